@@ -218,33 +218,25 @@ def grouped_images(runs: int) -> Iterator[dict[str, object]]:
 
 
 def machines_of(how: str, variants: int, seeds: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Draw the class of machines of each run by variant, (S,)."""
+    """Draw the kind of machine of each run by variant, (S,)."""
     alternate = np.arange(seeds) % 2
-    if how == "one of its own for each seed":
+    if how == "one for each seed":
         return [np.arange(seeds)] * variants
-    if how == "two, mixed at random":
-        return [rng.permutation(alternate) if variant else alternate for variant in range(variants)]
     each = [alternate.copy() for _ in range(variants)]
     if how == "two, one run astray":
         each[rng.integers(variants)][rng.integers(seeds)] ^= 1
-    elif how == "two, the first variant's mostly the better":
+    elif how == "two, shared unequally":
         for variant, of in enumerate(each):
             of[:] = variant == 0
             of[0] ^= 1
     return each
 
 
-MIXTURES = (
-    "two, each seed on one",
-    "one of its own for each seed",
-    "two, one run astray",
-    "two, mixed at random",
-    "two, the first variant's mostly the better",
-)
+MIXTURES = "two, each seed on one", "one for each seed", "two, one run astray", "two, shared unequally"
 
 
 def mixed_machines(runs: int) -> Iterator[dict[str, object]]:
-    """Yield studies whose machines' classes lie 2 deviations of a seed apart: told, and untold.
+    """Yield studies whose machines lie 2 deviations of a seed apart: told, and untold.
 
     The columns are false claims about equal variants, and the first variant's lead of 3 deviations, found.
     """
@@ -254,7 +246,7 @@ def mixed_machines(runs: int) -> Iterator[dict[str, object]]:
             studies, counts = runs // 4, np.zeros((2, 2), int)
             for _ in range(studies):
                 blocks = machines_of(how, variants, seeds, rng)
-                classes = np.sort(2 * rng.standard_normal(seeds)) if "own" in how else np.array([0.0, 2.0])
+                classes = np.sort(2 * rng.standard_normal(seeds)) if "one for" in how else np.array([0.0, 2.0])
                 noise = rng.standard_normal((variants, seeds))
                 for lead in (0, 1):
                     scores = [
@@ -266,7 +258,7 @@ def mixed_machines(runs: int) -> Iterator[dict[str, object]]:
                         first = found[0, 1].adjusted < LEVEL and found[0, 1].mean > 0
                         counts[lead, told] += first if lead else any(d.adjusted < LEVEL for d in found.values())
             yield {
-                "classes": how,
+                "machines": how,
                 "variants": variants,
                 "seeds": seeds,
                 "false": share(int(counts[0, 1]), studies),
@@ -336,7 +328,7 @@ def main(arguments: list[str] | None = None) -> None:
         markdown("Two equal variants and one far away, scores alone; false claims, %.", list(partial_nulls(runs))),
         markdown("A quiet pair beside a noisy one, found, %.", list(quiet_pairs(runs))),
         markdown("Equal variants on images in groups of ten, false claims, %.", list(grouped_images(runs))),
-        markdown("Runs of several classes of machines, %.", list(mixed_machines(runs))),
+        markdown("Runs on several kinds of machines, %.", list(mixed_machines(runs))),
         markdown(
             "Studies with an interval that lacks the true lead, %; pairs of near equals, 8 deviations apart.",
             list(wrong_tables(runs)),

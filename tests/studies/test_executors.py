@@ -96,7 +96,7 @@ def test_a_study_trains_on_any_executor(name: str, write_study: Write, tmp_path:
 
 
 class Machines(ThreadPoolExecutor):
-    """A class of machines that has this version of torch."""
+    """A kind of machine that has this version of torch."""
 
     def __init__(self, torch: str) -> None:
         super().__init__(2)
@@ -113,7 +113,7 @@ def test_of_several_classes_of_machines_each_trains_all_variants_of_its_seeds(
     old, new = partial(Machines, "2.14"), partial(Machines, "2.15")
     report = compare(study, tmp_path, program=FAKE_PROGRAM, executors=[old, new, old])
     assert (
-        "Variants are compared within classes of machines (torch 2.14: seeds 3, 7 and 9; torch 2.15: seeds 5 and 11)."
+        "Variants are compared within kinds of machines (torch 2.14: seeds 3, 7 and 9; torch 2.15: seeds 5 and 11)."
     ) in report.with_suffix(".md").read_text()
 
 

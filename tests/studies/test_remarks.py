@@ -309,8 +309,8 @@ def test_classes_of_machines_are_told_apart_by_all_that_differs_between_them() -
     old = [{"torch": "2.14", "device": "A100"}, {"torch": "2.15", "device": "H100"}]
     new = [{"torch": "2.15", "device": "A100"}, {"torch": "2.14", "device": "H100"}]
     (objection,) = objections(environments(Swin=old, ViT=new))
-    assert objection.startswith("Swin and ViT trained on different classes of machines (torch 2.14, device A100: seeds")
-    assert objection.endswith("Train each seed of all variants on one class.")
+    assert objection.startswith("Swin and ViT trained on different kinds of machines (torch 2.14, device A100: seeds")
+    assert objection.endswith("Train each seed of all variants on one kind.")
 
 
 def test_other_code_is_another_environment_and_another_commit_of_the_same_code_is_not() -> None:

@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
         default=[],
         metavar=("NAME", "KEY=VALUE"),
         help="train elsewhere: slurm partition=gpu, dask address=tcp://host:8786, ray, or an import path; give it once "
-        "for each class of machines",
+        "for each kind of machine",
     )
     parser.add_argument(
         "--register-anew", action="store_true", help="register a claim whose settings changed after a word; new seeds"

@@ -27,14 +27,14 @@ def confounded_environments(results: StudyResults) -> list[str]:
     if not lines and machines and (both := not_compared(machines, results.study.test)):
         seeds = "Train each seed" if results.study.test == "pooled" else f"test: {results.study.test} needs each seed"
         lines.append(
-            f"{joined(both)} trained on different classes of machines ({_by_class(machines)}), which may be why they "
-            f"differ. {seeds} of all variants on one class."
+            f"{joined(both)} trained on different kinds of machines ({_by_kind(machines)}), which may be why they "
+            f"differ. {seeds} of all variants on one kind."
         )
     return lines
 
 
-def _by_class(machines: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the seeds of each class of machines, with the variant where only some of them trained there."""
+def _by_kind(machines: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the seeds of each kind of machine, with the variant where only some of them trained there."""
     where: dict[str, dict[str, list[str]]] = {}
     for variant, of_seeds in machines.items():
         for seed, machine in of_seeds.items():
@@ -96,7 +96,7 @@ def mixed_environments(results: StudyResults) -> list[str]:
     ]
     lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
     if (machines := results.outcomes.blocks) and not not_compared(machines, results.study.test):
-        lines[0] += f" Variants are compared within classes of machines ({_by_class(machines)})."
+        lines[0] += f" Variants are compared within kinds of machines ({_by_kind(machines)})."
     lines += [
         f"{result.run} was continued after {joined(result.environment['changed'])} had changed."
         for result in results.finished

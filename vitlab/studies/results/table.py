@@ -85,7 +85,7 @@ class StudyResults:
         return names | ({"device"} if names & {"accelerator", "devices"} else set())
 
     def _machine(self, result: RunResult) -> str:
-        """Return the class of machines that a run trained on, by what differs among the runs; empty where nothing."""
+        """Return the kind of machine that a run trained on, by what differs among the runs; empty where nothing."""
         known = {key: str(result.environment.get(key, ABSENT)) for key in MACHINE if key not in self.set_by_study}
         return ", ".join(f"{key} {value}" for key, value in known.items() if len(self.environment.get(key, [])) > 1)
 

@@ -80,7 +80,7 @@ class Local(Executor):
 
 
 class Fleet(Executor):
-    """Several classes of machines, an executor each. All runs of a seed train on one, so that no variant gains by it.
+    """Several kinds of machines, an executor each. All runs of a seed train on one, so that no variant gains by it.
 
     Args:
         executors: In turn for the seeds; one that is there twice gets twice as many.

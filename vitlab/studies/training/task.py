@@ -18,7 +18,7 @@ class RunTask:
     Args:
         command: The command line that trains.
         log: File for its output.
-        seed: Runs of one seed are compared, so they should train on machines of one class.
+        seed: Runs of one seed are compared, so they should train on machines of one kind.
         once: Arguments for the first start only, before which there is no log: what replaces an earlier run, or a task
             that is submitted again would.
     """

@@ -1,4 +1,4 @@
-"""Runs in blocks: classes of machines, of software versions, of sites, each of which may move the scores of its runs.
+"""Runs in blocks: kinds of machines, of software versions, of sites, each of which may move the scores of its runs.
 
     m_vs = μ_v + β_b(v,s) + noise              of the run of variant v with seed s, which ran in block b
 
