@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from referee.claim import parse_claim
+from referee.judging import of_trainings
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run
 from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed
-from referee.verdict import Design, of_trainings
+from referee.verdict import Design
 from scipy import stats
 
 CLAIM = {

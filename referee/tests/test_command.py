@@ -75,7 +75,7 @@ def test_a_plan_says_what_a_difference_takes(
 
 def test_a_process_starts_without_torch_and_vitlab() -> None:
     code = (
-        "import sys, referee, referee.verdict, referee.sources; print(sorted(set(sys.modules) & {'torch', 'vitlab'}))"
+        "import sys, referee, referee.judging, referee.sources; print(sorted(set(sys.modules) & {'torch', 'vitlab'}))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"

@@ -6,11 +6,12 @@ import pytest
 from conftest import simulated
 from referee.along import Line, best_where, crossing_of
 from referee.answer import answer
+from referee.judging import of_trainings
 from referee.outcomes import Outcomes, Run, from_frame
 from referee.report.differences import differences_section
 from referee.report.document import Table
 from referee.statistics.sequential import level_after
-from referee.verdict import Design, Verdict, of_trainings
+from referee.verdict import Design, Verdict
 
 from referee import judge
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_study import results, right, variant
+from referee.judging import of_trainings
 from referee.outcomes import Outcomes, Run
-from referee.verdict import Design, of_trainings
+from referee.verdict import Design
 
 from vitlab.config import merge
 from vitlab.evaluation.cost import Cost

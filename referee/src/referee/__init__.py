@@ -7,13 +7,14 @@ print(verdict.sentence)
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from referee.judging import judge
     from referee.outcomes import Outcomes
     from referee.sources import read
-    from referee.verdict import Verdict, judge
+    from referee.verdict import Verdict
 
 __all__ = ["Outcomes", "Verdict", "judge", "read"]
 PLACES = {
-    "judge": "referee.verdict",
+    "judge": "referee.judging",
     "Verdict": "referee.verdict",
     "Outcomes": "referee.outcomes",
     "read": "referee.sources",

@@ -146,7 +146,7 @@ def _outcomes_of(options: argparse.Namespace) -> "Outcomes":
 
 
 def _verdict_of(options: argparse.Namespace) -> "Verdict":
-    from referee.verdict import judge
+    from referee.judging import judge
 
     return judge(_outcomes_of(options), options.margin, options.looks, options.test, items=options.items)
 

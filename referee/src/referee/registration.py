@@ -18,9 +18,10 @@ from typing import Any
 
 from referee.checks import Check
 from referee.formats import joined, listed
+from referee.judging import judge
 from referee.outcomes import Outcomes, Run, in_order
 from referee.sources.paths import LOOKS, expanded
-from referee.verdict import Verdict, judge
+from referee.verdict import Verdict
 
 DATE = "%Y-%m-%d"
 LEAST_SEEDS = 3  # of the first look

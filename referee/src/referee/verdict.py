@@ -1,10 +1,9 @@
-"""Which variants differ beyond chance: the table of outcomes → a verdict."""
+"""What a table of outcomes shows: variants, pairs of them, and which is better beyond chance."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +12,16 @@ import pandas as pd
 from scipy import stats
 
 from referee.answer import answer
-from referee.checks import Check, checks
+from referee.checks import Check
 from referee.claim import NOT_TESTED, Claim
-from referee.formats import joined
 from referee.metric import Metric
-from referee.outcomes import Outcomes, Run, from_frame
-from referee.statistics.blocks import estimated, not_compared
-from referee.statistics.comparison import LEVEL, TESTS, Dependence, Difference, differences, step_down
+from referee.outcomes import Outcomes, Run
+from referee.statistics.comparison import Difference
 from referee.statistics.intervals import Interval, t_interval
-from referee.statistics.items import over_fractions, over_items
-from referee.statistics.power import Pilot, growing, measured
+from referee.statistics.power import Pilot
 from referee.statistics.relations import OPEN as NOT_SETTLED
-from referee.statistics.relations import Finding, Race, Rows, claimed
-from referee.statistics.sequential import Watch, level_after, levels, watch
+from referee.statistics.relations import Finding, claimed
+from referee.statistics.sequential import Watch, level_after, levels
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
 
@@ -265,209 +261,3 @@ class Verdict:
         from referee.report.latex import as_latex
 
         return as_latex(self)
-
-
-def judge(
-    table: Outcomes | pd.DataFrame | Mapping[str, Any] | str | Path,
-    margin: float | None = None,
-    looks: Sequence[int] = (),
-    test: str = "pooled",
-    metric: str | None = None,
-    lower: bool = False,
-    items: int | None = None,
-) -> Verdict:
-    """Judge runs by their outcomes.
-
-    Args:
-        table: Outcomes; a DataFrame with a row for each run and item, or for each run; the same as a dictionary of
-            arrays; or a folder or file.
-        margin: the smallest difference that matters, as scores are shown: in points for a fraction.
-        looks: the numbers of seeds at which the results were or will be looked at; empty: once, with all there are.
-        test: pooled, exact, or paired for variants whose equal seeds share more than the order of the data.
-        metric: see `read`.
-        lower: see `read`.
-        items: of the test set, where a table of scores is of one seed each and a score is a fraction of the items.
-
-    Raises:
-        ValueError: a table that cannot be read, or a setting that does not fit it.
-    """
-    outcomes = _outcomes(table, metric, lower)
-    if test not in TESTS:
-        raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
-    findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
-    design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
-    variants = _variants(outcomes)
-    if len(variants) < 2 or any(check.is_void for check in findings):
-        return Verdict(outcomes, variants, [], design, checks=findings)
-    if all(len(variant.runs) == 1 for variant in variants):
-        return _of_models(outcomes, variants, design, items, findings)
-    return of_trainings(outcomes, design, findings)
-
-
-def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:
-    """Return the finding that a variant and a block cannot be told apart: a void one."""
-    blocks = outcomes.blocks or {}
-    both = not_compared(blocks, test)
-    if both is None:
-        return []
-    (a, b), ran = both, [sorted(set(blocks[name].values())) for name in both]
-    where = f"{a} ran in {joined(ran[0])}, {b} in {joined(ran[1])}"
-    share = "no block" if test == "pooled" else f"not the same blocks, as test: {test} needs"
-    return [Check("R013", f"{where}: they share {share}, and the lead may come from there.", is_void=True)]
-
-
-def _outcomes(table: Any, metric: str | None, lower: bool) -> Outcomes:
-    if isinstance(table, Outcomes):
-        return table
-    if isinstance(table, str | Path):
-        from referee.sources import read
-
-        return read([table], metric, lower)
-    return from_frame(pd.DataFrame(table), metric, lower)
-
-
-def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
-    """Return the variants that have runs with a result; paired, with the seeds that all have, if any, in one order."""
-    runs = {name: each for name in outcomes.variants if (each := outcomes.of(name))}
-    shared = set.intersection(*({run.seed for run in each} for each in runs.values())) if paired and runs else set()
-    if shared:
-        order = {run.seed: place for place, run in enumerate(next(iter(runs.values())))}
-        runs = {name: [run for run in each if run.seed in shared] for name, each in runs.items()}
-        runs = {name: sorted(each, key=lambda run: order[run.seed]) for name, each in runs.items()}
-    return [Variant(name, i, runs[name], outcomes.metric) for i, name in enumerate(outcomes.variants) if name in runs]
-
-
-def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
-    """Judge what training gives: seeds and items are the two sources of chance."""
-    claim, margin, blocks = design.claim, design.margin, outcomes.blocks
-    race = None
-    if claim is not None and margin is not None:
-        race = Race(claim.relations, margin, design.test, outcomes.dependence, blocks)
-    watched = _watched(outcomes, design, race) if design.looks else None
-    if race and not watched:
-        race.look(_rows(outcomes), design.level)
-    settled = watched.settled if watched else {}
-    beaten = {worse for _, worse in settled}
-    variants = _variants(outcomes, design.test == "paired")
-    by_seed = {variant.index: variant.outcomes for variant in variants}
-    if blocks is not None and design.test == "pooled":
-        by_seed = _without_blocks(variants)
-
-    def place(variant: Variant) -> tuple[bool, bool, float]:
-        too_few = not design.seeds and len(variant.runs) == 1
-        return too_few, variant.index in beaten, -float(by_seed[variant.index].mean(axis=1).mean())
-
-    ranking = sorted(variants, key=place)
-    tested = (
-        watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design, outcomes.dependence)
-    )
-    pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
-    known = [by_seed[variant.index] for variant in ranking]
-    pilot = measured(known, len(ranking), dependence=outcomes.dependence)
-    if pilot is not None and (design.looks or design.seeds):
-        pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
-    relations = race.findings if race else ()
-    return Verdict(
-        outcomes, ranking, pairs, design, watch=watched, pilot=pilot, relations=relations, checks=list(findings)
-    )
-
-
-def _watched(outcomes: Outcomes, design: Design, race: Race | None) -> Watch:
-    seeds: Sequence[str | None] = design.seeds or tuple(dict.fromkeys(run.seed for run in outcomes.runs))
-    if len(seeds) > design.looks[-1]:
-        raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {design.looks[-1]}. Add a look.")
-    seeds = [*seeds, *[None] * (design.looks[-1] - len(seeds))]  # a look without all its seeds is not there yet
-    rows = _rows(outcomes)
-
-    def look(state: Watch) -> set[int]:
-        assert race is not None
-        trained = {name: seeds[: state.trained[v]] for v, name in enumerate(outcomes.variants)}
-        race.look({name: {seed: rows[name][seed] for seed in each} for name, each in trained.items()}, state.level)
-        return {outcomes.variants.index(name) for name in race.racing}
-
-    by_seed = [rows[name] for name in outcomes.variants]
-    each = look if race else None
-    blocks = None if outcomes.blocks is None else [outcomes.blocks[name] for name in outcomes.variants]
-    state = watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.dependence, each, blocks)
-    if state.stop == "decided" and race and race.is_level:
-        state.stop = "equal"
-    return state
-
-
-def _rows(outcomes: Outcomes) -> Mapping[str, Rows]:
-    """Return the outcomes of each variant by seed, None where a run has no result."""
-    rows: dict[str, dict[str, np.ndarray | None]] = {
-        name: {run.seed: None for run in outcomes.runs if run.variant == name} for name in outcomes.variants
-    }
-    for variant in _variants(outcomes):
-        rows[variant.name] |= {run.seed: row for run, row in zip(variant.runs, variant.outcomes, strict=True)}
-    return rows
-
-
-def _blocks_of(variants: Sequence[Variant]) -> list[np.ndarray] | None:
-    """Return the block of each run by variant; None where there is a single one."""
-    blocks = [np.array([run.block for run in variant.runs]) for variant in variants]
-    return blocks if len(set(np.concatenate(blocks))) > 1 else None
-
-
-def _without_blocks(variants: Sequence[Variant]) -> dict[int, np.ndarray]:
-    """Return the outcomes of each variant, by its index, without the effects of blocks."""
-    blocks = _blocks_of(variants)
-    assert blocks is not None
-    outcomes = [variant.outcomes for variant in variants]
-    apart = estimated([y.mean(axis=1) for y in outcomes], blocks).taken_off(outcomes)
-    return {variant.index: y for variant, y in zip(variants, apart, strict=True)}
-
-
-def _tested(ranking: Sequence[Variant], design: Design, dependence: Dependence) -> dict[tuple[int, int], Difference]:
-    """Return each variant, by its index, minus each other that has several seeds too; paired, the same seeds."""
-    several = [variant for variant in ranking if len(variant.runs) > 1]
-    lists = {tuple(run.seed for run in variant.runs) for variant in several}
-    if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
-        return {}
-    blocks = _blocks_of(several)
-    tests = differences([variant.outcomes for variant in several], design.test, design.level, dependence, blocks)
-    return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
-
-
-def _pair(
-    a: Variant,
-    b: Variant,
-    tested: Mapping[tuple[int, int], Difference],
-    settled: Mapping[tuple[int, int], float],
-    design: Design,
-) -> Pair:
-    if (b.index, a.index) in settled:  # by an earlier look, whose decision stands
-        a, b = b, a
-    difference = tested.get((a.index, b.index))
-    if difference is None and (other := tested.get((b.index, a.index))) is not None:
-        difference = other.reversed()
-    if difference is None:
-        return Pair(a, b, None)
-    p = settled.get((a.index, b.index), difference.adjusted)
-    better = (a.index, b.index) in settled if design.looks else p < design.level
-    equal = not better and design.margin is not None and difference.is_within(design.margin)
-    return Pair(a, b, difference, p, better, equal)
-
-
-def _of_models(
-    outcomes: Outcomes, variants: list[Variant], design: Design, items: int | None, findings: list[Check]
-) -> Verdict:
-    """Judge these models: items are the only source of chance."""
-    metric = outcomes.metric
-    ranking = sorted(variants, key=lambda variant: -metric.sign * variant.score.mean)
-    both, tested = list(combinations(ranking, 2)), []
-    for a, b in both:
-        if outcomes.by_item:
-            x, y = (variant.by_item(variant.runs[0]) for variant in (a, b))
-            tested.append(over_items(x, y, len(both), LEVEL, outcomes.dependence))
-        elif items is not None and metric.is_fraction:
-            tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both), LEVEL))
-    if not tested:
-        return Verdict(outcomes, ranking, [Pair(a, b, None) for a, b in both], design, of_models=True, checks=findings)
-    adjusted = step_down([each.p for each in tested], len(ranking))
-    pairs = []
-    for (a, b), each, p in zip(both, tested, adjusted, strict=True):
-        equal = design.margin is not None and p >= LEVEL and each.is_within(design.margin)
-        pairs.append(Pair(a, b, each._replace(adjusted=p), p, p < LEVEL, equal))
-    return Verdict(outcomes, ranking, pairs, replace(design, looks=()), of_models=True, checks=findings)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from referee.judging import of_trainings
 from referee.outcomes import Outcomes
 from referee.outcomes import Run as Row
 from referee.statistics.intervals import Interval, t_interval
 from referee.statistics.sequential import Watch
-from referee.verdict import Design, Pair, Verdict, of_trainings
+from referee.verdict import Design, Pair, Verdict
 
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
