@@ -140,6 +140,22 @@ def test_a_run_of_two_blocks_is_refused() -> None:
         judge(rows)
 
 
+def test_a_plan_takes_the_spread_within_blocks() -> None:
+    # Seeds 0.3 apart on machines 4 apart: the pilot's variance over seeds is that of 0.3, of many such tables.
+    found = []
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        rows = [
+            {"variant": name, "seed": seed, "score": rng.normal(0, 0.3) + 4 * (seed % 3), "block": f"m{seed % 3}"}
+            for name in "ab"
+            for seed in range(1, 7)
+        ]
+        pilot = judge(pd.DataFrame(rows)).pilot
+        assert pilot is not None
+        found.append(pilot.point.seeds)
+    assert np.mean(found) == pytest.approx(0.3**2, rel=0.2)
+
+
 def test_looks_take_blocks_off_as_a_single_look_does() -> None:
     rng = np.random.default_rng(7)
     rows = [

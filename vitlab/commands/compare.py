@@ -51,8 +51,8 @@ def run(arguments: Sequence[str]) -> int:
     if options.executor:
         from vitlab.studies.training.executors import new_executor
 
-        of_class = {tuple(words): partial(new_executor, words[0], words[1:]) for words in options.executor}
-        executors = [of_class[tuple(words)] for words in options.executor]
+        by_words = {tuple(words): partial(new_executor, words[0], words[1:]) for words in options.executor}
+        executors = [by_words[tuple(words)] for words in options.executor]
     try:
         report = compare(
             study,

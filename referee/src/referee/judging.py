@@ -165,12 +165,16 @@ def _blocks_of(variants: Sequence[Variant]) -> list[np.ndarray] | None:
 
 
 def _without_blocks(variants: Sequence[Variant]) -> dict[int, np.ndarray]:
-    """Return the outcomes of each variant, by its index, without the effects of blocks."""
+    """Return the outcomes of each variant, by its index, as runs of one block would have them: as much apart too."""
     blocks = _blocks_of(variants)
     assert blocks is not None
     outcomes = [variant.outcomes for variant in variants]
-    apart = estimated([y.mean(axis=1) for y in outcomes], blocks).taken_off(outcomes)
-    return {variant.index: y for variant, y in zip(variants, apart, strict=True)}
+    known = estimated([y.mean(axis=1) for y in outcomes], blocks)
+    found = {}
+    for variant, y in zip(variants, known.taken_off(outcomes), strict=True):
+        scores = y.mean(axis=1, keepdims=True)
+        found[variant.index] = y + (scores - scores.mean()) * (known.left**-0.5 - 1)
+    return found
 
 
 def _tested(ranking: Sequence[Variant], design: Design, dependence: Dependence) -> dict[tuple[int, int], Difference]:

@@ -97,7 +97,7 @@ class Race:
             ]
         stacked = [np.stack(each) for each in of_both]
         difference = differences(stacked, self.test, level, self.dependence, blocks)[0, 1]
-        return difference._replace(freedom=math.floor(difference.freedom + ROUNDING))
+        return difference._replace(freedom=max(1, math.floor(difference.freedom + ROUNDING)))
 
     @property
     def racing(self) -> set[str]:
