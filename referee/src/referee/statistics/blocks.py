@@ -3,11 +3,11 @@
     m_vs = μ_v + β_b(v,s) + noise              of the run of variant v with seed s, which ran in block b
 
 The β_b are estimated by least squares and taken off (`Blocks.taken_off`), so that a comparison is one within blocks.
-Each but the first costs a degree of freedom: of ν = Σ_v (S_v − 1) there are ν − λ left, λ = rank(μ, β) − K, and a variance of what
-remains is ν/(ν − λ) times as large. The variance of a difference of two means, σ² (1/S_a + 1/S_b) without blocks, is
-σ² cᵀ(XᵀX)⁺c with them (X: the columns of μ and β; c: 1 at a, −1 at b): the same where all variants of each seed ran in
-one block, larger where blocks and variants are mixed. Two variants whose seeds are each a block of their own are
-compared as paired ones are.
+Each but the first costs a degree of freedom: of ν = Σ_v (S_v − 1) there are ν − λ left, λ = rank(μ, β) − K, and the
+variance of what remains is ν/(ν − λ) times as large. The variance of a difference of two means, σ² (1/S_a + 1/S_b)
+without blocks, is σ² cᵀ(XᵀX)⁺c with them (X: the columns of μ and β; c: 1 at a, −1 at b): the same where all variants
+of each seed ran in one block, larger where blocks and variants are mixed. Two variants whose seeds are each a block of
+their own are compared as paired ones are.
 """
 
 from collections.abc import Mapping, Sequence
