@@ -170,7 +170,7 @@ def main() -> None:
                 [sys.executable, HERE, "study", str(work / "faults"), cluster.address], stdout=log, stderr=log
             )
 
-    start, began = time.monotonic(), time.time()
+    start, seconds = time.monotonic(), 0.0  # until the last run, without the report
     process = begin()
     ideal = 3 * SEEDS * SECONDS / (WORKERS - 1)  # one trains nothing
     kills = [30.0 * i for i in range(1, 100)]
@@ -178,6 +178,8 @@ def main() -> None:
     try:
         while process.poll() is None:
             passed = time.monotonic() - start
+            if not seconds and sum(1 for _ in (work / "faults").rglob("summary.json")) == 3 * SEEDS:
+                seconds = passed
             cluster.restore()
             if passed > kills[0]:
                 kills.pop(0)
@@ -193,8 +195,6 @@ def main() -> None:
             time.sleep(0.2)
     finally:
         cluster.close()
-    summaries = (work / "faults").rglob("summary.json")
-    seconds = max(path.stat().st_mtime for path in summaries) - began  # without the report
     ours, theirs = pages(work / "faults"), pages(work / "alone")
     differ = sorted(name for name in theirs if ours[name] != theirs[name])
     print(f"killed: {', '.join(f'{count} × {what}' for what, count in counts.items())}")

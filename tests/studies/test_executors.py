@@ -105,6 +105,9 @@ class Machines(ThreadPoolExecutor):
     def submit(self, task: RunTask) -> object:  # type: ignore[override]
         return super().submit(lambda: task.start({"FAKE_TORCH": self.torch}).wait())
 
+    def shutdown(self, wait: bool = True) -> None:  # type: ignore[override]  # as Dask's
+        super().shutdown(wait)
+
 
 def test_of_several_classes_of_machines_each_trains_all_variants_of_its_seeds(
     write_study: Write, tmp_path: Path, no_figures: None

@@ -108,8 +108,9 @@ class Fleet(Executor):
             yield
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End all of them. Dask's and Ray's know no `cancel_futures`; runs that wait are cancelled by `run_all`."""
         for executor in set(self._executors):
-            executor.shutdown(wait, cancel_futures=cancel_futures)
+            executor.shutdown(wait=wait)
 
 
 def dask(address: str | None = None, **settings: Any) -> Executor:
