@@ -182,6 +182,35 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(
         read_claims(tmp_path)
 
 
+def test_the_page_begins_with_what_surprises_most(write_study: Write, tmp_path: Path) -> None:
+    records = {
+        "sure": {"word": "repeated", "p": 1e-4, "here": ["A > B: 2.0 [1.0, 3.0]"], "minutes": 2},
+        "open": {"word": "not settled", "p": 0.3, "here": ["A > B: 0.5 [−1.0, 2.0]"], "minutes": 3},
+        "against": {"word": "contradicted", "p": 0.04, "here": ["A > B: −1.0 [−1.9, −0.1]"], "minutes": 4},
+        "old": {"word": "repeated", "minutes": 5},  # of a version that wrote no p
+    }
+    folder, root = tmp_path / "claims", tmp_path / "runs"
+    folder.mkdir()
+    for name, record in records.items():
+        claim = CLAIM | {"sentence": f"The claim {name}.", "doubt": f"Doubt of {name}.", "order": "Swin > ViT"}
+        path = write_study(name=name, claim=claim, margin=0.5, base=str(tmp_path / "base.yaml"))
+        path.rename(folder / f"{name}.yaml")
+        (root / name).mkdir(parents=True)
+        (root / name / "claim.json").write_text(json.dumps(record | {"files": "", "ended": True}))
+    page = write_page(read_claims(folder), root)
+    text = page.with_suffix(".md").read_text().replace("\u00a0", " ")
+    places = [text.index(f"| The claim {name}. |") for name in ("against", "open", "sure", "old")]
+    assert places == sorted(places)
+    # Benjamini and Hochberg: 0.04 is the second of three, 0.04 · 3/2; 1e-4 the first, 3e-4.
+    assert "| contradicted | contradicted | A > B: −1.0 [−1.9, −0.1] | 0.040 | 0.060 |" in text
+    assert "| A > B: 2.0 [1.0, 3.0] | < 0.001 | < 0.001 |" in text
+    assert "3 words of 4 are settled." in text
+    assert "at most 0.2 wrong ones are expected" in text
+    assert "That of 1 settled word is larger." in text
+    assert "Doubt of sure." in text  # of repeated ones, too
+    assert '<img src="against/figures/claim.png"' in page.read_text()
+
+
 def test_a_claim_that_cannot_be_tested_does_not_stop_the_others(
     write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from referee.claim import NOT_TESTED, Claim
-from referee.formats import NONE, counted, joined
+from referee.formats import NONE, SPACE, counted, joined, p_value
 from referee.report.document import Document, Links, Row, Section, Table, write_document
-from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
+from referee.statistics.comparison import LEVEL
+from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, false_discovery
 
 from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
@@ -57,29 +58,72 @@ def _record(study: Study, root: Path) -> dict[str, Any]:
 
 
 def write_page(studies: Sequence[Study], root: Path) -> Path:
-    """Write report.html and report.md about the claims, tested or not; return the path of the first."""
-    rows, untested, reports, words = [], [], [], list[str]()
-    for study in studies:
-        claim, record = _claim(study), _record(study, root)
-        if record:
-            words.append(record["word"])
-            first = first_word(study) or record["word"]
-            rows.append(Row(study.name, [first, record["word"], f"{record['minutes']:.0f}", claim.sentence]))
-            reports.append((study.name, f"{slug(study.name)}/report.html"))
-        else:
-            expected = "" if claim.minutes is None else f"about {claim.minutes:g}"
-            untested.append(Row(study.name, [first_word(study) or NONE, "not tested yet", expected, claim.sentence]))
-    columns = ["Claim", "First word", "Word", "Minutes", "Sentence"]
-    left = ["First word", "Word", "Sentence"]
-    table = Table("Claims", columns, [*rows, *untested], left=left, wrapped=["Sentence"])
+    """Write report.html and report.md about the claims, the most surprising first; return the path of the first."""
+    records = [_record(study, root) for study in studies]
+    tested = [(study, record) for study, record in zip(studies, records, strict=True) if record]
+    known = [record["p"] for _, record in tested if record.get("p") is not None]
+    adjusted = dict(zip(known, false_discovery(known), strict=True)) if known else {}
+    tested.sort(key=lambda each: _surprise(each[1]))
+    rows = [_row(study, record, adjusted) for study, record in tested]
+    rows += [
+        Row(_claim(study).sentence, ["not tested yet", first_word(study) or NONE])
+        for study, record in zip(studies, records, strict=True)
+        if not record
+    ]
+    wrapped = ["Here: lead of the first, 95 % interval", "Published", "What would change the word"]
+    columns = ["Claim", "Word", "First word", wrapped[0], "p", "p of all", *wrapped[1:], "Minutes"]
+    table = Table("Claims", columns, rows, ["Word", "First word", *wrapped], ["Claim", *wrapped], labeled=True)
+    words = [record["word"] for _, record in tested]
     counts = [f"{words.count(word)} {word}" for word in WORDS if word in words]
+    names, places = [study.name for study, _ in tested], [slug(study.name) for study, _ in tested]
+    pages = [(name, f"{place}/report.html") for name, place in zip(names, places, strict=True)]
+    figures = Links(pages, [f"{place}/figures/claim.png" for place in places])
     document = Document(
         title="Claims, re-tested",
         kicker=f"{counted(len(studies), 'claim')} · {time.strftime('%Y-%m-%d')}",
         heading=f"{counted(len(words), 'claim')} tested: {joined(counts)}" if words else "No claim tested yet",
-        lead=[LEAD],
+        lead=[LEAD, *_expected(tested, adjusted)],
         remarks=[],
-        sections=[Section("All claims", [table]), *([Section("Reports", [Links(reports)])] if reports else [])],
+        sections=[Section("All claims", [table]), *([Section("Figures and reports", [figures])] if pages else [])],
     )
     root.mkdir(parents=True, exist_ok=True)
     return write_document(document, root)
+
+
+def _surprise(record: dict[str, Any]) -> tuple[int, float]:
+    """Return a place in the order: what speaks against a paper comes first, and of that the least likely."""
+    order = (CONTRADICTED, EQUAL, OPEN, NOT_TESTED, REPEATED)
+    p = record.get("p")
+    return order.index(record["word"]), 1.0 if p is None else p if record["word"] in (CONTRADICTED, EQUAL) else -p
+
+
+def _row(study: Study, record: dict[str, Any], adjusted: dict[float, float]) -> Row:
+    claim, p = _claim(study), record.get("p")
+    published = ", ".join(f"{variant} {value:g}" for variant, value in claim.published.items())
+    return Row(
+        claim.sentence,
+        [
+            record["word"],
+            first_word(study) or record["word"],
+            "; ".join(record.get("here", [])) or NONE,
+            *([NONE, NONE] if p is None else [p_value(p), p_value(adjusted[p])]),
+            published or NONE,
+            claim.doubt,
+            f"{record['minutes']:.0f}",
+        ],
+    )
+
+
+def _expected(tested: Sequence[tuple[Study, dict[str, Any]]], adjusted: dict[float, float]) -> list[str]:
+    """Return how many of the words that are settled may be wrong."""
+    settled = [record for _, record in tested if record["word"] in (REPEATED, CONTRADICTED, EQUAL)]
+    if not settled:
+        return []
+    weak = sum(record.get("p") is not None and adjusted[record["p"]] >= LEVEL for record in settled)
+    which = f"That of {counted(weak, 'settled word')} is larger" if weak else "That of no settled word is larger"
+    return [
+        f"{counted(len(settled), 'word')} of {len(tested)} are settled. Each claim alone is settled wrongly in at most "
+        f"{100 * LEVEL:.0f}{SPACE}% of cases, so at most {LEVEL * len(tested):.1f} wrong ones are expected among them. "
+        f"*p of all* is adjusted for the number of claims (Benjamini and Hochberg): where it is below {LEVEL:g}, at "
+        f"most one word of twenty is expected to be wrong. {which}."
+    ]

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from referee.report.claim import deciding
+from referee.statistics.relations import p_of_claim
+
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.registration import keep_word
 from vitlab.studies.report.published import compared
@@ -22,10 +25,13 @@ def write_verdict(results: StudyResults, folder: Path) -> None:
 
 def write_claim(results: StudyResults, folder: Path) -> None:
     """Write claim.json into the folder of a study that tests a claim, for the page about all claims."""
-    assert results.study.claim is not None
+    claim, verdict = results.study.claim, judged(results)
+    assert claim is not None
     seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
     record = {
-        "word": judged(results).word,
+        "word": verdict.word,
+        "p": p_of_claim(verdict.relations) if verdict.relations else None,
+        "here": [f"{order}: {lead} {interval}" for order, lead, interval, *_ in deciding(claim, verdict)],
         "files": results.study.digest,
         "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
         "minutes": seconds / 60 / runs_at_once(results),

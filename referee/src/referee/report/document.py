@@ -82,10 +82,11 @@ class Details:
 
 @dataclass(frozen=True)
 class Links:
-    """Other pages, by their path from this one's folder."""
+    """Other pages, by their path from this one's folder, each below a picture if it has one."""
 
     kind: ClassVar[str] = "links"
     pages: Sequence[tuple[str, str]]  # a name and a path
+    pictures: Sequence[str] = ()  # paths, of all pages
 
 
 @dataclass(frozen=True)

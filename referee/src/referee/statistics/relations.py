@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from referee.statistics import exact
-from referee.statistics.comparison import INDEPENDENT, Dependence, Difference, differences, p_value
+from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, Difference, differences, p_value
 
 REPEATED, CONTRADICTED, EQUAL, OPEN = "repeated", "contradicted", "equal within the margin", "not settled"
 
@@ -46,6 +47,7 @@ class Finding(NamedTuple):
     word: str = OPEN
     difference: Difference | None = None  # first minus second, when the word was given; None: fewer than two runs
     is_small: bool = False  # smaller than the margin, whether beyond chance or not
+    p: float = 1.0  # of the word, or where it is open of the nearest; scaled from the look's level to 0.05
 
 
 @dataclass
@@ -78,7 +80,8 @@ class Race:
                 continue
             p_of = {REPEATED: evidence[k][0], CONTRADICTED: against[k], EQUAL: equal[k]}
             word = next((word for word, p in p_of.items() if p < level), OPEN)
-            self.findings[k] = Finding(word, difference, evidence[k][3] < level)
+            p = float(min(1.0, p_of.get(word, min(p_of.values())) * LEVEL / level))
+            self.findings[k] = Finding(word, difference, evidence[k][3] < level, p)
 
     def _difference(self, relation: Relation, rows: Mapping[str, Rows], level: float) -> Difference | None:
         a, b = (rows.get(name, {}) for name in (relation.first, relation.second))
@@ -146,3 +149,15 @@ def claimed(findings: Sequence[Finding]) -> str:
     """Return the word for a claim of several relations: one against it decides, then one that is open."""
     words = [each.word for each in findings]
     return next(word for word in (CONTRADICTED, OPEN, EQUAL, REPEATED) if word in words)
+
+
+def p_of_claim(findings: Sequence[Finding]) -> float:
+    """Return the p-value of the word for a claim: of all its relations, or of the one that is enough against it."""
+    word = claimed(findings)
+    of_word = [each.p for each in findings if each.word == word]
+    return min(of_word) if word == CONTRADICTED else max(of_word)
+
+
+def false_discovery(p_values: Sequence[float]) -> np.ndarray:
+    """Adjust p-values of many claims, so that of those below α a share of α is false (Benjamini and Hochberg 1995)."""
+    return np.asarray(stats.false_discovery_control(np.minimum(p_values, 1.0)))
