@@ -80,7 +80,9 @@ def run_all(
                     if outcome.failure is not None and RunDirectory(run.directory).writer:  # it was first
                         waiting.append(run)
                         continue
-                    if each.is_unwritten and isinstance(executor, Fleet) and unwritten[run] + 1 < TRIES:
+                    if outcome.failure is not None and is_finished(run) and run not in replaced:
+                        outcome = Outcome(run, cut_short(run))  # by that process, which has just ended
+                    elif each.is_unwritten and isinstance(executor, Fleet) and unwritten[run] + 1 < TRIES:
                         unwritten[run] += 1
                         display.note(f"  {run}: its machine could not write the results; it is submitted again.")
                         waiting.append(run)
