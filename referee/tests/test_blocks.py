@@ -125,6 +125,11 @@ def test_a_table_of_scores_tells_blocks_by_a_column(tmp_path: Path, capsys: pyte
     assert "a is better" in capsys.readouterr().out
 
 
+def test_the_report_names_the_blocks(tmp_path: Path) -> None:
+    text = judge(table(("old", "new"))).report(tmp_path / "report.html").with_suffix(".md").read_text()
+    assert "The runs come from 2 kinds of machines or places (new, old); what each adds to all scores is" in text
+
+
 def test_a_variant_that_ran_elsewhere_is_not_compared() -> None:
     apart = table(("old", "new"))
     apart.loc[apart["variant"] == "b", "block"] = "new"

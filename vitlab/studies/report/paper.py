@@ -130,6 +130,11 @@ def _tested(results: StudyResults) -> list[str]:
         lines.append(f"Differences below {verdict.metric.size(margin)} were taken not to matter.")
     if verdict.outcomes.groups is not None:
         lines.append("Test images of a group were taken to fail together.")
+    if (machines := verdict.outcomes.blocks) is not None:
+        kinds = {kind for of_seeds in machines.values() for kind in of_seeds.values()}
+        how = "what each adds to all scores was estimated by least squares and subtracted"
+        how = how if verdict.design.test == "pooled" else "compared variants have the same ones"
+        lines.append(f"The runs come from {len(kinds)} kinds of machines; {how}.")
     return lines
 
 

@@ -150,10 +150,8 @@ def limits(verdict: Verdict) -> list[str]:
         lines.append(f"Test {unit}s are taken to be an independent sample.")
     if (blocks := verdict.outcomes.blocks) is not None:
         names = sorted({block for of_seeds in blocks.values() for block in of_seeds.values()})
-        lines.append(
-            f"The runs are of {len(names)} blocks ({listed(names, 4)}). "
-            + ("What a block adds to all scores is taken off." if verdict.design.test == "pooled" else "")
-        )
+        subtracted = "; what each adds to all scores is subtracted" if verdict.design.test == "pooled" else ""
+        lines.append(f"The runs come from {len(names)} kinds of machines or places ({listed(names)}){subtracted}.")
     if sound := [len(variant.runs) for variant in several if variant.name not in failed]:
         unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
         error = 14 if len(several) == 2 else 8 if verdict.design.looks else 6
