@@ -199,11 +199,12 @@ def test_the_page_begins_with_what_surprises_most(write_study: Write, tmp_path: 
         (root / name / "claim.json").write_text(json.dumps(record | {"files": "", "ended": True}))
     page = write_page(read_claims(folder), root)
     text = page.with_suffix(".md").read_text().replace("\u00a0", " ")
-    places = [text.index(f"| The claim {name}. |") for name in ("against", "open", "sure", "old")]
+    places = [text.index(f"| {name} | The claim {name}. |") for name in ("against", "open", "sure", "old")]
     assert places == sorted(places)
     # Benjamini and Hochberg: 0.04 is the second of three, 0.04 · 3/2; 1e-4 the first, 3e-4.
-    assert "| contradicted | contradicted | A > B: −1.0 [−1.9, −0.1] | 0.040 | 0.060 |" in text
-    assert "| A > B: 2.0 [1.0, 3.0] | < 0.001 | < 0.001 |" in text
+    assert "| The claim against. | contradicted | – | 0.040 | 0.060 |" in text
+    assert "| The claim sure. | repeated | – | < 0.001 | < 0.001 |" in text
+    assert "[95 %]: A > B: −1.0 [−1.9, −0.1]." in text
     assert "3 words of 4 are settled." in text
     assert "at most 0.2 wrong ones are expected" in text
     assert "That of 1 settled word is larger." in text

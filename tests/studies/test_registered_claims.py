@@ -150,7 +150,7 @@ def test_anew_takes_new_seeds_and_keeps_the_words(claiming: Write, tmp_path: Pat
     assert words == [["contradicted"], ["repeated"]]
     assert first_word(changed) == "contradicted"
     page = write_page(read_claims(path.parent), tmp_path / "runs").with_suffix(".md").read_text()
-    assert "| A is better than B. | not tested yet | contradicted |" in page
+    assert "| Small study | A is better than B. | not tested yet | contradicted |" in page
 
 
 def test_a_registration_without_its_record_still_binds(claiming: Write) -> None:

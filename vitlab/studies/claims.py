@@ -8,7 +8,7 @@ from typing import Any
 
 from referee.claim import NOT_TESTED, Claim
 from referee.formats import NONE, SPACE, counted, joined, p_value
-from referee.report.document import Document, Links, Row, Section, Table, write_document
+from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
 from referee.statistics.comparison import LEVEL
 from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, false_discovery
 
@@ -64,27 +64,28 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
     known = [record["p"] for _, record in tested if record.get("p") is not None]
     adjusted = dict(zip(known, false_discovery(known), strict=True)) if known else {}
     tested.sort(key=lambda each: _surprise(each[1]))
-    rows = [_row(study, record, adjusted) for study, record in tested]
-    rows += [
-        Row(_claim(study).sentence, ["not tested yet", first_word(study) or NONE])
-        for study, record in zip(studies, records, strict=True)
-        if not record
-    ]
-    wrapped = ["Here: lead of the first, 95 % interval", "Published", "What would change the word"]
-    columns = ["Claim", "Word", "First word", wrapped[0], "p", "p of all", *wrapped[1:], "Minutes"]
-    table = Table("Claims", columns, rows, ["Word", "First word", *wrapped], ["Claim", *wrapped], labeled=True)
+    rows = []
+    for study, record in tested:
+        p = record.get("p")
+        shown = [NONE, NONE] if p is None else [p_value(p), p_value(adjusted[p])]
+        rows.append(Row(study.name, [_claim(study).sentence, record["word"], first_word(study) or NONE, *shown]))
+    for study, record in zip(studies, records, strict=True):
+        if not record:
+            rows.append(Row(study.name, [_claim(study).sentence, "not tested yet", first_word(study) or NONE]))
+    columns = ["Claim", "Sentence", "Word", "First word", "p", "p of all"]
+    table = Table("Claims", columns, rows, ["Sentence", "Word", "First word"], ["Sentence"], labeled=True)
     words = [record["word"] for _, record in tested]
     counts = [f"{words.count(word)} {word}" for word in WORDS if word in words]
-    names, places = [study.name for study, _ in tested], [slug(study.name) for study, _ in tested]
-    pages = [(name, f"{place}/report.html") for name, place in zip(names, places, strict=True)]
-    figures = Links(pages, [f"{place}/figures/claim.png" for place in places])
     document = Document(
         title="Claims, re-tested",
         kicker=f"{counted(len(studies), 'claim')} · {time.strftime('%Y-%m-%d')}",
         heading=f"{counted(len(words), 'claim')} tested: {joined(counts)}" if words else "No claim tested yet",
         lead=[LEAD, *_expected(tested, adjusted)],
         remarks=[],
-        sections=[Section("All claims", [table]), *([Section("Figures and reports", [figures])] if pages else [])],
+        sections=[
+            Section("All claims", [table]),
+            *([Section("Each claim", [part for each in tested for part in _parts(*each)])] if tested else []),
+        ],
     )
     root.mkdir(parents=True, exist_ok=True)
     return write_document(document, root)
@@ -97,21 +98,18 @@ def _surprise(record: dict[str, Any]) -> tuple[int, float]:
     return order.index(record["word"]), 1.0 if p is None else p if record["word"] in (CONTRADICTED, EQUAL) else -p
 
 
-def _row(study: Study, record: dict[str, Any], adjusted: dict[float, float]) -> Row:
-    claim, p = _claim(study), record.get("p")
+def _parts(study: Study, record: dict[str, Any]) -> list[Part]:
+    """Return what was published, what is so here, and what would change the word, with the figure and the report."""
+    claim, place = _claim(study), slug(study.name)
     published = ", ".join(f"{variant} {value:g}" for variant, value in claim.published.items())
-    return Row(
-        claim.sentence,
-        [
-            record["word"],
-            first_word(study) or record["word"],
-            "; ".join(record.get("here", [])) or NONE,
-            *([NONE, NONE] if p is None else [p_value(p), p_value(adjusted[p])]),
-            published or NONE,
-            claim.doubt,
-            f"{record['minutes']:.0f}",
-        ],
-    )
+    minutes = f"The report of {study.name} ({record['minutes']:.0f} minutes)"
+    return [
+        Heading(f"{claim.sentence.rstrip('.')}: {record['word']}"),
+        *([Text(f"Published: {published}.")] if published else []),
+        *([Text(f"Here, lead of the first [95{SPACE}%]: {'; '.join(record['here'])}.")] if "here" in record else []),
+        Text(f"What would change the word: {claim.doubt}"),
+        Links([(minutes, f"{place}/report.html")], [f"{place}/figures/claim.png"]),
+    ]
 
 
 def _expected(tested: Sequence[tuple[Study, dict[str, Any]]], adjusted: dict[float, float]) -> list[str]:
@@ -124,6 +122,6 @@ def _expected(tested: Sequence[tuple[Study, dict[str, Any]]], adjusted: dict[flo
     return [
         f"{counted(len(settled), 'word')} of {len(tested)} are settled. Each claim alone is settled wrongly in at most "
         f"{100 * LEVEL:.0f}{SPACE}% of cases, so at most {LEVEL * len(tested):.1f} wrong ones are expected among them. "
-        f"*p of all* is adjusted for the number of claims (Benjamini and Hochberg): where it is below {LEVEL:g}, at "
+        f"“p of all” is adjusted for the number of claims (Benjamini and Hochberg): where it is below {LEVEL:g}, at "
         f"most one word of twenty is expected to be wrong. {which}."
     ]
