@@ -288,7 +288,7 @@ def test_an_environment_of_one_variant_alone_makes_the_comparison_void() -> None
     assert objections(partly) == []
     (remark,) = remarks(partly)
     assert remark == (
-        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within classes of "
+        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within kinds of "
         "machines (torch 2.14: seeds 0, 1 (Swin), 2, 3 (Swin), 4 and 5 (Swin); torch 2.15: seeds 1 (ViT), 3 (ViT) and "
         "5 (ViT))."
     )
@@ -299,7 +299,7 @@ def test_an_environment_that_is_mixed_alike_is_a_remark() -> None:
     assert objections(environments(Swin=mix, ViT=mix)) == []
     (remark,) = remarks(environments(Swin=mix, ViT=mix))
     assert remark == (
-        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within classes of "
+        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within kinds of "
         "machines (torch 2.14: seeds 0, 2 and 4; torch 2.15: seeds 1, 3 and 5)."
     )
 
