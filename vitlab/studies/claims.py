@@ -102,7 +102,7 @@ def _parts(study: Study, record: dict[str, Any]) -> list[Part]:
     """Return what was published, what is so here, and what would change the word, with the figure and the report."""
     claim, place = _claim(study), slug(study.name)
     published = ", ".join(f"{variant} {value:g}" for variant, value in claim.published.items())
-    minutes = f"The report of {study.name} ({record['minutes']:.0f} minutes)"
+    minutes = f"The report of {study.name}, {record['minutes']:.0f} minutes"
     return [
         Heading(f"{claim.sentence.rstrip('.')}: {record['word']}"),
         *([Text(f"Published: {published}.")] if published else []),
