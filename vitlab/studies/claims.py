@@ -10,7 +10,8 @@ from referee.claim import NOT_TESTED, Claim
 from referee.formats import NONE, SPACE, counted, joined, p_value
 from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
 from referee.statistics.comparison import LEVEL
-from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, false_discovery
+from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
+from scipy.stats import false_discovery_control
 
 from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
@@ -62,7 +63,7 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
     records = [_record(study, root) for study in studies]
     tested = [(study, record) for study, record in zip(studies, records, strict=True) if record]
     known = [record["p"] for _, record in tested if record.get("p") is not None]
-    adjusted = dict(zip(known, false_discovery(known), strict=True)) if known else {}
+    adjusted = dict(zip(known, false_discovery_control(known), strict=True)) if known else {}
     tested.sort(key=lambda each: _surprise(each[1]))
     rows = []
     for study, record in tested:

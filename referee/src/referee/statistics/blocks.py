@@ -48,13 +48,12 @@ def estimated(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> Blo
     if lost == freedom:
         return Blocks(shifts, 1.0, np.full((K, K), np.inf))
     dearer = np.ones((K, K))
-    for a in range(K):
-        for b in set(range(K)) - {a}:
-            contrast = np.zeros(len(information))
-            contrast[[a, b]] = 1, -1
-            seen = np.allclose(information @ (X.T @ X) @ contrast, contrast)  # in the span of the runs
-            variance = contrast @ information @ contrast
-            dearer[a, b] = variance / (1 / counts[[a, b]]).sum() if seen else np.inf
+    for a, b in combinations(range(K), 2):
+        contrast = np.zeros(len(information))
+        contrast[[a, b]] = 1, -1
+        seen = np.allclose(information @ (X.T @ X) @ contrast, contrast)  # in the span of the runs
+        variance = contrast @ information @ contrast
+        dearer[a, b] = dearer[b, a] = variance / (1 / counts[[a, b]]).sum() if seen else np.inf
     return Blocks(shifts, float(freedom - lost) / float(freedom), dearer)
 
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from referee.statistics import exact
 from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, Difference, differences, p_value
@@ -156,8 +155,3 @@ def p_of_claim(findings: Sequence[Finding]) -> float:
     word = claimed(findings)
     of_word = [each.p for each in findings if each.word == word]
     return min(of_word) if word == CONTRADICTED else max(of_word)
-
-
-def false_discovery(p_values: Sequence[float]) -> np.ndarray:
-    """Adjust p-values of many claims, so that of those below α a share of α is false (Benjamini and Hochberg 1995)."""
-    return np.asarray(stats.false_discovery_control(np.minimum(p_values, 1.0)))
