@@ -107,7 +107,8 @@ build/env/installed: docs/requirements.txt
 wheels: $(INSTALLED)  ## Download into wheels/ what a GPU machine without a network may lack
 	@mkdir -p wheels
 	sed 's/==.*//; s/[-_.]/[-_.]/g; s/.*/^&==/' $(HAVE) > wheels/have.txt
-	grep -vE '^(#|referee==|torch==|torchvision==|triton|nvidia-|cuda-)' $(CONSTRAINTS) | grep -vif wheels/have.txt > wheels/requirements.txt
+	$(RUN) benchmarks/gpu/install.py --needed vitlab pytest | grep -vif wheels/have.txt | \
+	  grep -vE '^(vitlab|referee|torch|torchvision)==|^(triton|nvidia-|cuda-)' > wheels/requirements.txt
 	$(RUN) -m pip download --quiet --no-deps --only-binary :all: --python-version $(GPU_PYTHON) \
 	  $(foreach tag,2_17 2_27 2_28,--platform manylinux_$(tag)_x86_64) --dest wheels --requirement wheels/requirements.txt
 

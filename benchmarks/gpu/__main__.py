@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=Path("benchmarks/gpu.md"), help="written from all results")
     parser.add_argument("--minutes", type=float, default=8.0, help="of each step at most [8]")
     parser.add_argument("--total", type=float, default=math.inf, help="minutes of the whole call at most [no limit]")
+    parser.add_argument("--only", default="", metavar="TEXT", help="measurements with this in their names [all]")
     parser.add_argument("--dry-run", action="store_true", help="try all of it on a CPU, with tiny sizes")
     parser.add_argument("--inside", nargs=2, metavar=("SINCE", "UNTIL"), help=argparse.SUPPRESS)  # of a step's process
     options = parser.parse_args(arguments)
@@ -57,18 +58,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"The step learning is left out: {options.data} has no CIFAR-10.")
     begin, out = time.time(), options.out.resolve()
     data = parity.noise(out / "noise") / "cifar" if options.dry_run else options.data.resolve()
-    setting = Setting(out, data, (options.results or out).resolve(), device, options.dry_run)
+    setting = Setting(out, data, (options.results or out).resolve(), device, options.dry_run, options.only)
     if options.inside:
         since, until = options.inside
         (step,) = steps
         threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
         setting = replace(setting, until=float(until))
-        return 0 if measure(STEPS[step](setting), Results(setting.results, step), setting, since) else 1
+        return 0 if measure(chosen(step, setting), Results(setting.results, step), setting, since) else 1
     failed = []
     for step in steps:
         minutes = min(options.minutes, options.total - (time.time() - begin) / 60)
         failed.append(finish(step, setting, minutes, options.page))
     return int(any(failed))
+
+
+def chosen(step: str, setting: Setting) -> list[Measurement]:
+    """Return the measurements of a step that were asked for."""
+    return [each for each in STEPS[step](setting) if setting.only in each.name]
 
 
 def end_with(parent: int) -> None:
@@ -81,9 +87,9 @@ def end_with(parent: int) -> None:
 def finish(step: str, setting: Setting, minutes: float, file: Path) -> bool:
     """Measure a step, rewrite the page, and print what is left. Return whether a measurement or its process failed."""
     since, results, sound = now(), Results(setting.results, step), True
-    names = [name for name, _ in STEPS[step](setting)]
+    names = [name for name, _ in chosen(step, setting)]
     if setting.dry:
-        measure(STEPS[step](setting), results, setting, since)
+        measure(chosen(step, setting), results, setting, since)
     else:
         sound = supervise(step, names, results, setting, since, 60 * minutes)
     page.write(file, setting.results, list(STEPS))
@@ -105,7 +111,7 @@ def supervise(step: str, names: Sequence[str], results: Results, setting: Settin
     """
     end = time.time() + seconds
     inside = ["--inside", since, str(end - GRACE)]
-    folders = ["--out", setting.out, "--results", setting.results, "--data", setting.data]
+    folders = ["--out", setting.out, "--results", setting.results, "--data", setting.data, "--only", setting.only]
     command = [sys.executable, "-m", "benchmarks.gpu", step, *inside, *folders]
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(setting.out / "inductor"), **os.environ}
     sound = True

@@ -4,6 +4,10 @@
 
 Wheels of packages that are there in a version that pyproject.toml allows are left out. Goes into the active virtual
 environment, or without one into .venv/gpu, which sees the packages of the system; prints its Python.
+
+    python benchmarks/gpu/install.py --needed vitlab pytest
+
+prints these packages and all that they need, in the versions that are installed where there is a network.
 """
 
 import re
@@ -12,7 +16,7 @@ import sys
 import tomllib
 import venv
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +25,9 @@ BOUND = re.compile(r"([<>]=?)([\d.]+)")
 
 
 def main() -> int:
+    if sys.argv[1] == "--needed":
+        print(*(f"{name}=={version(name)}" for name in sorted(needed(sys.argv[2:]))), sep="\n")
+        return 0
     folder = Path(sys.argv[1])
     wheels = sorted(folder.glob("*.whl"))
     if not wheels:
@@ -40,6 +47,23 @@ def main() -> int:
             return done.returncode
     print(sys.executable)
     return 0
+
+
+def needed(names: Iterable[str]) -> set[str]:
+    """Return packages that are installed, and all that they need, each without what only its extras need."""
+    from packaging.requirements import Requirement  # of an environment with a network
+
+    found: set[str] = set()
+    left = [(name, {""}) for name in names]
+    while left:
+        name, extras = left.pop()
+        for requirement in map(Requirement, requires(name) or []):
+            marker = requirement.marker
+            is_needed = marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
+            if is_needed and (normal(requirement.name) not in found or requirement.extras):
+                left.append((requirement.name, {"", *requirement.extras}))
+        found.add(normal(name))
+    return found
 
 
 def bounds(pyproject: Path) -> dict[str, str]:

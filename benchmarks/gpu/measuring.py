@@ -32,6 +32,7 @@ class Setting:
         results: Folder of the files of results.
         device: A GPU; a CPU in a dry run.
         dry: Take the smallest sizes there are: to see that everything works, not how fast.
+        only: Measure what has this in its name.
         until: The time (`time.time`) at which the step is to end.
     """
 
@@ -40,6 +41,7 @@ class Setting:
     results: Path
     device: torch.device
     dry: bool = False
+    only: str = ""
     until: float = float("inf")
 
 

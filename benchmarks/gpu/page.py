@@ -17,6 +17,7 @@ HEAD = """\
 ```sh
 make gpu DATA=data                               # all steps; DATA holds CIFAR-10
 make gpu STEPS="speed profiles"                  # some of them: tests parity speed loading learning profiles
+make gpu STEPS=learning ARGS="--only lejepa"     # measurements with this in their names
 make wheels                                      # with a network: download what such a machine may lack
 make wheels HAVE=have.txt                        # less: not what it has, by its python -m pip list --format=freeze
 make gpu WHEELS=wheels DATA=data                 # without one: install it from there first
@@ -145,6 +146,7 @@ def speed(done: Sequence[Figures]) -> list[str]:
                 "timm's MFU": f"{x['timm_mfu']:.1%}",
                 "peak memory, GiB": f"{x['bytes'] / 2**30:.2f}",
                 "timm's, GiB": f"{x['timm_bytes'] / 2**30:.2f}",
+                **gpu(x, done),
             }
         )
     peaks = ", ".join(dict.fromkeys(f"{x['peak_tflops']:,.0f}" for x in done))
@@ -154,6 +156,11 @@ def speed(done: Sequence[Figures]) -> list[str]:
         "`run.compile`, beside timm's compiled as a whole."
     )
     return [markdown(header, rows), *taxes(done)]
+
+
+def gpu(line: Figures, done: Sequence[Figures]) -> dict[str, object]:
+    """Return the column that says on which GPU a line was measured, where they differ."""
+    return {"GPU": line["device"]} if len({x["device"] for x in done}) > 1 else {}
 
 
 def taxes(done: Sequence[Figures]) -> list[str]:
@@ -201,10 +208,15 @@ def learning(done: Sequence[Figures]) -> list[str]:
             "test top-1, %": ", ".join(
                 f"{100 * value:.1f} ({key.removesuffix('/top1')})" for key, value in x.items() if key.endswith("/top1")
             ),
+            **gpu(x, done),
         }
         for x in done
     ]
-    return [markdown("CIFAR-10, one seed each; the minutes include start-up, validation, checkpoints and test.", rows)]
+    header = (
+        "CIFAR-10, one seed each; the minutes include start-up, validation, checkpoints and test. Of a pre-training, "
+        "top-1 is that of k-NN on its features."
+    )
+    return [markdown(header, rows)]
 
 
 def profiles(done: Sequence[Figures]) -> list[str]:

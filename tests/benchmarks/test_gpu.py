@@ -264,6 +264,24 @@ def test_what_is_missing_or_has_a_version_that_is_not_allowed_is_installed() -> 
 
 
 @pytest.mark.release
+def test_wheels_are_of_what_vitlab_needs_and_of_no_extra() -> None:
+    """jsonargparse[signatures] needs typeshed-client; only the extra `slurm` needs submitit."""
+    names = install.needed(["vitlab"])
+    assert {"jsonargparse", "typeshed-client", "torch", "referee"} <= names
+    assert not {"submitit", "distributed", "ruff"} & names
+
+
+def test_some_measurements_are_chosen_by_their_names(tmp_path: Path) -> None:
+    def names(only: str) -> list[str]:
+        return [each.name for each in gpu.chosen("speed", Setting(tmp_path, tmp_path, tmp_path, CPU, only=only))]
+
+    assert names("Swin-T, training") == [
+        f"Swin-T, training, {mode}" for mode in ("eager", "compiled", "compiled by block")
+    ]
+    assert len(names("")) == 6 * len(ARCHITECTURES)
+    assert names("Swin v3") == []
+
+
 def test_a_wheel_is_installed_without_a_network(tmp_path: Path) -> None:
     """Into the active environment, which has pip; the last line that is printed is its Python."""
     python = tmp_path / "environment/bin/python"
