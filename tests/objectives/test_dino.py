@@ -16,9 +16,10 @@ from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.evaluation.collapse import rank_me
 from vitlab.models import TimmModel, VisionTransformer
+from vitlab.models.layers import trunc_normal
 from vitlab.models.weights import load_weights
 from vitlab.objectives import DINO
-from vitlab.objectives.dino import clip_each, cross_view_entropy, teacher_temperature
+from vitlab.objectives.dino import clip_each, cross_view_entropy, new_head, teacher_temperature
 from vitlab.objectives.self_distillation import collapse, embed_views
 from vitlab.optim import AdamW, WarmupCosine, cosine
 
@@ -82,6 +83,37 @@ def test_centering_and_sharpening_are_turned_off_alone(centering: bool, sharpeni
     entropy = float(-(targets * targets.log()).sum(1).mean())
     assert float(objective.watched["train/entropy"]) == pytest.approx(entropy)
     assert float(objective.watched["train/kl"]) == pytest.approx(expected - entropy)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [
+        (0.4, [0.1710097451, 0.6680403676, 0.1506267507, 0.0086532832, 0.0016698534]),
+        (0.04, [0.0001810187, 0.9995148698, 0.0003041115, 0.0, 0.0]),
+    ],
+)
+def test_balanced_targets_equal_dinov2s(temperature: float, expected: list[float]) -> None:
+    """Run once on DINOv2's code, `sinkhorn_knopp_teacher`, in float64. No center moves beside."""
+    objective = dino(sinkhorn=True, teacher_temp=temperature, warmup_teacher_temp=temperature)
+    targets = objective.targets(closed_form(6, 5, a=1.1, b=0.2), torch.zeros(5))
+    assert targets[0].tolist() == pytest.approx(expected, abs=1e-9)
+    objective.loss(*crops())
+    assert not objective.center.any()
+
+
+def test_a_head_with_batch_norm_equals_the_released_one() -> None:
+    """Run once on the released `DINOHead(6, 5, use_bn=True, hidden_dim=8, bottleneck_dim=4)`, as it trains."""
+    head = new_head(6, 8, 4, 5, True, trunc_normal, batch_norm=True).double()
+    for name, parameter in head.named_parameters():
+        if name not in {"last_layer.weight_g", *(f"mlp.{norm}.{of}" for norm in (1, 4) for of in ("weight", "bias"))}:
+            parameter.data = closed_form(*parameter.shape, a=0.3, b=0.1 * parameter.dim())
+    expected = [0.5506232591, 0.5374907111, 0.0296693868, -0.5633656114, -0.4917002442]
+    assert head(closed_form(4, 6))[0].tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_temperature_that_overflows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"temperature is 0.01; with sinkhorn give 0.012"):
+        dino(sinkhorn=True, teacher_temp=0.01)
 
 
 def test_temperatures_rise_as_in_the_released_code() -> None:

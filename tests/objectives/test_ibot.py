@@ -135,6 +135,18 @@ def test_the_objective_computes_what_its_functions_do(name: str, monkeypatch: py
         torch.testing.assert_close(objective.center_patch, moved)
 
 
+def test_patches_are_balanced_as_images_are() -> None:
+    """With Sinkhorn's targets neither center moves, and all outputs are about equally used."""
+    objective, (views, labels) = ibot(sinkhorn=True), crops()
+    objective.loss(views, labels)
+    assert not objective.center.any()
+    assert not objective.center_patch.any()
+    patches = torch.randn(4, 9, 24).softmax(-1)
+    targets = objective.targets(patches, objective.center_patch, objective.patch_temps)
+    torch.testing.assert_close(targets.sum(-1), torch.ones(4, 9))
+    assert float(targets.mean((0, 1)).max() * 24) < 1.2
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_parameter_of_the_student_learns(name: str) -> None:
     objective = ibot(name, norm_last_layer=False)

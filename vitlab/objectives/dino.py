@@ -24,7 +24,7 @@ from vitlab.models import ImageModel
 from vitlab.models.layers import Init, trunc_normal
 from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.self_distillation import SelfDistillation, embed_views
+from vitlab.objectives.self_distillation import SelfDistillation, embed_views, sinkhorn
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -47,6 +47,8 @@ class DINO(SelfDistillation):
         norm_last_layer: Fix the norms of the last layer's weights at 1, which is more stable.
         head_init: Initializes the projection's linear layers; `vitlab.models.layers.fan_in` where they are far narrower
             than the released 2048.
+        head_batch_norm: Normalize what the projection's hidden layers compute over the batch: the released
+            `use_bn_in_head`, which learns sooner.
         freeze_last_layer: Number of first epochs in which the last layer is frozen.
         student_temp: τ_s.
         teacher_temp: τ_t after its warm-up; unstable above 0.07.
@@ -56,6 +58,7 @@ class DINO(SelfDistillation):
         momentum_teacher_end: m at the end.
         centering: Subtract c; false: c = 0.
         center_momentum: m_c.
+        sinkhorn: Balance the targets of a batch over the outputs in place of centering, as DINOv2 does.
         sharpening: Divide by τ_t; false: by τ_s, whatever the teacher's temperatures.
         clip_grad: Maximum gradient norm of each tensor, unlike Trainer's `gradient_clip_val`; null: no clipping.
         init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
@@ -79,6 +82,7 @@ class DINO(SelfDistillation):
         bottleneck_dim: int = 256,
         norm_last_layer: bool = True,
         head_init: Init = trunc_normal,
+        head_batch_norm: bool = False,
         freeze_last_layer: int = 1,
         student_temp: float = 0.1,
         teacher_temp: float = 0.04,
@@ -88,15 +92,19 @@ class DINO(SelfDistillation):
         momentum_teacher_end: float = 1.0,
         centering: bool = True,
         center_momentum: float = 0.9,
+        sinkhorn: bool = False,
         sharpening: bool = True,
         clip_grad: float | None = 3.0,
         init_from: str | None = None,
     ) -> None:
-        sizes = backbone.num_features, hidden_dim, bottleneck_dim, out_dim, norm_last_layer, head_init
+        sizes = backbone.num_features, hidden_dim, bottleneck_dim, out_dim, norm_last_layer, head_init, head_batch_norm
         head = new_head(*sizes)
         moving = (head, momentum_teacher, clip_grad, init_from, momentum_teacher_end)
         super().__init__(backbone, optimizer, schedule, *moving)
-        if min(student_temp, teacher_temp, warmup_teacher_temp) <= 0:
+        coldest = min(student_temp, teacher_temp, warmup_teacher_temp)
+        if sinkhorn and 0 < coldest < 0.012:
+            raise ValueError(f"A temperature is {coldest}; with sinkhorn give 0.012 or more, or e^(1/τ) overflows.")
+        if coldest <= 0:
             raise ValueError(
                 f"Temperatures are above 0: student_temp {student_temp}, teacher_temp {teacher_temp}, "
                 f"warmup_teacher_temp {warmup_teacher_temp}. 0.1, 0.04 and 0.04 are a start."
@@ -104,7 +112,8 @@ class DINO(SelfDistillation):
         self.head_sizes = sizes
         self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
         self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
-        self.centering, self.center_momentum, self.sharpening = centering, center_momentum, sharpening
+        self.centering, self.center_momentum, self.sharpening = centering and not sinkhorn, center_momentum, sharpening
+        self.sinkhorn = sinkhorn
         self.register_buffer("center", torch.zeros(out_dim))
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
@@ -117,10 +126,15 @@ class DINO(SelfDistillation):
         self.watch(targets, loss)
         return loss
 
-    def targets(self, teacher: Float[Tensor, "*B K"], center: Float[Tensor, "K"]) -> Float[Tensor, "*B K"]:
-        """Return t of the teacher's outputs."""
-        sharp = teacher_temperature(self.current_epoch, *self.teacher_temps)
-        return ((teacher - center) / (sharp if self.sharpening else self.student_temp)).softmax(dim=-1)
+    def targets(
+        self, teacher: Float[Tensor, "*B K"], center: Float[Tensor, "K"], temps: tuple[float, float, int] | None = None
+    ) -> Float[Tensor, "*B K"]:
+        """Return t of the teacher's outputs, by temperatures of their own or the image's."""
+        sharp = teacher_temperature(self.current_epoch, *(temps or self.teacher_temps))
+        logits = (teacher - center) / (sharp if self.sharpening else self.student_temp)
+        if not self.sinkhorn:
+            return logits.softmax(dim=-1)
+        return sinkhorn(logits.exp().flatten(0, -2)).view_as(logits)
 
     def log_probs(self, student: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
         """Return ln s of the student's outputs."""
@@ -147,10 +161,16 @@ class DINO(SelfDistillation):
 
 
 def new_head(
-    in_dim: int, hidden_dim: int, bottleneck_dim: int, out_dim: int, norm_last_layer: bool, init: Init
+    in_dim: int,
+    hidden_dim: int,
+    bottleneck_dim: int,
+    out_dim: int,
+    norm_last_layer: bool,
+    init: Init,
+    batch_norm: bool,
 ) -> nn.Sequential:
     """Return a projection and the last layer."""
-    mlp = projection(in_dim, hidden_dim, bottleneck_dim, batch_norm=False, init=init)
+    mlp = projection(in_dim, hidden_dim, bottleneck_dim, batch_norm=batch_norm, init=init)
     last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
     return nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone, Features
-from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, teacher_temperature
+from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy
 from vitlab.objectives.masking import enlarge, rectangles
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import embed_hiding, require_final_norm
@@ -84,8 +84,7 @@ class IBOT(DINO):
             features = teacher.backbone.forward_features(images)
             image, patches = teacher.head(teacher.backbone.pool(features)), outputs_of(teacher.head, features)
         targets = self.targets(image, self.center).chunk(len(global_views))
-        temperature = teacher_temperature(self.current_epoch, *self.patch_temps)
-        t_patches = ((patches - self.center_patch) / temperature).softmax(dim=-1)  # (G·B, N, K)
+        t_patches = self.targets(patches, self.center_patch, self.patch_temps)  # (G·B, N, K)
 
         features = self.encode_masked(images, mask)
         embeddings = [self.backbone.pool(features)] + ([embed_views(self.backbone, local_views)] if local_views else [])

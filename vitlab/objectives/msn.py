@@ -24,7 +24,7 @@ from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.masking import compact, gather_tokens, num_hidden_blocks, random_masking, uniform_masking
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import require_final_norm
-from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, entropy
+from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, entropy, sinkhorn
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -157,14 +157,6 @@ def check_masks(backbone: Backbone, masking: str, side: int) -> None:
             f"mask_patch_size is {side} px, the backbone's own patches have {own} px and images {size}.\n"
             f"Give a multiple of {own} of which twice as much divides the images."
         )
-
-
-def sinkhorn(targets: Float[Tensor, "B K"], iterations: int = 3) -> Float[Tensor, "B K"]:
-    """Balance the images of all processes over the prototypes; rows sum to 1 (Cuturi 2013)."""
-    for _ in range(iterations):
-        targets = targets / mean_over_processes(targets.mean(dim=0))
-        targets = targets / targets.sum(dim=1, keepdim=True)
-    return targets
 
 
 def me_max(probabilities: Float[Tensor, "VB K"]) -> Float[Tensor, ""]:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitlab.distributed import mean_over_processes
 from vitlab.models import ImageModel
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Batch, Objective, Scalar, Views
@@ -184,6 +185,14 @@ def collapse(entropy: float, kl: float, num_outputs: int) -> str | None:
 def entropy(probabilities: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
     """Return −Σ_k p_k ln p_k."""
     return torch.special.entr(probabilities).sum(dim=-1)
+
+
+def sinkhorn(targets: Float[Tensor, "B K"], iterations: int = 3) -> Float[Tensor, "B K"]:
+    """Balance the images of all processes over the prototypes; rows sum to 1 (Cuturi 2013)."""
+    for _ in range(iterations):
+        targets = targets / mean_over_processes(targets.mean(dim=0))
+        targets = targets / targets.sum(dim=1, keepdim=True)
+    return targets
 
 
 def by_resolution(views: Views) -> list[Views]:
