@@ -19,7 +19,7 @@ from vitlab.models import TimmModel, VisionTransformer
 from vitlab.models.layers import trunc_normal
 from vitlab.models.weights import load_weights
 from vitlab.objectives import DINO
-from vitlab.objectives.dino import clip_each, cross_view_entropy, new_head, teacher_temperature
+from vitlab.objectives.dino import clip_each, cross_view_entropy, koleo, new_head, teacher_temperature
 from vitlab.objectives.self_distillation import collapse, embed_views
 from vitlab.optim import AdamW, WarmupCosine, cosine
 
@@ -99,6 +99,21 @@ def test_balanced_targets_equal_dinov2s(temperature: float, expected: list[float
     assert targets[0].tolist() == pytest.approx(expected, abs=1e-9)
     objective.loss(*crops())
     assert not objective.center.any()
+
+
+def test_koleo_and_its_gradient_equal_dinov2s() -> None:
+    """Run once on DINOv2's `KoLeoLoss` in float64; weighted and summed over the two global views, as there."""
+    z = closed_form(7, 5, a=1.3, b=0.4).requires_grad_()
+    loss = koleo(z)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(1.519581638977, abs=1e-11)
+    expected = [0.2327640140, -0.0291334552, -0.2483503707, -0.1037334377, 0.1928531981]
+    assert z.grad is not None
+    assert z.grad[0].tolist() == pytest.approx(expected, abs=1e-9)
+    views, labels = crops()
+    embedded = [dino().backbone.embed(view) for view in views[:2]]
+    expected = float(dino().loss(views, labels).detach() + 0.1 * sum(koleo(each).detach() for each in embedded))
+    assert float(dino(koleo_weight=0.1).loss(views, labels).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_head_with_batch_norm_equals_the_released_one() -> None:

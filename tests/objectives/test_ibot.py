@@ -135,6 +135,18 @@ def test_the_objective_computes_what_its_functions_do(name: str, monkeypatch: py
         torch.testing.assert_close(objective.center_patch, moved)
 
 
+def test_patches_with_a_head_of_their_own_do_not_use_the_images_one() -> None:
+    """Each head moves the loss by its own part alone, and the teacher has both."""
+    objective, (views, labels) = ibot(separate_head=True, lambda1=0.0, norm_last_layer=False), crops()
+    assert {"head", "head_patch"} <= {name for name, _ in objective.teacher.module.named_children()}
+    objective.loss(views, labels).backward()
+    sums = [
+        sum(float(p.grad.abs().sum()) for p in head.parameters()) for head in (objective.head, objective.head_patch)
+    ]
+    assert sums[0] == 0
+    assert sums[1] > 0
+
+
 def test_patches_are_balanced_as_images_are() -> None:
     """With Sinkhorn's targets neither center moves, and all outputs are about equally used."""
     objective, (views, labels) = ibot(sinkhorn=True), crops()

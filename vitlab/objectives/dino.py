@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -59,6 +60,7 @@ class DINO(SelfDistillation):
         centering: Subtract c; false: c = 0.
         center_momentum: m_c.
         sinkhorn: Balance the targets of a batch over the outputs in place of centering, as DINOv2 does.
+        koleo_weight: Weight of DINOv2's `koleo`, which spreads the embeddings of each global view: 0.1 there.
         sharpening: Divide by τ_t; false: by τ_s, whatever the teacher's temperatures.
         clip_grad: Maximum gradient norm of each tensor, unlike Trainer's `gradient_clip_val`; null: no clipping.
         init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
@@ -93,6 +95,7 @@ class DINO(SelfDistillation):
         centering: bool = True,
         center_momentum: float = 0.9,
         sinkhorn: bool = False,
+        koleo_weight: float = 0.0,
         sharpening: bool = True,
         clip_grad: float | None = 3.0,
         init_from: str | None = None,
@@ -113,18 +116,25 @@ class DINO(SelfDistillation):
         self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
         self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
         self.centering, self.center_momentum, self.sharpening = centering and not sinkhorn, center_momentum, sharpening
-        self.sinkhorn = sinkhorn
+        self.sinkhorn, self.koleo_weight = sinkhorn, koleo_weight
         self.register_buffer("center", torch.zeros(out_dim))
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
         global_views = views[: self.global_views]
         teacher = self.teacher_forward(torch.cat(global_views))  # (G·B, K)
         targets = self.targets(teacher, self.center)
-        log_probs = self.log_probs(self.head(embed_views(self.backbone, views)))  # (V·B, K)
+        embeddings = embed_views(self.backbone, views)  # (V·B, D)
+        log_probs = self.log_probs(self.head(embeddings))  # (V·B, K)
         loss = cross_view_entropy(targets.chunk(len(global_views)), log_probs.chunk(len(views)))
         self.move(self.center, teacher)
         self.watch(targets, loss)
-        return loss
+        return loss + self.spread(embeddings.chunk(len(views)))
+
+    def spread(self, embeddings: Sequence[Float[Tensor, "B D"]]) -> Scalar | float:
+        """Return the weighted KoLeo of the global views' embeddings."""
+        if not self.koleo_weight:
+            return 0.0
+        return self.koleo_weight * torch.stack([koleo(view) for view in embeddings[: self.global_views]]).sum()
 
     def targets(
         self, teacher: Float[Tensor, "*B K"], center: Float[Tensor, "K"], temps: tuple[float, float, int] | None = None
@@ -191,6 +201,15 @@ def cross_view_entropy(
         if i != j
     ]
     return torch.stack(terms).mean()
+
+
+def koleo(embeddings: Float[Tensor, "B D"], eps: float = 1e-8) -> Scalar:
+    """Return −mean ln of the distance to the nearest other image's embedding, of unit length (Sablayrolles et al. 2019,
+    https://arxiv.org/abs/1806.03198); the other images are those of this process."""
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = F.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float(), eps=eps, dim=-1)
+        nearest = (z @ z.T).fill_diagonal_(-1.0).argmax(dim=1)
+        return -(F.pairwise_distance(z, z[nearest], eps=eps) + eps).log().mean()
 
 
 def clip_each(parameters: Iterable[nn.Parameter], longest: float) -> None:

@@ -11,7 +11,6 @@ student's with the teacher's, before the heads.
 Letters: V views of B images, the first G of them global crops; N regions of a view, C channels, K outputs.
 """
 
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -43,13 +42,6 @@ class EsViT(DINO):
         self.head_dense = new_head(*self.head_sizes)
         self.teacher = WeightAverage(self.student)
         self.register_buffer("center_grid", torch.zeros_like(self.center))
-
-    @property
-    def student(self) -> nn.Sequential:
-        """Backbone and heads, for the teacher's copy; regions do not pass through it in a row."""
-        dense = dict(self.named_children()).get("head_dense")  # none yet while `DINO` is built
-        parts = OrderedDict(super().student.named_children())
-        return nn.Sequential(parts if dense is None else parts | OrderedDict(head_dense=dense))
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
         global_views = views[: self.global_views]

@@ -4,7 +4,8 @@
     L_patch = mean over global views of  Σ_i m_i H(t_i(x), s_i(x̂)) / Σ_i m_i
 
 with x̂ the view x in which a learned token stands for the patches of m_i = 1. The teacher sees all of x. Image and
-patches share the head, as in the released recipes; the patches have a center and temperatures of their own. A Swin's
+patches share the head, as in the released recipes, or have one each; the patches have a center and temperatures of
+their own. A Swin's
 patches are the tokens that it ends with.
 
 Masks are rectangles at random places, as in BEiT. Each view's share of hidden patches is drawn from `pred_ratio`.
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone, Features
-from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy
+from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, new_head
+from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.masking import enlarge, rectangles
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import embed_hiding, require_final_norm
@@ -40,6 +42,7 @@ class IBOT(DINO):
         pred_ratio: Shares of the patches that may be hidden in a view, of which one is drawn: [0.0, 0.3] as released.
         pred_ratio_var: How far the share may be from each of these: [0.0, 0.2] as released.
         pred_start_epoch: Number of first epochs without hidden patches; 50 for a Swin.
+        separate_head: Give the patches a head of their own, as DINOv2's largest runs do.
         teacher_patch_temp: τ_t of patches after its warm-up, which is as long as the images'.
         warmup_teacher_patch_temp: τ_t of patches in the first epoch.
         more: What `DINO` takes, by name.
@@ -56,6 +59,7 @@ class IBOT(DINO):
         pred_ratio: tuple[float, ...] = (0.3,),
         pred_ratio_var: tuple[float, ...] = (0.0,),
         pred_start_epoch: int = 0,
+        separate_head: bool = False,
         teacher_patch_temp: float = 0.07,
         warmup_teacher_patch_temp: float = 0.04,
         **more: Any,
@@ -73,6 +77,9 @@ class IBOT(DINO):
         self.ranges, self.pred_start_epoch = ranges, pred_start_epoch
         self.patch_temps = (warmup_teacher_patch_temp, teacher_patch_temp, self.teacher_temps[2])
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.patch_embed.proj.out_channels))
+        if separate_head:
+            self.head_patch = new_head(*self.head_sizes)
+            self.teacher = WeightAverage(self.student)
         self.register_buffer("center_patch", torch.zeros_like(self.center))
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
@@ -82,20 +89,24 @@ class IBOT(DINO):
         with torch.no_grad():
             teacher: Any = self.teacher.eval().module
             features = teacher.backbone.forward_features(images)
-            image, patches = teacher.head(teacher.backbone.pool(features)), outputs_of(teacher.head, features)
+            image, patches = (
+                teacher.head(teacher.backbone.pool(features)),
+                patches_of(teacher, features),
+            )
         targets = self.targets(image, self.center).chunk(len(global_views))
         t_patches = self.targets(patches, self.center_patch, self.patch_temps)  # (G·B, N, K)
 
         features = self.encode_masked(images, mask)
         embeddings = [self.backbone.pool(features)] + ([embed_views(self.backbone, local_views)] if local_views else [])
-        log_probs = self.log_probs(self.head(torch.cat(embeddings))).chunk(len(views))
+        embedded = torch.cat(embeddings)
+        log_probs = self.log_probs(self.head(embedded)).chunk(len(views))
         image_loss = cross_view_entropy(targets, log_probs)
-        patch_loss = hidden_entropy(t_patches, self.log_probs(outputs_of(self.head, features)), mask.flatten(1))
+        patch_loss = hidden_entropy(t_patches, self.log_probs(patches_of(self, features)), mask.flatten(1))
 
         self.move(self.center, image)
         self.move(self.center_patch, patches)
         self.watch(torch.cat(targets), image_loss)
-        return self.lambda1 * image_loss + self.lambda2 * patch_loss
+        return self.lambda1 * image_loss + self.lambda2 * patch_loss + self.spread(embedded.chunk(len(views)))
 
     def draw_masks(self, images: Float[Tensor, "GB _ H W"]) -> Bool[Tensor, "GB h w"]:
         """Draw which patches of each image are hidden, by a number of the host's generator."""
@@ -118,6 +129,11 @@ class IBOT(DINO):
     def clip_gradients_of_student(self, longest: float) -> None:
         """Clip tensor by tensor, as released, the token of hidden patches too."""
         clip_each([*self.student.parameters(), self.mask_token], longest)
+
+
+def patches_of(model: Any, features: Features) -> Float[Tensor, "B N K"]:
+    """Return a student's or teacher's outputs for each patch, by the images' head unless patches have their own."""
+    return outputs_of(getattr(model, "head_patch", model.head), features)
 
 
 def outputs_of(head: nn.Module, features: Features) -> Float[Tensor, "B N K"]:

@@ -85,11 +85,9 @@ class SelfDistillation(Objective, ABC):
 
     @property
     def student(self) -> nn.Sequential:
-        """Backbone and head, as they are trained."""
-        parts: OrderedDict[str, nn.Module] = OrderedDict(backbone=self.backbone)
-        if "head" in dict(self.named_children()):
-            parts["head"] = self.head
-        return nn.Sequential(parts)
+        """Backbone and heads, as they are trained: what the teacher copies."""
+        heads = {name: module for name, module in self.named_children() if name.startswith("head")}
+        return nn.Sequential(OrderedDict(backbone=self.backbone, **heads))
 
     @property
     def encoder(self) -> ImageModel:

@@ -1,0 +1,64 @@
+"""k-NN of pre-trainings over the minutes and over the operations of their training, as a figure.
+
+    python -m benchmarks.knn_figure docs/records/pretraining-track/*/seed-* --out docs
+
+Each folder is that of a run; its parent's name is the label. The time of a core depends on what else runs there, the
+number of operations does not.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+from referee.report.drawing import COLORS
+
+
+def curve(folder: Path) -> pd.DataFrame:
+    """Return minutes, TFLOP and k-NN in % after each epoch that measured it, the untrained network first."""
+    table = pd.read_csv(folder / "metrics.csv").groupby("epoch").first().reset_index()
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    images = (table["step"].iloc[0] + 1) * config["data"]["init_args"]["batch_size"]  # of an epoch
+    table["minutes"] = (images / table["images_per_second"]).cumsum() / 60
+    table["tflop"] = (images / table["images_per_second"] * table["tflops"]).cumsum()
+    measured = table[table["val/knn"].notna()]
+    start = {"minutes": 0.0, "tflop": 0.0, "val/knn": measured["val/knn_untrained"].iloc[0]}
+    return pd.concat([pd.DataFrame([start]), measured[list(start)]]).assign(knn=lambda x: 100 * x["val/knn"])
+
+
+def draw(folders: Sequence[Path]) -> Figure:
+    """Draw a line for each run in two panels, and raw pixels."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for index, folder in enumerate(folders):
+        table = curve(folder)
+        for panel, column in zip(panels, ("minutes", "tflop"), strict=True):
+            panel.plot(table[column], table["knn"], marker="o", color=COLORS[index % len(COLORS)])
+        panels[1].annotate(
+            folder.parent.name.replace("-", " "), table[["tflop", "knn"]].iloc[-1], (6, -3), textcoords="offset points"
+        )
+    pixels = 100 * pd.read_csv(folders[0] / "metrics.csv")["val/knn_pixels"].max()
+    for panel, label in zip(panels, ("minutes of a core", "TFLOP"), strict=True):
+        panel.axhline(pixels, color="gray", linestyle="--")
+        panel.set(xlabel=label, xlim=(0, None))
+        panel.spines[["top", "right"]].set_visible(False)
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+    panels[0].annotate("raw pixels", (1, pixels), (0, 4), **place)
+    panels[0].set_ylabel("validation k-NN, %")
+    panels[1].margins(x=0.2)
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw knn_over_time.png."""
+    parser = argparse.ArgumentParser("python -m benchmarks.knn_figure", description=__doc__.partition("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of knn_over_time.png [docs]")
+    options = parser.parse_args(arguments)
+    draw(options.folders).savefig(options.out / "knn_over_time.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
