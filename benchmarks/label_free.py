@@ -1,15 +1,25 @@
-"""How well numbers that need no labels rank encoders: Spearman's correlation with k-NN on the validation images.
+"""Does LeJEPA's loss rank encoders as labels do? Twelve of them on CIFAR-10, half an hour of a CPU core.
 
-    python -m vitlab compare --config experiments/studies/lejepa_label_free.yaml
-    python -m benchmarks.label_free runs/lejepa-label-free
+    python -m benchmarks.label_free
 
-The loss counts as its negative: the lower, the better. `val/rank` is RankMe (https://arxiv.org/abs/2210.02885). The
-interval is Fisher's, with the variance of Bonett and Wright for Spearman's coefficient.
+The authors say that the training loss ranks encoders as a linear probe does, with 94.5 % correlation of ranks
+(ViT-B/8 on ImageNet-1k, https://arxiv.org/abs/2511.08544, Fig. 1). Here three backbones are trained at four of Muon's
+rates, on 45,000 images each, and judged by k-NN on the validation images. Runs that are finished are not repeated.
+
+Fixed before the first run: the claim is repeated if the 95 % interval of its correlation lies above 0.5, contradicted
+if below. The loss counts as its negative: the lower, the better. `val/rank` is RankMe
+(https://arxiv.org/abs/2210.02885). The interval is Fisher's, with the variance of Bonett and Wright for Spearman's
+coefficient.
 """
 
+import argparse
 import json
 import math
+import os
+import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -18,12 +28,59 @@ from scipy.stats import norm, spearmanr
 from benchmarks.table import markdown
 
 SIGNS = {"train/loss": -1, "val/rank": 1}
+BASE = "experiments/lejepa_vit_small.yaml"
+SEED = 501
+RATES = (0.0025, 0.005, 0.01, 0.02)
+BACKBONES = {
+    "vit": {},
+    "shallow-vit": {"depth": 2},
+    "swin-v2": {"embed_dim": 64, "depths": [2, 4], "num_heads": [2, 4], "window_size": 4, "drop_path_rate": 0.0},
+}
+
+
+def commands(root: Path) -> dict[str, list[str]]:
+    """Return the arguments of `vitlab fit` of each encoder."""
+    runs = {}
+    for backbone, changes in BACKBONES.items():
+        for rate in RATES:
+            settings: dict[str, object] = {
+                "model.optimizer.muon_lr": rate,
+                "model.optimizer.ns_dtype": "bfloat16",
+                "seed_everything": SEED,
+                "trainer.max_epochs": 1,
+                "trainer.precision": "bf16-mixed",
+                "trainer.enable_progress_bar": False,
+                "run.root": root,
+                "run.name": f"{backbone}-{rate}",
+                "run.probe": "null",
+                "run.test": False,
+            }
+            kind = {"model.backbone": "vitlab.models.SwinTransformerV2", "model.backbone.patch_size": 4}
+            settings |= kind if backbone == "swin-v2" else {}
+            settings |= {f"model.backbone.{name}": value for name, value in changes.items()}
+            words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+            runs[f"{backbone}-{rate}"] = ["fit", "--config", BASE, *words]
+    return runs
+
+
+def train(root: Path, jobs: int) -> None:
+    """Train the encoders that are not finished, a thread each."""
+    left = [
+        words for name, words in commands(root).items() if not (root / name / f"seed-{SEED}/summary.json").is_file()
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with ThreadPoolExecutor(jobs) as pool:
+        list(
+            pool.map(lambda w: subprocess.run([sys.executable, "-m", "vitlab", *w], env=environment, check=True), left)
+        )
 
 
 def encoders(folder: Path) -> pd.DataFrame:
-    """Return the metrics of all finished runs under a folder."""
-    summaries = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.rglob("summary.json"))]
-    return pd.DataFrame([summary["metrics"] for summary in summaries if summary["finished"]])
+    """Return the metrics of all finished runs under a folder, by name."""
+    files = {
+        file.parents[1].name: json.loads(file.read_text(encoding="utf-8")) for file in folder.rglob("summary.json")
+    }
+    return pd.DataFrame({name: each["metrics"] for name, each in sorted(files.items()) if each["finished"]}).T
 
 
 def correlation(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
@@ -34,15 +91,29 @@ def correlation(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
     return rho, math.tanh(z - half), math.tanh(z + half)
 
 
-def main(folder: Path) -> None:
-    """Print a row for each number."""
-    table = encoders(folder)
-    rows = []
+def report(table: pd.DataFrame) -> str:
+    """Return the encoders, best first, and how well each number ranks them."""
+    ordered = table.sort_values("val/knn", ascending=False)
+    rows = [
+        {"encoder": name, "k-NN, %": f"{100 * line['val/knn']:.1f}", **{key: f"{line[key]:.3g}" for key in SIGNS}}
+        for name, line in ordered.iterrows()
+    ]
+    found = []
     for name, sign in SIGNS.items():
         rho, low, high = correlation(sign * table[name], table["val/knn"])
-        rows.append({"number": f"−{name}" if sign < 0 else name, "Spearman's ρ": f"{rho:.2f} [{low:.2f}, {high:.2f}]"})
-    print(markdown(f"{len(table)} encoders.", rows))
+        found.append({"number": f"−{name}" if sign < 0 else name, "Spearman's ρ": f"{rho:.2f} [{low:.2f}, {high:.2f}]"})
+    return markdown(f"{len(table)} encoders.", rows) + "\n" + markdown("Correlation with k-NN.", found)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is missing, and print the report."""
+    parser = argparse.ArgumentParser("python -m benchmarks.label_free", description=__doc__.partition("\n")[0])
+    parser.add_argument("--root", type=Path, default=Path("runs/label-free"), help="folder of the runs [%(default)s]")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time [%(default)s]")
+    options = parser.parse_args(arguments)
+    train(options.root, options.jobs)
+    print(report(encoders(options.root)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

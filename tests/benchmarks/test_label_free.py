@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.knn_figure import curve
-from benchmarks.label_free import correlation, encoders
+from benchmarks.label_free import commands, correlation, encoders, report
+from vitlab.experiment.experiment import Experiment
 
 
 def test_the_interval_is_that_of_bonett_and_wright() -> None:
@@ -17,11 +18,35 @@ def test_the_interval_is_that_of_bonett_and_wright() -> None:
     assert (low, high) == pytest.approx((0.3827, 0.9961), abs=2e-4)
 
 
-def test_runs_that_did_not_finish_are_left_out(tmp_path: Path) -> None:
-    for name, finished in (("a", True), ("b", False)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.json").write_text(json.dumps({"finished": finished, "metrics": {"val/knn": 0.5}}))
-    assert len(encoders(tmp_path)) == 1
+def test_runs_that_did_not_finish_are_left_out_and_the_best_is_first(tmp_path: Path) -> None:
+    for name, finished, knn in (
+        ("a", True, 0.4),
+        ("b", False, 0.9),
+        ("c", True, 0.5),
+        ("d", True, 0.3),
+        ("e", True, 0.2),
+    ):
+        (tmp_path / name / "seed-1").mkdir(parents=True)
+        metrics = {"val/knn": knn, "train/loss": 1 - knn, "val/rank": 10.0 * knn}
+        text = json.dumps({"finished": name != "b", "metrics": metrics})
+        (tmp_path / name / "seed-1/summary.json").write_text(text)
+    table = encoders(tmp_path)
+    assert sorted(table.index) == ["a", "c", "d", "e"]
+    text = report(table)
+    assert text.index("| c | 50.0 |") < text.index("| a | 40.0 |")
+    assert "| −train/loss | 1.00 [1.00, 1.00] |" in text
+
+
+def test_each_encoder_is_a_run_that_can_be_parsed(tmp_path: Path) -> None:
+    """The last of each backbone: two steps of it would take as long as all other tests here."""
+    runs = commands(tmp_path)
+    assert len(runs) == 12
+    for name in ("shallow-vit-0.02", "swin-v2-0.02"):
+        config = Experiment.from_arguments(runs[name][1:], images=False).config
+        assert config["model"]["init_args"]["optimizer"]["init_args"]["muon_lr"] == 0.02
+        backbone = config["model"]["init_args"]["backbone"]
+        assert backbone["init_args"].get("depth") == (2 if name.startswith("shallow") else None)
+        assert backbone["class_path"].endswith("SwinTransformerV2") is name.startswith("swin")
 
 
 def test_a_curve_begins_with_the_untrained_network(tmp_path: Path) -> None:
