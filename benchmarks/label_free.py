@@ -7,7 +7,8 @@ The authors say that the training loss ranks encoders as a linear probe does, wi
 rates, on 45,000 images each, and judged by k-NN on the validation images. Runs that are finished are not repeated.
 
 Fixed before the first run: the claim is repeated if the 95 % interval of its correlation lies above 0.5, contradicted
-if below. The loss counts as its negative: the lower, the better. `val/rank` is RankMe
+if below, else not settled. The loss counts as its negative: the lower, the better. The result: 0.86 [0.48, 0.97], not
+settled (docs/results.md). `val/rank` is RankMe
 (https://arxiv.org/abs/2210.02885). The interval is Fisher's, with the variance of Bonett and Wright for Spearman's
 coefficient.
 """
