@@ -85,8 +85,8 @@ MUTANTS = [
     Mutant(
         "DINO: the center is added",
         "vitlab/objectives/dino.py",
-        "((teacher - center) / (sharp",
-        "((teacher + center) / (sharp",
+        "(teacher - center) / (sharp",
+        "(teacher + center) / (sharp",
         "tests/objectives/test_dino.py",
     ),
     Mutant(
