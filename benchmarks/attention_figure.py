@@ -2,7 +2,7 @@
 
     python -m benchmarks.attention_figure supervised=runs/supervised_vit/seed-0 DINO=runs/dino_token/seed-0 --out docs
 
-The networks have seen no shapes. An untrained one of the same size, the mean of three seeds, is measured beside them.
+The networks have seen no shapes. Untrained ones of the same size, of three seeds, are measured beside them.
 docs/results.md says how both were trained.
 """
 
@@ -19,10 +19,9 @@ from vitlab.analysis.attention import query_map
 from vitlab.analysis.segmentation import attention_overlap, class_token_masks, jaccard
 from vitlab.data import Shapes
 from vitlab.models import VisionTransformer
-from vitlab.objectives import Supervised
-from vitlab.optim import AdamW, WarmupCosine
+from vitlab.models.weights import load_weights
 
-SHOWN = (0, 1, 2, 3, 4, 5)
+SHOWN = 6  # images
 UNTRAINED = 3  # seeds
 
 
@@ -31,7 +30,7 @@ def encoder(seed: int, weights: Path | None = None) -> VisionTransformer:
     torch.manual_seed(seed)
     backbone = VisionTransformer(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3)
     if weights is not None:
-        Supervised(backbone, AdamW(1e-3), WarmupCosine()).load_backbone(weights)
+        load_weights(backbone, weights)
     return backbone.eval()
 
 
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("untrained", ", ".join(f"{overlap(model):.3f}" for model in untrained))
     for name, model in networks.items():
         print(name, f"{overlap(model):.3f}")
-    shown, inside = views[0][list(SHOWN)], masks[list(SHOWN)]
+    shown, inside = views[0][:SHOWN], masks[:SHOWN]
     maps = {name: best_heads(model, shown, inside) for name, model in {"untrained": untrained[0], **networks}.items()}
     low, high = shown.amin(dim=(1, 2, 3), keepdim=True), shown.amax(dim=(1, 2, 3), keepdim=True)
     draw((shown - low) / (high - low), inside, maps).savefig(options.out / "attention.png", dpi=130)

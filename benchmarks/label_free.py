@@ -32,10 +32,21 @@ SIGNS = {"train/loss": -1, "val/rank": 1}
 BASE = "experiments/lejepa_vit_small.yaml"
 SEED = 501
 RATES = (0.0025, 0.005, 0.01, 0.02)
-BACKBONES = {
+SWIN = {
+    "patch_size": 4,
+    "embed_dim": 64,
+    "depths": [2, 4],
+    "num_heads": [2, 4],
+    "window_size": 4,
+    "drop_path_rate": 0.0,
+}
+BACKBONES: dict[str, dict[str, object]] = {  # by what they change of the experiment's
     "vit": {},
-    "shallow-vit": {"depth": 2},
-    "swin-v2": {"embed_dim": 64, "depths": [2, 4], "num_heads": [2, 4], "window_size": 4, "drop_path_rate": 0.0},
+    "shallow-vit": {"model.backbone.depth": 2},
+    "swin-v2": {
+        "model.backbone": "vitlab.models.SwinTransformerV2",
+        **{f"model.backbone.{name}": value for name, value in SWIN.items()},
+    },
 }
 
 
@@ -55,10 +66,8 @@ def commands(root: Path) -> dict[str, list[str]]:
                 "run.name": f"{backbone}-{rate}",
                 "run.probe": "null",
                 "run.test": False,
+                **changes,
             }
-            kind = {"model.backbone": "vitlab.models.SwinTransformerV2", "model.backbone.patch_size": 4}
-            settings |= kind if backbone == "swin-v2" else {}
-            settings |= {f"model.backbone.{name}": value for name, value in changes.items()}
             words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
             runs[f"{backbone}-{rate}"] = ["fit", "--config", BASE, *words]
     return runs

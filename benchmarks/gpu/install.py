@@ -68,8 +68,8 @@ def needed(names: Iterable[str]) -> set[str]:
 
 def bounds(pyproject: Path) -> dict[str, str]:
     """Return the versions that are allowed of each package that is needed."""
-    needed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
-    parts = [re.match(r"([\w.-]+)(?:\[.*\])?(.*)", each) for each in needed]
+    dependencies = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    parts = [re.match(r"([\w.-]+)(?:\[.*\])?(.*)", each) for each in dependencies]
     return {normal(part[1]): part[2] for part in parts if part}
 
 

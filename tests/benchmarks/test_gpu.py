@@ -263,7 +263,6 @@ def test_what_is_missing_or_has_a_version_that_is_not_allowed_is_installed() -> 
     assert install.lacking(wheels, allowed, installed) == ["pillow", "jsonargparse", "wandb-workspaces", "attrs"]
 
 
-@pytest.mark.release
 def test_wheels_are_of_what_vitlab_needs_and_of_no_extra() -> None:
     """jsonargparse[signatures] needs typeshed-client; only the extra `slurm` needs submitit."""
     names = install.needed(["vitlab"])
@@ -282,6 +281,7 @@ def test_some_measurements_are_chosen_by_their_names(tmp_path: Path) -> None:
     assert names("Swin v3") == []
 
 
+@pytest.mark.release
 def test_a_wheel_is_installed_without_a_network(tmp_path: Path) -> None:
     """Into the active environment, which has pip; the last line that is printed is its Python."""
     python = tmp_path / "environment/bin/python"

@@ -134,7 +134,7 @@ class DINO(SelfDistillation):
         """Return the weighted KoLeo of the global views' embeddings."""
         if not self.koleo_weight:
             return 0.0
-        return self.koleo_weight * torch.stack([koleo(view) for view in embeddings[: self.global_views]]).sum()
+        return self.koleo_weight * sum(koleo(view) for view in embeddings[: self.global_views])
 
     def targets(
         self, teacher: Float[Tensor, "*B K"], center: Float[Tensor, "K"], temps: tuple[float, float, int] | None = None
@@ -207,7 +207,7 @@ def koleo(embeddings: Float[Tensor, "B D"], eps: float = 1e-8) -> Scalar:
     """Return −mean ln of the distance to the nearest other image's embedding, of unit length (Sablayrolles et al. 2019,
     https://arxiv.org/abs/1806.03198); the other images are those of this process."""
     with torch.autocast(embeddings.device.type, enabled=False):
-        z = F.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float(), eps=eps, dim=-1)
+        z = F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), eps=eps, dim=-1)
         nearest = (z @ z.T).fill_diagonal_(-1.0).argmax(dim=1)
         return -(F.pairwise_distance(z, z[nearest], eps=eps) + eps).log().mean()
 

@@ -5,8 +5,7 @@
 
 with x̂ the view x in which a learned token stands for the patches of m_i = 1. The teacher sees all of x. Image and
 patches share the head, as in the released recipes, or have one each; the patches have a center and temperatures of
-their own. A Swin's
-patches are the tokens that it ends with.
+their own. A Swin's patches are the tokens that it ends with.
 
 Masks are rectangles at random places, as in BEiT. Each view's share of hidden patches is drawn from `pred_ratio`.
 
@@ -89,10 +88,7 @@ class IBOT(DINO):
         with torch.no_grad():
             teacher: Any = self.teacher.eval().module
             features = teacher.backbone.forward_features(images)
-            image, patches = (
-                teacher.head(teacher.backbone.pool(features)),
-                patches_of(teacher, features),
-            )
+            image, patches = teacher.head(teacher.backbone.pool(features)), patches_of(teacher, features)
         targets = self.targets(image, self.center).chunk(len(global_views))
         t_patches = self.targets(patches, self.center_patch, self.patch_temps)  # (G·B, N, K)
 
