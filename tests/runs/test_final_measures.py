@@ -13,13 +13,16 @@ from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.analysis.segmentation import attention_overlap
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
+from vitlab.data import Shapes
 from vitlab.evaluation import dense
 from vitlab.evaluation.dense import StageResult, segment
 from vitlab.experiment.experiment import Experiment
 from vitlab.runs import measures
+from vitlab.runs.directory import VALUES
 from vitlab.studies.compare import results_of
 
 Write = Callable[..., Path]
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
 SHAPES: Config = {
     "data": {"class_path": "vitlab.data.Shapes", "init_args": {"train_images": 320, "batch_size": 64}},
@@ -105,6 +108,28 @@ def test_data_without_masks_and_models_without_a_class_token_are_refused(
     assert run("fit", ["--config", str(tiny(SHAPES)), *pooled]) == 2
     assert "reads no class token" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_attention_is_compared_with_masks_of_other_images(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same function on those images; the run's own look otherwise, because they are normalized."""
+    other: Config = {"class_path": "vitlab.data.Shapes", "init_args": {"mean": [0.0] * 3, "std": [1.0] * 3}}
+    callback = {"class_path": "vitlab.analysis.measures.AttentionJaccard", "init_args": {"data": other}}
+    short = {"max_epochs": 1, "limit_train_batches": 1, "callbacks": [callback]}
+    experiment = Experiment(tiny(SHAPES | {"trainer": short}))
+    metrics = experiment.fit()
+    raw = Shapes(mean=(0.0,) * 3, std=(1.0,) * 3)
+    raw.setup("test")
+    expected, own = (
+        attention_overlap(experiment.model, (view for (view,), _ in data.batches("test", CPU)), raw.masks("test"))
+        for data in (raw, experiment.data)
+    )
+    assert metrics["test/jaccard"] == pytest.approx(expected.best.mean())
+    assert metrics["test/jaccard_mean"] == pytest.approx(expected.mean.mean())
+    assert abs(expected.mean.mean() - own.mean.mean()) > 1e-4
+    assert not (experiment.directory / VALUES).exists()  # which would name the run's images
+    digits = tiny({"trainer": {"callbacks": [callback]}}, "digits")
+    assert run("fit", ["--config", str(digits)]) == 2
+    assert "Shapes has images of 32 px and 3 channels, the run of 8 and 1" in capsys.readouterr().err
 
 
 def test_no_stage_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,29 +16,47 @@ from vitlab.runs.measures import Measure, Measured
 
 
 class AttentionJaccard(Measure):
-    """Logs how well the class token's attention outlines objects, for data with masks.
+    """Logs how well the class token's attention outlines objects, on test images with masks.
 
-    `test/jaccard` is the mean over test images of the best head of each (DINO, Fig. 4), `test/jaccard_mean` the mean
-    over heads.
+    `test/jaccard` is the mean over images of the best head of each (DINO, Fig. 4), `test/jaccard_mean` the mean over
+    heads.
+
+    Args:
+        data: Other images than the run's, like `Shapes`, which a network can be tested on that has not seen them.
     """
 
     LOGGED = ("test/jaccard", "test/jaccard_mean")
 
+    def __init__(self, data: ImageDataModule | None = None) -> None:
+        self.data = data
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Reject data without masks and models without attention of a class token before the training."""
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        own: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data or own
         assert isinstance(pl_module, Objective)
+        if self.data is not None:
+            self.data.prepare_data()
+            self.data.setup("test")
         size = pl_module.encoder.img_size
         if data.masks("test") is None:
             raise ValueError(f"AttentionJaccard: {type(data).__name__} has no masks. Use a data set like Shapes.")
+        if (data.image_size, data.in_chans) != (own.image_size, own.in_chans):
+            raise ValueError(
+                f"AttentionJaccard: {type(data).__name__} has images of {data.image_size} px and {data.in_chans} "
+                f"channels, the run of {own.image_size} and {own.in_chans}. Give both the same image_size."
+            )
         if not has_class_attention(pl_module.encoder, torch.zeros(1, data.in_chans, *size)):
             raise ValueError("AttentionJaccard: the output reads no class token. Use a ViT with global_pool: token.")
 
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
-        masks = data.masks("test")
+        """Return values by image for the run's test images, means for others: `values.parquet` has the run's images."""
+        shown = self.data or data
+        masks = shown.masks("test")
         assert masks is not None
-        overlap = attention_overlap(model, (view for (view,), _ in data.batches("test", device)), masks)
-        return {"test/jaccard": overlap.best, "test/jaccard_mean": overlap.mean}
+        overlap = attention_overlap(model, (view for (view,), _ in shown.batches("test", device)), masks)
+        found = {"test/jaccard": overlap.best, "test/jaccard_mean": overlap.mean}
+        return found if self.data is None else {name: float(values.mean()) for name, values in found.items()}
 
 
 class Amplitude(Measure):
