@@ -174,3 +174,8 @@ def test_every_parameter_of_the_student_learns(name: str) -> None:
 def test_shares_that_cannot_be_drawn_are_refused(ratio: tuple[float, ...], width: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="whose differences and sums are from 0 to below 1"):
         ibot(pred_ratio=ratio, pred_ratio_var=width)
+
+
+def test_a_temperature_of_patches_that_overflows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"temperature is 0.01; with sinkhorn give 0.012"):
+        ibot(sinkhorn=True, warmup_teacher_patch_temp=0.01)

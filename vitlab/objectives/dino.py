@@ -104,14 +104,7 @@ class DINO(SelfDistillation):
         head = new_head(*sizes)
         moving = (head, momentum_teacher, clip_grad, init_from, momentum_teacher_end)
         super().__init__(backbone, optimizer, schedule, *moving)
-        coldest = min(student_temp, teacher_temp, warmup_teacher_temp)
-        if sinkhorn and 0 < coldest < 0.012:
-            raise ValueError(f"A temperature is {coldest}; with sinkhorn give 0.012 or more, or e^(1/τ) overflows.")
-        if coldest <= 0:
-            raise ValueError(
-                f"Temperatures are above 0: student_temp {student_temp}, teacher_temp {teacher_temp}, "
-                f"warmup_teacher_temp {warmup_teacher_temp}. 0.1, 0.04 and 0.04 are a start."
-            )
+        require_temperatures(sinkhorn, student_temp, teacher_temp, warmup_teacher_temp)
         self.head_sizes = sizes
         self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
         self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
@@ -183,6 +176,15 @@ def new_head(
     mlp = projection(in_dim, hidden_dim, bottleneck_dim, batch_norm=batch_norm, init=init)
     last_layer = Prototypes(bottleneck_dim, out_dim, learn_norm=not norm_last_layer)
     return nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
+
+
+def require_temperatures(sinkhorn: bool, *temperatures: float) -> None:
+    """Raise ValueError for temperatures that divide by zero, or by which `sinkhorn` overflows."""
+    coldest = min(temperatures)
+    if coldest <= 0:
+        raise ValueError(f"A temperature is {coldest}; all are above 0. 0.1, 0.04 and 0.04 are a start.")
+    if sinkhorn and coldest < 0.012:
+        raise ValueError(f"A temperature is {coldest}; with sinkhorn give 0.012 or more, or e^(1/τ) overflows.")
 
 
 def teacher_temperature(epoch: int, start: float, end: float, warmup_epochs: int) -> float:
