@@ -33,7 +33,7 @@ slow: $(INSTALLED)  ## What test-full adds to test
 	$(MAKE) unit TIER="slow and not release"
 
 # In processes of their own: those of the quick tests have grown, and a large process forks slowly.
-test-full: test slow  ## Lint, types and all tests but those of a release: 18 minutes on two cores
+test-full: test slow  ## Lint, types and all tests but those of a release: 20 to 45 minutes on two cores
 
 test-release: lint types docs  ## What a release needs: an hour
 	$(MAKE) unit TIER="slow or not slow" ARGS="$(ARGS)"
