@@ -104,7 +104,8 @@ class DINO(SelfDistillation):
         head = new_head(*sizes)
         moving = (head, momentum_teacher, clip_grad, init_from, momentum_teacher_end)
         super().__init__(backbone, optimizer, schedule, *moving)
-        require_temperatures(sinkhorn, student_temp, teacher_temp, warmup_teacher_temp)
+        teachers = {"teacher_temp": teacher_temp, "warmup_teacher_temp": warmup_teacher_temp}
+        require_temperatures(sinkhorn, student_temp=student_temp, **teachers)
         self.head_sizes = sizes
         self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
         self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
@@ -178,11 +179,14 @@ def new_head(
     return nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
 
 
-def require_temperatures(sinkhorn: bool, *temperatures: float) -> None:
+def require_temperatures(sinkhorn: bool, **temperatures: float) -> None:
     """Raise ValueError for temperatures that divide by zero, or by which `sinkhorn` overflows."""
-    coldest = min(temperatures)
+    coldest = min(temperatures.values())
     if coldest <= 0:
-        raise ValueError(f"A temperature is {coldest}; all are above 0. 0.1, 0.04 and 0.04 are a start.")
+        given = ", ".join(f"{name} {value}" for name, value in temperatures.items())
+        raise ValueError(
+            f"Temperatures are above 0: {given}. 0.1 for the student and 0.04 for the teacher are a start."
+        )
     if sinkhorn and coldest < 0.012:
         raise ValueError(f"A temperature is {coldest}; with sinkhorn give 0.012 or more, or e^(1/τ) overflows.")
 

@@ -72,7 +72,8 @@ class IBOT(DINO):
                 f"pred_ratio {[*pred_ratio]} and pred_ratio_var {[*pred_ratio_var]} are as many numbers, whose "
                 "differences and sums are from 0 to below 1, like [0.0, 0.3] and [0.0, 0.2]."
             )
-        require_temperatures(self.sinkhorn, teacher_patch_temp, warmup_teacher_patch_temp)
+        patches = {"teacher_patch_temp": teacher_patch_temp, "warmup_teacher_patch_temp": warmup_teacher_patch_temp}
+        require_temperatures(self.sinkhorn, **patches)
         self.lambda1, self.lambda2 = lambda1, lambda2
         self.ranges, self.pred_start_epoch = ranges, pred_start_epoch
         self.patch_temps = (warmup_teacher_patch_temp, teacher_patch_temp, self.teacher_temps[2])
