@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vitlab.config import groups_by_name
 from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop, PlacedDigits
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS
@@ -144,3 +145,20 @@ def test_sizes_that_cannot_be_are_refused(sizes: tuple[int, ...], message: str) 
 def test_a_canvas_smaller_than_a_digit_is_refused() -> None:
     with pytest.raises(ValueError, match="image_size is 7, but a digit is 8 pixels wide"):
         PlacedDigits(image_size=7)
+
+
+def test_a_test_digit_at_ten_places_is_ten_images_of_one_group() -> None:
+    once, often = PlacedDigits(), PlacedDigits(test_places=10)
+    for split in ("train", "val"):
+        assert often.dataset(split).names == once.dataset(split).names
+    test = often.dataset("test")
+    assert len(test) == 5990
+    assert torch.equal(test.images[:599], once.dataset("test").images)
+    digits = test.images.sort(dim=-1).values.flatten(1).sum(1).view(10, 599)
+    assert (digits == digits[0]).all()  # the same digits, nothing cut off
+    assert sum(len(np.unique(test.images[i::599].flatten(1).numpy(), axis=0)) > 5 for i in range(599)) > 590
+    groups = groups_by_name("(digits/[0-9]+)", test.names)
+    assert groups == 10 * once.dataset("test").names
+    assert np.array_equal(test.labels, np.tile(once.dataset("test").labels, 10))
+    with pytest.raises(ValueError, match="test_places is 0"):
+        PlacedDigits(test_places=0)

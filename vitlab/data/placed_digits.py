@@ -34,12 +34,15 @@ class PlacedDigits(InMemoryDataModule):
         image_size: side of the canvas in pixels, no less than a digit's; the canvas is not resized.
         digit_sizes: sides of the digits in pixels, all equally likely; reports then give the accuracy by size. The
             digits are 8 pixels wide, other sizes are interpolated.
+        test_places: of each test digit. With ten, a lead depends less on where the digits are. The images of a digit
+            fail together, so a study then needs `groups: '(digits/[0-9]+)'`.
     """
 
     image_size: int = 16
     mean: tuple[float] = (0.0763,)
     std: tuple[float] = (0.2297,)
     digit_sizes: tuple[int, ...] = (SIDE,)
+    test_places: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +53,8 @@ class PlacedDigits(InMemoryDataModule):
             raise ValueError(
                 f"image_size is {self.image_size}, but a digit is {widest} pixels wide; set {widest} or more."
             )
+        if self.test_places < 1:
+            raise ValueError(f"test_places is {self.test_places}; give 1 or more.")
 
     @property
     def native_size(self) -> int:
@@ -62,6 +67,7 @@ class PlacedDigits(InMemoryDataModule):
     def read_splits(self) -> dict[Split, TensorImages]:
         """Put each digit of `Digits` at its fixed place."""
         splits = read_digits(self.val_fraction, self.split_seed)
+        splits["test"] = repeated(splits["test"], self.test_places)
         for split, digits in splits.items():
             indices = torch.arange(len(digits))
             sizes, canvas = self._sizes(split, indices), torch.zeros(len(digits), 1, *2 * [self.image_size]).byte()
@@ -107,6 +113,13 @@ class PlacedDigits(InMemoryDataModule):
 
     def _fixed_draws(self, split: Split, indices: Int64[Tensor, "B"]) -> Draws:
         return Draws(self.split_seed, -1 - SPLITS.index(split), indices)  # no epoch is below 0
+
+
+def repeated(digits: TensorImages, times: int) -> TensorImages:
+    """Return all images `times` times, with names of their own: digits/0007, digits/0007/1, digits/0007/2, …"""
+    indices = np.tile(np.arange(len(digits)), times)
+    names = [name if i == 0 else f"{name}/{i}" for i in range(times) for name in digits.names]
+    return TensorImages(digits.images[indices], digits.labels[indices], names)
 
 
 def enlarge(digits: UInt8[Tensor, "B C h w"], size: int) -> UInt8[Tensor, "B C size size"]:

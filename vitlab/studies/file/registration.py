@@ -83,7 +83,7 @@ def _refuse(study: Study, record: list[Registration], anew: bool) -> None:
     if again := sorted(used & {*study.seeds}):
         raise ValueError(
             f"--register-anew: {study.path} has seen results of seeds {listed([*map(str, again)])}.\n"
-            f"Give new ones, from {max(used) + 1} on."
+            f"Give new ones, from {max(used) + 1} on: a list, or `first: {max(used) + 1}` beside `from` and `to`."
         )
 
 

@@ -7,7 +7,8 @@
                                       # `frozen: {probe: linear}` nothing is trained but a classifier (knn, attentive);
                                       # `published: {value: 81.4, what: …, source: …}` stands beside its score
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
-    seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
+    seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3];
+                                      # with `first: 21`, the seeds are 21 to 32 and not 1 to 12
     margin: 0.5                       # the smallest difference that matters, here in points; null: any
     groups: null                      # '(.*)/[^/]+$': test images of a folder fail together; photos.csv:animal: by the
                                       # column animal of a table with a column image; null: they are independent
@@ -456,11 +457,12 @@ def _seeds_and_looks(value: Any) -> tuple[list[int], tuple[int, ...]]:
     """Parse the seeds, and the numbers of them after which results are looked at; none for a fixed list."""
     if not isinstance(value, dict):
         return parse_seeds(value), ()
-    refuse_unknown(value, ("from", "to"), "key of `seeds`")
-    first, last = value.get("from", LOOK_FROM), value.get("to", 0)
-    if type(first) is not int or type(last) is not int or not LEAST_SEEDS <= first <= last:
+    refuse_unknown(value, ("from", "to", "first"), "key of `seeds`")
+    least, most, first = value.get("from", LOOK_FROM), value.get("to", 0), value.get("first", 1)
+    whole = type(least) is type(most) is type(first) is int
+    if not whole or not LEAST_SEEDS <= least <= most or first < 0:
         raise ValueError(
             f"seeds: {as_yaml(value)}. Expected whole numbers with {LEAST_SEEDS} <= from <= to, "
-            f"like {{from: {LOOK_FROM}, to: 12}}."
+            f"like {{from: {LOOK_FROM}, to: 12}}, and a first seed of 0 or more."
         )
-    return list(range(1, last + 1)), tuple(range(first, last + 1))
+    return list(range(first, first + most)), tuple(range(least, most + 1))
