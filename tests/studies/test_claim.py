@@ -90,6 +90,16 @@ def test_a_claim_whose_precondition_is_not_met_is_not_tested(line: float, word: 
     assert (sentences(study)[0] == lacks) == (word == NOT_TESTED)
 
 
+@pytest.mark.parametrize(("before", "word"), [(0.8, REPEATED), (0.9, NOT_TESTED)])
+def test_a_claim_about_features_may_need_them_above_those_of_the_untrained_network(before: float, word: str) -> None:
+    study = claiming("A > B", {"A": 0.95, "B": 0.85}, 4, 0.5, needs="score above untrained")
+    assert judged(study).word == NOT_TESTED  # nothing was probed
+    study = claiming("A > B", {"A": 0.95, "B": 0.85}, 4, 0.5, needs="score above untrained")
+    for run in study.finished:
+        run.summary["metrics"] = {"test/top1_untrained": before}
+    assert judged(study).word == word
+
+
 def test_a_lead_is_that_of_the_variant_that_the_claim_calls_better() -> None:
     study = claiming("B > A", {"A": 0.95, "B": 0.85}, 4, 0.5)
     assert study.study.claim is not None

@@ -117,8 +117,11 @@ class StudyResults:
             known = {name.rpartition("/")[2]: value for name, value in metrics} | {"score": result.score}
             for name, value in known.items():
                 scores.setdefault(name, {}).setdefault(result.run.variant, []).append(value)
-        lines = self.baselines
-        return self.study.claim.unmet(scores, {"chance": lines.majority, "pixels": lines.knn} if lines else {})
+        known = self.baselines
+        lines = {"chance": known.majority, "pixels": known.knn} if known else {}
+        if before := [result.untrained for result in self.finished if result.untrained is not None]:
+            lines["untrained"] = float(np.mean(before))
+        return self.study.claim.unmet(scores, lines)
 
     @cached_property
     def ranking(self) -> list[VariantResult]:
