@@ -95,8 +95,8 @@ def test_a_claim_about_features_may_need_them_above_those_of_the_untrained_netwo
     study = claiming("A > B", {"A": 0.95, "B": 0.85}, 4, 0.5, needs="score above untrained")
     assert judged(study).word == NOT_TESTED  # nothing was probed
     study = claiming("A > B", {"A": 0.95, "B": 0.85}, 4, 0.5, needs="score above untrained")
-    for run in study.finished:
-        run.summary["metrics"] = {"test/top1_untrained": before}
+    for each in study.finished:
+        each.summary["metrics"] = {"test/top1_untrained": before}
     assert judged(study).word == word
 
 
