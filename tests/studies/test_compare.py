@@ -210,6 +210,19 @@ def test_an_interrupted_study_makes_the_same_decisions(
     assert looks(halted)[-1]["headline"] == looks(whole)[-1]["headline"]
 
 
+def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    study = {"variants": {"A": variant(0.95), "B": variant(0.945)}, "seeds": {"from": 3, "to": 4}}
+    compare(write_study(**study), tmp_path, program=FAKE_PROGRAM)
+    whole = (tmp_path / "small-study/results.csv").read_text()
+    shutil.rmtree(tmp_path / "small-study/b/seed-4")  # of the second look, in which A has finished
+    compare(write_study(**study), tmp_path, program=FAKE_PROGRAM)
+    rows = (tmp_path / "small-study/results.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows] == [row.split(",")[:2] for row in whole.splitlines()]
+    assert [each["seeds"] for each in looks(tmp_path)[-1]["variants"]] == [4, 4]
+
+
 def test_the_report_of_a_look_has_the_costs(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,15 +137,16 @@ class ResolvedStudy:
         """Train all runs; or those of one look after the other, and show the results between two looks."""
         if not self.study.looks:
             return train(self.runs)
-        outcomes = [] if overwrite else self.finished()
-        refuse_conflicts([run for run, _ in outcomes])  # what this study was before its file changed
-        results = self.results(outcomes)
+        # By run: a look that was interrupted has runs that are finished, and trains them again as far as they are not.
+        outcomes = {} if overwrite else {outcome.run: outcome for outcome in self.finished()}
+        refuse_conflicts([*outcomes])  # what this study was before its file changed
+        results = self.results([*outcomes.values()])
         while runs := self.next_runs(results):
-            outcomes += train(runs)
-            results = self.results(outcomes)
+            outcomes |= {outcome.run: outcome for outcome in train(runs)}
+            results = self.results([*outcomes.values()])
             if results.watch and not results.watch.stop:
                 show(results)
-        return outcomes
+        return [*outcomes.values()]
 
 
 def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
