@@ -117,8 +117,8 @@ class StudyResults:
             known = {name.rpartition("/")[2]: value for name, value in metrics} | {"score": result.score}
             for name, value in known.items():
                 scores.setdefault(name, {}).setdefault(result.run.variant, []).append(value)
-        known = self.baselines
-        lines = {"chance": known.majority, "pixels": known.knn} if known else {}
+        raw = self.baselines
+        lines = {"chance": raw.majority, "pixels": raw.knn} if raw else {}
         if before := [result.untrained for result in self.finished if result.untrained is not None]:
             lines["untrained"] = float(np.mean(before))
         return self.study.claim.unmet(scores, lines)
