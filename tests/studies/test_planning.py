@@ -90,6 +90,11 @@ def test_the_plan_says_which_seeds_to_write(finished: Path, tmp_path: Path) -> N
     assert f"`seeds: {{from: 3, to: {most}}}`" in describe(planned, 0.01)  # it has been looked at with three
 
 
+def test_the_plan_of_a_study_that_begins_at_another_seed_keeps_to_it(write_study: Write, tmp_path: Path) -> None:
+    study = write_study(variants=TWO, seeds={"from": 4, "to": 5, "first": 101})
+    assert re.search(r"`seeds: \{from: 4, to: \d+, first: 101\}`", describe(plan_study(study, tmp_path / "runs"), 0.04))
+
+
 def test_a_watched_study_is_planned_at_its_own_level(write_study: Write, tmp_path: Path) -> None:
     fixed = plan_study(write_study(variants=TWO, seeds=[*range(1, 11)]), tmp_path / "runs")
     watched = plan_study(write_study(variants=TWO, seeds={"from": 4, "to": 10}), tmp_path / "runs")

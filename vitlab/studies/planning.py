@@ -192,5 +192,7 @@ def _advice(planned: Planned, difference: float) -> str:
     most = None if takes.images else takes.seeds.high
     if most is None:
         return ""
-    seeds = f"{{from: {first}, to: {most}}}" if most > first else str([*range(1, most + 1)])
+    start = planned.study.seeds[0] if planned.study.looks else 1
+    begins = "" if start == 1 else f", first: {start}"
+    seeds = f"{{from: {first}, to: {most}{begins}}}" if most > first else str([*range(start, start + most)])
     return f"Write `seeds: {seeds}` in the study's file."
