@@ -117,9 +117,9 @@ class PlacedDigits(InMemoryDataModule):
 
 def repeated(digits: TensorImages, times: int) -> TensorImages:
     """Return all images `times` times, with names of their own: digits/0007, digits/0007/1, digits/0007/2, …"""
-    indices = np.tile(np.arange(len(digits)), times)
+    all_of_them = digits.take(np.tile(np.arange(len(digits)), times))
     names = [name if i == 0 else f"{name}/{i}" for i in range(times) for name in digits.names]
-    return TensorImages(digits.images[indices], digits.labels[indices], names)
+    return TensorImages(all_of_them.images, all_of_them.labels, names)
 
 
 def enlarge(digits: UInt8[Tensor, "B C h w"], size: int) -> UInt8[Tensor, "B C size size"]:

@@ -137,7 +137,7 @@ class ResolvedStudy:
         """Train all runs; or those of one look after the other, and show the results between two looks."""
         if not self.study.looks:
             return train(self.runs)
-        # By run: a look that was interrupted has runs that are finished, and trains them again as far as they are not.
+        # By run: an interrupted look has finished runs, and `next_runs` names them with the others.
         outcomes = {} if overwrite else {outcome.run: outcome for outcome in self.finished()}
         refuse_conflicts([*outcomes])  # what this study was before its file changed
         results = self.results([*outcomes.values()])

@@ -81,9 +81,10 @@ def _refuse(study: Study, record: list[Registration], anew: bool) -> None:
         )
     used = {seed for each in record for seed in each["seeds"]}
     if again := sorted(used & {*study.seeds}):
+        new = max(used) + 1
         raise ValueError(
             f"--register-anew: {study.path} has seen results of seeds {listed([*map(str, again)])}.\n"
-            f"Give new ones, from {max(used) + 1} on: a list, or `first: {max(used) + 1}` beside `from` and `to`."
+            f"Give new ones, from {new} on: a list, or `first: {new}` beside `from` and `to`."
         )
 
 
