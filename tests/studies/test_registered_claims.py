@@ -195,8 +195,9 @@ def test_a_shipped_claim_is_as_it_was_registered(path: Path) -> None:
 
 
 def test_the_first_words_are_those_of_the_documentation() -> None:
-    """6 repeated, 6 contradicted, 11 not settled: docs/claims.md and the README."""
+    """Of 23: 6 repeated, 6 contradicted, 11 not settled; of the ten added later: 5, 2, and 3 equal (docs/claims.md)."""
     words = [first_word(read_study(path)) for path in SHIPPED if path.parent.name == "claims"]
-    assert {word: words.count(word) for word in set(words)} == {"repeated": 6, "contradicted": 6, "not settled": 11}
+    expected = {"repeated": 6 + 5, "contradicted": 6 + 2, "not settled": 11, "equal within the margin": 3}
+    assert {word: words.count(word) for word in set(words)} == expected
     for path in Path("experiments/claims").glob("**/record/*.json"):
         assert all(each["words"] for each in json.loads(path.read_text()))
