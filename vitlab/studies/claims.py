@@ -69,7 +69,8 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
     for study, record in tested:
         p = record.get("p")
         shown = [NONE, NONE] if p is None else [p_value(p), p_value(adjusted[p])]
-        rows.append(Row(study.name, [_claim(study).sentence, record["word"], first_word(study) or NONE, *shown]))
+        short = [word.removesuffix(" within the margin") for word in (record["word"], first_word(study) or NONE)]
+        rows.append(Row(study.name, [_claim(study).sentence, *short, *shown]))
     for study, record in zip(studies, records, strict=True):
         if not record:
             rows.append(Row(study.name, [_claim(study).sentence, "not tested yet", first_word(study) or NONE]))
