@@ -30,8 +30,8 @@ def test_one_image_a_class_is_enough_where_a_class_is_a_point() -> None:
 
 
 def test_more_images_are_worth_more_and_features_without_classes_nothing() -> None:
-    one, two, five = measure_low_shot(clusters(200, 1.5, 1), clusters(400, 1.5, 2))
-    assert one.value < two.value < five.value
+    one, two, five, ten = measure_low_shot(clusters(200, 1.5, 1), clusters(400, 1.5, 2))
+    assert one.value < two.value < five.value < ten.value
     (features, labels), test = clusters(200, 1.5, 1), clusters(400, 1.5, 2)
     for result in measure_low_shot((torch.randn_like(features), labels), (torch.randn_like(test[0]), test[1])):
         assert result.low < 0.27

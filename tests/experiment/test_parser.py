@@ -584,7 +584,7 @@ def test_probe_measures_a_runs_features(tiny: Write, capsys: pytest.CaptureFixtu
     trained = json.loads((RUN / "probe-last.json").read_text())
     assert trained["linear"]["low"] > 0.1  # chance
     assert (trained["train_images"], trained["test_images"]) == (1198, 599)
-    assert [low_shot["name"][0] for low_shot in trained["low_shot"]] == ["1", "2", "5"]
+    assert [low_shot["name"].split()[0] for low_shot in trained["low_shot"]] == ["1", "2", "5", "10"]
     assert "5 labels per class" in capsys.readouterr().out
     assert run("probe", ["--config", str(path), "--ckpt_path", "none"]) == 0  # the untrained encoder
     assert "weights as built" in capsys.readouterr().out

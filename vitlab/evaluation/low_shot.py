@@ -27,7 +27,8 @@ from torch import Tensor
 
 from vitlab.evaluation.features import Features
 
-SHOTS = (1, 2, 5)
+SHOTS = (1, 2, 5, 10)
+SHOTS_OF_MSN = (1, 2, 5)
 DRAWS = 5
 DRAWS_OF_MSN = 3  # the repository lists three subsets of 1, 2 and 5 images per class, and one of 1 %
 FEW, MORE = 0.0025, 0.075  # λ: MSN's up to five images per class, and above
@@ -80,7 +81,7 @@ def measure_few_labels(train: Features, test: Features, subsets: dict[str, list[
     x, queries = ((preprocess(features), labels) for features, labels in (train, test))
     results = []
     for name, choices in subsets.items():
-        few = name != PERCENT and int(train[1][choices[0]].bincount().max()) <= max(SHOTS)
+        few = name != PERCENT and int(train[1][choices[0]].bincount().max()) <= max(SHOTS_OF_MSN)
         strength = FEW if few else MORE
         draws = [accuracy(x, queries, chosen, strength, intercept=False) for chosen in choices]
         results.append(LowShot.of(name, len(choices[0]), strength, draws))
@@ -123,7 +124,7 @@ def draw_shots(labels: Tensor, shots: tuple[int, ...], draws: int) -> dict[str, 
 
 def draw_subsets(labels: Tensor) -> dict[str, list[Tensor]]:
     """Return random subsets of training images with labels (N,), by name, as published: 1, 2, 5 per class, and 1 %."""
-    return draw_shots(labels, SHOTS, DRAWS_OF_MSN) | {PERCENT: [draw_percent(labels)]}
+    return draw_shots(labels, SHOTS_OF_MSN, DRAWS_OF_MSN) | {PERCENT: [draw_percent(labels)]}
 
 
 def draw_images(labels: Tensor, images_per_class: int, draw: int) -> Tensor:

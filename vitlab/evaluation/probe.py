@@ -65,7 +65,7 @@ def hold_out(train: Features, every: int = 10) -> dict[str, Features]:
 
 
 def probe_features(splits: dict[str, Features], num_classes: int) -> ProbeResult:
-    """Measure k-NN (k = 20, weighted like DINO's), the linear probe, and low-shot with 1, 2 and 5 labels per class."""
+    """Measure k-NN (k = 20, weighted like DINO's), the linear probe, and low-shot with 1 to 10 labels per class."""
     train, val, test = (splits[split] for split in SPLITS)
     # The linear probe chooses λ on the validation images; the others choose nothing and may use them.
     bank = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])

@@ -88,7 +88,7 @@ def probe_msn(
     if not has_class_token(encoder):
         raise ValueError(
             f"--protocol msn reads a class token before the final norm, and {type(encoder).__name__} has none.\n"
-            "Leave --protocol out: the protocol for every architecture has 1, 2 and 5 labels per class too."
+            "Leave --protocol out: the protocol for every architecture has 1, 2, 5 and 10 labels per class too."
         )
     listed = _listed(data, lists)
     splits = {split: _features(encoder, data, split, raw_class_token, device) for split in ("train", "val", "test")}
