@@ -8,6 +8,8 @@ from referee.claim import parse_claim
 from referee.judging import of_trainings
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run
+from referee.report.claim import draw_claim
+from referee.report.drawing import WIDE
 from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed
 from referee.verdict import Design
 from scipy import stats
@@ -174,3 +176,14 @@ def test_watched_claims_are_rarely_wrong(order: str) -> None:
     words = [watched(means, rng, order, range(4, 11)).word for _ in range(100)]
     wrong = sum(word in (REPEATED, CONTRADICTED) for word in words)
     assert wrong <= stats.binom.ppf(0.999, 100, 0.05)
+
+
+def test_the_figure_has_a_place_for_each_name_that_curves_share() -> None:
+    scores = {"A": [0.9, 0.8], "B": [0.5, 0.6], "C": [0.7, 0.7]}
+    runs = [Run(name, str(seed), np.array([score])) for name, each in scores.items() for seed, score in enumerate(each)]
+    verdict = of_trainings(Outcomes(runs, Metric("accuracy", is_fraction=True), planned=list(scores)), Design())
+    curves = {"ours": {"new": "A", "old": "B"}, "theirs": {"old": "C"}}
+    axes = draw_claim(parsed("A > B", along={"data": curves}), verdict, WIDE).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["new", "old"]
+    means = [(x, y) for line in axes.lines if line.get_gid() for x, y in [line.get_xydata()[0]]]  # type: ignore[index]
+    assert np.array(sorted(means)) == pytest.approx(np.array([[0, 85], [1, 55], [1, 70]]))

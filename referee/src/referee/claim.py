@@ -9,7 +9,7 @@
       differs: Digits of 8 px and 0.3 M parameters instead of ImageNet and 28 M.
       doubt: Runs with 224 px, where a window is a smaller part of the image.    # what would change the word
       minutes: 9                                    # of two processor cores, measured
-      along: {mask ratio: {MAE: {0.5: half, 0.75: three quarters}}}    # null: no figure over a quantity
+      along: {mask ratio: {MAE: {0.5: half, 0.75: three quarters}}}    # or names; null: a figure over the variants
 
 Each relation of `order` is judged as a study of two variants (`statistics.relations`). Where the runs lack what the
 claim `needs`, it is not tested.
@@ -66,7 +66,7 @@ class Claim:
     published: dict[str, float] = field(default_factory=dict)  # by variant
     minutes: float | None = None  # of two processor cores; None: not measured
     axis: str = ""  # what the figure is drawn over; empty: the variants
-    curves: dict[str, dict[float, str]] = field(default_factory=dict)  # by name: variants by their place on that axis
+    curves: dict[str, dict[float | str, str]] = field(default_factory=dict)  # by name: variants by place on that axis
     needs: tuple[Need, ...] = ()  # without which it is not tested
 
     def relates(self, first: str, second: str) -> bool:

@@ -85,18 +85,20 @@ def caption(claim: Claim) -> str:
 def draw_claim(claim: Claim, verdict: Verdict, layout: Layout) -> Figure:
     """Draw a claim's published figures next to the means and intervals of the runs, over the claim's axis."""
     by_name = {variant.name: variant for variant in verdict.ranking}
-    by_place = verdict.outcomes.variants
-    curves = claim.curves or {"": dict(enumerate(by_place))}
+    curves = claim.curves or {"": {name: name for name in verdict.outcomes.variants}}
+    places = dict.fromkeys(place for curve in curves.values() for place in curve)
+    is_number = all(isinstance(place, int | float) for place in places)
+    at = {place: place if is_number else i for i, place in enumerate(places)}
     figure, panels = panels_of(layout, 2 if claim.published else 1, 250)
     *published, ours = panels
     scale = verdict.metric.scale
-    for index, (name, places) in enumerate(curves.items()):
-        line = style_of(index) | ({} if claim.curves else {"linestyle": "none"})
-        places = dict(sorted(places.items()))
+    for index, (name, curve) in enumerate(curves.items()):
+        line = style_of(index) | ({} if is_number else {"linestyle": "none"})
+        points = sorted((at[place], variant) for place, variant in curve.items())
         for axes in published:
-            printed = [(x, claim.published[variant]) for x, variant in places.items() if variant in claim.published]
+            printed = [(x, claim.published[variant]) for x, variant in points if variant in claim.published]
             axes.plot(*zip(*printed, strict=True), **line, label=name)
-        shown = [(x, by_name[variant]) for x, variant in places.items() if variant in by_name]
+        shown = [(x, by_name[variant]) for x, variant in points if variant in by_name]
         ours.plot([x for x, _ in shown], [scale * result.score.mean for _, result in shown], **line, label=name)
         for x, result in shown:
             mean, low, high = (scale * value for value in result.score)
@@ -106,9 +108,8 @@ def draw_claim(claim: Claim, verdict: Verdict, layout: Layout) -> Figure:
         axes.set_title(title)
         axes.set_xlabel(claim.axis)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        ticks = sorted({x for places in curves.values() for x in places})
-        names = [f"{x:g}" for x in ticks] if claim.curves else [textwrap.fill(each, 14) for each in by_place]
-        axes.set_xticks(ticks, names)
+        names = [f"{place:g}" if isinstance(place, int | float) else textwrap.fill(place, 14) for place in places]
+        axes.set_xticks([at[place] for place in places], names)
         axes.margins(x=0.15)
     ours.set_ylabel(verdict.metric.axis())
     if len(curves) > 1:
