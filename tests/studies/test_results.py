@@ -263,6 +263,9 @@ def test_features_stand_beside_those_of_the_untrained_network() -> None:
     assert rows["DINO, untrained"].cells[0] == "65.0"
     assert "≤ untrained" in rows["MAE"].marks
     assert "≤ untrained" not in rows["DINO"].marks
+    for run in study.finished:  # the same network
+        run.summary["metrics"] = {"test/top1_untrained": 0.65}
+    assert "DINO, MAE, untrained" in {row.head for row in sections._ranked_rows(study)}
     for run in study.finished:  # ranked by something else, an accuracy says nothing of it
         object.__setattr__(run.run, "metric", Metric("val/knn"))
     assert [run.untrained for run in study.finished] == [None, None]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from referee.formats import NONE, counted, percent, signed
+from referee.formats import NONE, counted, listed, percent, signed
 from referee.report.claim import caption, deciding, deciding_table
 from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import (
@@ -142,6 +142,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
     """Return the variants and the baselines by score."""
     metric, digits, seeds = results.metric, results.digits, len(results.study.seeds)
     rows: list[tuple[float, int, Row]] = []  # to be sorted: score, 1 for a baseline
+    untrained: dict[float, list[str]] = {}
     for result in results.ranking:
         ema = metric.text(result.score_ema.mean, digits) if result.score_ema else NONE
         cells: list[str | Cell] = [
@@ -156,8 +157,10 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
         marks = *below, *(f"≠ {x}" for x in results.set_apart(result))
         rows.append((metric.sign * result.score.mean, 0, _row(result, *cells, marks=marks)))
         if result.untrained is not None:
-            before = Row(f"{result.variant}, untrained", (percent(result.untrained, digits), ""), reference=True)
-            rows.append((result.untrained, 1, before))
+            untrained.setdefault(result.untrained, []).append(result.variant)
+    for score, variants in untrained.items():  # the same network starts several of them
+        name = f"{listed(variants, 2)}, untrained"
+        rows.append((score, 1, Row(name, (percent(score, digits), ""), reference=True)))
     if lines := results.baselines:
         first, *_ = results.study.variants
         trained_on = {run.training_images for run in results.finished if run.run.seed == results.study.seeds[0]}
