@@ -104,7 +104,7 @@ def draw_claim(claim: Claim, verdict: Verdict, layout: Layout) -> Figure:
             mean, low, high = (scale * value for value in result.score)
             ours.plot([x, x], [low, high], color=line["color"], linewidth=2.5, alpha=0.55)
             ours.plot(x, mean, gid=f"{TIP}{result.name}: {mean:.4g}", **(line | {"linestyle": "none"}))
-    for axes, title in zip([*published, ours], [*(["as published"] if published else []), "here"], strict=True):
+    for axes, title in zip([*published, ours], ["as published", "here"] if published else [""], strict=True):
         axes.set_title(title)
         axes.set_xlabel(claim.axis)
         axes.yaxis.set_major_locator(MaxNLocator(5))
