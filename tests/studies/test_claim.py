@@ -244,7 +244,7 @@ def test_a_claim_that_cannot_be_tested_does_not_stop_the_others(
     assert "bad.yaml: no such budget" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("published", "titles"), [({"A": 80.0, "B": 70.0}, ["as published", "here"]), ({}, ["here"])])
+@pytest.mark.parametrize(("published", "titles"), [({"A": 80.0, "B": 70.0}, ["as published", "here"]), ({}, [""])])
 def test_the_figure_has_no_empty_panel(published: dict[str, float], titles: list[str]) -> None:
     study = results({"A": {0: right(0.8, 30)}, "B": {0: right(0.7, 30)}})
     figure = draw_claim(parsed("A > B", published=published), study.verdict, Layout(800, 2))
