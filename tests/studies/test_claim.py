@@ -17,6 +17,7 @@ from referee.statistics.relations import CONTRADICTED, OPEN, REPEATED
 from vitlab.commands.dispatch import run
 from vitlab.studies.claims import is_tested, read_claims, write_page
 from vitlab.studies.compare import compare
+from vitlab.studies.file.study import read_study
 from vitlab.studies.report.verdict import judged, outlooks
 from vitlab.studies.results.table import StudyResults
 
@@ -198,15 +199,18 @@ def test_the_page_begins_with_what_surprises_most(write_study: Write, tmp_path: 
         "open": {"word": "not settled", "p": 0.3, "here": ["A > B: 0.5 [−1.0, 2.0]"], "minutes": 3},
         "against": {"word": "contradicted", "p": 0.04, "here": ["A > B: −1.0 [−1.9, −0.1]"], "minutes": 4},
         "old": {"word": "repeated", "minutes": 5},  # of a version that wrote no p
+        "unfinished": {"word": "contradicted", "p": 0.04, "minutes": 1, "ended": False},  # a look before the last
+        "changed": {"word": "contradicted", "p": 0.04, "minutes": 1},
     }
     folder, root = tmp_path / "claims", tmp_path / "runs"
     folder.mkdir()
     for name, record in records.items():
         claim = CLAIM | {"sentence": f"The claim {name}.", "doubt": f"Doubt of {name}.", "order": "Swin > ViT"}
         path = write_study(name=name, claim=claim, margin=0.5, base=str(tmp_path / "base.yaml"))
-        path.rename(folder / f"{name}.yaml")
+        path = path.rename(folder / f"{name}.yaml")
         (root / name).mkdir(parents=True)
-        (root / name / "claim.json").write_text(json.dumps(record | {"files": "", "ended": True}))
+        files = "of other settings" if name == "changed" else read_study(path).digest
+        (root / name / "claim.json").write_text(json.dumps({"files": files, "ended": True} | record))
     page = write_page(read_claims(folder), root)
     text = page.with_suffix(".md").read_text().replace("\u00a0", " ")
     places = [text.index(f"| {name} | The claim {name}. |") for name in ("against", "open", "sure", "old")]
@@ -215,7 +219,10 @@ def test_the_page_begins_with_what_surprises_most(write_study: Write, tmp_path: 
     assert "| The claim against. | contradicted | – | 0.040 | 0.060 |" in text
     assert "| The claim sure. | repeated | – | < 0.001 | < 0.001 |" in text
     assert "[95 %]: A > B: −1.0 [−1.9, −0.1]." in text
+    assert "4 claims tested: 2 repeated" in text
     assert "3 words of 4 are settled." in text
+    for name in ("unfinished", "changed"):
+        assert f"| {name} | The claim {name}. | not finished | – |" in text
     assert "at most 0.2 wrong ones are expected" in text
     assert "That of 1 settled word is larger." in text
     assert "Doubt of sure." in text  # of repeated ones, too

@@ -61,7 +61,7 @@ def _record(study: Study, root: Path) -> dict[str, Any]:
 def write_page(studies: Sequence[Study], root: Path) -> Path:
     """Write report.html and report.md about the claims, the most surprising first; return the path of the first."""
     records = [_record(study, root) for study in studies]
-    tested = [(study, record) for study, record in zip(studies, records, strict=True) if record]
+    tested = [(study, record) for study, record in zip(studies, records, strict=True) if is_tested(study, root)]
     known = [record["p"] for _, record in tested if record.get("p") is not None]
     adjusted = dict(zip(known, false_discovery_control(known), strict=True)) if known else {}
     tested.sort(key=lambda each: _surprise(each[1]))
@@ -72,8 +72,9 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
         short = [word.removesuffix(" within the margin") for word in (record["word"], first_word(study) or NONE)]
         rows.append(Row(study.name, [_claim(study).sentence, *short, *shown]))
     for study, record in zip(studies, records, strict=True):
-        if not record:
-            rows.append(Row(study.name, [_claim(study).sentence, "not tested yet", first_word(study) or NONE]))
+        if not is_tested(study, root):  # a look before the last has no word yet
+            state = "not finished" if record else "not tested yet"
+            rows.append(Row(study.name, [_claim(study).sentence, state, first_word(study) or NONE]))
     columns = ["Claim", "Sentence", "Word", "First word", "p", "p of all"]
     table = Table("Claims", columns, rows, ["Sentence", "Word", "First word"], ["Sentence"], labeled=True)
     words = [record["word"] for _, record in tested]
