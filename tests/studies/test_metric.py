@@ -26,6 +26,7 @@ from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
+from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.progress import Active, Display, Progress
 
@@ -118,6 +119,21 @@ def test_variants_of_different_metrics_and_an_objective_without_a_task_are_refus
     monkeypatch.setattr("vitlab.studies.file.metric.metric_of", lambda experiment: next(metrics))
     with pytest.raises(ValueError, match=r"rank by accuracy and rmse\. Compare by one metric"):
         plan(read_study(write_study(variants={"A": variant(0.9), "B": variant(0.8)})), tmp_path)
+
+
+def test_accuracy_is_called_after_the_probe_if_all_variants_are_tested_by_it() -> None:
+    probed = SimpleNamespace(objective=SimpleNamespace(task=None), run=SimpleNamespace(probe="knn"))
+    knn = metric_of(probed)  # type: ignore[arg-type]
+    assert knn.axis() == "test k-NN accuracy, %"
+    assert knn.column == "k-NN accuracy, %"
+    assert knn == TOP1  # a supervised variant may be compared with it
+    runs = [Run(name, 1, {}, Path(name), metric) for name, metric in {"A": knn, "B": TOP1, "C": knn}.items()]
+    mixed, alike = (ResolvedStudy(*[None] * 2, some, *[None] * 3) for some in (runs, runs[::2]))  # type: ignore
+    assert mixed.metric.label == "accuracy"
+    assert alike.metric.label == "k-NN accuracy"
+    study = dataclasses.replace(results({"A": {0: right(0.5, 30)}, "B": {0: right(0.6, 30)}}), metric=knn)
+    assert {chart.name for chart in figures.charts_for(knn)} == {chart.name for chart in figures.charts_for(TOP1)}
+    assert figures.ranking(study, drawing.WIDE).axes[0].get_xlabel() == "test k-NN accuracy, %"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.fairness import data_of
 from vitlab.studies.file.groups import groups_of, split_groups
 from vitlab.studies.file.images import Images
+from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import (
     Run,
     differing_keys,
@@ -62,9 +63,15 @@ class ResolvedStudy:
         return self.study.folder(self.root)
 
     @cached_property
+    def metric(self) -> Metric:
+        """What ranks the runs; k-NN accuracy only where all are tested so."""
+        metric, *others = (run.metric for run in self.runs)
+        return metric if all(each.title == metric.title for each in others) else replace(metric, title="")
+
+    @cached_property
     def baselines(self) -> Baselines | None:
         """The accuracies that every model must beat; None where another metric ranks."""
-        if not self.runs[0].metric.is_accuracy:
+        if not self.metric.is_accuracy:
             return None
         return baselines(self.images, self.runs[0].config["data"], self.folder / "baselines.json")
 
@@ -112,7 +119,7 @@ class ResolvedStudy:
             baselines=self.baselines,
             class_names=self.images.class_names,
             choices=self.choices,
-            metric=self.runs[0].metric,
+            metric=self.metric,
             log=read_looks(self.folder),
         ).used()
         known = [*(result.run for result in results.finished), *(run for run, _ in results.failures)]

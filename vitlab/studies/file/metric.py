@@ -19,7 +19,7 @@ class Metric(referee.metric.Metric):
     name: str = "top1"  # without its split
     is_fraction: bool = field(init=False)
     one_class: bool = True  # each image has one class, so there are confidences, errors by class and a confusion matrix
-    title: str = ""  # in figures and tables, with its unit; empty: the name
+    title: str = field(default="", compare=False)  # in figures and tables; with its unit, if it is no accuracy
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_fraction", self.is_accuracy)
@@ -42,12 +42,12 @@ class Metric(referee.metric.Metric):
     @property
     def label(self) -> str:
         """Its name in a sentence."""
-        return "accuracy" if self.is_accuracy else self.name
+        return (self.title or "accuracy") if self.is_accuracy else self.name
 
     @property
     def column(self) -> str:
         """Its name above a column."""
-        return "Accuracy, %" if self.is_accuracy else self.title or self.name
+        return f"{self.title or 'Accuracy'}, %" if self.is_accuracy else self.title or self.name
 
     def axis(self, split: str = "test") -> str:
         """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""
@@ -65,6 +65,11 @@ class Metric(referee.metric.Metric):
 
 
 TOP1 = Metric()
+PROBED = {
+    "knn": "k-NN accuracy",
+    "linear": "accuracy of a linear probe",
+    "attentive": "accuracy of an attentive probe",
+}
 
 
 def metric_of(experiment: "Experiment") -> Metric:
@@ -75,7 +80,7 @@ def metric_of(experiment: "Experiment") -> Metric:
     """
     task = experiment.objective.task
     if task is None and experiment.run.probe is not None:
-        return TOP1
+        return replace(TOP1, title=PROBED[experiment.run.probe])
     if task is None:
         name = type(experiment.objective).__name__
         raise ValueError(f"{name} learns no labels, so no metric ranks its runs.\nrun.probe: knn tests its features.")

@@ -134,7 +134,7 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
 
 def against_cost(metric: Metric) -> str:
     """Return the name of the chart of scores against costs; a metric with a split is named like train/rank."""
-    return f"{metric.label}_against_cost".replace("/", "_")
+    return f"{'accuracy' if metric.is_accuracy else metric.name}_against_cost".replace("/", "_")
 
 
 def charts_for(metric: Metric) -> list[Chart]:

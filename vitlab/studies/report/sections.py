@@ -184,7 +184,7 @@ def _run_rows(results: StudyResults) -> list[Row]:
 
 def _notes_on_ranking(results: StudyResults) -> list[str]:
     metric = results.metric
-    name = metric.label.capitalize() if metric.is_accuracy else metric.name
+    name = f"{metric.label[0].upper()}{metric.label[1:]}" if metric.is_accuracy else metric.name
     mean = "geometric mean" if metric.is_log else "mean"
     notes = [
         f"{name} of the weights after the last epoch, {mean} over seeds. The interval shows where it would lie with "
