@@ -59,6 +59,18 @@ def test_what_would_settle_an_open_lead_is_said_without_a_time_that_nobody_knows
     assert outlooks(judge(three)) == []  # the best variant's leads are settled
 
 
+def test_a_lead_that_would_be_settled_is_that_of_the_variant_ahead(three: pd.DataFrame) -> None:
+    """A variant that lost at an earlier look is listed after the others, even if it is ahead of one of them."""
+    verdict = judge(three)
+    (pair,) = (pair for pair in verdict.pairs if "A" not in (pair.better.name, pair.worse.name))
+    assert pair.difference is not None
+    other = pair.difference._replace(mean=-pair.difference.mean)
+    swapped = pair._replace(better=pair.worse, worse=pair.better, difference=other, settled=False, equal=False)
+    pairs = [each._replace(settled=False, equal=False) for each in verdict.pairs if each.name != pair.name]
+    (told, *_) = outlooks(dataclasses.replace(verdict, pairs=[swapped, *pairs]), lambda each: True)
+    assert f"of {pair.better.name} over {pair.worse.name}" in told
+
+
 @pytest.mark.parametrize(("value", "rounded"), [(0.011, 0.01), (0.014, 0.015), (0.0026, 0.003), (8.9, 10.0), (1, 1)])
 def test_sizes_are_round(value: float, rounded: float) -> None:
     assert round_size(value) == pytest.approx(rounded)

@@ -113,13 +113,15 @@ def test_a_lead_is_that_of_the_variant_that_the_claim_calls_better() -> None:
     assert p.startswith("<") or float(p) < 0.05
 
 
-@pytest.mark.parametrize(("order", "planned"), [("A > B", True), ("C > A", False)])
+@pytest.mark.parametrize(("order", "planned"), [("A > B", True), ("C > A", False), ("A > D", False), ("A > E", True)])
 def test_a_report_plans_what_would_settle_the_claim(order: str, planned: bool) -> None:
-    """C is better than both, and the lead of A over B is open."""
-    scores = {"A": (0.8, 0.83, 0.86), "B": (0.79, 0.82, 0.85), "C": (0.97, 0.975, 0.98)}
+    """C is better than all; the leads of A over B and E are open; over D it is settled, but not among all pairs."""
+    scores = {"A": (0.8, 0.83, 0.86), "B": (0.79, 0.82, 0.85), "C": (0.97, 0.975, 0.98), "D": (0.7, 0.73, 0.76)}
+    scores |= dict.fromkeys("EFGH", (0.74, 0.79, 0.84))
     outcomes = {name: {s: right(score, seed=s) for s, score in enumerate(each)} for name, each in scores.items()}
     study = results(outcomes)
-    claim = parsed(order)
+    assert not next(pair for pair in study.pairs if pair.name == "A – D").settled
+    claim = parsed(order, tuple(scores))
     told = " ".join(outlooks(replace(study, study=replace(study.study, claim=claim, margin=1.0))))
     assert ("settle a" in told) == planned
 

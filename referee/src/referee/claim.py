@@ -69,10 +69,6 @@ class Claim:
     curves: dict[str, dict[float | str, str]] = field(default_factory=dict)  # by name: variants by place on that axis
     needs: tuple[Need, ...] = ()  # without which it is not tested
 
-    def relates(self, first: str, second: str) -> bool:
-        """Whether it is about two variants."""
-        return any({first, second} == {each.first, each.second} for each in self.relations)
-
     def unmet(self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, float]) -> tuple[str, ...]:
         """Return why preconditions are not met.
 

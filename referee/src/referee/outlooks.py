@@ -37,10 +37,11 @@ def outlooks(
     if seeds >= MANY_SEEDS:
         possible = metric.difference(max(abs(end) for pair in unsettled for end in pair.interval[1:]), verdict.digits)
         lines.append(f"Undecided after {counted(seeds, 'seed')}; a true difference above {possible} is excluded.")
-    closest = min(unsettled, key=lambda pair: pair.lead)
-    small = verdict.margin or round_size(max(closest.lead, detected / 20))
+    closest = min(unsettled, key=lambda pair: abs(pair.lead))
+    small = verdict.margin or round_size(max(abs(closest.lead), detected / 20))
     large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
-    where = f"of {closest.better.name} over {closest.worse.name}" if len(unsettled) > 1 else "here"
+    names = closest.better.name, closest.worse.name  # a variant that lost an earlier look is the worse, also if ahead
+    where = f"of {' over '.join(names[:: -1 if closest.lead < 0 else 1])}" if len(unsettled) > 1 else "here"
     found = [detectable(pilot_of(pair, verdict, pilot), seeds) for pair in unsettled]
     low, high = (metric.text(end, verdict.digits) for end in (min(found), max(found)))
     most = metric.difference(max(found), verdict.digits)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import referee.outlooks
 from referee.checks import Check
 from referee.statistics.power import MOST_SEEDS, Need
+from referee.statistics.relations import OPEN
 from referee.verdict import Pair, Verdict
 
 from vitlab.studies.file.format import duration
@@ -26,12 +27,14 @@ def verdict(results: StudyResults) -> str:
 def outlooks(results: StudyResults) -> list[str]:
     """List what is excluded, what would settle the leads that are open, and what the study could have found.
 
-    The leads are those of the best variant; of a study that tests a claim, those that the claim is about.
+    The leads are those of the best variant; of a study that tests a claim, those of its relations that are open.
     """
     claim, at_once = results.study.claim, runs_at_once(results)
+    relations = zip(claim.relations, results.verdict.relations, strict=False) if claim else ()  # one seed has none
+    still_open = [{relation.first, relation.second} for relation, found in relations if found.word == OPEN]
 
     def is_claimed(pair: Pair) -> bool:
-        return claim is not None and claim.relates(pair.better.name, pair.worse.name)
+        return {pair.better.name, pair.worse.name} in still_open
 
     def time_of(needed: Need) -> str:
         each = sum(result.mean("seconds") for result in results.ranking) / at_once
