@@ -30,7 +30,7 @@ def outlooks(results: StudyResults) -> list[str]:
     The leads are those of the best variant; of a study that tests a claim, those of its relations that are open.
     """
     claim, at_once = results.study.claim, runs_at_once(results)
-    relations = zip(claim.relations, results.verdict.relations, strict=False) if claim else ()  # one seed has none
+    relations = zip(claim.relations, results.verdict.relations, strict=True) if claim else ()
     still_open = [{relation.first, relation.second} for relation, found in relations if found.word == OPEN]
 
     def is_claimed(pair: Pair) -> bool:

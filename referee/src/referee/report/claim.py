@@ -1,18 +1,22 @@
 """The claim that a study tests, in its report: one word, the pairs that decide it, and a figure."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from referee.claim import Claim
-from referee.formats import NONE, SPACE, p_value
+from referee.formats import NONE, SPACE, joined, p_value
 from referee.report.differences import INTERVAL
 from referee.report.document import Heading, Note, Part, Row, Table
 from referee.report.drawing import TIP, Chart, Layout, panels_of, put_legend, style_of
 from referee.statistics.relations import CONTRADICTED, REPEATED
 from referee.verdict import VOID, Verdict
+
+TABLE = "What decides the word"
+SENTENCES = 4  # at most, on the relations of a claim; more are counted
 
 
 def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
@@ -31,23 +35,32 @@ def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
 
 
 def decided(claim: Claim, verdict: Verdict) -> list[str]:
-    """Return what a claim needs and lacks, and the rows of `deciding`, as sentences."""
+    """Return what a claim needs and lacks, and the rows of `deciding` as sentences; of many relations, how many."""
+    rows = deciding(claim, verdict)
+    if len(rows) > SENTENCES:
+        words = Counter(word.partition(",")[0] for *_, word in rows)
+        each = joined([f"{count} {'is' if count == 1 else 'are'} {word}" for word, count in words.most_common()])
+        return [*_lacks(verdict), f"Of {len(rows)} relations {each}. The table “{TABLE}” has their leads."]
     unit = f"{SPACE}points" if verdict.metric.is_fraction else ""
     by = "by a factor of" if verdict.metric.is_log else "by"
     return [
-        *(f"Not tested, since {why}." for why in verdict.design.unmet),
+        *_lacks(verdict),
         *(
             f"{order}: {word}." + (f" The first leads {by} {lead}{unit}{shown}." if lead != NONE else "")
-            for order, lead, interval, _, word in deciding(claim, verdict)
+            for order, lead, interval, _, word in rows
             for shown in ["" if interval == NONE else f" {interval}"]
         ),
     ]
 
 
+def _lacks(verdict: Verdict) -> list[str]:
+    return [f"Not tested, since {why}." for why in verdict.design.unmet]
+
+
 def deciding_table(rows: Sequence[Sequence[str]]) -> list[Part]:
     """Return the rows of `deciding` as a table, with a note on how to read it."""
     table = Table(
-        "What decides the word",
+        TABLE,
         ["Claimed", "Lead of the first", INTERVAL, "p", "Word"],
         [Row(pair, cells) for pair, *cells in rows],
         left=["Word"],
@@ -56,7 +69,7 @@ def deciding_table(rows: Sequence[Sequence[str]]) -> list[Part]:
         "Each pair is tested by itself: a claim holds only where every pair does, so intervals and p need no "
         "correction. What speaks against it is corrected for the number of its pairs (Holm)."
     )
-    return [Heading("What decides the word"), table, Note(note)]
+    return [Heading(TABLE), table, Note(note)]
 
 
 def headline(claim: Claim, verdict: Verdict) -> str:
