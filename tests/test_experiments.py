@@ -24,7 +24,9 @@ from vitlab.studies.resolved import ResolvedStudy
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
-CLAIMS = [path for path in sorted((EXPERIMENTS / "claims").rglob("*.yaml")) if "claim" in load_yaml(path)]
+CLAIMS = [
+    path for path in sorted((EXPERIMENTS / "claims").rglob("*.yaml")) if {"claim", "like"} & load_yaml(path).keys()
+]
 ALL = sorted(EXPERIMENTS.rglob("*.yaml"))
 
 SHORT = {

@@ -90,7 +90,8 @@ def locate(path: str | Path) -> Path:
 
 def shipped() -> dict[str, Path]:
     """Return what vitlab ships to be run, by name: experiments, studies, published recipes and claims."""
-    folders = {"": "", "studies": "", "imagenet": "imagenet/", "claims": "claims/", "claims/cifar10": "claims/cifar10/"}
+    claims = {folder: f"{folder}/" for folder in ("claims", "claims/cifar10", "claims/longer", "claims/shapes")}
+    folders = {"": "", "studies": "", "imagenet": "imagenet/", **claims}
     return {
         prefix + path.stem: path
         for folder, prefix in folders.items()

@@ -8,6 +8,7 @@ from fake_study import variant
 
 from vitlab.config import merge
 from vitlab.experiment.experiment import Experiment
+from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.state import conflicting
@@ -41,6 +42,35 @@ def test_a_variant_may_be_a_file_beside_the_study(write_study: Write, tmp_path: 
     (tmp_path / "swin.yaml").write_text(yaml.safe_dump(variant(0.96)))
     study = read_study(write_study(variants={"ViT": variant(0.9), "Swin": "swin.yaml"}))
     assert study.variants["Swin"] == variant(0.96)
+
+
+def test_a_study_may_be_like_another_but_for_what_it_says(write_study: Write, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(variant(0.9)))
+    original = write_study(
+        variants={"A": "a.yaml", "B": variant(0.8)}, base="base.yaml", budget={"epochs": 2}, seeds={"from": 4, "to": 6}
+    )
+    path = tmp_path / "longer/study.yaml"
+    path.parent.mkdir()
+    path.write_text("like: ../study.yaml\nbudget: {epochs: 4}\nseeds: {first: 7}\n")
+    study, other = read_study(path), read_study(original)
+    assert (study.variants, study.may_differ) == (other.variants, other.may_differ)
+    assert (study.base.resolve(), study.files["A"].resolve()) == (other.base.resolve(), tmp_path / "a.yaml")
+    assert (study.budget, study.seeds, study.like) == (
+        Budget("epochs", 4),
+        [*range(7, 13)],
+        path.parent / "../study.yaml",
+    )
+    assert len(plan(study, tmp_path)) == 12
+    before = study.digest
+    original.write_text(original.read_text().replace("from: 4", "from: 5"))
+    assert read_study(path).digest != before
+    path.write_text("like: ../none.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"like: there is no study .*none.yaml"):
+        read_study(path)
+    path.write_text("like: ../again.yaml\n")
+    (tmp_path / "again.yaml").write_text("like: study.yaml\n")
+    with pytest.raises(ValueError, match=r"again.yaml is no study that says all by itself"):
+        read_study(path)
 
 
 def test_a_study_may_state_its_question(write_study: Write) -> None:

@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     for name in options.names:
         file = locate(name)
-        is_study = "variants" in load_yaml(file)
+        is_study = not {"variants", "like"}.isdisjoint(load_yaml(file))
         for source in _files_of(file) if is_study else [file]:
             target = options.folder / _place(source)
             if target.exists() and target.read_bytes() != source.read_bytes():
@@ -42,11 +42,11 @@ def first_line(path: Path) -> str:
 
 
 def _files_of(file: Path) -> list[Path]:
-    """Return a study's file, its base, and those of its variants."""
+    """Return a study's file, its base, those of its variants, and the study that it is like."""
     from vitlab.studies.file.study import read_study
 
     study = read_study(file)
-    return [study.path, study.base, *study.files.values()]
+    return [study.path, study.base, *study.files.values(), *filter(None, [study.like])]
 
 
 def _place(file: Path) -> Path:

@@ -15,6 +15,7 @@ from scipy.stats import false_discovery_control
 
 from vitlab.atomic_files import read_json
 from vitlab.config import load_yaml
+from vitlab.studies.file.content import LIKE
 from vitlab.studies.file.registration import first_word
 from vitlab.studies.file.study import Study, read_study, slug
 
@@ -35,7 +36,8 @@ def read_claims(folder: Path) -> list[Study]:
     Raises:
         ValueError: no such study.
     """
-    studies = [read_study(path) for path in sorted(folder.glob("*.yaml")) if "claim" in load_yaml(path)]
+    found = (read_study(path) for path in sorted(folder.glob("*.yaml")) if {"claim", LIKE} & load_yaml(path).keys())
+    studies = [study for study in found if study.claim]
     if not studies:
         raise ValueError(f"{folder} has no study with a `claim`. docs/claims.md explains how to write one.")
     return sorted(studies, key=lambda study: math.inf if (minutes := _claim(study).minutes) is None else minutes)

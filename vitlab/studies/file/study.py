@@ -28,7 +28,8 @@
     branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
     jobs: 2                           # parallel runs; null: one per GPU, or per core
 
-The paths of `base` and of variants are relative to the study's file.
+`like: ../muon.yaml` takes all that a study does not say from another one. The paths of `like`, `base` and variants are
+relative to the study's file.
 """
 
 import hashlib
@@ -47,6 +48,7 @@ from vitlab.config import Config, flatten, gives_groups, load_yaml, locate, merg
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.axes import Axis, parse_along
 from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
+from vitlab.studies.file.content import beside, content_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.space import Tuning, parse_tuning
 from vitlab.studies.file.vary import BY_DEFAULT, parse_seeds, parse_vary
@@ -146,6 +148,7 @@ class Study:
     place: str = ""  # on the axis of the study that this is a part of
     settings: Config = field(default_factory=dict)  # of that place
     files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
+    like: Path | None = None  # the study that it changes
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by variant: value, what, source
     given: Config = field(default_factory=dict)  # settings of the data from the command line, which change the base
 
@@ -189,7 +192,7 @@ class Study:
     @property
     def digest(self) -> str:
         """A hash of the settings of its file, the base, its variants, and experiments that runs start from."""
-        own = {key: value for key, value in load_yaml(self.path).items() if key not in WITHOUT_EFFECT}
+        own = {key: value for key, value in content_of(self.path)[0].items() if key not in WITHOUT_EFFECT}
         own["variants"] = {str(name): each for name, each in own["variants"].items()}  # a name may be a number
         if isinstance(own.get("claim"), dict):
             own["claim"] = {key: own["claim"].get(key) for key in ("order", "needs")}
@@ -246,15 +249,15 @@ def read_study(path: Path) -> Study:
         ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
     """
     path = locate(path)
-    content = load_yaml(path)
-    base = _beside(path, content.get("base"))
+    content, like = content_of(path)
+    base = beside(path, content.get("base"))
     if content.get("base") and not base.is_file():
         raise FileNotFoundError(
             f"{path}: base: {content['base']} does not exist (looked for {base}).\n"
             "The path is relative to the study's file; a name is that of an experiment that vitlab ships."
         )
     try:
-        return _parse(content, path, base)
+        return replace(_parse(content, path, base), like=like)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -280,7 +283,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         name=str(content.get("name") or path.stem),
         base=base,
         variants=variants,
-        files={str(v): _beside(path, each) for v, each in content["variants"].items() if isinstance(each, str)},
+        files={str(v): beside(path, each) for v, each in content["variants"].items() if isinstance(each, str)},
         seeds=seeds,
         looks=looks,
         budget=budget,
@@ -395,12 +398,6 @@ def _changes_cost(key: str) -> bool:
     return not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_")
 
 
-def _beside(study: Path, name: Any) -> Path:
-    """Return the file that a study names: relative to its own, or one that vitlab ships."""
-    beside, shipped = study.parent / str(name), locate(str(name))
-    return shipped if shipped.is_file() and not beside.is_file() else beside
-
-
 def _variants(value: Any, path: Path) -> dict[str, Config]:
     if not isinstance(value, dict):
         raise ValueError(f"variants: expected a mapping from names to differences, got {value!r}.")
@@ -408,7 +405,7 @@ def _variants(value: Any, path: Path) -> dict[str, Config]:
     by_slug: dict[str, str] = {}
     for name, override in ((str(name), override) for name, override in value.items()):
         if isinstance(override, str):
-            override = load_yaml(_beside(path, override))
+            override = load_yaml(beside(path, override))
         if override is not None and not isinstance(override, dict):
             raise ValueError(f"variants: {name}: {override!r}. Expected a mapping or the path of a YAML file.")
         short = slug(name)

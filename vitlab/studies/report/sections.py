@@ -90,7 +90,8 @@ def remarks_section(lines: Sequence[str]) -> Section:
 
 def study_file(study: Study) -> Part:
     """Return the study's YAML, folded up."""
-    return Details("The study's file", [Code(study.path.read_text(encoding="utf-8").strip())])
+    files = [study.path] if study.like is None else [study.path, study.like]
+    return Details("The study's file", [Code(file.read_text(encoding="utf-8").strip()) for file in files])
 
 
 def _commands(results: StudyResults, folder: Path) -> list[Part]:
