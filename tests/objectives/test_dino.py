@@ -439,29 +439,6 @@ def test_the_last_layer_rests_at_first_and_weight_decay_rises(tiny: Write, monke
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_continues_to_the_same_weights_and_center(
-    tiny: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vitlab.runs.record import RunRecord
-
-    path = tiny(experiment(), "dino")
-    fit("--config", path, "--run.root", "whole")
-
-    def killed(self: RunRecord, trainer: object, module: DINO, *args: object) -> None:
-        if module.global_step == 5:
-            raise KeyError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunRecord, "on_train_batch_start", killed)
-        with pytest.raises(KeyError, match="killed"):
-            fit("--config", path)
-    assert fit("--config", path) == 0
-    whole, continued = weights(root="whole"), weights()
-    assert float(whole["center"].abs().max()) > 0
-    assert all(torch.equal(whole[key], continued[key]) for key in whole)
-
-
-@pytest.mark.slow
 def test_a_run_keeps_and_hands_on_its_teacher(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": 100}}
     config = experiment()

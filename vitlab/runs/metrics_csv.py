@@ -2,7 +2,6 @@
 
 import csv
 import io
-import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vitlab.atomic_files import write_text
-
-log = logging.getLogger("vitlab")
 
 
 def as_written(value: Any) -> float:

@@ -1,6 +1,5 @@
 """The Trainer of a run: Lightning's, with the callbacks that record, continue and watch the run."""
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +25,6 @@ from vitlab.runs.progress_bar import RunProgress
 from vitlab.runs.record import RunRecord
 from vitlab.runs.resume import EpochMeans, RandomState
 from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
-
-log = logging.getLogger("vitlab")
 
 Probe = Literal["knn", "linear", "attentive"]
 

@@ -9,7 +9,7 @@ or logits and label, a score. A column that is recognized by such a name is a no
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -236,14 +236,3 @@ def _listed(frame: pd.DataFrame) -> str:
 def in_order(seeds: Iterable[str]) -> list[str]:
     """Return seeds by number, those that are not numbers by name."""
     return sorted(seeds, key=lambda seed: (not seed.isdecimal(), int(seed) if seed.isdecimal() else 0, seed))
-
-
-def joined(parts: Iterable[Outcomes]) -> Outcomes:
-    """Return the runs of several files as one table."""
-    parts = list(parts)
-    first = parts[0]
-    for each in parts[1:]:
-        if each.metric != first.metric:
-            raise ValueError(f"{each.metric} and {first.metric}: the files have different metrics. Give --metric NAME.")
-    notes = list(dict.fromkeys(note for each in parts for note in each.notes))
-    return replace(first, runs=[run for each in parts for run in each.runs], notes=notes)

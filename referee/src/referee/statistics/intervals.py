@@ -17,10 +17,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside; False without an interval."""
-        return value < self.low or value > self.high
-
     def within(self, low: float, high: float) -> "Interval":
         """Clip to possible values, which Student's t exceeds with two seeds."""
         return Interval(self.mean, max(self.low, low), min(self.high, high))
