@@ -6,6 +6,7 @@ import pytest
 from fake_study import Digits
 from sklearn.neighbors import KNeighborsClassifier
 
+import vitlab.data
 from vitlab.studies.results import baselines as module
 from vitlab.studies.results.baselines import baselines, pixels, stratified_sample
 
@@ -39,6 +40,25 @@ def test_the_baseline_of_a_folder_whose_images_changed_is_measured_again(tmp_pat
     fewer.splits["train"] = fewer.splits["train"][:300]
     now = baselines(fewer, {"root": "photos"}, tmp_path / "cache.json")
     assert (before.bank_images, now.bank_images) == (900, 300)
+
+
+def test_pixels_are_tested_as_features_are_that_are_tested_by_neighbors(tmp_path: Path) -> None:
+    """Votes of the 20 most similar images, exp(cosine / 0.07) each (DINO's eval_knn.py), in NumPy."""
+    data = vitlab.data.Digits(image_size=8)
+    measured = baselines(data, {"class_path": "Digits"}, tmp_path / "cache.json", as_features=True)
+    rows, labels = {}, {}
+    for split in ("train", "test"):
+        batches = [(images.numpy(), targets.numpy()) for (images,), targets in data.batches(split, "cpu")]  # type: ignore
+        flat = np.concatenate([images.reshape(len(images), -1) for images, _ in batches]).astype(np.float64)
+        rows[split] = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        labels[split] = np.concatenate([targets for _, targets in batches])
+    cosine = rows["test"] @ rows["train"].T
+    nearest = np.argsort(-cosine, axis=1)[:, :20]
+    votes = np.exp(np.take_along_axis(cosine, nearest, axis=1) / 0.07)[..., None] * np.eye(10)[labels["train"][nearest]]
+    expected = (votes.sum(axis=1).argmax(axis=1) == labels["test"]).mean()
+    assert measured.knn == pytest.approx(expected, abs=0.002)  # float32 breaks ties another way
+    assert measured.describe_knn() == "by the protocol of the features, k = 20, among 1,078 training images"
+    assert baselines(data, {"class_path": "Digits"}, tmp_path / "cache.json").as_features is False  # no cached one
 
 
 def test_a_sample_keeps_the_proportions() -> None:

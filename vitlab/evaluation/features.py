@@ -46,6 +46,12 @@ def extract(
     return torch.cat(embeddings)[:most], torch.cat(labels)[:most]
 
 
+def extract_pixels(batches: Iterable[tuple[list[Tensor], Tensor]]) -> Features:
+    """Return the images of `batches` as `pixels`, and their labels, both on the CPU."""
+    rows = [(pixels(images).cpu(), targets.cpu()) for (images,), targets in batches]
+    return torch.cat([row for row, _ in rows]), torch.cat([targets for _, targets in rows])
+
+
 def pixels(images: Tensor) -> Tensor:
     """Return images (B, C, H, W) as rows of pixels, at most 32 px a side; for `embed`, to compare features with."""
     side = min(MOST_PIXELS, *images.shape[-2:])

@@ -1,12 +1,14 @@
 """Two baselines that every model must beat: predicting the most frequent class, and k-NN on raw pixels.
 
-Reports mark the runs that do not exceed them, which would otherwise go unnoticed.
+Reports mark the runs that do not exceed them, which would otherwise go unnoticed. Features that are tested by k-NN are
+held against pixels by the same protocol; all others against k-NN by Euclidean distance, among a sample.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +17,14 @@ from torch.nn import functional as F
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
-from vitlab.evaluation.knn import choose_k, predict
+from vitlab.evaluation import features
+from vitlab.evaluation.knn import choose_k, predict, predict_weighted
 from vitlab.studies.file.images import Images, Split
 from vitlab.studies.results.folds import parts_of
 
 NEIGHBORS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
+MOST_NEIGHBORS = 50_000  # at most, of the k-NN that features are tested by
 CHOICE_IMAGES = 2_000  # at most; of the validation split
 TEST_IMAGES = 10_000  # at most
 DECODE = 256  # images at a time: photos are large before they are resized
@@ -41,6 +45,7 @@ class Baselines:
     subsampled: bool
     side: int
     folds: int = 0  # over which the accuracies are averaged
+    as_features: bool = False  # by the protocol of `run.probe: knn`
 
     @property
     def lines(self) -> dict[str, float]:
@@ -49,19 +54,27 @@ class Baselines:
 
     def describe_knn(self, tested_on_validation: bool = False) -> str:
         """Describe how k-NN was run."""
+        if self.as_features:
+            return f"by the protocol of the features, k = {self.k}, among {self.bank_images:,} training images"
         part = "a stratified sample of " if self.subsampled else ""
         chosen_on = "these same images, which biases it upwards" if tested_on_validation else "the validation split"
         k = f"k of each of {self.folds} folds" if self.folds else f"k = {self.k}"
         return f"{k}, chosen on {chosen_on}, among {part}{self.bank_images:,} training images"
 
 
-def baselines(images: Images, data: Config, cache: Path) -> Baselines:
-    """Return the baselines of a data set, from the cache if that has the same `data` section and the same images."""
-    key = {"data": data, "splits": images.facts()["splits"]}  # a folder may have other images than before
+def baselines(images: Images, data: Config, cache: Path, as_features: bool = False) -> Baselines:
+    """Return the baselines of a data set, from the cache if that has the same `data` section and the same images.
+
+    Args:
+        as_features: k-NN by the protocol of `run.probe: knn`.
+    """
+    splits = images.facts()["splits"]  # a folder may have other images than before
+    key = {"data": data, "splits": splits, "as_features": as_features}
     known = read_cache(cache, {})
     if {name: known.get(name) for name in key} == key:
         return Baselines(**known["baselines"])
-    measured = _averaged([measure_baselines(part) for part in parts_of(images)])
+    measure = measure_as_features if as_features else measure_baselines
+    measured = _averaged([measure(part) for part in parts_of(images)])
     write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
     return measured
 
@@ -112,10 +125,8 @@ def measure_baselines(images: Images) -> Baselines:
     queries, query_labels = pixels(images, "test", test_part, side), torch.from_numpy(test[test_part])
     right = predict(queries, bank, bank_labels, k, images.num_classes) == query_labels
 
-    majority = int(np.bincount(train, minlength=images.num_classes).argmax())
     return Baselines(
-        majority=float((test == majority).mean()),
-        majority_class=images.class_names[majority],
+        *_majority(images),
         knn=float(right.double().mean()),
         k=k,
         bank_images=len(bank_part),
@@ -123,3 +134,27 @@ def measure_baselines(images: Images) -> Baselines:
         subsampled=len(bank_part) < len(train),
         side=side,
     )
+
+
+def measure_as_features(images: Any) -> Baselines:
+    """Return the baselines of images that have views, as those of a data module do."""
+    train = len(images.labels("train"))
+    bank, labels = features.extract_pixels(images.batches("train", "cpu", every=-(-train // MOST_NEIGHBORS)))
+    queries, truth = features.extract_pixels(images.batches("test", "cpu"))
+    found = predict_weighted(queries, bank, labels, images.num_classes)
+    return Baselines(
+        *_majority(images),
+        knn=float((found == truth).double().mean()),
+        k=20,
+        bank_images=len(bank),
+        test_images=len(queries),
+        subsampled=len(bank) < train,
+        side=SIDE,
+        as_features=True,
+    )
+
+
+def _majority(images: Images) -> tuple[float, str]:
+    train, test = images.labels("train"), images.labels("test")
+    majority = int(np.bincount(train, minlength=images.num_classes).argmax())
+    return float((test == majority).mean()), images.class_names[majority]
