@@ -68,6 +68,16 @@ def test_a_training_that_improves_no_features_is_told(tiny: Write, capsys: pytes
     assert "The training improved no features" in capsys.readouterr().err
 
 
+def test_features_are_held_against_those_that_the_training_began_with(tiny: Write) -> None:
+    """Weights that are given are no untrained network: a run that changes none of them has the same accuracy after."""
+    path = tiny(merge(SIMMIM, {"run": {"probe": "knn"}}))
+    Experiment(path, {"seed_everything": 5, "run": {"name": "first"}}).fit()
+    still = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1e-12, "weight_decay": 0.0}}
+    model = {"init_args": {"optimizer": still, "init_from": "runs/first/seed-5"}}
+    metrics = Experiment(path, {"model": model}).fit()
+    assert metrics["test/top1"] == metrics["test/top1_untrained"]
+
+
 def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of data whose validation images are the test images, a tenth of the training images chooses."""
     experiment = Experiment(tiny(merge(SIMMIM, {"run": {"probe": "linear"}})))

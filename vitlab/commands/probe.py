@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vitlab.commands.options import StudyParser, experiment_of
 
@@ -113,7 +113,8 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     if data.tests_on_validation:
         splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbor
     result = probe_features(splits, data.num_classes)
-    print(f"{path or 'weights as built'}: {result.features} features, {result.train_images:,} training images")
+    whose = f"{result.train_images:,} images with labels, of which {len(splits['val'][1]):,} choose λ"
+    print(f"{path or 'weights as built'}: {result.features} features, {whose}")
     print(f"k-NN (k = 20)     {result.knn}\nlinear probe      {result.linear}   λ = {result.strength:g}")
     for low_shot in result.low_shot:
         print(low_shot)
@@ -123,17 +124,21 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
 def references(experiment: Experiment, untrained: ImageModel | None, device: torch.device) -> dict[str, object]:
     """Print and return what features have to surpass: k-NN on pixels, and among the features of an untrained model.
 
-    Of large data, the neighbors are sought among every n-th training image.
+    Neighbors are sought among the images that serve the encoder's k-NN; of large data, among every n-th of them.
     """
+    import torch
+
     from vitlab.evaluation.features import extract, pixels
     from vitlab.evaluation.knn import predict_weighted
     from vitlab.evaluation.probe import Accuracy
 
     data, model = experiment.data, (untrained or experiment.model).to(device)
-    every = -(-len(data.labels("train")) // NEIGHBORS)
+    known: list[Literal["train", "val"]] = ["train"] if data.tests_on_validation else ["train", "val"]
+    every = -(-sum(len(data.labels(split)) for split in known) // NEIGHBORS)
     found = {}
     for name, embed in ({"raw pixels": pixels} | ({"untrained": model.embed} if untrained else {})).items():
-        bank, labels = extract(model, data.batches("train", device, every), embed=embed)
+        banks = [extract(model, data.batches(split, device, every), embed=embed) for split in known]
+        bank, labels = (torch.cat(parts) for parts in zip(*banks, strict=True))
         test, truth = extract(model, data.batches("test", device), embed=embed)
         found[name] = Accuracy.of(predict_weighted(test, bank, labels, data.num_classes), truth)
         print(f"{name}: k-NN (k = 20) {found[name]}, among {len(labels):,} training images")

@@ -39,7 +39,9 @@ from vitlab.experiment.same_images import other_images
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
+from vitlab.models.weights import load_weights
 from vitlab.objectives import Objective
+from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import RunDirectory, config_file, run_of
 from vitlab.runs.lock import Busy, run_lock
@@ -385,12 +387,20 @@ class Experiment:
             set_generators(self._random_state)
             hold_freed_memory()
             probes = self.run.test and self.run.probe is not None and trainer.is_global_zero
-            untrained = copy.deepcopy(self.model) if probes and not self.frozen else None
+            untrained = self._as_it_begins() if probes and not self.frozen else None
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
             if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
                 return {}
             return self._finish(untrained)
+
+    def _as_it_begins(self) -> ImageModel:
+        """Return a copy of the encoder as the training begins, with the weights that `init_from` names."""
+        model = copy.deepcopy(self.model)
+        if self.objective.init_from is not None:
+            path = weights_path(self.objective.init_from)
+            load_weights(model, path, self.objective.prefix_in(path))
+        return model
 
     def _take_weights(self, before: dict[str, Path]) -> None:
         """Give the objective, by setting, the runs that it takes weights from."""
