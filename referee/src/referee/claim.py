@@ -5,7 +5,7 @@
       source: Liu et al. 2021, Swin Transformer, table 4 (arXiv 2103.14030), top-1 of Swin-T on ImageNet
       published: {shifted: 81.3, in place: 80.2}    # by variant, as printed
       order: shifted > in place                     # A > B: better; A = B: equal; A >= B: not worse; A, B > C: both
-      needs: all variants train                     # or a list, like [knn above pixels, rank above 8]
+      needs: all variants train                     # or a list, like [score above pixels, rank above 8]
       differs: Digits of 8 px and 0.3 M parameters instead of ImageNet and 28 M.
       doubt: Runs with 224 px, where a window is a smaller part of the image.    # what would change the word
       minutes: 9                                    # of two processor cores, measured
@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from referee.formats import nearest
 from referee.statistics.intervals import t_interval
 from referee.statistics.relations import Relation
@@ -30,27 +32,32 @@ NOT_TESTED = "not tested"  # what the claim needs is not true
 TRAIN = {"all variants train": "score above chance"}
 
 
+Line = float | Mapping[str, Sequence[float]]
+"""What a quantity has to be above: the same for all, or of each run, by variant."""
+
+
 class Need(NamedTuple):
     """What has to be true of every variant that the order names: a quantity of its runs is above a line."""
 
     quantity: str
     line: str
 
-    def unmet(self, scores: Mapping[str, Sequence[float]], line: float | None, variants: Iterable[str]) -> str:
+    def unmet(self, scores: Mapping[str, Sequence[float]], line: Line | None, variants: Iterable[str]) -> str:
         """Return in words why it is not met; empty if it is, by the 95 % interval over seeds of each variant.
 
         Args:
             scores: of the runs, by variant.
             line: None: not known.
         """
-        if line is None:
-            return f"{self.line} is not known"
         for variant in variants:
             if not (values := scores.get(variant, [])):
                 return f"{variant} has no {self.quantity}"
-            interval = t_interval(values)
-            if not interval.low > line:
-                return f"the {self.quantity} of {variant}, {interval.mean:.3g}, is not above {line:.3g} beyond chance"
+            own = line.get(variant, []) if isinstance(line, Mapping) else [] if line is None else [line] * len(values)
+            if len(own) != len(values):
+                return f"{self.line} is not known"
+            if not t_interval(np.subtract(values, own)).low > 0:
+                mean, below = np.mean(values), np.mean(own)
+                return f"the {self.quantity} of {variant}, {mean:.3g}, is not above {below:.3g} beyond chance"
         return ""
 
 
@@ -69,7 +76,7 @@ class Claim:
     curves: dict[str, dict[float | str, str]] = field(default_factory=dict)  # by name: variants by place on that axis
     needs: tuple[Need, ...] = ()  # without which it is not tested
 
-    def unmet(self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, float]) -> tuple[str, ...]:
+    def unmet(self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, Line]) -> tuple[str, ...]:
         """Return why preconditions are not met.
 
         Args:
@@ -129,12 +136,12 @@ def _needs(texts: Iterable[Any]) -> tuple[Need, ...]:
     for text in filter(None, texts):
         quantity, above, line = (part.strip() for part in TRAIN.get(text, str(text)).partition(" above "))
         if not (quantity and above and line):
-            raise ValueError(f"claim: needs: {text!r}. Expected `all variants train`, or like `knn above pixels`.")
+            raise ValueError(f"claim: needs: {text!r}. Expected `all variants train`, or like `score above pixels`.")
         needs.append(Need(quantity, line))
     return tuple(needs)
 
 
-def _number(text: str, known: float | None) -> float | None:
+def _number(text: str, known: Line | None) -> Line | None:
     try:
         return float(text)
     except ValueError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from referee.claim import Line
 from referee.judging import of_trainings
 from referee.outcomes import Outcomes
 from referee.outcomes import Run as Row
@@ -117,10 +118,9 @@ class StudyResults:
             known = {name.rpartition("/")[2]: value for name, value in metrics} | {"score": result.score}
             for name, value in known.items():
                 scores.setdefault(name, {}).setdefault(result.run.variant, []).append(value)
-        raw = self.baselines
-        lines = {"chance": raw.majority, "pixels": raw.knn} if raw else {}
-        if before := [result.untrained for result in self.finished if result.untrained is not None]:
-            lines["untrained"] = float(np.mean(before))
+        lines: dict[str, Line] = dict(scores)  # of each run, like knn_pixels for knn
+        if raw := self.baselines:
+            lines |= {"chance": raw.majority, "pixels": raw.knn, "untrained": scores.get("top1_untrained", {})}
         return self.study.claim.unmet(scores, lines)
 
     @cached_property
