@@ -57,7 +57,7 @@ def test_pixels_are_tested_as_features_are_that_are_tested_by_neighbors(tmp_path
     votes = np.exp(np.take_along_axis(cosine, nearest, axis=1) / 0.07)[..., None] * np.eye(10)[labels["train"][nearest]]
     expected = (votes.sum(axis=1).argmax(axis=1) == labels["test"]).mean()
     assert measured.knn == pytest.approx(expected, abs=0.002)  # float32 breaks ties another way
-    assert measured.describe_knn() == "by the protocol of the features, k = 20, among 1,078 training images"
+    assert measured.describe_knn() == "as k-NN tests features, k = 20, among 1,078 training images"
     assert baselines(data, {"class_path": "Digits"}, tmp_path / "cache.json").as_features is False  # no cached one
 
 

@@ -10,7 +10,7 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.fairness import data_of
 from vitlab.studies.file.groups import groups_of, split_groups
 from vitlab.studies.file.images import Images
-from vitlab.studies.file.metric import PROBED, Metric
+from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import (
     Run,
     differing_keys,
@@ -73,8 +73,8 @@ class ResolvedStudy:
         """The accuracies that every model must beat; None where another metric ranks."""
         if not self.metric.is_accuracy:
             return None
-        file, is_knn = self.folder / "baselines.json", self.metric.title == PROBED["knn"]
-        return baselines(self.images, self.runs[0].config["data"], file, as_features=is_knn)
+        file, probed = self.folder / "baselines.json", all(run.config["run"].get("probe") for run in self.runs)
+        return baselines(self.images, self.runs[0].config["data"], file, as_features=probed)
 
     @cached_property
     def leaks(self) -> list[str]:

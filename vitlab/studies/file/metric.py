@@ -78,9 +78,9 @@ def metric_of(experiment: "Experiment") -> Metric:
     Raises:
         ValueError: the objective has no task.
     """
-    task = experiment.objective.task
-    if task is None and experiment.run.probe is not None:
-        return replace(TOP1, title=PROBED[experiment.run.probe])
+    task, probe = experiment.objective.task, experiment.run.probe
+    if probe is not None:
+        return replace(TOP1, title=PROBED[probe])
     if task is None:
         name = type(experiment.objective).__name__
         raise ValueError(f"{name} learns no labels, so no metric ranks its runs.\nrun.probe: knn tests its features.")
@@ -95,6 +95,8 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     """
     default = metric_of(experiment)
     named = dict(chosen or {})
+    if named.get("name", default.name) != default.name:
+        named.setdefault("title", "")
     metric = replace(default, is_log=named.pop("scale", None) == "log", **named)
     from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
 

@@ -1,7 +1,7 @@
 """Two baselines that every model must beat: predicting the most frequent class, and k-NN on raw pixels.
 
-Reports mark the runs that do not exceed them, which would otherwise go unnoticed. Features that are tested by k-NN are
-held against pixels by the same protocol; all others against k-NN by Euclidean distance, among a sample.
+Reports mark the runs that do not exceed them, which would otherwise go unnoticed. Features that a probe tests are
+held against pixels by the k-NN that tests features; all others against k-NN by Euclidean distance, among a sample.
 """
 
 import json
@@ -55,7 +55,8 @@ class Baselines:
     def describe_knn(self, tested_on_validation: bool = False) -> str:
         """Describe how k-NN was run."""
         if self.as_features:
-            return f"by the protocol of the features, k = {self.k}, among {self.bank_images:,} training images"
+            part = "of the " if self.subsampled else ""
+            return f"as k-NN tests features, k = {self.k}, among {self.bank_images:,} {part}training images"
         part = "a stratified sample of " if self.subsampled else ""
         chosen_on = "these same images, which biases it upwards" if tested_on_validation else "the validation split"
         k = f"k of each of {self.folds} folds" if self.folds else f"k = {self.k}"
