@@ -196,7 +196,8 @@ def test_weights_from_elsewhere_and_the_compute_behind_them_are_named() -> None:
     weights, trials = map(plain, remarks(study))
     assert weights == (
         "Weights from elsewhere: Swin from runs/mae/seed-0 (12:30 of training, 1,200,000 images); all variants taught "
-        "by timm/resnet18 (compute unknown). Images seen and training time leave this out."
+        "by timm/resnet18 (compute unknown). Images seen and training time leave this out. All seeds share these "
+        "weights, so no interval covers another training of them."
     )
     assert trials.startswith("Tuning took 12 more runs, 1:00:00 of training on 60,000 images.")
 

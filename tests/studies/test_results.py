@@ -17,6 +17,7 @@ from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import sections
+from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.table import StudyResults
 
@@ -263,6 +264,11 @@ def test_features_stand_beside_those_of_the_untrained_network() -> None:
     assert rows["DINO, untrained"].cells[0] == "65.0"
     assert "≤ untrained" in rows["MAE"].marks
     assert "≤ untrained" not in rows["DINO"].marks
+    assert not_beyond_baselines(study)[-1] == "The training of MAE improved no features beyond chance."
+    more = results({"DINO": {1: right(0.7), 2: right(0.71)}, "MAE": {1: right(0.6), 2: right(0.8)}})
+    for run in more.finished:
+        run.summary["metrics"] = {"test/top1_untrained": 0.59}
+    assert not_beyond_baselines(more)[-1] == "The training of MAE improved no features beyond chance."
     for run in study.finished:  # the same network
         run.summary["metrics"] = {"test/top1_untrained": 0.65}
     assert "DINO, MAE, untrained" in {row.head for row in sections._ranked_rows(study)}

@@ -1,4 +1,4 @@
-"""Which variants do not beat a baseline beyond chance.
+"""Which variants do not beat a baseline, or their own features before training, beyond chance.
 
 Three sources of chance: the seeds of the variant, the test images of its accuracy, and those of the baseline's. A
 variant and a baseline find the same images hard, so that adding the last two is on the safe side.
@@ -7,7 +7,7 @@ variant and a baseline find the same images hard, so that adding the last two is
 import numpy as np
 from referee.formats import SPACE, joined, percent
 from referee.statistics.comparison import LEVEL, half_width
-from referee.statistics.intervals import spread
+from referee.statistics.intervals import spread, t_interval
 
 from vitlab.studies.file.format import digits_for
 from vitlab.studies.results.run import VariantResult
@@ -15,7 +15,7 @@ from vitlab.studies.results.table import StudyResults
 
 
 def not_beyond_baselines(results: StudyResults) -> list[str]:
-    """Name, for each baseline, the variants whose lead over it can be chance."""
+    """Name, for each baseline and for the start of the training, the variants whose lead over it can be chance."""
     lines, digits = [], digits_for(len(results.labels))
     for line, value in results.baselines.lines.items() if results.baselines else ():
         below = [result for result in results.ranking if not _beats(result, value, results)]
@@ -31,7 +31,17 @@ def not_beyond_baselines(results: StudyResults) -> list[str]:
             who = [f"{variant} ({score}{SPACE}%)" for variant, score in scores]
             verb = "does" if len(who) == 1 else "do"
             lines.append(f"{joined(who)} {verb} not beat {known}.")
+    if vain := [result.variant for result in results.ranking if _in_vain(result)]:
+        lines.append(f"The training of {joined(vain)} improved no features beyond chance.")
     return lines
+
+
+def _in_vain(result: VariantResult) -> bool:
+    """Whether its features before training may be as good, seed by seed."""
+    gains = [run.score - run.untrained for run in result.runs if run.untrained is not None]
+    if len(gains) < 2:
+        return any(gain <= 0 for gain in gains)
+    return not t_interval(gains).low > 0
 
 
 def _beats(result: VariantResult, line: float, results: StudyResults) -> bool:

@@ -133,7 +133,10 @@ def _weights(results: StudyResults) -> list[str]:
             spent = f"{clock(each.seconds)} of training, {counted(each.images, 'image')}"
         parts.append(f"{who} {'taught by' if each.taught else 'from'} {each.source} ({spent})")
     if parts:
-        lines.append(f"Weights from elsewhere: {'; '.join(parts)}. Images seen and training time leave this out.")
+        lines.append(
+            f"Weights from elsewhere: {'; '.join(parts)}. Images seen and training time leave this out. All seeds "
+            "share these weights, so no interval covers another training of them."
+        )
     trials = results.context.trials
     if trials.runs:
         lines.append(
