@@ -18,6 +18,7 @@ from vitlab.config import Config, load_yaml, merge
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.chain import Source
 from vitlab.experiment.experiment import SECONDS_BETWEEN_TRIES, Experiment
+from vitlab.experiment.same_images import tested_but_known
 from vitlab.runs.lock import run_lock
 from vitlab.studies.compare import results_of
 from vitlab.studies.report.remarks import objections, remarks
@@ -38,6 +39,27 @@ def test_a_setting_names_an_experiment_or_weights() -> None:
     assert source == (Path("experiments/mae.yaml"), ("model.mask_ratio=0.5", "trainer.max_epochs=2"), "01234567")
     for weights_file in (None, "runs/mae/seed-0", "weights.safetensors", "timm/vit_small", "mae.yaml and more"):
         assert Source.parse(weights_file) is None
+
+
+def test_weights_of_a_training_that_had_the_test_images_are_told(tiny: Write) -> None:
+    """Digits are split by `split_seed`, so the test images of one choice are mostly training images of another."""
+    first = Experiment(tiny(SIMMIM, "first"))
+    first.directory.mkdir(parents=True)
+    (first.directory / "config.yaml").write_text(yaml.safe_dump(first.config))
+    start = {"init_args": {"init_from": str(first.directory)}}
+    alike, other = (
+        Experiment(tiny({"model": start, "data": {"init_args": {"split_seed": seed}}}, "next")) for seed in (0, 3)
+    )
+    assert tested_but_known(alike) == []
+    had = {name for split in ("train", "val") for name in first.data.image_names(split)}  # type: ignore[arg-type]
+    count = len(had.intersection(other.data.image_names("test")))
+    assert count > 200
+    (told,) = tested_but_known(other)
+    assert told == f"{first.directory} had {count} of the 599 test images for its training or validation"
+    assert tested_but_known(Experiment(tiny(MAKE_FIRST, "chain"))) == []
+    tiny({**SIMMIM, "model": {**SIMMIM["model"], "init_args": {"init_from": str(first.directory)}}}, "first")
+    changes = merge(MAKE_FIRST, {"data": {"init_args": {"split_seed": 3}}})
+    assert len(tested_but_known(Experiment(tiny(changes, "chain")))) == 2  # also what the experiment before starts from
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from vitlab.studies.file.runs import (
     Run,
     differing_keys,
     images_of,
+    known_before,
     plan,
 )
 from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
@@ -80,8 +81,10 @@ class ResolvedStudy:
     def leaks(self) -> list[str]:
         """What test images share with images to train or validate on, in sentences."""
         cache = self.folder / "copies.json"
-        copies = [str(duplicates(self.images_of(run), data_of(run.config), cache)) for run in self.first_runs()]
-        return [*dict.fromkeys(filter(None, [*copies, split_groups(self.study, self.images)]))]
+        runs = self.first_runs()
+        copies = [str(duplicates(self.images_of(run), data_of(run.config), cache)) for run in runs]
+        known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in known_before(run)]
+        return [*dict.fromkeys(filter(None, [*copies, *known, split_groups(self.study, self.images)]))]
 
     def images_of(self, run: Run) -> Images:
         """Return the images of a run; those of most variants are the study's."""

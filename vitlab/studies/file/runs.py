@@ -104,6 +104,13 @@ def images_of(run: Run) -> Images:
     return experiment_of(run.config).data
 
 
+def known_before(run: Run) -> list[str]:
+    """Say which of its test images a run's weights were trained on."""
+    from vitlab.experiment.same_images import tested_but_known  # here, because it takes seconds to import
+
+    return tested_but_known(experiment_of(run.config))
+
+
 def plan(
     study: Study,
     root: Path,
@@ -306,6 +313,8 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 "Give that experiment the data of the study's base, which it then follows fold by fold, or give the "
                 "weights of a run on other images."
             )
+        for known in known_before(run) if study.folds else ():
+            yield f"folds: {run.variant!r}: {known}. Give weights of a training on other images."
         if run.variant not in study.frozen:
             yield from _cut_short(study, run)
         elif not weights_of(run.config):
