@@ -15,6 +15,7 @@ from vitlab.studies.file.groups import groups_of, split_groups
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
+from vitlab.studies.report.beaten import design_effect, not_beyond_baselines
 from vitlab.studies.resolved import ResolvedStudy
 
 Write = Callable[..., Path]
@@ -35,6 +36,24 @@ def test_the_interval_is_over_groups_of_images() -> None:
     assert told.outcomes.groups.max() + 1 == 60
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
     assert widths[2] < 0.9 * widths[0]
+
+
+def test_a_mean_over_groups_varies_as_over_so_many_images() -> None:
+    """Ten images of a group are right or wrong together, so the variance of their mean is ten times as large."""
+    rate = np.random.default_rng(0).random(60)
+    assert design_effect(np.repeat(rate, 10), np.repeat(np.arange(60), 10)) == pytest.approx(10)
+    assert design_effect(rate, np.arange(60)) == pytest.approx(1)
+    assert design_effect(rate, None) == design_effect(np.ones(60), np.arange(60)) == 1
+
+
+def test_no_baseline_is_beaten_by_images_that_are_counted_ten_times() -> None:
+    right = np.arange(40) < 28  # 70 %; the line is k-NN's 60
+    study = results({name: {seed: np.repeat(right, 10) for seed in range(4)} for name in "AB"})
+    assert study.baselines is not None
+    study = dataclasses.replace(study, baselines=dataclasses.replace(study.baselines, knn=0.6, test_images=400))
+    told = dataclasses.replace(study, study=dataclasses.replace(study.study, groups=TENS))
+    assert not_beyond_baselines(study) == []
+    assert len(not_beyond_baselines(told)) == 1
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,7 @@ def erase(directory: Path) -> None:
         *directory.glob("checkpoints/**/*.ckpt"),  # a user's own too
         *directory.glob("pictures/*.png"),
         *directory.glob("other_test/*"),
+        *directory.glob("probe-*.json"),  # of the earlier weights
         *directory.glob("wandb/run-id.txt"),  # or the new curves would follow the old ones
     ):
         file.unlink()

@@ -36,6 +36,14 @@ def not_beyond_baselines(results: StudyResults) -> list[str]:
     return lines
 
 
+def design_effect(rate: np.ndarray, groups: np.ndarray | None) -> float:
+    """Return by how much the variance of a mean over images (N,) grows, as those of a group are alike; 1 or more."""
+    if groups is None or not rate.var():
+        return 1.0
+    sums = np.bincount(groups, rate - rate.mean())
+    return max(1.0, float(np.square(sums).sum() / (len(rate) * rate.var())))
+
+
 def _in_vain(result: VariantResult) -> bool:
     """Whether its features before training may be as good, seed by seed."""
     gains = [run.score - run.untrained for run in result.runs if run.untrained is not None]
@@ -54,4 +62,5 @@ def _beats(result: VariantResult, line: float, results: StudyResults) -> bool:
     seeds = float(np.average(variances, weights=freedom)) / S if several else 0.0
     rate = np.mean([run.correct for run in result.runs], axis=0)  # of being right, (N,)
     images = float(rate.var()) / N + line * (1 - line) / results.baselines.test_images
+    images *= design_effect(rate, results.outcomes.groups)
     return result.score.mean - line > half_width(LEVEL, seeds, images, sum(freedom) or 1)

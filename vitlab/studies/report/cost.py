@@ -49,9 +49,9 @@ def costlier(results: StudyResults) -> list[str]:
     if not parts:
         return []
     budget = None if results.study.frozen else results.study.budget  # a frozen variant takes no epochs
-    equal = (
-        f" The budget was equal in {'training ' * (budget.kind == 'flops')}{BUDGETS[budget.kind]}." if budget else ""
-    )
+    before = ", apart from the trainings that weights come from" if results.context.compute else ""
+    kind = f"{'training ' * (budget.kind == 'flops')}{BUDGETS[budget.kind]}" if budget else ""
+    equal = f" The budget was equal in {kind}{before}." if budget else ""
     than = f" than {joined(cheaper[0])}" if all(names == cheaper[0] for names in cheaper) else ""
     if not than:
         parts = [f"{part} of {joined(names)}" for part, names in zip(parts, cheaper, strict=True)]

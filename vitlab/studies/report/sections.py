@@ -32,6 +32,7 @@ from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.runs import Difference
 from vitlab.studies.file.study import Study
+from vitlab.studies.report.beaten import design_effect
 from vitlab.studies.report.cost import cost_section
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
@@ -192,7 +193,9 @@ def _notes_on_ranking(results: StudyResults) -> list[str]:
         f"other seeds on the same {counted(len(results.labels), 'test image')}.",
     ]
     if metric.is_accuracy:
-        margin = percent(sampling_margin(results.ranking[0].score.mean, len(results.labels)), 1)
+        best = results.ranking[0]
+        images = round(len(results.labels) / design_effect(best.runs[0].correct, results.outcomes.groups))
+        margin = percent(sampling_margin(best.score.mean, images), 1)
         notes.append(
             f"Another test set of this size would shift every accuracy by about ±{margin} points, similarly for all "
             "variants."
