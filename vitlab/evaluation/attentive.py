@@ -1,4 +1,4 @@
-"""Attentive probe: a query that attends to all tokens of a frozen encoder, and a classifier of what it gathers.
+"""Attentive probe: a query that attends to all patches of a frozen encoder, and a classifier of what it gathers.
 
     z = pool(norm(tokens)),    softmax(W z + b)
 
