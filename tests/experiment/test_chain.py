@@ -18,7 +18,7 @@ from vitlab.config import Config, load_yaml, merge
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.chain import Source
 from vitlab.experiment.experiment import SECONDS_BETWEEN_TRIES, Experiment
-from vitlab.experiment.same_images import tested_but_known
+from vitlab.experiment.same_images import known_test_images
 from vitlab.runs.lock import run_lock
 from vitlab.studies.compare import results_of
 from vitlab.studies.report.remarks import objections, remarks
@@ -50,16 +50,18 @@ def test_weights_of_a_training_that_had_the_test_images_are_told(tiny: Write) ->
     alike, other = (
         Experiment(tiny({"model": start, "data": {"init_args": {"split_seed": seed}}}, "next")) for seed in (0, 3)
     )
-    assert tested_but_known(alike) == []
+    assert known_test_images(alike) == []
     had = {name for split in ("train", "val") for name in first.data.image_names(split)}  # type: ignore[arg-type]
     count = len(had.intersection(other.data.image_names("test")))
     assert count > 200
-    (told,) = tested_but_known(other)
+    (told,) = known_test_images(other)
     assert told == f"{first.directory} had {count} of the 599 test images for its training or validation"
-    assert tested_but_known(Experiment(tiny(MAKE_FIRST, "chain"))) == []
+    assert known_test_images(Experiment(tiny(MAKE_FIRST, "chain"))) == []
     tiny({**SIMMIM, "model": {**SIMMIM["model"], "init_args": {"init_from": str(first.directory)}}}, "first")
     changes = merge(MAKE_FIRST, {"data": {"init_args": {"split_seed": 3}}})
-    assert len(tested_but_known(Experiment(tiny(changes, "chain")))) == 2  # also what the experiment before starts from
+    assert (
+        len(known_test_images(Experiment(tiny(changes, "chain")))) == 2
+    )  # also what the experiment before starts from
 
 
 @pytest.mark.slow

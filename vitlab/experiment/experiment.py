@@ -35,7 +35,7 @@ from vitlab.experiment.own_test import OTHER, departures
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.place import directory_of, placed
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
-from vitlab.experiment.same_images import other_images, tested_but_known
+from vitlab.experiment.same_images import known_test_images, other_images
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
@@ -415,7 +415,7 @@ class Experiment:
                 f"run.probe: {self.run.probe} of a frozen encoder is a test by one process; set trainer.devices: 1 and "
                 "run.test: true."
             )
-        for known in tested_but_known(self) if self.run.test else ():
+        for known in known_test_images(self) if self.run.test else ():
             log.warning("%s, so this run's test is none of new images. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
         warn_of_normalization(self.config, self.data)

@@ -30,7 +30,7 @@ def other_images(directory: Path, data: ImageDataModule, splits: Sequence[Split]
     return [f"{split}: {then[split]['images']:,} images then, {now[split]['images']:,} now" for split in changed]
 
 
-def tested_but_known(experiment: "Experiment") -> list[str]:
+def known_test_images(experiment: "Experiment") -> list[str]:
     """Say in words which test images the trainings had that the weights come from; of one data set, by their names."""
     lines = []
     for source, before in _trainings_before(experiment):

@@ -106,9 +106,9 @@ def images_of(run: Run) -> Images:
 
 def known_before(run: Run) -> list[str]:
     """Say which of its test images a run's weights were trained on."""
-    from vitlab.experiment.same_images import tested_but_known  # here, because it takes seconds to import
+    from vitlab.experiment.same_images import known_test_images  # here, because it takes seconds to import
 
-    return tested_but_known(experiment_of(run.config))
+    return known_test_images(experiment_of(run.config))
 
 
 def plan(
