@@ -106,6 +106,8 @@ def images_of(run: Run) -> Images:
 
 def known_before(run: Run) -> list[str]:
     """Say which of its test images a run's weights were trained on."""
+    if not weights_of(run.config):
+        return []
     from vitlab.experiment.same_images import known_test_images  # here, because it takes seconds to import
 
     return known_test_images(experiment_of(run.config))
