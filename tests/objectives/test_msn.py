@@ -1,14 +1,17 @@
 """MSN against the released code's numbers, what its anchors see, and what trains."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.objectives.small import BACKBONES, CROPS, closed_form, crops, wake, without_gradient
+from tests.objectives.small import BACKBONES, CROPS, OTHER_PREFIXES, closed_form, crops, wake, without_gradient
 from tests.objectives.test_dino import experiment as dino_experiment
+from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.evaluation.collapse import rank_me
 from vitlab.models import Backbone, VisionTransformer
@@ -235,3 +238,39 @@ def experiment() -> Config:
     config["model"] = {"class_path": "vitlab.objectives.MSN", "init_args": kept | SMALL}
     config["data"] = {"init_args": {"multi_crop": CROPS}}
     return config
+
+
+def test_a_swin_needs_uniform_masks_that_fit(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    config = experiment()
+    stages = {"patch_size": 1, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+    config["model"]["init_args"]["backbone"] = {"class_path": "vitlab.models.SwinTransformer", "init_args": stages}
+    path = str(tiny(config, "msn"))
+    assert run("fit", ["--config", path]) == 2
+    assert "masking is random, but a SwinTransformer encodes whole maps: give uniform." in capsys.readouterr().err
+    assert run("fit", ["--config", path, "--model.masking", "uniform", "--model.mask_patch_size", "3"]) == 2
+    assert "Give a multiple of 1 of which twice as much divides the images." in capsys.readouterr().err
+    assert run("fit", ["--config", path, "--model.masking", "uniform", "--model.mask_patch_size", "2"]) == 0
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_v2"])
+def test_a_swins_masked_anchor_sees_one_patch_of_each_four(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitlab.objectives.msn.uniform_masking", lambda *_: (torch.tensor([[0, 3, 9, 14]]), None))
+    objective = msn(backbone=BACKBONES[name](), masking="uniform", mask_patch_size=2)
+    wake(objective)
+    images = torch.randn(3, 1, 8, 8)
+    numbers = torch.arange(16).view(4, 4).repeat_interleave(2, 0).repeat_interleave(2, 1)  # of patches of 2 px
+    kept = torch.isin(numbers, torch.tensor([0, 3, 9, 14]))
+    before = objective.embed_masked(images)
+    torch.testing.assert_close(objective.embed_masked(images + ~kept), before)
+    assert not torch.allclose(objective.embed_masked(images + kept), before, atol=1e-4)
+    objective.loss(*crops()).backward()
+    assert without_gradient(objective.backbone) == []
+
+
+@pytest.mark.parametrize("prefix", OTHER_PREFIXES)
+def test_a_backbone_with_registers_or_without_a_class_token_learns(prefix: str) -> None:
+    objective = MSN(OTHER_PREFIXES[prefix](), AdamW(1e-3), WarmupCosine(), **SMALL)  # type: ignore[arg-type]
+    views, labels = crops()
+    objective.loss(views, labels).backward()
+    for name, parameter in objective.backbone.named_parameters():
+        assert parameter.grad is not None, name
