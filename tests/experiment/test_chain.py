@@ -59,9 +59,8 @@ def test_weights_of_a_training_that_had_the_test_images_are_told(tiny: Write) ->
     assert known_test_images(Experiment(tiny(MAKE_FIRST, "chain"))) == []
     tiny({**SIMMIM, "model": {**SIMMIM["model"], "init_args": {"init_from": str(first.directory)}}}, "first")
     changes = merge(MAKE_FIRST, {"data": {"init_args": {"split_seed": 3}}})
-    assert (
-        len(known_test_images(Experiment(tiny(changes, "chain")))) == 2
-    )  # also what the experiment before starts from
+    told_of_both = known_test_images(Experiment(tiny(changes, "chain")))
+    assert len(told_of_both) == 2  # also of what the experiment before starts from
 
 
 @pytest.mark.slow

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from vitlab.models import ImageModel
 
 
-NEIGHBORS = 50_000  # at most; of the references beside a probe
-
-
 def run(arguments: Sequence[str]) -> int:
     """Print the accuracies, and write them as JSON into the run directory.
 
@@ -129,12 +126,12 @@ def references(experiment: Experiment, untrained: ImageModel | None, device: tor
     import torch
 
     from vitlab.evaluation.features import extract, pixels
-    from vitlab.evaluation.knn import predict_weighted
+    from vitlab.evaluation.knn import MOST_NEIGHBORS, predict_weighted
     from vitlab.evaluation.probe import Accuracy
 
     data, model = experiment.data, (untrained or experiment.model).to(device)
     known: list[Literal["train", "val"]] = ["train"] if data.tests_on_validation else ["train", "val"]
-    every = -(-sum(len(data.labels(split)) for split in known) // NEIGHBORS)
+    every = -(-sum(len(data.labels(split)) for split in known) // MOST_NEIGHBORS)
     found = {}
     for name, embed in ({"raw pixels": pixels} | ({"untrained": model.embed} if untrained else {})).items():
         banks = [extract(model, data.batches(split, device, every), embed=embed) for split in known]

@@ -6,6 +6,7 @@ Q queries, N labeled examples (the bank), D numbers per example, C width of feat
 import torch
 from torch import Tensor
 
+MOST_NEIGHBORS = 50_000  # of the pixels that features are held against
 MOST_SIMILARITIES = 2**28  # at a time: a gigabyte, also among ImageNet's images
 
 

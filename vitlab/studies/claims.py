@@ -50,7 +50,10 @@ def _claim(study: Study) -> Claim:
 
 def is_tested(study: Study, root: Path) -> bool:
     """Whether the study ended with the settings that its files have now."""
-    record = _record(study, root)
+    return _has_word(study, _record(study, root))
+
+
+def _has_word(study: Study, record: dict[str, Any]) -> bool:
     return bool(record) and record["ended"] and record.get("files") == study.digest
 
 
@@ -63,7 +66,10 @@ def _record(study: Study, root: Path) -> dict[str, Any]:
 def write_page(studies: Sequence[Study], root: Path) -> Path:
     """Write report.html and report.md about the claims, the most surprising first; return the path of the first."""
     records = [_record(study, root) for study in studies]
-    tested = [(study, record) for study, record in zip(studies, records, strict=True) if is_tested(study, root)]
+    tested: list[tuple[Study, dict[str, Any]]] = []
+    others: list[tuple[Study, dict[str, Any]]] = []
+    for both in zip(studies, records, strict=True):
+        (tested if _has_word(*both) else others).append(both)
     known = [record["p"] for _, record in tested if record.get("p") is not None]
     adjusted = dict(zip(known, false_discovery_control(known), strict=True)) if known else {}
     tested.sort(key=lambda each: _surprise(each[1]))
@@ -73,10 +79,9 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
         shown = [NONE, NONE] if p is None else [p_value(p), p_value(adjusted[p])]
         short = [word.removesuffix(" within the margin") for word in (record["word"], first_word(study) or NONE)]
         rows.append(Row(study.name, [_claim(study).sentence, *short, *shown]))
-    for study, record in zip(studies, records, strict=True):
-        if not is_tested(study, root):  # a look before the last has no word yet
-            state = "not finished" if record else "not tested yet"
-            rows.append(Row(study.name, [_claim(study).sentence, state, first_word(study) or NONE]))
+    for study, record in others:
+        state = "not finished" if record else "not tested yet"  # a look before the last has no word yet
+        rows.append(Row(study.name, [_claim(study).sentence, state, first_word(study) or NONE]))
     columns = ["Claim", "Sentence", "Word", "First word", "p", "p of all"]
     table = Table("Claims", columns, rows, ["Sentence", "Word", "First word"], ["Sentence"], labeled=True)
     words = [record["word"] for _, record in tested]

@@ -49,10 +49,11 @@ class Need(NamedTuple):
             scores: of the runs, by variant.
             line: None: not known.
         """
+        line = {} if line is None else line
         for variant in variants:
             if not (values := scores.get(variant, [])):
                 return f"{variant} has no {self.quantity}"
-            own = line.get(variant, []) if isinstance(line, Mapping) else [] if line is None else [line] * len(values)
+            own = line.get(variant, []) if isinstance(line, Mapping) else [line] * len(values)
             if len(own) != len(values):
                 return f"{self.line} is not known"
             if not t_interval(np.subtract(values, own)).low > 0:

@@ -40,8 +40,10 @@ def outlooks(
     closest = min(unsettled, key=lambda pair: abs(pair.lead))
     small = verdict.margin or round_size(max(abs(closest.lead), detected / 20))
     large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
-    names = closest.better.name, closest.worse.name  # a variant that lost an earlier look is the worse, also if ahead
-    where = f"of {' over '.join(names[:: -1 if closest.lead < 0 else 1])}" if len(unsettled) > 1 else "here"
+    ahead, behind = closest.better.name, closest.worse.name
+    if closest.lead < 0:  # the one behind lost at an earlier look
+        ahead, behind = behind, ahead
+    where = f"of {ahead} over {behind}" if len(unsettled) > 1 else "here"
     found = [detectable(pilot_of(pair, verdict, pilot), seeds) for pair in unsettled]
     low, high = (metric.text(end, verdict.digits) for end in (min(found), max(found)))
     most = metric.difference(max(found), verdict.digits)

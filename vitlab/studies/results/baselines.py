@@ -18,13 +18,12 @@ from torch.nn import functional as F
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.evaluation import features
-from vitlab.evaluation.knn import choose_k, predict, predict_weighted
+from vitlab.evaluation.knn import MOST_NEIGHBORS, choose_k, predict, predict_weighted
 from vitlab.studies.file.images import Images, Split
 from vitlab.studies.results.folds import parts_of
 
 NEIGHBORS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
-MOST_NEIGHBORS = 50_000  # at most, of the k-NN that features are tested by
 CHOICE_IMAGES = 2_000  # at most; of the validation split
 TEST_IMAGES = 10_000  # at most
 DECODE = 256  # images at a time: photos are large before they are resized
