@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, results, right, variant
+from referee.claim import parse_claim
 from referee.report import drawing
 from scipy.stats import ttest_ind
 
@@ -20,6 +21,7 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
 from vitlab.studies.file.runs import Run, plan
+from vitlab.studies.file.space import parse_tuning
 from vitlab.studies.file.study import read_study
 from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report import figures
@@ -203,6 +205,42 @@ def test_a_metric_that_there_is_or_may_be_is_taken(name: str, tmp_path: Path) ->
     mode = "min" if name == "train/loss" else "max"
     study = dataclasses.replace(read_study(QUICKSTART), metric={"name": name, "mode": mode})
     assert plan(study, tmp_path)[0].metric.name == name
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ("top1 above chnce", r"needs: top1 above chnce: there is no chnce\. There are chance, .*top5"),
+        ("knn above 0.5", r"there is no knn\."),
+        ("score above untrained", r"(?s)only a probe measures features .*run\.probe is null.*Set it to knn"),
+        ("score above pixels", None),
+        ("top5 above 0.9", None),
+        ("top1_size_8 above top1", None),
+    ],
+)
+def test_a_claim_that_needs_what_no_run_will_have_is_refused_before_the_first_run(
+    needs: str, message: str | None, tmp_path: Path
+) -> None:
+    study = read_study(QUICKSTART)
+    texts = dict.fromkeys(("sentence", "source", "differs", "doubt"), "…")
+    first, second, *_ = study.variants
+    claim = parse_claim({**texts, "order": f"{first} > {second}", "needs": needs}, study.variants, 1.0)
+    study = dataclasses.replace(study, claim=claim)
+    if message is None:
+        assert plan(study, tmp_path)
+    else:
+        with pytest.raises(ValueError, match=message):
+            plan(study, tmp_path)
+
+
+def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: Path) -> None:
+    """A probe runs once, after the training: no validation accuracy could choose."""
+    study = read_study(QUICKSTART.parents[1] / "claims" / "momentum_teacher.yaml")
+    lr = "model.init_args.optimizer.init_args.lr"
+    tuned = dataclasses.replace(study, tuning=parse_tuning({"space": {lr: [5.0e-4, 1.0e-3]}}, study.seeds))
+    with pytest.raises(ValueError, match=r"(?s)tune: DINO logs no val/top1 to choose by.*KnnMonitor"):
+        plan(tuned, tmp_path)
+    assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
 
 
 @pytest.mark.slow

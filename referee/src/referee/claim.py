@@ -42,6 +42,9 @@ class Need(NamedTuple):
     quantity: str
     line: str
 
+    def __str__(self) -> str:
+        return f"{self.quantity} above {self.line}"
+
     def unmet(self, scores: Mapping[str, Sequence[float]], line: Line | None, variants: Iterable[str]) -> str:
         """Return in words why it is not met; empty if it is, by the 95 % interval over seeds of each variant.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import referee.metric
+from referee.claim import Claim
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -65,6 +66,7 @@ class Metric(referee.metric.Metric):
 
 
 TOP1 = Metric()
+QUANTITIES = ("score", "chance", "pixels", "untrained")  # that a claim may need, besides the metrics of a run
 PROBED = {
     "knn": "k-NN accuracy",
     "linear": "accuracy of a linear probe",
@@ -98,11 +100,7 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     if named.get("name", default.name) != default.name:
         named.setdefault("title", "")
     metric = replace(default, is_log=named.pop("scale", None) == "log", **named)
-    from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
-
-    known = None
-    if chosen and experiment.trainer:
-        known = final_metrics(experiment.objective, experiment.trainer.callbacks)  # type: ignore[attr-defined]
+    known = _final_metrics(experiment) if chosen else None
     if known is not None and metric.test not in known and not metric.name.startswith("top1_"):  # of a stratum
         names = [name.removeprefix("test/") for name in known]
         near = difflib.get_close_matches(metric.name, names, n=1)
@@ -114,3 +112,33 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
         which = "higher" if mode == "max" else "lower"
         raise ValueError(f"metric: {metric.name} is better where it is {which}, so its mode is {mode}.")
     return metric
+
+
+def refuse_unknown_needs(claim: Claim | None, experiment: "Experiment") -> None:
+    """Raise ValueError for what a claim needs and a run will not have, as far as is known before it."""
+    for need in claim.needs if claim else ():
+        if need.line == "untrained" and experiment.run.probe is None:
+            raise ValueError(
+                f"claim: needs: {need}: only a probe measures features before the training, and run.probe is null.\n"
+                f"Set it to {' or '.join(PROBED)}, or need `all variants train`."
+            )
+        if (known := _final_metrics(experiment)) is None:
+            continue
+        names = {*QUANTITIES, *(name.rpartition("/")[2] for name in known)}
+        for name in (need.quantity, need.line):
+            if name not in names and not name.startswith("top1_") and not _is_number(name):
+                raise ValueError(f"claim: needs: {need}: there is no {name}. There are {', '.join(sorted(names))}.")
+
+
+def _final_metrics(experiment: "Experiment") -> dict[str, bool | None] | None:
+    from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
+
+    return final_metrics(experiment.objective, experiment.trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

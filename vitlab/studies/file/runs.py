@@ -19,7 +19,7 @@ from vitlab.experiment.chain import Source
 from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
-from vitlab.studies.file.metric import TOP1, Metric, chosen_metric
+from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs
 from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study, is_frozen
 from vitlab.studies.file.vary import fixed_draws, seed_settings
@@ -182,6 +182,13 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
                     metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
             except RuntimeError:  # code that reads values, which a tensor on the meta device lacks
                 metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
+            refuse_unknown_needs(study.claim, experiment)
+            if study.tuning and metric.is_accuracy and experiment.objective.task is None:
+                raise ValueError(
+                    f"tune: {type(experiment.objective).__name__} logs no {metric.validation} to choose by.\n"
+                    "Add vitlab.runs.knn_monitor.KnnMonitor to trainer.callbacks and rank by "
+                    "`metric: {name: val/knn, mode: max}`."
+                )
             experiment.before()
     except ValueError as error:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
