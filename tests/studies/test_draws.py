@@ -10,7 +10,7 @@ import yaml
 
 from tests.conftest import TINY
 from tests.experiment.test_seeds import changed
-from vitlab.config import Config
+from vitlab.config import Config, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
@@ -89,6 +89,21 @@ def test_seeds_choose_the_training_images_of_all_variants(write_study: Write) ->
     fixed = write_study()
     runs = plan(read_study(fixed), fixed.parent)
     assert not any("train_images_seed" in run.config["data"]["init_args"] for run in runs)
+
+
+def test_what_is_held_fixed_cannot_be_drawn_by_a_training_before(write_study: Write) -> None:
+    """An experiment in `init_from` is trained with each seed, and that draws its initialization too."""
+    path = write_study(vary=["order"])
+    content = yaml.safe_load(path.read_text())
+    _, second, *_ = content["variants"]
+    start = {"model": {"init_args": {"init_from": "experiments/mae_vit.yaml"}}}
+    content["variants"][second] = merge(content["variants"][second], start)
+    path.write_text(yaml.safe_dump(content))
+    message = r"vary: the initialization and the augmentation would be held fixed, but experiments/mae_vit\.yaml"
+    with pytest.raises(ValueError, match=message):
+        plan(read_study(path), path.parent)
+    path.write_text(yaml.safe_dump({**content, "vary": None}))
+    assert plan(read_study(path), path.parent)
 
 
 def test_the_sentence_names_what_differs_and_what_does_not() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
+from referee.formats import joined
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
@@ -22,7 +23,7 @@ from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs
 from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study, is_frozen
-from vitlab.studies.file.vary import fixed_draws, seed_settings
+from vitlab.studies.file.vary import fixed_draws, held_fixed, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -330,6 +331,11 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             yield (
                 f"{run.variant!r} is frozen, and has no weights but random ones.\n"
                 "Set model.init_args.init_from, or `pretrained: true` of a timm model."
+            )
+        if others and (held := held_fixed(study.vary)):
+            yield (
+                f"vary: {joined(held)} would be held fixed, but {others[0]}, from which {run.variant!r} starts, draws "
+                "everything with each seed.\nAdd it to `vary`, or give the weights of one run."
             )
         yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):

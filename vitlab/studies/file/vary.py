@@ -69,10 +69,15 @@ def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
             )
 
 
+def held_fixed(vary: Sequence[str]) -> list[str]:
+    """Return what every seed draws alike, of what seeds draw by default."""
+    return [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
+
+
 def describe_draws(vary: Sequence[str], folds: int | None = None) -> str:
     """Return what differs between the seeds, and what does not."""
     drawn = [NAMES[kind] for kind in KINDS if kind in vary]
-    fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
+    fixed = held_fixed(vary)
     if folds:
         held = f" {joined(fixed).capitalize()} {'is' if len(fixed) == 1 else 'are'} held fixed." if fixed else ""
         drawn.append(f"the partition of all images into {folds} folds")
