@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.sequential import Outcomes, levels, watch
+from referee.statistics.sequential import Rows, levels, watch
 
 from benchmarks import verdicts
 from benchmarks.table import OUT, markdown, save
@@ -49,7 +49,7 @@ DESIGNS = (
 )
 
 
-def draw(design: Design, rng: np.random.Generator) -> list[Outcomes]:
+def draw(design: Design, rng: np.random.Generator) -> list[Rows]:
     """Draw the outcomes of all seeds that a study may train."""
     K, S = len(design.leads), design.most
     if design.images:

@@ -4,6 +4,7 @@ verdict = referee.judge("predictions/")
 print(verdict.sentence)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,18 +14,11 @@ if TYPE_CHECKING:
     from referee.verdict import Verdict
 
 __all__ = ["Outcomes", "Verdict", "judge", "read"]
-PLACES = {
-    "judge": "referee.judging",
-    "Verdict": "referee.verdict",
-    "Outcomes": "referee.outcomes",
-    "read": "referee.sources",
-}
+PLACES = {"judge": "judging", "Verdict": "verdict", "Outcomes": "outcomes", "read": "sources"}
 
 
 def __getattr__(name: str) -> Any:
     """Import scipy and pandas when they are first used."""
-    from importlib import import_module
-
     if name not in PLACES:
         raise AttributeError(f"module 'referee' has no attribute {name!r}")
-    return getattr(import_module(PLACES[name]), name)
+    return getattr(import_module(f"referee.{PLACES[name]}"), name)

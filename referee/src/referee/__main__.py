@@ -81,9 +81,19 @@ def _watch(arguments: Sequence[str]) -> int:
 
 def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     """Print a verdict, write its report, and return its exit status."""
+    from referee.formats import p_value
+    from referee.sentences import scope
+
     (headline, *answers), status = answered(verdict.record(), options.better, options.than)
     print(headline)
-    _explain(verdict, options.pairs)
+    if verdict.pairs:
+        print(scope(verdict))
+    for pair in verdict.pairs if options.pairs else []:
+        interval = verdict.metric.bracket(pair.interval, verdict.digits)
+        lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {interval}".rstrip()
+        print(f"  {pair.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
+    for line in (*verdict.checks, *(f"Read: {note}" for note in verdict.outcomes.notes)):
+        print(line)
     if options.latex:
         print(verdict.latex())
     if options.out is not None:
@@ -109,9 +119,7 @@ def _judging_parser(program: str, description: str) -> Parser:
     parser.add_argument("--margin", type=float, help="the smallest difference that matters, as scores are shown")
     parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
     parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json there"
-    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json")
     parser.add_argument("--latex", action="store_true", help="print the table for a paper")
     parser.add_argument("--pairs", action="store_true", help="print every pair")
     return parser
@@ -149,23 +157,6 @@ def _verdict_of(options: argparse.Namespace) -> "Verdict":
     from referee.judging import judge
 
     return judge(_outcomes_of(options), options.margin, options.looks, options.test, items=options.items)
-
-
-def _explain(verdict: "Verdict", pairs: bool) -> None:
-    from referee.formats import p_value
-    from referee.sentences import scope
-
-    metric, digits = verdict.metric, verdict.digits
-    if verdict.pairs:
-        print(scope(verdict))
-    for pair in verdict.pairs if pairs else []:
-        interval = metric.bracket(pair.interval, digits)
-        lead = f"{metric.text(pair.lead, digits)} {interval}".rstrip()
-        print(f"  {pair.better.name} – {pair.worse.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
-    for check in verdict.checks:
-        print(check)
-    for note in verdict.outcomes.notes:
-        print(f"Read: {note}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Studies along a numeric axis, one verdict a place: which variant is best where, and where two of them cross."""
 
-from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -8,9 +7,9 @@ import numpy as np
 
 from referee.formats import joined, tick
 from referee.statistics.comparison import Difference
-from referee.statistics.curves import Crossing, Gap, Law, Level, crossing, power_law, signs
+from referee.statistics.curves import Crossing, Gap, Law, crossing, image_variance, mean_interval, power_law, signs
 from referee.statistics.intervals import Interval
-from referee.verdict import VOID, Pair, Variant, Verdict
+from referee.verdict import VOID, Variant, Verdict
 
 LEAST_ERROR = 1e-6  # of a fraction whose items are not known
 
@@ -23,8 +22,7 @@ class Reference(NamedTuple):
     note: str  # what they are, below the figure
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """The verdicts along an axis."""
 
     axis: str
@@ -32,7 +30,6 @@ class Line:
     labels: list[str]  # their names
     points: list[Verdict]  # by place
     level: float  # at which each place is tested, so that a statement about all of them is valid
-    name: str = ""  # of the place on another axis; empty without one
     reference: Reference | None = None
 
     @property
@@ -84,13 +81,9 @@ def not_beaten(point: Verdict, level: float) -> tuple[str, ...]:
     """Return the variants of several runs that no other is better than; none where they are not comparable."""
     if point.verdict == VOID:
         return ()
-    worse = {pair.worse.name for pair in point.pairs if _settled(pair, level)}
+    worse = {p.worse.name for p in point.pairs if p.difference is not None and p.difference.adjusted < level}
     tested = {variant.name for variant in point.ranking if len(variant.runs) > 1}
     return tuple(variant for variant in point.outcomes.variants if variant in tested - worse)
-
-
-def _settled(pair: Pair, level: float) -> bool:
-    return pair.difference is not None and pair.difference.adjusted < level
 
 
 def _with(runs: int, point: Verdict) -> tuple[str, ...]:
@@ -119,10 +112,6 @@ def _range(line: Line, first: int, last: int) -> str:
     return f"from {number(line.x[first])} to {labels[last]},"
 
 
-def _score(point: Verdict, variant: str) -> float:
-    return next(each.score.mean for each in point.ranking if each.name == variant)
-
-
 # ---- curves
 
 
@@ -149,9 +138,9 @@ def crossing_of(line: Line, a: str, b: str, pairs: int) -> tuple[Crossing | None
     gaps = []
     if untested(line, a, b):
         return None, []
-    for point in line.points:
+    for point, *both in zip(line.points, line.at(a), line.at(b), strict=True):
         difference = _difference(point, a, b)
-        first, second = (_as_error(np.array(_score(point, variant)), point) for variant in (a, b))
+        first, second = (_as_error(np.array(each.score.mean), point) for each in both)
         if difference is None or first is None or second is None:
             return None, []
         gaps.append(Gap(float(first), float(second), difference.seeds, difference.images, difference.freedom))
@@ -171,10 +160,9 @@ def _difference(point: Verdict, a: str, b: str) -> Difference | None:
 
 def interval_of(variant: Variant) -> Interval:
     """Return the mean score of a variant with its 95 % interval over seeds and test items."""
-    interval = Interval(*(variant.metric.sign * value for value in Level.of(variant.outcomes).interval))
-    low, high = sorted(interval[1:])
-    whole = Interval(interval.mean, low, high)
-    return whole.within(0, 1) if variant.metric.is_fraction else whole
+    mean, *ends = (variant.metric.sign * value for value in mean_interval(variant.outcomes))
+    interval = Interval(mean, *sorted(ends))
+    return interval.within(0, 1) if variant.metric.is_fraction else interval
 
 
 def law_of(line: Line, variant: str) -> Law | None:
@@ -182,7 +170,7 @@ def law_of(line: Line, variant: str) -> Law | None:
     by_seed = errors(line, variant)
     if by_seed is None:
         return None
-    return power_law(line.x, by_seed, [Level.of(each.outcomes).images for each in line.at(variant)])
+    return power_law(line.x, by_seed, [image_variance(each.outcomes) for each in line.at(variant)])
 
 
 def number(value: float) -> str:

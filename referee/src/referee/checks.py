@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from referee.formats import SPACE, counted, joined, listed
-from referee.outcomes import Outcomes, Run
+from referee.outcomes import Outcomes
 from referee.statistics.comparison import over_seeds, poolable
 
 MANY = 50  # items: fewer may be equal by chance
@@ -54,10 +54,8 @@ def other_labels(outcomes: Outcomes) -> Iterator[Check]:
     for run, by_item in labels[1:]:
         differing = [item for item, label in by_item.items() if str(labels[0][1].get(item, label)) != str(label)]
         if differing:
-            items = counted(len(differing), "item")
-            yield Check(
-                "R002", f"{run} has other labels than {labels[0][0]} of {items} ({differing[0]}).", is_void=True
-            )
+            items = f"{counted(len(differing), 'item')} ({differing[0]})"
+            yield Check("R002", f"{run} has other labels than {labels[0][0]} of {items}.", is_void=True)
             return
 
 
@@ -66,13 +64,10 @@ def equal_runs(outcomes: Outcomes) -> Iterator[Check]:
     for variant in outcomes.variants:
         runs = [run for run in outcomes.of(variant) if len(run.items) >= MANY]
         for a, b in combinations(runs, 2):
-            if a.outcomes.shape == b.outcomes.shape and (a.outcomes == b.outcomes).all() and _same(a, b):
+            same = np.array_equal(a.outcomes, b.outcomes)
+            if same and (a.predictions is None or b.predictions is None or (a.predictions == b.predictions).all()):
                 yield Check("R003", f"{a} and seed {b.seed} have equal outcomes: are they the same run?")
                 return
-
-
-def _same(a: Run, b: Run) -> bool:
-    return a.predictions is None or b.predictions is None or bool((a.predictions == b.predictions).all())
 
 
 def one_seed(outcomes: Outcomes) -> Iterator[Check]:
@@ -112,19 +107,13 @@ def unequal_spreads(outcomes: Outcomes) -> Iterator[Check]:
 
 def below_majority(outcomes: Outcomes) -> Iterator[Check]:
     """R007: a variant is not better than naming the most frequent label."""
-    if not outcomes.metric.is_fraction or outcomes.metric.mode == "min":
+    labels = next((run.labels for run in outcomes.runs if run.labels is not None), ())
+    most = max(Counter(map(str, labels)).values(), default=0)
+    if not outcomes.metric.is_fraction or outcomes.metric.mode == "min" or most < MAJORITY_ITEMS:
         return
-    labels = next((run.labels for run in outcomes.runs if run.labels is not None), None)
-    if labels is None:
-        return
-    counts = Counter(map(str, labels)).most_common()
-    if counts[0][1] < MAJORITY_ITEMS:
-        return
-    majority = counts[0][1] / len(labels)
-    means = {
-        v: float(np.mean([run.outcomes.mean() for run in outcomes.of(v)])) for v in outcomes.variants if outcomes.of(v)
-    }
-    if below := [variant for variant, mean in means.items() if mean <= majority]:
+    majority, runs = most / len(labels), {name: outcomes.of(name) for name in outcomes.variants}
+    below = [v for v, own in runs.items() if own and np.mean([run.outcomes.mean() for run in own]) <= majority]
+    if below:
         yield Check("R007", f"{joined(below)}: not above the most frequent label, {100 * majority:.1f}{SPACE}%.")
 
 
@@ -168,12 +157,7 @@ def ceiling(outcomes: Outcomes) -> Iterator[Check]:
     if not outcomes.by_item or not outcomes.metric.is_fraction:
         return
     right = outcomes.metric.mode == "max"
-    errors = {
-        v: min(int((run.outcomes != right).sum()) for run in outcomes.of(v))
-        for v in outcomes.variants
-        if outcomes.of(v)
-    }
-    few = [variant for variant, count in errors.items() if count < FEW_ERRORS]
+    few = [v for v in outcomes.variants if any((run.outcomes != right).sum() < FEW_ERRORS for run in outcomes.of(v))]
     if len(few) > 1:
         yield Check("R012", f"{joined(few)} make fewer than {FEW_ERRORS} errors: these items hardly tell them apart.")
 

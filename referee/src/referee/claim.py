@@ -45,16 +45,13 @@ class Need(NamedTuple):
     def __str__(self) -> str:
         return f"{self.quantity} above {self.line}"
 
-    def unmet(self, scores: Mapping[str, Sequence[float]], line: Line | None, variants: Iterable[str]) -> str:
-        """Return in words why it is not met; empty if it is, by the 95 % interval over seeds of each variant.
-
-        Args:
-            scores: of the runs, by variant.
-            line: None: not known.
-        """
-        line = {} if line is None else line
+    def unmet(
+        self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, Line], variants: Iterable[str]
+    ) -> str:
+        """Return in words why it is not met, see `Claim.unmet`; empty if it is, by each variant's 95 % interval."""
+        line = _number(self.line, lines.get(self.line, {}))
         for variant in variants:
-            if not (values := scores.get(variant, [])):
+            if not (values := scores.get(self.quantity, {}).get(variant, [])):
                 return f"{variant} has no {self.quantity}"
             own = line.get(variant, []) if isinstance(line, Mapping) else [line] * len(values)
             if len(own) != len(values):
@@ -88,11 +85,7 @@ class Claim:
             lines: by name, such as chance.
         """
         variants = dict.fromkeys(name for each in self.relations for name in (each.first, each.second))
-        unmet = (
-            need.unmet(scores.get(need.quantity, {}), _number(need.line, lines.get(need.line)), variants)
-            for need in self.needs
-        )
-        return tuple(filter(None, unmet))
+        return tuple(filter(None, (need.unmet(scores, lines, variants) for need in self.needs)))
 
 
 def parse_claim(value: Any, variants: Collection[str], margin: float | None) -> Claim | None:
@@ -145,7 +138,7 @@ def _needs(texts: Iterable[Any]) -> tuple[Need, ...]:
     return tuple(needs)
 
 
-def _number(text: str, known: Line | None) -> Line | None:
+def _number(text: str, known: Line) -> Line:
     try:
         return float(text)
     except ValueError:

@@ -1,7 +1,6 @@
 """Judge runs: the table of outcomes → a verdict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import pandas as pd
 from referee.checks import Check, checks
 from referee.formats import joined
 from referee.outcomes import Outcomes, from_frame
+from referee.sources import read
 from referee.statistics.blocks import estimated, not_compared
 from referee.statistics.comparison import LEVEL, TESTS, Dependence, Difference, differences, step_down
 from referee.statistics.items import over_fractions, over_items
 from referee.statistics.power import growing, measured
-from referee.statistics.relations import Race, Rows
-from referee.statistics.sequential import Watch, watch
+from referee.statistics.relations import Race
+from referee.statistics.sequential import Rows, Watch, watch
 from referee.verdict import Design, Pair, Variant, Verdict
 
 
@@ -45,7 +45,9 @@ def judge(
     Raises:
         ValueError: a table that cannot be read, or a setting that does not fit it.
     """
-    outcomes = _outcomes(table, metric, lower)
+    if isinstance(table, str | Path):
+        table = read([table], metric, lower)
+    outcomes = table if isinstance(table, Outcomes) else from_frame(pd.DataFrame(table), metric, lower)
     if test not in TESTS:
         raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
     findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
@@ -68,16 +70,6 @@ def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:
     where = f"{a} ran in {joined(ran[0])}, {b} in {joined(ran[1])}"
     share = "no block" if test == "pooled" else f"not the same blocks, as test: {test} needs"
     return [Check("R013", f"{where}: they share {share}, and the lead may come from there.", is_void=True)]
-
-
-def _outcomes(table: Any, metric: str | None, lower: bool) -> Outcomes:
-    if isinstance(table, Outcomes):
-        return table
-    if isinstance(table, str | Path):
-        from referee.sources import read
-
-        return read([table], metric, lower)
-    return from_frame(pd.DataFrame(table), metric, lower)
 
 
 def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
@@ -112,9 +104,8 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
         return too_few, variant.index in beaten, -float(by_seed[variant.index].mean(axis=1).mean())
 
     ranking = sorted(variants, key=place)
-    tested = (
-        watched.looks[-1].differences if watched and watched.looks else _tested(ranking, design, outcomes.dependence)
-    )
+    looks = watched.looks if watched else []
+    tested = looks[-1].differences if looks else _tested(ranking, design, outcomes.dependence)
     pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
     known = [by_seed[variant.index] for variant in ranking]
     pilot = measured(known, len(ranking), dependence=outcomes.dependence)
@@ -228,4 +219,4 @@ def _of_models(
     for (a, b), each, p in zip(both, tested, adjusted, strict=True):
         equal = design.margin is not None and p >= LEVEL and each.is_within(design.margin)
         pairs.append(Pair(a, b, each._replace(adjusted=p), p, p < LEVEL, equal))
-    return Verdict(outcomes, ranking, pairs, replace(design, looks=()), of_models=True, checks=findings)
+    return Verdict(outcomes, ranking, pairs, design._replace(looks=()), of_models=True, checks=findings)

@@ -15,18 +15,14 @@ from referee.statistics.intervals import Interval
 class Metric:
     """The score of a run on all items.
 
-    Args:
-        name: in sentences.
-        mode: Whether a higher or a lower score is better.
-        is_fraction: Whether it is a fraction of the items, such as accuracy, and is shown in per cent.
-        is_log: Whether scores are logarithms, of a ratio or a loss: figures show them, and texts what they are of, so
-            that a mean is geometric and a lead a factor.
+    Where scores are logarithms, of a ratio or a loss, figures show them, and texts what they are of, so that a mean is
+    geometric and a lead a factor.
     """
 
-    name: str = "accuracy"
-    mode: Literal["min", "max"] = "max"
-    is_fraction: bool = True
-    is_log: bool = False
+    name: str = "accuracy"  # in sentences
+    mode: Literal["min", "max"] = "max"  # which score is better
+    is_fraction: bool = True  # of the items, such as accuracy, and shown in per cent
+    is_log: bool = False  # whether scores are logarithms
 
     @property
     def sign(self) -> int:

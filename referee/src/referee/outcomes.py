@@ -36,17 +36,12 @@ RIGHT = {"true": 1.0, "false": 0.0, "correct": 1.0, "incorrect": 0.0, "c": 1.0, 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One trained model on the test items.
-
-    Attributes:
-        outcomes: by item, (N,) bool or float; (1,) float for a run of which only the score is known.
-        items: their names, (N,); empty for a score.
-    """
+    """One trained model on the test items."""
 
     variant: str
     seed: str
-    outcomes: np.ndarray
-    items: np.ndarray = field(default_factory=lambda: np.array([], dtype=str))
+    outcomes: np.ndarray  # by item, (N,) bool or float; (1,) float for a run of which only the score is known
+    items: np.ndarray = field(default_factory=lambda: np.array([], dtype=str))  # their names, (N,); empty for a score
     labels: np.ndarray | None = None
     predictions: np.ndarray | None = None
     groups: np.ndarray | None = None
@@ -154,12 +149,10 @@ def from_frame(
 
 def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the column of each kind, and a note on those that were recognized by a name of many."""
-    known: dict[str, str] = {}
-    notes = []
     for kind, name in columns.items():
         if name not in frame.columns:
             raise ValueError(f"--{kind} {name}: there is no such column. There are {_listed(frame)}.")
-        known[kind] = name
+    known, notes = dict(columns), []
     for kind, names in NAMES.items():
         if kind in known or (kind == "correct" and {"score", "prediction"} & known.keys()):
             continue
@@ -223,9 +216,8 @@ def _run(rows: pd.DataFrame, key: Any) -> Run:
         outcomes = outcomes.astype(bool)
     items = _as_names(rows["item"]).to_numpy()
     order = np.argsort(items, kind="stable")
-    labels, predictions, groups = (
-        rows[kind].to_numpy()[order] if kind in rows else None for kind in ("label", "prediction", "group")
-    )
+    kinds = ("label", "prediction", "group")
+    labels, predictions, groups = (rows[kind].to_numpy()[order] if kind in rows else None for kind in kinds)
     return Run(variant, seed, outcomes[order], items[order], labels, predictions, groups, block=block)
 
 

@@ -24,9 +24,7 @@ def outlooks(
     """
     asked = asked or (lambda pair: pair.better is verdict.ranking[0])
     pilot, metric = verdict.pilot, verdict.metric
-    unsettled = [
-        pair for pair in verdict.pairs if asked(pair) and not (pair.settled or pair.equal or pair.difference is None)
-    ]
+    unsettled = [p for p in verdict.pairs if asked(p) and p.difference is not None and not (p.settled or p.equal)]
     if not unsettled or pilot is None:
         return []
     seeds = min(len(variant.runs) for pair in unsettled for variant in (pair.better, pair.worse))

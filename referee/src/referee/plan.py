@@ -35,27 +35,17 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study that is planned: what is known of its variances, and how long its runs take.
-
-    Attributes:
-        source: of the variances.
-        unit: what a test item is called.
-        looks: the numbers of seeds at which results are looked at; empty: once.
-        seconds: by variant, of runs that are there, (S,); None: not known.
-        per_seed: runs of each variant for a seed; more than one where a seed is tuned.
-        once: runs of each variant before all seeds.
-        jobs: runs at a time.
-    """
+    """A study that is planned: what is known of its variances, and how long its runs take."""
 
     metric: Metric
     pilot: Pilot
-    source: str
-    unit: str = "item"
-    looks: tuple[int, ...] = ()
-    seconds: list[np.ndarray] | None = None
-    per_seed: int = 1
-    once: int = 0
-    jobs: int = 1
+    source: str  # of the variances
+    unit: str = "item"  # what a test item is called
+    looks: tuple[int, ...] = ()  # the numbers of seeds at which results are looked at; empty: once
+    seconds: list[np.ndarray] | None = None  # by variant, of runs that are there, (S,); None: not known
+    per_seed: int = 1  # runs of each variant for a seed; more than one where a seed is tuned
+    once: int = 0  # runs of each variant before all seeds
+    jobs: int = 1  # runs at a time
 
     def need(self, difference: float) -> Need:
         """Return what finds a true difference in four of five studies."""
@@ -158,9 +148,7 @@ def sizes(planned: Plan) -> str:
         row = [str(n), str(planned.detectable(n)), str(planned.runs(n) * planned.pilot.variants)]
         rows.append([*row, str(planned.hours(n))] if timed else row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  " + "   ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return "\n".join("  " + "   ".join(map(str.rjust, row, widths)) for row in rows)
 
 
 def in_range(numbers: Range, show: Callable[[int, int], str]) -> str:

@@ -81,7 +81,7 @@ def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
                 )
         return registration
     try:
-        file = expanded([place])[0]
+        file = next(iter(expanded([place])))
     except FileNotFoundError:
         if not given.get("looks") or given.get("test") == "exact":
             raise ValueError(f"{place}: no looks are registered. Give --seeds 4..15, and no --test exact.") from None

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from referee.formats import SPACE, counted, joined, listed
-from referee.verdict import Pair, Variant, Verdict
+from referee.verdict import Pair, Verdict
 
 MANY = 8  # others, from which the sentence counts them
 SOME = 3  # others of one kind, from which it gives the range of leads instead of each with its interval
@@ -36,35 +36,25 @@ def conclusion(verdict: Verdict) -> str:
     if not ahead and not equal:
         leads = joined([f"{pair.worse.name} by {_gap(pair, verdict)}" for pair in level])
         return f"No winner yet ({seeds}): {best.name} leads {leads}; leads of this size can still be chance."
-    parts = [_ahead(best, ahead, len(against), verdict)] if ahead else []
+    parts = [f"{best.name} is better than {_leads(ahead, ' by ', len(against), verdict)}"] if ahead else []
     if equal:
         who = joined([pair.worse.name for pair in equal])
         parts.append(f"equal to within {margin} to {who}" if ahead else f"{best.name} equals {who} to within {margin}")
     if len(level) > MANY:
         parts.append(f"no winner yet against {listed([pair.worse.name for pair in level])}")
-    elif len(level) > (SOME if len(against) <= 2 * SOME else 1):
-        who, (low, high) = joined([pair.worse.name for pair in level]), _range(level, verdict)
-        parts.append(f"no winner yet against {who}, which it leads by {low} to {high}")
     elif level:
-        rest = joined([f"{pair.worse.name}, which it leads by {_gap(pair, verdict)}" for pair in level])
-        parts.append(f"no winner yet against {rest}")
+        parts.append(f"no winner yet against {_leads(level, ', which it leads by ', len(against), verdict)}")
     return f"{'; '.join(parts)} ({seeds})."
 
 
-def _ahead(best: Variant, ahead: Sequence[Pair], others: int, verdict: Verdict) -> str:
-    """Return over whom the best variant is settled, and by how much."""
-    if len(ahead) <= (SOME if others <= 2 * SOME else 1):
-        return f"{best.name} is better than {joined([f'{p.worse.name} by {_gap(p, verdict)}' for p in ahead])}"
-    low, high = _range(ahead, verdict)
-    names = joined([pair.worse.name for pair in ahead])
-    who = names if len(ahead) <= MANY else f"{len(ahead)} of {others} others,"
-    return f"{best.name} is better than {who} by {low} to {high}"
-
-
-def _range(pairs: Sequence[Pair], verdict: Verdict) -> tuple[str, str]:
-    """Return the least and the largest lead, the second with its unit."""
+def _leads(pairs: Sequence[Pair], by: str, others: int, verdict: Verdict) -> str:
+    """Return over whom the best variant leads and by how much, of more than a few by the least and the largest lead."""
+    if len(pairs) <= (SOME if others <= 2 * SOME else 1):
+        return joined([f"{pair.worse.name}{by}{_gap(pair, verdict)}" for pair in pairs])
     leads = [pair.lead for pair in pairs]
-    return verdict.metric.text(min(leads), verdict.digits), verdict.metric.difference(max(leads), verdict.digits)
+    low, high = verdict.metric.text(min(leads), verdict.digits), verdict.metric.difference(max(leads), verdict.digits)
+    who = joined([pair.worse.name for pair in pairs]) if len(pairs) <= MANY else f"{len(pairs)} of {others} others,"
+    return f"{who}{by}{low} to {high}"
 
 
 def scope(verdict: Verdict) -> str:
@@ -75,13 +65,11 @@ def scope(verdict: Verdict) -> str:
         if not verdict.outcomes.by_item and any(pair.difference for pair in verdict.pairs):
             return f"{about} Which items each gets right is not known, so the models are taken to be independent."
         return about
-    if verdict.items > 1 and (groups := verdict.outcomes.groups) is not None:
-        return (
-            f"Intervals are over seeds and {counted(int(groups.max()) + 1, 'group')} of test {verdict.outcomes.unit}s."
-        )
-    if verdict.items > 1:
-        return f"Intervals are over seeds and test {verdict.outcomes.unit}s."
-    return "Intervals are over seeds alone: other test items may turn a lead."
+    groups, unit = verdict.outcomes.groups, verdict.outcomes.unit
+    if verdict.items == 1:
+        return "Intervals are over seeds alone: other test items may turn a lead."
+    of_groups = "" if groups is None else f"{counted(int(groups.max()) + 1, 'group')} of "
+    return f"Intervals are over seeds and {of_groups}test {unit}s."
 
 
 def _gap(pair: Pair, verdict: Verdict) -> str:

@@ -94,10 +94,7 @@ class Pair(NamedTuple):
     @property
     def interval(self) -> Interval:
         """The lead with the interval that holds at once with those of all pairs; of a settled one it may hold 0."""
-        if self.difference is None:
-            return Interval(self.lead, math.nan, math.nan)
-        _, low, high = self.difference.interval
-        return Interval(self.lead, low, high)
+        return self.difference.interval if self.difference else Interval(self.lead, math.nan, math.nan)
 
     @property
     def chance(self) -> float:
@@ -116,27 +113,20 @@ class Pair(NamedTuple):
         return float(stats.t.cdf((a.mean() - b.mean()) / math.sqrt(variances.sum()), freedom))
 
 
-@dataclass(frozen=True)
-class Design:
+class Design(NamedTuple):
     """How a study is planned, as far as its tests depend on it.
 
-    Attributes:
-        margin: the smallest difference that matters, in the metric's own unit.
-        looks: the numbers of seeds at which results are looked at; empty: once, with all there are.
-        seeds: in the order of training; empty: no plan is known. Where one is, variants that lost runs are ranked and
-            named like others, and more seeds than planned are one more look.
-        extended: the numbers of seeds of shorter lists that were looked at, before seeds were added.
-        claim: about the variants; it needs a margin.
-        unmet: why the runs lack what the claim needs.
+    Where its seeds are known, variants that lost runs are ranked and named like others, and more seeds than planned are
+    one more look.
     """
 
     test: str = "pooled"
-    margin: float | None = None
-    looks: tuple[int, ...] = ()
-    seeds: tuple[str, ...] = ()
-    extended: tuple[int, ...] = ()
-    claim: Claim | None = None
-    unmet: tuple[str, ...] = ()
+    margin: float | None = None  # the smallest difference that matters, in the metric's own unit
+    looks: tuple[int, ...] = ()  # the numbers of seeds at which results are looked at; empty: once, with all there are
+    seeds: tuple[str, ...] = ()  # in the order of training; empty: no plan is known
+    extended: tuple[int, ...] = ()  # the numbers of seeds of shorter lists that were looked at, before seeds were added
+    claim: Claim | None = None  # about the variants; it needs a margin
+    unmet: tuple[str, ...] = ()  # why the runs lack what the claim needs
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -203,10 +193,8 @@ class Verdict:
         """better, equal, no winner yet or not comparable: the best variant against all others."""
         if any(check.is_void for check in self.checks):
             return VOID
-        against = [pair for pair in self.pairs if pair.better is self.ranking[0]]
-        if against and all(pair.settled for pair in against):
-            return BETTER
-        return EQUAL if against and all(pair.settled or pair.equal for pair in against) else OPEN
+        words = {pair.verdict for pair in self.pairs if pair.better is self.ranking[0]}
+        return next((word for word in (OPEN, EQUAL, BETTER) if word in words), OPEN)
 
     @property
     def sentence(self) -> str:

@@ -15,7 +15,7 @@ from referee.formats import NONE, joined, p_value, signed, tick
 from referee.metric import Metric
 from referee.report import drawing
 from referee.report.document import Figure, Heading, Note, Part, Row, Table, Text
-from referee.report.drawing import DASHED, Chart, Layout, put_legend, style_of
+from referee.report.drawing import DASHED, MUTED, Chart, Layout, put_legend, style_of
 from referee.statistics.comparison import LEVEL
 from referee.statistics.curves import Crossing, Law
 from referee.statistics.intervals import Interval
@@ -33,9 +33,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
             _draw_variant(panels, line, variant, laws.get(variant))
         if line.reference is not None:
             beside = metric.scale * np.array(line.reference.scores)
-            panels[0].plot(
-                line.x, beside, label=line.reference.name, linewidth=1.2, color=drawing.MUTED, linestyle=DASHED
-            )
+            panels[0].plot(line.x, beside, label=line.reference.name, linewidth=1.2, color=MUTED, linestyle=DASHED)
         panels[0].set_title(metric.axis())
         if laws:
             panels[1].set_title("test error, %" if metric.is_fraction else metric.axis())
@@ -132,10 +130,8 @@ def _crossing(line: Line, a: str, b: str, crossing: Crossing | None, settled: Se
 
 def _rounded(value: float) -> str:
     """Return two significant digits, three where the first is 1."""
-    if value == 0:
-        return "0"
-    digits = 2 if f"{abs(value):e}"[0] == "1" else 1
-    return number(round(value, digits - math.floor(math.log10(abs(value)))))
+    digits = 3 if f"{abs(value):e}"[0] == "1" else 2
+    return number(float(f"{value:.{digits}g}"))
 
 
 def _law(law: Law, metric: Metric, decimals: int) -> list[str]:

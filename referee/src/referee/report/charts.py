@@ -37,11 +37,7 @@ def ranking(verdict: Verdict, layout: Layout, lines: Mapping[str, float] | None 
 
 
 def differences(verdict: Verdict, layout: Layout, score: str = "") -> Figure:
-    """Draw the lead of each pair's first variant with the simultaneous interval, and zero, that of equal variants.
-
-    Args:
-        score: its name at the axis, if not the metric's.
-    """
+    """Draw each pair's lead, its simultaneous interval, and zero, that of equal variants; `score` names the axis."""
     pairs, metric = verdict.pairs, verdict.metric
     figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(pairs)) * PX), layout="constrained")
     axes = figure.subplots()

@@ -37,34 +37,23 @@ def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
 def decided(claim: Claim, verdict: Verdict) -> list[str]:
     """Return what a claim needs and lacks, and the rows of `deciding` as sentences; of many relations, how many."""
     rows = deciding(claim, verdict)
+    lines = [f"Not tested, since {why}." for why in verdict.design.unmet]
     if len(rows) > SENTENCES:
         words = Counter(word.partition(",")[0] for *_, word in rows)
         each = joined([f"{count} {'is' if count == 1 else 'are'} {word}" for word, count in words.most_common()])
-        return [*_lacks(verdict), f"Of {len(rows)} relations {each}. The table “{TABLE}” has their leads."]
+        return [*lines, f"Of {len(rows)} relations {each}. The table “{TABLE}” has their leads."]
     unit = f"{SPACE}points" if verdict.metric.is_fraction else ""
     by = "by a factor of" if verdict.metric.is_log else "by"
-    return [
-        *_lacks(verdict),
-        *(
-            f"{order}: {word}." + (f" The first leads {by} {lead}{unit}{shown}." if lead != NONE else "")
-            for order, lead, interval, _, word in rows
-            for shown in ["" if interval == NONE else f" {interval}"]
-        ),
-    ]
-
-
-def _lacks(verdict: Verdict) -> list[str]:
-    return [f"Not tested, since {why}." for why in verdict.design.unmet]
+    for order, lead, interval, _, word in rows:
+        shown = "" if interval == NONE else f" {interval}"
+        lines.append(f"{order}: {word}." + (f" The first leads {by} {lead}{unit}{shown}." if lead != NONE else ""))
+    return lines
 
 
 def deciding_table(rows: Sequence[Sequence[str]]) -> list[Part]:
     """Return the rows of `deciding` as a table, with a note on how to read it."""
-    table = Table(
-        TABLE,
-        ["Claimed", "Lead of the first", INTERVAL, "p", "Word"],
-        [Row(pair, cells) for pair, *cells in rows],
-        left=["Word"],
-    )
+    columns = ["Claimed", "Lead of the first", INTERVAL, "p", "Word"]
+    table = Table(TABLE, columns, [Row(pair, cells) for pair, *cells in rows], left=["Word"])
     note = (
         "Each pair is tested by itself: a claim holds only where every pair does, so intervals and p need no "
         "correction. What speaks against it is corrected for the number of its pairs (Holm)."
@@ -102,8 +91,7 @@ def draw_claim(claim: Claim, verdict: Verdict, layout: Layout) -> Figure:
     places = dict.fromkeys(place for curve in curves.values() for place in curve)
     is_number = all(isinstance(place, int | float) for place in places)
     at = {place: place if is_number else i for i, place in enumerate(places)}
-    figure, panels = panels_of(layout, 2 if claim.published else 1, 250)
-    *published, ours = panels
+    figure, (*published, ours) = panels_of(layout, 2 if claim.published else 1, 250)
     scale = verdict.metric.scale
     for index, (name, curve) in enumerate(curves.items()):
         line = style_of(index) | ({} if is_number else {"linestyle": "none"})
@@ -132,9 +120,5 @@ def draw_claim(claim: Claim, verdict: Verdict, layout: Layout) -> Figure:
 
 def chart(claim: Claim, verdict: Verdict) -> Chart:
     """Return the figure of the claim: as published, and from these runs."""
-
-    def draw(_: object, layout: Layout) -> Figure:
-        return draw_claim(claim, verdict, layout)
-
     shown = "As published, and in these runs." if claim.published else "In these runs."
-    return Chart("claim", f"{claim.sentence} {shown}", draw)
+    return Chart("claim", f"{claim.sentence} {shown}", lambda _, layout: draw_claim(claim, verdict, layout))

@@ -24,9 +24,7 @@ RULES = {
 def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: bool = False) -> list[Part]:
     """Return every pair of variants, with the sources of its uncertainty and McNemar's tests folded up.
 
-    Args:
-        drawing: None where there are too many pairs to draw.
-        with_chance: Whether to show how likely the first variant wins one more run.
+    There is no `drawing` of too many pairs; `with_chance` adds how likely the first variant wins one more run.
     """
     if not verdict.pairs:
         return []
@@ -41,10 +39,8 @@ def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: 
         f"interval; all of them hold at once.{'' if verdict.margin is None else ' Shaded: the margin.'}"
     )
     parts: list[Part] = [Figure(drawing, caption)] if drawing else []
-    parts += [
-        Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"], labeled=True),
-        Note(_how_to_read(verdict, tested, with_chance)),
-    ]
+    table = Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"], labeled=True)
+    parts += [table, Note(_how_to_read(verdict, tested, with_chance))]
     if verdict.of_models:
         return parts
     if tested:
@@ -104,14 +100,11 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
     if verdict.level < LEVEL:
         better = f"p is at most {p_value(verdict.level)}, at which all looks together call equal variants different in "
         better += f"5{SPACE}% of studies; the p of the look that settled it is given"
+    holds_0 = "An interval may hold 0 beside *better*: the test goes pair by pair, the intervals hold for all at once."
     lines += [
         f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {chance(verdict)}.",
         f"*Better*: {better}.",
-        *(
-            ["An interval may hold 0 beside *better*: the test goes pair by pair, the intervals hold for all at once."]
-            if any(pair.settled and pair.interval.low <= 0 for pair in verdict.pairs)
-            else []
-        ),
+        *([holds_0] if any(pair.settled and pair.interval.low <= 0 for pair in verdict.pairs) else []),
         "*Undecided* does not mean equal: the interval shows which differences remain possible.",
     ]
     if verdict.margin is not None:
@@ -219,9 +212,7 @@ def _below(pair: Pair, verdict: Verdict) -> str:
 
 def _by_seed(pair: Pair) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return the seeds that both variants have, with the outcomes of each, higher being better."""
-    first, second = (
-        {run.seed: row for run, row in zip(each.runs, each.outcomes, strict=True)} for each in (pair.better, pair.worse)
-    )
+    first, second = ({run.seed: row for run, row in zip(each.runs, each.outcomes, strict=True)} for each in pair[:2])
     return [(seed, row, second[seed]) for seed, row in first.items() if seed in second]
 
 

@@ -100,16 +100,14 @@ class Gallery:
 Part = Table | Text | Figure | Details | Links | Gallery
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A section, linked from the top of the page."""
 
     title: str
     parts: Sequence[Part]
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A report: what it shows in one sentence, what qualifies that, and the sections."""
 
     title: str  # of the browser's tab
@@ -129,27 +127,23 @@ def render(document: Document, template: str) -> str:
     return pages.get_template(f"{template}.jinja").render(context)
 
 
-def numbers(document: Document) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield every cell of a document's tables: section, table, row, column, text."""
-
-    def of(section: str, parts: Sequence[Part]) -> Iterator[tuple[str, str, str, str, str]]:
-        for part in parts:
-            if isinstance(part, Details):
-                yield from of(section, part.parts)
-            if isinstance(part, Table):
-                for row in part.rows:
-                    for column, cell in zip(part.columns[1:], row.cells, strict=False):
-                        text = cell if isinstance(cell, str) else cell.text
-                        yield section, part.label, row.head, column.replace("\n", " "), text
-
-    for section in document.sections:
-        yield from of(section.title, section.parts)
+def numbers(title: str, parts: Sequence[Part]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield every cell of the tables of a section: its title, table, row, column, text."""
+    for part in parts:
+        if isinstance(part, Details):
+            yield from numbers(title, part.parts)
+        if isinstance(part, Table):
+            for row in part.rows:
+                for column, cell in zip(part.columns[1:], row.cells, strict=False):
+                    text = cell if isinstance(cell, str) else cell.text
+                    yield title, part.label, row.head, column.replace("\n", " "), text
 
 
 def write_document(document: Document, folder: Path) -> Path:
     """Write report.md, report.csv with every number of its tables, and report.html; return the path of the last."""
+    cells = [cell for section in document.sections for cell in numbers(*section)]
     with (folder / "report.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("section", "table", "row", "column", "value"), *numbers(document)])
+        csv.writer(file).writerows([("section", "table", "row", "column", "value"), *cells])
     for name in ("report.md", "report.html"):
         (folder / name).write_text(render(document, name), encoding="utf-8")
     return folder / "report.html"

@@ -19,11 +19,7 @@ MOST_ROWS = 60  # of pairs in a figure
 
 
 def write_report(verdict: Verdict, path: Path, sections: Sequence[Section] = ()) -> Path:
-    """Write the page, report.md, verdict.json, pairs.csv and figures/ beside it; return the page's path.
-
-    Args:
-        sections: a caller's own, after those of the verdict.
-    """
+    """Write the page, a caller's own sections last, and beside it report.md, verdict.json, pairs.csv and figures/."""
     folder = path.parent
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     document = Document(
@@ -66,16 +62,9 @@ def _sections(verdict: Verdict, folder: Path) -> list[Section]:
 
 def _ranking(verdict: Verdict) -> Table:
     metric, digits = verdict.metric, verdict.digits
-    rows = [
-        Row(
-            variant.name,
-            [
-                Cell(metric.text(variant.score.mean, digits), bold=True),
-                metric.bracket(variant.score, digits) or NONE,
-                str(len(variant.runs)),
-            ],
-            variant.index,
-        )
-        for variant in verdict.ranking
-    ]
+    rows = []
+    for variant in verdict.ranking:
+        mean = Cell(metric.text(variant.score.mean, digits), bold=True)
+        interval = metric.bracket(variant.score, digits) or NONE
+        rows.append(Row(variant.name, [mean, interval, str(len(variant.runs))], variant.index))
     return Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL])

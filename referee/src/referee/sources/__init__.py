@@ -47,7 +47,7 @@ def read(
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{file} cannot be read: {reason}") from error
-    named, notes = named_by_path(frames, columns or {})
+    named, notes = named_by_path(frames, files, columns or {})
     outcomes = from_frame(pd.concat(named, ignore_index=len(named) > 1), metric, lower, columns)
     outcomes.notes.extend(notes)
     return outcomes

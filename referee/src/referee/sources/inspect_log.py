@@ -19,14 +19,9 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
         raise ValueError("the log has no samples")
     scorer = metric if metric in samples[0]["scores"] else next(iter(samples[0]["scores"]))
     values = [sample["scores"].get(scorer, {}).get("value") for sample in samples]
-    return pd.DataFrame(
-        {
-            "variant": model,
-            "seed": [sample.get("epoch", 1) for sample in samples],
-            "item": [sample["id"] for sample in samples],
-            "correct" if all(isinstance(value, str | bool) for value in values) else "score": values,
-        }
-    )
+    kind = "correct" if all(isinstance(value, str | bool) for value in values) else "score"
+    seeds, items = [sample.get("epoch", 1) for sample in samples], [sample["id"] for sample in samples]
+    return pd.DataFrame({"variant": model, "seed": seeds, "item": items, kind: values})
 
 
 def _log(file: Path) -> tuple[str, list[dict[str, Any]]]:

@@ -1,7 +1,6 @@
 """EleutherAI's lm-evaluation-harness: samples_TASK_TIME.jsonl, which `--log_samples` writes into a folder a model."""
 
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +23,7 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
     task, _, time = file.stem.removeprefix("samples_").partition("_20")
     return pd.DataFrame(
         {
-            "variant": re.sub("__", "/", file.parent.name),
+            "variant": file.parent.name.replace("__", "/"),
             "seed": f"20{time}" if time else "1",
             "item": [f"{task}/{sample.get('doc_hash') or sample['doc_id']}" for sample in samples],
             "correct" if name in ("acc", "exact_match") else name: [sample[name] for sample in samples],

@@ -22,12 +22,6 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
                 break
         rows = [row for row in csv.reader(lines, quotechar="'") if row and not row[0].startswith("%")]
     frame = pd.DataFrame(rows, columns=names)
-    label = "correct" if "correct" in frame else "truth"
-    return pd.DataFrame(
-        {
-            "seed": frame["repeat"].astype(int) + 1,
-            "item": frame["row_id"],
-            "prediction": frame["prediction"],
-            "label": frame[label],
-        }
-    )
+    label = frame["correct" if "correct" in frame else "truth"]
+    seed = frame["repeat"].astype(int) + 1
+    return pd.DataFrame({"seed": seed, "item": frame["row_id"], "prediction": frame["prediction"], "label": label})

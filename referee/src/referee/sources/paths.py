@@ -10,44 +10,35 @@ from referee.outcomes import NAMES
 
 # seed-3, run_2, vit-seed3, 7; a number without a word belongs to the name: resnet_50.
 NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial)[-_. =]?)?(\d+)", re.IGNORECASE)
-
-
 NO_SEED = "1"
 LOOKS = ".looks.json"  # ends the name of a registration, which is not a result
+Files = dict[Path, dict[str, str] | None]  # with the names that a template reads from the path; None: without one
 
 
-class MatchedPath(type(Path())):  # type: ignore[misc]
-    """A path of a file, with the names that a template reads from it."""
-
-    names: dict[str, str]
-
-
-def expanded(places: Iterable[str | Path]) -> list[Path]:
+def expanded(places: Iterable[str | Path]) -> Files:
     """Return the files that the places mean, in the order of their names.
 
     Raises:
         FileNotFoundError: a place with no file.
     """
-    files: list[Path] = []
+    found: Files = {}
     for place in map(str, places):
         if "{" in place:
-            paths = _matching(place)
+            files = _matching(place)
         elif Path(place).is_dir():
-            files_in = sorted(
-                file for file in Path(place).rglob("*") if file.is_file() and not file.name.startswith(".")
-            )
-            paths = [file for file in files_in if not file.name.endswith(LOOKS)]
+            inside = sorted(file for file in Path(place).rglob("*") if file.is_file())
+            files = dict.fromkeys(f for f in inside if not (f.name.startswith(".") or f.name.endswith(LOOKS)))
         else:
-            paths = [Path(place)] if Path(place).is_file() else []
-        if not paths:
+            files = dict.fromkeys([Path(place)] if Path(place).is_file() else [])
+        if not files:
             raise FileNotFoundError(
                 f"{place}: there is no such file. Give files, folders, or logs/{{variant}}/{{seed}}.txt."
             )
-        files += paths
-    return list(dict.fromkeys(files))
+        found |= {file: names for file, names in files.items() if file not in found}
+    return found
 
 
-def _matching(template: str) -> list[Path]:
+def _matching(template: str) -> Files:
     """Return the files of a template like logs/{variant}/{seed}.txt, in which * stands for anything."""
     parts = re.split(r"(\{\w+\}|\*)", template)
     glob = "".join("*" if part.startswith("{") or part == "*" else part for part in parts)
@@ -56,22 +47,20 @@ def _matching(template: str) -> list[Path]:
         f"(?P<{part[1:-1]}>[^/]+)" if part.startswith("{") else "[^/]*" if part == "*" else re.escape(part)
         for part in parts
     )
-    files: list[Path] = []
+    found: Files = {}
     for file in sorted(root.rglob("*")):
         if file.is_file() and (match := re.fullmatch(expression, str(file))):
-            path = MatchedPath(file)
-            path.names = match.groupdict()
-            files.append(path)
-    return files
+            found[file] = match.groupdict()
+    return found
 
 
 def named_by_path(
-    frames: Mapping[Path, pd.DataFrame], columns: Mapping[str, str]
+    frames: Mapping[Path, pd.DataFrame], files: Files, columns: Mapping[str, str]
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Return the tables with columns for what their paths say, and a note on what was taken from them."""
     named, notes = [], []
     for file, frame in frames.items():
-        names = getattr(file, "names", None)
+        names = files[file]
         if names is None:
             names = dict(zip(("variant", "seed"), run_of(file), strict=True))
             known = {kind for kind in names if kind in columns or any(name in frame for name in NAMES[kind])}

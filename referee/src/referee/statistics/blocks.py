@@ -30,12 +30,7 @@ class Blocks(NamedTuple):
 
 
 def estimated(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> Blocks:
-    """Estimate the effect of each block.
-
-    Args:
-        scores: Of each variant, (S,).
-        blocks: Of each variant: the block of each run, (S,), any numbers.
-    """
+    """Estimate the effect of each block from the scores of each variant, (S,), and the block of each run, (S,)."""
     counts = np.array([len(each) for each in scores])
     K, (names, codes) = len(scores), np.unique(np.concatenate(blocks), return_inverse=True)
     X = np.zeros((len(codes), K + len(names)))
@@ -60,9 +55,7 @@ def estimated(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> Blo
 def not_compared(blocks: Mapping[str, Mapping[Any, str]], test: str) -> tuple[str, str] | None:
     """Return the first two variants that differ in their blocks as well, so that nothing tells which of both it was.
 
-    Args:
-        blocks: Of each variant, by seed.
-        test: Of TESTS; other tests than the pooled one take no effects off, so they need the same blocks.
+    Tests other than the pooled one take no effects off, so they need the same blocks, here by variant and seed.
     """
     for a, b in combinations([name for name, of_seeds in blocks.items() if of_seeds], 2):
         first, second = blocks[a], blocks[b]

@@ -66,12 +66,8 @@ class Dependence(NamedTuple):
         return gaps if self.groups is None else np.bincount(self.groups, gaps)[self.groups]
 
     def changes(self, outcomes: np.ndarray) -> np.ndarray:
-        """Return what a seed changes on each image, (N,), whose mean is w; of grouped images together with their group.
-
-        Args:
-            outcomes: (S, N), S at least 2.
-        """
-        apart = outcomes - outcomes.mean(axis=0)
+        """Return what a seed changes on each image, (N,), whose mean is w; of grouped images with their group."""
+        apart = outcomes - outcomes.mean(axis=0)  # (S, N), S at least 2
         return np.asarray((apart * np.stack([*map(self.together, apart)])).sum(axis=0) / (len(outcomes) - 1))
 
 
@@ -102,6 +98,13 @@ class Difference(NamedTuple):
             return Interval(self.mean, *exact.interval(*self.scores, self.images, alpha))
         half = half_width(alpha, self.seeds, self.images, self.freedom)
         return Interval(self.mean, self.mean - half, self.mean + half)
+
+    def p_of(self, value: float) -> float:
+        """Return the two-sided p-value of a true difference of this value."""
+        if self.scores is not None:
+            a, b = self.scores
+            return exact.p_value(a - value, b, self.images)
+        return p_value(self.mean - value, self.seeds, self.images, self.freedom)
 
     @property
     def interval(self) -> Interval:
@@ -139,7 +142,6 @@ def differences(
     """
     counts = np.array([len(y) for y in outcomes])
     images = outcomes[0].shape[1]
-    by_image = images > 1
     step = 1 / images if outcomes[0].dtype == bool else 0.0
     by_seed = [y.mean(axis=1) for y in outcomes]
     known = estimated(by_seed, blocks) if blocks is not None and test == "pooled" else None
@@ -171,22 +173,20 @@ def differences(
             seeds *= 1.0 if known is None else float(known.dearer[a, b])
             flipped = flips[a] + flips[b]
             freedom = float(pooled_freedom if alike and len(outcomes) > 2 else welch)
-        between = dependence.variance(means[a] - means[b]) - flipped if by_image else 0.0
+        between = dependence.variance(means[a] - means[b]) - flipped if images > 1 else 0.0
         over_images = dependence.overlap * max(0.0, between) / images
         scores = (by_seed[a], by_seed[b]) if test == "exact" else None
         mean = float(by_seed[a].mean() - by_seed[b].mean())
-        p = exact.p_value(*scores, over_images) if scores else p_value(mean, seeds, over_images, freedom)
-        tested[a, b] = Difference(mean, seeds, over_images, freedom, len(pairs), level, scores, alike, p)
+        found = Difference(mean, seeds, over_images, freedom, len(pairs), level, scores, alike)
+        tested[a, b] = found._replace(p=found.p_of(0.0))
     adjusted = step_down([difference.p for difference in tested.values()], len(outcomes))
     return {pair: each._replace(adjusted=p) for (pair, each), p in zip(tested.items(), adjusted, strict=True)}
 
 
 def over_seeds(scores: Sequence[np.ndarray], step: float = 0.0) -> np.ndarray:
-    """Return the variance over seeds of each variant, (K,), at least that of rounding.
+    """Return the variance over seeds of each variant, (K,), at least that of rounding, from its scores, (S,).
 
-    Args:
-        scores: By variant, (S,).
-        step: Their resolution; 0: the least gap between any two, so that equal scores do not show a variance of 0.
+    Where their resolution `step` is 0, it is the least gap between any two, so that equal scores do not show 0.
     """
     gaps = np.diff(np.unique(np.concatenate(scores)))
     step = step or gaps.min(initial=gaps.max(initial=0.0))
@@ -194,12 +194,7 @@ def over_seeds(scores: Sequence[np.ndarray], step: float = 0.0) -> np.ndarray:
 
 
 def poolable(variances: np.ndarray, counts: np.ndarray) -> bool:
-    """Return whether the largest and the smallest variance over seeds agree.
-
-    Args:
-        variances: By variant, (K,).
-        counts: Their seeds, (K,).
-    """
+    """Return whether the largest and the smallest variance over seeds, (K,), agree; `counts` are their seeds, (K,)."""
     wide, narrow = variances.argmax(), variances.argmin()
     tail = UNLIKE * min(1, ALL_PAIRS / math.comb(len(variances), 2))
     return bool(variances[wide] <= special.fdtri(counts[wide] - 1, counts[narrow] - 1, 1 - tail) * variances[narrow])
@@ -210,22 +205,16 @@ def least_visible(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:
 
     The estimate of I_ab is mean_i(U_i) / N with U_i = (ȳ_ai − ȳ_bi − d)² − what seeds flip on image i, w_ai/S_a +
     w_bi/S_b. Images being independent, its standard error is sd_i(U_i) / N^1.5, and 1.64 of them make 95 %.
-
-    Args:
-        a, b: Outcomes (S, N) bool, S at least 2.
     """
-    gap = a.mean(axis=0) - b.mean(axis=0)  # (N,)
-    if paired:
-        flipped = (a.astype(float) - b).var(axis=0, ddof=1) / len(a)
-    else:
-        flipped = sum(y.var(axis=0, ddof=1) / len(y) for y in (a, b))
+    gap = a.mean(axis=0) - b.mean(axis=0)  # (N,), of outcomes (S, N) bool, S at least 2
+    parts = [a.astype(float) - b] if paired else [a, b]
+    flipped = sum(y.var(axis=0, ddof=1) / len(y) for y in parts)
     error = float(((gap - gap.mean()) ** 2 - flipped).std(ddof=1)) / len(gap) ** 1.5
     return float(special.ndtri(1 - LEVEL)) * error
 
 
 def p_value(mean: float, seeds: float, images: float, freedom: float) -> float:
     """Return the level at which the interval ends at zero."""
-
     if not math.isfinite(seeds):  # blocks leave nothing to compare
         return 1.0
 
@@ -239,9 +228,13 @@ def p_value(mean: float, seeds: float, images: float, freedom: float) -> float:
 
 def step_down(p_values: Sequence[float], variants: int) -> list[float]:
     """Adjust the p-values of all pairs of some variants (Shaffer 1986): Holm's procedure, sharpened."""
-    order = np.argsort(p_values)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * shaffer_factors(variants))
+    return in_steps(p_values, shaffer_factors(variants))
+
+
+def in_steps(p_values: Sequence[float], factors: Sequence[int]) -> list[float]:
+    """Adjust p-values from the smallest on, each by its factor, and to no less than those before it."""
+    order, adjusted = np.argsort(p_values), np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
     return np.minimum(adjusted, 1).tolist()
 
 

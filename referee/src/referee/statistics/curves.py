@@ -54,29 +54,20 @@ class Gap(NamedTuple):
         return int(np.sign(apart)) if abs(apart) > half_width(level, self.seeds, self.images, self.freedom) else 0
 
 
-class Level(NamedTuple):
-    """The mean score of a variant at one point, and what moves it."""
+def image_variance(outcomes: np.ndarray) -> float:
+    """Return the variance of a variant's mean over the choice of test images, from outcomes (S, N) or scores (S, 1)."""
+    S, N = outcomes.shape
+    flips = float(outcomes.var(axis=0, ddof=1).mean()) / S if S > 1 else 0.0
+    return max(0.0, float(outcomes.mean(axis=0).var(ddof=1)) - flips) / N if N > 1 else 0.0
 
-    mean: float
-    seeds: float | None  # variance over seeds; None: there is one
-    images: float  # variance over the choice of test images
-    freedom: float  # of the first
 
-    @classmethod
-    def of(cls, outcomes: np.ndarray) -> "Level":
-        """Summarize the outcomes of its runs, (S, N) or (S, 1)."""
-        scores, (S, N) = outcomes.mean(axis=1), outcomes.shape
-        seeds = float(scores.var(ddof=1)) / S if S > 1 else None
-        means = outcomes.mean(axis=0)
-        flips = float(outcomes.var(axis=0, ddof=1).mean()) / S if S > 1 else 0.0
-        images = max(0.0, float(means.var(ddof=1)) - flips) / N if N > 1 else 0.0
-        return cls(float(scores.mean()), seeds, images, max(S - 1, 1))
-
-    @property
-    def interval(self) -> Interval:
-        """The mean with its 95 % interval over seeds and images; without ends if there is one seed."""
-        half = math.nan if self.seeds is None else half_width(LEVEL, self.seeds, self.images, self.freedom)
-        return Interval(self.mean, self.mean - half, self.mean + half)
+def mean_interval(outcomes: np.ndarray) -> Interval:
+    """Return the mean with its 95 % interval over seeds and images; without ends if there is one seed."""
+    scores, S = outcomes.mean(axis=1), len(outcomes)
+    mean, half = float(scores.mean()), math.nan
+    if S > 1:
+        half = half_width(LEVEL, float(scores.var(ddof=1)) / S, image_variance(outcomes), S - 1)
+    return Interval(mean, mean - half, mean + half)
 
 
 class Crossing(NamedTuple):
@@ -110,9 +101,7 @@ def signs(gaps: Sequence[Gap], level: float = LEVEL) -> list[int]:
 def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> Crossing | None:
     """Return where two curves cross; None unless they are settled in opposite ways, once.
 
-    Args:
-        x: The points, increasing; if one is not above 0, r is interpolated in x instead of ln x.
-        gaps: The variants at each.
+    If one of the points x, which increase, is not above 0, r is interpolated in x instead of ln x.
     """
     settled = [(k, sign) for k, sign in enumerate(signs(gaps, level)) if sign]
     turns = [pair for pair in pairwise(settled) if pair[0][1] != pair[1][1]]
@@ -126,8 +115,7 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
     scale = np.array([gap.scale for gap in gaps])
     ratios = np.array([math.log(gap.a / gap.b) for gap in gaps])
     r = weights @ ratios
-    seeds = np.array([gap.seeds for gap in gaps]) / scale**2
-    images = np.array([gap.images for gap in gaps]) / scale**2
+    seeds, images = np.array([(gap.seeds, gap.images) for gap in gaps]).T / scale**2
     freedom = min(gap.freedom for gap in gaps)
 
     def half(w: np.ndarray) -> float:
@@ -179,23 +167,18 @@ def law(x: np.ndarray, floor: float, factor: float, rate: float) -> np.ndarray:
     return floor + factor * np.asarray(x, dtype=float) ** -rate
 
 
-def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float], seed: int = 0) -> Law | None:
+def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float]) -> Law | None:
     """Fit a power law to the errors of one variant; None for fewer than four points or two seeds, or a point at 0.
 
     The intervals come from fits to resampled points: each moves by its standard error over seeds (Student's t), and all
-    move together by the variance over the choice of test images.
-
-    Args:
-        x: The K points.
-        errors: (K, S), by point and seed.
-        images: By point, the variance of the mean error over the choice of test images.
+    move together by the variance of the mean error over the choice of test images, (K,).
     """
-    K, S = errors.shape
+    K, S = errors.shape  # points, seeds
     if K < LEAST_POINTS or min(x) <= 0 or S < 2:
         return None
     means, noise = errors.mean(axis=1), errors.std(axis=1, ddof=1) / math.sqrt(S)
     places = np.asarray(x, dtype=float)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     moved = stats.t.rvs(S - 1, size=(DRAWS, K), random_state=rng) * noise
     moved += rng.standard_normal((DRAWS, 1)) * np.sqrt(np.asarray(images))
     fitted = _fit(places, means)
@@ -226,10 +209,8 @@ def _fit(x: np.ndarray, errors: np.ndarray, start: np.ndarray | None = None) -> 
     def slopes(parameters: np.ndarray) -> np.ndarray:
         floor, factor, rate = parameters
         power = scaled**-rate
-        return np.asarray(
-            np.stack([np.ones_like(x), power, -factor * power * np.log(scaled)], axis=1)
-            / (floor + factor * power)[:, None]
-        )
+        weights = np.stack([np.ones_like(x), power, -factor * power * np.log(scaled)], axis=1)
+        return np.asarray(weights / (floor + factor * power)[:, None])
 
     typical = np.array([least, float(np.exp(wanted.mean())), 0.5])
     if start is None:

@@ -11,6 +11,7 @@ Four seeds of two variants have 70 regroupings, so p is at least 2/70.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -21,22 +22,26 @@ ROUNDING = 1e-9
 
 
 def p_value(a: np.ndarray, b: np.ndarray, images: float) -> float:
-    """Return the two-sided p-value of equal means.
+    """Return the two-sided p-value of equal means, of scores by seed, (S_a,) and (S_b,), and of the variance I."""
+    scores = np.concatenate([a, b])
+    sums = _regroupings(len(a), len(b)) @ scores
+    sizes = np.sort(np.abs(sums / len(a) - (scores.sum() - sums) / len(b)))
+    actual = float(abs(a.mean() - b.mean()))
 
-    Args:
-        a: scores by seed, (S_a,).
-        b: (S_b,).
-        images: the variance I of the difference over test images.
-    """
-    return _p_value(a, b, _regroupings(len(a), len(b)), images)
+    def share(alpha: float) -> float:
+        rest = math.sqrt(max(0.0, actual**2 - float(stats.norm.isf(alpha / 2)) ** 2 * images))
+        return 1 - float(np.searchsorted(sizes, rest - ROUNDING)) / len(sizes)
+
+    # The share falls with α, in steps.
+    return _border(lambda alpha: share(alpha) <= alpha, 0.0, 1.0) if images else share(1.0)
 
 
 def interval(a: np.ndarray, b: np.ndarray, images: float, alpha: float) -> tuple[float, float]:
     """Return the range of differences that the test does not reject at a level; nan if it cannot reject any."""
-    groups, mean = _regroupings(len(a), len(b)), float(a.mean() - b.mean())
+    mean = float(a.mean() - b.mean())
 
     def rejects(difference: float) -> bool:
-        return _p_value(a - difference, b, groups, images) <= alpha
+        return p_value(a - difference, b, images) <= alpha
 
     far = 100 * (float(np.ptp(a) + np.ptp(b)) + math.sqrt(images) + ROUNDING)
     if not rejects(mean - far) or not rejects(mean + far):
@@ -44,6 +49,7 @@ def interval(a: np.ndarray, b: np.ndarray, images: float, alpha: float) -> tuple
     return _border(rejects, mean, mean - far), _border(rejects, mean, mean + far)
 
 
+@cache
 def _regroupings(size_a: int, size_b: int) -> np.ndarray:
     """Return which runs each regrouping gives to the first variant, (R, S_a + S_b) bool, the actual one first."""
     runs = size_a + size_b
@@ -55,23 +61,6 @@ def _regroupings(size_a: int, size_b: int) -> np.ndarray:
     groups = np.zeros((len(chosen), runs), dtype=bool)
     np.put_along_axis(groups, chosen, True, axis=1)
     return groups
-
-
-def _p_value(a: np.ndarray, b: np.ndarray, groups: np.ndarray, images: float) -> float:
-    scores = np.concatenate([a, b])
-    sums = groups @ scores
-    sizes = np.sort(np.abs(sums / len(a) - (scores.sum() - sums) / len(b)))
-    actual = float(abs(a.mean() - b.mean()))
-
-    def share(alpha: float) -> float:
-        rest = math.sqrt(max(0.0, actual**2 - float(stats.norm.isf(alpha / 2)) ** 2 * images))
-        return 1 - float(np.searchsorted(sizes, rest - ROUNDING)) / len(sizes)
-
-    low, high = 0.0, 1.0  # the share falls with α, in steps
-    for _ in range(30 if images else 0):
-        middle = (low + high) / 2
-        low, high = (low, middle) if share(middle) <= middle else (middle, high)
-    return high if images else share(1.0)
 
 
 def _border(rejects: Callable[[float], bool], inside: float, outside: float) -> float:

@@ -23,12 +23,7 @@ class Interval(NamedTuple):
 
 
 def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Interval:
-    """Return mean ± t · s/√n, Student's t with n − 1 degrees of freedom.
-
-    Args:
-        values: One number per seed.
-        step: Resolution of the values, 1/N for accuracies; see `spread`.
-    """
+    """Return mean ± t · s/√n of a number per seed, Student's t with n − 1 degrees of freedom; `step` as in `spread`."""
     values = np.asarray(values, dtype=np.float64)
     n, mean = len(values), float(np.mean(values))
     if n < 2:
@@ -38,7 +33,7 @@ def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Inter
 
 
 def spread(values: np.ndarray, step: float = 0.0) -> float:
-    """Return the standard deviation, but at least step/√12, that of a rounding error.
+    """Return the standard deviation, but at least step/√12, that of rounding to steps: 1/N for accuracies.
 
     Two or three seeds sometimes agree to the last image, which does not show a deviation of zero.
     """

@@ -110,15 +110,10 @@ class Range(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What settles a difference.
+    """What settles a difference."""
 
-    Attributes:
-        seeds: of each variant; with twice the images where these are too few.
-        images: that even endless seeds take; None where there are so many.
-    """
-
-    seeds: Range
-    images: Range | None = None
+    seeds: Range  # of each variant; with twice the images where these are too few
+    images: Range | None = None  # that even endless seeds take; None where there are so many
 
 
 def measured(
@@ -137,28 +132,24 @@ def measured(
         dependence: As in `comparison.differences`.
     """
     outcomes = [y for y in outcomes if len(y) > 1]
-    by_image = bool(outcomes) and outcomes[0].shape[1] > 1
-    if not outcomes or (by_image and len(outcomes) < 2):
+    N = outcomes[0].shape[1] if outcomes else 0
+    if not outcomes or (N > 1 and len(outcomes) < 2):
         return None
-    N = outcomes[0].shape[1]
     least = (1 / N) ** 2 / 12 if outcomes[0].dtype == bool else 0.0
     spread = [max(float(y.mean(axis=1).var(ddof=1)), least) for y in outcomes]
     freedom = [len(y) - 1 for y in outcomes]
     seeds = float(np.average(spread, weights=freedom))
-    nu, g, flips = sum(freedom), _by_image(outcomes, dependence) if by_image else np.zeros(1), 0.0
-    size = test_images or N
-    if by_image:
-        flips = float(np.mean([dependence.changes(y).mean() for y in outcomes]))
+    nu, size = sum(freedom), test_images or N
+    g = _by_image(outcomes, dependence) if N > 1 else np.zeros(1)
+    flips = float(np.mean([dependence.changes(y).mean() for y in outcomes])) if N > 1 else 0.0
 
     def resized(variance: float) -> float:
         return max(variance - flips / N, 0.0) + flips / size if size != N else variance
 
     image, error = float(g.mean()), float(stats.norm.isf(TAIL) * g.std() / math.sqrt(len(g)))
     low, high = (nu * seeds / stats.chi2.isf(tail, nu) for tail in (TAIL, 1 - TAIL))
-    point, least_, most = (
-        Variances(resized(s), max(i, 0.0) / size)
-        for s, i in ((seeds, image), (low, image - error), (high, image + error))
-    )
+    ends = (seeds, image), (low, image - error), (high, image + error)
+    point, least_, most = (Variances(resized(s), max(i, 0.0) / size) for s, i in ends)
     return Pilot(variants, size, point, least_, most)
 
 

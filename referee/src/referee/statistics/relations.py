@@ -21,15 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from referee.statistics import exact
-from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, Difference, differences, p_value
+from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, Difference, differences, in_steps
+from referee.statistics.sequential import Rows
 
 REPEATED, CONTRADICTED, EQUAL, OPEN = "repeated", "contradicted", "equal within the margin", "not settled"
 
 ROUNDING = 1e-9
-
-Rows = Mapping[Any, np.ndarray | None]
-"""Of a variant, by seed: (N,), or (1,) a score, higher being better; None for a failed run."""
 
 
 class Relation(NamedTuple):
@@ -65,17 +62,14 @@ class Race:
 
     def look(self, rows: Mapping[str, Rows], level: float) -> None:
         """Judge the relations that are open by the runs of each variant."""
-        before = self.findings
-        tested = [
-            known.difference if known.word != OPEN else self._difference(relation, rows, level)
-            for relation, known in zip(self.relations, before, strict=True)
-        ]
-        evidence = [
-            _evidence(relation.sign, each, self.margin) for relation, each in zip(self.relations, tested, strict=True)
-        ]
-        against, equal = (_holm([each[k] for each in evidence]) for k in (1, 2))
-        for k, (known, difference) in enumerate(zip(before, tested, strict=True)):
-            if known.word != OPEN:
+        tested, evidence = [], []
+        for relation, known in zip(self.relations, self.findings, strict=True):
+            tested.append(known.difference if known.word != OPEN else self._difference(relation, rows, level))
+            evidence.append(_evidence(relation.sign, tested[-1], self.margin))
+        holm = range(len(evidence), 0, -1)
+        against, equal = (in_steps([each[k] for each in evidence], holm) for k in (1, 2))
+        for k, difference in enumerate(tested):
+            if self.findings[k].word != OPEN:
                 continue
             p_of = {REPEATED: evidence[k][0], CONTRADICTED: against[k], EQUAL: equal[k]}
             word = next((word for word, p in p_of.items() if p < level), OPEN)
@@ -83,22 +77,18 @@ class Race:
             self.findings[k] = Finding(word, difference, evidence[k][3] < level, p)
 
     def _difference(self, relation: Relation, rows: Mapping[str, Rows], level: float) -> Difference | None:
-        a, b = (rows.get(name, {}) for name in (relation.first, relation.second))
+        names = relation.first, relation.second
+        a, b = ([seed for seed, row in rows.get(name, {}).items() if row is not None] for name in names)
         if self.test == "paired":  # a seed that failed in one variant has no partner in the other
-            a = {seed: row for seed, row in a.items() if b.get(seed) is not None}
-            b = {seed: b[seed] for seed in a if a[seed] is not None}
-        of_both = [[row for row in each.values() if row is not None] for each in (a, b)]
-        if min(map(len, of_both)) < 2:
+            a = b = [seed for seed in a if seed in b]
+        if min(len(a), len(b)) < 2:
             return None
+        both = list(zip(names, (a, b), strict=True))
         blocks = None
         if self.blocks is not None:
-            of_each = zip((relation.first, relation.second), (a, b), strict=True)
-            blocks = [
-                np.array([self.blocks[name][seed] for seed, row in rows.items() if row is not None])
-                for name, rows in of_each
-            ]
-        stacked = [np.stack(each) for each in of_both]
-        difference = differences(stacked, self.test, level, self.dependence, blocks)[0, 1]
+            blocks = [np.array([self.blocks[name][seed] for seed in seeds]) for name, seeds in both]
+        outcomes = [np.array([rows[name][seed] for seed in seeds]) for name, seeds in both]
+        difference = differences(outcomes, self.test, level, self.dependence, blocks)[0, 1]
         return difference._replace(freedom=max(1, math.floor(difference.freedom + ROUNDING)))
 
     @property
@@ -118,30 +108,14 @@ def _evidence(sign: str, difference: Difference | None, margin: float) -> tuple[
     """Return the p-values, to be compared with α, of repeated, contradicted and equal, and of |d| < m."""
     if difference is None:
         return 1.0, 1.0, 1.0, 1.0
-    d, low, high = difference.mean, _p(difference, -margin), _p(difference, margin)
+    d, low, high = difference.mean, difference.p_of(-margin), difference.p_of(margin)
     within = max(low, high) / 2 if -margin < d < margin else 1.0
     if sign == "=":
         return within, 1.0 if -margin <= d <= margin else low if d < 0 else high, 1.0, within
     if sign == ">=":
         return low / 2 if d > -margin else 1.0, low if d < -margin else 1.0, 1.0, within
-    zero = _p(difference, 0.0)
+    zero = difference.p_of(0.0)
     return zero if d > 0 else 1.0, zero if d < 0 else 1.0, within, within
-
-
-def _p(difference: Difference, value: float) -> float:
-    """Return the two-sided p-value of a true difference of this value."""
-    if difference.scores is not None:
-        a, b = difference.scores
-        return exact.p_value(a - value, b, difference.images)
-    return p_value(difference.mean - value, difference.seeds, difference.images, difference.freedom)
-
-
-def _holm(p_values: Sequence[float]) -> np.ndarray:
-    """Adjust p-values for their number (Holm 1979)."""
-    order, adjusted = np.argsort(p_values), np.empty(len(p_values))
-    factors = np.arange(len(p_values), 0, -1)
-    adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
-    return adjusted
 
 
 def claimed(findings: Sequence[Finding]) -> str:

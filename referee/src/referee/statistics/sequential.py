@@ -32,8 +32,8 @@ STUDIES = 40_000  # simulated for a level
 DELTA = 0.25  # of Wang and Tsiatis; 1/2 is Pocock, 0 is O'Brien and Fleming
 POWER = 0.8  # of a planned study, and of one that is not hopeless
 
-Outcomes = Mapping[Any, np.ndarray | None]
-"""Of a variant, by seed: (N,), or (1,) a score; None for a failed run; a seed not trained yet is missing."""
+Rows = Mapping[Any, np.ndarray | None]
+"""Of a variant, by seed: (N,), or (1,) a score, higher being better; None for a failed run, missing if not yet run."""
 
 
 @cache
@@ -69,18 +69,13 @@ def level_after(looks: tuple[int, ...], test: str = "pooled") -> float:
 
 def _simulated_p(looks: tuple[int, ...], test: str) -> np.ndarray:
     """Return the p-values at each look of studies of two equal variants, (STUDIES, looks)."""
-    scores = np.random.default_rng(0).standard_normal((2, STUDIES, looks[-1]))
+    scores = np.random.default_rng(0).standard_normal((2, STUDIES, looks[-1]))[: 1 if test == "paired" else 2]
     n = np.array(looks)
-    if test == "paired":
-        scores = scores[:1]
     sums, squares = (x.cumsum(axis=-1)[..., n - 1] for x in (scores, scores**2))
     errors = (squares - sums**2 / n) / (n - 1) / n  # squared standard errors of the means
     means = sums / n
-    if test == "paired":
-        t, freedom = np.abs(means[0]) / np.sqrt(errors[0]), n - 1.0
-    else:
-        t = np.abs(means[0] - means[1]) / np.sqrt(errors.sum(axis=0))
-        freedom = errors.sum(axis=0) ** 2 / (errors**2 / (n - 1)).sum(axis=0)  # Welch's
+    t = np.abs(means[0] - means[1:].sum(axis=0)) / np.sqrt(errors.sum(axis=0))
+    freedom = errors.sum(axis=0) ** 2 / (errors**2 / (n - 1)).sum(axis=0)  # Welch's; n − 1 for differences by seed
     return np.asarray(2 * stats.t.sf(t, freedom))
 
 
@@ -117,7 +112,7 @@ class Watch:
 
 
 def watch(
-    outcomes: Sequence[Outcomes],
+    outcomes: Sequence[Rows],
     seeds: Sequence[Any],
     looks: Sequence[int],
     margin: float | None = None,
@@ -145,14 +140,7 @@ def watch(
             break
         state.level = by_look[number - 1]
         state.trained |= dict.fromkeys(state.active, size)
-        rows = [[of_variant[seed] for seed in seeds[: state.trained[v]]] for v, of_variant in enumerate(outcomes)]
-        in_block = None
-        if blocks is not None:
-            in_block = [
-                [blocks[v][seed] for seed, row in zip(seeds, of_variant, strict=False) if row is not None]
-                for v, of_variant in enumerate(rows)
-            ]
-        look = _look(number, rows, state, test, dependence, in_block)
+        look = _look(outcomes, seeds, state, test, dependence, blocks)
         state.looks.append(look)
         racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
         state.active = [v for v in state.active if v in racing]
@@ -171,32 +159,31 @@ def watch(
 
 
 def _look(
-    number: int,
-    rows: list[list[np.ndarray | None]],
+    outcomes: Sequence[Rows],
+    seeds: Sequence[Any],
     state: Watch,
     test: str,
     dependence: Dependence,
-    blocks: list[list[Any]] | None,
+    blocks: Sequence[Mapping[Any, Any]] | None,
 ) -> Look:
+    rows = [{seed: of_variant[seed] for seed in seeds[: state.trained[v]]} for v, of_variant in enumerate(outcomes)]
+    finished = [[seed for seed, row in each.items() if row is not None] for each in rows]
     if test == "paired":  # a seed that failed in one variant has no partner in the others
-        failed = {position for row in rows for position, outcome in enumerate(row) if outcome is None}
-        rows = [[outcome for position, outcome in enumerate(row) if position not in failed] for row in rows]
-    finished = [[outcome for outcome in row if outcome is not None] for row in rows]
-    tested = {v: np.stack(row) for v, row in enumerate(finished) if len(row) > 1}
-    numbers, settled = list(tested), state.settled
-    of_tested = None if blocks is None else [np.array(blocks[v]) for v in tested]
-    tests = differences(list(tested.values()), test, state.level, dependence, of_tested) if len(tested) > 1 else {}
-    by_pair = {(numbers[a], numbers[b]): each for (a, b), each in tests.items()}
+        failed = {seed for each in rows for seed, row in each.items() if row is None}
+        finished = [[seed for seed in each if seed not in failed] for each in finished]
+    several = [v for v, each in enumerate(finished) if len(each) > 1]
+    tested = [np.array([rows[v][seed] for seed in finished[v]]) for v in several]
+    in_block = None if blocks is None else [np.array([blocks[v][seed] for seed in finished[v]]) for v in several]
+    tests = differences(tested, test, state.level, dependence, in_block) if len(several) > 1 else {}
+    by_pair = {(several[a], several[b]): each for (a, b), each in tests.items()}
+    settled = state.settled
     over = {pair for pair in by_pair if pair in settled or pair[::-1] in settled}
-    p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(tested))
+    p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(several))
     by_pair = {pair: each._replace(adjusted=p_value) for (pair, each), p_value in zip(by_pair.items(), p, strict=True)}
-    newly = [
-        pair if each.mean > 0 else pair[::-1]
-        for pair, each in by_pair.items()
-        if pair not in over and each.adjusted <= state.level
-    ]
-    means = {v: float(outcomes.mean()) for v, outcomes in tested.items()}
-    return Look(number, {v: len(row) for v, row in enumerate(finished)}, means, by_pair, newly)
+    new = {pair: each for pair, each in by_pair.items() if pair not in over and each.adjusted <= state.level}
+    newly = [pair if each.mean > 0 else pair[::-1] for pair, each in new.items()]
+    means = {v: float(y.mean()) for v, y in zip(several, tested, strict=True)}
+    return Look(len(state.looks) + 1, {v: len(each) for v, each in enumerate(finished)}, means, by_pair, newly)
 
 
 def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
@@ -205,10 +192,7 @@ def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
     if len(known) < 2:
         return False
     leader = max(known, key=look.means.__getitem__)
-    for other in known:
-        if other == leader:
-            continue
-        each = look.differences[min(leader, other), max(leader, other)]
+    for each in (look.differences[pair] for pair in combinations(known, 2) if leader in pair):
         z = stats.norm.isf(state.level / (2 * each.pairs))
         likely = abs(each.mean) + stats.norm.ppf(POWER) * math.sqrt(each.seeds + each.images)
         if likely >= z * math.sqrt(each.seeds * share + each.images):
