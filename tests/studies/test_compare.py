@@ -273,11 +273,11 @@ def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
     variants = {"A": variant(0.95), "B": variant(0.94)}
     compare(write_study(variants=variants, seeds=[1, 2, 3]), tmp_path, program=FAKE_PROGRAM)
     first, _ = results_of(write_study(variants=variants, seeds=[1, 2, 3]), tmp_path)
-    assert first.level == 0.05
+    assert first.verdict.level == 0.05
     compare(write_study(variants=variants, seeds=[1, 2, 3, 4, 5]), tmp_path, program=FAKE_PROGRAM)
     extended, _ = results_of(write_study(variants=variants, seeds=[1, 2, 3, 4, 5]), tmp_path)
     assert extended.earlier_plans == (3,)
-    assert 0.01 < extended.level < 0.02
+    assert 0.01 < extended.verdict.level < 0.02
     assert [look["of"] for look in looks(tmp_path)] == [1, 2]
     (remark,) = [line for line in remarks(extended) if "extended" in line]
     assert "3 to 5 seeds" in remark.replace("\u00a0", " ")

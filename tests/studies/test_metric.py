@@ -304,7 +304,7 @@ def test_a_ratio_is_compared_by_its_logarithm_and_a_lead_is_a_factor() -> None:
     assert pair.p == pytest.approx(expected.pvalue)
     geometric = np.exp(logs[1].mean() - logs[0].mean())
     assert f"A is better than B by a factor of {geometric:.2f} ({low:.2f} to {high:.2f})" in verdict(study)
-    assert study.margin == pytest.approx(np.log(1.5))
+    assert study.verdict.margin == pytest.approx(np.log(1.5))
     assert study.table()["growth"].tolist() == pytest.approx([*growth["A"], *growth["B"]])
     none = dataclasses.replace(finished[0], summary={"metrics": {"test/growth": 0.0}, "seconds": 1.0})
     with pytest.raises(ValueError, match=r"test/growth is 0, which has no logarithm\. Remove `scale: log`"):

@@ -5,7 +5,7 @@ import pytest
 from fake_study import Digits, results, right
 
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.wandb import Place, workspace, write_dashboard
+from vitlab.studies.report.wandb import workspace, write_dashboard
 from vitlab.studies.results.table import StudyResults
 
 
@@ -34,7 +34,7 @@ def test_without_a_key_the_report_is_logged_offline(study: StudyResults, digits:
 
 
 def test_the_workspace_shows_the_tables_and_the_studys_runs_alone(study: StudyResults) -> None:
-    view = workspace(study, Place("vitlab", "team"))
+    view = workspace(study, "vitlab", "team")
     assert (view.entity, view.project, view.name) == ("team", "vitlab", "Study")
     definition = view._to_model().model_dump_json()  # what `save` would send
     for name in ("pairs", "runs", "classes", "val/top1", "figures/ranking", "Study"):

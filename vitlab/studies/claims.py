@@ -59,20 +59,16 @@ def _has_word(study: Study, record: dict[str, Any]) -> bool:
 
 def _record(study: Study, root: Path) -> dict[str, Any]:
     """Return what the study's report wrote; empty before."""
-    record: dict[str, Any] = read_json(root / slug(study.name) / "claim.json", missing={})
-    return record
+    return read_json(root / slug(study.name) / "claim.json", missing={})
 
 
 def write_page(studies: Sequence[Study], root: Path) -> Path:
     """Write report.html and report.md about the claims, the most surprising first; return the path of the first."""
-    records = [_record(study, root) for study in studies]
-    tested: list[tuple[Study, dict[str, Any]]] = []
-    others: list[tuple[Study, dict[str, Any]]] = []
-    for both in zip(studies, records, strict=True):
-        (tested if _has_word(*both) else others).append(both)
+    both = [(study, _record(study, root)) for study in studies]
+    tested = sorted((each for each in both if _has_word(*each)), key=lambda each: _surprise(each[1]))
+    others = [each for each in both if each not in tested]
     known = [record["p"] for _, record in tested if record.get("p") is not None]
     adjusted = dict(zip(known, false_discovery_control(known), strict=True)) if known else {}
-    tested.sort(key=lambda each: _surprise(each[1]))
     rows = []
     for study, record in tested:
         p = record.get("p")

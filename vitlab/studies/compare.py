@@ -87,15 +87,8 @@ def compare(
     """
     study = begun_study(study_path, root, data)
     with study_lock(study.folder(root)), ExitStack() as ends:
-
-        def trainer(slots: Slots) -> Executor:
-            each = {build: build() for build in executors}
-            made = Fleet([each[build] for build in executors], study.seeds) if executors else Local(slots)
-            ends.callback(made.shutdown, wait=False)
-            return made
-
         register(study, root, register_anew)
-        return _compare(study, root, overwrite, program, dashboard, trainer)
+        return _compare(study, root, overwrite, program, dashboard, executors, ends)
 
 
 def _compare(
@@ -104,16 +97,22 @@ def _compare(
     overwrite: bool,
     program: Sequence[str],
     dashboard: Dashboard | None,
-    trainer: Callable[[Slots], Executor],
+    executors: Sequence[Callable[[], Executor]],
+    ends: ExitStack,
 ) -> Path:
-    plans = _plans(study, root)
+    plans = [ResolvedStudy.of(point, root) for point in study.points]
+    if study.branch:
+        _branches(plans)  # refuses runs that cannot branch
+    claim_folder(study, root)
     for planned in plans:
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)
     runs = in_turn(plans)
     slots = allot(runs, study.jobs)
     _announce(study, plans, slots)  # before the first run, so that broken images are detected here
-    executor = trainer(slots)
+    built = {build: build() for build in executors}
+    executor = Fleet([built[build] for build in executors], study.seeds) if built else Local(slots)
+    ends.callback(executor.shutdown, wait=False)
 
     def train(runs: list[Run]) -> list[Outcome]:
         if not overwrite:
@@ -152,17 +151,9 @@ def _compare(
     report = write_report(results, planned.images, planned.folder)
     shown = judged(results)
     claimed = [headline(study.claim, shown), *decided(study.claim, shown)] if study.claim else []
+    further = [*costlier(results), *as_tuned(results), *leads_by_trials(results), *outlooks(results)]
     asked = [study.question] if study.question else []
-    conclusion = [
-        *asked,
-        *claimed,
-        verdict(results),
-        *costlier(results),
-        *as_tuned(results),
-        *leads_by_trials(results),
-        *outlooks(results),
-    ]
-    print("", *conclusion, "", sep="\n", flush=True)
+    print("", *asked, *claimed, shown.sentence, *further, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
         print(f"Dashboard: {dashboard(results, planned.folder)}", flush=True)
     if results.failures:
@@ -179,22 +170,10 @@ def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> Non
                 f"Baselines{where}: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.",
                 flush=True,
             )
-    for leaked in dict.fromkeys(leak for planned in plans for leak in planned.leaks):
-        print(leaked, flush=True)
-    for line in overruled(study):
-        print(line, flush=True)
+    leaks = dict.fromkeys(leak for planned in plans for leak in planned.leaks)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
-    print(f"{study.name}: {size}; {slots}.", flush=True)
-
-
-def _plans(study: Study, root: Path) -> list[ResolvedStudy]:
-    """Return the study's plan at each place on its axis, and refuse runs that cannot branch."""
-    plans = [ResolvedStudy.of(point, root) for point in study.points]
-    if study.branch:
-        _branches(plans)
-    claim_folder(study, root)
-    return plans
+    print(*leaks, *overruled(study), f"{study.name}: {size}; {slots}.", sep="\n", flush=True)
 
 
 def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Sequence[Run]], Costs]:
@@ -258,13 +237,8 @@ def _branches(plans: Sequence[ResolvedStudy]) -> dict[Run, list[tuple[Run, int]]
 
 def in_turn(plans: Sequence[ResolvedStudy]) -> list[Run]:
     """Return the runs of all plans by seed, so that an early look sees every place."""
-    return by_seed(plans[0].study, [run for planned in plans for run in planned.runs])
-
-
-def by_seed(study: Study, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs in the order of the study's seeds, tuning runs as they are."""
-    order = {seed: position for position, seed in enumerate(study.seeds)}
-    return sorted(runs, key=lambda run: order.get(run.seed, 0))
+    order = {seed: position for position, seed in enumerate(plans[0].study.seeds)}
+    return sorted((run for planned in plans for run in planned.runs), key=lambda run: order[run.seed])
 
 
 def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResults, Images]:

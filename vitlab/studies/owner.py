@@ -25,7 +25,8 @@ def claim_folder(study: Study, root: Path) -> None:
         ValueError: the folder belongs to another file, with other variants.
     """
     record, base = study.folder(root) / FILE, study.base_config
-    digests = {name: _digest(as_yaml(merge(base, override))) for name, override in study.variants.items()}
+    texts = {name: as_yaml(merge(base, override)) for name, override in study.variants.items()}
+    digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
     known = read_cache(record, {})
     path, variants = str(study.path.resolve()), known.get("variants", {})
     nested = variants.items() <= digests.items() or digests.items() <= variants.items()
@@ -50,7 +51,3 @@ def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
         first, *_ = plan(replace(whole, variants={name: override}, seeds=whole.seeds[:1]).points[0], root)
         return whole if experiment_of(first.config).data.has_test else study
     return study
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

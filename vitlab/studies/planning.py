@@ -150,11 +150,7 @@ def _joules(result: RunResult) -> float | None:
 
 
 def describe(planned: Planned, difference: float) -> str:
-    """Return the plan as text.
-
-    Args:
-        difference: To be found, in the metric's unit; accuracy as a fraction.
-    """
+    """Return the plan as text; `difference` is to be found, in the metric's unit, accuracy as a fraction."""
     parts = [
         f"{planned.study.name}: {variances(planned, planned.seen)}",
         needed(planned, difference, _rows(planned)),

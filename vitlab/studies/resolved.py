@@ -11,13 +11,7 @@ from vitlab.studies.file.fairness import data_of
 from vitlab.studies.file.groups import groups_of, split_groups
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.runs import (
-    Run,
-    differing_keys,
-    images_of,
-    known_before,
-    plan,
-)
+from vitlab.studies.file.runs import Run, differing_keys, images_of, known_before, plan
 from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study
 from vitlab.studies.file.trials import Choice
@@ -136,11 +130,9 @@ class ResolvedStudy:
         """Return the runs that have their results."""
         return [Outcome(run, None) for run in self.runs if is_finished(run)]
 
-    def next_runs(self, results: StudyResults | None = None) -> list[Run]:
-        """Return the runs of the next look, none if the study has ended; all runs of a fixed list of seeds."""
-        if not self.study.looks:
-            return self.runs
-        watch, variants = (results or self.results(self.finished())).watch, list(self.study.variants)
+    def next_runs(self, results: StudyResults) -> list[Run]:
+        """Return the runs of the next look, none if the study has ended."""
+        watch, variants = results.watch, list(self.study.variants)
         missing = [] if watch is None or watch.stop else watch.missing
         return [run for run in self.runs if (variants.index(run.variant), str(run.seed)) in missing]
 

@@ -68,13 +68,11 @@ def _is_own(path: str) -> bool:
     return "." in path and path.partition(".")[0] not in PACKAGES
 
 
-def _texts(node: Any) -> Iterator[tuple[str, bool]]:
+def _texts(node: Any, key: object = "") -> Iterator[tuple[str, bool]]:
     """Yield every text in a configuration, and whether it is the value of a `class_path`."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from ((value, True),) if key == "class_path" and isinstance(value, str) else _texts(value)
+    if isinstance(node, str):
+        yield node, key == "class_path"
     elif isinstance(node, list):
-        for value in node:
-            yield from _texts(value)
-    elif isinstance(node, str):
-        yield node, False
+        node = dict(enumerate(node))
+    for inner, value in node.items() if isinstance(node, dict) else ():
+        yield from _texts(value, inner)

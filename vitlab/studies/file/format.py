@@ -9,11 +9,6 @@ from referee.formats import SPACE, prefixed, two_digits
 UNITS = (("second", 1, 90), ("minute", 60, 5_400), ("hour", 3_600, 172_800), ("day", 86_400, math.inf))  # size, up to
 
 
-def digits_for(images: int) -> int:
-    """Return the decimals of a percentage that a test set of this size resolves."""
-    return 2 if images >= 5_000 else 1
-
-
 def as_yaml(value: Any) -> str:
     """Return a value of a configuration as its YAML file has it: null, true, 0.001, [1, 2]."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)

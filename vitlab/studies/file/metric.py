@@ -58,9 +58,7 @@ class Metric(referee.metric.Metric):
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
         """Return the decimals to show: what this many test images resolve, else four significant digits."""
-        if self.is_accuracy:
-            return super().digits(scores, spreads, items)
-        if self.is_log:
+        if self.is_accuracy or self.is_log:
             return super().digits(scores, spreads, items)
         return max(0, 3 - math.floor(math.log10(max(map(abs, scores), default=0.0) or 1.0)))
 

@@ -33,14 +33,13 @@ def overruled(study: Study) -> list[str]:
     keys = [*([LENGTH] if _epochs(study) else []), *study.tuned]
     lines = []
     for name, override in study.variants.items():
-        replaced = {
-            key: value
+        replaced = [
+            f"{key}: {as_yaml(value)}"
             for key, value in flatten(override).items()
             if key in keys and not _agrees(study, name, key, value)
-        }
-        settings = listed([f"{key}: {as_yaml(value)}" for key, value in replaced.items()])
+        ]
         if replaced:
-            lines.append(f"{name} has {settings}, which the study's budget or tuning replaces.")
+            lines.append(f"{name} has {listed(replaced)}, which the study's budget or tuning replaces.")
     return lines
 
 

@@ -30,8 +30,7 @@ Registration = dict[str, Any]
 
 def record_of(study: Study) -> list[Registration]:
     """Return the registrations of a claim, the first one first."""
-    record: list[Registration] = read_json(_file(study), missing=[])
-    return record
+    return read_json(_file(study), missing=[])
 
 
 def _file(study: Study) -> Path:
@@ -54,21 +53,18 @@ def register(study: Study, root: Path, anew: bool = False) -> None:
         return
     record = record_of(study)
     known = record[-1] if record else study.registered
+    finished = study.folder(root).glob(f"**/seed-*/{SUMMARY}")
     if known and known["digest"] == study.digest:
         if anew:
             raise ValueError(f"--register-anew: {study.path} is as it was registered. Leave the option out.")
         if record:
             return
-    elif known and (not record or any(each["words"] for each in record) or _has_results(study, root)):
+    elif known and (not record or any(each["words"] for each in record) or any(finished)):
         _refuse(study, record, anew)
     else:
         record = []  # nothing is known that a change could follow
     record.append({"registered": time.strftime("%Y-%m-%d"), "digest": study.digest, "seeds": study.seeds, "words": []})
     _write(study, record)
-
-
-def _has_results(study: Study, root: Path) -> bool:
-    return any(True for _ in study.folder(root).glob(f"**/seed-*/{SUMMARY}"))
 
 
 def _refuse(study: Study, record: list[Registration], anew: bool) -> None:

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,11 +64,6 @@ class Run:
     @property
     def _place(self) -> Path:
         return self.folder / f"fold-{self.fold}" if self.fold else self.folder
-
-    @property
-    def cell(self) -> "Run":
-        """The run and those of the other parts together: a variant with a seed."""
-        return replace(self, fold=None)
 
     @property
     def is_frozen(self) -> bool:
@@ -130,7 +125,6 @@ def plan(
         ValueError: an empty variant, an invalid configuration, or one that could yield no result.
     """
     refuse_overruled(study)
-    cells: dict[str, Run] = {}
     completed: dict[tuple[str, str], Run] = {}
 
     def cell(variant: str, seed: int) -> Run:
@@ -147,13 +141,12 @@ def plan(
                 f"Variant {variant!r} of {study.path} is empty and changes nothing.\n"
                 f"List the settings that define it, even if {study.base.name} has the same values."
             )
-        cells[variant] = cell(variant, study.seeds[0])
-    for fault in _faults(study, list(cells.values())):
+    for fault in _faults(study, [cell(variant, study.seeds[0]) for variant in study.variants]):
         raise ValueError(f"{study.path}: {fault}")
     return [
         with_seed(study, cell(variant, seed), seed, fold)
         for seed in study.seeds
-        for variant in cells
+        for variant in study.variants
         for fold in study.parts
     ]
 
@@ -161,15 +154,15 @@ def plan(
 def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     """Return the run of a variant with the study's first seed, its configuration complete and checked.
 
-    Args:
-        decided: Overrides from the budget and from tuning.
+    `decided` are the overrides from the budget and from tuning.
     """
     import torch  # here, because it takes seconds to import
 
     folder = study.folder(root, variant)
     first = Run(variant, study.seeds[0], {}, folder, place=study.place, fold=study.parts[0])
     fixed = _seeded(study, first)
-    fixed["run"] |= {"root": str(folder.parent), "test": True, "wandb": {"group": study.title}}
+    group = f"{study.name}, {study.place}" if study.place else study.name  # of its runs in W&B
+    fixed["run"] |= {"root": str(folder.parent), "test": True, "wandb": {"group": group}}
     if study.budget is not None and study.budget.kind == "epochs" and variant not in study.frozen:
         fixed["trainer"] = {"max_epochs": study.budget.amount}
     config = merge(merge(merge(study.base_config, study.variants[variant]), fixed), decided)
@@ -368,20 +361,14 @@ def _cut_short(study: Study, run: Run) -> Iterator[str]:
 
 
 def _unknown_keys(study: Study, runs: Sequence[Run]) -> Iterator[str]:
-    known = sorted({key for run in runs for key in _prefixes(run.config)})
+    keys = {key for run in runs for key in flatten(run.config)}
+    known = sorted({section for key in keys for section in accumulate(key.split("."), "{}.{}".format)})
     named = [("may_differ", key) for key in study.may_differ] + [("tune: space", key) for key in study.tuned]
     for where, key in named:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)  # of too many to name them all
             hint = f" Did you mean `{near[0]}`?" if near else ""
             yield f"{where}: no variant's configuration has a key `{key}`.{hint}"
-
-
-def _prefixes(config: Config, prefix: str = "") -> Iterable[str]:
-    for key, value in config.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _prefixes(value, f"{prefix}{key}.")
 
 
 def _all_batches(limit: int | float) -> bool:

@@ -97,10 +97,7 @@ def _draw_one(values: Any, rng: np.random.RandomState) -> Any:
 
 
 def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
-    """Parse a study's `tune`.
-
-    Args:
-        seeds: of the comparison.
+    """Parse a study's `tune`; `seeds` are those of the comparison.
 
     Raises:
         ValueError: the message does not name the file.

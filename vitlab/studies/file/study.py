@@ -69,8 +69,6 @@ LEAST_SEEDS = 3
 WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
 # Folders next to those of the variants.
 RESERVED_SLUGS = ("before", "features", "figures", "robustness", "search", "transfer", "tuning", "wandb")
-
-
 IF = "without_test"  # of `folds`: only if the data set has no test images
 
 
@@ -161,11 +159,6 @@ class Study:
         """Return the folder of the study's files, or of a variant's runs."""
         part = slug(f"{variant} {self.place}".replace(",", ""))
         return root / slug(self.name) / part if part else root / slug(self.name)
-
-    @property
-    def title(self) -> str:
-        """The name, and the place on the axis."""
-        return f"{self.name}, {self.place}" if self.place else self.name
 
     @property
     def parts(self) -> Sequence[int | None]:
@@ -319,9 +312,18 @@ def _contradictions(study: Study) -> Iterator[str]:
             f"{'tune' if study.tuned else 'branch'}: {sorted(study.frozen)[0]!r} is frozen and takes no steps. Remove "
             "one of the two."
         )
-    yield from _contradictions_of_axes(study)
-    yield from _contradictions_of_folds(study)
-    yield from _contradictions_of_folders(study)
+    if study.along and study.looks:
+        yield "along: the places of an axis have the same seeds. Give `seeds` as a list."
+    budgets = {point.budget.kind for point in study.points if point.budget}
+    if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
+        yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
+    if study.folds and study.tuning:
+        yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
+    if not slug(study.name):
+        yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
+    names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
+    if twice := [name for name in names if names.count(name) > 1]:
+        yield f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values."
 
 
 def _contradictions_of_the_test(study: Study) -> Iterator[str]:
@@ -367,27 +369,6 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
         yield "tune: a seed that a look may never train is not tuned. Give `seeds` as a list, or write `within: study`."
     if study.tuned and study.branch:
         yield "branch: shorter runs continue the longest, and tuning could give them other settings."
-
-
-def _contradictions_of_axes(study: Study) -> Iterator[str]:
-    if study.along and study.looks:
-        yield "along: the places of an axis have the same seeds. Give `seeds` as a list."
-    budgets = {point.budget.kind for point in study.points if point.budget}
-    if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
-        yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
-
-
-def _contradictions_of_folds(study: Study) -> Iterator[str]:
-    if study.folds and study.tuning:
-        yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
-
-
-def _contradictions_of_folders(study: Study) -> Iterator[str]:
-    if not slug(study.name):
-        yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
-    names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
-    if twice := [name for name in names if names.count(name) > 1]:
-        yield f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values."
 
 
 def _changes_cost(key: str) -> bool:

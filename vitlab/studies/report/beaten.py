@@ -9,14 +9,13 @@ from referee.formats import SPACE, joined, percent
 from referee.statistics.comparison import LEVEL, half_width
 from referee.statistics.intervals import spread, t_interval
 
-from vitlab.studies.file.format import digits_for
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
 
 
 def not_beyond_baselines(results: StudyResults) -> list[str]:
     """Name, for each baseline and for the start of the training, the variants whose lead over it can be chance."""
-    lines, digits = [], digits_for(len(results.labels))
+    lines, digits = [], results.digits
     for line, value in results.baselines.lines.items() if results.baselines else ():
         below = [result for result in results.ranking if not _beats(result, value, results)]
         if not below:

@@ -41,7 +41,7 @@ def costlier(results: StudyResults) -> list[str]:
     others = [(result.variant, _costs_of(result, results)) for result in results.ranking if result.variant in beaten]
     parts, cheaper = list[str](), list[list[str]]()
     for what, value in own.items():
-        if less := {name: costs[what] for name, costs in others if _dearer(own, costs, what)}:
+        if less := {name: costs[what] for name, costs in others if what in costs and value > COSTLIER * costs[what]}:
             show = clock if what == TIME else engineering
             against = " to ".join(dict.fromkeys(map(show, (min(less.values()), max(less.values())))))
             parts.append(f"{what} {show(value)} instead of {against}")
@@ -65,22 +65,15 @@ def _costs_of(result: VariantResult, results: StudyResults) -> dict[str, float]:
     return measured | ({} if flops is None else {"training FLOPs": flops}) | {TIME: result.mean("seconds")}
 
 
-def _dearer(costs: Mapping[str, float], other: Mapping[str, float], what: str) -> bool:
-    return what in costs and what in other and costs[what] > COSTLIER * other[what]
-
-
 def speed_remarks(results: StudyResults) -> list[str]:
     """List why costs are missing or unreliable, and where the runs contradict them."""
     lines = doubts(results.costs)
     lines += [f"{variant}: its cost could not be measured ({why})." for variant, why in results.cost_failures.items()]
-    modes = {
-        how: ", ".join(name for name, cost in results.costs.items() if cost.compiled is (how == "compiled"))
-        for how in ("compiled", "eager")
-    }
-    if all(modes.values()):
+    compiled, eager = (", ".join(n for n, c in results.costs.items() if c.compiled is how) for how in (True, False))
+    if compiled and eager:
         lines.append(
-            f"The cost of {modes['compiled']} was measured compiled, that of {modes['eager']} eager. Compiling speeds "
-            "architectures up unequally; compare images/s of one mode."
+            f"The cost of {compiled} was measured compiled, that of {eager} eager. Compiling speeds architectures up "
+            "unequally; compare images/s of one mode."
         )
     apart = []
     for result in results.ranking:
@@ -152,10 +145,10 @@ def _table_of_variants(results: StudyResults) -> Table:
         score = results.metric.text(result.score.mean, results.digits)
         in_runs = NONE if measured_speed is None else f"{measured_speed:,.0f}"
         if cost is None:
-            rows.append(_row(result, score, "not measured", NONE, NONE, in_runs))
+            rows.append(row_of(result, score, "not measured", NONE, NONE, in_runs))
             continue
         rows.append(
-            _row(
+            row_of(
                 result,
                 score,
                 engineering(cost.parameters),
@@ -180,7 +173,7 @@ def _table_of_runs(results: StudyResults) -> Table:
         flops = flops_of(result, cost)
         energy = (cost.train_joules_per_image, cost.inference_joules_per_image) if cost else ()
         rows.append(
-            _row(
+            row_of(
                 result,
                 str(first.run.epochs),
                 f"{first.images_seen:,}",
@@ -196,8 +189,9 @@ def _table_of_runs(results: StudyResults) -> Table:
     return Table("Cost of a run", columns, rows)
 
 
-def _row(result: VariantResult, *cells: str | Cell) -> Row:
-    return Row(result.variant, cells, result.index)
+def row_of(result: VariantResult, *cells: str | Cell, marks: tuple[str, ...] = ()) -> Row:
+    """Return a variant's row of a table."""
+    return Row(result.variant, cells, result.index, marks)
 
 
 def _how_it_was_measured(results: StudyResults) -> list[Part]:
@@ -209,6 +203,9 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
     modes = " or ".join(dict.fromkeys(f"{cost.precision} {'compiled' if cost.compiled else 'eager'}" for cost in costs))
     together = f", {first.processes} processes at a time like the runs" if first.processes > 1 else ""
     meter = "; this machine does not report it" if first.train_joules_per_image is None else ""
+    before = ""
+    if any(run.seconds_before for run in results.finished):
+        before = ", and of the runs that they start from; images seen and training FLOPs leave those out"
     return [
         Note(
             f"Measured in one session on {first.device} with {counted(first.threads, 'thread')}, torch {first.torch}, "
@@ -219,16 +216,9 @@ def _how_it_was_measured(results: StudyResults) -> list[Part]:
             "epochs after the first. FLOPs per image are of the forward pass of inference and count a multiply-add as "
             "two; halve them for MACs. Training FLOPs are of whole training steps. Energy is that of the whole device, "
             f"including other programs{meter}. Training time is the wall-clock time of the runs themselves"
-            f"{_at_once(results, first)}, including data loading and validation{_with_runs_before(results)}."
+            f"{_at_once(results, first)}, including data loading and validation{before}."
         )
     ]
-
-
-def _with_runs_before(results: StudyResults) -> str:
-    """Return that times include the runs that others start from; nothing where there are none."""
-    if not any(run.seconds_before for run in results.finished):
-        return ""
-    return ", and of the runs that they start from; images seen and training FLOPs leave those out"
 
 
 def _at_once(results: StudyResults, cost: Cost) -> str:

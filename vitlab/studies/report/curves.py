@@ -23,14 +23,11 @@ from vitlab.studies.results.table import StudyResults
 def line_of(axis: Axis, grid: Sequence[StudyResults]) -> Line:
     """Return the results at all places of an axis."""
     x, labels = [place.x for place in axis.places], [place.label for place in axis.places]
-    level = min(results.level for results in grid) / len(grid)
-    return Line(axis.name, x, labels, [judged(results) for results in grid], level, reference=_reference(grid))
-
-
-def _reference(points: Sequence[StudyResults]) -> Reference | None:
-    knn = [point.baselines.knn for point in points if point.baselines]
-    note = "k-NN, on the first seed's draw of the images alone"
-    return Reference("k-NN on pixels", knn, note) if len(knn) == len(points) else None
+    level = min(results.verdict.level for results in grid) / len(grid)
+    knn = [results.baselines.knn for results in grid if results.baselines]
+    pixels = Reference("k-NN on pixels", knn, "k-NN, on the first seed's draw of the images alone")
+    reference = pixels if len(knn) == len(grid) else None
+    return Line(axis.name, x, labels, [judged(results) for results in grid], level, reference=reference)
 
 
 def answer(axis: Axis, grid: Sequence[StudyResults]) -> str:
@@ -90,7 +87,7 @@ def _summary(study: Study, grid: Sequence[StudyResults]) -> str:
     minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
     length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
     spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
-    level = min(results.level for results in grid)
+    level = min(results.verdict.level for results in grid)
     tested = (
         "Statements about several places are valid for all of them together: each is tested at "
         f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
@@ -104,17 +101,12 @@ def _summary(study: Study, grid: Sequence[StudyResults]) -> str:
 def _places(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> list[Part]:
     metric, rows = grid[0].metric, []
     for place, results in zip(axis.places, grid, strict=True):
-        by_name = {result.variant: result for result in results.ranking}
-        cells = []
-        for variant in study.variants:
-            result = by_name.get(variant)
-            if result is None:
-                cells.append(NONE)
-                continue
+        scores = {}
+        for result in results.ranking:
             interval, digits = interval_of(result.judged), results.digits
-            cells.append(f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}")
+            scores[result.variant] = f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}"
         knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
-        rows.append(Row(number(place.x), [*cells, knn]))
+        rows.append(Row(number(place.x), [*(scores.get(variant, NONE) for variant in study.variants), knn]))
     heading = axis.name[0].upper() + axis.name[1:]
     table = Table("Places", [heading, *study.variants, "k-NN"], rows)
     pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in grid]

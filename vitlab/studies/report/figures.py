@@ -7,17 +7,7 @@ import referee.report.charts
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from referee.formats import tick
-from referee.report.drawing import (
-    DASHED,
-    MUTED,
-    Chart,
-    Layout,
-    draw_curve,
-    panels_of,
-    point,
-    put_legend,
-    style_of,
-)
+from referee.report.drawing import DASHED, MUTED, Chart, Layout, draw_curve, panels_of, point, put_legend, style_of
 
 from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
@@ -158,8 +148,7 @@ def charts_for(metric: Metric) -> list[Chart]:
 def pareto_front(costs: Sequence[float], scores: Sequence[float], more: bool) -> list[int]:
     """Return, by cost, the indices of the points that no other beats in cost or score without losing in the other.
 
-    Args:
-        more: The "cost" is a speed: more is better.
+    With `more`, the "cost" is a speed.
     """
     sign = -1 if more else 1
     front: list[int] = []

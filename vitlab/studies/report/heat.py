@@ -1,5 +1,6 @@
 """Which pixels speak for each variant's answer, on the images that come first in the gallery."""
 
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -29,10 +30,8 @@ def heat_chart(results: StudyResults, images: Images) -> Chart | None:
     indices = interesting(results)[:ROWS]
     heats = {}
     for variant, run in models_shown(results).items():
-        try:
+        with suppress(FileNotFoundError, ValueError):  # its checkpoints were removed, or it answers with no class
             heats[variant] = _heat_of(run.run.directory, indices)
-        except (FileNotFoundError, ValueError):  # its checkpoints were removed, or it answers with no class
-            continue
     if not heats:
         return None
     pixels = [image / 255 for image in images.raw_images("test", indices.tolist())]

@@ -99,8 +99,8 @@ def _looks(results: StudyResults) -> list[str]:
     if results.watch is None:
         return []
     end = ENDS.get(results.watch.stop or "", "")
-    which = "Each look tests" if results.margin is None else "Levels rise with the seeds; this look tests"
-    level = f"{which} at the level {results.level:.3f}"
+    which = "Each look tests" if results.study.margin is None else "Levels rise with the seeds; this look tests"
+    level = f"{which} at the level {results.verdict.level:.3f}"
     return [f"{look_of(results)}{end}. {level}, so that all looks together make at most 5{SPACE}% false claims."]
 
 

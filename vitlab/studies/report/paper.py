@@ -1,6 +1,6 @@
 """What an author takes from a report into a paper: a paragraph on methods that is true of this study, and a table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from referee.formats import SPACE, counted, joined, percent
 from referee.report.differences import chance
@@ -88,14 +88,12 @@ def _trained(results: StudyResults) -> list[str]:
     return [f"{joined(_quoted(each))}: {how}." for how, each in alike.items()]
 
 
-def _weights(results: StudyResults) -> list[str]:
-    lines = []
+def _weights(results: StudyResults) -> Iterator[str]:
     for each in results.context.compute:
         verb = "was taught by" if each.taught else "started from"
         own = ", a run of its own for each seed" if each.in_each_run else ""
         names = joined([f"“{name}”" for name in each.variants])
-        lines.append(f"{names} {verb} {each.source}{own}.")
-    return lines
+        yield f"{names} {verb} {each.source}{own}."
 
 
 def _quoted(ranking: Sequence[VariantResult]) -> list[str]:
@@ -123,10 +121,10 @@ def _tested(results: StudyResults) -> list[str]:
         first, last = results.study.looks[0], results.study.looks[-1]
         lines.append(
             f"The study was planned for {first} to {last} seeds and tested after each from seed {first} on, the last "
-            f"time at a level of {percent(results.level, 1)}{SPACE}%, so that all looks together make at most "
+            f"time at a level of {percent(verdict.level, 1)}{SPACE}%, so that all looks together make at most "
             f"5{SPACE}% false claims."
         )
-    if (margin := results.margin) is not None:
+    if (margin := verdict.margin) is not None:
         lines.append(f"Differences below {verdict.metric.size(margin)} were taken not to matter.")
     if verdict.outcomes.groups is not None:
         lines.append("Test images of a group were taken to fail together.")

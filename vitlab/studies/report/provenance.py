@@ -1,6 +1,6 @@
 """Remarks on where the runs of a study come from: their environment, code, weights and training images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from referee.formats import joined
@@ -16,21 +16,18 @@ TRAINING_IMAGES = "training images"
 TEST_TIME = 1.2  # times the FLOPs of a training forward that a forward pass at test may cost
 
 
-def confounded_environments(results: StudyResults) -> list[str]:
+def confounded_environments(results: StudyResults) -> Iterator[str]:
     """Object to an environment that two variants do not share."""
-    lines = []
-    for key, values in _environments_of(results).items():
-        if _apart(values):
-            each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
-            lines.append(f"The environment differs between variants ({key}: {each}), which may be why they do.")
-    machines = results.outcomes.blocks
-    if not lines and machines and (both := not_compared(machines, results.study.test)):
+    confounded, machines = _confounded(results), results.outcomes.blocks
+    for key, values in confounded.items():
+        each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
+        yield f"The environment differs between variants ({key}: {each}), which may be why they do."
+    if not confounded and machines and (both := not_compared(machines, results.study.test)):
         seeds = "Train each seed" if results.study.test == "pooled" else f"test: {results.study.test} needs each seed"
-        lines.append(
+        yield (
             f"{joined(both)} trained on different kinds of machines ({_by_kind(machines)}), which may be why they "
             f"differ. {seeds} of all variants on one kind."
         )
-    return lines
 
 
 def _by_kind(machines: Mapping[str, Mapping[str, str]]) -> str:
@@ -48,13 +45,11 @@ def _by_kind(machines: Mapping[str, Mapping[str, str]]) -> str:
     )
 
 
-def _apart(values: dict[str, tuple[str, ...]]) -> bool:
-    """Whether two variants have no value in common, so that environment and variant cannot be separated."""
-    return any(not set(a) & set(b) for a, b in combinations(values.values(), 2))
+def _confounded(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return by variant the values of each decisive entry of environment.json that separates two of them.
 
-
-def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Return the values of each decisive entry of environment.json by variant, less those that the study sets."""
+    Two variants without a common value cannot be told from their environments. What the study sets is no environment.
+    """
     values = {
         key: {
             result.variant: tuple(sorted({str(run.environment.get(key, ABSENT)) for run in result.runs}))
@@ -63,14 +58,18 @@ def _environments_of(results: StudyResults) -> dict[str, dict[str, tuple[str, ..
         for key in DECISIVE
         if key not in results.set_by_study and not key.startswith("data.")
     }
-    images = _training_images(results)
-    return values | ({TRAINING_IMAGES: images} if all(images.values()) and not _sets_data(results) else {})
-
-
-def _sets_data(results: StudyResults) -> bool:
-    """Whether the study itself gives its runs different training images."""
-    differing = (each for each in results.differences if kind_of(each.key) == "data" and matters(each.key, each.values))
-    return _draws_images(results) or any(differing)
+    images = {
+        result.variant: tuple(sorted({run.training_images for run in result.runs if run.training_images}))
+        for result in results.ranking
+    }
+    chosen = any(kind_of(each.key) == "data" and matters(each.key, each.values) for each in results.differences)
+    if all(images.values()) and not chosen and not _draws_images(results):
+        values[TRAINING_IMAGES] = images
+    return {
+        key: by_variant
+        for key, by_variant in values.items()
+        if any(set(a).isdisjoint(b) for a, b in combinations(by_variant.values(), 2))
+    }
 
 
 def _draws_images(results: StudyResults) -> bool:
@@ -78,36 +77,26 @@ def _draws_images(results: StudyResults) -> bool:
     return "images" in results.study.vary or results.study.folds is not None
 
 
-def _training_images(results: StudyResults) -> dict[str, tuple[str, ...]]:
-    """Return the known hashes of the training split by variant."""
-    return {
-        result.variant: tuple(sorted({run.training_images for run in result.runs if run.training_images}))
-        for result in results.ranking
-    }
-
-
-def mixed_environments(results: StudyResults) -> list[str]:
+def mixed_environments(results: StudyResults) -> Iterator[str]:
     """Name what varies among the runs without being confounded with the variants."""
-    confounded = {key for key, values in _environments_of(results).items() if _apart(values)}
+    confounded, machines = _confounded(results), results.outcomes.blocks
     mixed = [
         f"{key}: {', '.join(values)}"
         for key, values in results.environment.items()
         if len(values) > 1 and key not in confounded and key != "git"  # which says less than the hash of the code
     ]
-    lines = [f"The runs come from different environments ({'; '.join(mixed)})."] if mixed else []
-    if (machines := results.outcomes.blocks) and not not_compared(machines, results.study.test):
-        lines[0] += f" Variants are compared within kinds of machines ({_by_kind(machines)})."
-    lines += [
-        f"{result.run} was continued after {joined(result.environment['changed'])} had changed."
-        for result in results.finished
-        if "changed" in result.environment
-    ]
-    return lines
+    if mixed:
+        within = ""
+        if machines and not not_compared(machines, results.study.test):
+            within = f" Variants are compared within kinds of machines ({_by_kind(machines)})."
+        yield f"The runs come from different environments ({'; '.join(mixed)}).{within}"
+    for result in results.finished:
+        if "changed" in result.environment:
+            yield f"{result.run} was continued after {joined(result.environment['changed'])} had changed."
 
 
-def mixed_code(results: StudyResults) -> list[str]:
+def mixed_code(results: StudyResults) -> Iterator[str]:
     """Object to runs of one variant that trained different code, or started from different weights."""
-    lines = []
     for result in results.ranking:
         for entry, what in (("sources", "code"), ("weights", "weights")):
             recorded = [run.environment.get(entry, {}) for run in result.runs]
@@ -116,20 +105,17 @@ def mixed_code(results: StudyResults) -> list[str]:
                 if Source.parse(settings.get(name)):  # trained with each seed
                     continue
                 if seeds := _seeds_by_hash(result, [each.get(name, {}).get("hash") for each in recorded]):
-                    lines.append(f"The runs of {result.variant} differ in {what}, {name} ({seeds}).")
-    return lines
+                    yield f"The runs of {result.variant} differ in {what}, {name} ({seeds})."
 
 
-def mixed_images(results: StudyResults) -> list[str]:
+def mixed_images(results: StudyResults) -> Iterator[str]:
     """Object to runs of one variant that were trained on different images, unless its seeds draw them."""
-    lines = []
     for result in [] if _draws_images(results) else results.ranking:
         if seeds := _seeds_by_hash(result, [run.training_images for run in result.runs]):
-            lines.append(
+            yield (
                 f"The runs of {result.variant} were trained on different images ({seeds}). Did the folder change? "
                 "Remove the run directories of one hash and compare again."
             )
-    return lines
 
 
 def _seeds_by_hash(result: VariantResult, hashes: Sequence[str | None]) -> str:
@@ -158,14 +144,12 @@ def own_code(results: StudyResults) -> list[str]:
     ]
 
 
-def more_at_test_time(results: StudyResults) -> list[str]:
+def more_at_test_time(results: StudyResults) -> Iterator[str]:
     """Name variants that compute more at test time than in training, as one does that averages views."""
-    lines = []
     for variant, cost in results.costs.items():
         training = cost.train_forward_flops
         if training and cost.flops > TEST_TIME * training:
-            lines.append(
+            yield (
                 f"A forward pass of {variant} takes {cost.flops / training:.1f} times as many FLOPs at test as in "
                 "training, as one that averages several views of an image."
             )
-    return lines

@@ -10,7 +10,7 @@ The published figure is taken as it stands; what its own seeds would change is n
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,18 +40,14 @@ class Compared(NamedTuple):
         return {**self._asdict(), "score": ends}
 
 
-def compared(results: StudyResults) -> list[Compared]:
-    """Return the variants with a published figure, in the order of the ranking."""
-    metric, found = results.metric, []
+def compared(results: StudyResults) -> Iterator[Compared]:
+    """Yield the variants with a published figure, in the order of the ranking."""
+    scale, groups = results.metric.scale, results.outcomes.groups if results.by_image else None
     for result in results.ranking:
-        known: Mapping[str, Any] | None = results.study.published.get(result.variant)
-        if known is None:
-            continue
-        own = interval_of(result, results.outcomes.groups if results.by_image else None, results.by_image)
-        score = Interval(*(metric.scale * value for value in own))
-        word = _word(score, float(known["value"]), results)
-        found.append(Compared(result.variant, score, float(known["value"]), word, known["source"], known["what"]))
-    return found
+        if known := results.study.published.get(result.variant):
+            own = interval_of(result, groups, results.by_image)
+            score, value = Interval(*(scale * each for each in own)), float(known["value"])
+            yield Compared(result.variant, score, value, _word(score, value, results), known["source"], known["what"])
 
 
 def interval_of(result: VariantResult, groups: np.ndarray | None, by_image: bool) -> Interval:

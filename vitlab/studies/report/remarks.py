@@ -1,8 +1,8 @@
 """What makes the comparison of a study void, and what qualifies its conclusion."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
 
 from referee.formats import SPACE, counted, joined, listed, percent
 
@@ -41,15 +41,15 @@ def objections(results: StudyResults) -> list[str]:
 def remarks(results: StudyResults) -> list[str]:
     """List what qualifies the conclusion, the gravest kind first; begins with the objections."""
     if not results.finished:
-        return _failures(results)
+        return [*_failures(results)]
     return [*objections(results), *(line for kind in (*DECISIVE, *FURTHER) for line in kind(results))]
 
 
 def remarks_above(results: StudyResults) -> list[str]:
     """List the remarks that stand above the ranking: all objections, and the first of the two gravest kinds."""
     if not results.finished:
-        return _failures(results)
-    gravest = [lines[0] for lines in (kind(results) for kind in DECISIVE) if lines]
+        return [*_failures(results)]
+    gravest = [line for kind in DECISIVE for line in islice(kind(results), 1)]
     return [*objections(results), *gravest[:ABOVE]]
 
 
@@ -62,17 +62,16 @@ def remarks_below(results: StudyResults) -> list[str]:
 # ---- settings
 
 
-def _undeclared(results: StudyResults) -> list[str]:
+def _undeclared(results: StudyResults) -> Iterator[str]:
     differing = [each for each in results.differences if not each.declared and matters(each.key, each.values)]
-    if not differing:
-        return []
-    names = list(dict.fromkeys(said(each.key) for each in differing))
-    what = "architecture comparison" if _architecture_differs(results) else "comparison of what the study declares"
-    verb = "differs" if len(names) == 1 else "differ"
-    return [f"Not a pure {what}: {_some(names)} {verb} too, and the study does not declare it."]
+    if names := list(dict.fromkeys(said(each.key) for each in differing)):
+        pure = "architecture comparison" if _architecture_differs(results) else "comparison of what the study declares"
+        which = joined(names) if len(names) <= SHOWN else listed(names, SHOWN)
+        verb = "differs" if len(names) == 1 else "differ"
+        yield f"Not a pure {pure}: {which} {verb} too, and the study does not declare it."
 
 
-def _declared(results: StudyResults) -> list[str]:
+def _declared(results: StudyResults) -> Iterator[str]:
     """Name the declared differences that are not architecture; tuned ones and those of the budget have own sections."""
     chosen = tuple(results.study.may_differ)
     others = [
@@ -81,24 +80,19 @@ def _declared(results: StudyResults) -> list[str]:
         if each.declared and each.key.startswith(chosen) and matters(each.key, each.values)
     ]
     named = _by_kind(each for each in others if kind_of(each.key) != "architecture")
-    if not named:
-        return []
-    if not _architecture_differs(results):
-        return [f"All variants have the same architecture; they differ, as declared, in {named}."]
-    return [f"Declared, but not architecture: {named}. The differences are not the architectures' alone."]
+    if named and _architecture_differs(results):
+        yield f"Declared, but not architecture: {named}. The differences are not the architectures' alone."
+    elif named:
+        yield f"All variants have the same architecture; they differ, as declared, in {named}."
 
 
-def _frozen(results: StudyResults) -> list[str]:
+def _frozen(results: StudyResults) -> Iterator[str]:
     """Name the variants whose network is not trained."""
-    frozen = [result for result in results.ranking if result.is_frozen]
-    if not frozen:
-        return []
-    names = [result.variant for result in frozen]
-    how = joined(list(dict.fromkeys(PROBES[result.runs[0].run.config["run"]["probe"]] for result in frozen)))
-    verb, whose = ("is", "its") if len(names) == 1 else ("are", "their")
-    return [
-        f"{joined(names)} {verb} frozen: no step trains the network, {how} of {whose} features is all that is fitted."
-    ]
+    if frozen := [result for result in results.ranking if result.is_frozen]:
+        names = joined([result.variant for result in frozen])
+        how = joined(list(dict.fromkeys(PROBES[result.runs[0].run.config["run"]["probe"]] for result in frozen)))
+        verb, whose = ("is", "its") if len(frozen) == 1 else ("are", "their")
+        yield f"{names} {verb} frozen: no step trains the network, {how} of {whose} features is all that is fitted."
 
 
 def _architecture_differs(results: StudyResults) -> bool:
@@ -115,15 +109,15 @@ def _by_kind(differences: Iterable[Difference]) -> str:
     return "; ".join(groups)
 
 
-def _weights(results: StudyResults) -> list[str]:
+def _weights(results: StudyResults) -> Iterator[str]:
     """Name where weights come from, and the compute that this took."""
-    parts, lines = [], []
+    parts = []
     for each in results.context.compute:
         everyone = len(each.variants) == len(results.study.variants)
         who = "all variants" if everyone else joined(each.variants)
         if each.in_each_run:
             verb = "is taught by" if each.taught else "starts from"
-            lines.append(
+            yield (
                 f"Each run of {who} {verb} a run of {each.source} with its own seed. Training time includes that; "
                 "images seen leave it out."
             )
@@ -133,37 +127,35 @@ def _weights(results: StudyResults) -> list[str]:
             spent = f"{clock(each.seconds)} of training, {counted(each.images, 'image')}"
         parts.append(f"{who} {'taught by' if each.taught else 'from'} {each.source} ({spent})")
     if parts:
-        lines.append(
+        yield (
             f"Weights from elsewhere: {'; '.join(parts)}. Images seen and training time leave this out. All seeds "
             "share these weights, so no interval covers another training of them."
         )
     trials = results.context.trials
     if trials.runs:
-        lines.append(
+        yield (
             f"Tuning took {counted(trials.runs, 'more run')}, {clock(trials.seconds)} of training on "
             f"{counted(trials.images, 'image')}. Images seen and training time leave this out."
         )
-    return lines
 
 
 # ---- runs
 
 
-def _failures(results: StudyResults) -> list[str]:
+def _failures(results: StudyResults) -> Iterator[str]:
     if not results.failures:
-        return []
+        return
     total = len(results.finished) + len(results.failures)
     which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
-    lines = [f"{len(results.failures)} of {counted(total, 'run')} failed and are excluded from all averages ({which})."]
+    yield f"{len(results.failures)} of {counted(total, 'run')} failed and are excluded from all averages ({which})."
     leaders = _settled_leaders(results)
-    lines += [f"{_survivors(r, results)}." for r in results.ranking if _failed(r, results) and r not in leaders]
-    return lines
+    yield from (f"{_survivors(r, results)}." for r in results.ranking if _failed(r, results) and r not in leaders)
 
 
-def _selected(results: StudyResults) -> list[str]:
+def _selected(results: StudyResults) -> Iterator[str]:
     """Object to a lead of survivors."""
     leaders = _settled_leaders(results)
-    return [f"{_survivors(r, results)}, so its lead is that of selected runs." for r in leaders if _failed(r, results)]
+    return (f"{_survivors(r, results)}, so its lead is that of selected runs." for r in leaders if _failed(r, results))
 
 
 def _settled_leaders(results: StudyResults) -> list[VariantResult]:
@@ -182,9 +174,8 @@ def _survivors(result: VariantResult, results: StudyResults) -> str:
     mean = (sum(scores) + failed * chance) / total
     level = percent(chance, 0 if chance >= 0.01 else 1)
     return (
-        f"{text}; counted as chance ({level}{SPACE}%), its mean would be "
-        f"{results.metric.text(mean, results.digits)}{SPACE}% instead of "
-        f"{results.metric.text(result.score.mean, results.digits)}{SPACE}%"
+        f"{text}; counted as chance ({level}{SPACE}%), its mean would be {_score(mean, results)} instead of "
+        f"{_score(result.score.mean, results)}"
     )
 
 
@@ -192,64 +183,57 @@ def _failed(result: VariantResult, results: StudyResults) -> int:
     return sum(run.variant == result.variant and why != UNFINISHED for run, why in results.failures)
 
 
-def _left_out(results: StudyResults) -> list[str]:
-    runs = results.context.left_out
-    if not runs:
-        return []
-    named = []
-    for run in runs:
-        score = "no score" if run.score is None else _score(run.score, results)
-        named.append(f"{run.name}: {score}")
-    verb = "is" if len(runs) == 1 else "are"
-    return [
-        f"Left out: {counted(len(runs), 'finished run')} in the study's folder {verb} not in this comparison "
-        f"({'; '.join(named)}). Seeds or variants that were dropped after their results were known bias it."
-    ]
+def _left_out(results: StudyResults) -> Iterator[str]:
+    if runs := results.context.left_out:
+        named = "; ".join(f"{run.name}: {_score(run.score, results)}" for run in runs)
+        verb = "is" if len(runs) == 1 else "are"
+        yield (
+            f"Left out: {counted(len(runs), 'finished run')} in the study's folder {verb} not in this comparison "
+            f"({named}). Seeds or variants that were dropped after their results were known bias it."
+        )
 
 
-def _extension(results: StudyResults) -> list[str]:
+def _extension(results: StudyResults) -> Iterator[str]:
     """State what it costs that seeds were added after a look at the results which was not planned."""
     if not results.earlier_plans:
-        return []
+        return
     counts = [*results.earlier_plans, len(results.study.seeds)]
     numbers = f"{', '.join(map(str, counts[:-1]))} to {counted(counts[-1], 'seed')}"
-    if results.study.looks:
-        ended = [look for look in results.log if look["stop"] and len(look["seeds"]) in results.earlier_plans]
-        trained = max((variant["seeds"] for look in ended for variant in look["variants"]), default=0)
-        if max((len(result.runs) for result in results.ranking), default=0) <= trained:
-            return []
-        return [
+    if not results.study.looks:
+        yield (
+            f"The list was extended from {numbers} after a look at the results, so each pair is tested at the level "
+            f"{results.verdict.level:.3f} instead of 0.05: half of the error that the earlier looks left. "
+            "`seeds: {from: 4, to: …}` plans the looks."
+        )
+        return
+    ended = [look for look in results.log if look["stop"] and len(look["seeds"]) in results.earlier_plans]
+    trained = max((variant["seeds"] for look in ended for variant in look["variants"]), default=0)
+    if max((len(result.runs) for result in results.ranking), default=0) > trained:
+        yield (
             f"The study was extended from {numbers} after it had ended, and trained further, so more than 5{SPACE}% of "
             "such claims may be false."
-        ]
-    return [
-        f"The list was extended from {numbers} after a look at the results, so each pair is tested at the level "
-        f"{results.level:.3f} instead of 0.05: half of the error that the earlier looks left. "
-        "`seeds: {from: 4, to: …}` plans the looks."
-    ]
+        )
 
 
-def _late_variants(results: StudyResults) -> list[str]:
+def _late_variants(results: StudyResults) -> Iterator[str]:
     """Name the variants that joined after a look at the others, which nobody planned."""
     if not results.log:
-        return []
+        return
     known = {variant["variant"] for variant in results.log[0]["variants"]} | {*results.log[0].get("failures", {})}
-    late = [result.variant for result in results.ranking if result.variant not in known]
-    if not late:
-        return []
-    return [f"{joined(late)} joined after a look at the others: more than 5{SPACE}% of claims about it may be false."]
+    if late := [result.variant for result in results.ranking if result.variant not in known]:
+        yield f"{joined(late)} joined after a look at the others: more than 5{SPACE}% of claims about it may be false."
 
 
-def _off_plan(results: StudyResults) -> list[str]:
+def _off_plan(results: StudyResults) -> Iterator[str]:
     """Compare the epochs and images of every run with the plan."""
-    lines, budget = [], results.study.budget
+    budget = results.study.budget
     for result in results.ranking:
         short = [run for run in result.runs if run.summary.get("epochs", run.run.epochs) != run.run.epochs]
         if short:
             epochs = [run.summary["epochs"] for run in short]
             trained = f"{_range(epochs)}{SPACE}epoch{'' if max(epochs) == 1 else 's'}"
             seeds = joined([str(run.run.seed) for run in short])
-            lines.append(
+            yield (
                 f"{result.variant} trained {trained} instead of {short[0].run.epochs} (seed {seeds}): something "
                 "ended its runs early."
             )
@@ -259,56 +243,47 @@ def _off_plan(results: StudyResults) -> list[str]:
     groups = seen.values() if unequal else [[n for images in seen.values() for n in images]]
     if any(max(group) > (1 + DIFFERENT) * min(group) for group in groups if group):
         each = "; ".join(f"{variant} {_range(images)}" for variant, images in seen.items())
-        lines.append(f"The runs did not see equally many training images: {each}.")
-    return lines
+        yield f"The runs did not see equally many training images: {each}."
 
 
-def _averaged(results: StudyResults) -> list[str]:
+def _averaged(results: StudyResults) -> Iterator[str]:
     """Name variants whose averaged weights are clearly better than the weights that are ranked."""
-    sign, lines = results.metric.sign, []
+    sign = results.metric.sign
     for result in results.ranking:
         ema, score = result.score_ema, result.score
         end = score.high if sign > 0 else score.low
         if ema is not None and sign * ema.mean > sign * end:
-            lines.append(
+            yield (
                 f"{result.variant} is ranked by its last weights ({_score(score.mean, results)}); the averages of its "
                 f"weights are better by more than the interval ({_score(ema.mean, results)})."
             )
-    return lines
 
 
 # ---- images
 
 
-def _leaks(results: StudyResults) -> list[str]:
-    lines = []
+def _leaks(results: StudyResults) -> Iterator[str]:
     if results.tested_on_validation:
-        chosen = (
-            "best.ckpt, every tuned setting and the k of k-NN"
-            if results.baselines
-            else "best.ckpt and every tuned setting"
-        )
-        lines.append(
+        chosen = joined(["best.ckpt", "every tuned setting", *(["the k of k-NN"] if results.baselines else [])])
+        yield (
             f"The {counted(len(results.labels), 'test image')} are also the validation images: {chosen} were selected "
             "on them. Hold out other images for unbiased numbers."
         )
-    return [*lines, *results.context.leaks]
+    yield from results.context.leaks
 
 
-def _other_studies(results: StudyResults) -> list[str]:
-    studies = results.context.studies
-    if not studies:
-        return []
-    count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"
-    return [
-        f"{count} in this folder used the same test images ({listed(studies)}); choices made by those results are not "
-        "accounted for."
-    ]
+def _other_studies(results: StudyResults) -> Iterator[str]:
+    if studies := results.context.studies:
+        count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"
+        yield (
+            f"{count} in this folder used the same test images ({listed(studies)}); choices made by those results are "
+            "not accounted for."
+        )
 
 
 # ---- order
 
-Kind = Callable[[StudyResults], list[str]]
+Kind = Callable[[StudyResults], Iterable[str]]
 
 # What may change what a reader concludes or does next, the gravest first.
 DECISIVE: tuple[Kind, ...] = (
@@ -339,8 +314,8 @@ FURTHER: tuple[Kind, ...] = (
 # ---- words
 
 
-def _score(value: float, results: StudyResults) -> str:
-    if math.isnan(value):
+def _score(value: float | None, results: StudyResults) -> str:
+    if value is None or math.isnan(value):
         return "no score"
     return results.metric.text(value, results.digits) + (f"{SPACE}%" if results.metric.is_accuracy else "")
 
@@ -348,9 +323,3 @@ def _score(value: float, results: StudyResults) -> str:
 def _range(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return names in a sentence, the last of many as a number."""
-    more = len(names) - SHOWN
-    return joined([*names[:SHOWN], f"{more} more"] if more > 0 else names)

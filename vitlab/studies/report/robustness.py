@@ -21,7 +21,6 @@ from referee.report.drawing import Chart, Drawing, Layout, draw_curve, panels_of
 from referee.statistics.intervals import Interval, t_interval
 
 from vitlab.atomic_files import write_text
-from vitlab.studies.file.format import digits_for
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import slug
@@ -178,7 +177,7 @@ def robustness_section(
 
 def robustness_table(robustness: Robustness, indices: dict[str, int]) -> Table:
     """Return mean accuracy by variant and corruption; `indices` has the variants in order, with their colors."""
-    digits = digits_for(int(robustness.table["images"].iloc[0]))
+    digits = TOP1.digits([], [], int(robustness.table["images"].iloc[0]))
     accuracies, rows = summary(robustness.table, [CLEAN, *robustness.measures]), []
     for variant in (variant for variant in indices if variant in accuracies):
         cells = [Cell(percent(each.mean, digits), title=TOP1.bracket(each, digits)) for each in accuracies[variant]]

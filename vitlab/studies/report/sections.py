@@ -3,37 +3,23 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from referee.formats import NONE, counted, listed, percent, signed
 from referee.report.claim import caption, deciding, deciding_table
 from referee.report.differences import INTERVAL, differences_section
-from referee.report.document import (
-    Cell,
-    Code,
-    Details,
-    Figure,
-    Gallery,
-    Heading,
-    Note,
-    Part,
-    Row,
-    Section,
-    Table,
-    Text,
-)  # fmt: skip
+from referee.report.document import Cell, Code, Details, Figure, Gallery, Heading, Note, Part, Row, Section, Table, Text
 from referee.report.drawing import Drawing
 from referee.statistics.intervals import sampling_margin
 
 from vitlab.config import ABSENT
 from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.images import Images
-from vitlab.studies.file.runs import Difference
 from vitlab.studies.file.study import Study
 from vitlab.studies.report.beaten import design_effect
-from vitlab.studies.report.cost import cost_section
+from vitlab.studies.report.cost import cost_section, row_of
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.paper import for_a_paper
@@ -42,7 +28,6 @@ from vitlab.studies.report.remarks import remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.report.verdict import judged
-from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
 
 NOT_SET = {ABSENT, str(None)}
@@ -61,8 +46,9 @@ def sections_of(
 ) -> list[Section]:
     """Return the sections of the page, in their order; without finished runs the last two alone."""
     one_class = results.metric.one_class
-    measured = (
-        [
+    measured, paper = list[Section](), list[Section]()
+    if results.finished:
+        measured = [
             Section("Claim", _claim(results, drawings)),
             Section("Ranking", _ranking(results, drawings)),
             Section("Differences", differences_section(results.verdict, drawings["differences"])),
@@ -75,13 +61,9 @@ def sections_of(
             Section("Images", _images(results, images, drawings.get("heat")) if one_class else []),
             Section("Configuration", _configuration(results)),
         ]
-        if results.finished
-        else []
-    )
-    paper = [Section("For a paper", for_a_paper(results))] if results.finished else []
+        paper = [Section("For a paper", for_a_paper(results))]
     ends = [remarks_section(remarks_below(results)), *paper, Section("Reproduce", _commands(results, folder))]
-    sections = [*measured, *ends]
-    return [section for section in sections if section.parts]
+    return [section for section in (*measured, *ends) if section.parts]
 
 
 def remarks_section(lines: Sequence[str]) -> Section:
@@ -110,10 +92,6 @@ def _claim(results: StudyResults, drawings: Drawings) -> list[Part]:
     if (claim := results.study.claim) is None:
         return []
     return [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, judged(results)))]
-
-
-def _row(result: VariantResult, *cells: str | Cell, marks: tuple[str, ...] = ()) -> Row:
-    return Row(result.variant, cells, result.index, marks)
 
 
 def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
@@ -157,7 +135,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
             cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
         below = _below_baselines(results, result.score.mean, result.untrained)
         marks = *below, *(f"≠ {x}" for x in results.set_apart(result))
-        rows.append((metric.sign * result.score.mean, 0, _row(result, *cells, marks=marks)))
+        rows.append((metric.sign * result.score.mean, 0, row_of(result, *cells, marks=marks)))
         if result.untrained is not None:
             untrained.setdefault(result.untrained, []).append(result.variant)
     for score, variants in untrained.items():  # the same network starts several of them
@@ -180,36 +158,36 @@ def _run_rows(results: StudyResults) -> list[Row]:
         for run in result.runs:
             nll_ece = [signed(run.nll, 3), percent(run.ece, 1)] if results.metric.one_class else []
             cells = [str(run.run.seed), results.metric.text(run.score, results.digits), *nll_ece, clock(run.seconds)]
-            rows.append(_row(result, *cells, marks=_below_baselines(results, run.score, run.untrained)))
+            rows.append(row_of(result, *cells, marks=_below_baselines(results, run.score, run.untrained)))
     return rows + [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
 
 
-def _notes_on_ranking(results: StudyResults) -> list[str]:
+def _notes_on_ranking(results: StudyResults) -> Iterator[str]:
     metric = results.metric
     name = f"{metric.label[0].upper()}{metric.label[1:]}" if metric.is_accuracy else metric.name
     mean = "geometric mean" if metric.is_log else "mean"
-    notes = [
+    yield (
         f"{name} of the weights after the last epoch, {mean} over seeds. The interval shows where it would lie with "
-        f"other seeds on the same {counted(len(results.labels), 'test image')}.",
-    ]
+        f"other seeds on the same {counted(len(results.labels), 'test image')}."
+    )
     if metric.is_accuracy:
         best = results.ranking[0]
         images = round(len(results.labels) / design_effect(best.runs[0].correct, results.outcomes.groups))
         margin = percent(sampling_margin(best.score.mean, images), 1)
-        notes.append(
+        yield (
             f"Another test set of this size would shift every accuracy by about ±{margin} points, similarly for all "
             "variants."
         )
     if metric.one_class:
-        notes.append(
+        yield (
             "NLL: negative log-likelihood of the labels, in nats. ECE: expected calibration error, the mean gap "
             "between confidence and accuracy. Lower is better for both."
         )
-    return notes
 
 
 def _below_baselines(results: StudyResults, score: float, untrained: float | None) -> tuple[str, ...]:
-    lines = tuple(f"≤ {line.replace(' on raw pixels', '')}" for line in results.lines_not_beaten(score))
+    known = results.baselines.lines if results.baselines else {}
+    lines = tuple(f"≤ {line.replace(' on raw pixels', '')}" for line, value in known.items() if score <= value)
     return lines if untrained is None or score > untrained else (*lines, "≤ untrained")
 
 
@@ -231,7 +209,7 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         values = curve.mean[-1], curve.mean[best], curve.high[-1] - curve.low[-1]
         last, highest, spread = (metric.text(float(value), digits) for value in values)
         reached_in = "not reached" if seconds is None else clock(seconds)
-        rows.append(_row(result, last, highest, str(curve.epochs[best]), spread, reached_in))
+        rows.append(row_of(result, last, highest, str(curve.epochs[best]), spread, reached_in))
     target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
     return [
         curves,
@@ -289,7 +267,7 @@ def _confusions(results: StudyResults) -> list[Part]:
     title, column, rows = "Most frequent confusions", "Label as prediction (count over all seeds)", []
     for result in results.ranking:
         most = [f"{a} as {b} ({n}×)" for a, b, n in results.confusions(result)[:CONFUSIONS_SHOWN]]
-        rows.append(_row(result, ", ".join(most) or "none"))
+        rows.append(row_of(result, ", ".join(most) or "none"))
     return [Heading(title), Table(title, ["Variant", column], rows, left=[column])]
 
 
@@ -309,17 +287,15 @@ def _images(results: StudyResults, images: Images, heat: Drawing | None) -> list
     return parts
 
 
-def _setting(difference: Difference) -> Row:
-    return Row(difference.key, [as_yaml(value) for value in difference.values.values()])
-
-
 def _configuration(results: StudyResults) -> list[Part]:
     parts: list[Part] = []
     columns = ["Key", *results.study.variants]
     for declared, title in ((True, "Compared settings"), (False, "Other differences")):
         shown = [each for each in results.differences if each.declared == declared]
-        rows = [_setting(each) for each in shown if set(map(str, each.values.values())) - NOT_SET]
-        empty = [_setting(each) for each in shown if not set(map(str, each.values.values())) - NOT_SET]
+        rows, empty = list[Row](), list[Row]()
+        for each in shown:
+            texts = {*map(str, each.values.values())}
+            (rows if texts - NOT_SET else empty).append(Row(each.key, [*map(as_yaml, each.values.values())]))
         if shown or not declared:
             parts.append(Heading(title))
         if shown and not declared:

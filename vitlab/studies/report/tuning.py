@@ -3,7 +3,7 @@
 Of random trials, it has the curve of the best of k, and the numbers of trials at which one variant is better.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import NamedTuple
 
@@ -74,9 +74,12 @@ def _scores_by_seed(results: StudyResults, tuning: Tuning) -> list[Part]:
     """Return the chosen values and the scores of a grid that each seed tried."""
     rows = [Row(f"{choice.variant}, seed {choice.seed}", _scores(choice, results)) for choice in results.choices]
     rows.sort(key=lambda row: list(results.study.variants).index(row.head.rpartition(", seed ")[0]))
+    chosen = {(choice.variant, choice.seed): choice.chosen.text for choice in results.choices}
+    seeds, title = results.study.seeds, "Chosen values by seed"
+    values = [Row(variant, [chosen[variant, seed] for seed in seeds]) for variant in results.study.variants]
     return [
-        Heading("Chosen values by seed"),
-        _chosen_by_seed(results),
+        Heading(title),
+        Table(title, ["Variant", *(f"Seed {seed}" for seed in seeds)], values),
         Heading("Scores of the tuning runs"),
         _grid(results, tuning, rows),
         Note(
@@ -117,13 +120,6 @@ def _scores(choice: Choice, results: StudyResults) -> list[Cell]:
         )
         for trial in choice.trials
     ]
-
-
-def _chosen_by_seed(results: StudyResults) -> Table:
-    chosen = {(choice.variant, choice.seed): choice.chosen.text for choice in results.choices}
-    seeds = results.study.seeds
-    rows = [Row(variant, [chosen[variant, seed] for seed in seeds]) for variant in results.study.variants]
-    return Table("Chosen values by seed", ["Variant", *(f"Seed {seed}" for seed in seeds)], rows)
 
 
 def tuning_remarks(results: StudyResults) -> list[str]:
@@ -168,22 +164,19 @@ def _seeds_of(choices: list[Choice]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {joined(seeds)}" if seeds else ""
 
 
-def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> list[str]:
-    lines = []
-    failed = [choice for choice in choices if any(trial.score is None for trial in choice.trials)]
-    if failed:
+def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> Iterator[str]:
+    if failed := [choice for choice in choices if any(trial.score is None for trial in choice.trials)]:
         seeds = _seeds_of(failed)
         values = _values(trial for choice in failed for trial in choice.trials if trial.score is None)
-        lines.append(f"Tuning {variant} failed with {values}{seeds and f' ({seeds})'}.")
+        yield f"Tuning {variant} failed with {values}{seeds and f' ({seeds})'}."
     for choice in choices:
         if len(choice.ties) > 1 and choice.seed is None:  # within seeds, the intervals include this noise
             error = results.metric.difference(choice.error, results.digits)
             shared = f" It has {choice.chosen.text} in common with others." if choice.chosen != choice.best else ""
-            lines.append(
+            yield (
                 f"Tuning does not tell {_values(choice.ties)} apart for {variant}: its best values are within a "
                 f"standard error ({error}).{shared}"
             )
-    return lines
 
 
 def _values(trials: Iterable[Trial]) -> str:
@@ -197,12 +190,6 @@ class Scores(NamedTuple):
     test: np.ndarray
     failed: int
 
-    @classmethod
-    def of(cls, scores: np.ndarray, worst: np.ndarray) -> "Scores":
-        """Return the scores, (trials, 2) with nan where a trial failed, with the worst in their place."""
-        validation, test = np.where(np.isnan(scores), worst, scores).T
-        return cls(validation, test, int(np.isnan(scores[:, 0]).sum()))
-
 
 def scores_of(results: StudyResults) -> dict[str, Scores]:
     """Return the scores of each variant's random trials."""
@@ -214,7 +201,11 @@ def scores_of(results: StudyResults) -> dict[str, Scores]:
         for choice in results.choices
     }  # (trials, 2), nan where one failed
     worst = np.nanmin(np.concatenate([*scores.values()]), axis=0)
-    return {variant: Scores.of(own, worst) for variant, own in scores.items()}
+    found = {}
+    for variant, own in scores.items():
+        validation, test = np.where(np.isnan(own), worst, own).T
+        found[variant] = Scores(validation, test, int(np.isnan(own[:, 0]).sum()))
+    return found
 
 
 def leads_by_trials(results: StudyResults) -> list[str]:

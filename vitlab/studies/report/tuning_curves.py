@@ -41,14 +41,7 @@ def weights(n: int) -> np.ndarray:
 
 
 def tuning_curve(validation: Scores, test: Scores, worst: float = 0.0, best: float = 1.0) -> Curve:
-    """Return the curve of a variant.
-
-    Args:
-        validation: Scores of the trials, higher being better.
-        test: Their scores on the test images.
-        worst: The smallest possible score.
-        best: The largest possible one.
-    """
+    """Return the curve of a variant from its trials' scores, the higher the better, between `worst` and `best`."""
     n = len(validation)
     order = n - 1 - np.argsort(validation[::-1], kind="stable")  # the first of equal ones counts as the best
     scores = np.asarray(validation, dtype=float)[order]
@@ -98,12 +91,7 @@ class Lead(NamedTuple):
 
 
 def lead(a: Scores, b: Scores, seed: int = 0) -> Lead:
-    """Compare two variants' curves.
-
-    Args:
-        a: Scores of the trials, higher being better.
-        b: As many, of the same settings.
-    """
+    """Compare two variants' curves by the scores of as many trials, of the same settings; higher is better."""
     x, y, n = np.asarray(a, dtype=float), np.asarray(b, dtype=float), len(a)
     w, rng = weights(n), np.random.default_rng(seed)
     gap = w @ np.sort(x) - w @ np.sort(y)

@@ -6,7 +6,7 @@ only on the server, so it needs a key.
 
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import wandb
@@ -17,13 +17,6 @@ from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results.table import StudyResults
 
 
-class Place(NamedTuple):
-    """The location of a study's runs in W&B."""
-
-    project: str
-    entity: str | None  # None: the default of the API key
-
-
 def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
     """Log the report of a study that has finished runs; return its URL, or how to upload it.
 
@@ -32,10 +25,10 @@ def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
         online: Upload now; False writes an offline run, which `wandb sync` uploads.
     """
     settings = results.finished[0].run.config.get("run", {}).get("wandb", {})
-    place = Place(settings.get("project") or "vitlab", settings.get("entity"))
+    project, entity = settings.get("project") or "vitlab", settings.get("entity")
     with wandb.init(
-        project=place.project,
-        entity=place.entity,
+        project=project,
+        entity=entity,
         group=results.study.name,
         job_type="report",
         name=f"{results.study.name}: report",
@@ -51,11 +44,11 @@ def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
         if not online:
             return f"offline; to upload it: wandb sync {Path(run.dir).parent}"
         url, entity = run.url, run.entity
-    workspace(results, Place(place.project, entity)).save()
+    workspace(results, project, entity).save()
     return str(url)
 
 
-def workspace(results: StudyResults, place: Place) -> Any:
+def workspace(results: StudyResults, project: str, entity: str | None) -> Any:
     """Return a `wandb_workspaces` view: the report first, then the curves of the study's runs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pydantic's, of how the package declares its classes
@@ -70,8 +63,8 @@ def workspace(results: StudyResults, place: Place) -> Any:
     figures = panels.MediaBrowser(media_keys=[f"figures/{name}" for name in charts])
     curves = [panels.LinePlot(x="epoch", y=[name]) for name in (metric.validation, "val/loss", "train/loss")]
     return ws.Workspace(
-        entity=place.entity or "",
-        project=place.project,
+        entity=entity or "",
+        project=project,
         name=results.study.name,
         sections=[
             ws.Section(name="Report", panels=[figures, *tables], is_open=True),

@@ -63,11 +63,7 @@ class Baselines:
 
 
 def baselines(images: Images, data: Config, cache: Path, as_features: bool = False) -> Baselines:
-    """Return the baselines of a data set, from the cache if that has the same `data` section and the same images.
-
-    Args:
-        as_features: k-NN by the protocol of `run.probe: knn`.
-    """
+    """Return the baselines of a data set, from the cache if that has the same `data` section and the same images."""
     splits = images.facts()["splits"]  # a folder may have other images than before
     key = {"data": data, "splits": splits, "as_features": as_features}
     known = read_cache(cache, {})

@@ -55,10 +55,7 @@ def context_of(
 ) -> Context:
     """Return what a study's results depend on beside its runs.
 
-    Args:
-        runs: at least one of each variant.
-        used: those that the results count, failed ones included.
-        folder: the study's.
+    `runs` are at least one of each variant, `used` those that the results count, failed ones included.
     """
     finished = list(_finished(folder.parent, f"*-{folder.name}") if study.place else _finished(folder))
     if study.place:  # another place's name may end with this one's
@@ -124,15 +121,11 @@ def _trials(folder: Path) -> Trials:
 
 
 def _other_studies(folder: Path, runs: Sequence[Path]) -> list[str]:
+    own = _test_split(runs)
     siblings = sorted(path for path in folder.parent.glob("*") if path.is_dir() and path != folder)
-    return [each.name for each in siblings if runs and _test_split(each) == _test_split_of(runs[0]) is not None]
+    return [each.name for each in siblings if own is not None and _test_split(_finished(each)) == own]
 
 
-def _test_split(folder: Path) -> Any:
-    """Return what identifies the test images of a study's folder; None if it has no finished run."""
-    first = next(_finished(folder), None)
-    return first and _test_split_of(first)
-
-
-def _test_split_of(run: Path) -> Any:
-    return RunDirectory(run).data.get("splits", {}).get("test")
+def _test_split(runs: Iterable[Path]) -> Any:
+    """Return what identifies the test images of the first of some runs; None where there is none."""
+    return next((RunDirectory(run).data.get("splits", {}).get("test") for run in runs), None)

@@ -63,11 +63,7 @@ class Duplicates(NamedTuple):
 
 
 def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
-    """Return the copies in a data set, from the cache if that has these settings and these images.
-
-    Args:
-        data: The settings that choose the images.
-    """
+    """Return the copies in a data set, from the cache if that has these images, and `data`, what chooses them."""
     key = {"data": data, "splits": images.facts()["splits"]}
     known = read_cache(cache, [])
     for record in known:
@@ -90,9 +86,8 @@ def _find(images: Images, signs: Signs) -> Duplicates:
     copies: dict[str, int] = {}
     examples: list[list[str]] = []
     copied = np.zeros(len(test), dtype=bool)
-    splits: list[Split] = ["train", "val"]
-    if images.image_names("val") == names:
-        splits = ["train"]  # the test split is the validation split, which the report says
+    # Where the test split is the validation split, the report says so.
+    splits: list[Split] = ["train"] if images.image_names("val") == names else ["train", "val"]
     for split in splits:
         others = images.image_names(split)
         contents = images.contents(split)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,14 @@ class Pool:
         places = [(part, index) for part in parts for index in range(len(part.image_names("test")))]
         self._order = np.argsort(names, kind="stable")
         self._places = [places[index] for index in self._order]
+        self._names = [names[index] for index in self._order]
 
     def facts(self) -> dict[str, Any]:
         return {"classes": self.class_names, "splits": [part.facts()["splits"] for part in self.parts]}
 
     def image_names(self, split: Split) -> list[str]:
         """Return all names as those of the test images; for other splits those of the first fold."""
-        if split != "test":
-            return self.parts[0].image_names(split)
-        return [part.image_names("test")[index] for part, index in self._places]
+        return self._names if split == "test" else self.parts[0].image_names(split)
 
     def labels(self, split: Split) -> np.ndarray:
         if split != "test":
@@ -74,7 +74,7 @@ def joined(parts: Sequence[RunResult]) -> RunResult:
         },
     )
     return RunResult(
-        run=parts[0].run.cell,
+        run=replace(parts[0].run, fold=None),
         predictions=predictions,
         summary=_summary(parts),
         environment=_environment(parts),

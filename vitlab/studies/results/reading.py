@@ -27,19 +27,18 @@ def read_results(outcomes: Sequence[Outcome], folds: int | None = None) -> tuple
     for run in (outcome.run for outcome in outcomes if outcome.failure is None):
         try:
             why, d = cut_short(run), RunDirectory(run.directory)
-            result = (
-                None if why else RunResult(run, d.predictions, d.summary, d.environment, d.history, d.data, d.values)
-            )
-            if result and not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
-                why = "its predictions are not finite numbers"
-            elif result and _is_of_another_test(result):
-                why = f"its predictions are of other weights or settings; run `test` on {run.directory}"
+            if why is None:
+                result = RunResult(run, d.predictions, d.summary, d.environment, d.history, d.data, d.values)
+                if not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
+                    why = "its predictions are not finite numbers"
+                elif _is_of_another_test(result):
+                    why = f"its predictions are of other weights or settings; run `test` on {run.directory}"
         except (OSError, ValueError, KeyError) as error:
             why = f"its results cannot be read: {error}"
-        if why:
-            failures.append(Outcome(run, why))
-        elif result:
+        if why is None:
             results.append(result)
+        else:
+            failures.append(Outcome(run, why))
     if folds:
         results, failures = _by_seed(results, failures, folds)
     tested = Counter(_test_set(result) for result in results)
@@ -53,7 +52,6 @@ def _by_seed(
     results: Iterable[RunResult], failures: Iterable[Outcome], folds: int
 ) -> tuple[list[RunResult], list[Outcome]]:
     """Join the folds of each variant and seed; one that failed is the failure of the seed."""
-
     known: dict[tuple[str, int], dict[int, RunResult]] = {}
     for result in results:
         known.setdefault((result.run.variant, result.run.seed), {})[result.run.fold or 0] = result

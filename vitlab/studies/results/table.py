@@ -67,7 +67,7 @@ class StudyResults:
             Row(
                 r.run.variant,
                 str(r.run.seed),
-                self._outcome(r),
+                r.by_image if self.by_image and r.by_image is not None else np.array([r.score]),
                 items,
                 groups=groups,
                 name=str(r.run),
@@ -96,15 +96,13 @@ class StudyResults:
         """Whether every run has the metric by test image, so that intervals are over images too."""
         return bool(self.finished) and all(result.by_image is not None for result in self.finished)
 
-    def _outcome(self, result: RunResult) -> np.ndarray:
-        return result.by_image if self.by_image and result.by_image is not None else np.array([result.score])
-
     @cached_property
     def verdict(self) -> Verdict:
         """What referee concludes from that table, whatever else differs between the variants."""
         study = self.study
         seeds = tuple(map(str, study.seeds))
-        design = Design(study.test, self.margin, study.looks, seeds, self.earlier_plans, study.claim, self._unmet)
+        margin = None if study.margin is None else self.metric.own(study.margin)
+        design = Design(study.test, margin, study.looks, seeds, self.earlier_plans, study.claim, self._unmet)
         return of_trainings(self.outcomes, design)
 
     @property
@@ -144,16 +142,6 @@ class StudyResults:
         """The looks at a study that grows until it is settled; None for a fixed list of seeds."""
         return self.verdict.watch
 
-    @property
-    def level(self) -> float:
-        """The level of each look: 0.05 if there is only one."""
-        return self.verdict.level
-
-    @property
-    def margin(self) -> float | None:
-        """The smallest difference that matters, in the metric's own unit."""
-        return None if self.study.margin is None else self.metric.own(self.study.margin)
-
     @cached_property
     def earlier_plans(self) -> tuple[int, ...]:
         """The numbers of seeds of shorter lists after which this study was reported, and then extended."""
@@ -186,11 +174,6 @@ class StudyResults:
     def tested_on_validation(self) -> bool:
         """Whether the test images are also the validation images."""
         return any(result.data.get("test_is_validation") for result in self.finished)
-
-    def lines_not_beaten(self, score: float) -> list[str]:
-        """List the baselines that a score does not exceed."""
-        lines = self.baselines.lines if self.baselines else {}
-        return [name for name, line in lines.items() if score <= line]
 
     @cached_property
     def environment(self) -> dict[str, list[str]]:
@@ -300,11 +283,7 @@ class StudyResults:
                 "beats_majority": result.score > self.baselines.majority,
                 "beats_knn": result.score > self.baselines.knn,
             }
-        row |= {
-            "epochs": result.run.epochs,
-            "images_seen": result.images_seen,
-            "train_seconds": result.seconds,
-        }
+        row |= {"epochs": result.run.epochs, "images_seen": result.images_seen, "train_seconds": result.seconds}
         if self.target is not None:
             row[f"seconds_to_{self.target:g}"] = result.seconds_to(self.target)
         if (cost := self.costs.get(result.run.variant)) is not None:

@@ -17,10 +17,7 @@ BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that ch
 
 
 def branching_step(run: Run, images: int) -> int:
-    """Return the optimizer steps of a run before its cooldown.
-
-    Args:
-        images: for training.
+    """Return the optimizer steps of a run before its cooldown; `images` are those for training.
 
     Raises:
         ValueError: another length would be another run before that.

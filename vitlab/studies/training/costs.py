@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from itertools import product
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def _prepare(
         beginning = starts[first : first + slots.sharing]
         names = ", ".join(dict.fromkeys(run.variant for _, run in beginning))
         print(f"Measuring cost: preparing {names} ({first + len(beginning)} of {len(starts)}) …", flush=True)
-        new = [stack.enter_context(_Child(run, program, slots, copy)) for copy, run in beginning]
+        new = [stack.enter_context(closing(_Child(run, program, slots, copy))) for copy, run in beginning]
         children += _when_ready(new, failures)
     return children
 
@@ -124,7 +124,7 @@ def costly(config: Config) -> Config:
 
 
 class _Child:
-    """A process that measures on request; killed at the end of the `with` block.
+    """A process that measures on request; `close` kills it.
 
     Args:
         copy: 0, or the number of another process of the variant, which only takes part so that enough do.
@@ -147,10 +147,8 @@ class _Child:
             env={**os.environ, **slots.environment(0)},
         )
 
-    def __enter__(self) -> "_Child":
-        return self
-
-    def __exit__(self, *args: object) -> None:
+    def close(self) -> None:
+        """End it, whatever it does."""
         self.process.kill()
         self.process.communicate()
         self.log.close()

@@ -131,8 +131,7 @@ class _Ray(Executor):
         self.remote = remote
 
     def submit(self, task: RunTask) -> Future[int]:  # type: ignore[override]  # nothing else is submitted
-        future: Future[int] = self.remote.remote(task).future()
-        return future
+        return self.remote.remote(task).future()
 
 
 def ray(address: str | None = None, **settings: Any) -> Executor:
@@ -182,10 +181,9 @@ def _imported(name: str) -> Callable[..., Executor]:
         return short[name]
     module, _, attribute = name.rpartition(".")
     try:
-        build: Callable[..., Executor] = getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"--executor {name}: {error}. Give {', '.join(short)}, or an import path, like "
             "mpi4py.futures.MPIPoolExecutor."
         ) from None
-    return build

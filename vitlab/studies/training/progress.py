@@ -32,12 +32,6 @@ class Active:
     progress: Progress
     seconds: float = 0.0
 
-    @property
-    def seconds_per_epoch(self) -> float | None:
-        """Measured since this start; None during the first epoch."""
-        gained = self.progress.epochs - self.epochs_before
-        return self.seconds / gained if gained > 0 else None
-
 
 def read_progress(metrics: Path, metric: Metric) -> Progress:
     """Read the progress from a metrics.csv that another process is writing."""
@@ -65,33 +59,29 @@ def seconds_left(ended: Sequence[Active], active: Sequence[Active], waiting: Seq
     A variant without a completed epoch is assumed to take as long for an image as the mean of the others; None before
     the first epoch.
     """
-    timed = [(item.run, seconds) for item in (*ended, *active) if (seconds := item.seconds_per_epoch) is not None]
+    timed = [
+        (item.run, item.seconds / epochs)
+        for item in (*ended, *active)
+        if (epochs := item.progress.epochs - item.epochs_before) > 0
+    ]
     if not timed:
         return None
     runs = [*(item.run for item in (*ended, *active)), *waiting]
-    counted = all(_images(run) for run in runs)  # else all epochs are taken to have as many
-
-    def images(run: Run) -> int:
-        return (_images(run) or 1) if counted else 1
-
+    images = {run: run.config.get("data", {}).get("init_args", {}).get("train_images") for run in runs}
+    if not all(images.values()):
+        images = dict.fromkeys(runs, 1)  # all epochs are taken to have as many
     speeds: dict[Path, list[float]] = {}
     for run, seconds in timed:
         speeds.setdefault(run.folder, []).append(seconds)
     speed = {folder: fmean(values) for folder, values in speeds.items()}
-    typical = fmean(speed[folder] / images(run) for folder, run in {run.folder: run for run, _ in timed}.items())
+    typical = fmean(speed[folder] / images[run] for folder, run in {run.folder: run for run, _ in timed}.items())
 
     def epoch(run: Run) -> float:
-        return speed.get(run.folder, typical * images(run))
+        return speed.get(run.folder, typical * images[run])
 
     remaining = [(item.run.epochs - item.progress.epochs) * epoch(item.run) for item in active]
     queued = sum(run.epochs * epoch(run) for run in waiting)
     return max(max(remaining, default=0.0), (sum(remaining) + queued) / jobs)
-
-
-def _images(run: Run) -> int | None:
-    """Return the images of an epoch where a study sets their number."""
-    number: int | None = run.config.get("data", {}).get("init_args", {}).get("train_images")
-    return number
 
 
 class Display:

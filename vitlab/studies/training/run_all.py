@@ -92,9 +92,9 @@ def run_all(
                         refuse_without_metric([run])  # after the first run, not after all
                         ended.append(each.active)
                     display.note(_describe_end(outcome, each.active, display))
-                active = [each.active for each in submitted.values() if each.began]
+                active = [each.active for each in submitted.values() if each.began is not None]
                 jobs = max(jobs, len(active))
-                queued = [*(run for run, each in submitted.items() if not each.began), *waiting]
+                queued = [*(run for run, each in submitted.items() if each.began is None), *waiting]
                 display.update(active, len(outcomes), seconds_left(ended, active, queued, jobs))
                 if submitted or waiting:
                     time.sleep(POLL_SECONDS)
@@ -116,29 +116,23 @@ class _Submitted:
             run.log_path.unlink(missing_ok=True)
         self.active = Active(run, 0, Progress(0, None))
         self._log_size = _size(run.log_path)  # grows when the process starts
-        self._began: float | None = None
+        self.began: float | None = None  # when its process was seen to start
         self._replace = replace
         self.is_unwritten = False  # for lack of room, as far as `outcome` knows
         command = [*program, "fit", "--config", str(run.config_path.absolute())]
         task = RunTask(command, run.log_path, run.seed, ["--run.overwrite", "true"] if replace else [])
         self.future: Future[int] | Job = executor.submit(task)
 
-    @property
-    def began(self) -> bool:
-        """Whether its process was started."""
-        return self._began is not None
-
     def observe(self) -> None:
         """Read its progress."""
         run = self.active.run
-        if not self.began:
+        if self.began is None:
             if _size(run.log_path) == self._log_size:
                 return
-            self._began = time.monotonic()
+            self.began = time.monotonic()
             if not self._replace:  # else they are the epochs of the run that it replaces
                 self.active.epochs_before = read_progress(run.directory / METRICS, run.metric).epochs
-        assert self._began is not None
-        self.active.seconds = time.monotonic() - self._began
+        self.active.seconds = time.monotonic() - self.began
         self.active.progress = read_progress(run.directory / METRICS, run.metric)
 
     def outcome(self) -> Outcome:

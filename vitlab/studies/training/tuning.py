@@ -88,9 +88,6 @@ def tune(
 ) -> tuple[list[Choice], dict[tuple[str, int], Config]]:
     """Train all trials; return the choices, and by variant and seed of the study the override of its settings.
 
-    Args:
-        decided: By variant, overrides from the budget.
-
     Raises:
         ValueError: no tuning run of a variant finished.
     """
