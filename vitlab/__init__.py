@@ -5,7 +5,7 @@ torch is loaded.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment as Experiment
     from vitlab.studies.front import Study as Study
 
-__all__ = ["Experiment", "Study", "load", "quiet"]
+
+def exported(package: str, places: Mapping[str, Sequence[str]]) -> tuple[list[str], Callable[[str], Any]]:
+    """Return `__all__` and `__getattr__` of a package that imports each name from its place, the module that has it."""
+    module_of = {name: module for module, names in places.items() for name in names}
+
+    def get(name: str) -> Any:
+        if name not in module_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{module_of[name]}"), name)
+
+    return list(module_of), get
+
+
 _PLACES = {
     "commands.quiet": ["quiet"],
     "deployment.load": ["load"],
     "experiment.experiment": ["Experiment"],
     "studies.front": ["Study"],
 }
-
-
-def exported(package: str, places: Mapping[str, Sequence[str]], name: str) -> Any:
-    """Import what `package` exports as `name` from its place, the module that defines it."""
-    for module, names in places.items():
-        if name in names:
-            return getattr(import_module(f"{package}.{module}"), name)
-    raise AttributeError(f"module {package!r} has no attribute {name!r}")
-
-
-def __getattr__(name: str) -> Any:
-    return exported("vitlab", _PLACES, name)
+__all__, __getattr__ = exported("vitlab", _PLACES)

@@ -241,11 +241,9 @@ def modernize(config: Any) -> Any:
 
 def _drop_removed(node: Config) -> None:
     name, arguments = str(node.get("class_path")).rpartition(".")[2], node.get("init_args")
-    if name in REMOVED or (isinstance(arguments, dict) and "split_seed" in arguments):
-        removed = REMOVED_FROM_ALL_DATA | REMOVED.get(name, {})
-    else:
+    if name not in REMOVED and not (isinstance(arguments, dict) and "split_seed" in arguments):
         return
-    for key, off in removed.items():
+    for key, off in (REMOVED_FROM_ALL_DATA | REMOVED.get(name, {})).items():
         *sections, setting = key.split(".")
         arguments = node.get("init_args")
         for section in sections:

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from vitlab.data import decoding
-from vitlab.data.decoding import open_rgb, read_photo
+from vitlab.data.decoding import read_photo
 
 
 def _rgb(path: Path) -> np.ndarray:
-    image = open_rgb(path)
-    assert image.mode == "RGB"
-    return np.asarray(image)
+    pixels = read_photo(path)
+    assert pixels.shape[2] == 3
+    return pixels
 
 
 def test_orientation_is_honoured(tmp_path: Path) -> None:

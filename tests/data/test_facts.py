@@ -94,14 +94,14 @@ def test_a_model_sees_other_pictures_where_the_training_folder_is_gone(
     root = photo_folder(_COUNTS)
     whole = _folder(root)
     facts = json.loads(json.dumps(whole.facts()))
-    pictures = [photo(seed=5)]
-    expected = whole.view_of(pictures, torch.device("cpu"))
+    picture = photo(seed=5)
+    expected = whole.preprocessing(picture)
     shutil.rmtree(root)
     data = _folder(root)
     data.recall(facts)
     assert (data.class_names, data.num_classes, data.in_chans) == (["cat", "dog"], 2, 3)
     assert data.framing == whole.framing
-    assert torch.equal(data.view_of(pictures, torch.device("cpu")), expected)
+    assert torch.equal(data.preprocessing(picture), expected)
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         data.setup("test")
 

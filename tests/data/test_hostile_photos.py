@@ -21,7 +21,7 @@ from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.data import ImageFolder
 from vitlab.data.checking import check_images
-from vitlab.data.decoding import open_rgb
+from vitlab.data.decoding import read_photo
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 ODD = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 on a file system of UTF-8
@@ -62,7 +62,7 @@ def test_a_strip_is_refused(tmp_path: Path, height: int, why: str) -> None:
     # To cut 224 columns out of 30,000 x 2 pixels, they would first be made 3.8 million columns wide.
     Image.new("1", (30_000, height)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=why):
-        open_rgb(tmp_path / "a.png")
+        read_photo(tmp_path / "a.png")
 
 
 def test_a_long_panorama_is_no_strip(photo_folder: PhotoFolder) -> None:
@@ -78,7 +78,7 @@ def test_a_long_panorama_is_no_strip(photo_folder: PhotoFolder) -> None:
 def test_pictures_that_nobody_listed_are_judged_alike(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(_png_that_claims(10_000, 9_000))  # above Pillow's warning, below its error
     with pytest.raises(ValueError, match="decompression bomb"):
-        open_rgb(tmp_path / "a.png")
+        read_photo(tmp_path / "a.png")
 
 
 def test_pipes_devices_and_folders_with_the_name_of_an_image_are_named(photo_folder: PhotoFolder) -> None:
@@ -266,7 +266,7 @@ def test_hundreds_of_damaged_images_cost_their_own_names_and_nothing_else(
 
 def _why(file: Path) -> str | None:
     try:
-        open_rgb(file)
+        read_photo(file)
     except ValueError as error:
         return str(error)
     return None

@@ -43,7 +43,7 @@ def test_training_images_are_rectangles_too(photo_folder: PhotoFolder) -> None:
     (views, _), _ = data.training_batch(0, 0, torch.device("cpu"))
     assert views[0].shape == (4, 3, *SIZE)
     picture = Image.new("RGB", (90, 50), "red")
-    assert data.view_of([picture], torch.device("cpu")).shape == (1, 3, *SIZE)
+    assert data.preprocessing(picture).shape == (3, *SIZE)
 
 
 def test_what_needs_a_square_says_so(photo_folder: PhotoFolder) -> None:

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
-from vitlab.data.decoding import open_rgb
+from vitlab.data.decoding import read_photo
 from vitlab.deployment.card import Exported, write_card
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.experiment import Experiment
@@ -62,7 +62,7 @@ def test_the_cards_code_gives_what_the_encoder_gives(
     card = export(trained)
     experiment = Experiment.load(trained)
     encoder = experiment.model.eval()
-    view = experiment.data.view_of([open_rgb(picture)], torch.device("cpu"))
+    view = experiment.data.preprocessing(Image.fromarray(read_photo(picture)))[None]
     monkeypatch.chdir("files")
     classes, prepare, *ways = code(card)
     names: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vitlab import Experiment, load
-from vitlab.analysis.picture_map import draw_map
+from vitlab.analysis.figures import draw_map
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
 

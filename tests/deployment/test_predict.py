@@ -1,6 +1,7 @@
 """`predict --images`: what a run says about pictures that are not of its data set."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from tests.conftest import EXPERIMENTS
 from vitlab.commands.dispatch import run
 from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder
-from vitlab.deployment.load import LoadedModel, activation
+from vitlab.deployment.load import LoadedModel, activated
 from vitlab.evaluation.predictions import probabilities, read_predictions
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
@@ -116,7 +117,7 @@ def test_pictures_from_elsewhere_look_as_the_datas_own(kind: str, tmp_path: Path
         raw = data.raw_images("test", range(5))
         pictures = [Image.fromarray(image.squeeze()).convert("RGB") for image in raw]
     (views, _) = next(data.batches("test", "cpu"))
-    torch.testing.assert_close(data.view_of(pictures, torch.device("cpu")), views[0][: len(pictures)])
+    torch.testing.assert_close(torch.stack([*map(data.preprocessing, pictures)]), views[0][: len(pictures)])
 
 
 @pytest.mark.slow
@@ -159,7 +160,7 @@ def test_an_objective_without_a_softmax_is_refused_in_one_line(own: Path) -> Non
         encoder = property(lambda self: self.backbone)
 
     backbone = VisionTransformer(8, 4, 1, num_classes=1, embed_dim=8, depth=1, num_heads=2)
-    model = LoadedModel(backbone, Digits().preprocessing, ["height"], False, activation(Regression), "here")
+    model = LoadedModel(backbone, Digits().preprocessing, ["height"], False, partial(activated, Regression), "here")
     with pytest.raises(ValueError, match=r"^Regression learns no classes by softmax, .*\.$"):
         model.classify([own])
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from vitlab.evaluation.classify import classify
-from vitlab.evaluation.features import extract
+from vitlab.evaluation.features import classify, extract
 from vitlab.evaluation.knn import predict_weighted, weighted_votes
 from vitlab.models import VisionTransformer
 
@@ -21,7 +20,6 @@ def test_features_are_the_embeddings_in_order_whatever_the_batches() -> None:
     assert model.training
     assert torch.equal(targets, labels)
     torch.testing.assert_close(features, model.eval().embed(images))
-    assert len(extract(model, batches, most=5)[0]) == 5
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.long), torch.rand(4)])

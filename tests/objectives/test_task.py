@@ -80,7 +80,7 @@ def test_other_labels_are_tested_predicted_exported_and_not_probed(
     task = {"MultiLabel": MultiLabel, "Regression": Regression}[name].task
     objective = LabeledObjective.load_from_checkpoint(directory / "checkpoints" / "last.ckpt").eval()  # type: ignore
     with torch.no_grad():
-        expected = task.activate(objective(Digits().view_of([picture.convert("RGB")], torch.device("cpu"))))
+        expected = task.activate(objective(Digits().preprocessing(picture.convert("RGB"))[None]))
     torch.testing.assert_close(outputs, expected)
 
 

@@ -15,8 +15,7 @@ from lightning.pytorch import Trainer
 from tests.kills import after, experiments, forked, last_words
 from vitlab.atomic_files import flaw
 from vitlab.commands.dispatch import run
-from vitlab.runs.best import BestCheckpoint
-from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
+from vitlab.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, Checkpointing, RunCheckpoints
 from vitlab.runs.directory import RunDirectory
 from vitlab.runs.exactness import disagreements
 from vitlab.runs.record import RunRecord

@@ -16,7 +16,7 @@ from vitlab.commands import robustness
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
 from vitlab.data.corruptions import CLEAN, CORRUPTIONS, accuracies, corrupt, select_images
-from vitlab.evaluation.classify import classify
+from vitlab.evaluation.features import classify
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.models import VisionTransformer
 from vitlab.studies.report.robustness import (

@@ -1,7 +1,5 @@
 """Pictures of what models learned: functions that return arrays, and functions that draw them."""
 
-from typing import Any
-
 from vitlab import exported
 
 _PLACES = {
@@ -14,8 +12,4 @@ _PLACES = {
     "reconstructions": ["draw_reconstructions"],
     "windows": ["draw_masks", "draw_pictures", "draw_tokens", "regions"],
 }
-__all__ = [name for names in _PLACES.values() for name in names]
-
-
-def __getattr__(name: str) -> Any:
-    return exported("vitlab.analysis", _PLACES, name)
+__all__, __getattr__ = exported("vitlab.analysis", _PLACES)

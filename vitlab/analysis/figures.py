@@ -1,5 +1,6 @@
-"""Figures of attention, positions, filters and block outputs."""
+"""Figures of attention, positions, filters, block outputs and features."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -78,6 +79,29 @@ def draw_amplitudes(amplitudes: dict[str, list[float]]) -> Figure:
         which(LogFormatter(minor_thresholds=(2, 0.5)))
     _plain(axes)
     figure.legend(loc="outside upper left")
+    return figure
+
+
+@styled
+def draw_map(embedding: Float[np.ndarray, "N C"], files: Sequence[str]) -> Figure:
+    """Draw pictures in the plane of their features' first two principal components, a color for each large folder."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(n_components=2, svd_solver="full")
+    places = pca.fit_transform(embedding)
+    folders = np.array([file.rpartition("/")[0] for file in files])
+    counts = Counter(folders.tolist()).most_common()
+    figure = new_figure(8, 8)
+    axes = figure.subplots()
+    for i, (folder, count) in enumerate(counts):
+        color = COLORS[i] if i < len(COLORS) else MUTED
+        label = f"{folder or 'not in a folder'} ({count})" if i < len(COLORS) else None
+        x, y = places[folders == folder].T
+        axes.scatter(x, y, s=16, color=color, alpha=0.7, linewidths=0, label=label)
+    shares = [f"principal component {i}, {share:.0%}" for i, share in enumerate(pca.explained_variance_ratio_, start=1)]
+    axes.set(xlabel=f"{shares[0]} of the variance", ylabel=f"{shares[1]} of the variance", aspect="equal")
+    if len(counts) > 1:
+        figure.legend(loc="outside upper left", ncols=3)
     return figure
 
 

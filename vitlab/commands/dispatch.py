@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from traceback import walk_tb
 
+import vitlab
 from vitlab.commands.options import experiment_of
 from vitlab.signals import UNWRITTEN
 
@@ -15,10 +16,12 @@ EVALUATIONS = ("validate", "test")  # methods of an experiment, which print thei
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Run `vitlab.commands.<command>`, and return the exit status."""
+    """Run `vitlab.commands.<command>`, or the method of an experiment, and return the exit status."""
     status: int = 0
     try:
-        if command in EVALUATIONS:
+        if command == "fit":
+            experiment_of(arguments).fit(began=vitlab.BEGAN)
+        elif command in EVALUATIONS:
             getattr(experiment_of(arguments), command)()
         else:
             status = import_module(f"vitlab.commands.{command}").run(arguments)

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     import numpy as np
 
     from vitlab.analysis.canvas import write_png
-    from vitlab.analysis.picture_map import draw_map
+    from vitlab.analysis.figures import draw_map
     from vitlab.deployment.embed import write_features
 
     table = write_features(model_of(rest, options.raw), options.images, options.out, options.stages)

@@ -48,7 +48,7 @@ def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
     import numpy as np
     import torch
 
-    from vitlab.evaluation.classify import require_classes
+    from vitlab.evaluation.features import require_classes
     from vitlab.runs.directory import RunDirectory
     from vitlab.studies.results.baselines import stratified_sample
 

@@ -115,8 +115,8 @@ def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespac
 
     `partial` is why the run is incomplete, or empty.
     """
-    from vitlab.evaluation.classify import classify
     from vitlab.evaluation.cost import device_for
+    from vitlab.evaluation.features import classify
     from vitlab.evaluation.probe import Accuracy
     from vitlab.experiment.experiment import Experiment
     from vitlab.models.weights import load_weights

@@ -51,8 +51,9 @@ def run(arguments: Sequence[str]) -> int:
             print("\n".join(conclusion_of_segment(options.run, begin, end, places)))
             return 1 if places else 0
         repeated = repeat(options.run, options.out or Path(temporary))
-        print("\n".join(conclusion(options.run, repeated)))
-        return 0 if is_equal(options.run, repeated) else 1
+        lines, equal = conclusion(options.run, repeated)
+        print("\n".join(lines))
+        return 0 if equal else 1
 
 
 def refuse_other_images(directory: Path) -> None:
@@ -145,37 +146,35 @@ def conclusion_of_segment(directory: Path, begin: int, end: int | None, places: 
     return [f"Different {segment}: {places[0]}{more}."]
 
 
-def conclusion(first: Path, second: Path) -> list[str]:
-    """Return in sentences whether two runs are equal, where they differ first, and what differs around them."""
+def conclusion(first: Path, second: Path) -> tuple[list[str], bool]:
+    """Return in sentences where two runs differ first, and what differs around them; and whether they are equal.
+
+    They are if they are so to the bit, or their accuracies within the 95 % interval over test images.
+    """
     from vitlab.runs.exactness import disagreements
     from vitlab.runs.resume import inexact
 
     places = disagreements(first, second)
     if not places:
-        return ["Equal to the bit: weights, averages, optimizer, random generators, metrics and predictions."]
+        return ["Equal to the bit: weights, averages, optimizer, random generators, metrics and predictions."], True
     environments = [RunDirectory(run).environment for run in (first, second)]
     around = inexact(*environments) or [f"nothing that {ENVIRONMENT} records"]
-    word = "Equal within the interval" if is_equal(first, second) else "Different"
     compared = accuracies(first, second)
+    equal = compared is not None and compared[2] <= 0 <= compared[3]
     if compared is None:
-        results = [f"{name} {a:.4g} and {b:.4g}" for name, a, b in _metrics(first, second)]
+        one, other = (RunDirectory(run).metrics for run in (first, second))
+        differing = [name for name in one if name in other and one[name] != other[name]]
+        results = [f"{name} {one[name]:.4g} and {other[name]:.4g}" for name in differing]
         shown = "; ".join(results) or "no metric in common"
     else:
         a, b, low, high = (100 * value for value in compared)
         shown = f"{a:.2f} and {b:.2f} % of the test images are right, {b - a:+.2f} points [{low:+.2f}, {high:+.2f}]"
-    return [
-        f"{word}: {shown}.",
+    lines = [
+        f"{'Equal within the interval' if equal else 'Different'}: {shown}.",
         f"First difference: {places[0]}" + (f", and {len(places) - 1} more." if len(places) > 1 else "."),
         f"Around it: {'; '.join(around)}.",
     ]
-
-
-def is_equal(first: Path, second: Path) -> bool:
-    """Whether two runs are equal to the bit, or their accuracies within the 95 % interval over test images."""
-    from vitlab.runs.exactness import disagreements
-
-    compared = accuracies(first, second)
-    return not disagreements(first, second) or (compared is not None and compared[2] <= 0 <= compared[3])
+    return lines, equal
 
 
 def accuracies(first: Path, second: Path) -> tuple[float, float, float, float] | None:
@@ -194,8 +193,3 @@ def accuracies(first: Path, second: Path) -> tuple[float, float, float, float] |
     half = 1.96 * float(np.std(b - a, ddof=1)) / len(a) ** 0.5
     gap = float((b - a).mean())
     return float(a.mean()), float(b.mean()), gap - half, gap + half
-
-
-def _metrics(first: Path, second: Path) -> list[tuple[str, float, float]]:
-    one, other = (RunDirectory(run).metrics for run in (first, second))
-    return [(name, one[name], other[name]) for name in one if name in other and one[name] != other[name]]

@@ -3,8 +3,9 @@
 The names are imported when first used, so that `vitlab.data.preprocessing` can be used without loading Lightning.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vitlab import exported
 
 if TYPE_CHECKING:
     from vitlab.data.augment import BatchAugment as BatchAugment
@@ -49,11 +50,4 @@ _MODULES = {
     "shapes": ["Shapes"],
     "source": ["PhotoSource"],
 }
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-__all__ = list(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'vitlab.data' has no attribute {name!r}")
-    return getattr(import_module(f"vitlab.data.{_MODULE_OF[name]}"), name)
+__all__, __getattr__ = exported("vitlab.data", _MODULES)

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -137,11 +138,8 @@ def _mark(file: Path) -> str:
 
 def _number(name: str, mark: str) -> int:
     """Hash a photograph's name and mark, and the version of the decoders; 0 is always decoded again."""
-    if not mark:
-        return 0
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
-    key = f"{rules}\0{mark}\0{name}"
-    return int.from_bytes(hashlib.blake2b(os.fsencode(key), digest_size=8).digest(), "little")
+    return content_of(os.fsencode(f"{rules}\0{mark}\0{name}")) if mark else 0
 
 
 def _recall(known: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -167,11 +165,8 @@ def _read(cache: Path) -> np.ndarray:
 
 def _write(cache: Path, broken: dict[str, str], records: np.ndarray, place: Path | str) -> None:
     """Write the records, atomically; without a writable cache the next start checks again."""
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{os.path.join(place, name)}: {why}\n" for name, why in broken.items()]
-        cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    with suppress(OSError):
         with written_whole(cache) as file:
             np.save(file, records)
-    except OSError:
-        return
+        lines = [f"{os.path.join(place, name)}: {why}\n" for name, why in broken.items()]
+        cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")

@@ -27,7 +27,6 @@ from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -341,13 +340,9 @@ class ImageDataModule(LightningDataModule, ABC):
         modes: dict[int, PictureMode] = {1: "L", 3: "RGB", 4: "RGBA"}
         return modes.get(self.in_chans, "array")
 
-    def view_of(self, pictures: Sequence[Image], device: torch.device) -> Float[Tensor, "{len(pictures)} C H W"]:
-        """Return pictures as the model sees images in evaluation."""
-        return torch.stack([self.preprocessing(picture) for picture in pictures]).to(device)
-
     @property
     def preprocessing(self) -> Preprocessing:
-        """The transform of `view_of`, which can be used and stored without the data set."""
+        """From a picture to an image as evaluation shows it; can be used and stored without the data set."""
         return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode)
 
     def first_batches(self, split: Split, limit: float) -> tuple[int, int]:

@@ -42,11 +42,6 @@ Pixels = UInt8[np.ndarray, "H W C"]
 Half = Callable[[int, int], bool]  # of height and width: whether half the resolution is enough
 
 
-def open_rgb(path: str | Path) -> Image.Image:
-    """Decode a file as a Pillow image in RGB."""
-    return Image.fromarray(read_photo(path))
-
-
 def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
     """Decode a file, see `decode`."""
     try:

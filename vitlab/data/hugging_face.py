@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from vitlab.data.checking import Check, check_all
-from vitlab.data.dataset import Split
+from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode
 from vitlab.data.folder import split_of
 from vitlab.data.source import PhotoSource
@@ -129,12 +129,8 @@ def _open(path: str, name: str | None, data_files: Any, revision: str | None) ->
 
 def _splits(path: str, found: list[str], given: Mapping[Split, str] | None) -> dict[Split, str]:
     """Return the data set's names of our splits."""
-    splits: dict[Split, str] = dict(given) if given else {}
-    if not given:
-        for name in found:
-            split = split_of(name)
-            if split is not None:
-                splits.setdefault(split, name)
+    customary = {split: name for split in SPLITS for name in reversed(found) if split_of(name) == split}  # the first
+    splits: dict[Split, str] = dict(given or customary)
     missing = [name for name in splits.values() if name not in found]
     if missing or "train" not in splits:
         raise ValueError(

@@ -120,7 +120,9 @@ class LitData(PhotoSource):
                     "The source LitData needs the package litdata: pip install 'vitlab[sources]'"
                 ) from None
             place = self._places[split]
-            loader = ParquetLoader() if _is_indexed_parquet(Path(place, "index.json")) else None  # `hf://` needs none
+            index = read_json(Path(place, "index.json"), missing={"config": {}})["config"]
+            # `hf://` needs no loader, and older shards do not say theirs.
+            loader = ParquetLoader() if index.get("item_loader") == "ParquetLoader" else None
             try:
                 self._opened[key] = StreamingDataset(place, item_loader=loader, **self._settings)
                 self._opened[key][:1]  # after a slice it fetches whole chunks, not one record at a time
@@ -153,18 +155,9 @@ class LitData(PhotoSource):
             labels.append(label if isinstance(label, str) else int(label))
             contents.append(content_of(value if isinstance(value, bytes) else _pixels(value, self._mode).tobytes()))
         known = _Known(np.array(labels), np.array(contents, np.uint64), chunks)
-        with suppress(OSError):  # without a writable cache the next start reads them again
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(file) as whole:
-                np.savez(whole, labels=known.labels, contents=known.contents)
+        with suppress(OSError), written_whole(file) as whole:  # without a writable cache the next start reads again
+            np.savez(whole, labels=known.labels, contents=known.contents)
         return known
-
-
-def _is_indexed_parquet(index: Path) -> bool:
-    if not index.is_file():
-        return False
-    config: dict[str, Any] = read_json(index)["config"]
-    return config.get("item_loader") == "ParquetLoader"  # older shards do not say
 
 
 def _picture(value: Any) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import Batch, Split, View
@@ -29,23 +29,11 @@ class Noise(LightningDataModule):
         return Batch(images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=indices.numpy().copy())
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(Repeated(self.batch(), self.number), batch_size=None, collate_fn=lambda batch: batch)
+        batch = self.batch()
+        return DataLoader(range(self.number), batch_size=None, collate_fn=lambda _: batch)  # type: ignore[arg-type]
 
     def batches(self, split: Split, device: torch.device) -> Iterator[View]:
         return iter(())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
-
-
-class Repeated(Dataset[Batch]):
-    """The same batch many times."""
-
-    def __init__(self, batch: Batch, number: int) -> None:
-        self.batch, self.number = batch, number
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.batch

@@ -131,19 +131,14 @@ def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[
     rows, columns = height_and_width(size)
     if crop_pct is None:
         return rows, columns, slice(rows), slice(columns)
-    if rows == columns:
-        height, width = _sides(shape, math.floor(rows / crop_pct))
+    if rows == columns:  # in proportion, truncated as in torchvision
+        shorter = math.floor(rows / crop_pct)
+        height, width = (int(shorter * side / min(shape)) for side in shape)
     else:  # timm's ResizeKeepRatio
         ratio = min(shape[0] / math.floor(rows / crop_pct), shape[1] / math.floor(columns / crop_pct))
         height, width = round(shape[0] / ratio), round(shape[1] / ratio)
     top, left = round((height - rows) / 2), round((width - columns) / 2)
     return height, width, slice(top, top + rows), slice(left, left + columns)
-
-
-def _sides(shape: Sequence[int], shorter: int) -> tuple[int, int]:
-    """Return height and width in proportion, truncated as in torchvision."""
-    height, width = shape[:2]
-    return int(shorter * height / min(height, width)), int(shorter * width / min(height, width))
 
 
 def _resize(

@@ -37,23 +37,6 @@ Coordinates = Float[np.ndarray, "N H W"]
 Mask = Bool[np.ndarray, "N H W"]
 
 
-def _disk(x: Coordinates, y: Coordinates) -> Mask:
-    return x**2 + y**2 < 1 / math.pi
-
-
-def _ring(x: Coordinates, y: Coordinates) -> Mask:
-    distance = x**2 + y**2  # the inner radius is half of the outer one
-    return (distance > 1 / (3 * math.pi)) & (distance < 4 / (3 * math.pi))
-
-
-def _square(x: Coordinates, y: Coordinates) -> Mask:
-    return (abs(x) < 0.5) & (abs(y) < 0.5)
-
-
-def _bar(x: Coordinates, y: Coordinates) -> Mask:
-    return (abs(x) < math.sqrt(3) / 2) & (abs(y) < 1 / math.sqrt(12))  # 3 : 1
-
-
 def _triangle(x: Coordinates, y: Coordinates) -> Mask:
     sides = [math.cos(turn) * x + math.sin(turn) * y for turn in (0.0, 2 * math.pi / 3, 4 * math.pi / 3)]
     return np.maximum.reduce(sides) < 27**-0.25
@@ -65,10 +48,11 @@ def _cross(x: Coordinates, y: Coordinates) -> Mask:
 
 
 SHAPES: dict[str, Callable[[Coordinates, Coordinates], Mask]] = {  # each of area 1
-    "disk": _disk,
-    "ring": _ring,
-    "square": _square,
-    "bar": _bar,
+    "disk": lambda x, y: x**2 + y**2 < 1 / math.pi,
+    # The inner radius is half of the outer one.
+    "ring": lambda x, y: (x**2 + y**2 > 1 / (3 * math.pi)) & (x**2 + y**2 < 4 / (3 * math.pi)),
+    "square": lambda x, y: (abs(x) < 0.5) & (abs(y) < 0.5),
+    "bar": lambda x, y: (abs(x) < math.sqrt(3) / 2) & (abs(y) < 1 / math.sqrt(12)),  # 3 : 1
     "triangle": _triangle,
     "cross": _cross,
 }

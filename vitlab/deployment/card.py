@@ -78,8 +78,7 @@ class Exported:
         """The verdict.json of the study that the run is of; None of a run by itself."""
         for folder in self.run.resolve().parents[1:3]:  # the variant's folder, or that of a fold, lies between
             if (folder / VERDICT).is_file():
-                record: Config = read_json(folder / VERDICT)
-                return record
+                return read_json(folder / VERDICT)
         return None
 
     def accuracy(self) -> Accuracy | None:

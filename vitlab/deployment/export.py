@@ -36,7 +36,7 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
         RuntimeError: onnxruntime gives other outputs than the model; no file is written or replaced.
     """
     path = Path(path)
-    eager = _for_inference(model)
+    eager = copy.deepcopy(model).to("cpu", torch.float32).eval()
     # The exporter flattens heads and windows by views where the layout of the attention's output allows them, and then
     # replaces the attention by its arithmetic, whose output lies in memory as that of this kernel.
     with sdpa_kernel(SDPBackend.MATH):
@@ -56,10 +56,6 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
         _check(eager, draft)
         for file in sorted(Path(folder).iterdir(), reverse=True):  # weights before the file that names them
             file.replace(path.with_name(file.name))
-
-
-def _for_inference(model: ImageModel) -> ImageModel:
-    return copy.deepcopy(model).to("cpu", torch.float32).eval()
 
 
 def _trace(model: ImageModel) -> ExportedProgram:

@@ -108,8 +108,7 @@ class LoadedModel:
     @torch.inference_mode()
     def run(self, pictures: list[Any], function: Any = None) -> Tensor:
         """Return the logits of pictures (Pillow's, or arrays), or what another function of the model returns."""
-        outputs: Tensor = (function or self.model)(self.batch(pictures))
-        return outputs.float().cpu()
+        return (function or self.model)(self.batch(pictures)).float().cpu()
 
     def batch(self, pictures: list[Any]) -> Tensor:
         """Return pictures (Pillow's, or arrays) as images (B, C, H, W) on the model's device."""
@@ -149,21 +148,16 @@ def of_experiment(experiment: "Experiment", raw: bool = False) -> LoadedModel:
     names = data.class_names if encoder.num_classes else []
     source = str(path or experiment.directory)
     return LoadedModel(
-        encoder.eval(), data.preprocessing, names, objective.one_class, activation(type(objective)), source
+        encoder.eval(), data.preprocessing, names, objective.one_class, partial(activated, type(objective)), source
     )
 
 
-def activation(objective: type[Any] | str) -> Callable[[Tensor], Tensor]:
+def activated(objective: type[Any] | str, logits: Tensor) -> Tensor:
     """Return what the task of an objective, a class or its import path, makes of logits."""
-
-    def activate(logits: Tensor) -> Tensor:
-        trained_by = named(objective) if isinstance(objective, str) else objective
-        if trained_by.task is None:
-            raise ValueError(f"{trained_by.__name__} learns no classes by softmax, so there is nothing to predict.")
-        activated: Tensor = trained_by.task.activate(logits)
-        return activated
-
-    return activate
+    trained_by = named(objective) if isinstance(objective, str) else objective
+    if trained_by.task is None:
+        raise ValueError(f"{trained_by.__name__} learns no classes by softmax, so there is nothing to predict.")
+    return trained_by.task.activate(logits)
 
 
 def _read(source: str | Path, raw: bool) -> LoadedModel:
@@ -213,7 +207,7 @@ def _build(backbone: Config, facts: Mapping[str, Any], objective: str, source: s
         if model.num_classes != len(facts["class_names"]):
             model.reset_classifier(len(facts["class_names"]))
     transform = Preprocessing.from_metadata(facts)
-    activate = partial(torch.softmax, dim=1) if facts["one_class"] else activation(objective)
+    activate = partial(torch.softmax, dim=1) if facts["one_class"] else partial(activated, objective)
     return LoadedModel(model, transform, facts["class_names"], facts["one_class"], activate, source)
 
 

@@ -89,7 +89,7 @@ class Pictures:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in counted(starts, len(starts), "Pictures"):
                 chunk = self.files[start : start + HELD]
-                names = [_name(file, self.root) for file in chunk]
+                names = [as_text(file.relative_to(self.root).as_posix()) for file in chunk]
                 opened = dict(zip(names, pool.map(partial(_open, mode), chunk), strict=True))
                 self.broken |= {name: reason for name, reason in opened.items() if isinstance(reason, str)}
                 pictures = {name: pixels for name, pixels in opened.items() if not isinstance(pixels, str)}
@@ -108,7 +108,6 @@ class Pictures:
 
 def write_answers(answers: Answers, model: str, out: Path) -> Path:
     """Write `predictions.csv`, `predictions.parquet` and, of classes, the page `index.html`; return what to open."""
-    out.mkdir(parents=True, exist_ok=True)
     table = answers.table()
     write_text(out / "predictions.csv", table.to_csv(index=False))
     table.to_parquet(out / "predictions.parquet", index=False)
@@ -155,8 +154,3 @@ def _files(path: Path) -> list[Path]:
 def _absolute(path: Path) -> Path:
     """Return the path from the root, links in it left as they are."""
     return Path(os.path.abspath(path))
-
-
-def _name(file: Path, root: Path) -> str:
-    """Return the path below the folder, as text."""
-    return as_text(file.relative_to(root).as_posix())

@@ -101,7 +101,8 @@ def _architecture(exported: Exported) -> tuple[str, dict[str, Any]]:
     name = backbone["class_path"].rpartition(".")[2]
     has_name = timm.is_model(name)
     base = name if has_name else DISTILLED if given.get("distilled") else BASES[type(encoder)]
-    shared = inspect.signature(_class_of(base)).parameters.keys() - {"num_classes", *OTHER_SIZES}
+    theirs: Any = getattr(timm.models, type(encoder).__name__)  # of the same name as ours
+    shared = inspect.signature(theirs).parameters.keys() - {"num_classes", *OTHER_SIZES}
     defaults["img_size"] = pair(defaults["img_size"])
     return base, {
         key: _plain(value)
@@ -114,14 +115,6 @@ def _architecture(exported: Exported) -> tuple[str, dict[str, Any]]:
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _class_of(base: str) -> Any:
-    from timm.models.swin_transformer import SwinTransformer as Swin
-    from timm.models.swin_transformer_v2 import SwinTransformerV2 as SwinV2
-    from timm.models.vision_transformer import VisionTransformer as ViT
-
-    return SwinV2 if base.startswith("swinv2") else Swin if base.startswith("swin") else ViT
 
 
 @torch.no_grad()

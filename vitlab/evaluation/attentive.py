@@ -50,16 +50,13 @@ def fit_attentive_probe(
 
     A function of its arguments: the global random state is left as it was.
     """
-    best: tuple[float, AttentiveHead] | None = None
+    heads = []
     for rate in RATES:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            head = _trained(train, num_classes, rate, seed, device)
-        right = float((logits_of(head, held_out[0]).argmax(dim=1) == held_out[1]).float().mean())
-        if best is None or right > best[0]:  # of equally good ones the lowest rate
-            best = right, head
-    assert best is not None
-    return best[1]
+            heads.append(_trained(train, num_classes, rate, seed, device))
+    tokens, labels = held_out  # of equally good heads `max` returns the first, that of the lowest rate
+    return max(heads, key=lambda head: int((logits_of(head, tokens).argmax(dim=1) == labels).sum()))
 
 
 @torch.no_grad()

@@ -43,15 +43,12 @@ def fit_linear_probe(
     x = (features - mean) / std
     weight = torch.zeros(num_classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(num_classes, requires_grad=True)
-    best: tuple[float, LinearProbe] | None = None
+    probes = []
     for strength in sorted(strengths, reverse=True):
         minimize(weight, bias, x, labels, strength)
-        probe = LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, strength)
-        right = float((probe.logits(held_out[0]).argmax(dim=1) == held_out[1]).float().mean())
-        if best is None or right > best[0]:  # of equally good ones the strongest
-            best = right, probe
-    assert best is not None
-    return best[1]
+        probes.append(LinearProbe(weight.detach().clone(), bias.detach().clone(), mean, std, strength))
+    features, labels = held_out  # of equally good probes `max` returns the first, the strongest
+    return max(probes, key=lambda probe: int((probe.logits(features).argmax(dim=1) == labels).sum()))
 
 
 def minimize(weight: Tensor, bias: Tensor, x: Tensor, labels: Tensor, strength: float) -> None:

@@ -31,11 +31,10 @@ from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.frozen import FEATURES, classify_by_features
 from vitlab.experiment.normalization import warn_of_normalization
-from vitlab.experiment.own_test import OTHER, departures
 from vitlab.experiment.parser import Settings, help_of_named_size
 from vitlab.experiment.place import directory_of, placed
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
-from vitlab.experiment.same_images import known_test_images, other_images
+from vitlab.experiment.same_images import OTHER, departures, known_test_images, other_images
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
@@ -89,7 +88,7 @@ class Experiment:
         named, arguments = _spelled_out(sources, [*arguments, *(f"--{setting}" for setting in settings)])
         self._settings = Settings(named, arguments)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
-        self._images, self._compiled = images, False
+        self._compiled = False
         self._values = self._settings.values
         if self._values.run.name is None:
             self._values.run.name = "-".join(file.stem for file in files) or "run"
@@ -100,7 +99,9 @@ class Experiment:
         if run is not None and continued:  # the run, wherever its directory lies now
             self.directory = run
             self._find_data()
-        self.data: ImageDataModule = self._build_data()
+        self.data: ImageDataModule = self._settings.build("data")
+        if not images and (facts := RunDirectory(self.directory).data):
+            self.data.recall(facts)
         self._fill_from_data()
         for key, source in self._sources().items():
             self._values[key] = str(source if source.digest else source.stamped())
@@ -161,8 +162,7 @@ class Experiment:
     @cached_property
     def run(self) -> Run:
         """What is kept of the run, and where."""
-        run: Run = self._settings.build("run")
-        return run
+        return self._settings.build("run")
 
     @property
     def frozen(self) -> bool:
@@ -178,13 +178,6 @@ class Experiment:
             return
         arguments.root = str(Path(began) / root)
         log.info("data.root: %s, where the run was started.", arguments.root)
-
-    def _build_data(self) -> ImageDataModule:
-        data: ImageDataModule = self._settings.build("data")
-        facts = {} if self._images else RunDirectory(self.directory).data
-        if facts:
-            data.recall(facts)
-        return data
 
     def _fill_from_data(self) -> None:
         facts = {name: getattr(self.data, name) for name in ("num_classes", "in_chans", "image_size")}

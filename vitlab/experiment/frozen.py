@@ -59,8 +59,7 @@ def classify_by_features(
     """
     labels = data.labels("test").astype(np.int64)
     logits, held_out, fitted = _logits(encoder.to(device), data, how, device, seed, cache, validated=True)
-    names, strata = data.image_names("test"), data.strata("test")
-    predictions = Predictions(names, labels, logits, strata=strata)
+    predictions = Predictions(data.image_names("test"), labels, logits, strata=data.strata("test"))
     write_predictions(directory / PREDICTIONS, predictions)
     write_per_class(directory, predictions, data.class_names)
     top1, top5 = (top_k_accuracy(predictions.logits, labels, k) for k in (1, 5))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitlab.config import Config, weights_of
+from vitlab.config import Config, conflicts, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.runs.directory import CONFIG, RunDirectory
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
 PLACE = ("root", "path", "name", "table")  # arguments of a data set that say where its images are
+OTHER = "other_test"  # folder of what a test finds that departs from the run's own, which studies and reports read
 
 
 def other_images(directory: Path, data: ImageDataModule, splits: Sequence[Split] = SPLITS) -> list[str] | None:
@@ -28,6 +29,18 @@ def other_images(directory: Path, data: ImageDataModule, splits: Sequence[Split]
     now = data.facts()["splits"]
     changed = [split for split in splits if then[split]["digest"] != now[split]["digest"]]
     return [f"{split}: {then[split]['images']:,} images then, {now[split]['images']:,} now" for split in changed]
+
+
+def departures(directory: Path, weights: Path | None, config: Config, data: ImageDataModule) -> list[str]:
+    """Return, in words, in which weights, settings and images a test differs from that of a finished run."""
+    run, reasons = RunDirectory(directory), []
+    if weights is None or weights.resolve() != run.last_checkpoint.resolve():
+        reasons.append(f"weights: {weights.name if weights else 'the initial ones'}")
+    others = other_images(directory, data, ("test",))
+    for key, old, new in conflicts(run.config, config):
+        if key != "data.init_args.root" or others is None:  # else the images tell
+            reasons.append(f"{key}: {old} there, {new} now")
+    return reasons + (others or [])
 
 
 def known_test_images(experiment: "Experiment") -> list[str]:

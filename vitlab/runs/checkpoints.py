@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vitlab.atomic_files import written_whole
@@ -55,10 +55,9 @@ class Checkpointing:
     on_failure: Literal["continue", "stop"] = "continue"
 
     def __post_init__(self) -> None:
-        if self.every_n_steps is not None and self.every_n_steps < 1:
-            raise ValueError(f"run.checkpoint.every_n_steps is {self.every_n_steps}; give 1 or more, or null.")
-        if self.pause_after is not None and self.pause_after < 1:
-            raise ValueError(f"run.checkpoint.pause_after is {self.pause_after}; give 1 or more, or null.")
+        for name, number in (("every_n_steps", self.every_n_steps), ("pause_after", self.pause_after)):
+            if number is not None and number < 1:
+                raise ValueError(f"run.checkpoint.{name} is {number}; give 1 or more, or null.")
         if isinstance(self.keep, int) and self.keep < 2:
             raise ValueError(f"run.checkpoint.keep is {self.keep}; give a number of segments, 2 or more, or steps.")
         if self.every_n_minutes is not None and not self.every_n_minutes > 0:
@@ -86,6 +85,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 log.error("%s The run stops; earlier checkpoints are intact.", message)
                 raise SystemExit(UNWRITTEN) from None
             log.warning("%s The run continues; earlier checkpoints are intact.", message)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's, which also continues in a run directory that was moved or that branched off another.
+
+    Lightning forgets which state was best if the folder has another name, and writes over it after the next validation.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the metric once there is one; that of an earlier epoch is not better than itself."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state, whose files are now in this folder."""
+        folder = Path(str(self.dirpath))
+        here = {path: folder / Path(path).name for path in state_dict["best_k_models"]}
+        known = {path: str(file) for path, file in here.items() if file.is_file()}
+        paths = {key: known.get(state_dict[key], "") for key in ("best_model_path", "kth_best_model_path")}
+        kept = {known[path]: score for path, score in state_dict["best_k_models"].items() if path in known}
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath, "best_k_models": kept, **paths})
 
 
 class RunCheckpoints(Checkpoint):

@@ -69,15 +69,13 @@ class RunDirectory:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Empty where it was removed."""
-        environment: dict[str, Any] = read_json(self.path / ENVIRONMENT, missing={})
-        return environment
+        return read_json(self.path / ENVIRONMENT, missing={})
 
     @cached_property
     def data(self) -> dict[str, Any]:
         """Empty where it was removed."""
         remedy = "Remove it, if the images are those that the run began with, and give the same command again."
-        data: dict[str, Any] = read_json(self.path / DATA, remedy, missing={})
-        return data
+        return read_json(self.path / DATA, remedy, missing={})
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -105,14 +103,12 @@ class RunDirectory:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = read_json(self.path / SUMMARY)
-        return summary
+        return read_json(self.path / SUMMARY)
 
     @property
     def metrics(self) -> dict[str, float]:
         """The results, by names like `test/top1`."""
-        metrics: dict[str, float] = self.summary["metrics"]
-        return metrics
+        return self.summary["metrics"]
 
     # ---- how far
 

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from vitlab.evaluation.classify import require_classes
 from vitlab.evaluation.collapse import rank_me, relative_std
-from vitlab.evaluation.features import extract, pixels
+from vitlab.evaluation.features import extract, pixels, require_classes
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered

@@ -99,8 +99,7 @@ class RunProgress(Callback):
         pace = self._epoch
         rates = {"images_per_second": pace.images / pace.seconds, "data_wait": pace.waited / pace.seconds}
         rates |= self.utilization.rates(pace.batches / pace.seconds)
-        for name, value in rates.items():
-            pl_module.log(name, value, rank_zero_only=True)
+        pl_module.log_dict(rates, rank_zero_only=True)
         metrics = trainer.callback_metrics  # in every process: Lightning takes the mean over all of them here
         due = not sys.stderr.isatty() and now - self._printed >= self.seconds_between_lines
         if (is_last_epoch(trainer) or due) and self.enabled and trainer.is_global_zero:

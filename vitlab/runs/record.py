@@ -40,17 +40,12 @@ from vitlab.runs.wandb import UnbreakableWandbLogger
 log = logging.getLogger("vitlab")
 
 KERNELS = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that choose kernels, and so how sums are rounded
-OWN_FILES = (
-    CONFIG,
-    ENVIRONMENT,
-    DATA,
-    METRICS,
-    PREDICTIONS,
-    VALUES,
-    "per_class.csv",
-    "per_stratum.csv",
-    "confusion.csv",
-    SUMMARY,
+OWN_FILES = (  # patterns
+    *(CONFIG, ENVIRONMENT, DATA, METRICS, PREDICTIONS, VALUES, SUMMARY),
+    *("per_class.csv", "per_stratum.csv", "confusion.csv", "pictures/*.png", "other_test/*"),
+    "checkpoints/**/*.ckpt",  # a user's own too
+    "probe-*.json",  # of the earlier weights
+    "wandb/run-id.txt",  # or the new curves would follow the old ones
 )
 
 
@@ -105,7 +100,7 @@ class RunRecord(Callback):
 
     def keep_rows(self, trainer: Trainer) -> list[int]:
         """Remove the rows of metrics.csv that the run is about to write again; return the epochs that have none."""
-        file = _metrics_file(trainer)
+        file = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
         return (file.keep_until(trainer.global_step, trainer.current_epoch) if file else None) or []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -179,12 +174,10 @@ class RunRecord(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._outputs:
             return
-        outputs = {name: torch.cat([o[name] for o in self._outputs]) for name in self._outputs[0]}
+        outputs = {name: in_order(torch.cat([o[name] for o in self._outputs])) for name in self._outputs[0]}
         self._outputs = []
         names: list[str] = trainer.datamodule.image_names("test")  # type: ignore[attr-defined]
-        outputs = {name: in_order(values) for name, values in outputs.items()}
         if trainer.is_global_zero:
-            self.results.mkdir(parents=True, exist_ok=True)
             arrays = {name: values.numpy() for name, values in outputs.items()}
             assert isinstance(pl_module, Objective)
             labels = arrays.pop("label").astype(np.int64 if pl_module.one_class else np.float32)
@@ -251,10 +244,6 @@ class RunRecord(Callback):
             RunDirectory(self.directory).previous_checkpoint.unlink(missing_ok=True)  # nothing continues from it now
 
 
-def _metrics_file(trainer: Trainer) -> MetricsFile | None:
-    return next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
-
-
 def _images_seen(trainer: Trainer) -> int:
     """Return the images of all training steps; the last step of an epoch may have fewer batches than the others."""
     batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
@@ -283,16 +272,9 @@ def in_order(values: Tensor) -> Tensor:
 
 def erase(directory: Path) -> None:
     """Remove the files of an earlier run from its directory; other files stay."""
-    for name in OWN_FILES:
-        (directory / name).unlink(missing_ok=True)
-    for file in (
-        *directory.glob("checkpoints/**/*.ckpt"),  # a user's own too
-        *directory.glob("pictures/*.png"),
-        *directory.glob("other_test/*"),
-        *directory.glob("probe-*.json"),  # of the earlier weights
-        *directory.glob("wandb/run-id.txt"),  # or the new curves would follow the old ones
-    ):
-        file.unlink()
+    for pattern in OWN_FILES:
+        for file in list(directory.glob(pattern)):
+            file.unlink()
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:

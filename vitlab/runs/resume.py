@@ -82,8 +82,7 @@ class EpochMeans(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         # At the end of an epoch the sums are still there, but complete.
-        within = self.trainer is not None and is_within_an_epoch(self.trainer)
-        means = epoch_means(self.trainer) if self.trainer is not None and within else {}
+        means = epoch_means(self.trainer) if self.trainer is not None and is_within_an_epoch(self.trainer) else {}
         own = {name: [mean.value.cpu(), mean.cumulated_batch_size.cpu()] for name, mean in means.items()}
         return {"processes": from_all_processes(own)}
 

@@ -15,8 +15,7 @@ from vitlab.evaluation.cost.flops import choose_tf32
 from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.internals import continue_after_whole_epochs, decide_after_validation
 from vitlab.objectives import Objective
-from vitlab.runs.best import BestCheckpoint
-from vitlab.runs.checkpoints import AtomicCheckpointIO, Checkpointing, RunCheckpoints
+from vitlab.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, Checkpointing, RunCheckpoints
 from vitlab.runs.directory import METRICS
 from vitlab.runs.finite_steps import FiniteSteps
 from vitlab.runs.last_epoch import LastEpochValidation

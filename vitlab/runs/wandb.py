@@ -19,8 +19,6 @@ from vitlab.internals import wandb_arguments
 
 log = logging.getLogger("vitlab")
 
-WandbMode = Literal["auto", "online", "offline", "disabled"]
-
 # Seconds that W&B may take to open a run and to upload the rest of it at the end, unless WANDB_INIT_TIMEOUT and
 # WANDB_FINISH_TIMEOUT are set. W&B's own limits are 90 seconds and none.
 SECONDS_TO_OPEN, SECONDS_TO_FINISH = 20.0, 120.0
@@ -38,7 +36,7 @@ class Wandb:
         tags: Labels of the run.
     """
 
-    mode: WandbMode = "auto"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "vitlab"
     entity: str | None = None
     group: str | None = None
@@ -74,14 +72,9 @@ class UnbreakableWandbLogger(WandbLogger):
     """
 
     def __init__(self, settings: Wandb, run_directory: Path, name: str, config: dict[str, Any]) -> None:
-        own: dict[str, Any] = {
-            "entity": settings.entity,
-            "group": settings.group,
-            "tags": settings.tags,
-            "config": config,
-        }
+        own: dict[str, Any] = {key: value for key, value in vars(settings).items() if key != "mode"}
         # W&B forgets a run that is created anew when it ends, however it ends.
-        super().__init__(name, run_directory, project=settings.project, reinit="create_new", **own)
+        super().__init__(name, run_directory, config=config, reinit="create_new", **own)
         self.settings, self.directory, self.broken = settings, run_directory, False
 
     @property
@@ -112,7 +105,16 @@ class UnbreakableWandbLogger(WandbLogger):
     def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
-        settings = wandb_arguments(self)["settings"] = _quiet_settings(mode)
+        settings = wandb_arguments(self)["settings"] = wandb.Settings(
+            mode=mode,
+            silent=True,
+            console="off",
+            x_disable_stats=True,
+            disable_git=True,
+            init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_OPEN)),
+            finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)),
+            finish_timeout_raises=True,
+        )
         wandb.setup(settings)  # else W&B sends its own statistics even where the run is offline
         return super().experiment
 
@@ -180,21 +182,6 @@ def _run_id(run_directory: Path) -> str:
     new = os.urandom(6).hex()
     file.write_text(new)
     return new
-
-
-def _quiet_settings(mode: Literal["online", "offline"]) -> Any:
-    import wandb
-
-    return wandb.Settings(
-        mode=mode,
-        silent=True,
-        console="off",
-        x_disable_stats=True,
-        disable_git=True,
-        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_OPEN)),
-        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)),
-        finish_timeout_raises=True,
-    )
 
 
 def _has_wandb_key() -> bool:

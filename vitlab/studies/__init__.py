@@ -1,7 +1,5 @@
 """Compare variants of an experiment: a grid of runs, what they cost, statistics, a report."""
 
-from typing import Any
-
 from vitlab import exported
 
 _PLACES = {
@@ -9,8 +7,4 @@ _PLACES = {
     "front": ["Study"],
     "report.gallery": ["gallery", "interesting"],
 }
-__all__ = [name for names in _PLACES.values() for name in names]
-
-
-def __getattr__(name: str) -> Any:
-    return exported("vitlab.studies", _PLACES, name)
+__all__, __getattr__ = exported("vitlab.studies", _PLACES)
