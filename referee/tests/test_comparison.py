@@ -23,6 +23,7 @@ def test_factors_are_shaffers() -> None:
     assert s.shaffer_factors(3) == (3, 1, 1)
     assert s.shaffer_factors(4) == (6, 3, 3, 3, 2, 1)
     assert s.shaffer_factors(5) == (10, 6, 6, 6, 6, 4, 4, 3, 2, 1)
+    assert s.shaffer_factors(60)[:3] == (1770, 1711, 1711)  # all equal, or all but one; 966,467 partitions
 
 
 def test_the_step_down_by_hand() -> None:

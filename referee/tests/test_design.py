@@ -35,6 +35,13 @@ def test_seeds_that_were_added_after_a_look_are_tested_at_a_stricter_level() -> 
     assert extended.level == level_after((2, 4)) < of_trainings(outcomes, Design(seeds=tuple("1234"))).level == 0.05
 
 
+def test_a_watched_paired_test_takes_two_variants() -> None:
+    """Of three, one leaves the race, and then has fewer seeds than the others to be paired with."""
+    with pytest.raises(ValueError, match=r"of 3 variants one leaves the race.*Give two variants, no looks"):
+        judge(table({"A": 0.9, "B": 0.7, "C": 0.5}), test="paired", looks=(2, 3, 4))
+    assert judge(table({"A": 0.9, "B": 0.7, "C": 0.5}), test="paired").pairs
+
+
 def test_a_paired_test_leaves_out_a_seed_that_failed_in_one_variant() -> None:
     outcomes = table({"A": 0.9, "B": 0.7})
     runs = [*outcomes.runs[:3], Run("A", "4", np.array([np.nan])), *outcomes.runs[4:]]

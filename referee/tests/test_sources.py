@@ -160,3 +160,12 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         read([tmp_path / "b.bin"])
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such file"):
         read([tmp_path / "nowhere"])
+
+
+def test_a_line_of_json_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
+    """JSON allows U+2028 and U+0085 in a text; `str.splitlines` would end the line there."""
+    rows = [{"item": f"{i}\u2028\u0085", "correct": i % 2} for i in range(4)]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    for name, text in (("run-1.jsonl", lines), ("run-2.jsonl", lines + "\n \n")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert read([tmp_path / name]).runs[0].outcomes.tolist() == [False, True, False, True]

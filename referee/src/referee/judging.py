@@ -53,6 +53,11 @@ def judge(
     findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
     design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
     variants = _variants(outcomes)
+    if test == "paired" and looks and len(variants) > 2:
+        raise ValueError(
+            f"test paired compares the same seeds, but of {len(variants)} variants one leaves the race before the "
+            "others. Give two variants, no looks, or another test."
+        )
     if len(variants) < 2 or any(check.is_void for check in findings):
         return Verdict(outcomes, variants, [], design, checks=findings)
     if all(len(variant.runs) == 1 for variant in variants):

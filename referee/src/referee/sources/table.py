@@ -20,8 +20,9 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
         frame = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
     else:
         text = file.read_text(encoding="utf-8")
-        records = text.splitlines() if file.suffix == ".jsonl" else None
-        frame = pd.DataFrame(json.loads(text) if records is None else [json.loads(line) for line in records if line])
+        # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
+        records = [line for line in text.split("\n") if line.strip()] if file.suffix == ".jsonl" else None
+        frame = pd.DataFrame(json.loads(text) if records is None else [json.loads(line) for line in records])
     if frame.empty:
         raise ValueError("it has no rows")
     nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]

@@ -29,6 +29,7 @@ Runs of several machines or versions are compared within these blocks: `blocks` 
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
@@ -241,13 +242,12 @@ def in_steps(p_values: Sequence[float], factors: Sequence[int]) -> list[float]:
 @cache
 def shaffer_factors(variants: int) -> tuple[int, ...]:
     """Return, for the i-th smallest p-value, how many hypotheses of equality can be true when i − 1 are false."""
-    pairs = math.comb(variants, 2)
-    possible = {sum(math.comb(size, 2) for size in groups) for groups in _partitions(variants)}
-    return tuple(max(count for count in possible if count <= pairs - i) or 1 for i in range(pairs))
+    possible = sorted(_possibly_equal(variants))
+    return tuple(possible[bisect_right(possible, left) - 1] or 1 for left in range(possible[-1], 0, -1))
 
 
-def _partitions(n: int, most: int | None = None) -> list[list[int]]:
-    """List the ways to divide n into groups, by their sizes."""
-    if n == 0:
-        return [[]]
-    return [[first, *rest] for first in range(min(n, most or n), 0, -1) for rest in _partitions(n - first, first)]
+@cache
+def _possibly_equal(variants: int) -> frozenset[int]:
+    """Return the numbers of equal pairs that groups of equal variants can have (Shaffer 1986, section 3)."""
+    groups = ((size, _possibly_equal(variants - size)) for size in range(1, variants + 1))
+    return frozenset(math.comb(size, 2) + rest for size, others in groups for rest in others) or frozenset({0})
