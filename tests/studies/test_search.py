@@ -68,6 +68,7 @@ def test_each_variant_is_compared_with_its_best_settings(
     of_a, of_b = ([trial.settings for trial in choice.trials] for choice in results.choices)
     assert of_a == of_b
     assert as_tuned(results)[0].startswith("Each variant is compared with its best settings of the search")
+    assert results.context.trials.runs == 48
     said = "B is better than A at every number of trials up to 24."
     assert said in capsys.readouterr().out
     assert said in report.with_suffix(".md").read_text()

@@ -13,7 +13,6 @@ from vitlab.studies.file.runs import Run, own_share
 from vitlab.studies.file.state import is_finished
 from vitlab.studies.file.study import Study, slug
 from vitlab.studies.resolved import ResolvedStudy
-from vitlab.studies.training.tuning import folder_of
 
 START = 10.0  # seconds of a run outside its steps: imports, data, validation, test
 COPIES = 4  # weights and moments in the checkpoint of a run, with room
@@ -52,7 +51,7 @@ def estimate(study: Study, plans: Sequence[ResolvedStudy], costs: Sequence[Mappi
 
 def _tuning(planned: ResolvedStudy) -> list[tuple[Run, int]]:
     """Return a run like the tuning runs of each variant, and how many of these are missing."""
-    study, folder = planned.study, folder_of(planned.study, planned.root)
+    study, folder = planned.study, planned.study.tuning_folder(planned.root)
     if study.tuning is None:
         return []
     each = study.tuning.runs(len(study.seeds))

@@ -160,6 +160,10 @@ class Study:
         part = slug(f"{variant} {self.place}".replace(",", ""))
         return root / slug(self.name) / part if part else root / slug(self.name)
 
+    def tuning_folder(self, root: Path) -> Path:
+        """Return the folder of the tuning runs."""
+        return self.folder(root) / ("search" if self.tuning and self.tuning.trials else "tuning")
+
     @property
     def parts(self) -> Sequence[int | None]:
         """The parts of the images that test in the runs of a seed; None: the data set's own test images."""

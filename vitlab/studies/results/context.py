@@ -65,7 +65,7 @@ def context_of(
     return Context(
         _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
         _compute(runs),
-        _trials(folder / "tuning"),
+        _trials(study.tuning_folder(folder.parent)),
         _other_studies(folder.parent if study.place else folder, finished[:1]),
         leaks,
     )

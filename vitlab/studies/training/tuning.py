@@ -41,11 +41,6 @@ def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
         )
 
 
-def folder_of(study: Study, root: Path) -> Path:
-    """Return the folder of the tuning runs."""
-    return study.folder(root) / ("search" if study.tuning and study.tuning.trials else "tuning")
-
-
 def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[Cell, list[list[Run]]]:
     """Return the tuning runs for each choice, by candidate and seed.
 
@@ -57,7 +52,7 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
     completed: dict[tuple[str, str], Run] = {}
 
     def run_of(variant: str, candidate: Candidate) -> Run:
-        folder = folder_of(study, root) / slug(variant) / slug(candidate.name)
+        folder = study.tuning_folder(root) / slug(variant) / slug(candidate.name)
         fixed: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": tuning.trials is not None}}
         listed = {key: value for key, value in candidate.settings.items() if isinstance(tuning.space[key], list)}
         if (known := (variant, as_yaml(listed))) not in completed:  # numbers of a range need no check of their own
