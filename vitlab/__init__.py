@@ -4,12 +4,14 @@ The names below, like those of the rooms, are imported when first used, so that 
 torch is loaded.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 BEGAN = time.perf_counter()  # as near to the start of the command as our own code comes
+log = logging.getLogger("vitlab")
 
 if TYPE_CHECKING:
     from vitlab.commands.quiet import quiet as quiet

@@ -1,20 +1,18 @@
 """`robustness`: evaluate all models of a study on corrupted images."""
 
 import argparse
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitlab import log
 from vitlab.commands.options import StudyParser
 
 if TYPE_CHECKING:
     import numpy as np
 
     from vitlab.studies.report.robustness import FinishedRun
-
-log = logging.getLogger("vitlab")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,13 +6,13 @@ position bias extrapolates to the larger window; a bias table is interpolated, a
 
 from __future__ import annotations
 
-import logging
 import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitlab import log
 from vitlab.commands.options import StudyParser
 from vitlab.config import Config, merge
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitlab.experiment.experiment import Experiment
-
-log = logging.getLogger("vitlab")
 
 LR_SHARE = 0.04  # learning rate of fine-tuning relative to training: the paper's 4e-5 after 1e-3
 WARMUP_SHARE = 1 / 6  # of the epochs: 5 of 30 in the official configurations

@@ -8,7 +8,6 @@ Letters: B images in the batch, C channels, H rows, W columns, K classes.
 
 import atexit
 import itertools
-import logging
 import math
 import multiprocessing
 import signal
@@ -30,6 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vitlab import log
 from vitlab.data.augment import BatchAugment, PerChannel, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
@@ -54,8 +54,6 @@ from vitlab.data.splitting import balanced_order, check_fraction
 from vitlab.distributed import places
 from vitlab.internals import end_workers, replaces_samplers, training_position
 from vitlab.signals import SIGNALS
-
-log = logging.getLogger("vitlab")
 
 _MAX_WORKERS = 16  # more rarely shorten the time that a GPU waits
 

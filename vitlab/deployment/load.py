@@ -4,7 +4,6 @@ Lightning is not imported, and timm only for a `TimmModel`.
 """
 
 import json
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from vitlab import log
 from vitlab.config import Config, modernize
 from vitlab.data.preprocessing import Preprocessing
 from vitlab.experiment.class_names import named
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from vitlab.deployment.given import Given
     from vitlab.deployment.predict import Answers
     from vitlab.experiment.experiment import Experiment
-
-log = logging.getLogger("vitlab")
 
 WEIGHTS = "model.safetensors"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

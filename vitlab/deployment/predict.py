@@ -3,7 +3,6 @@
 N pictures that can be decoded, K classes.
 """
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,14 +15,13 @@ import numpy as np
 import pandas as pd
 from referee.report.templates import templates
 
+from vitlab import log
 from vitlab.atomic_files import write_text
 from vitlab.data.checking import is_faint
 from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.oddities import blank
 from vitlab.data.terminal import counted
-
-log = logging.getLogger("vitlab")
 
 SHOWN = 2000  # pictures of a page, which take it 10 MB
 HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels

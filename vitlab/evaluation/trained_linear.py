@@ -9,7 +9,6 @@ Released code: eval_linear.py of facebookresearch/dino, main_linprobe.py and uti
 N images, C features, K classes, R learning rates.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,12 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitlab import log
 from vitlab.atomic_files import flaw, written_whole
 from vitlab.evaluation.features import Features
 from vitlab.evaluation.probe import Accuracy
 from vitlab.optim import WarmupCosine
-
-log = logging.getLogger("vitlab")
 
 NORM_BATCH = 512  # images of one device of main_linprobe.py, whose batch norm is not synchronized
 

@@ -8,7 +8,6 @@ them is rejected.
 """
 
 import copy
-import logging
 import re
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from vitlab import log
 from vitlab.atomic_files import flaw
 from vitlab.config import Config, changes, conflicts, flatten, gather, modernize, pairs, short, split
 from vitlab.data import ImageDataModule
@@ -46,8 +46,6 @@ from vitlab.runs.directory import RunDirectory, config_file, run_of
 from vitlab.runs.lock import Busy, run_lock
 from vitlab.runs.resume import generators, set_generators
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
-
-log = logging.getLogger("vitlab")
 
 SECONDS_BETWEEN_TRIES = 5.0  # to train what another process is training
 

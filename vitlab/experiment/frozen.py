@@ -6,7 +6,6 @@ probe its weight decay and the attentive one its learning rate, chooses by the v
 test images by a tenth of the training images; k-NN (DINO's, k = 20) chooses nothing.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitlab import log
 from vitlab.data import ImageDataModule
 from vitlab.evaluation.attentive import fit_attentive_probe, logits_of, tokens_of
 from vitlab.evaluation.features import Features, extract
@@ -30,8 +30,6 @@ from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives.output_cache import OutputCache, fingerprint
 from vitlab.runs.directory import PREDICTIONS
 from vitlab.runs.trainer import Probe
-
-log = logging.getLogger("vitlab")
 
 FEATURES = "features"  # the folder in `run.root` that keeps those of frozen encoders
 Embed = Callable[[Tensor], Tensor]

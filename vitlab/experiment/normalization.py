@@ -1,12 +1,10 @@
 """Whether images are normalized as those were that the weights come from."""
 
-import logging
 from typing import Any
 
+from vitlab import log
 from vitlab.config import Config, weights_of
 from vitlab.data import ImageDataModule
-
-log = logging.getLogger("vitlab")
 
 
 def warn_of_normalization(config: Config, data: ImageDataModule) -> None:

@@ -1,15 +1,13 @@
 """The metrics of a run as it prints them, and why they may be no result."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
+from vitlab import log
 from vitlab.data import ImageDataModule
-
-log = logging.getLogger("vitlab")
 
 Metrics = dict[str, float]
 

@@ -1,6 +1,5 @@
 """Lightning's options that a run rejects before it begins, each with one message."""
 
-import logging
 import re
 from collections.abc import Iterable
 
@@ -14,12 +13,10 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 
-from vitlab import models
+from vitlab import log, models
 from vitlab.evaluation.cost import device_for
 from vitlab.objectives import Objective
 from vitlab.runs.knn_monitor import KnnMonitor
-
-log = logging.getLogger("vitlab")
 
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "num_nodes": 1, "gradient_clip_val": 0}
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)

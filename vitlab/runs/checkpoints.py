@@ -5,7 +5,6 @@ which Lightning can continue, and renamed in the next hook: by then metrics.csv 
 that a run killed in between neither loses a row nor writes one twice.
 """
 
-import logging
 import shutil
 import signal
 import time
@@ -19,11 +18,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from vitlab import log
 from vitlab.atomic_files import written_whole
 from vitlab.runs.last_epoch import is_last_epoch
 from vitlab.signals import PAUSED, SIGNALS, UNWRITTEN, is_ignored
-
-log = logging.getLogger("vitlab")
 
 # Interval in steps at which several processes agree whether one has to stop or a checkpoint is due.
 _STEPS_TO_AGREE = 10

@@ -14,7 +14,6 @@ Neither torch nor NumPy is imported before a checkpoint, the metrics or the pred
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitlab import log
 from vitlab.atomic_files import newest_whole, read_json
 from vitlab.config import Config, load_yaml
 from vitlab.runs.lock import Busy, check_idle
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vitlab.evaluation.predictions import Predictions
-
-log = logging.getLogger("vitlab")
 
 CONFIG, ENVIRONMENT, DATA = "config.yaml", "environment.json", "data.json"
 METRICS, PREDICTIONS, VALUES, SUMMARY = "metrics.csv", "predictions.parquet", "values.parquet", "summary.json"

@@ -5,7 +5,6 @@ kernel and leaves the weights unchanged. On a GPU the result is read one step la
 cannot read it; for them it is read at once on a GPU too, and the step is not taken.
 """
 
-import logging
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,13 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from vitlab import log
 from vitlab.data import ImageDataModule
 from vitlab.distributed import mean_over_processes
 from vitlab.internals import can_skip_its_step, skip_step_if
 from vitlab.objectives.objective import StepLeftOut
 from vitlab.objectives.sharding import as_gradients, is_sharded, local_shards
-
-log = logging.getLogger("vitlab")
 
 MAX_CONSECUTIVE = 50  # more skipped steps in a row are not the fault of a batch: the weights themselves have diverged
 

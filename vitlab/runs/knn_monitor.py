@@ -1,6 +1,5 @@
 """k-NN accuracy and collapse metrics of frozen features during pre-training."""
 
-import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +9,13 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from vitlab import log
 from vitlab.evaluation.collapse import rank_me, relative_std
 from vitlab.evaluation.features import extract, pixels, require_classes
 from vitlab.evaluation.knn import predict_weighted
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
 from vitlab.runs.last_epoch import is_last_epoch
-
-log = logging.getLogger("vitlab")
 
 
 class KnnMonitor(Callback):

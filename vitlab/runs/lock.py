@@ -12,7 +12,6 @@ whether a process of this machine is alive.
 import errno
 import fcntl
 import json
-import logging
 import os
 import socket
 import sys
@@ -23,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger("vitlab")
+from vitlab import log
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 

@@ -1,6 +1,5 @@
 """The progress of a run, and the throughput that it shows and logs."""
 
-import logging
 import math
 import sys
 import time
@@ -11,13 +10,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from vitlab import log
 from vitlab.data.terminal import show
 from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import RunCheckpoints
 from vitlab.runs.last_epoch import is_last_epoch
-
-log = logging.getLogger("vitlab")
 
 
 class Pace:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import logging
 import math
 import os
 import platform
@@ -22,6 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 import vitlab
+from vitlab import log
 from vitlab.atomic_files import write_text
 from vitlab.data import ImageDataModule
 from vitlab.distributed import from_all_processes
@@ -36,8 +36,6 @@ from vitlab.runs.metrics_csv import MetricsFile, as_written
 from vitlab.runs.origins import PACKAGES, continued, origins
 from vitlab.runs.resume import inexact
 from vitlab.runs.wandb import UnbreakableWandbLogger
-
-log = logging.getLogger("vitlab")
 
 KERNELS = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that choose kernels, and so how sums are rounded
 OWN_FILES = (  # patterns

@@ -15,9 +15,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from vitlab import log
 from vitlab.internals import wandb_arguments
-
-log = logging.getLogger("vitlab")
 
 # Seconds that W&B may take to open a run and to upload the rest of it at the end, unless WANDB_INIT_TIMEOUT and
 # WANDB_FINISH_TIMEOUT are set. W&B's own limits are 90 seconds and none.
