@@ -165,8 +165,7 @@ def _read(cache: Path) -> np.ndarray:
 
 def _write(cache: Path, broken: dict[str, str], records: np.ndarray, place: Path | str) -> None:
     """Write the records, atomically; without a writable cache the next start checks again."""
-    with suppress(OSError):
-        with written_whole(cache) as file:
-            np.save(file, records)
-        lines = [f"{os.path.join(place, name)}: {why}\n" for name, why in broken.items()]
+    lines = [f"{os.path.join(place, name)}: {why}\n" for name, why in broken.items()]
+    with suppress(OSError), written_whole(cache) as file:  # which makes the folder
         cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        np.save(file, records)
