@@ -45,6 +45,11 @@ class Need(NamedTuple):
     def __str__(self) -> str:
         return f"{self.quantity} above {self.line}"
 
+    @property
+    def names(self) -> list[str]:
+        """What it is about: a quantity, and another one where the line is no number."""
+        return [self.quantity] if isinstance(_number(self.line, {}), float) else [self.quantity, self.line]
+
     def unmet(
         self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, Line], variants: Iterable[str]
     ) -> str:

@@ -114,29 +114,22 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
 
 def refuse_unknown_needs(claim: Claim | None, experiment: "Experiment") -> None:
     """Raise ValueError for what a claim needs and a run will not have, as far as is known before it."""
-    for need in claim.needs if claim else ():
+    if claim is None or not claim.needs:
+        return
+    logged = _final_metrics(experiment)
+    known = set() if logged is None else {*QUANTITIES, *(name.rpartition("/")[2] for name in logged)}
+    for need in claim.needs:
         if need.line == "untrained" and experiment.run.probe is None:
             raise ValueError(
                 f"claim: needs: {need}: only a probe measures features before the training, and run.probe is null.\n"
                 f"Set it to {' or '.join(PROBED)}, or need `all variants train`."
             )
-        if (known := _final_metrics(experiment)) is None:
-            continue
-        names = {*QUANTITIES, *(name.rpartition("/")[2] for name in known)}
-        for name in (need.quantity, need.line):
-            if name not in names and not name.startswith("top1_") and not _is_number(name):
-                raise ValueError(f"claim: needs: {need}: there is no {name}. There are {', '.join(sorted(names))}.")
+        unknown = [name for name in need.names if known and name not in known and not name.startswith("top1_")]
+        if unknown:
+            raise ValueError(f"claim: needs: {need}: there is no {unknown[0]}. There are {', '.join(sorted(known))}.")
 
 
 def _final_metrics(experiment: "Experiment") -> dict[str, bool | None] | None:
     from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
 
     return final_metrics(experiment.objective, experiment.trainer.callbacks)  # type: ignore[attr-defined]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
