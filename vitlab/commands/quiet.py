@@ -6,7 +6,7 @@ import warnings
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-log = logging.getLogger("vitlab")
+from vitlab import log
 
 SILENCED = (
     # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.

@@ -10,7 +10,6 @@ at the hidden places, as BERT's does, so that the decoder needs none (Table 1c, 
 Letters: B images, N patches, K of them visible, P prefix tokens, D width of the encoder, E of the decoder.
 """
 
-import logging
 import math
 from typing import Literal
 
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vitlab import log
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Features, VisionTransformer
 from vitlab.models.layers import check_heads, init_linears, sincos_table, xavier
@@ -35,8 +35,6 @@ from vitlab.objectives.masking import (
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
-
-log = logging.getLogger("vitlab")
 
 LARGE_DECODER = 3.0  # times the encoder's parameters; 0.3 for the published ViT-B
 

@@ -1,6 +1,5 @@
 """What all objectives share: optimizer, schedule, logging, checkpoints, and weights to start from."""
 
-import logging
 import math
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -14,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from vitlab import log
 from vitlab.internals import clip_unscaled_gradients, trainer_of
 from vitlab.models import ImageModel
 from vitlab.models.backbone import Backbone, check_attributes
@@ -22,8 +22,6 @@ from vitlab.models.stored import build, stored_section
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
 from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
-
-log = logging.getLogger("vitlab")
 
 _COMPILATIONS = 256  # of one kind of block; Swin-L's 24 rates of drop path, training and not, at two sizes are 96
 

@@ -9,7 +9,6 @@ Letters: B images, K numbers of each.
 """
 
 import hashlib
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -25,9 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from vitlab import log
 from vitlab.atomic_files import written_whole
-
-log = logging.getLogger("vitlab")
 
 MOST_PENDING = 64 * 2**20  # bytes in memory; an interrupted run loses at most these, or an epoch
 SECONDS_BETWEEN_SCANS = 10.0  # a teacher's pass takes milliseconds, listing a folder on a network can take as long

@@ -10,7 +10,6 @@ whose sum is the cross-entropy H(t, s).
 Letters: V views of B images, the first G of them global crops, C channels, D width of the backbone, K outputs.
 """
 
-import logging
 import math
 from abc import ABC
 from collections import OrderedDict
@@ -21,13 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitlab import log
 from vitlab.distributed import mean_over_processes
 from vitlab.models import ImageModel
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Batch, Objective, Scalar, Views
 from vitlab.optim import Optimizer, Schedule, cosine
-
-log = logging.getLogger("vitlab")
 
 
 class SelfDistillation(Objective, ABC):

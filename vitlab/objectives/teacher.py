@@ -1,6 +1,5 @@
 """A trained model that a student learns from: frozen, and outside of everything that trains, averages or saves."""
 
-import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlab import log
 from vitlab.models import ImageModel, TimmModel
 from vitlab.models.stored import build, stored_section
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.output_cache import OutputCache, fingerprint
-
-log = logging.getLogger("vitlab")
 
 
 @final
