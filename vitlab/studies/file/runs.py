@@ -316,7 +316,8 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 "Give that experiment the data of the study's base, which it then follows fold by fold, or give the "
                 "weights of a run on other images."
             )
-        for known in known_before(run) if study.folds else ():
+        # With the seed and part, which an experiment that gives weights then follows.
+        for known in known_before(with_seed(study, run, run.seed, run.fold)) if study.folds else ():
             yield f"folds: {run.variant!r}: {known}. Give weights of a training on other images."
         if run.variant not in study.frozen:
             yield from _cut_short(study, run)
