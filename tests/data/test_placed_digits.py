@@ -36,6 +36,14 @@ def test_the_images_are_those_of_the_digits_in_the_same_splits() -> None:
             assert np.array_equal(cut_out(ours[..., 0]), cut_out(original[..., 0]))
 
 
+def test_masks_are_the_ink_of_chosen_images_too() -> None:
+    data = PlacedDigits(train_images=50, test_places=2)
+    for split, count in (("train", 50), ("test", 2 * 599)):
+        masks, pictures = data.masks(split).numpy(), data.raw_images(split, range(count))
+        assert np.array_equal(masks, np.stack(pictures)[..., 0] >= 128)
+        assert 0.08 < masks.mean() < 0.12  # a third of a digit's square, itself a quarter of the canvas
+
+
 def test_a_training_image_has_a_new_place_in_each_epoch_and_keeps_its_pixels() -> None:
     data = PlacedDigits(batch_size=1078, order_seed=0)
     first, second = seen(data, epoch=0), seen(data, epoch=1)

@@ -11,7 +11,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped, UInt8
+from jaxtyping import Bool, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -75,6 +75,12 @@ class PlacedDigits(InMemoryDataModule):
                 canvas[sizes == size, :, :size, :size] = enlarge(digits.images[sizes == size], size)
             digits.images = roll(canvas, self._fixed_places(split, indices))
         return splits
+
+    def masks(self, split: Split) -> Bool[Tensor, "N H W"]:
+        """Return where the ink is, brighter than middle gray."""
+        dataset = self.dataset(split)
+        assert isinstance(dataset, TensorImages)
+        return dataset.images[:, 0] > 127
 
     def strata(self, split: Split) -> dict[str, Shaped[np.ndarray, "N"]]:
         if len(set(self.digit_sizes)) == 1:
