@@ -199,6 +199,17 @@ def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) 
     assert [run.name for run in left_out] == ["ViT, seed 1"]  # its own, which is in no result here
 
 
+def test_a_damaged_record_of_images_stops_no_report(tmp_path: Path) -> None:
+    """Its run is among the failures; here it only names no other study on the same images."""
+    shown = results({"ViT": {1: right(0.9, 30)}})
+    run = shown.study.folder(tmp_path, "ViT") / "seed-1"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text('{"metrics": {"test/top1": 0.9}}')
+    (run / "data.json").write_text('{"splits": {')
+    context = context_of(shown.study, [], [], shown.study.folder(tmp_path), shown.metric, [])
+    assert (len(context.left_out), context.studies) == (1, [])
+
+
 def test_costs_are_measured_again_only_where_steps_differ() -> None:
     def run(**data: int) -> Any:
         config = {"model": {"class_path": "M", "init_args": {}}, "data": {"class_path": "D", "init_args": data}}

@@ -1,6 +1,7 @@
 """What belongs to a study but is in none of its averages: runs left out, compute before the runs, leaked images."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,4 +129,5 @@ def _other_studies(folder: Path, runs: Sequence[Path]) -> list[str]:
 
 def _test_split(runs: Iterable[Path]) -> Any:
     """Return what identifies the test images of the first of some runs; None where there is none."""
-    return next((RunDirectory(run).data.get("splits", {}).get("test") for run in runs), None)
+    with suppress(ValueError):  # of a damaged data.json, which the results name as theirs
+        return next((RunDirectory(run).data.get("splits", {}).get("test") for run in runs), None)
