@@ -18,11 +18,8 @@ from vitlab.config import Config, load_yaml, merge
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.chain import Source
 from vitlab.experiment.experiment import SECONDS_BETWEEN_TRIES, Experiment
-from vitlab.experiment.same_images import known_test_images
 from vitlab.runs.lock import run_lock
 from vitlab.studies.compare import results_of
-from vitlab.studies.file.runs import Run, known_before, plan
-from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import objections, remarks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
@@ -41,46 +38,6 @@ def test_a_setting_names_an_experiment_or_weights() -> None:
     assert source == (Path("experiments/mae.yaml"), ("model.mask_ratio=0.5", "trainer.max_epochs=2"), "01234567")
     for weights_file in (None, "runs/mae/seed-0", "weights.safetensors", "timm/vit_small", "mae.yaml and more"):
         assert Source.parse(weights_file) is None
-
-
-def test_weights_of_a_training_that_had_the_test_images_are_told(tiny: Write) -> None:
-    """Digits are split by `split_seed`, so the test images of one choice are mostly training images of another."""
-    first = Experiment(tiny(SIMMIM, "first"))
-    first.directory.mkdir(parents=True)
-    (first.directory / "config.yaml").write_text(yaml.safe_dump(first.config))
-    start = {"init_args": {"init_from": str(first.directory)}}
-    alike, other = (
-        Experiment(tiny({"model": start, "data": {"init_args": {"split_seed": seed}}}, "next")) for seed in (0, 3)
-    )
-    assert known_test_images(alike) == []
-    had = {name for split in ("train", "val") for name in first.data.image_names(split)}  # type: ignore[arg-type]
-    count = len(had.intersection(other.data.image_names("test")))
-    assert count > 200
-    (told,) = known_test_images(other)
-    assert told == f"{first.directory} had {count} of the 599 test images for its training or validation"
-    assert known_test_images(Experiment(tiny(MAKE_FIRST, "chain"))) == []
-    tiny({**SIMMIM, "model": {**SIMMIM["model"], "init_args": {"init_from": str(first.directory)}}}, "first")
-    changes = merge(MAKE_FIRST, {"data": {"init_args": {"split_seed": 3}}})
-    told_of_both = known_test_images(Experiment(tiny(changes, "chain")))
-    assert len(told_of_both) == 2  # also of what the experiment before starts from
-
-
-def test_folds_take_an_experiment_that_follows_them_and_no_run_that_had_their_images(tiny: Write) -> None:
-    first = Experiment(tiny(SIMMIM, "first"))
-    first.directory.mkdir(parents=True)
-    (first.directory / "config.yaml").write_text(yaml.safe_dump(first.config))
-    tiny(name="base")
-
-    def runs(init_from: str) -> list[Run]:
-        settings = {"scratch": {"label_smoothing": 0.0}, "pre-trained": {"init_from": init_from}}
-        variants = {name: {"model": {"init_args": args}} for name, args in settings.items()}
-        study = {"name": "Folds", "question": "Which?", "base": "base.yaml", "variants": variants, "folds": 3}
-        Path("study.yaml").write_text(yaml.safe_dump({**study, "seeds": [1], "may_differ": ["model.init_args"]}))
-        return plan(read_study(Path("study.yaml")), Path("runs"))
-
-    assert known_before(runs("first.yaml")[-1]) == []
-    with pytest.raises(ValueError, match=f"{first.directory} had [0-9]+ of the 599 test images"):
-        runs(str(first.directory))
 
 
 @pytest.mark.slow

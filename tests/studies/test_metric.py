@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from referee.report import drawing
 from scipy.stats import ttest_ind
 
 from vitlab.commands.dispatch import run as run_command
+from vitlab.config import merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
@@ -212,7 +214,8 @@ def test_a_metric_that_there_is_or_may_be_is_taken(name: str, tmp_path: Path) ->
     [
         ("top1 above chnce", r"needs: top1 above chnce: there is no chnce\. There are chance, .*top5"),
         ("knn above 0.5", r"there is no knn\."),
-        ("score above untrained", r"(?s)only a probe measures features .*run\.probe is null.*Set it to knn"),
+        ("chance above 0.05", r"there is no chance\."),  # a line, and no quantity of a run
+        ("score above untrained", r"(?s)only probes measure features before it.*Let run\.probe \(knn or "),
         ("score above pixels", None),
         ("top5 above 0.9", None),
         ("top1_size_8 above top1", None),
@@ -231,6 +234,25 @@ def test_a_claim_that_needs_what_no_run_will_have_is_refused_before_the_first_ru
     else:
         with pytest.raises(ValueError, match=message):
             plan(study, tmp_path)
+
+
+def test_needs_are_asked_of_the_variants_in_the_order_and_their_metric(tmp_path: Path) -> None:
+    study = read_study(QUICKSTART)
+    first, second, third = study.variants
+    texts = dict.fromkeys(("sentence", "source", "differs", "doubt"), "…")
+    content = {**texts, "order": f"{first} > {second}"}
+
+    def planned(need: str, run: dict, trainer: dict, **changes: Any) -> list[Run]:
+        probed = {name: merge(study.variants[name], {"run": run, "trainer": trainer}) for name in (first, second)}
+        needs = parse_claim({**content, "needs": need}, study.variants, 1.0)
+        variants = {**probed, third: study.variants[third]}
+        return plan(dataclasses.replace(study, variants=variants, claim=needs, **changes), tmp_path)
+
+    assert planned("score above untrained", {"probe": "knn"}, {})  # the third has no probe
+    with pytest.raises(ValueError, match="a frozen network has no training"):
+        planned("score above untrained", {"probe": "knn"}, {"max_epochs": 0})
+    with pytest.raises(ValueError, match="there is no chance"):
+        planned("all variants train", {}, {}, metric={"name": "loss", "mode": "min"})
 
 
 def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: Path) -> None:

@@ -362,7 +362,7 @@ class Experiment:
         trainer = self._prepare()
         self.record.began, self.record.before = began, before
         self._take_weights(before)
-        self._check_training()
+        self._check_training(finished)
         if not self._values.trainer.fast_dev_run:
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
@@ -399,14 +399,14 @@ class Experiment:
             *path, name = [part for part in key.split(".")[1:] if part != "init_args"]
             setattr(reduce(getattr, path, self.objective), name, str(directory))
 
-    def _check_training(self) -> None:
+    def _check_training(self, finished: bool) -> None:
         """Refuse or warn of what would be regretted after the training."""
         if self.frozen and (self.trainer.world_size > 1 or not self.run.test):
             raise ValueError(
                 f"run.probe: {self.run.probe} of a frozen encoder is a test by one process; set trainer.devices: 1 and "
                 "run.test: true."
             )
-        for known in known_test_images(self) if self.run.test else ():
+        for known in known_test_images(self) if self.run.test and not finished else ():
             log.warning("%s, so this run's test is none of new images. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
         warn_of_normalization(self.config, self.data)

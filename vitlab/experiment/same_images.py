@@ -9,15 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitlab.config import Config, conflicts, weights_of
+from vitlab.config import Config, conflicts, merge, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import SPLITS, Split
-from vitlab.runs.directory import CONFIG, RunDirectory
+from vitlab.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
-PLACE = ("root", "path", "name", "table")  # arguments of a data set that say where its images are
 OTHER = "other_test"  # folder of what a test finds that departs from the run's own, which studies and reports read
 
 
@@ -44,34 +43,52 @@ def departures(directory: Path, weights: Path | None, config: Config, data: Imag
 
 
 def known_test_images(experiment: "Experiment") -> list[str]:
-    """Say in words which test images the trainings had that the weights come from; of one data set, by their names."""
-    lines = []
-    for source, before in _trainings_before(experiment):
-        if _images(before.config) != _images(experiment.config):
+    """Say in words which test images the trainings had that the weights come from; of one data set, by their names.
+
+    Images and settings that are not here any more are known of no training.
+    """
+    images, lines = _images(experiment.config, Path()), []
+    for source, config, folder in _trainings_before(experiment):
+        if _images(config, folder) != images:
             continue
-        had: list[Split] = ["train"] if before.data.tests_on_validation else ["train", "val"]
-        known = {name for split in had for name in before.data.image_names(split)}
-        names = experiment.data.image_names("test")
-        if count := len(known.intersection(names)):
-            lines.append(f"{source} had {count:,} of the {len(names):,} test images for its training or validation")
+        same_root = {key: value for key, value in _arguments(experiment.config).items() if key == "root"}
+        with suppress(OSError, ValueError):
+            data = type(experiment)(merge(config, {"data": {"init_args": same_root}})).data
+            had: list[Split] = ["train"] if data.tests_on_validation else ["train", "val"]
+            known = {name for split in had for name in data.image_names(split)}
+            names = experiment.data.image_names("test")
+            if count := len(known.intersection(names)):
+                lines.append(f"{source} had {count:,} of the {len(names):,} test images for its training or validation")
     return lines
 
 
-def _trainings_before(experiment: "Experiment") -> Iterator[tuple[str, "Experiment"]]:
-    """Yield the experiments and runs that an experiment takes weights from, and those that they take theirs from."""
-    found = [(str(before.directory), before) for before in experiment.before().values()]
-    for weights in weights_of(experiment.config).values():
-        for folder in (Path(weights), *list(Path(weights).parents)[:2]):  # a run, or its checkpoints/last.ckpt
-            if (folder / CONFIG).is_file():
-                with suppress(ValueError):  # of another version
-                    found.append((str(folder), type(experiment)(RunDirectory(folder).config)))
-                break
-    for source, before in found:
-        yield source, before
+def _trainings_before(experiment: "Experiment") -> Iterator[tuple[str, Config, Path]]:
+    """Yield the trainings that weights come from, with the folders to which their paths are relative."""
+    for before in experiment.before().values():
+        yield str(before.directory), before.config, Path()
         yield from _trainings_before(before)
+    seen, paths = set(), [Path(weights) for weights in weights_of(experiment.config).values()]
+    while paths:
+        path = paths.pop(0)
+        # A run, its checkpoints/last.ckpt, or a file beside its config.yaml.
+        folders = (path, path.parent.parent if path.parent.name == "checkpoints" else path.parent)
+        run = next((run for run in map(RunDirectory, folders) if run.is_run), None)
+        if run is None or run.path.resolve() in seen:
+            continue
+        seen.add(run.path.resolve())
+        with suppress(ValueError):  # damaged
+            folder = Path(run.environment.get("folder", ""))
+            yield str(run.path), run.config, folder
+            paths += [folder / before["path"] for before in run.environment.get("weights", {}).values()]
 
 
-def _images(config: Config) -> list[object]:
-    data = config["data"]
-    arguments = data.get("init_args") or {}
-    return [str(data["class_path"]).rpartition(".")[2], *(arguments.get(key) for key in PLACE)]
+def _images(config: Config, folder: Path) -> tuple[object, ...]:
+    """Return what says which images a configuration is about: equal for the same ones, wherever it was started."""
+    arguments = _arguments(config)
+    root = arguments.get("root")
+    places = [place.resolve() for place in (folder / str(root), Path(str(root))) if root and place.exists()]
+    return str(config["data"]["class_path"]).rpartition(".")[2], *places[:1], arguments.get("source")
+
+
+def _arguments(config: Config) -> Config:
+    return config["data"].get("init_args") or {}

@@ -82,6 +82,11 @@ class Claim:
     curves: dict[str, dict[float | str, str]] = field(default_factory=dict)  # by name: variants by place on that axis
     needs: tuple[Need, ...] = ()  # without which it is not tested
 
+    @property
+    def variants(self) -> list[str]:
+        """Those that the order names."""
+        return list(dict.fromkeys(name for each in self.relations for name in (each.first, each.second)))
+
     def unmet(self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, Line]) -> tuple[str, ...]:
         """Return why preconditions are not met.
 
@@ -89,8 +94,7 @@ class Claim:
             scores: by quantity and variant, of each run; `score` is what the study ranks by.
             lines: by name, such as chance.
         """
-        variants = dict.fromkeys(name for each in self.relations for name in (each.first, each.second))
-        return tuple(filter(None, (need.unmet(scores, lines, variants) for need in self.needs)))
+        return tuple(filter(None, (need.unmet(scores, lines, self.variants) for need in self.needs)))
 
 
 def parse_claim(value: Any, variants: Collection[str], margin: float | None) -> Claim | None:

@@ -64,7 +64,7 @@ class Metric(referee.metric.Metric):
 
 
 TOP1 = Metric()
-QUANTITIES = ("score", "chance", "pixels", "untrained")  # that a claim may need, besides the metrics of a run
+BASELINES = ("chance", "pixels")  # that the accuracies of a claim may have to be above
 PROBED = {
     "knn": "k-NN accuracy",
     "linear": "accuracy of a linear probe",
@@ -112,21 +112,21 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     return metric
 
 
-def refuse_unknown_needs(claim: Claim | None, experiment: "Experiment") -> None:
+def refuse_unknown_needs(claim: Claim, experiment: "Experiment", metric: Metric) -> None:
     """Raise ValueError for what a claim needs and a run will not have, as far as is known before it."""
-    if claim is None or not claim.needs:
-        return
-    logged = _final_metrics(experiment)
-    known = set() if logged is None else {*QUANTITIES, *(name.rpartition("/")[2] for name in logged)}
+    logged, probed = _final_metrics(experiment), experiment.run.probe is not None and not experiment.frozen
+    known = {"score", *(name.rpartition("/")[2] for name in logged or ())}
+    lines = {*known, *BASELINES} if metric.is_accuracy else known
     for need in claim.needs:
-        if need.line == "untrained" and experiment.run.probe is None:
+        if need.line == "untrained" and not (probed and metric.is_accuracy):
+            why = "a frozen network has no training" if experiment.frozen else "only probes measure features before it"
             raise ValueError(
-                f"claim: needs: {need}: only a probe measures features before the training, and run.probe is null.\n"
-                f"Set it to {' or '.join(PROBED)}, or need `all variants train`."
+                f"claim: needs: {need}: {why}.\nLet run.probe ({' or '.join(PROBED)}) rank trained networks, or need "
+                "`all variants train`."
             )
-        unknown = [name for name in need.names if known and name not in known and not name.startswith("top1_")]
-        if unknown:
-            raise ValueError(f"claim: needs: {need}: there is no {unknown[0]}. There are {', '.join(sorted(known))}.")
+        for name, there in zip(need.names, (known, {*lines, "untrained"}), strict=False):
+            if logged is not None and name not in there and not name.startswith("top1_"):
+                raise ValueError(f"claim: needs: {need}: there is no {name}. There are {', '.join(sorted(there))}.")
 
 
 def _final_metrics(experiment: "Experiment") -> dict[str, bool | None] | None:

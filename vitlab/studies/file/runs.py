@@ -176,7 +176,8 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
                     metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
             except RuntimeError:  # code that reads values, which a tensor on the meta device lacks
                 metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
-            refuse_unknown_needs(study.claim, experiment)
+            if study.claim is not None and variant in study.claim.variants:
+                refuse_unknown_needs(study.claim, experiment, metric)
             if study.tuning and metric.is_accuracy and experiment.objective.task is None:
                 raise ValueError(
                     f"tune: {type(experiment.objective).__name__} logs no {metric.validation} to choose by.\n"
@@ -316,9 +317,10 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 "Give that experiment the data of the study's base, which it then follows fold by fold, or give the "
                 "weights of a run on other images."
             )
-        # With the seed and part, which an experiment that gives weights then follows.
-        for known in known_before(with_seed(study, run, run.seed, run.fold)) if study.folds else ():
-            yield f"folds: {run.variant!r}: {known}. Give weights of a training on other images."
+        # An experiment that gives weights follows the folds, and needs one look; a run does not.
+        for fold in (study.parts[:1] if others else study.parts) if study.folds else ():
+            for known in known_before(with_seed(study, run, run.seed, fold)):
+                yield f"folds: {run.variant!r}: {known}. Give weights of a training on other images."
         if run.variant not in study.frozen:
             yield from _cut_short(study, run)
         elif not weights_of(run.config):

@@ -66,7 +66,7 @@ def context_of(
     return Context(
         _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
         _compute(runs),
-        _trials(study.tuning_folder(folder.parent)),
+        _trials(folder / study.tuning_folder(folder).name),
         _other_studies(folder.parent if study.place else folder, finished[:1]),
         leaks,
     )
