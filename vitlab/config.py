@@ -90,7 +90,8 @@ def locate(path: str | Path) -> Path:
 
 def shipped() -> dict[str, Path]:
     """Return what vitlab ships to be run, by name: experiments, studies, published recipes and claims."""
-    claims = {folder: f"{folder}/" for folder in ("claims", "claims/cifar10", "claims/longer", "claims/shapes")}
+    sets = "", "/cifar10", "/longer", "/placed", "/shapes"
+    claims = {f"claims{part}": f"claims{part}/" for part in sets}
     folders = {"": "", "studies": "", "imagenet": "imagenet/", **claims}
     return {
         prefix + path.stem: path

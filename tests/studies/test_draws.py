@@ -12,7 +12,7 @@ from tests.conftest import TINY
 from tests.experiment.test_seeds import changed
 from vitlab.config import Config, merge
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.file.runs import plan
+from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.file.vary import describe_draws
 
@@ -91,19 +91,28 @@ def test_seeds_choose_the_training_images_of_all_variants(write_study: Write) ->
     assert not any("train_images_seed" in run.config["data"]["init_args"] for run in runs)
 
 
-def test_what_is_held_fixed_cannot_be_drawn_by_a_training_before(write_study: Write) -> None:
-    """An experiment in `init_from` is trained with each seed, and that draws its initialization too."""
-    path = write_study(vary=["order"])
-    content = yaml.safe_load(path.read_text())
+def test_a_training_before_draws_what_the_seeds_of_the_study_draw(write_study: Write) -> None:
+    """An experiment in `init_from` is trained with each seed, which draws its initialization too, unless it is set."""
+    content = yaml.safe_load(write_study().read_text())
     _, second, *_ = content["variants"]
-    start = {"model": {"init_args": {"init_from": "experiments/mae_vit.yaml"}}}
-    content["variants"][second] = merge(content["variants"][second], start)
-    path.write_text(yaml.safe_dump(content))
+
+    def planned(vary: list[str] | None, settings: str = "") -> list[Run]:
+        start = {"model": {"init_args": {"init_from": f"experiments/mae_vit.yaml{settings}"}}}
+        variants = {**content["variants"], second: merge(content["variants"][second], start)}
+        path = write_study(vary=vary, variants=variants)
+        return plan(read_study(path), path.parent)
+
     message = r"vary: the initialization and the augmentation would be held fixed, but experiments/mae_vit\.yaml"
     with pytest.raises(ValueError, match=message):
-        plan(read_study(path), path.parent)
-    path.write_text(yaml.safe_dump({**content, "vary": None}))
-    assert plan(read_study(path), path.parent)
+        planned(["order"])
+    with pytest.raises(ValueError, match=r"vary: the augmentation would be held fixed"):
+        planned(["order"], " init_seed=1")
+    assert planned(["order"], " init_seed=1 data.augment_seed=1")
+    assert planned(None)
+    with pytest.raises(
+        ValueError, match=r"mae_vit\.yaml sets init_seed, so no seed changes the initialization of that"
+    ):
+        planned(None, " init_seed=1")
 
 
 def test_the_sentence_names_what_differs_and_what_does_not() -> None:

@@ -13,10 +13,12 @@ from fake_study import FAKE_PROGRAM, Digits, plain, variant
 
 from vitlab.config import merge
 from vitlab.studies.compare import RunsFailed, compare, results_of
+from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.owner import begun_study
 from vitlab.studies.planning import plan_study
+from vitlab.studies.results.context import context_of
 
 Write = Callable[..., Path]
 FROM = {"model": {"init_args": {"init_from": "experiments/mae_vit.yaml"}}}
@@ -168,3 +170,5 @@ def test_an_experiment_on_the_same_images_follows_the_folds(folded: Write, tmp_p
     }
     assert asked[1, 2].split()[1:] == ["data.split_seed=1", "data.folds.count=3", "data.folds.test=2"]
     assert len(set(asked.values())) == len(asked)
+    (compute,) = context_of(read_study(folded()), runs, [], tmp_path, TOP1, []).compute
+    assert (compute.source, compute.variants) == (asked[1, 1].split()[0], ["B"])  # once, for all parts and seeds

@@ -73,6 +73,23 @@ def test_a_study_may_be_like_another_but_for_what_it_says(write_study: Write, tm
         read_study(path)
 
 
+def test_what_a_study_is_like_does_not_depend_on_where_it_lies(tmp_path: Path) -> None:
+    """Else its registration would not hold in another clone, or through a link."""
+    digests = set()
+    for folder in ("x", "x/y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "study.yaml").write_text("like: claims/muon.yaml\nbudget: {images: 2000}\n")
+        digests.add(read_study(tmp_path / folder / "study.yaml").digest)
+    (tmp_path / "link").symlink_to(tmp_path / "x/y")
+    linked = read_study(tmp_path / "link/study.yaml")
+    assert (digests, linked.budget) == ({linked.digest}, Budget("images", 2000))  # instead of that one's epochs
+    for there in ("[]", "{A: a.yaml}"):
+        (tmp_path / "x/other.yaml").write_text(f"variants: {there}\nbase: base.yaml\n")
+        (tmp_path / "link/study.yaml").write_text("like: ../other.yaml\n")
+        with pytest.raises((ValueError, FileNotFoundError), match=r"says all by itself|does not exist"):
+            read_study(tmp_path / "link/study.yaml")
+
+
 def test_a_study_may_state_its_question(write_study: Write) -> None:
     assert read_study(write_study(question="Which is best?")).question == "Which is best?"
     assert read_study(write_study()).question == ""

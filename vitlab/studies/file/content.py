@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vitlab.config import Config, load_yaml, locate, merge
+from vitlab.config import SHIPPED, Config, load_yaml, locate, merge
 
 LIKE = "like"
+WHOLE = ("budget", "along", "metric")  # replaced, not merged: their keys exclude or explain each other
 
 
 def content_of(study: Path) -> tuple[Config, Path | None]:
@@ -22,19 +23,23 @@ def content_of(study: Path) -> tuple[Config, Path | None]:
     if not other.is_file():
         raise FileNotFoundError(f"{study}: like: there is no study {other}. The path is relative to the study's file.")
     content = load_yaml(other)
-    if LIKE in content or "variants" not in content:
+    if LIKE in content or not isinstance(content.get("variants"), dict):
         raise ValueError(f"{study}: like: {other} is no study that says all by itself. Name one that does.")
     content.pop("registered", None)
     files = {name: value for name, value in content["variants"].items() if isinstance(value, str)}
     content["variants"] |= {name: _seen_from(study, other, value) for name, value in files.items()}
     content["base"] = _seen_from(study, other, str(content.get("base")))
-    return merge(content, own), other
+    return merge({key: value for key, value in content.items() if key not in own or key not in WHOLE}, own), other
 
 
 def _seen_from(study: Path, other: Path, name: str) -> str:
-    """Return a path relative to another study as one relative to this one; the name of a shipped file as it is."""
-    file = other.parent / name
-    return Path(os.path.relpath(file, study.parent)).as_posix() if file.is_file() else name
+    """Return a path relative to another study as one relative to this one; that of a shipped file from any place."""
+    file, folder = (other.parent / name).resolve(), study.parent.resolve()
+    if not file.is_file():
+        return name
+    if file.is_relative_to(SHIPPED) and not folder.is_relative_to(SHIPPED):
+        return f"experiments/{file.relative_to(SHIPPED).as_posix()}"
+    return Path(os.path.relpath(file, folder)).as_posix()
 
 
 def beside(study: Path, name: Any) -> Path:

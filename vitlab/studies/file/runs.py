@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
-from referee.formats import joined
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
@@ -23,7 +22,7 @@ from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs
 from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study, is_frozen
-from vitlab.studies.file.vary import fixed_draws, held_fixed, seed_settings
+from vitlab.studies.file.vary import drawn_before, fixed_draws, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -328,11 +327,8 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 f"{run.variant!r} is frozen, and has no weights but random ones.\n"
                 "Set model.init_args.init_from, or `pretrained: true` of a timm model."
             )
-        if others and (held := held_fixed(study.vary)):
-            yield (
-                f"vary: {joined(held)} would be held fixed, but {others[0]}, from which {run.variant!r} starts, draws "
-                "everything with each seed.\nAdd it to `vary`, or give the weights of one run."
-            )
+        for source in filter(None, map(Source.parse, others)):
+            yield from (f"{run.variant!r}: {fault}" for fault in drawn_before(study.vary, source))
         yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
         yield (

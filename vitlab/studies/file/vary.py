@@ -11,7 +11,8 @@ from typing import Any
 
 from referee.formats import SPACE, joined
 
-from vitlab.config import ABSENT, Config, flatten
+from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, short
+from vitlab.experiment.chain import Source
 
 SETTINGS = {"init": "init_seed", "order": "data.init_args.order_seed", "augmentation": "data.init_args.augment_seed"}
 IMAGES = "data.init_args.train_images_seed"  # as given, unless named
@@ -67,6 +68,21 @@ def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
                 f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}.\n"
                 f"Remove it, or leave {kind} out of the study's `vary`."
             )
+
+
+def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
+    """Yield how an experiment that is trained before, with each seed, departs from what the seeds are to draw."""
+    given = {short(key): value for key, value in flatten(load_yaml(locate(source.file))).items()}
+    given |= dict(setting.split("=", 1) for setting in source.settings)
+    follows = {kind: given.get(short(key)) in (None, "null") for kind, key in SETTINGS.items()}
+    if drawn := [NAMES[kind] for kind, free in follows.items() if free and kind not in vary]:
+        yield (
+            f"vary: {joined(drawn)} would be held fixed, but {source.file} draws that with each seed.\n"
+            "Add it to `vary`, or give the weights of one run."
+        )
+    for kind, free in follows.items():
+        if kind in vary and not free:
+            yield f"{source.file} sets {SETTINGS[kind]}, so no seed changes {NAMES[kind]} of that training. Remove it."
 
 
 def held_fixed(vary: Sequence[str]) -> list[str]:

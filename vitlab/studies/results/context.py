@@ -1,5 +1,6 @@
 """What belongs to a study but is in none of its averages: runs left out, compute before the runs, leaked images."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -99,7 +100,8 @@ def _inside(variant: Path, name: str) -> Iterator[Path]:
 def _compute(runs: Sequence[Run]) -> list[Compute]:
     by_source: dict[tuple[str, bool], list[str]] = {}
     for run in runs:
-        for key, source in weights_of(run.config).items():
+        for key, each in weights_of(run.config).items():
+            source = re.sub(r" data\.(split_seed|folds\.\w+)=\S+", "", each)  # of all folds
             variants = by_source.setdefault((source, "teacher" in key.split(".")), [])
             variants += [run.variant] if run.variant not in variants else []
     compute = []
