@@ -45,6 +45,18 @@ def test_a_table_for_a_paper_compiles_its_names(
     assert table.count(r"\\") == 4
 
 
+def test_a_table_for_a_paper_has_the_whole_interval_and_takes_no_runs_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also where the interval of a fraction ends at 100 %: Student's t of 97 and 99 gives 12.7."""
+    rows = {"variant": ["a^", "a^", "b"], "seed": [1, 2, 1], "accuracy": [0.97, 0.99, None]}
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    main([str(tmp_path / "t.csv"), "--latex"])
+    assert r"a\textasciicircum{} & 2 & $\mathbf{98.0 \pm 12.7}$" in capsys.readouterr().out
+    pd.DataFrame({**rows, "accuracy": None}).to_csv(tmp_path / "t.csv", index=False)
+    assert main([str(tmp_path / "t.csv"), "--latex"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -15,6 +15,8 @@ from referee.outcomes import from_frame
         {"prediction": ["cat", "dog"], "label": ["cat", "cat"]},
         {"pred": [1.0, 0.0], "target": [1, 1]},  # pandas reads a column with an empty cell as floats
         {"logits": [[0.1, 0.9], [0.8, 0.1]], "label": [1, 1]},
+        {"probs": ["[0.1, 0.9]", "[0.8, 0.2]"], "label": [1, 1]},  # as CSV has lists
+        {"prediction": [True, False], "label": [1, 1]},
     ],
     ids=lambda columns: "+".join(columns),
 )
@@ -48,6 +50,19 @@ def test_scores_that_are_no_fractions_stay_as_they_are() -> None:
     assert not table.metric.is_fraction
 
 
+def test_a_column_that_is_asked_for_is_the_outcome() -> None:
+    rows = {"variant": ["A"], "prediction": ["cat"], "label": ["cat"], "nll": [0.31], "top1": [1.0]}
+    table = from_frame(pd.DataFrame(rows), metric="nll", lower=True)
+    assert (float(table.runs[0].outcomes[0]), table.metric.name) == (0.31, "nll")
+
+
+@pytest.mark.parametrize("logits", [[np.nan, 0.2], None])
+def test_an_item_without_logits_is_no_error_of_class_0(logits: list[float] | None) -> None:
+    rows = {"variant": ["A"] * 2, "item": ["x", "y"], "logits": [[0.9, 0.1], logits], "label": [0, 0]}
+    (run,) = from_frame(pd.DataFrame(rows)).runs
+    assert not run.is_finite
+
+
 def test_a_run_without_a_score_is_there_and_has_no_result() -> None:
     table = from_frame(pd.DataFrame({"variant": ["A", "A"], "seed": [1, 2], "score": [0.5, np.nan]}))
     assert [run.is_finite for run in table.runs] == [True, False]
@@ -58,6 +73,10 @@ def test_a_run_without_a_score_is_there_and_has_no_result() -> None:
     ("rows", "options", "words"),
     [
         ({"variant": ["A"], "words": ["x"]}, {}, "--score COLUMN"),
+        ({"variant": ["A"], "prob": [0.9], "label": [1]}, {}, "column prob: 0.9 is no list .*--score COLUMN"),
+        ({"variant": ["A", None], "score": [0.9, 0.8]}, {}, "Row 1 has no variant in column variant: 1 such rows"),
+        ({"variant": ["A"], "pred": [None], "label": [None]}, {}, "Row 0 has no label"),
+        ({"variant": ["A"], "top1": [0.9]}, {"metric": "nll"}, "--metric nll: there is no such column"),
         ({"variant": ["A"], "score": ["high"]}, {}, "Row 0, column score: 'high' is not a number"),
         ({"variant": ["A", "A"], "correct": [1, 0]}, {}, "Row 1 is a second one of A, seed 1"),
         ({"variant": ["A"], "score": [1]}, {"columns": {"item": "image"}}, "--item image: there is no such column"),

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from referee.metric import Metric
 from referee.outlooks import outlooks, required, round_size
 from referee.plan import Plan, needed, plan, sizes
 from referee.statistics.power import Need, Range, need
@@ -48,6 +49,10 @@ def test_where_seeds_cannot_help_items_are_asked_for(three: pd.DataFrame) -> Non
     assert text.startswith("More seeds alone will not find a true difference of 0.3")
     asked = r"It takes at least [\d,]+ test items; with twice as many, .*\d seeds of each variant\."
     assert re.search(asked, text), text[-100:]
+    assert re.search(r"moves it by ± [\d.]+ points\.", text)
+    known = dataclasses.replace(known, metric=Metric("nll", "min", is_fraction=False))
+    in_nats = needed(dataclasses.replace(known, pilot=known.pilot._replace(point=sure, low=sure, high=sure)), 0.003)
+    assert re.search(r"moves it by ± 0\.0\d+\.", in_nats), in_nats
 
 
 def test_what_would_settle_an_open_lead_is_said_without_a_time_that_nobody_knows(three: pd.DataFrame) -> None:

@@ -90,6 +90,14 @@ def test_another_plan_is_refused(capsys: Output, option: str, words: str) -> Non
     assert status(REGISTER) == 1  # the same plan
 
 
+@pytest.mark.parametrize(
+    "plan", ["--looks 5 3", "--seeds 4..6 --margin -1", "--seeds 4..6 --test t", "--seeds 4..6 --read ("]
+)
+def test_a_plan_that_could_never_be_judged_is_not_registered(plan: str) -> None:
+    assert status(f"watch study {plan}") == 2
+    assert not Path("study.looks.json").exists()
+
+
 @pytest.mark.parametrize("changed", ["A, seed 2", "C"])
 def test_another_result_of_a_judged_run_is_refused(capsys: Output, changed: str) -> None:
     status(REGISTER)

@@ -151,6 +151,14 @@ def test_a_path_says_which_run_a_file_is(tmp_path: Path, name: str, run: tuple[s
     assert any("from the paths" in note for note in table.notes)  # nothing is taken silently
 
 
+def test_a_template_may_begin_here_and_have_a_name_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "1/a-1.csv", "score\n0.5\n")
+    write(tmp_path / "2/a-1.csv", "score\n0.9\n")
+    (run,) = read(["./{seed}/{variant}-{seed}.csv"]).runs
+    assert (run.variant, run.seed, float(run.outcomes[0])) == ("a", "1", 0.5)
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", '{"item": "a", "corr')
     with pytest.raises(ValueError, match=r"a\.jsonl cannot be read"):

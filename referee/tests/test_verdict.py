@@ -69,6 +69,34 @@ def test_published_fractions_need_the_size_of_the_test_set() -> None:
     assert verdict.pairs[0].p == pytest.approx(2 * stats.norm.sf(0.01 / error), rel=1e-6)
 
 
+def test_a_score_between_right_and_wrong_changes_no_interval_by_more_than_itself() -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {"variant": v, "seed": s, "item": i, "correct": float(rng.random() < p)}
+        for v, p in (("A", 0.9), ("B", 0.8))
+        for s in range(3)
+        for i in range(200)
+    )
+    whole, part = judge(rows), judge(rows.assign(correct=rows["correct"].where(rows.index != 7, 0.5)))
+    for one, other in zip(whole.pairs[0].interval, part.pairs[0].interval, strict=True):
+        assert one == pytest.approx(other, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"margin": -1}, "margin -1: give 0 or more"),
+        ({"margin": float("nan")}, "margin nan"),
+        ({"looks": [5, 3]}, "looks 5 3: give rising numbers"),
+        ({"looks": [1, 4]}, "looks 1 4"),
+        ({"items": 0}, "items 0"),
+    ],
+)
+def test_a_setting_that_fits_no_table_is_refused(three: pd.DataFrame, setting: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        judge(three, **setting)
+
+
 def test_equal_variants_are_equal_within_a_margin_and_never_better() -> None:
     table = simulated({"A": 0.8, "B": 0.8}, seeds=6, items=4_000)
     assert judge(table).verdict == "no winner yet"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from vitlab.commands import verify
 from vitlab.commands.dispatch import run
@@ -93,6 +94,28 @@ def test_other_images_are_the_cause_before_anything_is_trained(
     said = capsys.readouterr().err
     assert "cannot be repeated: its images are others now (train: 2,934 images then" in said
     assert said.count("error: ") == 1
+
+
+def test_images_of_a_relative_root_are_found_from_another_folder(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(12):
+        folder = tmp_path / "photos" / ("cat" if i % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / f"{i}.png")
+    init_args = {"root": "photos", "image_size": 8, "batch_size": 4}
+    path = tiny({"data": {"class_path": "vitlab.data.ImageFolder", "init_args": init_args}, "run": {"test": False}})
+    assert run("fit", ["--config", str(path)]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = verify.root_of_images(tmp_path / RUN)
+    assert found == {"data": {"init_args": {"root": str(tmp_path / "photos")}}}
+    shutil.copytree(tmp_path / "photos", "photos")
+    Path("photos/cat/new.png").write_bytes(Path("photos/cat/1.png").read_bytes())
+    with pytest.raises(ValueError, match="its images are others now"):
+        verify.root_of_images(tmp_path / RUN)
+    assert run("validate", ["--config", str(tmp_path / RUN)]) == 0
+    assert "was trained on other images than these (" in capsys.readouterr().err
 
 
 def test_what_is_no_finished_run_is_refused(tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,6 +229,27 @@ def test_the_best_variant_of_a_study_is_exported_with_the_verdict(
     assert "In the study" not in export(trained, "--format", "safetensors")
 
 
+def test_a_study_and_a_run_are_not_exported_together(
+    trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The study's best run would be named, and the other one exported."""
+    assert run("export", ["--study", "runs/quickstart", "--config", str(trained)]) == 2
+    assert "--study runs/quickstart chooses a run, but --config" in capsys.readouterr().err
+
+
+def test_a_class_that_is_not_here_is_one_message(
+    tiny: Write, trained: Path, picture: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    copy = tmp_path / "seed-0"
+    shutil.copytree(trained, copy)
+    checkpoint = copy / "checkpoints/last.ckpt"
+    state = torch.load(checkpoint, weights_only=True)
+    state["vitlab_config"]["model"]["init_args"]["backbone"]["class_path"] = "gone.Mine"
+    torch.save(state, checkpoint)
+    assert run("predict", ["--config", str(copy), "--images", str(picture), "--out", "named"]) == 2
+    assert capsys.readouterr().err.strip() == "error: model: No module named 'gone'"
+
+
 def test_a_study_without_a_network_to_export_says_so(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("export", ["--study", "study"]) == 2
     assert "no verdict.json in it" in capsys.readouterr().err

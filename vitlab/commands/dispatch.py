@@ -74,7 +74,9 @@ def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
             "Most often the machine has no memory "
             "left: a smaller --data.num_workers needs less. The same command continues a run."
         )
-    if isinstance(error, ValueError | OSError) or type(error).__name__ == "MisconfigurationException":  # Lightning's
+    # Of a class that a stored configuration names, and Lightning's.
+    others = ("ArgumentError", "MisconfigurationException")
+    if isinstance(error, ValueError | OSError) or type(error).__name__ in others:
         from vitlab.experiment.errors import readable
 
         return readable(error)

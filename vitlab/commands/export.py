@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitlab.commands.options import StudyParser, experiment_of
+from vitlab.config import split
 from vitlab.experiment.errors import need
 
 FORMATS = ("safetensors", "onnx")
@@ -24,6 +25,8 @@ def run(arguments: Sequence[str]) -> int:
     if "onnx" in options.format:
         need("export", "onnx", "onnxscript", "onnxruntime", what="--format onnx")
     if options.study is not None:
+        if given := split(rest)[0]:
+            raise ValueError(f"--study {options.study} chooses a run, but --config {given[0]} names one. Give one.")
         rest = ["--config", str(best_run(options.study)), *rest]
     experiment = experiment_of(rest, images=False)
 

@@ -29,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     options, rest = parser().parse_known_args(arguments)
     check(options)
     experiment = experiment_of(rest)
+    experiment.warn_of_other_images()
 
     from vitlab.atomic_files import write_text
     from vitlab.evaluation.cost import device_for

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from vitlab.commands.options import StudyParser
-from vitlab.config import Config, merge
+from vitlab.config import Config, flatten, merge, short
 from vitlab.runs.directory import CONFIG, ENVIRONMENT, PREDICTIONS, SUMMARY, RunDirectory
 
 
@@ -43,32 +43,39 @@ def run(arguments: Sequence[str]) -> int:
         )
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
-    refuse_other_images(options.run)
+    root = root_of_images(options.run)
     with TemporaryDirectory(prefix="vitlab-verify-") as temporary:
         if options.segment is not None:
             begin, end = chosen_segment(options.run, options.segment)
-            places = repeat_segment(options.run, options.out or Path(temporary), begin, end)
+            places = repeat_segment(options.run, options.out or Path(temporary), begin, end, root)
             print("\n".join(conclusion_of_segment(options.run, begin, end, places)))
             return 1 if places else 0
-        repeated = repeat(options.run, options.out or Path(temporary))
+        repeated = repeat(options.run, options.out or Path(temporary), root)
         lines, equal = conclusion(options.run, repeated)
         print("\n".join(lines))
         return 0 if equal else 1
 
 
-def refuse_other_images(directory: Path) -> None:
-    """Raise ValueError where the images of a run are others now, so that no repetition could be equal."""
+def root_of_images(directory: Path) -> Config:
+    """Return the setting of where a run's images are, wherever the command is given.
+
+    Raises:
+        ValueError: they are others now, so no repetition could be equal.
+    """
     from vitlab.commands.options import experiment_of
     from vitlab.experiment.same_images import other_images
 
-    if others := other_images(directory, experiment_of(["--config", str(directory)]).data):
+    experiment = experiment_of(["--config", str(directory)])
+    if others := other_images(directory, experiment.data):
         raise ValueError(
             f"{directory} cannot be repeated: its images are others now ({'; '.join(others)}).\n"
             "Restore the images that it was trained on."
         )
+    root = experiment.config["data"]["init_args"].get("root")
+    return {} if root is None else {"data": {"init_args": {"root": root}}}
 
 
-def repeat(directory: Path, root: Path) -> Path:
+def repeat(directory: Path, root: Path, data: Config) -> Path:
     """Train a run again below another root, and return the new run directory.
 
     Raises:
@@ -76,6 +83,7 @@ def repeat(directory: Path, root: Path) -> Path:
     """
     command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / CONFIG)]
     command += ["--run.root", str(root), "--run.name", "repeated", "--run.wandb.mode", "disabled"]
+    command += [f"--{short(key)}={value}" for key, value in flatten(data).items()]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         last = "\n".join(done.stdout.strip().splitlines()[-5:])
@@ -106,7 +114,7 @@ def chosen_segment(directory: Path, word: str) -> tuple[int, int | None]:
     return int(word), ends[int(word)]
 
 
-def repeat_segment(directory: Path, root: Path, begin: int, end: int | None) -> list[str]:
+def repeat_segment(directory: Path, root: Path, begin: int, end: int | None, data: Config) -> list[str]:
     """Train a segment of a run again below another root, and return in what its last state differs."""
     from vitlab.experiment.branch import branch_off
     from vitlab.runs.checkpoints import kept_state
@@ -115,7 +123,7 @@ def repeat_segment(directory: Path, root: Path, begin: int, end: int | None) -> 
     run, repeated = RunDirectory(directory), RunDirectory(root / "repeated" / directory.resolve().name)
     settings: Config = {"root": str(root), "name": "repeated", "wandb": {"mode": "disabled"}, "test": False}
     settings["checkpoint"] = {"keep": [] if end is None else [end]}
-    config = merge(run.config, {"run": settings})
+    config = merge(run.config, {"run": settings, **data})
     file = root / "segment.yaml"
     root.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(config, sort_keys=False))

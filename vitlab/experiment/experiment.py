@@ -47,6 +47,7 @@ from vitlab.runs.lock import Busy, run_lock
 from vitlab.runs.resume import generators, set_generators
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
 
+OTHER_IMAGES = "%s was trained on other images than these (%s)."
 SECONDS_BETWEEN_TRIES = 5.0  # to train what another process is training
 
 # What models take from the data: argument of the model -> property of the data module. A teacher may see the images at
@@ -299,7 +300,7 @@ class Experiment:
                 raise
             others = [str(error).partition("\n")[0]]
         if others and finished:
-            log.warning("%s was trained on other images than these (%s).", self.directory, "; ".join(others))
+            log.warning(OTHER_IMAGES, self.directory, "; ".join(others))
         elif others:
             raise ValueError(
                 f"{self.directory} began with other images ({'; '.join(others)}); on these it would be another run, "
@@ -478,10 +479,17 @@ class Experiment:
         trainer, weights = self._prepare(), self.checkpoint()
         if split == "test":
             self._keep_own_results(weights)
+        else:
+            self.warn_of_other_images()
         evaluate = trainer.validate if split == "val" else trainer.test
         results = next(iter(evaluate(self.objective, datamodule=self.data, ckpt_path=weights, verbose=False)), {})
         show(results, images_left_out(trainer, self.data, split), self.data)
         return dict(results)
+
+    def warn_of_other_images(self) -> None:
+        """Say so where a run's images are others than those of its start."""
+        if others := other_images(self.directory, self.data):
+            log.warning(OTHER_IMAGES, self.directory, "; ".join(others))
 
     def _keep_own_results(self, weights: Path | None) -> None:
         """Write elsewhere what is of other weights, settings or images than a finished run's results."""

@@ -23,9 +23,9 @@ def stored_section(path: Path, name: Literal["model", "data"]) -> Settings | Non
 def build(kind: type[T], settings: Settings) -> T:
     """Return the object that a configuration describes, before weights are loaded."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(kind, "it")
-    it: T = parser.instantiate(parser.parse_object({"it": _without_weights(settings)})).it
-    return it
+    parser.add_subclass_arguments(kind, "model")
+    model: T = parser.instantiate(parser.parse_object({"model": _without_weights(settings)})).model
+    return model
 
 
 def _without_weights(settings: Any) -> Any:

@@ -1,5 +1,6 @@
 """Judge runs: the table of outcomes → a verdict."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -48,8 +49,7 @@ def judge(
     if isinstance(table, str | Path):
         table = read([table], metric, lower)
     outcomes = table if isinstance(table, Outcomes) else from_frame(pd.DataFrame(table), metric, lower)
-    if test not in TESTS:
-        raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
+    refuse_settings(margin, looks, test, items)
     findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
     design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
     variants = _variants(outcomes)
@@ -63,6 +63,18 @@ def judge(
     if all(len(variant.runs) == 1 for variant in variants):
         return _of_models(outcomes, variants, design, items, findings)
     return of_trainings(outcomes, design, findings)
+
+
+def refuse_settings(margin: float | None, looks: Sequence[int], test: str, items: int | None = None) -> None:
+    """Raise ValueError for settings that fit no table."""
+    if test not in TESTS:
+        raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
+    if margin is not None and not 0 <= margin < math.inf:
+        raise ValueError(f"margin {margin}: give 0 or more.")
+    if looks and (list(looks) != sorted(set(looks)) or looks[0] < 2):
+        raise ValueError(f"looks {' '.join(map(str, looks))}: give rising numbers from 2 on, like 4 6 8.")
+    if items is not None and items < 1:
+        raise ValueError(f"items {items}: give the size of the test set, 1 or more.")
 
 
 def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:

@@ -8,6 +8,8 @@ outcome is read from the first of these that a table has: whether the item is ri
 or logits and label, a score. A column that is recognized by such a name is a note of the table.
 """
 
+import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -124,9 +126,17 @@ def from_frame(
         del columns["item"]
     known, notes = _known_columns(frame, columns)
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
+    for kind in {"variant", "seed", "item", "label"} & known.keys():
+        if (empty := table[kind].isna()).any():
+            raise ValueError(
+                f"Row {frame.index[empty][0]} has no {kind} in column {known[kind]}: {int(empty.sum())} such rows.\n"
+                "Words like NA, None and null read as empty. Name it otherwise, or remove the rows."
+            )
     table["variant"] = table["variant"].astype(str) if "variant" in table else "the model"
     table["seed"] = _as_names(table["seed"]) if "seed" in table else "1"
-    table["outcome"], name = _outcomes(table, known)
+    table["outcome"], name = _outcomes(table, known, "score" in columns)
+    if metric not in (None, name, *frame.columns) and name == known.get("score") and name not in ("score", "value"):
+        raise ValueError(f"--metric {metric}: there is no such column. There are {_listed(frame)}.")
     if by_row:
         table["item"] = table.groupby(["variant", "seed"], sort=False).cumcount()
     if "item" not in table and table.duplicated(["variant", "seed"]).any():
@@ -164,22 +174,41 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
     return known, notes
 
 
-def _outcomes(table: pd.DataFrame, known: Mapping[str, str]) -> tuple[pd.Series, str]:
-    """Return the outcome of each row, and the name of the metric."""
+def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool) -> tuple[pd.Series, str]:
+    """Return the outcome of each row, of the score where it was asked for, and the name of the metric."""
+    if scored:
+        return _numbers(table["score"], known["score"]), known["score"]
     if "correct" in table:
         return _numbers(table["correct"], known["correct"]), "accuracy"
     if "prediction" in table and "label" in table:
         same = _as_names(table["prediction"]) == _as_names(table["label"])
         return same.astype(float), "accuracy"
     if "probabilities" in table and "label" in table:
-        guesses = table["probabilities"].map(lambda row: int(np.argmax(row)))
-        return (guesses == table["label"].astype(int)).astype(float), "accuracy"
+        guesses = pd.Series([_guess(row) for row in table["probabilities"]], table.index, dtype=float)
+        if (wrong := guesses < 0).any():
+            row, column = table.index[wrong][0], known["probabilities"]
+            raise ValueError(
+                f"Row {row}, column {column}: {table['probabilities'][row]} is no list of a number for each class. "
+                "Give --prediction COLUMN or --score COLUMN instead."
+            )
+        return (guesses == table["label"].astype(int)).astype(float).where(guesses.notna()), "accuracy"
     if "score" in table:
         return _numbers(table["score"], known["score"]), known["score"]
     raise ValueError(
         "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction and --label COLUMN, or "
         f"--score COLUMN. There are: {', '.join(map(str, known.values()))}."
     )
+
+
+def _guess(row: Any) -> float:
+    """Return the class with the largest logit or probability; nan where one is nan or none is there, -1 of no list."""
+    try:
+        numbers = np.asarray(json.loads(row) if isinstance(row, str) else row, dtype=float)
+    except ValueError:
+        return -1.0
+    if np.isnan(numbers).any():
+        return math.nan
+    return float(numbers.argmax()) if numbers.ndim == 1 and len(numbers) > 1 else -1.0
 
 
 def _numbers(values: pd.Series, column: str) -> pd.Series:
@@ -195,7 +224,9 @@ def _numbers(values: pd.Series, column: str) -> pd.Series:
 
 
 def _as_names(values: pd.Series) -> pd.Series:
-    """Return labels as text, whole numbers without a decimal point."""
+    """Return labels as text, whole numbers without a decimal point, true and false as 1 and 0."""
+    if values.dtype == bool:
+        values = values.astype(int)
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
     return values.astype(str)

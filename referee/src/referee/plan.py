@@ -124,10 +124,10 @@ def needed(planned: Plan, difference: float, rows: Mapping[str, Callable[[Range]
     pilot, unit, takes = planned.pilot, planned.unit, planned.need(difference)
     size, items = planned.metric.size(difference), counted(pilot.test_images, f"test {unit}")
     if takes.images is not None:
-        moved = two_digits(100 * moved_by_items(pilot.point.images))
+        moved = two_digits(planned.metric.scale * moved_by_items(pilot.point.images))
         return (
             f"More seeds alone will not find a true difference of {size}: the choice of {items} moves it by "
-            f"± {moved} points.\nIt takes {required(takes, unit)}."
+            f"± {moved}{' points' if planned.metric.is_fraction else ''}.\nIt takes {required(takes, unit)}."
         )
     shown = {"seeds of each variant": in_range(takes.seeds, lambda n, end: f"{n:,}")}
     if planned.metric.is_fraction and pilot.test_images > 1:

@@ -18,8 +18,9 @@ from typing import Any
 
 from referee.checks import Check
 from referee.formats import joined, listed
-from referee.judging import judge
+from referee.judging import judge, refuse_settings
 from referee.outcomes import Outcomes, Run, in_order
+from referee.sources.logs import score_in
 from referee.sources.paths import LOOKS, expanded
 from referee.verdict import Verdict
 
@@ -85,7 +86,11 @@ def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
     except FileNotFoundError:
         if not given.get("looks") or given.get("test") == "exact":
             raise ValueError(f"{place}: no looks are registered. Give --seeds 4..15, and no --test exact.") from None
-        registration = Registration(_file_of(place), {**defaults, **given})
+        plan = {**defaults, **given}
+        refuse_settings(plan.get("margin"), plan["looks"], plan["test"])
+        if plan.get("read") is not None:
+            score_in(plan["read"])
+        registration = Registration(_file_of(place), plan)
         registration.write()
         return registration
     raise ValueError(

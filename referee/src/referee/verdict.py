@@ -39,8 +39,7 @@ class Variant:
     def outcomes(self) -> np.ndarray:
         """By seed, higher being better: (S, N), bool where an item is right or wrong; (S, 1) scores alone."""
         rows = [self.by_item(run) for run in self.runs]
-        same = len({(row.dtype, len(row)) for row in rows}) == 1
-        return np.stack(rows) if same else np.array([[row.mean()] for row in rows])
+        return np.stack(rows) if len(set(map(len, rows))) == 1 else np.array([[row.mean()] for row in rows])
 
     def by_item(self, run: Run) -> np.ndarray:
         """Return the outcomes of a run, (N,), higher being better."""

@@ -8,15 +8,21 @@ import pandas as pd
 
 def read(file: Path, pattern: str, pick: str, lower: bool) -> pd.DataFrame:
     """Return the score of a run; nan if the log has none, as of a run that failed."""
-    try:
-        matches = re.findall(pattern, file.read_text(encoding="utf-8", errors="replace"))
-    except re.error as error:
-        raise ValueError(f"--read {pattern!r} is not a regular expression ({error})") from None
-    if matches and isinstance(matches[0], tuple):
-        raise ValueError(f"--read {pattern!r} has {len(matches[0])} groups; put parentheses around the score alone")
-    if matches and not re.compile(pattern).groups:
-        raise ValueError(f"--read {pattern!r} has no group; put the score in parentheses, like 'val_loss:([0-9.]+)'")
-    scores = [float(text) for text in matches]
+    texts = score_in(pattern).findall(file.read_text(encoding="utf-8", errors="replace"))
+    scores = [float(text) for text in texts]
     if not scores:
         return pd.DataFrame({"score": [float("nan")]})
     return pd.DataFrame({"score": [scores[-1] if pick == "last" else min(scores) if lower else max(scores)]})
+
+
+def score_in(pattern: str) -> re.Pattern[str]:
+    """Return the expression, which has one group, the score."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--read {pattern!r} is not a regular expression ({error})") from None
+    if expression.groups > 1:
+        raise ValueError(f"--read {pattern!r} has {expression.groups} groups; put parentheses around the score alone")
+    if not expression.groups:
+        raise ValueError(f"--read {pattern!r} has no group; put the score in parentheses, like 'val_loss:([0-9.]+)'")
+    return expression

@@ -1,5 +1,6 @@
 """Which run a file is: its variant and seed, from its path where its columns do not say them."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,12 +41,19 @@ def expanded(places: Iterable[str | Path]) -> Files:
 
 def _matching(template: str) -> Files:
     """Return the files of a template like logs/{variant}/{seed}.txt, in which * stands for anything."""
-    parts = re.split(r"(\{\w+\}|\*)", template)
+    parts = re.split(r"(\{\w+\}|\*)", os.path.normpath(template))
     glob = "".join("*" if part.startswith("{") or part == "*" else part for part in parts)
     root = Path(glob.partition("*")[0]).parent if "*" in glob else Path(glob)
     expression = "".join(
-        f"(?P<{part[1:-1]}>[^/]+)" if part.startswith("{") else "[^/]*" if part == "*" else re.escape(part)
-        for part in parts
+        "[^/]*"
+        if part == "*"
+        else re.escape(part)
+        if part[:1] != "{"
+        # A name that comes twice is the same text.
+        else f"(?P={part[1:-1]})"
+        if part in parts[:i]
+        else f"(?P<{part[1:-1]}>[^/]+)"
+        for i, part in enumerate(parts)
     )
     found: Files = {}
     for file in sorted(root.rglob("*")):
