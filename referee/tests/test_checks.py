@@ -80,6 +80,13 @@ def test_a_check_finds_what_it_is_about(code: str, change: Change) -> None:
     assert code in codes(change(table.copy()))
 
 
+@pytest.mark.parametrize(("groups", "few"), [(8, True), (12, False)])
+def test_few_groups_are_found(groups: int, few: bool) -> None:
+    table = simulated({"A": 0.95, "B": 0.7})
+    table["group"] = table.groupby(["variant", "seed"]).cumcount() % groups
+    assert ("R014" in codes(table, columns={"group": "group"})) == few
+
+
 def test_spreads_that_differ_are_found() -> None:
     scores = {"A": np.linspace(0, 1, 6), "B": np.linspace(0, 40, 6)}
     table = pd.DataFrame([{"variant": v, "seed": i, "x": s} for v, own in scores.items() for i, s in enumerate(own)])
