@@ -66,6 +66,8 @@ def _parse(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     options, rest = parser.parse_known_args(arguments)
     if options.epochs < 0 or min(options.sizes) < 1:
         raise ValueError(f"--epochs {options.epochs}, --sizes {options.sizes}: expected 0 or more, and 1 px or more.")
+    if options.lr is not None and not (options.lr > 0 and options.epochs):
+        raise ValueError(f"--lr {options.lr}: give a rate above 0, and --epochs of fine-tuning with it.")
     return options, rest
 
 

@@ -276,8 +276,8 @@ class ImageFolder(ImageDataModule):
         for split, subset in splits.items():
             if not subset.names:
                 raise ValueError(
-                    f"The {split} split of {location} is empty: no image of it can be decoded, or every class has only "
-                    "one image.\nAdd images."
+                    f"The {split} split of {location} is empty: no image of it can be decoded, every class has too few "
+                    "images, or val_fraction leaves none.\nAdd images, or change val_fraction."
                 )
         classes = splits["train"].labels
         empty = [name for k, name in enumerate(self.photos.class_names) if classes.ndim == 1 and k not in classes]

@@ -149,9 +149,7 @@ def few_groups(outcomes: Outcomes) -> Iterator[Check]:
     """R014: the variance over groups is known from few of them."""
     groups = outcomes.groups
     if groups is not None and (count := int(groups.max()) + 1) < ENOUGH_GROUPS:
-        text = (
-            f"intervals over {count} groups are too narrow: up to twice as many are false; {ENOUGH_GROUPS} do."
-        )
+        text = f"intervals over {count} groups are too narrow: up to twice as many are false; {ENOUGH_GROUPS} do."
         yield Check("R014", text)
 
 
