@@ -80,6 +80,15 @@ def test_a_check_finds_what_it_is_about(code: str, change: Change) -> None:
     assert code in codes(change(table.copy()))
 
 
+def test_groups_that_differ_between_runs_are_found() -> None:
+    table = simulated({"A": 0.95, "B": 0.7})
+    table["group"] = table.groupby(["variant", "seed"]).cumcount() // 10
+    named = {"columns": {"group": "group"}}
+    assert "R002" not in codes(table, **named)
+    table.loc[table["variant"] == "B", "group"] += 1
+    assert "R002" in codes(table, **named)
+
+
 @pytest.mark.parametrize(("groups", "few"), [(8, True), (12, False)])
 def test_few_groups_are_found(groups: int, few: bool) -> None:
     table = simulated({"A": 0.95, "B": 0.7})

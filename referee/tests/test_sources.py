@@ -141,7 +141,7 @@ def test_vitlab_writes_a_parquet_file_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "run"),
     [("vit/seed-3/p.csv", ("vit", "3")), ("vit/3.csv", ("vit", "3")), ("vit-seed3.csv", ("vit", "3")),
-     ("vit_b16.csv", ("vit_b16", "1"))],
+     ("vit_b16.csv", ("vit_b16", "1")), ("lr0.1.csv", ("lr0.1", "1"))],
 )  # fmt: skip
 def test_a_path_says_which_run_a_file_is(tmp_path: Path, name: str, run: tuple[str, str]) -> None:
     write(tmp_path / name, "item,correct\na,1\n")

@@ -50,14 +50,16 @@ def other_items(outcomes: Outcomes) -> Iterator[Check]:
 
 
 def other_labels(outcomes: Outcomes) -> Iterator[Check]:
-    """R002: the same item has different labels."""
-    labels = [(run, dict(zip(run.items, run.labels, strict=True))) for run in outcomes.runs if run.labels is not None]
-    for run, by_item in labels[1:]:
-        differing = [item for item, label in by_item.items() if str(labels[0][1].get(item, label)) != str(label)]
-        if differing:
-            items = f"{counted(len(differing), 'item')} ({differing[0]})"
-            yield Check("R002", f"{run} has other labels than {labels[0][0]} of {items}.", is_void=True)
-            return
+    """R002: the same item has different labels, or groups."""
+    for kind in ("labels", "groups"):
+        told = [(run, values) for run in outcomes.runs if (values := getattr(run, kind)) is not None]
+        known = [(run, dict(zip(run.items, values, strict=True))) for run, values in told]
+        for run, by_item in known[1:]:
+            differing = [item for item, value in by_item.items() if str(known[0][1].get(item, value)) != str(value)]
+            if differing:
+                items = f"{counted(len(differing), 'item')} ({differing[0]})"
+                yield Check("R002", f"{run} has other {kind} than {known[0][0]} of {items}.", is_void=True)
+                return
 
 
 def equal_runs(outcomes: Outcomes) -> Iterator[Check]:

@@ -58,6 +58,12 @@ def judge(
             f"test paired compares the same seeds, but of {len(variants)} variants one leaves the race before the "
             "others. Give two variants, no looks, or another test."
         )
+    scores = outcomes.metric.is_fraction and not outcomes.by_item and all(len(each.runs) == 1 for each in variants)
+    if items is not None and not scores:
+        raise ValueError(
+            f"items {items}: the size of the test set is for a table of one fraction a variant, like accuracy "
+            "(--metric accuracy). Leave it out."
+        )
     if len(variants) < 2 or any(check.is_void for check in findings):
         return Verdict(outcomes, variants, [], design, checks=findings)
     if all(len(variant.runs) == 1 for variant in variants):

@@ -84,7 +84,7 @@ def named_by_path(
 
 def run_of(file: Path) -> tuple[str, str]:
     """Return variant and seed of A/seed-3/any.csv, A/3.csv, A-seed3.csv, and A.csv."""
-    folder, stem = file.parent.name, file.name.partition(".")[0]
+    folder, stem = file.parent.name, re.sub(r"(\.[a-z]+)+$", "", file.name, flags=re.IGNORECASE)  # lr0.1.csv.gz: lr0.1
     if of_folder := NUMBERED.fullmatch(folder):
         return of_folder[1] or file.parent.parent.name, of_folder[2]
     if of_file := NUMBERED.fullmatch(stem):
