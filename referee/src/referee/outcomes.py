@@ -126,8 +126,8 @@ def from_frame(
         del columns["item"]
     known, notes = _known_columns(frame, columns)
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
-    for kind in {"variant", "seed", "item", "label"} & known.keys():
-        if (empty := table[kind].isna()).any():
+    for kind in ("variant", "seed", "item", "label"):
+        if kind in table and (empty := table[kind].isna()).any():
             raise ValueError(
                 f"Row {frame.index[empty][0]} has no {kind} in column {known[kind]}: {int(empty.sum())} such rows.\n"
                 "Words like NA, None and null read as empty. Name it otherwise, or remove the rows."
@@ -176,14 +176,13 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
 
 def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool) -> tuple[pd.Series, str]:
     """Return the outcome of each row, of the score where it was asked for, and the name of the metric."""
-    if scored:
-        return _numbers(table["score"], known["score"]), known["score"]
-    if "correct" in table:
+    kinds = {"score"} if scored else {*table.columns}
+    if "correct" in kinds:
         return _numbers(table["correct"], known["correct"]), "accuracy"
-    if "prediction" in table and "label" in table:
+    if kinds >= {"prediction", "label"}:
         same = _as_names(table["prediction"]) == _as_names(table["label"])
         return same.astype(float), "accuracy"
-    if "probabilities" in table and "label" in table:
+    if kinds >= {"probabilities", "label"}:
         guesses = pd.Series([_guess(row) for row in table["probabilities"]], table.index, dtype=float)
         if (wrong := guesses < 0).any():
             row, column = table.index[wrong][0], known["probabilities"]
@@ -192,7 +191,7 @@ def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool) -> tu
                 "Give --prediction COLUMN or --score COLUMN instead."
             )
         return (guesses == table["label"].astype(int)).astype(float).where(guesses.notna()), "accuracy"
-    if "score" in table:
+    if "score" in kinds:
         return _numbers(table["score"], known["score"]), known["score"]
     raise ValueError(
         "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction and --label COLUMN, or "

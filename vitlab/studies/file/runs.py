@@ -309,7 +309,7 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             )
     yield from _unknown_keys(study, runs)
     for run in runs:
-        others = [each for each in weights_of(run.config).values() if Source.parse(each)]
+        others = {each: source for each in weights_of(run.config).values() if (source := Source.parse(each))}
         if study.folds and (own := [each for each in others if _data_before(study, each) is None]):
             yield (
                 f"folds: {run.variant!r} takes weights from {own[0]}, perhaps trained on images that some parts test.\n"
@@ -327,7 +327,7 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 f"{run.variant!r} is frozen, and has no weights but random ones.\n"
                 "Set model.init_args.init_from, or `pretrained: true` of a timm model."
             )
-        for source in filter(None, map(Source.parse, others)):
+        for source in others.values():
             yield from (f"{run.variant!r}: {fault}" for fault in drawn_before(study.vary, source))
         yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
