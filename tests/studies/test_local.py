@@ -18,7 +18,7 @@ from vitlab.studies.file.state import Outcome, conflicting, is_finished, refuse_
 from vitlab.studies.file.study import read_study
 from vitlab.studies.training.executors import Local
 from vitlab.studies.training.progress import Display
-from vitlab.studies.training.run_all import last_lines, run_all
+from vitlab.studies.training.run_all import in_order, last_lines, run_all
 from vitlab.studies.training.slots import Slots, allot
 
 Write = Callable[..., Path]
@@ -47,6 +47,22 @@ def start(write_study: Write, tmp_path: Path) -> Start:
 
 def modified(outcomes: list[Outcome]) -> list[float]:
     return [(run.directory / "summary.json").stat().st_mtime for run, _ in outcomes]
+
+
+def test_runs_that_would_wait_for_the_same_pretraining_come_last(tmp_path: Path) -> None:
+    sources = {"scratch": None, "tuned": "mae.yaml a=1", "probed": "mae.yaml a=1", "other": "mae.yaml", "file": "x.pt"}
+    configs = {name: {"model": {"init_args": {"init_from": value}}} for name, value in sources.items()}
+    runs = [Run(name, seed, config, tmp_path) for seed in (1, 2) for name, config in configs.items()]
+
+    ordered = in_order(runs)
+
+    at_once = [name for name in configs if name != "probed"]
+    assert [(run.seed, run.variant) for run in ordered] == [
+        *((1, name) for name in at_once),
+        *((2, name) for name in at_once),
+        (1, "probed"),
+        (2, "probed"),
+    ]
 
 
 @pytest.mark.slow

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from vitlab.atomic_files import write_text
-from vitlab.config import Config
+from vitlab.config import Config, weights_of
+from vitlab.experiment.chain import Source
 from vitlab.runs.directory import METRICS, SUMMARY, RunDirectory
 from vitlab.signals import UNWRITTEN, signals_as_exit
 from vitlab.studies.file.format import clock
@@ -52,7 +53,7 @@ def run_all(
     refuse_without_metric(outcomes)
     if outcomes:
         display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
-    waiting = [run for run in runs if run not in outcomes]
+    waiting = in_order([run for run in runs if run not in outcomes])
     busy: set[Run] = set()  # written by another process
     submitted: dict[Run, _Submitted] = {}
     ended: list[Active] = []
@@ -105,6 +106,21 @@ def run_all(
         for each in submitted.values():
             each.future.cancel()
     return [outcomes[run] for run in runs]
+
+
+def in_order(runs: Sequence[Run]) -> list[Run]:
+    """Return runs with those last that start from an experiment that another one starts from, too.
+
+    Side by side the second would wait until the first has trained it.
+    """
+    begun: Counter[tuple[Any, ...]] = Counter()
+
+    def place(run: Run) -> int:
+        sources = [value for value in weights_of(run.config).values() if Source.parse(value)]
+        begun.update(keys := [(value, run.seed, run.fold) for value in sources])
+        return max((begun[key] for key in keys), default=1)
+
+    return sorted(runs, key=place)
 
 
 class _Submitted:
