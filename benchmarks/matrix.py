@@ -1,7 +1,7 @@
 """ViT or Swin v2 under each way of training, by four measures of the same runs.
 
     python -m vitlab compare --config experiments/studies/matrix_digits.yaml
-    python -m benchmarks.matrix
+    python -m benchmarks.matrix experiments/studies/matrix_digits.yaml
 
 The study ranks by k-NN. Here each run is probed too, and Swin v2 is compared with the ViT by k-NN, a linear probe, and
 a linear classifier with 1 and 10 labels a class; so are the networks before training. Each interval of a lead is over
@@ -22,8 +22,6 @@ from scipy.stats import ttest_ind
 from benchmarks.table import markdown
 from vitlab.commands import probe
 from vitlab.studies.file.study import Study, read_study
-
-STUDY = Path("experiments/studies/matrix_digits.yaml")
 
 Probe = dict[str, Any]
 
@@ -63,8 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Probe the runs, and print a table for each measure."""
     parser = argparse.ArgumentParser("python -m benchmarks.matrix", description=__doc__.partition("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of the runs [%(default)s]")
-    root = parser.parse_args(arguments).root
-    study = read_study(STUDY)
+    parser.add_argument("study", type=Path, help="its claim has `along`, with both models")
+    options = parser.parse_args(arguments)
+    study, root = read_study(options.study), options.root
     assert study.claim is not None
     swin, vit = (study.claim.curves[model] for model in ("Swin v2", "ViT"))
     found = {"untrained": [list(probes(study, root, each["labels"], "none")) for each in (swin, vit)]}
