@@ -95,11 +95,13 @@ class ResolvedStudy:
     def spend_budget(self, measure: Measure) -> None:
         """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
         self.decided = spend_budget(self.study, self.first_runs(), self.training_images, measure, self.folder)
+        if self.study.converts_budget:
+            self.runs = plan(self.study, self.root, self.decided)
 
     def tune(self, train: Train) -> None:
         """Tune, and plan with the chosen settings."""
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images)
-        if not self.study.determined:
+        if self.study.tuning is not None:
             self.runs = plan(self.study, self.root, self.decided, tuned)
 
     def results(
