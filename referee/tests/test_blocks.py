@@ -139,6 +139,25 @@ def test_a_variant_that_ran_elsewhere_is_not_compared() -> None:
     assert "a ran in old, b in new" in verdict.sentence
 
 
+def spread(machines: dict[str, str]) -> pd.DataFrame:
+    rows = [(v, s, s**2 + (v == "A"), at) for v, own in machines.items() for s, at in enumerate(own)]
+    return pd.DataFrame(rows, columns=["variant", "seed", "score", "block"])
+
+
+def test_blocks_that_leave_no_degree_of_freedom_are_not_compared() -> None:
+    # Four runs, and four unknowns: two means, and what y and z add.
+    verdict = judge(spread({"A": "xy", "B": "yz"}))
+    assert verdict.sentence.replace("\u00a0", " ").startswith("Not comparable: 4 runs in 3 blocks leave no degree of")
+    assert [check.code for check in verdict.checks if check.is_void] == ["R013"]
+
+
+def test_a_record_has_no_infinity() -> None:
+    # The first look has the four runs of the test above, and a third seed tells that more will come.
+    verdict = judge(spread({"A": "xyx", "B": "yzy"}), looks=[2, 4])
+    assert verdict.pairs[0].interval.high == np.inf
+    assert verdict.record()["pairs"][0]["high"] is None
+
+
 def test_a_run_of_two_blocks_is_refused() -> None:
     rows = pd.DataFrame({"variant": "a", "seed": 1, "item": [1, 2], "correct": [1, 0], "block": ["x", "y"]})
     with pytest.raises(ValueError, match="A run has rows of several blocks; --block block"):

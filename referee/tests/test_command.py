@@ -67,12 +67,15 @@ def test_a_table_for_a_paper_has_the_whole_interval_and_takes_no_runs_too(
         (["plan", "{table}", "--difference", "0"], "--difference 0.0"),
         (["{table}", "--read", "("], "not a regular expression"),
         (["{table}", "--read", "seed"], "has no group; put the score in parentheses"),
+        (["{table}", "--best"], "--best chooses among the matches of --read. Give --read REGEX"),
+        (["plan", "{table}", "{table}.csv", "--difference", "1"], "A plan needs runs that can be compared. R008 "),
     ],
 )
 def test_a_mistake_is_one_message_and_status_2(
     three: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     three.to_csv(tmp_path / "table.csv", index=False)
+    three.to_csv(tmp_path / "table.csv.csv", index=False)  # the same runs again
     assert main([each.format(table=tmp_path / "table.csv") if each != "(" else each for each in arguments]) == 2
     assert words in capsys.readouterr().err
 

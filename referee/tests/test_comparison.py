@@ -116,7 +116,7 @@ def test_one_run_each_is_compared_over_groups_where_they_are_told() -> None:
     rng = np.random.default_rng(0)
     a, b, groups = rng.random(200) < 0.9, rng.random(200) < 0.8, np.repeat(np.arange(20), 10)
     means = (a.astype(float) - b).reshape(20, 10).mean(axis=1)
-    assert items.over_items(a, b, 1, 0.05, s.Dependence(groups)).p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+    assert items.over_items(a, b, 1, s.Dependence(groups)).p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
 
 
 def test_groups_of_one_image_are_no_groups() -> None:

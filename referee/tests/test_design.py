@@ -1,5 +1,7 @@
 """What a plan that is known changes: the order of variants, the level, and the names of those that lost runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,6 +60,16 @@ def test_a_paired_test_pairs_by_seed_whatever_the_order_of_the_rows() -> None:
     assert one.p == other.p
 
 
+@pytest.mark.parametrize(("seeds", "number"), [("5678", 0), ("4567", 1)])
+def test_a_paired_test_needs_two_seeds_that_variants_share(seeds: str, number: int) -> None:
+    outcomes = table({"A": 0.9, "B": 0.7})
+    others = [replace(run, seed=seed) for run, seed in zip(outcomes.of("B"), seeds, strict=True)]
+    with pytest.raises(
+        ValueError, match=f"two seeds that all variants share, not {number}. Give all variants the same"
+    ):
+        judge(Outcomes([*outcomes.of("A"), *others], outcomes.metric), test="paired")
+
+
 def test_a_variant_without_a_result_keeps_its_place_in_the_looks() -> None:
     outcomes = table({"A": 0.9, "B": 0.7}, seeds=3)
     failed = [Run("0", str(seed), np.array([np.nan])) for seed in (1, 2, 3)]
@@ -77,11 +89,11 @@ def test_a_record_answers_for_two_variants_and_against_all(three: pd.DataFrame) 
         answer(record, "A", "A")
 
 
-@pytest.mark.parametrize(("with_chance", "last"), [(True, "Needed"), (False, "Needed")])
-def test_every_column_is_explained(three: pd.DataFrame, with_chance: bool, last: str) -> None:
+@pytest.mark.parametrize("with_chance", [True, False])
+def test_every_column_is_explained(three: pd.DataFrame, with_chance: bool) -> None:
     parts = differences_section(judge(three), None, with_chance)
     columns = next(part for part in parts if isinstance(part, Table)).columns
-    assert columns[-1].startswith(last)
+    assert columns[-1].startswith("Needed")
     assert ("Wins one\nmore run" in columns) == with_chance
     explained = " ".join(getattr(part, "text", "") for part in parts)
     for column in columns[4:]:

@@ -17,6 +17,8 @@ from referee.outcomes import from_frame
         {"logits": [[0.1, 0.9], [0.8, 0.1]], "label": [1, 1]},
         {"probs": ["[0.1, 0.9]", "[0.8, 0.2]"], "label": [1, 1]},  # as CSV has lists
         {"prediction": [True, False], "label": [1, 1]},
+        {"prediction": [True, None], "label": [1, 1]},  # as CSV has true, false and an empty cell
+        {"prediction": ["3.0", "x"], "label": [3, 3]},
     ],
     ids=lambda columns: "+".join(columns),
 )
@@ -77,6 +79,13 @@ def test_a_run_without_a_score_is_there_and_has_no_result() -> None:
         ({"variant": ["A", None], "score": [0.9, 0.8]}, {}, "Row 1 has no variant in column variant: 1 such rows"),
         ({"variant": ["A"], "pred": [None], "label": [None]}, {}, "Row 0 has no label"),
         ({"variant": ["A"], "top1": [0.9]}, {"metric": "nll"}, "--metric nll: there is no such column"),
+        ({"variant": ["A"], "pred": [1], "label": [1]}, {"metric": "nll"}, "--metric nll: there is no such column"),
+        ({"probs": [[0.1, 0.9]], "label": ["cat"]}, {}, "Row 0, column label: 'cat' is not a number"),
+        ({"probs": [{"a": 0.1}], "label": [0]}, {}, "column probs: {'a': 0.1} is no list .*--score COLUMN"),
+        ({"score": [1]}, {"columns": {"sed": "score"}}, "columns: sed is no kind of column. Give one of variant, seed"),
+        ({"score": [1, 2], "x": ["a", None]}, {"columns": {"group": "x"}}, "Row 1 has no group in column x"),
+        ({"score": [1, 2], "block": ["a", None]}, {}, "Row 1 has no block in column block"),
+        ({"score": [1], "x": ["a"]}, {"columns": {"group": "x"}}, "--group x: its only value is a. Give a column of"),
         ({"variant": ["A"], "score": ["high"]}, {}, "Row 0, column score: 'high' is not a number"),
         ({"variant": ["A", "A"], "correct": [1, 0]}, {}, "Row 1 is a second one of A, seed 1"),
         ({"variant": ["A"], "score": [1]}, {"columns": {"item": "image"}}, "--item image: there is no such column"),
@@ -85,6 +94,12 @@ def test_a_run_without_a_score_is_there_and_has_no_result() -> None:
 def test_a_mistake_names_its_place_and_the_remedy(rows: dict, options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("(", r"\(")):
         from_frame(pd.DataFrame(rows), **options)
+
+
+def test_a_score_that_is_told_may_have_any_name() -> None:
+    """As in examples/README.md: --score result --metric AUC."""
+    table = from_frame(pd.DataFrame({"variant": ["A"], "result": [0.9]}), "AUC", columns={"score": "result"})
+    assert (table.metric.name, float(table.runs[0].outcomes[0])) == ("AUC", 0.9)
 
 
 def test_rows_are_items_where_that_is_asked() -> None:

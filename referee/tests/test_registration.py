@@ -79,6 +79,7 @@ def test_results_before_the_registration_are_refused(capsys: Output) -> None:
         ("--seeds 4..5", "--looks [4, 5]: study.looks.json registered [4, 5, 6,"),
         ("--lower", "--lower True: study.looks.json registered False on"),
         ("--seeds 4-5", "4-5. Give numbers from 3 on, like 4..15"),
+        ("--items 100", "--items 100: this is for variants with one seed each"),
     ],
 )
 def test_another_plan_is_refused(capsys: Output, option: str, words: str) -> None:
@@ -91,7 +92,7 @@ def test_another_plan_is_refused(capsys: Output, option: str, words: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "plan", ["--looks 5 3", "--seeds 4..6 --margin -1", "--seeds 4..6 --test t", "--seeds 4..6 --read ("]
+    "plan", ["--looks 5 3", *(f"--seeds 4..6 {each}" for each in ("--margin -1", "--test t", "--read (", "--best"))]
 )
 def test_a_plan_that_could_never_be_judged_is_not_registered(plan: str) -> None:
     assert status(f"watch study {plan}") == 2
@@ -109,11 +110,24 @@ def test_another_result_of_a_judged_run_is_refused(capsys: Output, changed: str)
     assert f"{changed}: these results are not those of look 1 in study.looks.json" in capsys.readouterr().err
 
 
-def test_a_judgment_beside_the_registered_looks_is_a_finding(capsys: Output) -> None:
+@pytest.mark.parametrize("places", ["study", "study/A study/B", "study/{variant}/seed-{seed}.csv"])
+def test_a_judgment_beside_the_registered_looks_is_a_finding(capsys: Output, places: str) -> None:
     status(REGISTER)
     write(simulated({"A": 0.9, "B": 0.7}))
-    assert status("study") == 0
-    assert "R009 study.looks.json registers looks; this is one more." in capsys.readouterr().out
+    assert status(places) == 0
+    assert capsys.readouterr().out.count("R009 study.looks.json registers looks; this is one more.") == 1
+
+
+def test_results_that_a_look_judged_are_missed(capsys: Output) -> None:
+    status(REGISTER)
+    write(simulated({"A": 0.9, "B": 0.7}))
+    assert status(LATER) == 0
+    Path("study").rename("elsewhere")
+    capsys.readouterr()
+    assert status(LATER) == 2
+    told = capsys.readouterr()
+    assert "study/: there is no such file" in told.err
+    assert not told.out
 
 
 def test_a_look_waits_for_all_its_seeds() -> None:

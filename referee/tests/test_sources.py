@@ -1,6 +1,7 @@
 """Each tool's files, written here in its format: what the tool calls an item, a label and a repetition is found."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def test_timm_infers_one_file_a_model(tmp_path: Path) -> None:
     assert table.runs[0].labels.tolist() == ["cat", "dog"]
 
 
+def test_timm_describes_classes_by_default(tmp_path: Path) -> None:
+    """The columns are those of --results-separate-col --topk 2, and without it of the default."""
+    named = "filename,label_0,label_1,prob_0,prob_1\nn01440764/1.png,n01440764,n01443537,0.9,0.1\n"
+    write(tmp_path / "named.csv", named)
+    assert read([tmp_path / "named.csv"]).runs[0].outcomes.tolist() == [True]
+    write(tmp_path / "described.csv", 'filename,label,prob\nn01440764/1.png,"tench, Tinca tinca",0.9\n')
+    with pytest.raises(ValueError, match=r"no predicted class that is the folder of an image\. Use --fullname and"):
+        read([tmp_path / "described.csv"])
+
+
 def test_lm_eval_samples(tmp_path: Path) -> None:
     def sample(item: int, score: float, kind: str) -> dict:
         return {"doc_id": item, "doc": {}, "target": "3", "resps": [["3"]], "filtered_resps": ["3"], "filter": kind,
@@ -50,6 +61,19 @@ def test_lm_eval_samples(tmp_path: Path) -> None:
     assert table.variants == ["org/large", "org/small"]
     assert table.runs[1].outcomes.tolist() == [True, False]
     assert table.runs[1].items.tolist() == ["gsm8k/h0", "gsm8k/h1"]
+
+
+def test_lm_eval_samples_may_have_long_prompts_and_one_of_several_metrics(tmp_path: Path) -> None:
+    """The order of the keys is that of --log_samples: the answers come after the document."""
+    sample = {"doc_id": 0, "doc": {"text": "x" * 5_000}, "resps": [["3"]], "filtered_resps": ["3"], "acc_norm": 1.0}
+    file = tmp_path / "m" / "samples_arc_2026-01-21T03-44-18.jsonl"
+    write(file, lines(sample))
+    assert read([file], metric="acc_norm").variants == ["m"]
+    with pytest.raises(ValueError, match=r"it has no score acc\. Give one as --metric: doc_id, .*, acc_norm"):
+        read([file])
+    write(file, lines({**sample, "acc": 0.0, "metrics": ["acc", "acc_norm"]}))
+    with pytest.raises(ValueError, match=r"it has no score acc_nrm\. Give one as --metric: acc, acc_norm$"):
+        read([file], metric="acc_nrm")
 
 
 @pytest.mark.parametrize("archived", [False, True])
@@ -70,6 +94,19 @@ def test_an_epoch_of_inspect_is_a_seed(tmp_path: Path, archived: bool) -> None:
     table = read([tmp_path])
     assert [(run.variant, run.seed) for run in table.runs] == [("org/model", "1"), ("org/model", "2")]
     assert table.runs[0].outcomes.tolist() == [False, True]
+
+
+def test_a_sample_of_inspect_that_failed_has_no_score(tmp_path: Path) -> None:
+    samples = [
+        {"id": 1, "epoch": epoch} | ({"scores": {"a": {"value": "C"}, "b": {"value": "I"}}} if epoch == 2 else {})
+        for epoch in (1, 2)
+    ]
+    write(tmp_path / "log.json", json.dumps({"eval": {"task": "arc", "model": "m"}, "samples": samples}))
+    for metric, right in ((None, True), ("b", False)):
+        failed, known = read([tmp_path], metric=metric).runs
+        assert (failed.is_finite, known.outcomes.tolist()) == (False, [right])
+    with pytest.raises(ValueError, match=r"it has no scorer c\. Give one as --metric: a, b"):
+        read([tmp_path], metric="c")
 
 
 def test_openml_calls_the_label_correct(tmp_path: Path) -> None:
@@ -113,16 +150,40 @@ def test_every_eval_ever_items_and_scores(tmp_path: Path) -> None:
     assert read([tmp_path / "scores"], metric="gsm8k").runs[0].outcomes.tolist() == [0.4]
     with pytest.raises(ValueError, match=r"2 evaluations\. Give one as --metric: mmlu, gsm8k"):
         read([tmp_path / "scores"])
+    with pytest.raises(ValueError, match=r"0 evaluations of the name arc\. Give one as --metric: mmlu, gsm8k"):
+        read([tmp_path / "scores"], metric="arc")
+    for each, name in zip(results, ("f1", "acc"), strict=True):
+        each |= {"evaluation_name": "mmlu", "metric_config": {"metric_name": name}}
+    write(tmp_path / "scores" / "m.json", json.dumps(record))
+    for metric in ("f1", "mmlu/f1"):
+        assert read([tmp_path / "scores"], metric=metric).runs[0].outcomes.tolist() == [0.7]
+    with pytest.raises(ValueError, match=r"2 evaluations of the name mmlu\. Give one as --metric: mmlu/f1, mmlu/acc"):
+        read([tmp_path / "scores"], metric="mmlu")
 
 
 def test_logs_give_the_last_or_the_best_match(tmp_path: Path) -> None:
     for variant, losses in (("A", (3.3, 3.1, 3.2)), ("B", (3.5, 3.4, 3.3))):
         write(tmp_path / variant / "1.txt", "".join(f"step:{i} val_loss:{loss}\n" for i, loss in enumerate(losses)))
     place = [f"{tmp_path}/{{variant}}/{{seed}}.txt"]
-    last = read(place, "val loss", lower=True, pattern=r"val_loss:([0-9.]+)")
-    best = read(place, "val loss", lower=True, pattern=r"val_loss:([0-9.]+)", pick="best")
+    last = read(place, "val loss", lower=True, pattern=r"val_loss:(\S+)")
+    best = read(place, "val loss", lower=True, pattern=r"val_loss:(\S+)", pick="best")
     assert [(run.variant, run.outcomes[0]) for run in last.runs] == [("A", 3.2), ("B", 3.3)]
     assert best.runs[0].outcomes[0] == 3.1
+    with pytest.raises(ValueError, match="pick frist: give last or best"):
+        read(place, pattern=r"val_loss:(\S+)", pick="frist")
+
+
+@pytest.mark.parametrize(("losses", "last"), [(("3e-5", "nan"), None), (("nan", "3e-5"), 3e-5)])
+def test_a_run_that_diverged_has_a_best_loss_and_no_last(
+    tmp_path: Path, losses: tuple[str, str], last: float | None
+) -> None:
+    """By the expression that the README has."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r"--read '(\S+)'", readme)
+    write(tmp_path / "a.txt", "".join(f"val_loss:{loss}\n" for loss in losses))
+    (run,) = read([tmp_path], lower=True, pattern=pattern).runs
+    assert run.outcomes.tolist() == [last] if last else not run.is_finite
+    assert read([tmp_path], lower=True, pattern=pattern, pick="best").runs[0].outcomes.tolist() == [3e-5]
 
 
 def test_vitlab_writes_a_parquet_file_a_run(tmp_path: Path) -> None:
@@ -159,10 +220,36 @@ def test_a_template_may_begin_here_and_have_a_name_twice(tmp_path: Path, monkeyp
     assert (run.variant, run.seed, float(run.outcomes[0])) == ("a", "1", 0.5)
 
 
+def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for seed in (1, 2, 10, 11):
+        write(tmp_path / f"vit/seed-{seed}.csv", "score\n0.5\n")
+    alone = [tmp_path / f"vit/seed-{seed}.csv" for seed in (1, 10, 11, 2)]  # as a shell lists vit/*
+    for places in ([tmp_path], [f"{tmp_path}/{{variant}}/seed-{{seed}}.csv"], alone):
+        assert [run.seed for run in read(places).runs] == ["1", "2", "10", "11"]
+
+
+def test_a_template_searches_the_folder_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked, rglob = [], Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: walked.append(self) or rglob(self, pattern))
+    write(tmp_path / "logs" / "vit" / "1.csv", "score\n0.5\n")
+    read([f"{tmp_path}/logs/{{variant}}/{{seed}}.csv"])
+    assert walked == [tmp_path / "logs"]
+    with pytest.raises(FileNotFoundError, match=r"there is no such file\. Give files, folders, or logs"):
+        read([f"{tmp_path}/logs/vit/{{1}}.csv"])
+
+
+def test_a_file_of_one_record_is_one_run(tmp_path: Path) -> None:
+    write(tmp_path / "vit.json", '{"accuracy": 0.91}')
+    assert [(run.variant, run.outcomes.tolist()) for run in read([tmp_path]).runs] == [("vit", [0.91])]
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", '{"item": "a", "corr')
     with pytest.raises(ValueError, match=r"a\.jsonl cannot be read"):
         read([tmp_path])
+    write(tmp_path / "a.eval", "x")
+    with pytest.raises(ValueError, match=r"a\.eval cannot be read: File is not a zip file"):
+        read([tmp_path / "a.eval"])
     write(tmp_path / "b.bin", "x")
     with pytest.raises(ValueError, match=r"b\.bin.*no format is known for \.bin"):
         read([tmp_path / "b.bin"])

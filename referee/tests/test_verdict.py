@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import simulated
+from referee.outcomes import from_frame
 from referee.report.differences import differences_section
 from referee.statistics.comparison import differences
 from scipy import stats
@@ -61,6 +62,20 @@ def test_one_seed_each_with_scores_of_items_is_a_paired_t_test() -> None:
     assert verdict.pairs[0].p == pytest.approx(stats.ttest_rel(a, b).pvalue)
 
 
+def test_the_lower_loss_is_better_where_a_variant_has_only_0_and_1() -> None:
+    """A's mean is 0.85 and B's 0.5, by construction."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"variant": v, "seed": s, "item": i, "loss": loss}
+        for s in range(3)
+        for v, losses in (("A", rng.permutation(100) < 85), ("B", [0.5] * 100))
+        for i, loss in enumerate(losses)
+    ]
+    verdict = judge(pd.DataFrame(rows).astype({"loss": float}), metric="loss", lower=True)
+    assert (verdict.ranking[0].name, verdict.verdict) == ("B", "better")
+    assert verdict.pairs[0].lead == pytest.approx(0.35)
+
+
 def test_published_fractions_need_the_size_of_the_test_set() -> None:
     table = pd.DataFrame({"model": ["A", "B"], "top1": [82.0, 81.0]})
     assert judge(table).pairs[0].difference is None
@@ -96,6 +111,12 @@ def test_a_score_between_right_and_wrong_changes_no_interval_by_more_than_itself
 def test_a_setting_that_fits_no_table_is_refused(three: pd.DataFrame, setting: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         judge(three, **setting)
+
+
+@pytest.mark.parametrize("setting", [{"lower": True}, {"metric": "nll"}])
+def test_outcomes_have_their_metric(three: pd.DataFrame, setting: dict) -> None:
+    with pytest.raises(ValueError, match="metric and lower: outcomes have theirs already"):
+        judge(from_frame(three), **setting)
 
 
 def test_equal_variants_are_equal_within_a_margin_and_never_better() -> None:

@@ -46,7 +46,7 @@ def _judge(arguments: Sequence[str]) -> int:
 
     statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
     parser = _judging_parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
-    options = parser.parse_args(arguments)
+    options = _parsed(parser, arguments)
     verdict = _verdict_of(options)
     verdict.checks.extend(another_look(options.files))
     return _show(verdict, options)
@@ -59,17 +59,21 @@ def _watch(arguments: Sequence[str]) -> int:
     parser = _judging_parser("referee watch", about)
     parser.add_argument("--seeds", dest="looks", type=from_to, metavar="FROM..TO", help="--looks FROM … TO")
     plan = ("looks", "margin", "metric", "lower", "read", "pick", "test", *KINDS)
-    defaults = {key: value for key in plan if (value := parser.get_default(key)) is not None}
+    defaults = {key: value for key in plan if (value := parser.get_default(key)) is not None} | {"pick": "last"}
     parser.set_defaults(**dict.fromkeys(plan))
-    options = parser.parse_args(arguments)
+    options = _parsed(parser, arguments)
     if len(options.files) > 1:
         raise ValueError(f"{' '.join(options.files)}: give one folder, file or path with {{variant}} and {{seed}}.")
     (place,), given = options.files, {key: value for key in plan if (value := getattr(options, key)) is not None}
+    if options.items is not None:
+        raise ValueError(f"--items {options.items}: this is for variants with one seed each. Leave it out.")
     registration = registered(place, given, defaults)
     vars(options).update(registration.plan)
     try:
         outcomes = _outcomes_of(options)
     except FileNotFoundError:
+        if registration.looks:
+            raise
         looks = ", ".join(map(str, options.looks))
         print(f"Registered before any result in {registration.file}: looks after {looks} seeds.")
         return STATUS["no winner yet"]
@@ -107,7 +111,7 @@ def _plan(arguments: Sequence[str]) -> int:
 
     parser = _parser("referee plan", "How many seeds or items settle a true difference, by the spread of these runs.")
     parser.add_argument("--difference", type=float, required=True, help="the true lead to find, as scores are shown")
-    options = parser.parse_args(arguments)
+    options = _parsed(parser, arguments)
     options.margin = None
     verdict = _verdict_of(options)
     print(plan(verdict, options.difference))
@@ -132,9 +136,9 @@ def _parser(program: str, description: str) -> Parser:
     add("--metric", help="column or name of the score")
     add("--lower", action="store_true", help="a lower score is better")
     add("--items", type=int, metavar="N", help="size of the test set, where one seed's score is a fraction of it")
-    add("--read", metavar="REGEX", help="its first group is the score in a log, like 'val_loss:([0-9.]+)'")
+    add("--read", metavar="REGEX", help="its first group is the score in a log, like 'val_loss:(\\S+)'")
     picks = parser.add_mutually_exclusive_group()
-    pick: dict[str, Any] = {"dest": "pick", "action": "store_const", "default": "last"}
+    pick: dict[str, Any] = {"dest": "pick", "action": "store_const"}
     picks.add_argument("--last", const="last", help="take the last match of --read [default]", **pick)
     picks.add_argument("--best", const="best", help="take the best match of --read", **pick)
     add("--test", default="pooled", help="pooled, exact or paired [pooled]")
@@ -146,11 +150,18 @@ def _parser(program: str, description: str) -> Parser:
     return parser
 
 
+def _parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    options = parser.parse_args(arguments)
+    if (pick := options.pick) is not None and options.read is None:
+        raise ValueError(f"--{pick} chooses among the matches of --read. Give --read REGEX, or leave out --{pick}.")
+    return options
+
+
 def _outcomes_of(options: argparse.Namespace) -> "Outcomes":
     from referee.sources import read
 
     columns = {kind: name for kind in KINDS if (name := getattr(options, kind)) is not None}
-    return read(options.files, options.metric, options.lower, columns, options.read, options.pick)
+    return read(options.files, options.metric, options.lower, columns, options.read, options.pick or "last")
 
 
 def _verdict_of(options: argparse.Namespace) -> "Verdict":

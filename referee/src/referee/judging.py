@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from referee.checks import Check, checks
-from referee.formats import joined
+from referee.formats import counted, joined
 from referee.outcomes import Outcomes, from_frame
 from referee.sources import read
 from referee.statistics.blocks import estimated, not_compared
@@ -46,6 +46,8 @@ def judge(
     Raises:
         ValueError: a table that cannot be read, or a setting that does not fit it.
     """
+    if isinstance(table, Outcomes) and (metric is not None or lower):
+        raise ValueError("metric and lower: outcomes have theirs already. Give them to `read`, or leave them out.")
     if isinstance(table, str | Path):
         table = read([table], metric, lower)
     outcomes = table if isinstance(table, Outcomes) else from_frame(pd.DataFrame(table), metric, lower)
@@ -68,6 +70,10 @@ def judge(
         return Verdict(outcomes, variants, [], design, checks=findings)
     if all(len(variant.runs) == 1 for variant in variants):
         return _of_models(outcomes, variants, design, items, findings)
+    shared = set.intersection(*({run.seed for run in variant.runs} for variant in variants))
+    if test == "paired" and not looks and len(shared) < 2:
+        needed = f"test paired needs two seeds that all variants share, not {len(shared)}"
+        raise ValueError(f"{needed}. Give all variants the same seeds, or another test.")
     return of_trainings(outcomes, design, findings)
 
 
@@ -84,11 +90,17 @@ def refuse_settings(margin: float | None, looks: Sequence[int], test: str, items
 
 
 def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:
-    """Return the finding that a variant and a block cannot be told apart: a void one."""
+    """Return the finding that a variant and a block cannot be told apart, or a spread from blocks: a void one."""
     blocks = outcomes.blocks or {}
     both = not_compared(blocks, test)
     if both is None:
-        return []
+        several = [each for each in _variants(outcomes) if len(each.runs) > 1]
+        known = _blocks_of(several) if test == "pooled" and len(several) > 1 else None
+        if known is None or np.isfinite(estimated([np.zeros(len(each)) for each in known], known).dearer).all():
+            return []
+        in_blocks = f"{counted(sum(map(len, known)), 'run')} in {len(set(np.concatenate(known)))} blocks"
+        text = f"{in_blocks} leave no degree of freedom for the spread over seeds. Add seeds in the same blocks."
+        return [Check("R013", text, is_void=True)]
     (a, b), ran = both, [sorted(set(blocks[name].values())) for name in both]
     where = f"{a} ran in {joined(ran[0])}, {b} in {joined(ran[1])}"
     share = "no block" if test == "pooled" else f"not the same blocks, as test: {test} needs"
@@ -232,9 +244,9 @@ def _of_models(
     for a, b in both:
         if outcomes.by_item:
             x, y = (variant.by_item(variant.runs[0]) for variant in (a, b))
-            tested.append(over_items(x, y, len(both), LEVEL, outcomes.dependence))
-        elif items is not None and metric.is_fraction:
-            tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both), LEVEL))
+            tested.append(over_items(x, y, len(both), outcomes.dependence))
+        elif items is not None:
+            tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both)))
     if not tested:
         return Verdict(outcomes, ranking, [Pair(a, b, None) for a, b in both], design, of_models=True, checks=findings)
     adjusted = step_down([each.p for each in tested], len(ranking))

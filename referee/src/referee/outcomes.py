@@ -126,7 +126,7 @@ def from_frame(
         del columns["item"]
     known, notes = _known_columns(frame, columns)
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
-    for kind in ("variant", "seed", "item", "label"):
+    for kind in ("variant", "seed", "item", "label", "group", "block"):
         if kind in table and (empty := table[kind].isna()).any():
             raise ValueError(
                 f"Row {frame.index[empty][0]} has no {kind} in column {known[kind]}: {int(empty.sum())} such rows.\n"
@@ -135,7 +135,8 @@ def from_frame(
     table["variant"] = table["variant"].astype(str) if "variant" in table else "the model"
     table["seed"] = _as_names(table["seed"]) if "seed" in table else "1"
     table["outcome"], name = _outcomes(table, known, "score" in columns)
-    if metric not in (None, name, *frame.columns) and name == known.get("score") and name not in ("score", "value"):
+    renames = name in ("score", "value") if name == known.get("score") else metric in FRACTIONS
+    if metric not in (None, name) and "score" not in columns and not renames:
         raise ValueError(f"--metric {metric}: there is no such column. There are {_listed(frame)}.")
     if by_row:
         table["item"] = table.groupby(["variant", "seed"], sort=False).cumcount()
@@ -153,13 +154,19 @@ def from_frame(
         raise ValueError(
             f"A run has rows of several blocks; --block {known['block']} is a column with one value a run."
         )
-    runs = [_run(rows, key) for key, rows in table.groupby(["variant", "seed"], sort=False)]
+    if "group" in table and table["group"].nunique() == 1:
+        only = f"--group {known['group']}: its only value is {table['group'].iloc[0]}"
+        raise ValueError(f"{only}. Give a column of several groups, or leave it out.")
+    right_or_wrong = bool(table["outcome"].dropna().isin((0, 1)).all())
+    runs = [_run(rows, key, right_or_wrong) for key, rows in table.groupby(["variant", "seed"], sort=False)]
     return Outcomes(runs, scored, notes)
 
 
 def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the column of each kind, and a note on those that were recognized by a name of many."""
     for kind, name in columns.items():
+        if kind not in (*NAMES, "group"):
+            raise ValueError(f"columns: {kind} is no kind of column. Give one of {', '.join(NAMES)}, group.")
         if name not in frame.columns:
             raise ValueError(f"--{kind} {name}: there is no such column. There are {_listed(frame)}.")
     known, notes = dict(columns), []
@@ -190,7 +197,8 @@ def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool) -> tu
                 f"Row {row}, column {column}: {table['probabilities'][row]} is no list of a number for each class. "
                 "Give --prediction COLUMN or --score COLUMN instead."
             )
-        return (guesses == table["label"].astype(int)).astype(float).where(guesses.notna()), "accuracy"
+        labels = _numbers(table["label"], known["label"], {})
+        return (guesses == labels).astype(float).where(guesses.notna()), "accuracy"
     if "score" in kinds:
         return _numbers(table["score"], known["score"]), known["score"]
     raise ValueError(
@@ -203,18 +211,18 @@ def _guess(row: Any) -> float:
     """Return the class with the largest logit or probability; nan where one is nan or none is there, -1 of no list."""
     try:
         numbers = np.asarray(json.loads(row) if isinstance(row, str) else row, dtype=float)
-    except ValueError:
+    except (ValueError, TypeError):
         return -1.0
     if np.isnan(numbers).any():
         return math.nan
     return float(numbers.argmax()) if numbers.ndim == 1 and len(numbers) > 1 else -1.0
 
 
-def _numbers(values: pd.Series, column: str) -> pd.Series:
-    """Return a column as numbers; words like C, I, true and false are 1 and 0, an empty cell is nan."""
+def _numbers(values: pd.Series, column: str, known: Mapping[str, float] = RIGHT) -> pd.Series:
+    """Return a column as numbers; known words like C, I, true and false are 1 and 0, an empty cell is nan."""
     if values.dtype == bool:
         return values.astype(float)
-    words = values.map(lambda value: RIGHT.get(value.lower(), value) if isinstance(value, str) else value)
+    words = values.map(lambda value: known.get(value.lower(), value) if isinstance(value, str) else value)
     numbers = pd.to_numeric(words, errors="coerce").astype(float)
     if (wrong := numbers.isna() & values.notna()).any():
         row = values.index[wrong][0]
@@ -223,12 +231,9 @@ def _numbers(values: pd.Series, column: str) -> pd.Series:
 
 
 def _as_names(values: pd.Series) -> pd.Series:
-    """Return labels as text, whole numbers without a decimal point, true and false as 1 and 0."""
-    if values.dtype == bool:
-        values = values.astype(int)
-    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")
-    return values.astype(str)
+    """Return labels as text, each whole number without a decimal point, true and false as 1 and 0."""
+    names = values.astype(str).replace({"True": "1", "False": "0"})
+    return names.str.replace(r"^(-?\d+)\.0$", r"\1", regex=True)
 
 
 def _is_fraction(outcomes: pd.Series, name: str) -> bool:
@@ -236,13 +241,14 @@ def _is_fraction(outcomes: pd.Series, name: str) -> bool:
     return bool(values.isin((0, 1)).all()) or (name in FRACTIONS and bool(values.between(0, 100).all()))
 
 
-def _run(rows: pd.DataFrame, key: Any) -> Run:
+def _run(rows: pd.DataFrame, key: Any, right_or_wrong: bool) -> Run:
+    """Return a run; of a table that says right or wrong for each item its outcomes are bool, so that all runs agree."""
     variant, seed = map(str, key)
     outcomes = rows["outcome"].to_numpy()
     block = str(rows["block"].iloc[0]) if "block" in rows else ""
     if "item" not in rows:
         return Run(variant, seed, outcomes, block=block)
-    if np.isin(outcomes, (0.0, 1.0)).all():
+    if right_or_wrong and not np.isnan(outcomes).any():
         outcomes = outcomes.astype(bool)
     items = _as_names(rows["item"]).to_numpy()
     order = np.argsort(items, kind="stable")

@@ -64,7 +64,7 @@ def known(place: str) -> Registration | None:
 def _file_of(place: str) -> Path:
     fixed = re.split(r"[{*]", place)[0]
     path = Path(fixed) if fixed == place or fixed.endswith("/") else Path(fixed).parent
-    return path.with_name(path.name + LOOKS) if path.name else Path(LOOKS)
+    return path.with_name(path.name + LOOKS) if path.name else path / LOOKS
 
 
 def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Registration:
@@ -135,8 +135,9 @@ def look(registration: Registration, outcomes: Outcomes) -> tuple[Verdict | None
 
 def another_look(places: Iterable[str]) -> Iterator[Check]:
     """R009: results whose looks are registered are judged at one more."""
-    for registration in filter(None, map(known, places)):
-        yield Check("R009", f"{registration.file} registers looks; this is one more. Give `referee watch`.")
+    around = (str(folder) for place in places for folder in (place, *Path(place).parents))
+    for file in dict.fromkeys(registration.file for registration in map(known, around) if registration):
+        yield Check("R009", f"{file} registers looks; this is one more. Give `referee watch`.")
 
 
 def _judged(registration: Registration, outcomes: Outcomes, seeds: Sequence[str]) -> Verdict:

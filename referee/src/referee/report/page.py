@@ -1,7 +1,6 @@
 """The page of a verdict: one HTML file without a network, the same as Markdown, and verdict.json."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from referee.formats import NONE, counted
@@ -10,16 +9,14 @@ from referee.report.charts import DIFFERENCES, RANKING
 from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import Cell, Code, Document, Figure, Note, Row, Section, Table, render
 from referee.report.drawing import draw
-from referee.report.latex import as_latex
-from referee.report.record import as_record
 from referee.sentences import scope
 from referee.verdict import Verdict
 
 MOST_ROWS = 60  # of pairs in a figure
 
 
-def write_report(verdict: Verdict, path: Path, sections: Sequence[Section] = ()) -> Path:
-    """Write the page, a caller's own sections last, and beside it report.md, verdict.json, pairs.csv and figures/."""
+def write_report(verdict: Verdict, path: Path) -> Path:
+    """Write the page, and beside it report.md, verdict.json, pairs.csv and figures/."""
     folder = path.parent
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     document = Document(
@@ -28,11 +25,11 @@ def write_report(verdict: Verdict, path: Path, sections: Sequence[Section] = ())
         heading=verdict.sentence,
         lead=[_summary(verdict), scope(verdict), *outlooks(verdict)],
         remarks=[str(check) for check in verdict.checks],
-        sections=[*_sections(verdict, folder / "figures"), *sections],
+        sections=_sections(verdict, folder / "figures"),
     )
     path.write_text(render(document, "report.html"), encoding="utf-8")
     path.with_suffix(".md").write_text(render(document, "report.md"), encoding="utf-8")
-    record = json.dumps(as_record(verdict), indent=2, ensure_ascii=False, allow_nan=False)
+    record = json.dumps(verdict.record(), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "verdict.json").write_text(record + "\n", encoding="utf-8")
     verdict.table().to_csv(folder / "pairs.csv", index=False)
     return path
@@ -54,7 +51,7 @@ def _sections(verdict: Verdict, folder: Path) -> list[Section]:
         few = len(verdict.pairs) <= MOST_ROWS
         drawing = draw(DIFFERENCES, verdict, folder) if few else None
         sections.append(Section("Differences", differences_section(verdict, drawing, not verdict.of_models)))
-    sections.append(Section("For a paper", [Code(as_latex(verdict))]))
+    sections.append(Section("For a paper", [Code(verdict.latex())]))
     if verdict.outcomes.notes:
         sections.append(Section("How the files were read", [Note(note) for note in verdict.outcomes.notes]))
     return sections

@@ -1,5 +1,6 @@
 """The verdict for other programs: `verdict.json`."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,5 +34,5 @@ def as_record(verdict: Verdict) -> dict[str, Any]:
 
 
 def _known(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return values with None in place of nan, which JSON has not."""
-    return {name: None if value != value else value for name, value in values.items()}
+    """Return values with None in place of nan and infinity, which JSON has not."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from zipfile import BadZipFile
 
 import pandas as pd
 
@@ -36,6 +37,8 @@ def read(
     Raises:
         ValueError, FileNotFoundError: nothing can be read; the message names the file, the place and the remedy.
     """
+    if pick not in ("last", "best"):
+        raise ValueError(f"pick {pick}: give last or best.")
     files = expanded(places)
     frames = {}
     for file in files:
@@ -44,7 +47,7 @@ def read(
                 frames[file] = reader_of(file).read(file, metric)
             else:
                 frames[file] = logs.read(file, pattern, pick, lower)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{file} cannot be read: {reason}") from error
     named, notes = named_by_path(frames, files, columns or {})

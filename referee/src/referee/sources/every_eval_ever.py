@@ -23,12 +23,14 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
             }
         )
     record = json.loads(file.read_text(encoding="utf-8"))
-    scores = {
-        each["evaluation_name"]: each["score_details"]["score"]
-        for each in record["evaluation_results"]
-        if metric is None or metric in (each["evaluation_name"], each["metric_config"].get("metric_name"))
-    }
+    scores, known = [], []
+    for each in record["evaluation_results"]:
+        names = [name for name in (each["evaluation_name"], each["metric_config"].get("metric_name")) if name]
+        known.append("/".join(names))
+        if metric in (None, *names, known[-1]):
+            scores.append(each["score_details"]["score"])
     if len(scores) != 1:
-        raise ValueError(f"it has {len(scores)} evaluations. Give one as --metric: {', '.join(scores)}")
+        found = f"{len(scores)} evaluations" + (f" of the name {metric}" if metric else "")
+        raise ValueError(f"it has {found}. Give one as --metric: {', '.join(known)}")
     info = record["model_info"]
-    return pd.DataFrame({"variant": [info.get("id") or info["name"]], metric or "score": list(scores.values())})
+    return pd.DataFrame({"variant": [info.get("id") or info["name"]], metric or "score": scores})

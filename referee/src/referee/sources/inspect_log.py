@@ -15,13 +15,16 @@ def recognizes(file: Path, head: bytes) -> bool:
 def read(file: Path, metric: str | None) -> pd.DataFrame:
     """Return item and score of each sample, by the scorer that `metric` names, else the first."""
     model, samples = _log(file)
-    if not samples:
-        raise ValueError("the log has no samples")
-    scorer = metric if metric in samples[0]["scores"] else next(iter(samples[0]["scores"]))
-    values = [sample["scores"].get(scorer, {}).get("value") for sample in samples]
-    kind = "correct" if all(isinstance(value, str | bool) for value in values) else "score"
+    scores = [sample.get("scores") or {} for sample in samples]  # a sample with an error has none
+    scorers = list(dict.fromkeys(scorer for each in scores for scorer in each))
+    if not scorers:
+        raise ValueError("no sample of the log has a score")
+    if metric not in (None, *scorers):
+        raise ValueError(f"it has no scorer {metric}. Give one as --metric: {', '.join(scorers)}")
+    values = [each.get(metric or scorers[0], {}).get("value") for each in scores]
+    kind = "correct" if all(isinstance(value, str | bool | None) for value in values) else "score"
     seeds, items = [sample.get("epoch", 1) for sample in samples], [sample["id"] for sample in samples]
-    return pd.DataFrame({"variant": model, "seed": seeds, "item": items, kind: values})
+    return pd.DataFrame({"variant": model, "seed": seeds, "item": items, metric or kind: values})
 
 
 def _log(file: Path) -> tuple[str, list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def recognizes(file: Path, head: bytes) -> bool:
-    return file.suffix == ".jsonl" and b'"doc_id"' in head and (b'"resps"' in head or b'"filtered_resps"' in head)
+    return file.suffix == ".jsonl" and b'"doc_id"' in head and b'"doc"' in head
 
 
 def read(file: Path, metric: str | None) -> pd.DataFrame:
@@ -19,7 +19,9 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
         samples = [json.loads(line) for line in lines if line.strip()]
     samples = [sample for sample in samples if sample.get("filter") == samples[0].get("filter")]
     names = samples[0].get("metrics") or [key for key in samples[0] if key in ("acc", "exact_match", "f1", "bleu")]
-    name = metric if metric in samples[0] else names[0]
+    name = metric or next(iter(names), "acc")
+    if name not in samples[0]:
+        raise ValueError(f"it has no score {name}. Give one as --metric: {', '.join(names or samples[0])}")
     task, _, time = file.stem.removeprefix("samples_").partition("_20")
     return pd.DataFrame(
         {

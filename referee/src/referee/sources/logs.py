@@ -1,5 +1,6 @@
 """The log of a training: the score is what a regular expression finds, the last time or the best."""
 
+import math
 import re
 from pathlib import Path
 
@@ -10,9 +11,9 @@ def read(file: Path, pattern: str, pick: str, lower: bool) -> pd.DataFrame:
     """Return the score of a run; nan if the log has none, as of a run that failed."""
     texts = score_in(pattern).findall(file.read_text(encoding="utf-8", errors="replace"))
     scores = [float(text) for text in texts]
-    if not scores:
-        return pd.DataFrame({"score": [float("nan")]})
-    return pd.DataFrame({"score": [scores[-1] if pick == "last" else min(scores) if lower else max(scores)]})
+    if pick == "best":
+        scores = sorted((score for score in scores if not math.isnan(score)), reverse=lower)
+    return pd.DataFrame({"score": scores[-1:] or [math.nan]})
 
 
 def score_in(pattern: str) -> re.Pattern[str]:
@@ -24,5 +25,5 @@ def score_in(pattern: str) -> re.Pattern[str]:
     if expression.groups > 1:
         raise ValueError(f"--read {pattern!r} has {expression.groups} groups; put parentheses around the score alone")
     if not expression.groups:
-        raise ValueError(f"--read {pattern!r} has no group; put the score in parentheses, like 'val_loss:([0-9.]+)'")
+        raise ValueError(f"--read {pattern!r} has no group; put the score in parentheses, like 'val_loss:(\\S+)'")
     return expression

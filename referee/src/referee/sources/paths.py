@@ -27,7 +27,7 @@ def expanded(places: Iterable[str | Path]) -> Files:
         if "{" in place:
             files = _matching(place)
         elif Path(place).is_dir():
-            inside = sorted(file for file in Path(place).rglob("*") if file.is_file())
+            inside = (file for file in Path(place).rglob("*") if file.is_file())
             files = dict.fromkeys(f for f in inside if not (f.name.startswith(".") or f.name.endswith(LOOKS)))
         else:
             files = dict.fromkeys([Path(place)] if Path(place).is_file() else [])
@@ -36,19 +36,25 @@ def expanded(places: Iterable[str | Path]) -> Files:
                 f"{place}: there is no such file. Give files, folders, or logs/{{variant}}/{{seed}}.txt."
             )
         found |= {file: names for file, names in files.items() if file not in found}
-    return found
+    return dict(sorted(found.items(), key=lambda each: _by_number(each[0])))
+
+
+def _by_number(file: Path) -> tuple[list[list[str | int]], Path]:
+    """Return a key that sorts files by their names, and numbers in these by value."""
+    parts = [re.split(r"(\d+)", part) for part in file.parts]  # text and numbers in turn
+    return [[int(text) if i % 2 else text for i, text in enumerate(part)] for part in parts], file
 
 
 def _matching(template: str) -> Files:
     """Return the files of a template like logs/{variant}/{seed}.txt, in which * stands for anything."""
-    parts = re.split(r"(\{\w+\}|\*)", os.path.normpath(template))
-    glob = "".join("*" if part.startswith("{") or part == "*" else part for part in parts)
-    root = Path(glob.partition("*")[0]).parent if "*" in glob else Path(glob)
+    parts = re.split(r"(\{[^\W\d]\w*\}|\*)", os.path.normpath(template))
+    glob = "".join("*" if i % 2 else part for i, part in enumerate(parts))
+    root = Path(glob.partition("*")[0] + "x").parent  # of what begins with the fixed text
     expression = "".join(
         "[^/]*"
         if part == "*"
         else re.escape(part)
-        if part[:1] != "{"
+        if i % 2 == 0
         # A name that comes twice is the same text.
         else f"(?P={part[1:-1]})"
         if part in parts[:i]
@@ -56,7 +62,7 @@ def _matching(template: str) -> Files:
         for i, part in enumerate(parts)
     )
     found: Files = {}
-    for file in sorted(root.rglob("*")):
+    for file in root.rglob("*"):
         if file.is_file() and (match := re.fullmatch(expression, str(file))):
             found[file] = match.groupdict()
     return found

@@ -22,7 +22,10 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
         text = file.read_text(encoding="utf-8")
         # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
         records = [line for line in text.split("\n") if line.strip()] if file.suffix == ".jsonl" else None
-        frame = pd.DataFrame(json.loads(text) if records is None else [json.loads(line) for line in records])
+        content = json.loads(text) if records is None else [json.loads(line) for line in records]
+        if isinstance(content, dict) and not any(isinstance(value, list | dict) for value in content.values()):
+            content = [content]  # one row
+        frame = pd.DataFrame(content)
     if frame.empty:
         raise ValueError("it has no rows")
     nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]

@@ -12,7 +12,7 @@ from referee.sources import table
 
 def recognizes(file: Path, head: bytes) -> bool:
     columns = set(head.split(b"\n")[0].strip().decode(errors="replace").split(","))
-    return file.suffix == ".csv" and "filename" in columns and bool(columns & {"prob", "logit"})
+    return file.suffix == ".csv" and "filename" in columns and bool(columns & {"prob", "logit", "prob_0", "logit_0"})
 
 
 def read(file: Path, metric: str | None) -> pd.DataFrame:
@@ -20,13 +20,14 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
     frame = table.read(file, metric)
     folders = frame["filename"].map(lambda name: Path(name).parent.name)
     column = next((name for name in ("label", "label_0", "index", "index_0") if name in frame), None)
-    if column is None or (folders == "").any():
-        raise ValueError(
-            "it names no predicted class, or its images are in no folder of their class. Use --label-type name of "
-            "timm's inference.py, or give a table with the columns item, prediction and label"
-        )
-    prediction = frame[column]
-    if column.startswith("index"):  # of classes in the order of their folders
+    prediction = frame.get(column)
+    if prediction is not None and str(column).startswith("index"):  # of classes in the order of their folders
         classes = sorted(folders.unique())
         prediction = prediction.map(lambda index: classes[index] if index < len(classes) else str(index))
+    if prediction is None or (folders == "").any() or not prediction.astype(str).isin(folders).any():
+        raise ValueError(
+            "it names no predicted class that is the folder of an image. Use --fullname and --label-type name, or "
+            "--label-type none and --include-index, of timm's inference.py, or give a table with the columns item, "
+            "prediction and label"
+        )
     return pd.DataFrame({"item": frame["filename"], "prediction": prediction, "label": folders})

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from referee.statistics.comparison import INDEPENDENT, Dependence, Difference, p_value
+from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, Difference, p_value
 
 WITHOUT_SEEDS = 1e9  # degrees of freedom of a variance over seeds that is 0
 
@@ -37,9 +37,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     return McNemar(only_a, only_b, p)
 
 
-def over_items(
-    a: np.ndarray, b: np.ndarray, pairs: int, level: float, dependence: Dependence = INDEPENDENT
-) -> Difference:
+def over_items(a: np.ndarray, b: np.ndarray, pairs: int, dependence: Dependence = INDEPENDENT) -> Difference:
     """Return a minus b for outcomes of the same items, (N,) bool or float, higher being better."""
     apart = a.astype(float) - b
     groups = dependence.groups
@@ -49,10 +47,10 @@ def over_items(
     else:
         freedom = (len(apart) if groups is None else int(groups.max()) + 1) - 1
         p = float(2 * stats.t.sf(abs(apart.mean()) / math.sqrt(variance), freedom)) if variance else 1.0
-    return Difference(float(apart.mean()), 0.0, variance, WITHOUT_SEEDS, pairs, level, p=p)
+    return Difference(float(apart.mean()), 0.0, variance, WITHOUT_SEEDS, pairs, LEVEL, p=p)
 
 
-def over_fractions(a: float, b: float, items: int, pairs: int, level: float) -> Difference:
+def over_fractions(a: float, b: float, items: int, pairs: int) -> Difference:
     """Return a minus b for two fractions of the same number of items."""
     variance = (a * (1 - a) + b * (1 - b)) / items
-    return Difference(a - b, 0.0, variance, WITHOUT_SEEDS, pairs, level, p=p_value(a - b, 0.0, variance, WITHOUT_SEEDS))
+    return Difference(a - b, 0.0, variance, WITHOUT_SEEDS, pairs, LEVEL, p=p_value(a - b, 0.0, variance, WITHOUT_SEEDS))

@@ -50,11 +50,6 @@ def _rounded(number: int) -> int:
     return -(-number // unit) * unit
 
 
-def fixed(n: int) -> float:
-    """Return the level of a study that is looked at once, after n seeds."""
-    return LEVEL
-
-
 def growing(
     looks: tuple[int, ...], watched: bool, test: str = "pooled", rising: bool = False
 ) -> Callable[[int], float]:
@@ -84,7 +79,7 @@ class Pilot(NamedTuple):
     point: Variances
     low: Variances
     high: Variances
-    level: Callable[[int], float] = fixed  # family-wise, of a study of at most n seeds
+    level: Callable[[int], float] = lambda n: LEVEL  # family-wise, of a study of at most n seeds
 
     def alpha(self, n: int) -> float:
         """Return the level of one pair among all."""

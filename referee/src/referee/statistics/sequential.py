@@ -83,7 +83,6 @@ def _simulated_p(looks: tuple[int, ...], test: str) -> np.ndarray:
 class Look:
     """What the runs of a look show, by the variants' numbers."""
 
-    number: int  # from 1
     seeds: dict[int, int]  # of each variant: finished runs
     means: dict[int, float]  # of the variants with two finished runs or more
     differences: dict[tuple[int, int], Difference]
@@ -183,7 +182,7 @@ def _look(
     new = {pair: each for pair, each in by_pair.items() if pair not in over and each.adjusted <= state.level}
     newly = [pair if each.mean > 0 else pair[::-1] for pair, each in new.items()]
     means = {v: float(y.mean()) for v, y in zip(several, tested, strict=True)}
-    return Look(len(state.looks) + 1, {v: len(each) for v, each in enumerate(finished)}, means, by_pair, newly)
+    return Look({v: len(each) for v, each in enumerate(finished)}, means, by_pair, newly)
 
 
 def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
