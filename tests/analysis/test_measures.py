@@ -1,6 +1,7 @@
 """Size of features, filters and positions: closed forms."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ import torch
 from tests.objectives.small import BACKBONES
 from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.analysis.embeddings import filter_components, position_similarity
-from vitlab.models import VisionTransformer
+from vitlab.analysis.measures import Amplitude
+from vitlab.models import TimmModel, VisionTransformer
+from vitlab.objectives import Supervised
+from vitlab.optim import AdamW, WarmupCosine
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -19,6 +23,14 @@ def test_the_last_blocks_output_is_what_the_final_norm_reads(backbone: str) -> N
     assert len(outputs) == len(model.parameters_by_depth()) - 2
     prefix, patches = model.forward_features(images)
     torch.testing.assert_close(model.norm(outputs[-1]), torch.cat([prefix, patches], dim=1))  # type: ignore[operator]
+
+
+def test_a_model_without_outputs_of_blocks_is_refused_before_its_training() -> None:
+    for model in (TimmModel("resnet18", num_classes=2), BACKBONES["swin"]()):
+        objective = Supervised(model, AdamW(1e-3), WarmupCosine())
+        refused = pytest.raises(ValueError, match="Amplitude: TimmModel gives no outputs of blocks")
+        with refused if isinstance(model, TimmModel) else nullcontext():
+            Amplitude().setup(None, objective, "fit")  # type: ignore[arg-type]
 
 
 def test_amplitude_is_the_variance_of_a_channel() -> None:

@@ -207,6 +207,13 @@ def test_an_absolute_embedding_is_added_after_the_patch_embedding_and_resized(bu
     torch.testing.assert_close(model.pos_embed, larger.pos_embed)
 
 
+def test_refused_windows_leave_a_model_as_it_is() -> None:
+    model = SwinTransformer(**SWIN)
+    with pytest.raises(ValueError, match="for 3 stages"):
+        model.set_input_size(64, window_size=[1, 2, 3, 4])
+    assert (model.img_size, model.patch_embed.img_size) == ((32, 32), (32, 32))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # inside timm's interpolation
 @pytest.mark.parametrize("family", ["swin", "swinv2"])
 def test_a_model_rebuilt_for_another_size_is_timms_rebuilt(family: str) -> None:

@@ -12,7 +12,7 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
 from tests.kills import continued_after_a_kill
-from tests.models.small_models import TIMM, VIT, images, relative_error, shake
+from tests.models.small_models import SMALL, TIMM, VIT, images, relative_error, shake
 from vitlab.distributed import places
 from vitlab.models import VisionTransformer, layers
 from vitlab.models.layers import (
@@ -144,6 +144,15 @@ def test_a_model_without_a_class_token_pools_its_patches_and_a_distilled_one_tak
             VisionTransformer(**VIT, distilled=True, **changes)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reg_tokens is -1"):
         VisionTransformer(**VIT, reg_tokens=-1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attn_drop_rate": 1.5}, {"attn_drop_rate": -0.2}, {"mlp_ratio": -1}, {"mlp_ratio": 0.01}], ids=str
+)
+@pytest.mark.parametrize("small", [SMALL["vit"], SMALL["swin"]])
+def test_a_rate_or_an_mlp_out_of_range_is_refused(small: Callable[..., nn.Module], wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        small(**wrong)
 
 
 @pytest.mark.parametrize("changes", [{"reg_tokens": 3}, {"class_token": False, "global_pool": "avg"}], ids=str)

@@ -379,6 +379,13 @@ def test_only_tensors_are_written(tmp_path: Path) -> None:
     assert read_weights(tmp_path / "x.safetensors")[0].keys() == {"x"}
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_is_read_as_the_hub_has_it(name: str, tmp_path: Path) -> None:
+    state = {"x": torch.zeros(2)}
+    save_file(state, tmp_path / name) if name.endswith("safetensors") else torch.save(state, tmp_path / name)
+    assert read_weights(tmp_path)[0].keys() == {"x"}
+
+
 def test_a_classifier_is_not_loaded_behind_another_norm(tmp_path: Path) -> None:
     """That of averaged patches has learned behind `fc_norm`; the class token's norm would be left as it was built."""
     small = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}

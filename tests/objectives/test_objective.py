@@ -15,7 +15,7 @@ from vitlab.config import Config
 from vitlab.data import Digits
 from vitlab.models.stored import build
 from vitlab.objectives import MAE, Objective, Supervised
-from vitlab.optim import AdamW, WarmupCosine
+from vitlab.optim import AdamW, Schedule, WarmupCosine, WarmupSteps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec"),  # Lightning calls what torch has deprecated
@@ -25,17 +25,17 @@ pytestmark = [
 ]
 
 
-def supervised() -> Supervised:
+def supervised(schedule: Schedule | None = None) -> Supervised:
     torch.manual_seed(0)
-    return Supervised(BACKBONES["vit"](), AdamW(3e-3), WarmupCosine(warmup_epochs=1, min_lr=1e-5))
+    return Supervised(BACKBONES["vit"](), AdamW(3e-3), schedule or WarmupCosine(warmup_epochs=1, min_lr=1e-5))
 
 
 # ---- the schedule's length
 
 
-def rates(epochs: int, **limits: object) -> list[float]:
+def rates(epochs: int, schedule: Schedule | None = None, **limits: object) -> list[float]:
     """Return the learning rate of each step of a run of 8 batches, which are 4 steps, an epoch."""
-    objective, seen = supervised(), []
+    objective, seen = supervised(schedule), []
     objective.on_before_optimizer_step = lambda optimizer: seen.append(optimizer.param_groups[0]["lr"])  # type: ignore
     trainer = quick_trainer(epochs, limit_train_batches=8, limit_val_batches=0, accumulate_grad_batches=2, **limits)
     trainer.fit(objective, datamodule=Digits(batch_size=8))
@@ -64,6 +64,19 @@ def test_a_run_that_is_all_warmup_is_named(caplog: pytest.LogCaptureFixture, mon
         rates(1)
     assert {record.message for record in caplog.records} == {
         "The run has 1 epochs and warmup_epochs is 1: all of it is warm-up. Warm up for less or train longer."
+    }
+
+
+def test_a_run_that_ends_before_its_first_milestone_is_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("vitlab"), "propagate", True)
+    with caplog.at_level("WARNING", "vitlab"):
+        rates(2, WarmupSteps(milestones=(1, 7)))
+        assert not caplog.records
+        rates(1, WarmupSteps(milestones=(1, 7)))
+    assert {record.message for record in caplog.records} == {
+        "The run has 1 epochs and the first of milestones is 1: the rate never falls."
     }
 
 

@@ -157,9 +157,10 @@ def test_patches_that_overlap_are_refused() -> None:
         SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=4)
 
 
-def test_an_even_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="norm_targets is 4"):
-        simmim(norm_targets=4)
+@pytest.mark.parametrize("side", [4, 1, -3])
+def test_a_window_without_middle_or_neighbors_is_refused(side: int) -> None:
+    with pytest.raises(ValueError, match=f"norm_targets is {side}"):
+        simmim(norm_targets=side)
 
 
 def test_a_map_that_does_not_come_out_even_is_refused() -> None:

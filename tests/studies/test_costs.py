@@ -12,7 +12,6 @@ from vitlab.config import merge
 from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.study import read_study
-from vitlab.studies.resolved import first_runs
 from vitlab.studies.training import costs as module
 from vitlab.studies.training.costs import TURNS, known_costs, measure_costs
 from vitlab.studies.training.slots import Slots
@@ -29,7 +28,7 @@ def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, mon
         (tmp_path / "larger.yaml").write_text(yaml.safe_dump(base))
         variants = {"A": variant(0.9), "B": variant(0.8)}
         study = read_study(write_study(**{"variants": variants, **changes}))
-        runs = first_runs(study, plan(study, tmp_path))
+        runs = plan(study, tmp_path)[: len(study.variants)]
         measured[:] = runs
         for run in runs:
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +68,7 @@ def test_cost_is_measured_in_one_sitting(write_study: Write, tmp_path: Path, mon
 def measure(write_study: Write, tmp_path: Path) -> Callable[..., tuple[dict, dict]]:
     def of(jobs: int = 1, **variants: dict) -> tuple[dict[str, Cost], dict[str, str]]:
         study = read_study(write_study(variants=variants))
-        return measure_costs(first_runs(study, plan(study, tmp_path)), FAKE_PROGRAM, Slots(jobs, 1, []))
+        return measure_costs(plan(study, tmp_path)[: len(study.variants)], FAKE_PROGRAM, Slots(jobs, 1, []))
 
     return of
 

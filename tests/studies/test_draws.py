@@ -58,6 +58,8 @@ def test_each_kind_varies_alone_in_real_runs(tmp_path: Path, kind: str) -> None:
         ([], "vary: []. Expected a list of what seeds draw, any of init, order, augmentation, images."),
         ("init", "vary: 'init'. Expected"),
         (["weights"], "vary: ['weights']. Expected"),
+        ([["init"]], "vary: [['init']]. Expected"),
+        ([{"init": 1}], "vary: [{'init': 1}]. Expected"),
     ],
 )
 def test_an_unknown_draw_is_refused(write_study: Write, vary: object, message: str) -> None:

@@ -41,12 +41,21 @@ def test_it_takes_no_epoch_of_the_budget(write_study: Write, tmp_path: Path) -> 
     assert declared["run.probe"]
 
 
+def test_it_declares_no_other_length_of_variants_that_train(write_study: Write, tmp_path: Path) -> None:
+    tuned, longer = variant(0.95), {**variant(0.9), "trainer": {"max_epochs": 9}}
+    study = read_study(write_study(variants={"tuned": tuned, "longer": longer, "as given": FROZEN}, budget=None))
+    declared = {each.key: each.declared for each in differing_keys(study, plan(study, tmp_path))}
+    assert (declared["trainer.max_epochs"], declared["run.probe"]) == (False, True)
+    study = read_study(write_study(variants={"knn": {**FROZEN, "frozen": {"probe": "knn"}}, "as given": FROZEN}))
+    assert [each.declared for each in differing_keys(study, plan(study, tmp_path))] == [True]
+
+
 def test_another_budget_buys_the_others_their_length(write_study: Write, tmp_path: Path) -> None:
     study = read_study(write_study(variants={"tuned": variant(0.95), "as given": FROZEN}, budget={"images": 400}))
     assert [run.epochs for run in plan(study, tmp_path)[:2]] == [3, 0]  # the base's, until the budget is spent
 
 
-@pytest.mark.parametrize("frozen", ["linear", {"probe": "svm"}, {"probe": "knn", "k": 5}, None])
+@pytest.mark.parametrize("frozen", ["linear", {"probe": "svm"}, {"probe": "knn", "k": 5}, {"probe": ["knn"]}, None])
 def test_a_wrong_probe_is_answered_with_the_right_ones(write_study: Write, frozen: Any) -> None:
     variants = {"tuned": variant(0.95), "as given": {**variant(0.9), "frozen": frozen}}
     with pytest.raises(ValueError, match=r"as given: frozen: .*one of linear, knn, attentive"):

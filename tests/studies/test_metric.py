@@ -265,6 +265,16 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
     assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
 
 
+def test_tuning_by_a_metric_of_test_images_alone_is_refused_before_the_first_run(tmp_path: Path) -> None:
+    study = read_study(QUICKSTART)
+    lr = "model.init_args.optimizer.init_args.lr"
+    tuning = parse_tuning({"space": {lr: [5.0e-4, 1.0e-3]}, "within": "study"}, study.seeds)
+    metric = {"name": "top1_size_8", "mode": "max"}
+    with pytest.raises(ValueError, match=r"logs no val/top1_size_8 to choose by\.\nRank by one of val/"):
+        plan(dataclasses.replace(study, tuning=tuning, metric=metric), tmp_path)
+    assert plan(dataclasses.replace(study, tuning=tuning), tmp_path)
+
+
 @pytest.mark.slow
 def test_a_metric_that_nobody_logged_ends_the_study_after_its_first_run(
     write_study: Callable[..., Path], tmp_path: Path
@@ -328,6 +338,11 @@ def test_a_ratio_is_compared_by_its_logarithm_and_a_lead_is_a_factor() -> None:
     assert f"A is better than B by a factor of {geometric:.2f} ({low:.2f} to {high:.2f})" in verdict(study)
     assert study.verdict.margin == pytest.approx(np.log(1.5))
     assert study.table()["growth"].tolist() == pytest.approx([*growth["A"], *growth["B"]])
+    averaged = [
+        dataclasses.replace(e, summary=e.summary | {"metrics": e.summary["metrics"] | {"test_ema/growth": 1.9}})
+        for e in finished
+    ]
+    assert dataclasses.replace(study, finished=averaged).table()["growth_ema"].tolist() == pytest.approx([1.9] * 8)
     none = dataclasses.replace(finished[0], summary={"metrics": {"test/growth": 0.0}, "seconds": 1.0})
     with pytest.raises(ValueError, match=r"test/growth is 0, which has no logarithm\. Remove `scale: log`"):
         _ = none.score

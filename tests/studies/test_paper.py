@@ -44,6 +44,17 @@ def test_it_tells_data_seeds_test_and_versions() -> None:
     assert "tested after each" not in told
 
 
+def test_it_tells_no_rate_of_seeds_that_tuned_their_own() -> None:
+    study = two()
+    for run in study.finished:
+        lr = 0.001 * (run.run.seed if run.run.variant == "B" else 1)
+        optimizer = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": lr}}
+        run.run.config["model"] = {"class_path": "vitlab.objectives.Supervised", "init_args": {"optimizer": optimizer}}
+    told = text(study)
+    assert "“A”: trained for 2 epochs by Supervised and AdamW at a rate of 0.001. " in told
+    assert "“B”: trained for 2 epochs by Supervised and AdamW. " in told
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -11,6 +11,7 @@ from fake_study import result, results, right, variant
 from referee.formats import SPACE
 from referee.report.document import Table
 
+from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.published import compared, interval_of, published_parts
 from vitlab.studies.report.verdict_file import as_record
@@ -41,6 +42,29 @@ def test_the_word_follows_from_the_interval(value: float, margin: float | None, 
     (found,) = compared(beside(value, margin))
     assert (found.variant, found.word.replace(SPACE, " ")) == ("A", word)
     assert found.score.low < 80 < found.score.high
+
+
+def test_of_a_loss_the_published_figure_and_the_margin_are_no_logarithms() -> None:
+    study, metric = beside(2.0, 1.1), Metric("loss", "min", one_class=False, is_log=True)
+    losses = {"A": [1.99, 2.0, 2.01, 2.0], "B": [3.0, 3.1, 3.2, 3.0]}
+    finished = [
+        dataclasses.replace(
+            each,
+            run=dataclasses.replace(each.run, metric=metric),
+            summary=each.summary | {"metrics": {"test/loss": losses[each.run.variant][each.run.seed]}},
+        )
+        for each in study.finished
+    ]
+    (found,) = compared(dataclasses.replace(study, finished=finished, metric=metric))
+    assert found.score.mean == pytest.approx(2.0, rel=1e-4)
+    assert 1.95 < found.score.low < 2.0 < found.score.high < 2.05
+    assert found.word == "equal within a factor of 1.1"
+
+
+def test_images_of_folds_count_for_less() -> None:
+    (alone,), study = compared(beside(80.3)), beside(80.3)
+    (folds,) = compared(dataclasses.replace(study, study=dataclasses.replace(study.study, folds=2)))
+    assert folds.score.high - folds.score.low > 1.2 * (alone.score.high - alone.score.low)
 
 
 def test_one_seed_tells_nothing() -> None:

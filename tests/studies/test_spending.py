@@ -12,7 +12,6 @@ from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.budget import Epoch, epoch_of
 from vitlab.studies.file.runs import Run, _in_proportion, differing_keys, plan
 from vitlab.studies.file.study import read_study
-from vitlab.studies.resolved import first_runs
 from vitlab.studies.training.spending import spend_budget
 
 Write = Callable[..., Path]
@@ -38,7 +37,7 @@ def spend(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., d
         budget: dict[str, float], measure: Callable = measure, variants: dict[str, Config] = VARIANTS
     ) -> dict[str, tuple]:
         study = read_study(write_study(budget=budget, variants=variants))
-        runs = first_runs(study, plan(study, tmp_path))
+        runs = plan(study, tmp_path)[: len(study.variants)]
         decided = spend_budget(study, runs, lambda _: len(digits.labels("train")), measure, tmp_path)
         return {
             run.variant: (run.epochs, run.config["trainer"].get("limit_train_batches"))
@@ -68,7 +67,7 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: D
     warm = variant(0.9)
     warm["model"]["init_args"]["schedule"] = {"class_path": "x.Cosine", "init_args": {"warmup_epochs": 0.6}}
     study = read_study(write_study(budget={"images": 8960}, variants={"A": warm, "B": variant(0.8)}))
-    decided = spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, tmp_path)
+    decided = spend_budget(study, plan(study, tmp_path)[: len(study.variants)], lambda _: 900, refuse, tmp_path)
     chosen = plan(study, tmp_path, decided)[0].config
     assert chosen["trainer"]["max_epochs"] == 10
     assert chosen["model"]["init_args"]["schedule"]["init_args"] == {"warmup_epochs": pytest.approx(2)}
@@ -78,7 +77,7 @@ def test_the_warm_up_keeps_its_share_of_the_epochs(write_study: Write, digits: D
     with pytest.raises(
         ValueError, match=r"study\.yaml: budget: .*warmup_epochs is 0\.6, but trainer\.max_epochs is not set"
     ):
-        spend_budget(study, first_runs(study, plan(study, tmp_path)), lambda _: 900, refuse, tmp_path)
+        spend_budget(study, plan(study, tmp_path)[: len(study.variants)], lambda _: 900, refuse, tmp_path)
 
 
 @pytest.mark.parametrize(("images", "every"), [(900, 3), (90, 47), (4000, 1)])
@@ -88,7 +87,7 @@ def test_a_run_of_many_short_epochs_is_validated_as_often_as_the_base(
     # The base trains 6 epochs and is validated after each second one. The budget makes 10, 140 and 2.
     base = merge(variant(0.9), {"trainer": {"max_epochs": 6, "check_val_every_n_epoch": 2}})
     study = read_study(write_study(budget={"images": 8960}, variants={"A": base, "B": variant(0.8)}))
-    drafts = first_runs(study, plan(study, tmp_path))
+    drafts = plan(study, tmp_path)[: len(study.variants)]
     decided = spend_budget(study, drafts, lambda _: images, refuse, tmp_path)
     chosen = plan(study, tmp_path, decided)[0].config["trainer"]
     assert chosen["check_val_every_n_epoch"] == every
@@ -112,7 +111,7 @@ def test_what_a_budget_scales_may_differ_as_far_as_the_epochs_do(write_study: Wr
         size = {"model": {"init_args": {"backbone": {"init_args": {"size": 3.0}}}}}  # a third of the epochs, by FLOPs
         variants = {"A": merge(own["A"], size), "B": merge(own["B"], longer)}
         study = read_study(write_study(budget=budget, variants=variants, may_differ=["model.init_args.backbone"]))
-        drafts = first_runs(study, plan(study, tmp_path))
+        drafts = plan(study, tmp_path)[: len(study.variants)]
         decided = spend_budget(study, drafts, lambda _: 900, measure, tmp_path)
         return {each.key: each.declared for each in differing_keys(study, plan(study, tmp_path, decided))}
 

@@ -1,6 +1,7 @@
 """Budgets and tuning, with runs that only leave what is read of them."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.config import Config
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.metric import TOP1, Metric
 from vitlab.studies.file.runs import Run, differing_keys, plan
 from vitlab.studies.file.space import Tuning
 from vitlab.studies.file.state import Outcome, is_finished
 from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
-from vitlab.studies.training.tuning import refuse_unfit_images, tune
+from vitlab.studies.training.tuning import _score, _test, refuse_unfit_images, tune
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
@@ -213,6 +214,28 @@ def test_the_first_of_equal_values_is_chosen() -> None:
     assert value_of(choice.best) == 1
     assert not choice.at_the_edge
     assert Choice("A", [Trial({LR: 1}, None), Trial({LR: 2}, None)]).best.score is None
+
+
+def test_the_edge_is_of_values_in_any_order_and_of_numbers_alone() -> None:
+    def best(*values: object) -> Choice:
+        return Choice("A", [Trial({LR: value}, score) for value, score in zip(values, (0.9, 0.7, 0.8), strict=True)])
+
+    assert [best(*each).at_the_edge for each in ((0.2, 0.1, 0.4), (0.4, 0.1, 0.2), ("a", "b", "c"))] == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_of_a_loss_the_logarithms_are_compared_and_the_losses_shown(tmp_path: Path) -> None:
+    metric = Metric("loss", "min", one_class=False, is_log=True)
+    run = Run("A", 1, {"run": {"test": True}}, tmp_path, metric)
+    run.directory.mkdir()
+    (run.directory / "metrics.csv").write_text("step,epoch,val/loss\n1,0,0.5\n")
+    for test, shown in ((0.7, ["0.50", "0.70"]), (0.0, None)):
+        (run.directory / "summary.json").write_text(json.dumps({"metrics": {"test/loss": test}}))
+        scores = [_score(run), _test(run)]
+        assert scores == [None, None] if shown is None else [metric.text(each, 2) for each in scores] == shown
 
 
 def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,9 +175,9 @@ def fill_with_maps(
         axes.set_title(title)
 
 
-def _short(name: str, most: int = 18) -> str:
+def _short(name: str) -> str:
     """Return the end of a name, which distinguishes files."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    return name if len(name) <= 18 else f"…{name[-17:]}"
 
 
 @styled

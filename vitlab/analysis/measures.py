@@ -60,13 +60,21 @@ class AttentionJaccard(Measure):
 
 
 class Amplitude(Measure):
-    """Logs how large activations become: their variance over images and tokens, the mean over channels.
+    """Logs how large activations become: their variance over images and tokens, the mean over channels and batches.
 
     `test/amplitude` is that after the last block, `test/amplitude_growth` that divided by the first block's (Swin v2,
     Fig. 2).
     """
 
     LOGGED = ("test/amplitude", "test/amplitude_growth")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Reject models without outputs of blocks before the training."""
+        assert isinstance(pl_module, Objective)
+        model = pl_module.encoder
+        with in_eval_mode(model):
+            if not block_outputs(model, torch.zeros(1, model.in_chans, *model.img_size, device=pl_module.device)):
+                raise ValueError(f"Amplitude: {type(model).__name__} gives no outputs of blocks. Use a vitlab model.")
 
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
         with in_eval_mode(model):

@@ -80,10 +80,9 @@ def after_blurring(
     images: Float[Tensor, "B C H W"],
     classes: Int64[Tensor, "B"],
     heat: Float[Tensor, "B n n"],
-    share: float = SHARE,
 ) -> Float[Tensor, "B"]:
     """Return the probability of the class when the cells of largest heat are blurred: low if they matter."""
-    count = max(1, round(share * heat[0].numel()))
+    count = max(1, round(SHARE * heat[0].numel()))
     chosen = heat.flatten(1).topk(count, dim=1).indices
     mask = torch.zeros_like(heat).flatten(1).scatter(1, chosen, 1.0).view_as(heat)
     mask = F.interpolate(mask[:, None], images.shape[2:], mode="nearest-exact")

@@ -139,6 +139,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, drop: float) -> None:
         super().__init__()
+        if hidden < 1:
+            raise ValueError(f"An MLP of {hidden} channels at a width of {dim}: give a larger mlp_ratio, like 4.0.")
         self.fc1 = nn.Linear(dim, hidden)
         self.act = nn.GELU()
         self.drop = nn.Dropout(drop)
@@ -212,8 +214,7 @@ class PatchDropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"patch_drop_rate must be at least 0 and below 1, not {rate}.")
+        check_rate(rate, "patch_drop_rate")
         self.rate = rate
 
     def forward(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B *grid D"]:
@@ -249,9 +250,14 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Return the rate of each of `depth` blocks: linear from 0 at the first to `rate` at the last."""
     if depth < 1:
         raise ValueError(f"A model needs at least one block, not {depth}.")
-    if not 0 <= rate < 1:
-        raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {rate}.")
+    check_rate(rate, "drop_path_rate")
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def check_rate(rate: float, name: str) -> None:
+    """Raise a ValueError unless something is left of what a rate drops."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, not {rate}.")
 
 
 def check_heads(dim: int, num_heads: int, name: str = "A width") -> None:

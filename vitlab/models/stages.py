@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -55,13 +55,9 @@ def grown_windows(windows: Sequence[Size], old: Size, new: Size) -> list[Size]:
     return [(max(1, h * new[0] // old[0]), max(1, w * new[1] // old[1])) for h, w in windows]
 
 
-def warn_of_misfits(maps: Iterable[Size], windows: Iterable[Size]) -> None:
-    """Log the windows that are larger than their maps and those that do not divide them."""
-    _warn_of_misfits(tuple(maps), tuple(windows))
-
-
 @cache  # once for each combination, not for every model of a study
-def _warn_of_misfits(maps: tuple[Size, ...], windows: tuple[Size, ...]) -> None:
+def warn_of_misfits(maps: tuple[Size, ...], windows: tuple[Size, ...]) -> None:
+    """Log the windows that are larger than their maps and those that do not divide them."""
     pairs = list(zip(maps, windows, strict=True))
     small = [(m, w) for m, w in pairs if m[0] < w[0] or m[1] < w[1]]
     uneven = [(m, w) for m, w in pairs if (m[0] > w[0] and m[0] % w[0]) or (m[1] > w[1] and m[1] % w[1])]
@@ -112,7 +108,7 @@ def build_stages(
     Args:
         merging: Returns the patch merging of a width.
     """
-    warn_of_misfits(maps, windows)
+    warn_of_misfits(tuple(maps), tuple(windows))
     stages = nn.ModuleList()
     for i, (depth, size) in enumerate(zip(depths, maps, strict=True)):
         dim, (window, _) = embed_dim * 2**i, clamp_window(size, windows[i])
@@ -123,17 +119,16 @@ def build_stages(
 
 def resize_stages(model: Any, img_size: int | Size, window_size: int | Sequence[int] | None) -> None:
     """Rebuild a trained Swin for images of another size; windows grow with them unless `window_size` is given."""
-    old, new = model.patch_embed.grid_size, model.patch_embed.grid_at(img_size)
+    old, new, stages = model.patch_embed.grid_size, model.patch_embed.grid_at(img_size), len(model.layers)
+    if window_size is None:
+        model.windows = grown_windows(model.windows, old, new)
+    else:  # first, because it may refuse
+        model.windows = stage_windows(window_size, stages)
     model.patch_embed.set_input_size(img_size)
     if model.pos_embed is not None:
         model.pos_embed.data = resize_pos_embed(model.pos_embed.data, 0, old, new)
-    model.img_size, stages = model.patch_embed.img_size, len(model.layers)
-    if window_size is None:
-        model.windows = grown_windows(model.windows, old, new)
-    else:
-        model.windows = stage_windows(window_size, stages)
-    maps = stage_maps(new, stages)
-    warn_of_misfits(maps, model.windows)
+    model.img_size, maps = model.patch_embed.img_size, stage_maps(new, stages)
+    warn_of_misfits(tuple(maps), tuple(model.windows))
     for stage, size, window in zip(model.layers, maps, model.windows, strict=True):
         for block in stage.blocks:
             block.set_input_size(size, window)

@@ -30,6 +30,7 @@ from vitlab.models.layers import (
     add_positions,
     attention,
     check_heads,
+    check_rate,
     classifier,
     default_init,
     drop_path_rates,
@@ -53,6 +54,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
+        check_rate(attn_drop, "attn_drop_rate")
         self.num_heads, self.attn_drop = num_heads, attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)

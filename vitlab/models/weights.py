@@ -202,9 +202,11 @@ def from_hub(name: str, file: str) -> Path:
 def read_weights(path: str | Path) -> tuple[Weights, str]:
     """Return the tensors in a .safetensors, .pth, .pt or .ckpt file, and the prefix of the encoder's names or "".
 
-    No code that a pickle may hold is run.
+    A folder is read as the hub has it. No code that a pickle may hold is run.
     """
     path = Path(path)
+    if path.is_dir():  # as the hub has them
+        path = next(filter(Path.is_file, (path / name for name in ("model.safetensors", "pytorch_model.bin"))), path)
     if not path.is_file():
         raise FileNotFoundError(f"No weights at {path}.")
     if path.suffix == ".safetensors":
@@ -335,8 +337,4 @@ def _refuse_unexplained(report: LoadReport, model: str, other_shapes: Mapping[st
 
 
 def _some(names: list[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + _and_more(len(names) - limit)
-
-
-def _and_more(count: int) -> str:
-    return f" and {count} more" if count > 0 else ""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

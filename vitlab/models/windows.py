@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitlab.models.bias_tables import Size
 from vitlab.models.impulses import impulse_table
-from vitlab.models.layers import DropPath, Mlp
+from vitlab.models.layers import DropPath, Mlp, check_rate
 
 PositionBias = Literal["none", "absolute", "table", "linear", "log"]
 """How a Swin knows where tokens are: nothing; one position embedding after the patch embedding and no bias of the
@@ -132,6 +132,7 @@ class WindowAttention(nn.Module, ABC):
 
     def __init__(self, dim: int, num_heads: int, window: Size, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
+        check_rate(attn_drop, "attn_drop_rate")
         self.num_heads, self.window, self.attn_drop = num_heads, window, attn_drop
         self.kept_bias: Tensor | None = None
         self.proj = nn.Linear(dim, dim)

@@ -227,6 +227,9 @@ class Objective(LightningModule, ABC):
         if steps and epochs <= self.schedule.warmup_epochs:
             lengths = f"The run has {epochs:g} epochs and warmup_epochs is {self.schedule.warmup_epochs:g}"
             log.warning("%s: all of it is warm-up. Warm up for less or train longer.", lengths)
+        first = min(getattr(self.schedule, "milestones", ()), default=0.0)
+        if steps and epochs <= first:
+            log.warning("The run has %g epochs and the first of milestones is %g: the rate never falls.", epochs, first)
         ends = [schedule.lr(peak, steps, steps, epochs) for schedule, peak in zip(schedules, peaks, strict=True)]
         rising = [peak for peak, end in zip(peaks, ends, strict=True) if end > peak]
         if steps and rising:
@@ -256,7 +259,7 @@ class Objective(LightningModule, ABC):
         self.after_optimizer_step()
 
     def on_train_epoch_end(self) -> None:
-        """Log the learning rate at the end of the epoch, of the group nearest to the head."""
+        """Log the learning rate at the end of the epoch, of the group with the highest peak."""
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], rank_zero_only=True)
 
     def after_optimizer_step(self) -> None:

@@ -56,8 +56,10 @@ class SimMIM(MaskedPretraining):
         require_final_norm(backbone)
         check_blocks(backbone, mask_patch_size, mask_ratio)
         check_patches(backbone)
-        if norm_targets is not None and norm_targets % 2 == 0:
-            raise ValueError(f"norm_targets is {norm_targets}; a window has a middle: give an odd side, like 47.")
+        if norm_targets is not None and (norm_targets < 3 or norm_targets % 2 == 0):
+            raise ValueError(
+                f"norm_targets is {norm_targets}; a window has a middle and neighbors: give an odd side from 3."
+            )
         self.backbone: Backbone = backbone
         self.block = mask_patch_size // backbone.patch_size  # tokens a side
         self.mask_ratio, self.norm_targets, self.no_decay_positions = mask_ratio, norm_targets, no_decay_positions

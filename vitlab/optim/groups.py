@@ -33,7 +33,7 @@ def parameter_groups(
 
     Returns:
         Groups for a PyTorch optimizer: `params`, `names`, `lr` (scaled), `layer_scale` (the layer-wise decay in it),
-        `weight_decay`; the deepest layer last. For an optimizer that separates matrices also `hidden_matrices`: whether
+        `weight_decay`; the highest rate last. For an optimizer that separates matrices also `hidden_matrices`: whether
         they are decayed matrices of the blocks, or between two blocks.
     """
     scale = optimizer.scale(global_batch)

@@ -51,7 +51,8 @@ class Schedule(ABC):
 
     def scaled(self, scale: float) -> "Schedule":
         """Return the schedule with all absolute rates multiplied."""
-        return replace(self, warmup_lr=self.warmup_lr * scale)
+        names = [name for name in ("warmup_lr", "min_lr") if hasattr(self, name)]
+        return replace(self, **{name: scale * getattr(self, name) for name in names})
 
 
 @dataclass
@@ -71,16 +72,13 @@ class WarmupCosine(Schedule):
         start = warmup if self.warmup_prefix else 0.0
         return cosine(peak, self.min_lr, (step - start) / max(self.stretch * steps - start, 1e-9))
 
-    def scaled(self, scale: float) -> "Schedule":
-        return replace(self, warmup_lr=self.warmup_lr * scale, min_lr=self.min_lr * scale)
-
 
 @dataclass
 class WarmupSteps(Schedule):
     """Linear warm-up, then a constant rate, multiplied by `gamma` at each of `milestones`: SimMIM, 800 epochs.
 
     Args:
-        milestones: Epochs, none before the warm-up's end; a run must reach the first.
+        milestones: Epochs, none before the warm-up's end; a run that does not reach the first is warned.
         gamma: Factor at each.
     """
 
@@ -123,9 +121,6 @@ class WarmupStableDecay(Schedule):
         progress = min(1.0, (step - start) / (self.stretch * steps - start))
         fallen = math.sqrt(progress) if self.decay == "1-sqrt" else progress
         return self.min_lr + (peak - self.min_lr) * (1 - fallen)
-
-    def scaled(self, scale: float) -> "Schedule":
-        return replace(self, warmup_lr=self.warmup_lr * scale, min_lr=self.min_lr * scale)
 
 
 def cosine(start: float, end: float, progress: float) -> float:

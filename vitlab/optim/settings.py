@@ -107,5 +107,10 @@ class AnyOptimizer(Optimizer):
     optimizer: type[torch.optim.Optimizer] = field(kw_only=True)
     arguments: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("lr", "weight_decay"):  # of each group, and scheduled
+            require(name not in self.arguments, f"arguments.{name}", self.arguments.get(name), f"`{name}` beside it")
+
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return self.optimizer(groups, lr=self.lr, **self.arguments)  # type: ignore[call-arg]

@@ -89,8 +89,8 @@ class ResolvedStudy:
         return len(self.images_of(run).labels("train"))
 
     def first_runs(self) -> list[Run]:
-        """Return the run of each variant that has the first seed."""
-        return first_runs(self.study, self.runs)
+        """Return the run of each variant that has the first seed, and the first fold of that."""
+        return [run for run in self.runs if (run.seed, run.fold) == (self.study.seeds[0], self.study.parts[0])]
 
     def spend_budget(self, measure: Measure) -> None:
         """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
@@ -128,10 +128,6 @@ class ResolvedStudy:
         context = context_of(self.study, self.runs, used, self.folder, results.metric, self.leaks)
         return replace(results, context=context)
 
-    def finished(self) -> list[Outcome]:
-        """Return the runs that have their results."""
-        return [Outcome(run, None) for run in self.runs if is_finished(run)]
-
     def next_runs(self, results: StudyResults) -> list[Run]:
         """Return the runs of the next look, none if the study has ended."""
         watch, variants = results.watch, list(self.study.variants)
@@ -143,7 +139,7 @@ class ResolvedStudy:
         if not self.study.looks:
             return train(self.runs)
         # By run: an interrupted look has finished runs, and `next_runs` names them with the others.
-        outcomes = {} if overwrite else {outcome.run: outcome for outcome in self.finished()}
+        outcomes = {} if overwrite else {run: Outcome(run, None) for run in self.runs if is_finished(run)}
         refuse_conflicts([*outcomes])  # what this study was before its file changed
         results = self.results([*outcomes.values()])
         while runs := self.next_runs(results):
@@ -152,8 +148,3 @@ class ResolvedStudy:
             if results.watch and not results.watch.stop:
                 show(results)
         return [*outcomes.values()]
-
-
-def first_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
-    """Return the run of each variant that has the first seed, and the first fold of that."""
-    return [run for run in runs if (run.seed, run.fold) == (study.seeds[0], study.parts[0])]

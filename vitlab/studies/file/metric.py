@@ -129,6 +129,21 @@ def refuse_unknown_needs(claim: Claim, experiment: "Experiment", metric: Metric)
                 raise ValueError(f"claim: needs: {need}: there is no {name}. There are {', '.join(sorted(there))}.")
 
 
+def refuse_untuned(experiment: "Experiment", metric: Metric) -> None:
+    """Raise ValueError for a metric that no run has on the validation images, by which tuning would choose."""
+    learner, known = experiment.objective, _final_metrics(experiment)
+    if known is not None and metric.validation not in known:
+        remedy = f"Rank by one of {', '.join(name for name in known if name.startswith('val/'))}, or remove `tune`."
+    elif metric.is_accuracy and learner.task is None:
+        remedy = (
+            "Add vitlab.runs.knn_monitor.KnnMonitor to trainer.callbacks and rank by "
+            "`metric: {name: val/knn, mode: max}`."
+        )
+    else:
+        return
+    raise ValueError(f"tune: {type(learner).__name__} logs no {metric.validation} to choose by.\n{remedy}")
+
+
 def _final_metrics(experiment: "Experiment") -> dict[str, bool | None] | None:
     from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
 

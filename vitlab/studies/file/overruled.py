@@ -3,7 +3,7 @@
 A variant that is a file is an experiment of its own, whose length and seed hold where it is trained alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from referee.formats import listed
 
@@ -73,5 +73,5 @@ def _agrees(study: Study, variant: str, key: str, value: object) -> bool:
     """Whether the study sets the same value for a variant; it leaves a frozen one without epochs."""
     if key == LENGTH and variant in study.frozen:
         return True
-    fixed = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
-    return fixed.get(key) == {value}
+    fixed: Mapping[str, Collection[object]] = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
+    return [*fixed.get(key, ())] == [value]  # a list has no hash

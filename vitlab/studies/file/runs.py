@@ -19,7 +19,7 @@ from vitlab.experiment.chain import Source
 from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
-from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs
+from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
 from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study, is_frozen
 from vitlab.studies.file.vary import drawn_before, fixed_draws, seed_settings
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
 SCHEDULE = "model.init_args.schedule"
+SET_BY_FROZEN = ("trainer.max_epochs", "run.probe")  # keys in which only the other variants have to agree
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,12 +178,8 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
                 metric, _ = chosen_metric(experiment, study.metric), experiment.trainer
             if study.claim is not None and variant in study.claim.variants:
                 refuse_unknown_needs(study.claim, experiment, metric)
-            if study.tuning and metric.is_accuracy and experiment.objective.task is None:
-                raise ValueError(
-                    f"tune: {type(experiment.objective).__name__} logs no {metric.validation} to choose by.\n"
-                    "Add vitlab.runs.knn_monitor.KnnMonitor to trainer.callbacks and rank by "
-                    "`metric: {name: val/knn, mode: max}`."
-                )
+            if study.tuning:
+                refuse_untuned(experiment, metric)
             experiment.before()
     except ValueError as error:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
@@ -274,6 +271,8 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
         if any(value != next(iter(values.values())) for value in values.values()):
             declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
             declared = declared or (key in study.in_proportion and _in_proportion(values, epochs))
+            trained = [value for variant, value in values.items() if variant not in study.frozen]
+            declared = declared or (key in SET_BY_FROZEN and all(value == trained[0] for value in trained))
             differences.append(Difference(key, values, declared))
     return sorted(differences, key=lambda difference: not difference.declared)
 

@@ -91,6 +91,7 @@ CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: (
             isinstance(value, dict)
             and {"name", "mode"} <= set(value) <= {"name", "mode", "title", "scale"}
+            and all(isinstance(each, str) for each in value.values())
             and value["mode"] in ("min", "max")
             and value.get("scale", "log") == "log"
         ),
@@ -157,7 +158,7 @@ class Study:
 
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
-        part = slug(f"{variant} {self.place}".replace(",", ""))
+        part = slug(f"{variant} {self.place}")
         return root / slug(self.name) / part if part else root / slug(self.name)
 
     def tuning_folder(self, root: Path) -> Path:
@@ -218,10 +219,9 @@ class Study:
 
     @property
     def allowed(self) -> list[str]:
-        """The keys in which variants may differ: those compared, tuned, or set by the budget or by `frozen`."""
+        """The keys in which variants may differ: those compared, tuned, or set by the budget."""
         bought = [f"trainer.{key}" for key in LENGTH if key != VALIDATION] if self.converts_budget else []
-        frozen = ["trainer.max_epochs", "run.probe"] if self.frozen else []
-        return [*self.may_differ, *self.tuned, *bought, *frozen]
+        return [*self.may_differ, *self.tuned, *bought]
 
     @property
     def frozen(self) -> set[str]:
@@ -235,8 +235,8 @@ class Study:
 
 
 def slug(name: str) -> str:
-    """Return the name as a folder name: lower case, digits, hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """Return the name as a folder name: lower case, digits, hyphens; 1,078 is a number."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace(",", "")).strip("-")
 
 
 def read_study(path: Path) -> Study:
@@ -325,6 +325,9 @@ def _contradictions(study: Study) -> Iterator[str]:
         yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
     if not slug(study.name):
         yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
+    folders = [point.folder(Path(), name).name for point in study.points for name in study.variants]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        yield f"along: two places would share the folder {twice[0]}/. Remove one of the two values."
     names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
     if twice := [name for name in names if names.count(name) > 1]:
         yield f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values."
@@ -413,7 +416,8 @@ def _thawed(name: str, override: Config) -> Config:
         return override
     rest, frozen = dict(override), override["frozen"]
     del rest["frozen"]
-    if not isinstance(frozen, dict) or frozen.keys() != {"probe"} or frozen["probe"] not in PROBES:
+    known = isinstance(frozen, dict) and frozen.keys() == {"probe"} and frozen["probe"] in [*PROBES]  # maybe a list
+    if not known:
         raise ValueError(f"variants: {name}: frozen: {frozen!r}. Expected {{probe: …}}, one of {', '.join(PROBES)}.")
     return merge(rest, {"trainer": {"max_epochs": 0}, "run": {"probe": frozen["probe"]}})
 

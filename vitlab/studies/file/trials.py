@@ -56,5 +56,6 @@ class Choice(NamedTuple):
     def at_the_edge(self) -> bool:
         """Whether the single best trial of a grid has an outermost value, so that a better one may lie beyond it."""
         alone = [trial.score for trial in self.trials].count(self.best.score) == 1
-        ends = (self.trials[0].settings, self.trials[-1].settings)
-        return alone and any(value in (end[key] for end in ends) for key, value in self.best.settings.items())
+        tried = {key: [trial.settings[key] for trial in self.trials] for key in self.best.settings}
+        numbers = {key: values for key, values in tried.items() if all(type(each) in (int, float) for each in values)}
+        return alone and any(self.best.settings[key] in (min(own), max(own)) for key, own in numbers.items())

@@ -34,7 +34,7 @@ def parse_vary(value: Any) -> tuple[str, ...]:
     """
     if value is None:
         return BY_DEFAULT
-    if not isinstance(value, list) or not value or not set(value) <= set(KINDS):
+    if not isinstance(value, list) or not value or not all(kind in KINDS for kind in value):
         raise ValueError(f"vary: {value!r}. Expected a list of what seeds draw, any of {', '.join(KINDS)}.")
     return tuple(kind for kind in KINDS if kind in value)
 
@@ -85,15 +85,10 @@ def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
             yield f"{source.file} sets {SETTINGS[kind]}, so no seed changes {NAMES[kind]} of that training. Remove it."
 
 
-def held_fixed(vary: Sequence[str]) -> list[str]:
-    """Return what every seed draws alike, of what seeds draw by default."""
-    return [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
-
-
 def describe_draws(vary: Sequence[str], folds: int | None = None) -> str:
     """Return what differs between the seeds, and what does not."""
     drawn = [NAMES[kind] for kind in KINDS if kind in vary]
-    fixed = held_fixed(vary)
+    fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
     if folds:
         held = f" {joined(fixed).capitalize()} {'is' if len(fixed) == 1 else 'are'} held fixed." if fixed else ""
         drawn.append(f"the partition of all images into {folds} folds")

@@ -14,6 +14,7 @@ from vitlab.studies.results.table import StudyResults
 
 PACKAGES = ("vitlab", "torch", "lightning", "timm")
 TABLE = "table.tex"
+RATE = "model.init_args.optimizer.init_args.lr"
 
 
 def for_a_paper(results: StudyResults) -> list[Part]:
@@ -81,7 +82,8 @@ def _trained(results: StudyResults) -> list[str]:
             arguments = flatten(config).get
             recipe = [arguments("model.class_path"), arguments("model.init_args.optimizer.class_path")]
             names = [str(name).rpartition(".")[2] for name in recipe if name]
-            lr = arguments("model.init_args.optimizer.init_args.lr")
+            rates = {flatten(each.run.config).get(RATE) for each in result.runs}  # several where seeds tuned
+            lr = rates.pop() if len(rates) == 1 else None
             epochs = counted(result.runs[0].run.epochs, "epoch")
             how = f"trained for {epochs} by {' and '.join(names)}" + (f" at a rate of {lr:g}" if lr else "")
         alike.setdefault(how, []).append(result)

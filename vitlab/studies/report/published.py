@@ -6,7 +6,8 @@ The interval is of the variant's mean over other seeds and other test images, D 
     above, below     it lies on one side of 0
     not settled      else
 
-The published figure is taken as it stands; what its own seeds would change is not known. S seeds, N test images.
+With `scale: log`, D is the logarithm of a ratio and m that of the margin, which is a factor. The published
+figure is taken as it stands; what its own seeds would change is not known. S seeds, N test images.
 """
 
 import math
@@ -20,6 +21,7 @@ from referee.statistics.comparison import LEVEL
 from referee.statistics.intervals import Interval
 from scipy import stats
 
+from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
 
@@ -45,12 +47,13 @@ def compared(results: StudyResults) -> Iterator[Compared]:
     scale, groups = results.metric.scale, results.outcomes.groups if results.by_image else None
     for result in results.ranking:
         if known := results.study.published.get(result.variant):
-            own = interval_of(result, groups, results.by_image)
-            score, value = Interval(*(scale * each for each in own)), float(known["value"])
+            own = interval_of(result, groups, results.by_image, overlap_of(results.study.folds))
+            shown = [math.exp(each) if results.metric.is_log else scale * each for each in own]
+            score, value = Interval(*shown), float(known["value"])
             yield Compared(result.variant, score, value, _word(score, value, results), known["source"], known["what"])
 
 
-def interval_of(result: VariantResult, groups: np.ndarray | None, by_image: bool) -> Interval:
+def interval_of(result: VariantResult, groups: np.ndarray | None, by_image: bool, overlap: float = 1.0) -> Interval:
     """Return the mean over the seeds with its interval over other seeds and, where known, other images."""
     scores = np.array([run.score for run in result.runs])
     seeds, images = scores.var(ddof=1) / len(scores) if len(scores) > 1 else math.nan, 0.0
@@ -59,7 +62,7 @@ def interval_of(result: VariantResult, groups: np.ndarray | None, by_image: bool
         away = rows.mean(axis=0) - rows.mean()
         totals = away if groups is None else np.bincount(groups, weights=away)  # of images that fail together
         flips = rows.var(axis=0, ddof=1).sum() / len(rows)  # what seeds change in single images is in the first term
-        images = max(0.0, float((totals**2).sum() - flips)) / rows.shape[1] ** 2
+        images = overlap * max(0.0, float((totals**2).sum() - flips)) / rows.shape[1] ** 2
     total = seeds + images
     freedom = total**2 / (seeds**2 / (len(scores) - 1)) if seeds > 0 else math.inf
     half = math.sqrt(total) * stats.t.ppf(1 - LEVEL / 2, freedom) if total > 0 else 0.0 if total == 0 else math.nan
@@ -69,9 +72,10 @@ def interval_of(result: VariantResult, groups: np.ndarray | None, by_image: bool
 def _word(score: Interval, value: float, results: StudyResults) -> str:
     if math.isnan(score.low):
         return "one seed tells nothing"
-    margin = results.study.margin
-    if margin is not None and value - margin < score.low and score.high < value + margin:
-        return f"equal within {results.metric.size(results.metric.own(margin))}"
+    if (margin := results.study.margin) is not None:
+        low, high = (value / margin, value * margin) if results.metric.is_log else (value - margin, value + margin)
+        if low < score.low and score.high < high:
+            return f"equal within {results.metric.size(results.metric.own(margin))}"
     return "above" if score.low > value else "below" if score.high < value else "not settled"
 
 

@@ -56,14 +56,14 @@ def tuning_curve(validation: Scores, test: Scores, worst: float = 0.0, best: flo
 
 
 @cache
-def order_bands(n: int, confidence: float = 1 - LEVEL) -> tuple[np.ndarray, np.ndarray]:
+def order_bands(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends between which F(y_i) lies for all of n trials at once, each (n,)."""
     i = np.arange(1, n + 1)
 
     def ends(level: float) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(stats.beta.ppf(level / 2, i, n + 1 - i)), np.asarray(stats.beta.isf(level / 2, i, n + 1 - i))
 
-    level = optimize.brentq(lambda a: held(*ends(a)) - confidence, (1 - confidence) / (2 * n), 1 - confidence)
+    level = optimize.brentq(lambda a: held(*ends(a)) - (1 - LEVEL), LEVEL / (2 * n), LEVEL)
     return ends(level)
 
 
@@ -90,10 +90,10 @@ class Lead(NamedTuple):
     p: np.ndarray  # (n,), adjusted for all numbers of trials
 
 
-def lead(a: Scores, b: Scores, seed: int = 0) -> Lead:
+def lead(a: Scores, b: Scores) -> Lead:
     """Compare two variants' curves by the scores of as many trials, of the same settings; higher is better."""
     x, y, n = np.asarray(a, dtype=float), np.asarray(b, dtype=float), len(a)
-    w, rng = weights(n), np.random.default_rng(seed)
+    w, rng = weights(n), np.random.default_rng(0)
     gap = w @ np.sort(x) - w @ np.sort(y)
     exchanged = rng.random((EXCHANGES, n)) < 0.5
     first, second = np.where(exchanged, y, x), np.where(exchanged, x, y)

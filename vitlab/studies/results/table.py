@@ -277,7 +277,7 @@ class StudyResults:
             if len(self.class_names) > 5:  # else it is 1
                 row["top5"] = predicted.top_k_accuracy(predictions.logits, predictions.labels, 5)
         if result.score_ema is not None:
-            row[f"{name}_ema"] = result.score_ema
+            row[f"{name}_ema"] = math.exp(result.score_ema) if self.metric.is_log else result.score_ema
         if self.baselines is not None:
             row |= {
                 "beats_majority": result.score > self.baselines.majority,

@@ -132,12 +132,19 @@ def _score(run: Run) -> float | None:
     """Return the validation score of a finished run that also has its test score where it is tested."""
     if RunDirectory(run.directory).shortfalls or (run.config["run"]["test"] and _test(run) is None):
         return None
-    return _finite(read_progress(run.directory / METRICS, run.metric).score)
+    return _scaled(run, read_progress(run.directory / METRICS, run.metric).score)
 
 
 def _test(run: Run) -> float | None:
     directory = RunDirectory(run.directory)
-    return None if directory.shortfalls else _finite(directory.summary.get("metrics", {}).get(run.metric.test))
+    return None if directory.shortfalls else _scaled(run, directory.summary.get("metrics", {}).get(run.metric.test))
+
+
+def _scaled(run: Run, score: float | None) -> float | None:
+    """Return a score as the study compares it; None without one, or where it has no logarithm."""
+    if run.metric.is_log and score is not None:
+        score = math.log(score) if score > 0 else None
+    return _finite(score)
 
 
 def _finite(score: float | None) -> float | None:
