@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 import yaml
 
-from vitlab.config import ABSENT, REMOVED, RENAMED, conflicts, differences, flatten, gather, load_yaml, merge, split
+from vitlab.config import (
+    ABSENT,
+    REMOVED,
+    RENAMED,
+    conflicts,
+    differences,
+    flatten,
+    gather,
+    groups_by_name,
+    load_yaml,
+    merge,
+    split,
+)
 from vitlab.optim import AdamW
 
 ADAMW = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.3}}
@@ -65,6 +77,23 @@ def test_another_optimizer_drops_and_tells() -> None:
     assert told == ["model.optimizer: SGD replaces AdamW; dropped lr=0.1, weight_decay=0.3."]
 
 
+def test_what_is_left_empty_changes_nothing() -> None:
+    empty = {"data": {"class_path": "Digits", "init_args": None}, "run": None, "init_seed": None}
+    sources = [{"trainer": {"max_epochs": 3}}, empty, {"trainer": None}]
+    expected = {"trainer": {"max_epochs": 3}, "init_seed": None, "data": {"class_path": "Digits"}}
+    assert gather(sources, ["--data.batch_size", "32"]) == expected
+    other = {"class_path": "PlacedDigits", "init_args": {}}
+    for argument in ("PlacedDigits", "{class_path: PlacedDigits, init_args: }"):
+        assert gather(sources, ["--data", argument]) == {**expected, "data": other}
+
+
+def test_a_data_set_that_a_file_names_alone_keeps_the_arguments() -> None:
+    digits = {"data": {"class_path": "Digits", "init_args": {"batch_size": 99}}}
+    placed = {"class_path": "PlacedDigits", "init_args": {"batch_size": 99}}
+    assert merge(digits, {"data": "PlacedDigits"})["data"] == placed
+    assert gather([{"data": "Digits"}], ["--data", "CIFAR10"])["data"]["class_path"] == "CIFAR10"
+
+
 def test_differences_name_every_key_that_differs_and_no_other() -> None:
     a = {"same": 1, "changed": {"x": 1}, "gone": 2, "empty": {}}
     b = {"same": 1, "changed": {"x": 2}, "new": 3, "empty": {}}
@@ -82,6 +111,7 @@ def test_flatten_keeps_empty_mappings() -> None:
         (["--x", "1", "my.yml"], ["my.yml"]),
         (["--x=1", "my.yaml", "-c", "other.yaml"], ["my.yaml", "other.yaml"]),
         (["--x", "my.yaml"], []),  # the value of an option
+        (["--print_config", "vit_cifar10"], ["vit_cifar10"]),  # an option without one
         (["--images", "one.jpg", "."], []),  # so is a folder that does not come first
         (["."], ["."]),
     ],
@@ -159,6 +189,23 @@ def test_an_argument_newer_than_a_run_is_a_conflict_only_off_its_default() -> No
     assert conflicts(run(betas=[0.9, 0.999]), run()) == [(key, [0.9, 0.999], ABSENT)]
 
 
+def test_a_setting_newer_than_a_run_may_be_of_the_run_the_trainer_or_a_dataclass() -> None:
+    """`Digits` shifts one image in four, `BatchAugment` alone every one; `Mixup` may be null."""
+
+    def run(augment: object, mixup: object, more: Any, **trainer: object) -> dict[str, Any]:
+        data = {"class_path": "vitlab.data.Digits", "init_args": {"augment": augment, "mixup": mixup}}
+        return {"run": {"test": True, **more}, "trainer": {"max_epochs": 3, **trainer}, "data": data}
+
+    mixed = {"mixup_alpha": 0.5, "prob": 1.0}
+    stored = run({"shift": 1}, {"mixup_alpha": 0.5}, {})
+    assert conflicts(stored, run({"shift": 1, "shift_prob": 0.25}, mixed, {"probe": None}, barebones=False)) == []
+    changed = run({"shift": 1, "shift_prob": 1.0}, mixed, {"probe": "knn"}, barebones=True)
+    keys = {"run.probe", "trainer.barebones", "data.init_args.augment.shift_prob"}
+    assert {key for key, *_ in conflicts(stored, changed)} == keys
+    unmixed = run({"shift": 1}, None, {})
+    assert len(conflicts(unmixed, run({"shift": 1}, mixed, {}))) == 3
+
+
 def test_an_argument_that_names_another_class_drops_the_files_arguments(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"model": {"class_path": "M", "init_args": {"optimizer": ADAMW}}}))
     files, rest = split(["--config", str(tmp_path / "a.yaml"), "--model.optimizer=SGD", "--x", "1"])
@@ -173,13 +220,13 @@ def test_a_setting_that_was_removed_is_dropped_where_it_was_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in the config.yaml of every run from before."""
-    monkeypatch.setitem(REMOVED, "Digits", {"augment.color_jitter": 0.0})
+    monkeypatch.setitem(REMOVED, "Digits", {"color_jitter": 0.0})
     path = tmp_path / "config.yaml"
     for value in (0.0, 0.4):
-        settings = {"augment": {"shift": 4, "color_jitter": value}}
+        settings = {"batch_size": 4, "color_jitter": value}
         path.write_text(yaml.safe_dump({"data": {"class_path": "vitlab.data.Digits", "init_args": settings}}))
         if value == 0.0:
-            assert load_yaml(path)["data"]["init_args"] == {"augment": {"shift": 4}}
+            assert load_yaml(path)["data"]["init_args"] == {"batch_size": 4}
         else:
             with pytest.raises(ValueError, match=r"color_jitter is 0\.4, but this setting was removed"):
                 load_yaml(path)
@@ -198,3 +245,13 @@ def test_a_run_with_a_class_that_has_moved_is_read(old: str, tmp_path: Path) -> 
     (callback,) = load_yaml(tmp_path / "config.yaml")["trainer"]["callbacks"]
     module, _, name = callback["class_path"].rpartition(".")
     assert getattr(import_module(module), name)
+
+
+def test_an_image_without_a_group_is_named(tmp_path: Path) -> None:
+    names = ["patient1/a.jpg", "patient2/b.jpg", "c.jpg"]
+    with pytest.raises(ValueError, match=r"does not match the image c\.jpg"):
+        groups_by_name(r"(patient\d+)?", names)
+    table = tmp_path / "photos.csv"
+    table.write_text("image,patient\npatient1/a.jpg,1\npatient2/b.jpg,\nc.jpg,3\n")
+    with pytest.raises(ValueError, match=r"no row for the image patient2/b\.jpg, or no patient there"):
+        groups_by_name(f"{table}:patient", names)

@@ -76,16 +76,3 @@ def flaw(path: Path) -> str | None:
             return f"it contains {culprit} besides tensors, which reading could run as code"
         return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
     return None if damaged is None else f"the checksum of {damaged} is wrong"
-
-
-def newest_whole(candidates: list[Path]) -> tuple[Path | None, dict[Path, str]]:
-    """Return the first of the files that exists and has no flaw, and what is wrong with those passed over."""
-    flaws: dict[Path, str] = {}
-    for path in candidates:
-        if not path.is_file():
-            continue
-        wrong = flaw(path)
-        if wrong is None:
-            return path, flaws
-        flaws[path] = wrong
-    return None, flaws

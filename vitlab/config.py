@@ -26,6 +26,8 @@ Report = Callable[[str], object]
 # These sections are recipes: another class of the same kind keeps the arguments that mean the same to it. Deeper down,
 # equal names mean different things in different classes: AdamW's weight decay is not SGD's, a ViT's depth not a Swin's.
 RECIPES = {"model": "vitlab.objectives", "data": "vitlab.data"}  # and where their short class names are looked up
+MADE = {"trainer": "lightning.pytorch.Trainer", "run": "vitlab.runs.trainer.Run"}  # from the arguments in a section
+SECTIONS = (*RECIPES, *MADE)
 
 # Whether these differ between two starts of a run does not change its result.
 HARMLESS = (
@@ -74,17 +76,17 @@ IS_INSTALLED = not (Path(__file__).parent / "experiments").is_symlink()
 
 
 def locate(path: str | Path) -> Path:
-    """Return the file or folder that a path or a name means: what is there, else what vitlab ships.
+    """Return the file or folder that a path or a name means: a file or a run that is there, else what vitlab ships.
 
     `experiments/vit_cifar10.yaml` and `vit_cifar10` are the same experiment, `quickstart` is a study,
     `imagenet/deit_base` an experiment in a folder.
     """
     path = Path(path)
-    if path.exists() or path.is_absolute() or ".." in path.parts:
+    if path.is_file() or (path / "config.yaml").is_file() or path.is_absolute() or ".." in path.parts:
         return path
-    name = path.relative_to("experiments") if path.parts[0] == "experiments" else path
+    name = path.relative_to("experiments") if path.parts[:1] == ("experiments",) else path
     file = name if name.suffix in (".yaml", ".yml") else Path(f"{name}.yaml")
-    candidates = (SHIPPED / file, SHIPPED / "studies" / file, SHIPPED / name)
+    candidates = (SHIPPED / file, SHIPPED / "studies" / file, path, SHIPPED / name)
     return next((candidate for candidate in candidates if name.parts and candidate.exists()), path)
 
 
@@ -226,13 +228,14 @@ def _read_node(event: Any, path: list[_Node], sizes: Mapping[str | None, int]) -
 
 
 def modernize(config: Any) -> Any:
-    """Return a stored configuration with the present place of each class (`RENAMED`), less what was `REMOVED`.
+    """Return a configuration with the present place of each class (`RENAMED`), less what was `REMOVED` or left empty.
 
     Raises:
         ValueError: a removed setting was in use.
     """
     if isinstance(config, dict):
-        renamed: dict[Any, Any] = {key: modernize(value) for key, value in config.items()}
+        given = {key: value for key, value in config.items() if key != "init_args" or value is not None}
+        renamed: dict[Any, Any] = {key: modernize(value) for key, value in given.items()}
         _drop_removed(renamed)
         return renamed
     if isinstance(config, list):
@@ -245,11 +248,7 @@ def _drop_removed(node: Config) -> None:
     if name not in REMOVED and not (isinstance(arguments, dict) and "split_seed" in arguments):
         return
     for key, off in (REMOVED_FROM_ALL_DATA | REMOVED.get(name, {})).items():
-        *sections, setting = key.split(".")
-        arguments = node.get("init_args")
-        for section in sections:
-            arguments = arguments.get(section) if isinstance(arguments, dict) else None
-        if isinstance(arguments, dict) and (value := arguments.pop(setting, off)) != off:
+        if isinstance(arguments, dict) and (value := arguments.pop(key, off)) != off:
             raise ValueError(
                 f"{name}.{key} is {value}, but this setting was removed: no experiment here uses it.\n"
                 f"Delete it from the file, or use the version of vitlab that wrote it."
@@ -260,11 +259,20 @@ def merge(base: Config, override: Config, report: Report | None = None) -> Confi
     """Return `base` with `override` on top: mappings merge, anything else replaces.
 
     A mapping that names another `class_path` replaces the old one whole: merging would hand the old class's arguments
-    to the new one wherever a name fits both. The sections `model` and `data` keep what the new class takes too.
+    to the new one wherever a name fits both. The sections `model` and `data` keep what the new class takes too; a text
+    there is a class. A section without content changes nothing.
 
     Args:
         report: is called with one line for each class that changes and loses or keeps arguments.
     """
+    base, override = (
+        {
+            key: {"class_path": value} if key in RECIPES and isinstance(value, str) else value
+            for key, value in config.items()
+            if key not in SECTIONS or value is not None
+        }
+        for config in (base, override)
+    )
     override = {
         key: _inherit(base[key], value, RECIPES[key])
         if key in RECIPES and _changes_class(base.get(key), value)
@@ -304,11 +312,15 @@ def _inherit(old: Config, new: Config, home: str) -> Config:
 
 def _fitting(value: Any, annotation: Any) -> Any:
     """Return those settings that the dataclass in the annotation has; any other value unchanged."""
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if is_dataclass(kind)]
-    if not isinstance(value, dict) or "class_path" in value or not kinds:
+    kind = _dataclass_in(annotation)
+    if not isinstance(value, dict) or "class_path" in value or kind is None:
         return value
-    names = {field.name for field in fields(kinds[0])}
+    names = {field.name for field in fields(kind)}
     return {name: inner for name, inner in value.items() if name in names}
+
+
+def _dataclass_in(annotation: Any) -> Any:
+    return next((kind for kind in (annotation, *get_args(annotation)) if is_dataclass(kind)), None)
 
 
 def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
@@ -323,7 +335,7 @@ def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
             if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in own.values()):
                 break
         return known
-    except (ImportError, AttributeError):  # the parser answers a wrong name
+    except (ImportError, AttributeError, NameError):  # the parser answers a wrong name
         return {}
 
 
@@ -393,7 +405,7 @@ def changes(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
     return [
         (key, old, new)
         for key, old, new in differences(stored, wanted)
-        if not (old == ABSENT and _is_default(wanted, key, new))
+        if not (old == ABSENT and _is_default(stored, wanted, key, new))
     ]
 
 
@@ -402,18 +414,32 @@ def conflicts(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
     return [change for change in changes(stored, wanted) if not change[0].startswith(HARMLESS)]
 
 
-def _is_default(config: Config, key: str, value: Any) -> bool:
-    *path, arguments, name = ["", *key.split(".")]
-    if "." not in key:
+def _is_default(stored: Any, wanted: Config, key: str, value: Any) -> bool:
+    """Return whether a value is the default of an argument of what `stored` describes too, a class or a dataclass."""
+    *path, name = key.split(".")
+    if not path:
         return value is None  # the default of `init_seed`
-    if arguments != "init_args":
-        return False
-    node = config
-    for part in path[1:]:
-        node = node[part]
-    module, _, made = node["class_path"].rpartition(".")
-    parameter = signature(getattr(import_module(module), made)).parameters.get(name)
-    return parameter is not None and parameter.default == (tuple(value) if isinstance(value, list) else value)
+    known = _parameters(MADE[path[0]], "") if path[0] in MADE else {}
+    for depth, part in enumerate(path):
+        if part == "init_args":
+            known = _parameters(wanted["class_path"], "")
+        elif depth:
+            known = _fields(known[part]) if part in known else {}
+        stored, wanted = stored.get(part), wanted[part]
+        if not isinstance(stored, dict):
+            return False
+    default = known[name].default if name in known else ABSENT
+    return bool(default == (tuple(value) if isinstance(value, list) else value))
+
+
+def _fields(parameter: Parameter) -> Mapping[str, Parameter]:
+    """Return the arguments of the dataclass that a parameter takes, with the defaults that its own default has."""
+    kind = _dataclass_in(parameter.annotation)
+    known = signature(kind, eval_str=True).parameters if kind else {}
+    return {name: each.replace(default=getattr(parameter.default, name, each.default)) for name, each in known.items()}
+
+
+FLAGS = {"--print_config"}  # options of every command that take no value
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -430,11 +456,11 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         name, equals, value = argument.partition("=")
         if name in {"-c", "--config"}:
             files.append(value if equals else next(pending, ""))
-        elif not after_option and not argument.startswith("-") and _is_configuration(argument, first=not rest):
+        elif not after_option and not argument.startswith("-") and _is_configuration(argument, not {*rest} - FLAGS):
             files.append(argument)
         else:
             rest.append(argument)
-        after_option = argument.startswith("--") and not equals and name != "--config"
+        after_option = argument.startswith("--") and not equals and name not in {"--config", *FLAGS}
     return files, rest
 
 
@@ -477,7 +503,7 @@ def _choose_class(config: Config, key: str, value: str, report: Report | None, p
         return config
     if below:
         return {**config, here: _choose_class(node, below, value, report, f"{path}{here}.")}
-    named = parse_yaml(value, f"--{path}{key}") if value.startswith("{") else {"class_path": value}
+    named = modernize(parse_yaml(value, f"--{path}{key}")) if value.startswith("{") else {"class_path": value}
     if value == "null" or not _changes_class(node, named):
         return config
     if not path and here in RECIPES:
@@ -509,8 +535,9 @@ def groups_by_name(groups: str, names: Sequence[str]) -> list[str]:
     """
     found = find_groups(groups, names)
     if None in found:
-        verb = "has no row for" if _TABLE.fullmatch(groups) else "does not match"
-        raise ValueError(f"groups: {groups!r} {verb} the image {names[found.index(None)]}.")
+        table, image = _TABLE.fullmatch(groups), f"the image {names[found.index(None)]}"
+        wrong = f"has no row for {image}, or no {table[2]} there" if table else f"does not match {image}"
+        raise ValueError(f"groups: {groups!r} {wrong}.")
     if len(set(found)) < 2:
         raise ValueError(f"groups: {groups!r} puts all images into one group, {found[0]}; it takes two or more.")
     return [str(group) for group in found]
@@ -520,8 +547,8 @@ def find_groups(groups: str, names: Sequence[str]) -> list[str | None]:
     """Return the group of each image, None where it has none."""
     if table := _TABLE.fullmatch(groups):
         known = _column(Path(table[1]), table[2])
-        return [known.get(name) for name in names]
-    return [match and str(match[1]) for match in (re.search(groups, name) for name in names)]
+        return [known.get(name) or None for name in names]
+    return [match and match[1] for match in (re.search(groups, name) for name in names)]
 
 
 def _column(file: Path, column: str) -> dict[str, str]:

@@ -11,6 +11,15 @@ from vitlab.commands.dispatch import run
 from vitlab.evaluation.cost import READY, Cost, step
 
 
+@pytest.mark.parametrize("objective", ["MultiLabel", "Regression"])
+def test_labels_of_noise_are_those_that_the_objective_takes(
+    objective: str, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "SECONDS", 0.01)
+    path = tiny({"model": {"class_path": f"vitlab.objectives.{objective}"}})
+    assert run("benchmark", ["--config", str(path)]) == 0
+
+
 def test_an_experiment_is_measured_when_a_line_comes_in(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

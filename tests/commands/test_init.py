@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import main
 from vitlab.config import load_yaml, locate, shipped
+from vitlab.runs.directory import config_file
 from vitlab.studies.file.study import read_study
 
 
@@ -37,6 +38,14 @@ def test_a_file_of_ones_own_comes_first(name: str, tmp_path: Path) -> None:
     own.parent.mkdir(exist_ok=True)
     own.write_text("trainer: {max_epochs: 3}")
     assert load_yaml(name) == {"trainer": {"max_epochs": 3}}
+
+
+def test_a_folder_of_ones_own_comes_first_only_if_it_is_a_run(tmp_path: Path) -> None:
+    (tmp_path / "quickstart").mkdir()
+    study = EXPERIMENTS / "studies/quickstart.yaml"
+    assert (locate("quickstart"), config_file("quickstart")) == (study, Path("quickstart"))
+    (tmp_path / "quickstart/config.yaml").touch()
+    assert locate("quickstart") == Path("quickstart")
 
 
 @pytest.mark.parametrize("name", ["", ".", "experiments", "../vit_cifar10", "/vit_cifar10", "nothing"])

@@ -12,6 +12,7 @@ from tests.conftest import TINY
 from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
+from vitlab.commands.options import StudyParser
 from vitlab.experiment.class_names import PLACES, choices
 from vitlab.experiment.parser import ConfigurationReader
 from vitlab.internals import options_of
@@ -56,6 +57,17 @@ def test_a_folder_is_no_run_to_commands_that_take_none(
     Path("folder").mkdir()
     main([command, "folder"])
     assert "run directory" not in capsys.readouterr().err
+
+
+def test_a_name_after_an_option_without_a_value_is_the_study(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = StudyParser("python -m vitlab compare STUDY.yaml", "")
+    parser.add_argument("--overwrite", action="store_true")
+    for study in ("quickstart", "my.yaml"):
+        assert parser.parse_study(["--overwrite", study])[0] == Path(study)
+    with pytest.raises(ValueError, match=r"no option overwrit\. Did you mean overwrite"):
+        parser.parse_study(["quickstart", "--overwrit"])
+    assert main(["verdict", "--better", "A", "runs/none"]) == 2
+    assert "runs/none/verdict.json does not exist" in capsys.readouterr().err
 
 
 def test_a_pipe_that_has_read_enough_is_no_error(tmp_path: Path) -> None:

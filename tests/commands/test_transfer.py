@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from vitlab.commands.dispatch import run
-from vitlab.commands.transfer import summary
+from vitlab.commands.transfer import resized, summary
 from vitlab.config import load_yaml
+from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.bias_tables import look_up, relative_coords, relative_position_index
 from vitlab.models.weights import load_weights, save_weights
@@ -145,6 +146,13 @@ def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.Cap
     ):
         assert run("transfer", ["--config", *arguments, "--out", "out"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_size_that_a_model_cannot_have_is_refused_before_it_is_measured(tiny: Write) -> None:
+    run = Experiment(tiny())
+    assert resized(run, 12)["data"]["init_args"]["image_size"] == 12
+    with pytest.raises(ValueError, match="does not divide into patches of 4 px"):
+        resized(run, 9)
 
 
 def test_several_seeds_are_averaged() -> None:

@@ -45,7 +45,7 @@ def test_mixup_needs_one_class_an_image(labels: np.ndarray) -> None:
 
 def _limited(monkeypatch: pytest.MonkeyPatch, data: ImageDataModule, stage: str, **options: object) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(module, "log_rank_zero", said.append)
+    monkeypatch.setattr(module.log, "info", said.append)
     data.trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **options
     )

@@ -45,7 +45,7 @@ def test_without_a_test_folder_the_validation_split_tests_and_says_so(
     photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(module, "log_rank_zero", said.append)
+    monkeypatch.setattr(module.log, "info", said.append)
     data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2}))
     assert data.image_names("test") == data.image_names("val")
     assert not data.has_test
@@ -108,7 +108,7 @@ def test_images_may_lie_deeper_and_hidden_files_are_not_images(photo_folder: Pho
 def test_files_left_out_by_their_suffix_are_counted(photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     # Photographs from a telephone (.heic) would otherwise vanish without a word.
     said: list[str] = []
-    monkeypatch.setattr(module, "log_rank_zero", said.append)
+    monkeypatch.setattr(module.log, "info", said.append)
     root = photo_folder({"a": 3, "b": 3})
     for i in range(3):
         (root / "a" / f"{i}.HEIC").touch()
@@ -351,7 +351,7 @@ def test_broken_images_are_skipped_counted_and_named(
     photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(module, "log_rank_zero", said.append)
+    monkeypatch.setattr(module.log, "info", said.append)
     root = photo_folder(_THREE)
     paths = _damage(root)
     data = _folder(root, broken="skip")

@@ -23,7 +23,7 @@ PhotoFolder = Callable[[dict[str, int]], Path]
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(module, "log_rank_zero", lines.append)
+    monkeypatch.setattr(module.log, "info", lines.append)
     return lines
 
 

@@ -157,6 +157,8 @@ def test_chunks_of_an_address_are_fetched_by_workers(
         labels = torch.cat([labels for _, labels in data.batches("val", "cpu")])
         assert labels.tolist() == [k for k in range(3) for _ in range(4)]
     assert source.blocks(["train/0", "train/4", "train/5", "train/23"]).tolist() == [0, 0, 1, 4]  # type: ignore[union-attr]
+    blocks = source.blocks(["val/0", "train/23", "val/4", "val/11", "train/0"])  # of folds, which part both
+    assert len(set(blocks.tolist())) == 4  # type: ignore[union-attr]
 
 
 def test_shards_of_an_older_litdata_do_not_say_how_they_are_read(
@@ -222,6 +224,30 @@ def test_a_column_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None
         HuggingFace("parquet", data_files=str(tmp_path / "train.parquet"), splits={"train": "train", "val": "dev"})
 
 
+def test_one_table_that_was_saved_alone_has_the_training_images(folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    whole = HuggingFace(str(_saved(folder, tmp_path).location), image="picture", label="kind")
+    alone = datasets.load_from_disk(whole.location)["train"]
+    alone.save_to_disk(tmp_path / "alone")
+    source = HuggingFace(str(tmp_path / "alone"), image="picture", label="kind")
+    assert source.splits["train"][0] == whole.splits["train"][0]
+    np.testing.assert_array_equal(source.read("train/3"), whole.read("train/3"))
+
+
+@pytest.mark.parametrize("labels", [["a", None], [0, None]])
+def test_examples_without_a_label_and_paths_for_images_are_named(labels: list, tmp_path: Path) -> None:
+    import datasets
+
+    place = str(tmp_path / "saved")
+    datasets.Dataset.from_dict({"image": ["a.jpg", "b.jpg"], "label": labels}).save_to_disk(place)
+    with pytest.raises(ValueError, match="saved: 1 of 2 examples of train have no label"):
+        HuggingFace(place)
+    datasets.Dataset.from_dict({"image": ["a.jpg", "b.jpg"], "label": [0, 1]}).save_to_disk(tmp_path / "paths")
+    with pytest.raises(ValueError, match="image is a str, not an encoded image"):
+        HuggingFace(str(tmp_path / "paths")).read("train/0")
+
+
 def test_a_broken_picture_of_a_table_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -259,6 +285,7 @@ def test_a_table_gives_several_labels_of_each_picture(
     [
         ("file,a\nx.png,many", "line 2: a is many; give a number"),
         ("file,a\nx.png,", "line 2: a is nan"),
+        ("file,a\nx.png,1\n,1", "line 3: file is empty; give a picture"),
         ("name,a\nx.png,1", "no column file; it has name, a"),
         ("file\nx.png", "no column of labels"),
         ("file,a,split\nx.png,1,foo", "split is foo; give train, val or test"),

@@ -213,6 +213,7 @@ def test_the_best_variant_of_a_study_is_exported_with_the_verdict(
 ) -> None:
     shutil.copytree(trained, "study/vit-b/seed-2")
     shutil.copytree(trained, "study/swin/seed-1")
+    shutil.copytree(trained, "study/vit-b/before/first/seed-1")  # what its runs start from
     interval = {"low": 91.0, "high": 93.0}
     ranked = [
         {"variant": "ViT B", "mean": 92.04, "seeds": 4, **interval},

@@ -101,6 +101,24 @@ def test_a_sharded_encoder_is_not_probed(tiny: Write, capsys: pytest.CaptureFixt
     assert "run.probe: knn reads a whole encoder, and trainer.strategy fsdp2 shares it out" in capsys.readouterr().err
 
 
+def test_labels_that_are_no_classes_are_refused_before_the_training(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Digits, "labels", lambda self, split: np.zeros((9, 2), np.float32))
+    assert run("fit", ["--config", str(tiny(SIMMIM)), "--run.probe", "knn"]) == 2
+    assert "(B, 2) float32, are not classes" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_test_of_the_network_leaves_the_results_of_the_probe(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = Experiment(tiny({"run": {"probe": "knn"}}))
+    experiment.fit()
+    own = (experiment.directory / "predictions.parquet").read_bytes()
+    assert run("test", ["--config", str(experiment.directory)]) == 0
+    assert "run.probe: knn there, the network's own head now" in capsys.readouterr().err
+    assert (experiment.directory / "predictions.parquet").read_bytes() == own
+
+
 def test_without_it_an_objective_without_labels_has_no_result(tiny: Write) -> None:
     experiment = Experiment(tiny(SIMMIM))
     with pytest.raises(ValueError, match=r"run\.probe: knn"):

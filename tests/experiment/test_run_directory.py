@@ -17,6 +17,7 @@ from PIL import Image
 from tests.conftest import TINY
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml, merge
+from vitlab.experiment.experiment import Experiment
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -204,6 +205,56 @@ def test_another_test_leaves_the_results_of_a_finished_run(trained: Path, capsys
         assert run(command, ["--config", str(trained)]) == 2
         assert "last.ckpt is damaged" in capsys.readouterr().err
     assert {name: (trained / name).read_bytes() for name in names} == own
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--ckpt_path", "none"], "is finished; nothing to do"),
+        (["--ckpt_path", "none", "--model.optimizer.lr", "0.5"], "is a run with another configuration (1 difference)"),
+    ],
+)
+def test_a_checkpoint_to_start_from_replaces_no_run(
+    more: list[str], said: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {file: file.stat().st_mtime_ns for file in trained.glob("*.*")}
+    run("fit", ["--config", "tiny.yaml", *more])
+    assert said in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in trained.glob("*.*")} == own
+
+
+def test_a_run_that_replaced_another_is_finished_too(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", ["--config", "tiny.yaml", "--run.overwrite", "true", "--trainer.limit_train_batches", "1"]) == 0
+    assert not load_yaml(trained / "config.yaml")["run"]["overwrite"]
+    capsys.readouterr()
+    assert run("fit", ["--config", str(trained)]) == 0
+    assert "is finished; nothing to do" in capsys.readouterr().err
+
+
+def test_the_model_before_training_has_the_weights_that_it_starts_from(trained: Path) -> None:
+    own = pd.read_parquet(trained / "predictions.parquet")
+    assert run("test", ["--config", "tiny.yaml", "--model.init_from", str(trained), "--ckpt_path", "none"]) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(trained / "other_test" / "predictions.parquet"), own)
+    begun = Experiment("tiny.yaml", f"model.init_from={trained}", "ckpt_path=none")
+    begun.restore()
+    weights = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(begun.model.state_dict()["pos_embed"], weights["backbone.pos_embed"])
+
+
+def test_a_checkpoint_of_another_objective_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("test", ["--config", str(trained), "--model.ema.decay", "0.9"]) == 2
+    said = capsys.readouterr().err
+    assert "does not fit this Supervised: average.module.cls_token is absent there, (1, 1, 16) here" in said
+    assert f"--model.init_from {trained}/checkpoints/last.ckpt" in said
+
+
+def test_a_study_is_measured_under_corruption_from_another_folder(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Path("runs").absolute()
+    (study / "results.csv").write_text("variant,seed,status\ntiny,0,finished\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("robustness", ["--study", str(study), "--images", "2"]) == 0
 
 
 def test_pictures_are_classified_where_the_training_images_are_gone(trained: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from tests.kills import after, experiments, forked, last_words
+from tests.kills import OBJECTIVES, after, experiments, forked, last_words
 from vitlab.atomic_files import flaw
 from vitlab.commands.dispatch import run
+from vitlab.experiment.experiment import Experiment
 from vitlab.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, Checkpointing, RunCheckpoints
 from vitlab.runs.directory import RunDirectory
 from vitlab.runs.exactness import disagreements
@@ -109,7 +110,7 @@ class _Trainer(SimpleNamespace):
 
     def __init__(self, clock: _Clock) -> None:
         limits = {"max_epochs": 10, "max_steps": -1, "min_epochs": None, "min_steps": None}
-        numbers = {"num_training_batches": 4, "world_size": 1}
+        numbers = {"num_training_batches": 4, "world_size": 1, "estimated_stepping_batches": 40}
         super().__init__(**limits, **numbers, global_step=0, current_epoch=0, should_stop=False, is_last_batch=False)
         self.is_global_zero = True
         self.clock, self.saved = clock, []
@@ -168,6 +169,27 @@ def test_states_that_others_branch_off_are_kept(tmp_path: Path, monkeypatch: pyt
     assert simulate(monkeypatch, tmp_path, Checkpointing(keep=(6, 12)), seconds=1) == [4, 6, 12, 40]  # 12 ends an epoch
     for step in (6, 12):
         assert (tmp_path / f"checkpoints/step-{step}.ckpt").read_text() == str(step)
+
+
+def test_a_state_after_the_last_step_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "vitlab"):
+        simulate(monkeypatch, tmp_path, Checkpointing(keep=(40, 41)), seconds=1)
+    assert caplog.messages == ["run.checkpoint.keep: the training has 40 steps, so [41] are not kept."]
+
+
+def test_a_best_state_needs_a_metric_and_validation(
+    tiny: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    best = {"run": {"checkpoint": {"best": True}}}
+    for changes, reason in (
+        ({"trainer": {"limit_val_batches": 0}}, "limit_val_batches is 0"),
+        (OBJECTIVES["dino"], "DINO"),
+    ):
+        with caplog.at_level("WARNING", "vitlab"):
+            assert Experiment(tiny(best | changes)).trainer
+        assert f"no best.ckpt is kept, since {reason}" in caplog.text.replace("trainer.", "")
 
 
 @pytest.mark.slow

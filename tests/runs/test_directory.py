@@ -55,6 +55,12 @@ def test_a_damaged_file_is_named_when_it_is_asked_for(directory: Path, file: str
         getattr(read, content)
 
 
+def test_a_file_that_goes_while_they_are_counted_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("seed")
+    monkeypatch.setattr("os.walk", lambda path: [(path, [], ["config.yaml", "last.ckpt.7.new"])])
+    assert RunDirectory(tmp_path).size == 4
+
+
 def test_a_run_that_is_being_written_names_its_writer(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom vitlab.runs.directory import RunDirectory\n"

@@ -38,7 +38,7 @@ def test_summary_json_has_what_the_functions_give_for_the_trained_model(
     callbacks = [*SHAPES["trainer"]["callbacks"], "vitlab.runs.measures.Segmentation"]
     experiment = Experiment(tiny(SHAPES | {"trainer": {"callbacks": callbacks}}))
     metrics = experiment.fit()
-    model, cpu = experiment.model.eval(), torch.device("cpu")
+    model, data, cpu = experiment.model.eval(), experiment.data, torch.device("cpu")
     views = [view for (view,), _ in experiment.data.batches("test", cpu)]
     overlap = attention_overlap(model, views, experiment.data.masks("test"))
     assert metrics["test/jaccard"] == pytest.approx(overlap.best.mean())
@@ -47,7 +47,7 @@ def test_summary_json_has_what_the_functions_give_for_the_trained_model(
         first, last = (fmean(amplitude(block_outputs(model, view)[i]) for view in views) for i in (0, -1))
     assert metrics["test/amplitude"] == pytest.approx(last, rel=1e-4)
     assert metrics["test/amplitude_growth"] == pytest.approx(last / first, rel=1e-4)
-    stages = segment(model, measures.labeled_pixels(experiment.data, cpu), experiment.data.num_classes)
+    stages = segment(model, lambda split: (data.batches(split, cpu), data.masks(split)), data.num_classes)
     assert metrics["test/miou_linear"] == pytest.approx(stages[-1].linear.mean(), abs=1e-3)
     assert metrics["test/miou_knn"] == pytest.approx(stages[-1].knn.mean(), abs=1e-3)
     assert json.loads((experiment.directory / "summary.json").read_text())["metrics"] == metrics

@@ -76,7 +76,8 @@ def measure(config: Config, turns: Iterator[object], processes: int = 1) -> "Cos
     shares = {height_and_width(size): share for size, share in data.training_shares.items()}
     if compiled := bool(experiment.config["run"]["compile"]):
         objective.compile_parts()
-    batches = Noise(data, step.ENDLESS * trainer.accumulate_grad_batches)
+    classes = objective.task is None or objective.one_class
+    batches = Noise(data, step.ENDLESS * trainer.accumulate_grad_batches, classes)
     return step.measure(objective, trainer, batches, images, shares, turns, processes, compiled)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import split
+from vitlab.experiment.chain import BEFORE
 from vitlab.experiment.errors import need
 
 FORMATS = ("safetensors", "onnx")
@@ -68,8 +69,10 @@ def best_run(study: Path) -> Path:
     if not ranked:
         raise ValueError(f"--study {study}: none of its runs finished.")
     best = ranked[0]["variant"]
-    states = (study / slug(best)).glob("**/checkpoints/last.ckpt")
-    runs = sorted((state.parents[1] for state in states), key=lambda run: (int(run.name.partition("-")[2]), run))
+    folder = study / slug(best)
+    states = folder.glob("**/checkpoints/last.ckpt")
+    own = [state.parents[1] for state in states if BEFORE not in state.relative_to(folder).parts]
+    runs = sorted(own, key=lambda run: (int(run.name.partition("-")[2]), run))
     if not runs:
         raise ValueError(
             f"--study {study}: {best} leads and left no network: a k-NN or attentive probe gives none, or its "

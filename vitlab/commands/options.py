@@ -82,7 +82,10 @@ class StudyParser(argparse.ArgumentParser):
         """Return the one study that the arguments name, with `--config` or without, and the other options."""
         refuse_unknown_name(arguments)
         files, rest = split(arguments)
-        options = self.parse_args(rest)
+        options, others = self.parse_known_args(rest)
+        files += [word for word in others if not word.startswith("-")]  # after a flag, which takes no value
+        if unknown := [word for word in others if word.startswith("-")]:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
         if len(files) != 1:
             command = self.prog.split()[-2]
             named = " and ".join(files) or "none"

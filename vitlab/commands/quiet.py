@@ -12,8 +12,6 @@ SILENCED = (
     # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
     ".*does not have many workers.*",
     ".*smaller than the logging interval.*",
-    # A run that ends within its first epoch has validated nothing, and has no best epoch.
-    r".*monitor='val/.*'\)` could not find the monitored key.*",
     # DINO and MSN have no loss to validate by; `val/knn` comes from a callback.
     ".*but have no `validation_step`.*",
     # Both report that a run is continued or trained further, which is intended.

@@ -45,7 +45,7 @@ def _check(directory: Path) -> None:
         raise ValueError(f"{directory} is a link; give the run itself, {directory.resolve()}.")
     if not directory.is_dir():
         raise FileNotFoundError(f"there is no folder {directory}. `python -m vitlab list` shows the runs.")
-    if not config_file(directory).with_name(ENVIRONMENT).is_file():
+    if config_file(directory).parent != directory or not (directory / ENVIRONMENT).is_file():
         raise FileNotFoundError(f"{directory} is not a run directory: it has no {ENVIRONMENT}, which every run writes.")
     check_idle(directory)
 

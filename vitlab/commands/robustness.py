@@ -75,7 +75,7 @@ def _measure(run: "FinishedRun", chosen: "np.ndarray", study: Path) -> Any:
     from vitlab.studies.report.robustness import fingerprint
 
     device = device_for("auto")
-    experiment = Experiment.load(run.directory / "config.yaml", {"run": {"root": str(study)}})
+    experiment = Experiment.load(run.directory)
     model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
     if model.num_classes != len(data.class_names):
         raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")

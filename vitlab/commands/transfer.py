@@ -107,7 +107,9 @@ def resized(run: Experiment, size: int) -> Config:
     arguments = run.config["model"]["init_args"]["backbone"]["init_args"]
     backbone = {"init_args": run.objective.backbone.arguments_at(size, arguments)}
     changes = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": {"image_size": size}}}
-    return merge(run.config, changes)
+    config = merge(run.config, changes)
+    _ = type(run)(config).objective  # architectures refuse a size when they are built
+    return config
 
 
 def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespace) -> dict[str, Any]:

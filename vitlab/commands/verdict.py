@@ -12,20 +12,21 @@ from vitlab.commands.options import StudyParser
 def run(arguments: Sequence[str]) -> int:
     """Print the verdict of a study or of two of its variants, and return its status."""
     statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
-    parser = StudyParser("python -m vitlab verdict STUDY", f"What a reported study concluded. Exit status: {statuses}.")
+    parser = StudyParser("python -m vitlab verdict", f"What a reported study concluded. Exit status: {statuses}.")
+    parser.add_argument("alone", nargs="?", type=Path, metavar="STUDY", help="short for --study STUDY")
     parser.add_argument("--study", type=Path, help="its folder, like runs/quickstart, or its YAML file")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs, for a YAML file [runs]")
     parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
     parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
-    alone = arguments and not arguments[0].startswith("-")  # verdict runs/quickstart
-    options = parser.parse_args(["--study", *arguments] if alone else arguments)
-    if options.study is None:
+    options = parser.parse_args(arguments)
+    study = options.study or options.alone
+    if study is None:
         raise ValueError("verdict takes a study, its folder or its YAML file. For example: verdict runs/quickstart")
-    path = _folder(options.study, options.root) / "verdict.json"
+    path = _folder(study, options.root) / "verdict.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. `python -m vitlab compare` writes it into the study's folder.")
     record = read_json(path)
-    lines, status = answered(record, options.better, options.than, f" of {options.study}")
+    lines, status = answered(record, options.better, options.than, f" of {study}")
     print(*lines, sep="\n")
     return status
 

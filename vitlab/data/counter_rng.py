@@ -43,7 +43,6 @@ class Stream(IntEnum):
     SHAPE = 14
     SHAPE_NOISE = 15
     SIZE = 16
-    DRAW = 17
     BLOCK = 18
 
 

@@ -25,7 +25,6 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -56,12 +55,6 @@ from vitlab.internals import end_workers, replaces_samplers, training_position
 from vitlab.signals import SIGNALS
 
 _MAX_WORKERS = 16  # more rarely shorten the time that a GPU waits
-
-
-@rank_zero_only
-def log_rank_zero(message: str) -> None:
-    """Log a message in the first process only; Lightning's own `rank_zero_info` is silenced in a run."""
-    log.info(message)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -399,7 +392,7 @@ class ImageDataModule(LightningDataModule, ABC):
         total = len(self.dataset(split))
         if 0 < images < total:
             of = f", {classes} of {self.num_classes} classes" if has_one_class_each(self.dataset(split)) else ""
-            log_rank_zero(f"The {split} split is limited to its first {images:,} of {total:,} images{of}.")
+            log.info(f"The {split} split is limited to its first {images:,} of {total:,} images{of}.")
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of the epoch, or of the remaining epoch, that the trainer is about to run."""

@@ -9,8 +9,8 @@ from typing import NamedTuple, final
 
 import numpy as np
 
+from vitlab import log
 from vitlab.data.checking import Check, check_images
-from vitlab.data.datamodule import log_rank_zero
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import IMAGE_SUFFIXES, Half, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.source import PhotoSource
@@ -237,7 +237,7 @@ def _leads_back(place: str, name: str) -> bool:
     real = Path(os.path.realpath(path))
     back = any(real in (step, *step.parents) for step in (p.resolve() for p in (Path(place), *Path(place).parents)))
     if back:
-        log_rank_zero(f"{path} is a link to {real}, which contains it, and is left out.")
+        log.info(f"{path} is a link to {real}, which contains it, and is left out.")
     return back
 
 

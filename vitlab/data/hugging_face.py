@@ -49,13 +49,18 @@ class HuggingFace(PhotoSource):
         self._data = {split: found[own] for split, own in chosen.items()}
         unused = ", ".join(sorted(set(found) - set(chosen.values())))
         self.notes = [f"Splits of {path} that are not used: {unused}."] if unused else []
-        for table in self._data.values():
+        for split, table in self._data.items():
             for column in (image, label):
                 if column not in table.column_names:
                     raise ValueError(
                         f"{path} has no column {column!r}; it has {', '.join(table.column_names)}.\n"
                         "Set image and label to the names of its columns."
                     )
+            if missing := table.data.column(label).null_count:
+                raise ValueError(
+                    f"{path}: {missing} of {len(table)} examples of {split} have no {label}. Remove them, or name the "
+                    "splits with labels by splits."
+                )
         values = {split: np.asarray(table.with_format("numpy")[label][:]) for split, table in self._data.items()}
         self.class_names, numbers = _classes(self._data["train"].features[label], values)
         for split in [split for split, own in numbers.items() if (own < 0).all()]:
@@ -91,6 +96,8 @@ class HuggingFace(PhotoSource):
             raise ValueError("there is no image")
         if isinstance(value, bytes):
             return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{self._image} is a {type(value).__name__}, not an encoded image")
         if value["bytes"] is not None:
             return bytes(value["bytes"])
         try:
@@ -112,8 +119,10 @@ def _open(path: str, name: str | None, data_files: Any, revision: str | None) ->
     except ModuleNotFoundError:
         raise ValueError("The source HuggingFace needs the package datasets: pip install 'vitlab[sources]'.") from None
     try:
-        if Path(path).is_dir() and data_files is None and (Path(path) / "dataset_dict.json").exists():
+        if data_files is None and (Path(path) / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(path)
+        elif data_files is None and (Path(path) / "state.json").is_file():  # of one table
+            found = {"train": datasets.load_from_disk(path)}
         else:
             found = datasets.load_dataset(path, name, data_files=data_files, revision=revision)
     except (OSError, ValueError) as error:  # no such data set, file or configuration, or no network

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Int, Int64, UInt8, UInt64
 from PIL import Image
 
+from vitlab import log
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
-from vitlab.data.datamodule import ImageDataModule, log_rank_zero
+from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import Batch, Cut, ImageDataset, Images, Split
 from vitlab.data.decoding import Half, Pixels, as_text
 from vitlab.data.folder import Folder, below_split
@@ -288,12 +289,12 @@ class ImageFolder(ImageDataModule):
 
     def _log_oddities(self, splits: dict[Split, Subset], test_is_validation: bool) -> None:
         for line in self.photos.notes:
-            log_rank_zero(line)
+            log.info(line)
         if test_is_validation:
-            log_rank_zero(f"{self.photos.location} has no test folder: the test split is the validation split.")
+            log.info(f"{self.photos.location} has no test folder: the test split is the validation split.")
             splits = {split: subset for split, subset in splits.items() if split != "val"}
         for line in oddities(self.class_names, splits, self._known):
-            log_rank_zero(line)
+            log.info(line)
 
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""
@@ -330,5 +331,5 @@ class ImageFolder(ImageDataModule):
             some = "\n".join(lines)
             if self.broken == "refuse":
                 raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}")
-            log_rank_zero(f"{count} and are left out:\n{some}")
+            log.info(f"{count} and are left out:\n{some}")
         return known

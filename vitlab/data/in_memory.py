@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from vitlab.data.augment import BatchAugment
-from vitlab.data.checking import content_of
 from vitlab.data.counter_rng import Draws, to_device
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import Batch, ImageDataset, Images, Labels
@@ -34,11 +33,6 @@ class TensorImages(ImageDataset):
 
     def _identity(self) -> list[bytes]:
         return [*super()._identity(), self.images.cpu().contiguous().numpy().tobytes()]
-
-    def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
-        """Return a hash of each image's pixels."""
-        pixels = self.images.cpu().contiguous().numpy()
-        return np.array([content_of(image.tobytes()) for image in pixels], np.uint64)
 
     def to(self, device: torch.device) -> None:
         """Move images and labels."""

@@ -38,6 +38,8 @@ class LabelTable(Files):
             raise ValueError(
                 f"{table} has no column {missing[0] if missing else 'of labels'}; it has {', '.join(rows.columns)}."
             )
+        if (unnamed := rows["file"].isna().to_numpy()).any():
+            raise ValueError(f"{table}, line {unnamed.argmax() + 2}: file is empty; give a picture.")
         numbers = rows[self.class_names].apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
         wrong = np.argwhere(~np.isfinite(numbers))
         if len(wrong):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitlab.atomic_files import read_json, written_whole
 from vitlab.data.checking import Check, cache_of, content_of
-from vitlab.data.dataset import Split
+from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
 from vitlab.data.source import PhotoSource
 from vitlab.data.terminal import counted
@@ -90,8 +90,8 @@ class LitData(PhotoSource):
 
     def blocks(self, names: Sequence[str]) -> Int[np.ndarray, "{len(names)}"] | None:
         """Return the chunk of each image."""
-        split, rows = names[0].split("/")[0], [int(name.split("/")[1]) for name in names]
-        return self._known[split].chunks[rows]  # type: ignore[index]
+        places: Any = [name.split("/") for name in names]  # of several splits where folds part the images
+        return np.array([(SPLITS.index(own) << 32) + self._known[own].chunks[int(row)] for own, row in places])
 
     def check(self) -> Check:
         """Return the hashes of the first pass; broken images are found when they are read."""

@@ -25,11 +25,6 @@ class Box(NamedTuple):
     left: int
     right: int
 
-    @property
-    def area(self) -> int:
-        """Pixels inside."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class Mixup:
@@ -85,8 +80,7 @@ def draw_mixup(
     side = math.sqrt(1 - rng.beta(settings.cutmix_alpha, settings.cutmix_alpha))
     top, bottom = _interval(int(height * side), int(rng.integers(height)), height)
     left, right = _interval(int(width * side), int(rng.integers(width)), width)
-    box = Box(top, bottom, left, right)
-    return 1 - box.area / (height * width), box
+    return 1 - (bottom - top) * (right - left) / (height * width), Box(top, bottom, left, right)
 
 
 def _interval(length: int, center: int, size: int) -> tuple[int, int]:

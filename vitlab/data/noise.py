@@ -12,11 +12,15 @@ from vitlab.data.photos import height_and_width
 
 
 class Noise(LightningDataModule):
-    """Gives the same batch of noise many times, and nothing to evaluate."""
+    """Gives the same batch of noise many times, and nothing to evaluate.
 
-    def __init__(self, data: ImageDataModule, batches: int) -> None:
+    Args:
+        one_class: whether labels are classes (B,), else numbers (B, K).
+    """
+
+    def __init__(self, data: ImageDataModule, batches: int, one_class: bool = True) -> None:
         super().__init__()
-        self.data, self.number = data, batches
+        self.data, self.number, self.one_class = data, batches, one_class
         self.batch_size, self.num_classes, self.seed = data.batch_size, data.num_classes, data.seed
         self.mean, self.std, self.multi_crop = data.mean, data.std, data.multi_crop
         self.in_chans, self.training_shares = data.in_chans, data.training_shares
@@ -26,7 +30,8 @@ class Noise(LightningDataModule):
         sides = height_and_width(self.data.framing.size)  # may be enlarged on the device
         images = torch.randint(256, (self.batch_size, self.data.in_chans, *sides), dtype=torch.uint8)
         indices = torch.arange(self.batch_size)
-        return Batch(images, indices % self.num_classes, indices, epoch=0, first=0, host_indices=indices.numpy().copy())
+        labels = indices % self.num_classes if self.one_class else torch.rand(self.batch_size, self.num_classes).round()
+        return Batch(images, labels, indices, epoch=0, first=0, host_indices=indices.numpy().copy())
 
     def train_dataloader(self) -> DataLoader:
         batch = self.batch()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property, reduce
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
 
 import torch
@@ -27,6 +28,7 @@ from vitlab.atomic_files import flaw
 from vitlab.config import Config, changes, conflicts, flatten, gather, modernize, pairs, short, split
 from vitlab.data import ImageDataModule
 from vitlab.evaluation.cost.memory import hold_freed_memory
+from vitlab.evaluation.features import require_classes
 from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.frozen import FEATURES, classify_by_features
@@ -246,11 +248,20 @@ class Experiment:
             if not isinstance(state, dict) or "state_dict" not in state:
                 raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
             self.objective.load_state_dict(state["state_dict"])
+        else:
+            self._begin()
         return path
 
+    def _begin(self) -> None:
+        """Load what `init_from` names into the objective, as a training does before its first step."""
+        if self.objective.init_from is not None:
+            self._take_weights({key: run.directory for key, run in self.before().items()})
+            self.objective.load_backbone(weights_path(self.objective.init_from))
+
     def _compare_with_checkpoint(self, path: Path) -> None:
-        """Refuse a checkpoint of another backbone, and report other differences: the experiment's values are used."""
-        trained = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("vitlab_config")
+        """Refuse a checkpoint of another model, and report other differences: the experiment's values are used."""
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        trained = state.get("vitlab_config")
         if trained is None:
             return
         changed = changes(modernize(trained["model"]), self.config["model"])
@@ -260,19 +271,29 @@ class Experiment:
                 [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
             )
             raise ValueError(f"{path} has weights of another backbone:\n{first}")
+        there, here = (
+            {name: getattr(value, "shape", None) for name, value in weights.items()}
+            for weights in (state["state_dict"], self.objective.state_dict())
+        )
+        if self.objective.strict_loading and there != here:
+            name = next(name for name in there | here if there.get(name) != here.get(name))
+            shapes = [str(tuple(side[name] or ())) if name in side else "absent" for side in (there, here)]
+            raise ValueError(
+                f"{path} does not fit this {type(self.objective).__name__}: {name} is {shapes[0]} there, {shapes[1]} "
+                "here.\nGive the model's settings of the run that wrote it, or start from its encoder alone: "
+                f"--model.init_from {path}"
+            )
         for key, old, new in changed:
             log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
 
     def _state_to_continue(self, finished: bool) -> Path | None:
         """Return the state from which the training continues; None to begin, or where it is finished."""
-        if self._values.ckpt_path is not None:
-            state = self.checkpoint()
+        own = None if self.run.overwrite or finished else RunDirectory(self.directory).newest_checkpoint()
+        state = own if finished or self._values.ckpt_path is None else self.checkpoint()
+        if not (finished or own):
             if state is not None and not self.run.overwrite:
                 self._compare_images()
             return state
-        state = None if self.run.overwrite or finished else RunDirectory(self.directory).newest_checkpoint()
-        if not (finished or state):
-            return None
         changed = conflicts(RunDirectory(self.directory).config, self.config)
         if all(key == "data.init_args.root" for key, _, _ in changed) and self._compare_images(finished):
             changed = []
@@ -322,14 +343,15 @@ class Experiment:
             ValueError, FileNotFoundError: a file that is gone, wrong, or another than when this was configured.
         """
         runs = {}
+        root = [*self.directory.parents][: len(Path(self._values.run.name).parts) + 1][-1]
+        alike = {"trainer": {"fast_dev_run": self._values.trainer.fast_dev_run}}
         for key, source in self._sources().items():
             if source.stamped() != source:
                 raise ValueError(
                     f"{key}: {source.file} has changed since this configuration was written ({source}).\n"
                     f"Give --{short(key)} {source.file} again, and the run another --run.name or --run.overwrite true."
                 )
-            place = source.place(self.directory.parents[1], self.seed)
-            runs[key] = Experiment(source.file, *source.settings, place)
+            runs[key] = Experiment(source.file, *source.settings, source.place(root, self.seed), alike)
         return runs
 
     def _train_before(self) -> dict[str, Path]:
@@ -338,7 +360,7 @@ class Experiment:
         for first in runs.values():
             while True:
                 try:
-                    first.fit()
+                    first._fit()
                     first.trainer.strategy.barrier()  # every process looks for the summary, which the first one writes
                     break
                 except Busy as busy:  # a run that starts from the same one
@@ -351,20 +373,30 @@ class Experiment:
     def fit(self, began: float | None = None) -> Metrics:
         """Train, or continue the training; then test the last weights, and write the summary. Return its metrics.
 
+        With `trainer.fast_dev_run` nothing is kept, neither of this run nor of those that it starts from.
+
         Args:
             began: When the command started, by `time.perf_counter()`; None: now.
         """
+        if not self._values.trainer.fast_dev_run:
+            return self._fit(began)
+        given = self._values.ckpt_path and str(self.checkpoint() or "none")
+        with TemporaryDirectory() as root:
+            return Experiment(self.config, {"run": {"root": root}, "ckpt_path": given})._fit(began)
+
+    def _fit(self, began: float | None = None) -> Metrics:
         began = time.perf_counter() if began is None else began
         run = RunDirectory(self.directory)
-        finished = run.is_finished and self._values.ckpt_path is None and not self.run.overwrite
+        finished = run.is_finished and not self.run.overwrite
         before = {} if finished else self._train_before()
-        if not all(RunDirectory(directory).is_finished for directory in before.values()):
+        fast = self._values.trainer.fast_dev_run
+        if not fast and not all(RunDirectory(directory).is_finished for directory in before.values()):
             return {}  # interrupted
         trainer = self._prepare()
-        self.record.began, self.record.before = began, before
+        self.record.began, self.record.before, self.record.overwrite = began, before, self.run.overwrite
         self._take_weights(before)
         self._check_training(finished)
-        if not self._values.trainer.fast_dev_run:
+        if not fast:
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
@@ -382,7 +414,7 @@ class Experiment:
             untrained = self._as_it_begins() if probes and not self.frozen else None
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
-            if trainer.interrupted or self.config["trainer"]["fast_dev_run"]:
+            if trainer.interrupted or fast:
                 return {}
             return self._finish(untrained)
 
@@ -416,6 +448,8 @@ class Experiment:
                 f"run.probe: {self.run.probe} reads a whole encoder, and trainer.strategy fsdp2 shares it out. Set "
                 "run.probe: null, and use `python -m vitlab probe` after the run."
             )
+        if self.run.probe is not None and self.run.test and not finished:
+            require_classes(torch.from_numpy(self.data.labels("test")))
         if self._values.trainer.enable_checkpointing is False:
             log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
 
@@ -477,6 +511,8 @@ class Experiment:
 
     def _evaluate(self, split: Literal["val", "test"]) -> Metrics:
         trainer, weights = self._prepare(), self.checkpoint()
+        if weights is None:
+            self._begin()
         if split == "test":
             self._keep_own_results(weights)
         else:

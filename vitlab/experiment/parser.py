@@ -149,6 +149,7 @@ class Settings:
     def as_config(self) -> Config:
         """Return the complete configuration as plain values; as a file, it describes the same run to any command."""
         dumped: Config = yaml.safe_load(self._parser.dump(self.values, skip_none=False, skip_link_targets=True))
+        dumped["run"]["overwrite"] = False  # of one command: whoever repeats the run would replace it
         return {key: value for key, value in dumped.items() if key not in ("config", "ckpt_path")}
 
 

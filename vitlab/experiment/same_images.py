@@ -35,6 +35,9 @@ def departures(directory: Path, weights: Path | None, config: Config, data: Imag
     run, reasons = RunDirectory(directory), []
     if weights is None or weights.resolve() != run.last_checkpoint.resolve():
         reasons.append(f"weights: {weights.name if weights else 'the initial ones'}")
+    probe, frozen = run.config["run"].get("probe"), config["trainer"]["max_epochs"] == 0
+    if probe and not (frozen and probe == "linear"):  # which became the network's own head
+        reasons.append(f"run.probe: {probe} there, the network's own head now")
     others = other_images(directory, data, ("test",))
     for key, old, new in conflicts(run.config, config):
         if key != "data.init_args.root" or others is None:  # else the images tell

@@ -136,7 +136,8 @@ class Distillation(LabeledObjective):
                     f"{self.backbone.num_classes}; a teacher must have been trained on the classes of the data."
                 )
             self.teacher.prepare(device, data.mean, data.std)
-            self.teacher.examine(data.batches("val", device))
+            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # in which no teacher learns
+                self.teacher.examine(data.batches("val", device))
             self.cache = self.teacher.open_cache(str(self.trainer.precision))
 
     def loss(self, views: Views, labels: Labels) -> Scalar:

@@ -128,11 +128,14 @@ class RunCheckpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         keep = self.settings.keep
-        self._kept = between(keep, int(trainer.estimated_stepping_batches)) if isinstance(keep, int) else keep
+        steps = trainer.estimated_stepping_batches
+        self._kept = between(keep, int(steps)) if isinstance(keep, int) else keep
         self._at = self._begin = time.perf_counter()
-        if trainer.is_global_zero:  # left by a killed run
-            for unfinished in (self._next, *self.directory.glob("*.new")):
+        if trainer.is_global_zero:
+            for unfinished in (self._next, *self.directory.glob("*.new")):  # left by a killed run
                 unfinished.unlink(missing_ok=True)
+            if beyond := [step for step in self._kept if step > steps]:
+                log.warning("run.checkpoint.keep: the training has %d steps, so %s are not kept.", steps, beyond)
         self.signals.listen()  # after Lightning, whose own handler would stop the run without its state
 
     # ---- writing

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlab import log
-from vitlab.atomic_files import newest_whole, read_json
-from vitlab.config import Config, load_yaml
+from vitlab.atomic_files import flaw, read_json
+from vitlab.config import Config, load_yaml, locate
 from vitlab.runs.lock import Busy, check_idle
 
 if TYPE_CHECKING:
@@ -145,11 +146,19 @@ class RunDirectory:
 
     def _files(self) -> Iterator[os.stat_result]:
         for folder, _, names in os.walk(self.path):
-            yield from (Path(folder, name).lstat() for name in names)
+            for name in names:
+                with suppress(FileNotFoundError):  # renamed or removed meanwhile, as a run's unfinished files are
+                    yield Path(folder, name).lstat()
 
     def whole_checkpoint(self) -> tuple[Path | None, dict[Path, str]]:
         """Return the newest state that is not damaged, and what is wrong with those passed over."""
-        return newest_whole([self.last_checkpoint, self.previous_checkpoint])
+        flaws: dict[Path, str] = {}
+        for path in filter(Path.is_file, (self.last_checkpoint, self.previous_checkpoint)):
+            wrong = flaw(path)
+            if wrong is None:
+                return path, flaws
+            flaws[path] = wrong
+        return None, flaws
 
     def newest_checkpoint(self) -> Path | None:
         """Return the newest state that is not damaged, or None if there is none yet; log the damaged ones.
@@ -183,7 +192,7 @@ def config_file(path: str | Path) -> Path:
         FileNotFoundError: not a run directory; the message names the runs below it.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not locate(path).is_dir():
         return path
     if (path / CONFIG).is_file():
         return path / CONFIG

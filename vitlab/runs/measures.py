@@ -5,7 +5,7 @@ a study's file compares variants by them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -101,19 +101,13 @@ class Segmentation(Measure):
             raise ValueError(f"Segmentation: {type(pl_module.encoder).__name__} gives no maps: it has no feature_info.")
 
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
+        def pixels(split: Split) -> Labeled:
+            masks = data.masks(split)
+            assert masks is not None
+            return data.batches(split, device), masks
+
         with in_eval_mode(model):
-            stages = segment(model, labeled_pixels(data, device), data.num_classes)
+            stages = segment(model, pixels, data.num_classes)
         best = max(stages, key=lambda stage: float(np.mean(stage.held_out)))
         last = {"test/miou_linear": stages[-1].linear, "test/miou_knn": stages[-1].knn}
         return last | {"test/miou_linear_best": best.linear}
-
-
-def labeled_pixels(data: ImageDataModule, device: torch.device) -> Callable[[Split], Labeled]:
-    """Return a function from a split to its batches and masks."""
-
-    def of(split: Split) -> Labeled:
-        masks = data.masks(split)
-        assert masks is not None
-        return data.batches(split, device), masks
-
-    return of

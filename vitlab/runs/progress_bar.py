@@ -43,11 +43,10 @@ class RunProgress(Callback):
         shown: False: log only, where `trainer.enable_progress_bar` is off or the user has a progress bar.
     """
 
-    def __init__(self, utilization: Utilization, seconds_between_lines: float = 10.0, shown: bool = True) -> None:
+    def __init__(self, utilization: Utilization, shown: bool = True) -> None:
         super().__init__()
         self.utilization = utilization
         self.enabled = shown
-        self.seconds_between_lines = seconds_between_lines
         self._epoch = Pace()
         self._last, self._paused_before = time.perf_counter(), 0.0
 
@@ -77,7 +76,7 @@ class RunProgress(Callback):
                 return
             if sys.stderr.isatty():
                 show(self._line(trainer, now, f", loss {float(outputs['loss']):.3f}"))
-            elif now - self._printed >= 6 * self.seconds_between_lines:  # an epoch of more than a minute
+            elif now - self._printed >= 60:  # an epoch of more than a minute
                 self._print(trainer, now, trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,7 +98,7 @@ class RunProgress(Callback):
         rates |= self.utilization.rates(pace.batches / pace.seconds)
         pl_module.log_dict(rates, rank_zero_only=True)
         metrics = trainer.callback_metrics  # in every process: Lightning takes the mean over all of them here
-        due = not sys.stderr.isatty() and now - self._printed >= self.seconds_between_lines
+        due = not sys.stderr.isatty() and now - self._printed >= 10
         if (is_last_epoch(trainer) or due) and self.enabled and trainer.is_global_zero:
             show("")
             self._print(trainer, now, metrics)

@@ -59,6 +59,7 @@ class RunRecord(Callback):
         self.by_stratum: dict[str, float] = {}  # of the last test
         self.best: dict[str, float] | None = None  # epoch, and its metric
         self.before: dict[str, Path] = {}  # by setting, the runs that this one takes weights from
+        self.overwrite = False  # whether it may replace another; both are set by `Experiment.fit`
         self.metrics: dict[str, float] = {}  # of training and validation, as an earlier start ended with
         self._ended = False  # whether an earlier start ended before the last epoch, as EarlyStopping does
         self.began = time.perf_counter()  # what is timed as the whole command; `Experiment.fit` sets it
@@ -89,7 +90,7 @@ class RunRecord(Callback):
             now = continued(before, now)
         write_text(self.directory / CONFIG, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         write_text(self.directory / ENVIRONMENT, json.dumps(now, indent=2))
-        if not (self.directory / DATA).is_file() or self.config["run"]["overwrite"]:  # else of the start: equal
+        if not (self.directory / DATA).is_file() or self.overwrite:  # else of the start: equal
             facts = trainer.datamodule.facts()  # type: ignore[attr-defined]
             write_text(self.directory / DATA, json.dumps(facts, indent=2, ensure_ascii=False))
         for logger in trainer.loggers:

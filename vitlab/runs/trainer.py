@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateF
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
+from vitlab import log
 from vitlab.config import Config
 from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.cost.flops import choose_tf32
@@ -124,7 +125,15 @@ def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
 def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective: Objective) -> list[Checkpoint]:
     folder = directory / "checkpoints"
     last = RunCheckpoints(folder, run.checkpoint)
-    if not run.checkpoint.best or objective.monitor is None or settings["limit_val_batches"] == 0:
+    if not run.checkpoint.best:
+        return [last]
+    if objective.monitor is None or settings["limit_val_batches"] == 0:
+        unknown = (
+            "trainer.limit_val_batches is 0"
+            if objective.monitor
+            else f"{type(objective).__name__} has no metric for it"
+        )
+        log.warning("run.checkpoint.best: no best.ckpt is kept, since %s.", unknown)
         return [last]
     best = BestCheckpoint(
         dirpath=folder,
