@@ -21,6 +21,7 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.studies.file import runs as grid
 from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study
 from vitlab.studies.results.baselines import Baselines
@@ -188,6 +189,19 @@ def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyR
         class_names=["cat", "dog", "eel"],
     )
     return dataclasses.replace(complete, **changes)
+
+
+def measured(study: StudyResults, metric: Metric, values: dict[str, list[float]]) -> StudyResults:
+    """Return results whose runs are ranked by a metric: of each variant a value for each seed from 0."""
+    finished = [
+        dataclasses.replace(
+            each,
+            run=dataclasses.replace(each.run, metric=metric),
+            summary=each.summary | {"metrics": {metric.test: values[each.run.variant][each.run.seed]}},
+        )
+        for each in study.finished
+    ]
+    return dataclasses.replace(study, finished=finished, metric=metric)
 
 
 def right(accuracy: float, images: int = 1000, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, results, right, variant
+from fake_study import FAKE_PROGRAM, measured, results, right, variant
 from referee.claim import parse_claim
 from referee.report import drawing
 from scipy.stats import ttest_ind
@@ -317,18 +317,8 @@ def test_a_ratio_is_compared_by_its_logarithm_and_a_lead_is_a_factor() -> None:
     """By scipy's Welch test of the logarithms."""
     metric = Metric("growth", "min", one_class=False, is_log=True)
     growth = {"A": [2.0, 2.5, 1.8, 2.2], "B": [9.0, 14.0, 7.0, 30.0]}
-    study = results({name: {seed: right(0.5, 50) for seed in range(4)} for name in growth}, metric=metric)
-    finished = [
-        dataclasses.replace(
-            each,
-            run=dataclasses.replace(each.run, metric=metric),
-            summary=each.summary | {"metrics": {"test/growth": growth[each.run.variant][each.run.seed]}},
-        )
-        for each in study.finished
-    ]
-    study = dataclasses.replace(
-        study, finished=finished, study=dataclasses.replace(study.study, metric={"scale": "log"}, margin=1.5)
-    )
+    study = measured(results({name: {seed: right(0.5, 50) for seed in range(4)} for name in growth}), metric, growth)
+    study = dataclasses.replace(study, study=dataclasses.replace(study.study, metric={"scale": "log"}, margin=1.5))
     logs = [np.log(values) for values in growth.values()]
     expected = ttest_ind(logs[1], logs[0], equal_var=False)
     low, high = np.exp(expected.confidence_interval())
@@ -340,10 +330,10 @@ def test_a_ratio_is_compared_by_its_logarithm_and_a_lead_is_a_factor() -> None:
     assert study.table()["growth"].tolist() == pytest.approx([*growth["A"], *growth["B"]])
     averaged = [
         dataclasses.replace(e, summary=e.summary | {"metrics": e.summary["metrics"] | {"test_ema/growth": 1.9}})
-        for e in finished
+        for e in study.finished
     ]
     assert dataclasses.replace(study, finished=averaged).table()["growth_ema"].tolist() == pytest.approx([1.9] * 8)
-    none = dataclasses.replace(finished[0], summary={"metrics": {"test/growth": 0.0}, "seconds": 1.0})
+    none = dataclasses.replace(study.finished[0], summary={"metrics": {"test/growth": 0.0}, "seconds": 1.0})
     with pytest.raises(ValueError, match=r"test/growth is 0, which has no logarithm\. Remove `scale: log`"):
         _ = none.score
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_study import result, results, right, variant
+from fake_study import measured, result, results, right, variant
 from referee.formats import SPACE
 from referee.report.document import Table
 
@@ -47,15 +47,7 @@ def test_the_word_follows_from_the_interval(value: float, margin: float | None, 
 def test_of_a_loss_the_published_figure_and_the_margin_are_no_logarithms() -> None:
     study, metric = beside(2.0, 1.1), Metric("loss", "min", one_class=False, is_log=True)
     losses = {"A": [1.99, 2.0, 2.01, 2.0], "B": [3.0, 3.1, 3.2, 3.0]}
-    finished = [
-        dataclasses.replace(
-            each,
-            run=dataclasses.replace(each.run, metric=metric),
-            summary=each.summary | {"metrics": {"test/loss": losses[each.run.variant][each.run.seed]}},
-        )
-        for each in study.finished
-    ]
-    (found,) = compared(dataclasses.replace(study, finished=finished, metric=metric))
+    (found,) = compared(measured(study, metric, losses))
     assert found.score.mean == pytest.approx(2.0, rel=1e-4)
     assert 1.95 < found.score.low < 2.0 < found.score.high < 2.05
     assert found.word == "equal within a factor of 1.1"

@@ -130,7 +130,7 @@ class Bench:
         rows = [(run.variant, run.seed, "finished") for run in study]
         pd.DataFrame(rows, columns=["variant", "seed", "status"]).to_csv(folder / "results.csv", index=False)
 
-    def rows(self, run: FinishedRun, chosen: np.ndarray, study: Path) -> pd.DataFrame:
+    def rows(self, run: FinishedRun, chosen: np.ndarray) -> pd.DataFrame:
         self.measured.append(f"{run.variant}{run.seed}")
         if self.measured[-1] == self.stop_at:
             raise RuntimeError

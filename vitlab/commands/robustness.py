@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     for done, finished in enumerate(jobs):
         left = f", about {clock((time.monotonic() - began) / done * (len(jobs) - done))} left" if done else ""
         log.info("%s, seed %d (model %d of %d)%s", finished.variant, finished.seed, done + 1, len(jobs), left)
-        keep(_measure(finished, chosen, options.study), options.study)
+        keep(_measure(finished, chosen), options.study)
     print(options.study / FILE)
     log.info("`compare` adds these curves to the study's report; it does not repeat finished runs.")
     return 0
@@ -64,7 +64,7 @@ def _is_measured(run: "FinishedRun", images: int, study: Path) -> bool:
     return {corruption.name for corruption in CORRUPTIONS} <= {*known[known["images"] == images]["corruption"]}
 
 
-def _measure(run: "FinishedRun", chosen: "np.ndarray", study: Path) -> Any:
+def _measure(run: "FinishedRun", chosen: "np.ndarray") -> Any:
     """Return rows of robustness.csv."""
     import pandas as pd
     import torch

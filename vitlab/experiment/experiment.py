@@ -343,7 +343,8 @@ class Experiment:
             ValueError, FileNotFoundError: a file that is gone, wrong, or another than when this was configured.
         """
         runs = {}
-        root = [*self.directory.parents][: len(Path(self._values.run.name).parts) + 1][-1]
+        above = self.directory.parents
+        root = above[min(len(Path(self._values.run.name).parts), len(above) - 1)]  # or of a run that was moved
         alike = {"trainer": {"fast_dev_run": self._values.trainer.fast_dev_run}}
         for key, source in self._sources().items():
             if source.stamped() != source:

@@ -199,14 +199,19 @@ def from_hub(name: str, file: str) -> Path:
         raise FileNotFoundError(reason.partition("\n")[0]) from None
 
 
+def in_folder(folder: Path) -> Path | None:
+    """Return the weights in a folder as the hub has it; None without any."""
+    return next(filter(Path.is_file, (folder / "model.safetensors", folder / "pytorch_model.bin")), None)
+
+
 def read_weights(path: str | Path) -> tuple[Weights, str]:
     """Return the tensors in a .safetensors, .pth, .pt or .ckpt file, and the prefix of the encoder's names or "".
 
     A folder is read as the hub has it. No code that a pickle may hold is run.
     """
     path = Path(path)
-    if path.is_dir():  # as the hub has them
-        path = next(filter(Path.is_file, (path / name for name in ("model.safetensors", "pytorch_model.bin"))), path)
+    if path.is_dir():
+        path = in_folder(path) or path
     if not path.is_file():
         raise FileNotFoundError(f"No weights at {path}.")
     if path.suffix == ".safetensors":

@@ -281,12 +281,13 @@ def _relative_lr(schedule: Schedule, peak: float, steps: int, epochs: float, ste
 
 def weights_path(source: str, asked_by: str = "init_from") -> Path:
     """Return the file that a setting refers to: itself, one in a folder, a run's last checkpoint, a download."""
+    from vitlab.models.weights import in_folder
+
     if source.startswith("timm/"):
         return _download(source, asked_by)
     path = Path(source)
     if path.is_dir():
-        inside = [path / "model.safetensors", path / "pytorch_model.bin"]  # of a folder as the hub has them
-        path = next(filter(Path.is_file, inside), path / "checkpoints" / "last.ckpt")
+        path = in_folder(path) or path / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise FileNotFoundError(
             f"{asked_by}: no weights at {path}; give a file, a folder from the hub, a run directory, or a name on the "

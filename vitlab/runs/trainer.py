@@ -127,13 +127,13 @@ def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective:
     last = RunCheckpoints(folder, run.checkpoint)
     if not run.checkpoint.best:
         return [last]
-    if objective.monitor is None or settings["limit_val_batches"] == 0:
-        unknown = (
-            "trainer.limit_val_batches is 0"
-            if objective.monitor
-            else f"{type(objective).__name__} has no metric for it"
+    if objective.monitor is None:
+        log.warning(
+            "run.checkpoint.best: no best.ckpt is kept, since %s has no metric for it.", type(objective).__name__
         )
-        log.warning("run.checkpoint.best: no best.ckpt is kept, since %s.", unknown)
+        return [last]
+    if settings["limit_val_batches"] == 0:
+        log.warning("run.checkpoint.best: no best.ckpt is kept, since trainer.limit_val_batches is 0.")
         return [last]
     best = BestCheckpoint(
         dirpath=folder,

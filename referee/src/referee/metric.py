@@ -61,9 +61,10 @@ class Metric:
 
     def text(self, value: float, digits: int) -> str:
         """Return a value without its unit."""
-        return signed(self._shown(value), digits)
+        return signed(self.shown(value), digits)
 
-    def _shown(self, value: float) -> float:
+    def shown(self, value: float) -> float:
+        """Return a score or a difference as it is shown, from one in the unit of the scores."""
         return math.exp(value) if self.is_log else self.scale * value
 
     def own(self, shown: float) -> float:
@@ -78,8 +79,8 @@ class Metric:
     def size(self, value: float) -> str:
         """Return the size of a difference that somebody chose, with its unit and no more digits than it has."""
         if self.is_log:
-            return f"a factor of {self._shown(value):.3g}"
-        number = f"{self._shown(value):.6g}"
+            return f"a factor of {self.shown(value):.3g}"
+        number = f"{self.shown(value):.6g}"
         return f"{number}{SPACE}point{'' if number == '1' else 's'}" if self.is_fraction else number
 
     def bracket(self, interval: Interval, digits: int) -> str:

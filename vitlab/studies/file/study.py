@@ -326,11 +326,15 @@ def _contradictions(study: Study) -> Iterator[str]:
     if not slug(study.name):
         yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
     folders = [point.folder(Path(), name).name for point in study.points for name in study.variants]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        yield f"along: two places would share the folder {twice[0]}/. Remove one of the two values."
+    if twice := _twice(folders):
+        yield f"along: two places would share the folder {twice}/. Remove one of the two values."
     names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
-    if twice := [name for name in names if names.count(name) > 1]:
-        yield f"tune: space: two candidates would share the folder {twice[0]}/. Remove one of equal values."
+    if twice := _twice(names):
+        yield f"tune: space: two candidates would share the folder {twice}/. Remove one of equal values."
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _contradictions_of_the_test(study: Study) -> Iterator[str]:

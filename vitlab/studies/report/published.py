@@ -44,12 +44,11 @@ class Compared(NamedTuple):
 
 def compared(results: StudyResults) -> Iterator[Compared]:
     """Yield the variants with a published figure, in the order of the ranking."""
-    scale, groups = results.metric.scale, results.outcomes.groups if results.by_image else None
+    groups = results.outcomes.groups if results.by_image else None
     for result in results.ranking:
         if known := results.study.published.get(result.variant):
             own = interval_of(result, groups, results.by_image, overlap_of(results.study.folds))
-            shown = [math.exp(each) if results.metric.is_log else scale * each for each in own]
-            score, value = Interval(*shown), float(known["value"])
+            score, value = Interval(*map(results.metric.shown, own)), float(known["value"])
             yield Compared(result.variant, score, value, _word(score, value, results), known["source"], known["what"])
 
 
@@ -72,10 +71,11 @@ def interval_of(result: VariantResult, groups: np.ndarray | None, by_image: bool
 def _word(score: Interval, value: float, results: StudyResults) -> str:
     if math.isnan(score.low):
         return "one seed tells nothing"
-    if (margin := results.study.margin) is not None:
-        low, high = (value / margin, value * margin) if results.metric.is_log else (value - margin, value + margin)
-        if low < score.low and score.high < high:
-            return f"equal within {results.metric.size(results.metric.own(margin))}"
+    metric, margin = results.metric, results.study.margin
+    if margin is not None:
+        middle, most = metric.own(value), metric.own(margin)
+        if metric.shown(middle - most) < score.low and score.high < metric.shown(middle + most):
+            return f"equal within {metric.size(most)}"
     return "above" if score.low > value else "below" if score.high < value else "not settled"
 
 

@@ -271,13 +271,14 @@ class StudyResults:
     def _row(self, result: RunResult) -> dict[str, Any]:
         predictions, name = result.predictions, self.metric.name
         row: dict[str, Any] = {"variant": result.run.variant, "seed": result.run.seed, "status": "finished"}
-        row[name] = math.exp(result.score) if self.metric.is_log else result.score
+        unscaled = math.exp if self.metric.is_log else float
+        row[name] = unscaled(result.score)
         if self.metric.one_class:
             row |= {"nll": result.nll, "ece": result.ece}
             if len(self.class_names) > 5:  # else it is 1
                 row["top5"] = predicted.top_k_accuracy(predictions.logits, predictions.labels, 5)
         if result.score_ema is not None:
-            row[f"{name}_ema"] = math.exp(result.score_ema) if self.metric.is_log else result.score_ema
+            row[f"{name}_ema"] = unscaled(result.score_ema)
         if self.baselines is not None:
             row |= {
                 "beats_majority": result.score > self.baselines.majority,
