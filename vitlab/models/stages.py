@@ -1,22 +1,48 @@
-"""The stages of Swin and Swin v2, of ever coarser maps: windows, modules, and how they change their size."""
+"""What Swin and Swin v2 share: stages of ever coarser maps, their windows, and how they change their size."""
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.backbone import AttentionMap, recompute_attention
-from vitlab.models.layers import check_heads, resize_pos_embed, run_block
-from vitlab.models.windows import Size, WindowBlock, clamp_window, pad_to_windows, windows_on_map
+from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.bias_tables import fit_bias_table
+from vitlab.models.intermediates import FeatureInfo, pyramid
+from vitlab.models.layers import (
+    Init,
+    PatchEmbed,
+    add_positions,
+    check_heads,
+    classifier,
+    default_init,
+    drop_path_rates,
+    init_linears,
+    new_classifier,
+    resize_pos_embed,
+    run_block,
+)
+from vitlab.models.windows import (
+    PositionBias,
+    Size,
+    WindowBlock,
+    clamp_window,
+    kept_biases,
+    pad_to_windows,
+    start_biases_with_impulses,
+    windows_on_map,
+)
 
 logger = logging.getLogger(__name__)
 
-MakeBlock = Callable[[int, int, Size, Size, bool], WindowBlock]
-"""A block from its stage, its width, the map, the window within it, and whether its windows are shifted."""
+MakeBlock = Callable[[int, int, Size, Size, bool, float], WindowBlock]
+"""A block from its stage, width, map, window within it, whether every second block's windows shift, and drop path."""
 
 
 def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
@@ -94,52 +120,144 @@ class Stage(nn.Module):
         return x
 
 
-def build_stages(
-    embed_dim: int,
-    depths: Sequence[int],
-    maps: Sequence[Size],
-    windows: Sequence[Size],
-    block: MakeBlock,
-    merging: Callable[[int], nn.Module],
-    grad_checkpointing: bool,
-) -> nn.ModuleList:
-    """Return the stages; the map halves and the width doubles from one to the next, whatever a block is.
+class StagedTransformer(Backbone):
+    """What Swin and Swin v2 have in common; they add their blocks, and what is learned of positions.
 
     Args:
-        merging: Returns the patch merging of a width.
+        new_block: returns a block.
+        merging: returns the patch merging of a width.
     """
-    warn_of_misfits(tuple(maps), tuple(windows))
-    stages = nn.ModuleList()
-    for i, (depth, size) in enumerate(zip(depths, maps, strict=True)):
-        dim, (window, _) = embed_dim * 2**i, clamp_window(size, windows[i])
-        blocks = [block(i, dim, size, window, j % 2 == 1) for j in range(depth)]
-        stages.append(Stage(merging(dim // 2) if i else nn.Identity(), blocks, grad_checkpointing))
-    return stages
 
+    table_resize = "bicubic"  # of a table of position biases
 
-def resize_stages(model: Any, img_size: int | Size, window_size: int | Sequence[int] | None) -> None:
-    """Rebuild a trained Swin for images of another size; windows grow with them unless `window_size` is given."""
-    old, new, stages = model.patch_embed.grid_size, model.patch_embed.grid_at(img_size), len(model.layers)
-    if window_size is None:
-        model.windows = grown_windows(model.windows, old, new)
-    else:  # first, because it may refuse
-        model.windows = stage_windows(window_size, stages)
-    model.patch_embed.set_input_size(img_size)
-    if model.pos_embed is not None:
-        model.pos_embed.data = resize_pos_embed(model.pos_embed.data, 0, old, new)
-    model.img_size, maps = model.patch_embed.img_size, stage_maps(new, stages)
-    warn_of_misfits(tuple(maps), tuple(model.windows))
-    for stage, size, window in zip(model.layers, maps, model.windows, strict=True):
-        for block in stage.blocks:
-            block.set_input_size(size, window)
+    def __init__(
+        self,
+        img_size: int | Size,
+        patch_size: int,
+        in_chans: int,
+        num_classes: int,
+        embed_dim: int,
+        depths: tuple[int, ...],
+        num_heads: tuple[int, ...],
+        window_size: int | tuple[int, ...],
+        position_bias: PositionBias,
+        new_block: MakeBlock,
+        merging: Callable[[int], nn.Module],
+        dynamic_img_size: bool,
+        dynamic_img_pad: bool,
+        drop_rate: float,
+        drop_path_rate: float,
+        init: Init | None,
+        impulses: int,
+        grad_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        check_stages(embed_dim, depths, num_heads)
+        self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim * 2 ** (len(depths) - 1)
+        self.windows, self.init = stage_windows(window_size, len(depths)), init or default_init(embed_dim, published=96)
+        norm = nn.LayerNorm(embed_dim)
+        self.patch_embed = PatchEmbed(
+            img_size, patch_size, in_chans, embed_dim, norm, dynamic_img_size, dynamic_img_pad
+        )
+        self.img_size, maps = self.patch_embed.img_size, stage_maps(self.patch_embed.grid_size, len(depths))
+        warn_of_misfits(tuple(maps), tuple(self.windows))
+        rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
+        self.layers = nn.ModuleList()
+        for i, (depth, size) in enumerate(zip(depths, maps, strict=True)):
+            dim, (window, _) = embed_dim * 2**i, clamp_window(size, self.windows[i])
+            blocks = [new_block(i, dim, size, window, j % 2 == 1, next(rates)) for j in range(depth)]
+            self.layers.append(Stage(merging(dim // 2) if i else nn.Identity(), blocks, grad_checkpointing))
+        self.norm = nn.LayerNorm(self.num_features)
+        fc = classifier(self.num_features, num_classes)
+        self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
+        for part in (self.head, self.layers):  # in the order of earlier versions' random draws
+            init_linears(part, self.init)
+        start_biases_with_impulses(self.blocks, impulses, position_bias)
+        self.pos_embed = None
+        if position_bias == "absolute":  # the official code's `ape`
+            N = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]
+            self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, N, embed_dim), std=0.02))
 
+    @property
+    def blocks(self) -> list[Any]:  # type: ignore[override]  # timm's names have the blocks in stages
+        return [block for stage in self.layers for block in stage.blocks]  # type: ignore[union-attr]
 
-def attention_of_stages(model: Any, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
-    """Return each block's attention within the windows of its stage's map."""
-    probs = iter(recompute_attention(model, [block.attn for block in model.blocks], images))
-    maps = []
-    for i, size in enumerate(stage_maps(model.patch_embed.grid_of(images), len(model.layers))):
-        for block in model.layers[i].blocks:
-            weights, keys = windows_on_map(next(probs), block.attn.window, block.shift, size)
-            maps.append(AttentionMap(weights, keys, size, model.patch_size * 2**i))
-    return maps
+    @property
+    def stride(self) -> int:
+        return self.patch_size * 2 ** (len(self.layers) - 1)
+
+    def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
+        grid = self.patch_embed.grid_size
+        return tokens if self.pos_embed is None else add_positions(tokens, self.pos_embed, grid)
+
+    def encode(self, tokens: Float[Tensor, "B H W D"]) -> Features:
+        """Run the stages on a whole map: windows and merging need neighbors, so subsets of tokens do not work."""
+        for stage in self.layers:
+            tokens = stage(tokens)
+        patches = self.norm(tokens).flatten(1, 2)  # (B, N, C)
+        return Features(prefix=patches[:, :0], patches=patches)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.head.fc = new_classifier(self.num_features, num_classes, self.init, like=self.norm.weight)
+
+    def no_weight_decay(self) -> set[str]:
+        """The parameters of positions, and the temperatures of cosine attention."""
+        ends = ("pos_embed", "relative_position_bias_table", "logit_scale")
+        return {name for name, _ in self.named_parameters() if ".cpb_mlp." in name or name.endswith(ends)}
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """Of each resolution."""
+        return pyramid(self.patch_embed.proj.out_channels, self.patch_size, len(self.layers))
+
+    def biases_kept(self) -> AbstractContextManager[None]:
+        """Compute each position bias once for all forwards inside; the weights must not change."""
+        return kept_biases(block.attn for block in self.blocks)
+
+    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
+        """Return each block's attention within the windows of its stage's map."""
+        probs = iter(recompute_attention(self, [block.attn for block in self.blocks], images))
+        maps = []
+        for i, size in enumerate(stage_maps(self.patch_embed.grid_of(images), len(self.layers))):
+            for block in self.layers[i].blocks:  # type: ignore[union-attr]
+                weights, keys = windows_on_map(next(probs), block.attn.window, block.shift, size)
+                maps.append(AttentionMap(weights, keys, size, self.patch_size * 2**i))
+        return maps
+
+    def set_input_size(self, img_size: int | Size, window_size: int | Sequence[int] | None = None) -> None:
+        """Rebuild a trained model for images of another size; windows grow with them unless `window_size` is given.
+
+        As in timm, a continuous bias is then relative to the new window. With `pretrained_window_sizes` it
+        extrapolates, which is Swin v2's transfer.
+        """
+        old, new, stages = self.patch_embed.grid_size, self.patch_embed.grid_at(img_size), len(self.layers)
+        if window_size is None:
+            self.windows = grown_windows(self.windows, old, new)
+        else:  # first, because it may refuse
+            self.windows = stage_windows(window_size, stages)
+        self.patch_embed.set_input_size(img_size)
+        if self.pos_embed is not None:
+            self.pos_embed.data = resize_pos_embed(self.pos_embed.data, 0, old, new)
+        self.img_size, maps = self.patch_embed.img_size, stage_maps(new, stages)
+        warn_of_misfits(tuple(maps), tuple(self.windows))
+        for stage, size, window in zip(self.layers, maps, self.windows, strict=True):
+            for block in stage.blocks:  # type: ignore[union-attr]
+                block.set_input_size(size, window)
+
+    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Resize positions, or a bias table that was trained with a square window; continuous biases have no need."""
+        owner, _, kind = name.rpartition(".")
+        if kind != "relative_position_bias_table":
+            return super().resized(name, tensor)
+        window: Any = self.get_submodule(owner).window
+        return fit_bias_table(tensor, self.get_parameter(name), window, self.table_resize == "geometric")
+
+    def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Let windows grow with the images."""
+        grown = grown_windows(self.windows, self.patch_embed.grid_size, self.patch_embed.grid_at(img_size))
+        return {"img_size": img_size, "window_size": windows_setting(grown)}
+
+    def describe(self) -> dict[str, str]:
+        """Return the side of the first stage's window, or height × width."""
+        return {"window": "×".join(map(str, dict.fromkeys(self.blocks[0].attn.window)))}

@@ -12,9 +12,7 @@ and the two of Swin's Table 4: none, and an absolute embedding.
 """
 
 import math
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
@@ -22,9 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.backbone import AttentionMap, Backbone, Features
 from vitlab.models.bias_tables import (
-    fit_bias_table,
     look_up,
     new_bias_table,
     relative_coords,
@@ -32,38 +28,9 @@ from vitlab.models.bias_tables import (
     resize_bias_table,
     zero_bias,
 )
-from vitlab.models.intermediates import FeatureInfo, pyramid
-from vitlab.models.layers import (
-    Init,
-    PatchEmbed,
-    add_positions,
-    classifier,
-    default_init,
-    drop_path_rates,
-    init_linears,
-    new_classifier,
-)
-from vitlab.models.stages import (
-    attention_of_stages,
-    build_stages,
-    check_stages,
-    grown_windows,
-    merge_2x2,
-    resize_stages,
-    stage_maps,
-    stage_windows,
-    windows_setting,
-)
-from vitlab.models.windows import (
-    PositionBias,
-    Size,
-    WindowAttention,
-    WindowBlock,
-    check_position_bias,
-    cosine,
-    kept_biases,
-    start_biases_with_impulses,
-)
+from vitlab.models.layers import Init
+from vitlab.models.stages import StagedTransformer, merge_2x2
+from vitlab.models.windows import PositionBias, Size, WindowAttention, WindowBlock, check_position_bias, cosine
 
 
 class ContinuousBias(nn.Sequential):
@@ -236,7 +203,7 @@ class PatchMerging(nn.Module):
         return self.norm(self.reduction(merge_2x2(x)))
 
 
-class SwinTransformerV2(Backbone):
+class SwinTransformerV2(StagedTransformer):
     """Encode an image at ever coarser resolutions with blocks that attend within shifted windows.
 
     Args:
@@ -287,117 +254,55 @@ class SwinTransformerV2(Backbone):
         init_values: float | None = None,
         grad_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        check_stages(embed_dim, depths, num_heads)
         check_position_bias(position_bias, get_args(PositionBias))
         trained_at, beyond = pretrained_window_sizes[: len(depths)], pretrained_window_sizes[len(depths) :]
         if len(trained_at) < len(depths) or min(trained_at) < 0 or any(beyond):  # the default's zeros may be too many
             raise ValueError(f"pretrained_window_sizes {pretrained_window_sizes}: give {len(depths)} sides, or zeros.")
-        self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim * 2 ** (len(depths) - 1)
-        self.windows, self.position_bias = stage_windows(window_size, len(depths)), position_bias
-        self.init = init or default_init(embed_dim, published=96)
         gain = init_values if init_values is not None else 0.0 if embed_dim >= 96 else 0.5
-        norm = nn.LayerNorm(embed_dim)
-        self.patch_embed = PatchEmbed(
-            img_size, patch_size, in_chans, embed_dim, norm, dynamic_img_size, dynamic_img_pad
-        )
-        self.img_size, maps = self.patch_embed.img_size, stage_maps(self.patch_embed.grid_size, len(depths))
-        rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
 
-        def new_block(i: int, dim: int, size: Size, window: Size, odd: bool) -> WindowBlock:
+        def new_block(i: int, dim: int, size: Size, window: Size, odd: bool, drop_path: float) -> WindowBlock:
             bias = relative_bias(position_bias, num_heads[i], window, (trained_at[i], trained_at[i]))
             attn = ScaledCosineAttention(
                 dim, num_heads[i], window, bias, qkv_bias, attn_drop_rate, proj_drop_rate, init_scale
             )
-            return ResPostNormBlock(dim, size, shift and odd, attn, mlp_ratio, proj_drop_rate, next(rates), gain)
+            return ResPostNormBlock(dim, size, shift and odd, attn, mlp_ratio, proj_drop_rate, drop_path, gain)
 
-        self.layers = build_stages(embed_dim, depths, maps, self.windows, new_block, PatchMerging, grad_checkpointing)
-        self.norm = nn.LayerNorm(self.num_features)
-        fc = classifier(self.num_features, num_classes)
-        self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
-        for part in (self.head, self.layers):  # in the order of earlier versions' random draws
-            init_linears(part, self.init)
-        start_biases_with_impulses(self.blocks, impulses, position_bias)
-        self.pos_embed = None
-        if position_bias == "absolute":  # the official code's `ape`
-            N = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]
-            self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, N, embed_dim), std=0.02))
-
-    @property
-    def blocks(self) -> list[Any]:  # type: ignore[override]  # timm's names have the blocks in stages
-        return [block for stage in self.layers for block in stage.blocks]  # type: ignore[union-attr]
-
-    @property
-    def stride(self) -> int:
-        return self.patch_size * 2 ** (len(self.layers) - 1)
-
-    def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
-        grid = self.patch_embed.grid_size
-        return tokens if self.pos_embed is None else add_positions(tokens, self.pos_embed, grid)
-
-    def encode(self, tokens: Float[Tensor, "B H W D"]) -> Features:
-        """Run the stages on a whole map: windows and merging need neighbors, so subsets of tokens do not work."""
-        for stage in self.layers:
-            tokens = stage(tokens)
-        patches = self.norm(tokens).flatten(1, 2)  # (B, N, C)
-        return Features(prefix=patches[:, :0], patches=patches)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self.head.fc = new_classifier(self.num_features, num_classes, self.init, like=self.norm.weight)
-
-    def no_weight_decay(self) -> set[str]:
-        """The parameters of positions, and the temperatures."""
-        ends = ("pos_embed", "logit_scale")
-        return {name for name, _ in self.named_parameters() if ".cpb_mlp." in name or name.endswith(ends)}
-
-    @property
-    def feature_info(self) -> list[FeatureInfo]:
-        """Of each resolution."""
-        return pyramid(self.patch_embed.proj.out_channels, self.patch_size, len(self.layers))
-
-    def biases_kept(self) -> AbstractContextManager[None]:
-        """Compute each position bias once for all forwards inside; the weights must not change."""
-        return kept_biases(block.attn for block in self.blocks)
-
-    def attention_maps(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[AttentionMap]:
-        """Return each block's attention within the windows of its stage's map."""
-        return attention_of_stages(self, images)
-
-    def set_input_size(self, img_size: int | tuple[int, int], window_size: int | Sequence[int] | None = None) -> None:
-        """Rebuild a trained model for images of another size; windows grow with them unless `window_size` is given.
-
-        As in timm, offsets are then relative to the new window, unless the model has `pretrained_window_sizes`. With
-        them the bias extrapolates, which is the paper's transfer.
-        """
-        resize_stages(self, img_size, window_size)
-
-    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Resize positions, or a bias table that was trained with a square window; continuous biases have no need."""
-        bias, _, kind = name.rpartition(".")
-        if kind != "relative_position_bias_table":
-            return super().resized(name, tensor)
-        return fit_bias_table(tensor, self.get_parameter(name), self.get_submodule(bias).window)  # type: ignore[arg-type]
+        super().__init__(
+            img_size=img_size,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            embed_dim=embed_dim,
+            depths=depths,
+            num_heads=num_heads,
+            window_size=window_size,
+            position_bias=position_bias,
+            new_block=new_block,
+            merging=PatchMerging,
+            dynamic_img_size=dynamic_img_size,
+            dynamic_img_pad=dynamic_img_pad,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            init=init,
+            impulses=impulses,
+            grad_checkpointing=grad_checkpointing,
+        )
+        self.position_bias = position_bias
 
     def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Let windows grow with the images, and keep offsets relative to the windows that the model was trained with.
 
         Otherwise the new window would be the reference, and the bias would interpolate.
         """
-        grown = grown_windows(self.windows, self.patch_embed.grid_size, self.patch_embed.grid_at(img_size))
         windows = [stage.blocks[0].attn.window for stage in self.layers]  # type: ignore[union-attr, index]
         pretrained = arguments["pretrained_window_sizes"]
         if any(not before and h != w for before, (h, w) in zip(pretrained, windows, strict=False)):
             raise ValueError(
                 f"The windows {windows} are not square; only square windows keep their bias at other sizes."
             )
-        return {
-            "img_size": img_size,
-            "window_size": windows_setting(grown),
-            "pretrained_window_sizes": [before or side for before, (side, _) in zip(pretrained, windows, strict=False)],
-        }
+        sides = [before or side for before, (side, _) in zip(pretrained, windows, strict=False)]
+        return super().arguments_at(img_size, arguments) | {"pretrained_window_sizes": sides}
 
     def describe(self) -> dict[str, str]:
         """Return the side of the first stage's window, or height × width, and the kind of the position bias."""
-        window = "×".join(map(str, dict.fromkeys(self.blocks[0].attn.window)))
-        return {"window": window, "bias": self.position_bias}
+        return super().describe() | {"bias": self.position_bias}
