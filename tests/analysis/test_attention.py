@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.objectives.small import BACKBONES, wake
 from vitlab.analysis.attention import attention_distance, input_map, query_at, query_map, rollout
-from vitlab.models import AttentionMap, Backbone, SwinTransformer, VisionTransformer
+from vitlab.analysis.page import of_pixels
+from vitlab.models import AttentionMap, Backbone, SwinTransformer, TimmModel, VisionTransformer
 
 SIZE, PREFIX, STRIDE = (2, 3), 1, 4
 
@@ -29,6 +31,22 @@ def test_uniform_attention_looks_as_far_as_two_patches_are_apart_on_average() ->
     uniform = dense(torch.full((1, 2, 7, 7), 1 / 7))
     expected = torch.full((1, 2), sum(apart) / len(apart))
     torch.testing.assert_close(attention_distance(uniform), expected)
+
+
+def test_a_model_without_attention_has_no_rollout() -> None:
+    model = TimmModel("resnet18", num_classes=2, img_size=32)
+    with pytest.raises(ValueError, match="TimmModel has no attention maps to follow"):
+        input_map(model, torch.zeros(1, 3, 32, 32))
+
+
+def test_a_map_larger_than_the_image_is_cut_to_it() -> None:
+    """A Swin pads its map: of 2 x 3 tokens of 4 px, an image of 7 x 9 px."""
+    attention = random_attention()
+    shown = of_pixels(attention, PREFIX, 7, 9)
+    assert shown.shape == (3, 7, 9)
+    heads = query_map(attention, PREFIX)[0].numpy()
+    assert np.array_equal(shown[:, 3, 8], heads[:, 0, 2])
+    assert np.array_equal(shown[:, 4, 7], heads[:, 1, 1])
 
 
 def test_attention_to_oneself_looks_nowhere_else() -> None:

@@ -12,11 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from tests.conftest import TINY
+from tests.noise import make_noise
 from tests.objectives.test_mae import mae
 from tests.objectives.test_simmim import simmim
-from vitlab.analysis.image_logging import Reconstructions
+from vitlab.analysis.image_logging import Reconstructions, some_images
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
+from vitlab.data import ImageFolder
 from vitlab.objectives import MAE, Distillation, SimMIM, Teacher
 from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
@@ -106,6 +108,20 @@ def test_an_objective_that_cannot_serve_is_refused(
 def test_pictures_that_are_never_drawn_are_refused() -> None:
     with pytest.raises(ValueError, match="every_n_epochs is 0"):
         Reconstructions(every_n_epochs=0)
+
+
+def test_some_images_are_of_several_classes(tmp_path: Path) -> None:
+    """A folder has its images by class; the same ones are drawn each time."""
+    make_noise(tmp_path, {"train": 4, "val": 40})
+    data = ImageFolder(root=tmp_path, image_size=8, num_workers=0)
+    data.setup("fit")
+    images, labels, names = some_images(data, 20, torch.device("cpu"))
+    assert (len(images), len(set(names))) == (20, 20)
+    assert len(set(labels[:8])) == 2
+    index = data.image_names("val").index(names[3])
+    assert torch.equal(images[3], data.views("val", [index], torch.device("cpu"))[0])
+    assert labels[3] == data.labels("val")[index]
+    assert some_images(data, 20, torch.device("cpu"))[2] == names
 
 
 @pytest.mark.parametrize("objective", [simmim(norm_targets=3), simmim(), mae(), mae(norm_pix_loss=False)])

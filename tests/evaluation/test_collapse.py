@@ -9,6 +9,7 @@ from vitlab.evaluation.collapse import rank_me, relative_std
 def test_rank_is_the_number_of_dimensions_in_equal_use() -> None:
     assert rank_me(torch.eye(5)[torch.arange(40) % 5]) == pytest.approx(5)
     assert rank_me(torch.ones(40, 8)) == pytest.approx(1, abs=1e-5)
+    assert rank_me(torch.zeros(40, 8)) == 1
     # Singular values 3 and 1: exp(−(3/4 ln 3/4 + 1/4 ln 1/4))
     assert rank_me(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(1.7547, abs=1e-4)
 

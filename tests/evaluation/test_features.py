@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from vitlab.evaluation.features import classify, extract
 from vitlab.evaluation.knn import predict_weighted, weighted_votes
 from vitlab.models import VisionTransformer
+from vitlab.models.backbone import in_eval_mode
 
 
 def tiny_vit() -> VisionTransformer:
@@ -20,6 +22,21 @@ def test_features_are_the_embeddings_in_order_whatever_the_batches() -> None:
     assert model.training
     assert torch.equal(targets, labels)
     torch.testing.assert_close(features, model.eval().embed(images))
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    """A nearest neighbor of NaN would be the first image, and its class an answer."""
+    images = torch.randn(4, 3, 8, 8)
+    images[1] = torch.inf
+    with pytest.raises(ValueError, match=r"^The features of 1 of 4 images are not finite"):
+        extract(tiny_vit(), [([images], torch.arange(4))])
+
+
+def test_a_part_that_is_in_evaluation_mode_stays_in_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
+    with in_eval_mode(model):
+        assert not model[0].training
+    assert (model.training, model[0].training, model[1].training) == (True, True, False)
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.long), torch.rand(4)])

@@ -38,6 +38,14 @@ def test_a_tenth_of_each_class_is_held_out() -> None:
     assert all(torch.equal(labels[features[:, 0].long()], kept) for features, kept in splits.values())
 
 
+def test_no_class_is_held_out_whole() -> None:
+    labels = torch.tensor([0] * 10 + [1] * 2 + [2])
+    splits = hold_out((torch.randn(13, 2), labels))
+    assert splits["train"][1].bincount().tolist() == [9, 1, 1]
+    with pytest.raises(ValueError, match="no class has two training images"):
+        hold_out((torch.randn(3, 2), torch.arange(3)))
+
+
 def test_test_images_that_also_validate_are_not_their_own_neighbors(tiny: Callable[..., Path]) -> None:
     """ImageNet's folders, train and val: of noise, half is right by chance, and all where an image finds itself."""
     make_noise(Path("photos"), {"train": 40, "val": 100})

@@ -87,6 +87,10 @@ def test_msns_protocol_has_the_published_numbers_of_labels(tiny: Write, capsys: 
     data = experiment.data
     Path("mine.txt").write_text("\n".join(data.image_names("train")[:40]))
     (mine,) = probed(path, "msn", "--labeled", "mine.txt")["low_shot"]
+    Path("none.txt").write_text("\n")
+    listed = ["--protocol", "msn", "--labeled", "none.txt"]
+    assert run("probe", ["--config", str(path), "--ckpt_path", "none", *listed]) == 2
+    assert "none.txt lists no image; list names like " in capsys.readouterr().err
     assert (mine["name"], mine["images"], mine["strength"]) == ("mine", 40, 0.075)
     model = experiment.model.eval()
     tokens: list[torch.Tensor] = []

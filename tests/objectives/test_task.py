@@ -1,6 +1,7 @@
 """Objectives with other labels than one class per image: each brings its task."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,10 @@ def test_calibration_and_f1_do_not_depend_on_the_batches() -> None:
         assert {name: value.item() for name, value in single.compute().items()} == pytest.approx(
             {name: value.item() for name, value in expected.items()}, abs=1e-6
         )
+    # In the highest bin 100 of 200 answers are certain, and nine tenths of these are right; 96 % is log(24) apart.
+    certain = ClassificationTask().metrics(2, "")
+    certain.update(torch.tensor([[50.0, 0.0]] * 100 + [[math.log(24), 0.0]] * 100), torch.tensor([1] * 10 + [0] * 190))
+    assert certain.compute()["ece"].item() == pytest.approx((1 + 0.96) / 2 - 190 / 200, abs=1e-5)
     silent = ClassificationTask().metrics(10, "")
     silent.update(torch.zeros(400, 10), torch.arange(400) % 10)
     assert silent.compute()["ece"].item() == pytest.approx(0, abs=1e-6)  # a tenth sure, and right in a tenth

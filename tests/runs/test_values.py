@@ -24,6 +24,7 @@ def test_columns_of_the_same_images_are_added_and_of_others_replaced(tmp_path: P
     write_values(file, ["a", "b"], {"one": np.array([1.0, 2.0])})
     write_values(file, ["a", "b"], {"two": np.array([3.0, 4.0]), "one": np.array([5.0, 6.0])})
     assert read_values(file).to_dict("list") == {"two": [3.0, 4.0], "one": [5.0, 6.0]}
+    file.write_bytes(b"damaged")
     write_values(file, ["a", "c"], {"two": np.array([7.0, 8.0])})
     assert read_values(file).to_dict() == {"two": {"a": 7.0, "c": 8.0}}
     file.write_bytes(b"PAR1")

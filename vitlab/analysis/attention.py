@@ -85,6 +85,8 @@ def _unmerge(
 def input_map(model: ImageModel, images: Float[Tensor, "B C Hpx Wpx"]) -> Float[Tensor, "B H W"]:
     """Return how much each patch of the image contributes to what the classifier reads, by rollout."""
     maps = model.attention_maps(images)
+    if not maps:
+        raise ValueError(f"{type(model).__name__} has no attention maps to follow. Use a ViT, Swin or Swin v2.")
     P, Q = num_prefix(maps[-1]), maps[-1].weights.shape[2]
     tokens = torch.arange(Q, device=images.device)
     read = tokens < model.num_class_tokens if model.global_pool == "token" else tokens >= P  # (Q,)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from vitlab.analysis.agreement import agreement, divergence, draw_agreement
 from vitlab.analysis.canvas import to_pixels, write_png
 from vitlab.analysis.reconstructions import draw_reconstructions
+from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives import Distillation
 from vitlab.objectives.pretraining import MaskedPretraining
 from vitlab.objectives.sharding import gathered, is_sharded
@@ -47,10 +49,8 @@ class Pictures(Callback, ABC):
         draws = trainer.is_global_zero or is_sharded(pl_module)  # its networks then take all processes
         if not draws or (epoch % self.every_n_epochs and not is_last_epoch(trainer)):
             return
-        pl_module.eval()
-        with torch.no_grad(), gathered(pl_module):
+        with in_eval_mode(pl_module), torch.no_grad(), gathered(pl_module):
             figure = self.draw(pl_module, trainer.datamodule, f"epoch {epoch}")  # type: ignore[attr-defined]
-        pl_module.train()
         if not trainer.is_global_zero:
             return
         file = run_directory(trainer) / "pictures" / f"{self.name}-epoch-{epoch:04d}.png"
@@ -69,7 +69,7 @@ class Reconstructions(Pictures):
 
     Args:
         every_n_epochs: how often, and after the last epoch.
-        images: how many, taken evenly from the validation images.
+        images: how many, always the same ones, drawn from the validation images.
     """
 
     name = "reconstructions"
@@ -132,10 +132,13 @@ class TeacherAgreement(Pictures):
 
 
 def some_images(data: Any, count: int, device: torch.device) -> tuple[torch.Tensor, list[int], list[str]]:
-    """Return `count` validation images (count, C, H, W), taken evenly from the split, with their labels and names."""
-    every = max(1, len(data.labels("val")) // count)
-    images = torch.cat([images for (images,), _ in data.batches("val", device, every)])[:count]
-    return images, data.labels("val")[::every][:count].tolist(), data.image_names("val")[::every][:count]
+    """Return `count` validation images (count, C, H, W), always the same ones, with their labels and names.
+
+    They are drawn, as a folder has its images by class.
+    """
+    labels, names = data.labels("val"), data.image_names("val")
+    chosen = np.random.default_rng(0).permutation(len(labels))[:count]
+    return data.views("val", chosen, device), labels[chosen].tolist(), [names[i] for i in chosen]
 
 
 def run_directory(trainer: Trainer) -> Path:

@@ -22,7 +22,8 @@ class AttentionJaccard(Measure):
     heads.
 
     Args:
-        data: Other images than the run's, like `Shapes`, which a network can be tested on that has not seen them.
+        data: Other images than the run's, like `Shapes`, which a network can be tested on that has not seen them,
+            normalized by their own mean and deviation.
     """
 
     LOGGED = ("test/jaccard", "test/jaccard_mean")

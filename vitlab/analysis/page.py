@@ -25,7 +25,7 @@ from vitlab.analysis.canvas import to_pixels, write_png
 from vitlab.analysis.embeddings import filter_components, position_similarity
 from vitlab.analysis.relevance import heat_of
 from vitlab.atomic_files import write_text
-from vitlab.models import Backbone, ImageModel
+from vitlab.models import AttentionMap, Backbone, ImageModel
 
 SHOWN = 8  # images in a figure
 BLOCKS_SHOWN = 12
@@ -146,7 +146,7 @@ def _heads(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]:
             "its own scale.",
             figures.draw_heads(
                 pixels[:1].repeat(len(blocks), axis=0),
-                [query_map(maps[b - 1], query_at(maps[b - 1], *center))[0].cpu().numpy() for b in blocks],
+                [of_pixels(maps[b - 1], query_at(maps[b - 1], *center), height, width) for b in blocks],
                 [f"block {block}" for block in blocks],
                 center,
             ),
@@ -157,15 +157,22 @@ def _heads(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]:
                 f"class-token-{subject.name}",
                 f"Class token of {subject.name}",
                 "Attention of each head of the last block from the class token, by image. Each map has its own scale; "
-                f"below it is the weight of its brightest patch, {1 / heads[0, 0].size:.1%} under uniform attention.",
+                "below it is the weight of its brightest patch, "
+                f"{1 / maps[-1].weights.shape[2]:.1%} under uniform attention.",
                 figures.draw_class_token(pixels, heads, images.names[:SHOWN]),
             )
+
+
+def of_pixels(attention: AttentionMap, query: int, height: int, width: int) -> Float[np.ndarray, "h H W"]:
+    """Return a query's attention by pixel of the first image: a Swin's padded map covers more than the image."""
+    heads = query_map(attention, query)[0].repeat_interleave(attention.stride, 1).repeat_interleave(attention.stride, 2)
+    return heads[:, :height, :width].cpu().numpy()
 
 
 def _distances(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]:
     distances = {}
     for s in (subject for subject in subjects if ATTENTION not in subject.lacks):
-        batches = [map(attention_distance, s.model.attention_maps(x)) for x in s.images.split(ATTENTION_BATCH)]
+        batches = [[*map(attention_distance, s.model.attention_maps(x))] for x in s.images.split(ATTENTION_BATCH)]
         distances[s.name] = [torch.cat(block).mean(dim=0).cpu().numpy() for block in zip(*batches, strict=True)]
     if distances:
         yield Picture(
@@ -181,7 +188,7 @@ def _amplitudes(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]
     amplitudes = {}
     for s in (subject for subject in subjects if BLOCKS not in subject.lacks):
         equal = s.images.tensor_split(math.ceil(len(s.images) / FEATURE_BATCH))  # a small last one would count as much
-        batches = [map(amplitude, block_outputs(s.model, x)) for x in equal]
+        batches = [[*map(amplitude, block_outputs(s.model, x))] for x in equal]
         amplitudes[s.name] = [fmean(block) for block in zip(*batches, strict=True)]
     if amplitudes:
         yield Picture(

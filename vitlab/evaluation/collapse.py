@@ -12,10 +12,10 @@ from torch import Tensor
 def rank_me(features: Float[Tensor, "N C"]) -> float:
     """Return RankMe, the effective number of dimensions, from 1 to C (Garrido et al. 2023, equations 1 and 2).
 
-    exp(−Σ_k p_k ln p_k) with p_k = σ_k / Σ σ, σ the singular values of the features, not centered.
+    exp(−Σ_k p_k ln p_k) with p_k = σ_k / Σ σ, σ the singular values of the features, not centered. 1 if all are 0.
     """
     singular = torch.linalg.eigvalsh(features.double().T @ features.double()).clamp_min(0).sqrt()  # (C,)
-    return float(torch.special.entr(singular / singular.sum()).sum().exp())
+    return float(torch.special.entr(singular / singular.sum().clamp_min(1e-300)).sum().exp())
 
 
 def relative_std(features: Float[Tensor, "N C"]) -> float:

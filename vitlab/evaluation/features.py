@@ -28,10 +28,13 @@ def extract(encoder: ImageModel, batches: Batches, embed: Callable[[Tensor], Ten
         embed: What else to read of the encoder than its embedding, from images to (B, C).
 
     Raises:
-        ValueError: the labels are not classes.
+        ValueError: the labels are not classes, or a feature is not finite.
     """
     with in_eval_mode(encoder), encoder.biases_kept():
-        return _collected(batches, lambda images: (embed or encoder.embed)(images).float())
+        found, labels = _collected(batches, lambda images: (embed or encoder.embed)(images).float())
+    if broken := int((~found.isfinite()).flatten(1).any(dim=1).sum()):
+        raise ValueError(f"The features of {broken} of {len(found)} images are not finite: the weights have diverged.")
+    return found, labels
 
 
 @torch.inference_mode()

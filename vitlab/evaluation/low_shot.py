@@ -105,6 +105,8 @@ def fit_logistic(x: Tensor, labels: Tensor, strength: float, intercept: bool) ->
     """Return the optimum's W (K, C) and b (K,), float64, in the order of the classes among the labels (N,)."""
     from sklearn.linear_model import LogisticRegression
 
+    if len(labels.unique()) < 2:
+        raise ValueError(f"The {len(labels)} labeled images are all of one class; a classifier needs two.")
     two = len(labels.unique()) == 2  # scikit-learn then fits one vector w = W_1 - W_0, and |W|² is |w|²/2
     model = LogisticRegression(C=(2 if two else 1) / strength, fit_intercept=intercept, tol=1e-8, max_iter=10_000)
     model.fit(x.double().numpy(), labels.numpy())
@@ -113,13 +115,14 @@ def fit_logistic(x: Tensor, labels: Tensor, strength: float, intercept: bool) ->
 
 
 def draw_shots(labels: Tensor, shots: tuple[int, ...], draws: int) -> dict[str, list[Tensor]]:
-    """Return draws of a few images of each class by name; a number that a class does not have is left out."""
+    """Return different draws of a few images of each class by name; a number that a class does not have is left out."""
     fewest = int(labels.bincount().min())
-    return {
-        f"{shot} label{'s' * (shot > 1)} per class": [draw_images(labels, shot, draw) for draw in range(draws)]
-        for shot in shots
-        if shot <= fewest
-    }
+    found = {}
+    for shot in (shot for shot in shots if shot <= fewest):
+        drawn = [draw_images(labels, shot, draw) for draw in range(draws)]
+        different = {tuple(each.sort().values.tolist()): each for each in drawn}  # all draws of a class may be equal
+        found[f"{shot} label{'s' * (shot > 1)} per class"] = list(different.values())
+    return found
 
 
 def draw_subsets(labels: Tensor) -> dict[str, list[Tensor]]:
@@ -148,8 +151,10 @@ def listed_images(names: Sequence[str], listed: Sequence[str], file: str) -> Ten
     """Return the indices of listed images, named with their folder or, where it is unique, by the name of the file.
 
     Raises:
-        ValueError: a listed image is not among `names`.
+        ValueError: a listed image is not among `names`, or there is none.
     """
+    if not listed:
+        raise ValueError(f"{file} lists no image; list names like {names[0]}, one a line.")
     short = [name.rpartition("/")[2] for name in names]
     count = Counter(short)
     place = {name: index for index, name in enumerate(short) if count[name] == 1}

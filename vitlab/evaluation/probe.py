@@ -55,12 +55,22 @@ class ProbeResult:
     test_images: int
 
 
-def hold_out(train: Features, every: int = 10) -> dict[str, Features]:
-    """Return the splits train and val of training images (N, C), (N,): every tenth of each class is for validation."""
+def hold_out(train: Features) -> dict[str, Features]:
+    """Return the splits train and val of training images (N, C), (N,): a tenth of each class is for validation.
+
+    They are spread over the class. Of a class of two images it is one, of a class of one none.
+
+    Raises:
+        ValueError: no class has two images.
+    """
     features, labels = train
-    order = labels.argsort(stable=True)
     val = torch.zeros(len(labels), dtype=torch.bool)
-    val[order[every - 1 :: every]] = True
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        count = min(max(round(len(members) / 10), 1), len(members) - 1)
+        val[members[torch.arange(1, count + 1) * len(members) // (count + 1)]] = True
+    if not val.any():
+        raise ValueError("A linear probe chooses its strength on held-out images; no class has two training images.")
     return {"train": (features[~val], labels[~val]), "val": (features[val], labels[val])}
 
 

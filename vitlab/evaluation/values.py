@@ -1,6 +1,7 @@
 """Values of a metric by test image, `values.parquet`, with which a study's intervals are over images too."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,17 @@ if TYPE_CHECKING:
 
 
 def write_values(path: Path, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
-    """Add a column for each metric, (N,), to what the file has of the same images, atomically."""
+    """Add a column for each metric, (N,), to what the file has of the same images, atomically.
+
+    A damaged file is replaced.
+    """
     import pandas as pd  # here, because it takes half a second to import
 
     table = pd.DataFrame({"image": pd.Series(images, dtype=object), **values})
-    if path.is_file() and (known := pd.read_parquet(path))["image"].tolist() == [*images]:
-        table = pd.concat([known.drop(columns=table.columns, errors="ignore"), table], axis=1)
+    with suppress(ValueError, OSError, KeyError):
+        known = pd.read_parquet(path)
+        if known["image"].tolist() == [*images]:
+            table = pd.concat([known.drop(columns=table.columns, errors="ignore"), table], axis=1)
     with written_whole(path) as file:
         table.to_parquet(file, index=False)
 

@@ -165,6 +165,6 @@ def _listed(data: ImageDataModule, lists: Sequence[Path]) -> dict[str, list[Tens
     names = [*data.image_names("train"), *([] if data.tests_on_validation else data.image_names("val"))]
     subsets: dict[str, list[Tensor]] = {}
     for file in lists:
-        listed = file.read_text(encoding="utf-8").split()
+        listed = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         subsets.setdefault(file.stem, []).append(listed_images(names, listed, str(file)))
     return subsets

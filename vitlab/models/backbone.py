@@ -48,13 +48,14 @@ class AttentionMap(NamedTuple):
 
 @contextmanager
 def in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Let a module compute as in evaluation inside; it leaves in the mode in which it came."""
-    training = module.training
+    """Let a module compute as in evaluation inside; each of its parts leaves in the mode in which it came."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part, training in modes:
+            part.training = training
 
 
 class ImageModel(nn.Module, ABC):

@@ -38,10 +38,10 @@ class ClassificationTask(Task):
 
 
 class _CalibrationError(MulticlassCalibrationError):
-    """Given logits, torchmetrics takes a batch whose values all lie in [0, 1] for probabilities."""
+    """Given logits, torchmetrics takes a batch whose values all lie in [0, 1] for probabilities, and gives 1 a bin."""
 
     def update(self, preds: Float[Tensor, "B K"], target: Int[Tensor, "B"]) -> None:
-        super().update(preds.softmax(dim=1), target)
+        super().update(preds.float().softmax(dim=1).clamp(max=1 - 2**-24), target)
 
 
 def accuracy(num_classes: int, prefix: str) -> MetricCollection:

@@ -18,12 +18,12 @@ class Cost:
 
     A training step is all that the objective does in one, decoder, teacher and averages included, in the experiment's
     precision, with its optimizer, clipping and accumulation. `flops` are of one image's forward pass, `train_flops` of
-    a training step per image, without what gradient checkpointing repeats; two per multiply-add (papers on vision
-    models usually count one and call it FLOPs, or MACs). `train_forward_flops`, of the backbone's forward pass in
-    training, are fewer than `flops` where a model averages several views at test time. Where training images grow,
-    `train_flops` are the mean over the run, `mean_share` is this mean divided by the FLOPs of the largest, and all else
-    is of the largest. Peak memory while training is that of all tensors; on a CPU inference is charged with the growth
-    of the process. Joules are of the whole device; None if it has no meter (`energy`).
+    a training step per image, without the optimizer and what gradient checkpointing repeats; two per multiply-add
+    (papers on vision models usually count one and call it FLOPs, or MACs). `train_forward_flops`, of the backbone's
+    forward pass in training, are fewer than `flops` where a model averages several views at test time. Where training
+    images grow, `train_flops` are the mean over the run, `mean_share` is this mean divided by the FLOPs of the largest,
+    and all else is of the largest. Peak memory while training is that of all tensors; on a CPU inference is charged
+    with the growth of the process. Joules are of the whole device; None if it has no meter (`energy`).
 
     Images per second are of the median turn, the quartiles are over turns. `processes` worked on the device at once,
     as many as the study's runs do. `others` is the number of `cores` that other programs used meanwhile; None on a GPU,
