@@ -112,8 +112,8 @@ def test_pictures_that_are_never_drawn_are_refused() -> None:
 
 def test_some_images_are_of_several_classes(tmp_path: Path) -> None:
     """A folder has its images by class; the same ones are drawn each time."""
-    make_noise(tmp_path, {"train": 4, "val": 40})
-    data = ImageFolder(root=tmp_path, image_size=8, num_workers=0)
+    make_noise(tmp_path, {"train": 20, "val": 40})
+    data = ImageFolder(root=tmp_path, image_size=8, num_workers=0, batch_size=8)
     data.setup("fit")
     images, labels, names = some_images(data, 20, torch.device("cpu"))
     assert (len(images), len(set(names))) == (20, 20)
