@@ -12,6 +12,7 @@ from vitlab.models import VisionTransformer
 from vitlab.optim import (
     SGD,
     AdamW,
+    AnyOptimizer,
     Schedule,
     WarmupCosine,
     WarmupStableDecay,
@@ -215,9 +216,25 @@ def test_adamw_equals_torch_and_sgd_decays_into_the_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lr": 0.0}, {"weight_decay": -1.0}, {"head_lr": -1.0}, {"layer_decay": 1.5}, {"reference_batch": -8}]
+    "wrong",
+    [
+        *({"lr": 0.0}, {"weight_decay": -1.0}, {"head_lr": -1.0}),
+        *({"layer_decay": 1.5}, {"layer_decay": 0.0}, {"reference_batch": -8}, {"reference_batch": 0}),
+    ],
 )
 def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AdamW(**{"lr": 1e-3, **wrong})
     assert math.isfinite(AdamW(1e-3).lr)
+
+
+@pytest.mark.parametrize("wrong", [{"warmup_lr": -1.0}, {"min_lr": -1e-6}, {"warmup_epochs": -1.0}])
+def test_a_rate_below_zero_is_refused_by_name(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        WarmupCosine(**wrong)
+
+
+def test_an_argument_that_an_optimizer_does_not_have_is_refused_by_name() -> None:
+    setting = AnyOptimizer(1e-3, optimizer=torch.optim.RMSprop, arguments={"momentun": 0.9})
+    with pytest.raises(ValueError, match=r"^Optimizer setting arguments: .*momentun"):
+        setting.build([{"params": [nn.Parameter(torch.zeros(1))]}])

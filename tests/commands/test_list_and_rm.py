@@ -127,6 +127,13 @@ def test_checkpoints_but_the_last_are_removed_and_the_run_is_still_of_use(first:
     assert run("test", ["--config", str(first)]) == 0
 
 
+def test_the_folder_in_which_one_is_can_be_removed(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = first.absolute()
+    monkeypatch.chdir(directory)
+    assert run("rm", ["."]) == 0
+    assert not directory.parent.exists()
+
+
 def test_a_checkpoint_that_has_to_serve_for_a_damaged_last_one_stays(first: Path, capsys: Said) -> None:
     last = first / "checkpoints/last.ckpt"
     shutil.copy(last, last.with_name("previous.ckpt"))

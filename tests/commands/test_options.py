@@ -12,7 +12,7 @@ from tests.conftest import TINY
 from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
-from vitlab.commands.options import StudyParser
+from vitlab.commands.options import StudyParser, split_data
 from vitlab.experiment.class_names import PLACES, choices
 from vitlab.experiment.parser import ConfigurationReader
 from vitlab.internals import options_of
@@ -48,6 +48,13 @@ def test_no_help_imports_torch_but_that_of_the_parser() -> None:
     code += "\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("arguments", [["--data.root"], ["--data.root", "--overwrite"], ["--data.root="]])
+def test_a_setting_of_the_data_needs_a_value(arguments: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"^--data.root needs a value"):
+        split_data(arguments)
+    assert split_data(["--data.root", "photos", "--overwrite"]) == (["--overwrite"], {"root": "photos"})
 
 
 @pytest.mark.parametrize("command", ["robustness", "verdict", "claims"])

@@ -127,6 +127,8 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
     assert run("transfer", [*asked, "--trainer.limit_train_batches", "2"]) == 0
     assert Path("out/transfer.csv").read_text() == written
     assert Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns == predicted  # not tuned again
+    assert run("transfer", ["--config", trained, "--sizes", "16", "--out", "out"]) == 0
+    assert pd.read_csv("out/transfer.csv")["image_size"].tolist() == [12, 8, 16]  # what was measured before stays
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
 
 @pytest.mark.slow
 def test_a_segment_repeats_to_the_bit_and_other_weights_are_noticed(
-    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny({"trainer": {"limit_train_batches": 3, "max_epochs": 2}, "run": {"checkpoint": {"keep": 3}}})
     subprocess.run([sys.executable, "-m", "vitlab", "fit", "--config", str(path)], check=True)
@@ -148,6 +149,21 @@ def test_a_segment_repeats_to_the_bit_and_other_weights_are_noticed(
     torch.save(state, RUN / "checkpoints/step-4.ckpt")
     assert run("verify", [str(RUN), "--segment", "2"]) == 1
     assert "Different from step 2 to 4: state_dict." in capsys.readouterr().out
+
+    # Who is told to end, ends the training that it began.
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin_it(command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
+        started.append(Popen(command, **streams))
+        return started[0]
+
+    Popen = subprocess.Popen
+    with monkeypatch.context() as patch:
+        patch.setattr(verify.subprocess, "Popen", begin_it)
+        patch.setattr(verify.time, "sleep", lambda seconds: sys.exit(75))
+        with pytest.raises(SystemExit):
+            verify.run([str(RUN), "--segment", "2"])
+    assert started[0].poll() is not None
     assert verify.chosen_segment(RUN, "auto") in {(0, 2), (2, 4), (4, None)}
     assert run("verify", [str(RUN), "--segment", "3"]) == 2
     assert "can be repeated from the steps 0, 2, 4" in capsys.readouterr().err

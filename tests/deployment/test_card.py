@@ -146,6 +146,25 @@ def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Pa
     assert "accuracy of these weights is not known" in export(trained, "--format", "safetensors", "--run.root", "runs")
 
 
+def test_a_run_that_is_tested_by_its_features_states_no_accuracy_of_its_outputs(trained: Path, picture: Path) -> None:
+    card = export(trained, "--format", "safetensors", "--run.probe", "knn")
+    assert "accuracy of these weights is not known" in card
+    assert "\nrun:\n  probe: knn\n" in card
+
+
+def test_no_file_of_something_else_is_replaced(
+    trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine").mkdir()
+    for name in ("README.md", "config.json"):
+        Path("mine", name).write_text("{}")
+        assert run("export", ["--config", str(trained), "--format", "safetensors", "--out", "mine"]) == 2
+        assert f"mine/{name} is of something else" in capsys.readouterr().err
+        Path("mine", name).unlink()
+    for _ in range(2):
+        assert run("export", ["--config", str(trained), "--format", "safetensors", "--out", "mine"]) == 0
+
+
 def test_the_card_says_when_the_validation_images_were_the_test_images(trained: Path, picture: Path) -> None:
     shutil.copytree(trained, "runs/tiny/seed-0")
     for alike in (True, False):
@@ -212,6 +231,8 @@ def test_the_best_variant_of_a_study_is_exported_with_the_verdict(
     trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained, "study/vit-b/seed-2")
+    shutil.copytree(trained, "study/vit-b/seed-1")
+    Path("study/vit-b/seed-1/summary.json").unlink()  # a run that is not finished
     shutil.copytree(trained, "study/swin/seed-1")
     shutil.copytree(trained, "study/vit-b/before/first/seed-1")  # what its runs start from
     interval = {"low": 91.0, "high": 93.0}
@@ -228,6 +249,8 @@ def test_the_best_variant_of_a_study_is_exported_with_the_verdict(
     assert "In the study *mine*: ViT B is better than Swin.\n\n- ViT B: 92.0 [91.0, 93.0], 4 seeds\n" in card
     assert "- Swin: 90.0, 1 seed\n" in card
     assert "In the study" not in export(trained, "--format", "safetensors")
+    shutil.copytree(trained, "study/before/first/seed-1")  # no variant either
+    assert "In the study" not in export(Path("study/before/first/seed-1"), "--format", "safetensors")
 
 
 def test_a_study_and_a_run_are_not_exported_together(

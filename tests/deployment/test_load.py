@@ -14,13 +14,14 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import ExifTags, Image
+from safetensors.torch import save_file
 
 from vitlab import Experiment, load
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
 from vitlab.data.photos import Framing
 from vitlab.data.preprocessing import Preprocessing
-from vitlab.deployment.load import LoadedModel
+from vitlab.deployment.load import LoadedModel, activated
 from vitlab.evaluation.predictions import probabilities, read_predictions
 
 Write = Callable[..., Path]
@@ -165,6 +166,29 @@ def test_a_pretrained_run_embeds_and_has_no_classes(tiny: Write, pictures: Path)
     assert model.embed(pictures)["embedding"][5].shape == (model.model.num_features,)
     with pytest.raises(ValueError, match="SimMIM learns no classes"):
         model.predict(pictures)
+
+
+def test_a_damaged_file_is_refused_in_one_message(trained: Path, tmp_path: Path) -> None:
+    whole = (trained / "checkpoints/last.ckpt").read_bytes()
+    other = tmp_path / "other.ckpt"
+    torch.save(torch.zeros(2), other)
+    with pytest.raises(ValueError, match=r"was not written by `fit`"):
+        load(other)
+    for name, content in {
+        "cut.ckpt": whole[: len(whole) // 2],
+        "model.safetensors": b"version https://git-lfs",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"is not a file of weights"):
+            load(tmp_path / name if name == "cut.ckpt" else tmp_path)
+    save_file({"x": torch.zeros(2)}, tmp_path / "model.safetensors", {"title": "another program's"})
+    with pytest.raises(ValueError, match="does not name its model"):
+        load(tmp_path)
+
+
+def test_outputs_of_an_objective_that_is_not_here_have_no_meaning() -> None:
+    with pytest.raises(ValueError, match=r"^gone\.Two, which knows what logits mean, is not here"):
+        activated("gone.Two", torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize(

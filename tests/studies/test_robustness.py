@@ -114,6 +114,7 @@ def study(tmp_path: Path) -> list[FinishedRun]:
     runs = [FinishedRun(variant, seed, tmp_path / variant / f"seed-{seed}") for seed in (1, 2) for variant in "ab"]
     for number, model in enumerate(runs):
         model.directory.mkdir(parents=True)
+        (model.directory / "config.yaml").write_text("run: {probe: null}")
         logits = np.full((len(labels), 10), number, dtype=np.float32)
         write_predictions(model.directory / "predictions.parquet", Predictions(names, labels, logits))
     return runs
@@ -188,6 +189,13 @@ def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench, tmp_path: 
     assert report.missing == []
     bench.measure(50)
     assert bench.measured == ["b1"]
+
+
+def test_a_study_that_ranks_features_is_refused_before_anything_is_measured(bench: Bench) -> None:
+    (bench.study[-1].directory / "config.yaml").write_text("run: {probe: knn}")
+    with pytest.raises(ValueError, match=r"ranks b by its features"):
+        bench.measure(50)
+    assert not bench.measured
 
 
 def test_fewer_images_are_of_each_class_in_proportion_and_the_same_for_all(bench: Bench) -> None:

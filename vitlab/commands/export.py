@@ -36,8 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.deployment.timm_config import write_timm_config
     from vitlab.models.weights import save_weights
 
-    folder = _made(options.out or experiment.directory / "export")
     checkpoint = experiment.restore()
+    folder = _made(options.out or experiment.directory / "export")
     encoder = experiment.objective.backbone if options.raw else experiment.model
     averaged = encoder is not experiment.objective.backbone
     exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
@@ -60,6 +60,7 @@ def best_run(study: Path) -> Path:
         ValueError, FileNotFoundError: no report, a variant that gives no network, or no state left of its runs.
     """
     from vitlab.atomic_files import read_json
+    from vitlab.runs.directory import RunDirectory
     from vitlab.studies.file.study import slug
 
     path = study / "verdict.json"
@@ -69,10 +70,12 @@ def best_run(study: Path) -> Path:
     if not ranked:
         raise ValueError(f"--study {study}: none of its runs finished.")
     best = ranked[0]["variant"]
-    folder = study / slug(best)
-    states = folder.glob("**/checkpoints/last.ckpt")
+    inside, beside = study / slug(best), study.with_name(f"{slug(best)}-{study.name}")  # of a place on an axis
+    folder = inside if inside.is_dir() else beside
+    states = folder.glob("**/seed-*[0-9]/checkpoints/last.ckpt")
     own = [state.parents[1] for state in states if BEFORE not in state.relative_to(folder).parts]
-    runs = sorted(own, key=lambda run: (int(run.name.partition("-")[2]), run))
+    whole = [run for run in own if not RunDirectory(run).shortfalls]
+    runs = sorted(whole, key=lambda run: (int(run.name.rpartition("-")[2]), run))
     if not runs:
         raise ValueError(
             f"--study {study}: {best} leads and left no network: a k-NN or attentive probe gives none, or its "
@@ -87,4 +90,7 @@ def _made(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--out: {folder} cannot be written ({error.strerror}); give another folder.") from None
+    for name, ours in {"README.md": "library_name: vitlab", "config.json": '"timm_wrapper"'}.items():
+        if (folder / name).is_file() and ours not in (folder / name).read_text(encoding="utf-8", errors="replace"):
+            raise ValueError(f"--out: {folder / name} is of something else and would be lost; give another folder.")
     return folder

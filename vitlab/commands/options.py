@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from vitlab import log
 from vitlab.config import Config, load_yaml, merge, nest, parse_yaml, short, split
 from vitlab.experiment.errors import explain
 from vitlab.internals import options_of
@@ -36,10 +37,14 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
 
 def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
     """Return the trained model that the arguments describe; that of a run alone needs no configuration to be read."""
+    from vitlab.commands.quiet import quiet
     from vitlab.deployment.load import load, of_experiment
 
     if len(arguments) == 2 and arguments[0] == "--config" and Path(arguments[1]).is_dir():
-        return load(arguments[1], raw)
+        quiet()
+        model = load(arguments[1], raw)
+        log.info("Weights: %s", model.source)
+        return model
     return of_experiment(experiment_of(arguments, images=False), raw)
 
 
@@ -60,6 +65,8 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
             rest.append(argument)
             continue
         value = value if equals else next(pending, "")
+        if not value or (value.startswith("--") and not equals):
+            raise ValueError(f"{name} needs a value, like {name}=VALUE.")
         data = merge(data, nest(short(name).removeprefix("--data."), parse_yaml(value, name)))
     return rest, data
 

@@ -59,6 +59,7 @@ def _spare_checkpoints(directory: Path) -> list[Path]:
 
 def _remove(directory: Path, files: Sequence[Path] | None) -> None:
     """Remove some files of a run, or for None all of it, and the folder above if that leaves it empty."""
+    directory = directory.absolute()  # `.` cannot be removed
     with run_lock(directory):
         for file in files or ():
             file.unlink()

@@ -20,11 +20,17 @@ def run(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
 
     from vitlab.commands.quiet import quiet
+    from vitlab.runs.directory import RunDirectory
     from vitlab.studies.file.format import clock
     from vitlab.studies.report.robustness import FILE, finished_runs, keep
 
     quiet()
     runs, excluded = finished_runs(options.study)
+    if probed := [run for run in runs if RunDirectory(run.directory).config["run"].get("probe")]:
+        raise ValueError(
+            f"--study {options.study} ranks {probed[0].variant} by its features (run.probe), and "
+            "corruptions are measured on a network's own answers. Give a study of classifiers."
+        )
     for reason in excluded:
         log.warning("Excluded: %s", reason)
     chosen = _sample(runs[0], options.images)

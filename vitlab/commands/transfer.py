@@ -40,14 +40,17 @@ def run(arguments: Sequence[str]) -> int:
         for run, checkpoint in read_runs(options.config, rest).items()
         for size in sorted({run.data.image_size, *options.sizes})
     ]
+    file = options.out / "transfer.csv"
+    known = pd.read_csv(file) if file.is_file() else pd.DataFrame()
     rows = []
     for number, job in enumerate(jobs, start=1):
         rows.append(measure(*job, options))
         table = pd.DataFrame(rows)
-        write_text(options.out / "transfer.csv", table.to_csv(index=False))
+        both = pd.concat([known, table]).drop_duplicates(["name", "seed", "image_size"], keep="last")
+        write_text(file, both.to_csv(index=False))
         direct, size = 100 * rows[-1]["direct"], rows[-1]["image_size"]
         log.info("%s, %d px: %.1f %% (%d of %d)", job[0].directory, size, direct, number, len(jobs))
-    print(f"top-1 in %, as trained → fine-tuned; {options.out / 'transfer.csv'} has every run\n{summary(table)}")
+    print(f"top-1 in %, as trained → fine-tuned; {file} has every run\n{summary(table)}")
     return 0
 
 
@@ -164,7 +167,7 @@ def fine_tuning(config: Config, checkpoint: Path, options: Namespace) -> Experim
     changes = {
         "model": {"init_args": arguments},
         "trainer": {"max_epochs": options.epochs},
-        "run": {"root": str(options.out), "name": f"{config['run']['name']}-{size}px", "test": True},
+        "run": {"root": str(options.out), "name": f"{config['run']['name']}-{size}px", "test": True, "probe": None},
     }
     return Experiment(merge(config, changes))
 

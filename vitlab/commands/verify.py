@@ -19,6 +19,7 @@ import yaml
 
 from vitlab.commands.options import StudyParser
 from vitlab.config import Config, flatten, merge, short
+from vitlab.experiment.chain import BEFORE
 from vitlab.runs.directory import CONFIG, ENVIRONMENT, PREDICTIONS, SUMMARY, RunDirectory
 
 
@@ -127,21 +128,25 @@ def repeat_segment(directory: Path, root: Path, begin: int, end: int | None, dat
     file = root / "segment.yaml"
     root.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(config, sort_keys=False))
+    if (before := directory.resolve().parents[1] / BEFORE).is_dir():  # which a continued run reads no weights of
+        (root / BEFORE).symlink_to(before, target_is_directory=True)
     if begin > 0:
         branch_off(directory, begin, repeated.path, config)
     reached = repeated.last_checkpoint if end is None else kept_state(repeated.checkpoints, end)
     with (root / "log.txt").open("w+", encoding="utf-8") as log:
         command = [sys.executable, "-m", "vitlab", "fit", "--config", str(file)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
-        while process.poll() is None and (end is None or not reached.is_file()):
-            time.sleep(0.05)
-        if process.poll() is None:
+        try:
+            while process.poll() is None and (end is None or not reached.is_file()):
+                time.sleep(0.05)
+        finally:  # also when this process is told to end
+            failed = process.poll() is not None and (process.returncode or not reached.is_file())
             process.terminate()
-        elif process.returncode or not reached.is_file():
+            process.wait()
+        if failed:
             log.seek(0)
             last = "\n".join(log.read().strip().splitlines()[-5:])
             raise ValueError(f"{directory} cannot be repeated from step {begin}:\n{last}")
-        process.wait()
     return unequal_states(run.last_checkpoint if end is None else kept_state(run.checkpoints, end), reached)
 
 
@@ -159,7 +164,7 @@ def conclusion(first: Path, second: Path) -> tuple[list[str], bool]:
 
     They are if they are so to the bit, or their accuracies within the 95 % interval over test images.
     """
-    from vitlab.runs.exactness import disagreements
+    from vitlab.runs.exactness import TIMINGS, disagreements
     from vitlab.runs.resume import inexact
 
     places = disagreements(first, second)
@@ -171,7 +176,7 @@ def conclusion(first: Path, second: Path) -> tuple[list[str], bool]:
     equal = compared is not None and compared[2] <= 0 <= compared[3]
     if compared is None:
         one, other = (RunDirectory(run).metrics for run in (first, second))
-        differing = [name for name in one if name in other and one[name] != other[name]]
+        differing = [name for name in one if name in other and one[name] != other[name] and name not in TIMINGS]
         results = [f"{name} {one[name]:.4g} and {other[name]:.4g}" for name in differing]
         shown = "; ".join(results) or "no metric in common"
     else:

@@ -19,6 +19,7 @@ from vitlab.config import Config
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.evaluation.probe import Accuracy
+from vitlab.experiment.chain import BEFORE
 from vitlab.experiment.class_names import named
 from vitlab.models import ImageModel
 from vitlab.runs.directory import PREDICTIONS, RunDirectory
@@ -75,8 +76,11 @@ class Exported:
 
     @property
     def study(self) -> Config | None:
-        """The verdict.json of the study that the run is of; None of a run by itself."""
-        for folder in self.run.resolve().parents[1:3]:  # the variant's folder, or that of a fold, lies between
+        """The verdict.json of the study that the run is of; None of a run by itself, or that others start from."""
+        above = self.run.resolve().parents[:3]
+        if BEFORE in (folder.name for folder in above):
+            return None
+        for folder in above[1:]:  # the variant's folder, or that of a fold, lies between
             if (folder / VERDICT).is_file():
                 return read_json(folder / VERDICT)
         return None
@@ -86,6 +90,8 @@ class Exported:
         run = RunDirectory(self.run)
         if self.checkpoint is None or self.checkpoint.resolve() != run.last_checkpoint.resolve():
             return None  # the run's result is that of its last state
+        if self.config["run"].get("probe") and self.config["trainer"]["max_epochs"]:
+            return None  # and that of its features, not of these outputs
         if not self.classifies or run.shortfalls or not (run.path / PREDICTIONS).is_file():
             return None
         tested = run.predictions
@@ -174,4 +180,5 @@ def _front_matter(exported: Exported, accuracy: Accuracy | None) -> ModelCardDat
 
 def recipe(config: Config) -> Config:
     """Return what of a configuration decides the weights; `fit` with it is the same run. Nulls are not all defaults."""
-    return {key: config[key] for key in RECIPE if key in config}
+    probe = config["run"].get("probe")  # which is the classifier of a frozen network
+    return {key: config[key] for key in RECIPE if key in config} | ({"run": {"probe": probe}} if probe else {})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vitlab import log
@@ -21,7 +21,7 @@ from vitlab.data.preprocessing import Preprocessing
 from vitlab.experiment.class_names import named
 from vitlab.models.backbone import ImageModel
 from vitlab.models.stored import build
-from vitlab.models.weights import from_hub, load_weights
+from vitlab.models.weights import from_hub, load_weights, not_weights
 from vitlab.runs.directory import CONFIG, RunDirectory
 
 if TYPE_CHECKING:
@@ -152,7 +152,10 @@ def of_experiment(experiment: "Experiment", raw: bool = False) -> LoadedModel:
 
 def activated(objective: type[Any] | str, logits: Tensor) -> Tensor:
     """Return what the task of an objective, a class or its import path, makes of logits."""
-    trained_by = named(objective) if isinstance(objective, str) else objective
+    try:
+        trained_by = named(objective) if isinstance(objective, str) else objective
+    except (ImportError, AttributeError):
+        raise ValueError(f"{objective}, which knows what logits mean, is not here; install its package.") from None
     if trained_by.task is None:
         raise ValueError(f"{trained_by.__name__} learns no classes by softmax, so there is nothing to predict.")
     return trained_by.task.activate(logits)
@@ -178,8 +181,11 @@ def _read(source: str | Path, raw: bool) -> LoadedModel:
 
 
 def _of_checkpoint(path: Path, raw: bool) -> LoadedModel:
-    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not {"vitlab_config", "vitlab_inference"} <= stored.keys():
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever a reader says of another file
+        raise not_weights(path, error) from None
+    if not isinstance(stored, dict) or not {"vitlab_config", "vitlab_inference"} <= stored.keys():
         raise ValueError(f"{path} was not written by `fit`, and does not tell of which model it is.")
     config = modernize(stored["vitlab_config"])["model"]
     loaded = _build(config["init_args"]["backbone"], stored["vitlab_inference"], config["class_path"], str(path))
@@ -190,10 +196,14 @@ def _of_checkpoint(path: Path, raw: bool) -> LoadedModel:
 
 
 def _exported(path: Path) -> LoadedModel:
-    with safe_open(path, "pt") as file:
-        facts = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name != "format"}
-    if "backbone" not in facts:
+    try:
+        with safe_open(path, "pt") as file:
+            stored = file.metadata() or {}
+    except SafetensorError as error:
+        raise not_weights(path, error) from None
+    if "backbone" not in stored:
         raise ValueError(f"{path} does not name its model. Export the run again.")
+    facts = {name: json.loads(value) for name, value in stored.items() if name != "format"}
     loaded = _build(facts["backbone"], facts, facts["objective"], str(path))
     load_weights(loaded.model, path)
     return loaded

@@ -47,6 +47,8 @@ class Answers:
     def table(self) -> pd.DataFrame:
         """Return a row per picture: file, class, its probability, and p_… of each class; or file and each output."""
         if not self.one_class:
+            if "file" in self.class_names:
+                raise ValueError("An output is called file, as the column of the pictures' names is; rename it.")
             return pd.DataFrame({"file": self.files} | dict(zip(self.class_names, self.probability.T, strict=True)))
         first = self.best[:, 0]
         head = {

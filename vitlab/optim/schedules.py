@@ -31,6 +31,8 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "zero or more")
+        for name in ("warmup_lr", "min_lr"):
+            require(getattr(self, name, 0) >= 0, name, getattr(self, name, 0), "zero or more")
         require(self.stretch >= 1, "stretch", self.stretch, "1 or more")
 
     def lr(self, peak: float, step: int, steps: int, epochs: float) -> float:

@@ -39,8 +39,9 @@ class Optimizer(ABC):
             require(self.weight_decay > 0, "weight_decay", self.weight_decay, "more than 0 with a weight_decay_end")
             require(self.weight_decay_end > 0, "weight_decay_end", self.weight_decay_end, "more than 0, or null")
         require(self.head_lr is None or self.head_lr > 0, "head_lr", self.head_lr, "a positive rate, or null")
-        require(0 < (self.layer_decay or 1) <= 1, "layer_decay", self.layer_decay, "a factor above 0, at most 1")
-        require((self.reference_batch or 1) > 0, "reference_batch", self.reference_batch, "like 512, or null")
+        decay, batch = self.layer_decay, self.reference_batch
+        require(decay is None or 0 < decay <= 1, "layer_decay", decay, "a factor above 0, at most 1")
+        require(batch is None or batch > 0, "reference_batch", batch, "like 512, or null")
 
     def scale(self, global_batch: int) -> float:
         """Return the factor that `reference_batch` puts on every learning rate."""
@@ -113,4 +114,7 @@ class AnyOptimizer(Optimizer):
             require(name not in self.arguments, f"arguments.{name}", self.arguments.get(name), f"`{name}` beside it")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return self.optimizer(groups, lr=self.lr, **self.arguments)  # type: ignore[call-arg]
+        try:
+            return self.optimizer(groups, lr=self.lr, **self.arguments)  # type: ignore[call-arg]
+        except TypeError as error:
+            raise ValueError(f"Optimizer setting arguments: {error}.") from None

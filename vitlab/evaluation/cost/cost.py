@@ -97,6 +97,6 @@ def doubts(costs: Mapping[str, Cost]) -> list[str]:
     if not reasons:
         return []
     return [
-        f"Images/s are unreliable: while cost was measured, {' and '.join(reasons)}. To measure again, "
-        "remove the files cost.json of the variants and repeat the command on an idle machine."
+        f"Images/s are unreliable: while cost was measured, {' and '.join(reasons)}. Repeat the command on an idle "
+        "machine; a study measures again if you remove the files cost.json of its variants."
     ]
