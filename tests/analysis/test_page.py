@@ -33,7 +33,7 @@ def train(tiny: Write, name: str, *changes: str, backbone: object = None) -> str
 def test_a_vit_without_a_class_token_is_drawn_without_its_attention(tiny: Write) -> None:
     arguments = ["class_token", "false"], ["global_pool", "avg"], ["reg_tokens", "2"]
     changes = [word for name, value in arguments for word in (f"--model.backbone.{name}", value)]
-    assert run("visualize", ["--config", train(tiny, "plain", *changes), "--out", "out"]) == 0
+    assert run("visualize", [str(Path(train(tiny, "plain", *changes)).parent), "--out", "out"]) == 0
     files = {path.stem for path in Path("out").glob("*.png")}
     assert {"heads-plain-seed-0", "attention-distance", "positions-plain-seed-0"} <= files
     assert "class-token-plain-seed-0" not in files

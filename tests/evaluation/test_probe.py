@@ -10,6 +10,8 @@ import torch
 from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 from vitlab.evaluation.probe import Accuracy, hold_out, probe_features
+from vitlab.models import TimmModel
+from vitlab.models.weights import save_weights
 
 
 def splits_of(separable: bool) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -74,6 +76,19 @@ def test_a_probe_stands_beside_pixels_and_the_untrained_network(
     assert found["knn_raw_pixels"]["value"] > 0.9  # 98.8 % among all training images
     assert "knn_untrained" not in none
     assert found["knn_untrained"] == none["knn"]  # of the same weights, among the same images
+
+
+def test_a_model_that_was_built_with_weights_is_not_called_untrained(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_weights(TimmModel("test_resnet", num_classes=10, in_chans=1), "own.safetensors")
+    arguments = {"name": "test_resnet", "in_chans": 1, "checkpoint_path": "own.safetensors"}
+    backbone = {"class_path": "vitlab.models.TimmModel", "init_args": arguments}
+    path = str(tiny({"model": {"init_args": {"backbone": backbone}}}))
+    assert run("fit", ["--config", path]) == 0
+    capsys.readouterr()
+    assert run("probe", ["--config", path]) == 0
+    assert "untrained" not in capsys.readouterr().out
 
 
 def test_the_interval_is_wilsons() -> None:

@@ -62,6 +62,11 @@ def test_a_study_is_named_by_its_folder_or_by_its_file(
         assert capsys.readouterr().out == f"{headline}\n"
     assert main(["verdict"]) == 2
     assert "For example: verdict runs/quickstart" in capsys.readouterr().err
+    place = tmp_path / "axis" / "8-epochs"
+    place.mkdir(parents=True)
+    (place / "verdict.json").write_text("{}")
+    assert main(["verdict", str(place.parent)]) == 2
+    assert f"has a verdict for each place of its axis; give one of {place}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["compare", "plan"])

@@ -84,6 +84,7 @@ def measure(config: Config, turns: Iterator[object], processes: int = 1) -> "Cos
 def on_noise(config: Config) -> "Experiment":
     """Return an experiment whose objective trains on noise: it asks for no stored weights, no cache and no classes."""
     from vitlab.experiment.experiment import Experiment
+    from vitlab.models.stored import without_weights
     from vitlab.objectives import Distillation
 
     arguments: Config = {"init_from": None}  # the values of weights take no memory and no time
@@ -91,6 +92,7 @@ def on_noise(config: Config) -> "Experiment":
         arguments["whiten"] = False
     if "teacher" in config["model"]["init_args"]:
         arguments["teacher"] = {"cache": None} | _untrained_teacher(config)
+    config = config | {"model": without_weights(config["model"])}
     experiment = Experiment(merge(config, {"model": {"init_args": arguments}}))
     if isinstance(experiment.objective, Distillation):  # noise has no classes to recognize
         experiment.objective.teacher.examine = lambda batches: None  # type: ignore[method-assign]

@@ -48,6 +48,12 @@ def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
     return of_experiment(experiment_of(arguments, images=False), raw)
 
 
+def with_config(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the files and run directories that stand alone under `--config`."""
+    files, rest = split(arguments)
+    return ["--config", *files, *rest] if files else rest
+
+
 def refuse_unknown_name(arguments: Sequence[str]) -> None:
     """Raise FileNotFoundError if a command that takes a configuration first has a word there that names none."""
     if arguments and not arguments[0].startswith("-") and not split(arguments[:1])[0]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vitlab.commands.options import StudyParser, experiment_of
+from vitlab.config import weights_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,8 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.atomic_files import write_text
     from vitlab.evaluation.cost import device_for
 
-    as_built = copy.deepcopy(experiment.model) if options.protocol is None else None
+    pretrained = any(key.startswith("model.init_args.backbone.") for key in weights_of(experiment.config))
+    as_built = None if options.protocol or pretrained else copy.deepcopy(experiment.model)
     path, device = experiment.restore(), device_for("auto")
     name = path.stem if path else "none"
     if options.protocol is None:

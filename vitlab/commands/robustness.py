@@ -101,9 +101,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "Evaluate a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion of increasing "
         "strength. Finished models are kept; an interrupted command continues with the next model.",
     )
-    parser.add_argument("--study", type=Path, required=True, help="folder of a finished study, like runs/quickstart")
+    parser.add_argument("alone", nargs="?", type=Path, metavar="STUDY", help="short for --study STUDY")
+    parser.add_argument("--study", type=Path, help="folder of a finished study, like runs/quickstart")
     parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
     options = parser.parse_args(arguments)
+    options.study = options.study or options.alone
+    if options.study is None:
+        raise ValueError("robustness takes the folder of a study. For example: robustness runs/quickstart")
     if options.images is not None and options.images < 1:
         raise ValueError(f"--images {options.images}: expected 1 or more.")
     return options

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlab import log
-from vitlab.commands.options import StudyParser
+from vitlab.commands.options import StudyParser, with_config
 from vitlab.config import Config, merge
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument("--epochs", type=int, default=0, help="epochs of fine-tuning at each other size [0]")
     parser.add_argument("--lr", type=float, help="learning rate of fine-tuning [4 %% of the training's, as published]")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and the tuned runs")
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(with_config(arguments))
     if options.epochs < 0 or min(options.sizes) < 1:
         raise ValueError(f"--epochs {options.epochs}, --sizes {options.sizes}: expected 0 or more, and 1 px or more.")
     if options.lr is not None and not (options.lr > 0 and options.epochs):

@@ -24,6 +24,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError("verdict takes a study, its folder or its YAML file. For example: verdict runs/quickstart")
     path = _folder(study, options.root) / "verdict.json"
     if not path.is_file():
+        if places := ", ".join(str(each.parent) for each in sorted(path.parent.glob("*/verdict.json"))):
+            raise ValueError(f"{study} has a verdict for each place of its axis; give one of {places}.")
         raise FileNotFoundError(f"{path} does not exist. `python -m vitlab compare` writes it into the study's folder.")
     record = read_json(path)
     lines, status = answered(record, options.better, options.than, f" of {study}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vitlab.commands.options import StudyParser
+from vitlab.commands.options import StudyParser, with_config
 
 SHOWN = 64  # validation images
 
@@ -16,7 +16,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the PNGs and of index.html")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(with_config(arguments))
 
     from vitlab.analysis.image_logging import some_images
     from vitlab.analysis.page import Shown, Subject, write_page

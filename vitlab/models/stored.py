@@ -24,16 +24,16 @@ def build(kind: type[T], settings: Settings) -> T:
     """Return the object that a configuration describes, before weights are loaded."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(kind, "model")
-    model: T = parser.instantiate(parser.parse_object({"model": _without_weights(settings)})).model
+    model: T = parser.instantiate(parser.parse_object({"model": without_weights(settings)})).model
     return model
 
 
-def _without_weights(settings: Any) -> Any:
+def without_weights(settings: Any) -> Any:
     """Return the configuration with pretrained weights of timm models turned off."""
     if isinstance(settings, list):
-        return [_without_weights(each) for each in settings]
+        return [without_weights(each) for each in settings]
     if not isinstance(settings, dict):
         return settings
-    settings = {key: _without_weights(value) for key, value in settings.items()}
+    settings = {key: without_weights(value) for key, value in settings.items()}
     timms = {"pretrained": False, "checkpoint_path": None}
     return settings | timms if timms.keys() <= settings.keys() else settings
