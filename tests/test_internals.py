@@ -249,8 +249,8 @@ def test_only_torchs_fused_optimizers_skip_a_step_on_the_device() -> None:
 
 def test_torch_takes_norms_of_tensors_of_all_sizes_and_scales_them_in_place() -> None:
     tensors = [torch.tensor([3.0, 4.0]), torch.tensor([[2.0]])]
-    assert [float(norm) for norm in internals.norms(tensors)] == [5, 2]
-    internals.scale_(tensors, [torch.tensor(2.0), torch.tensor(0.5)])
+    assert [float(norm) for norm in internals.foreach("norm", tensors)] == [5, 2]
+    internals.foreach("mul_", tensors, [torch.tensor(2.0), torch.tensor(0.5)])
     assert [tensor.flatten().tolist() for tensor in tensors] == [[6, 8], [1]]
 
 

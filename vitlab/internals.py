@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -288,32 +288,11 @@ def skip_step_if(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
     optimizer.found_inf = found_inf  # type: ignore[attr-defined]
 
 
-def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the Euclidean norm of each tensor, in one kernel on a GPU."""
+def foreach(operation: str, *arguments: Any) -> Any:
+    """Return what torch's `norm`, `mul_`, `sub_` or `copy_` makes of lists of tensors, in one kernel on a GPU."""
     import torch
 
-    return list(torch._foreach_norm(list(tensors)))
-
-
-def scale_(tensors: Sequence[Tensor], factors: Sequence[Tensor] | Tensor | float) -> None:
-    """Multiply each tensor by its factor, or all by one, in place and in one kernel on a GPU."""
-    import torch
-
-    torch._foreach_mul_(list(tensors), factors if isinstance(factors, torch.Tensor | float) else list(factors))
-
-
-def copy_(targets: Sequence[Tensor], sources: Iterable[Tensor]) -> None:
-    """Copy each tensor, in one kernel on a GPU."""
-    import torch
-
-    torch._foreach_copy_(list(targets), list(sources))
-
-
-def subtract_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-    """Subtract from each tensor its other, in place and in one kernel on a GPU."""
-    import torch
-
-    torch._foreach_sub_(list(tensors), list(others))
+    return getattr(torch, f"_foreach_{operation}")(*arguments)
 
 
 def count_attention_on_cpu() -> None:

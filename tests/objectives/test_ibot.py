@@ -123,12 +123,12 @@ def test_the_objective_computes_what_its_functions_do(name: str, monkeypatch: py
         seen = [teacher.backbone.forward_features(view) for view in views[:2]]  # type: ignore[operator, union-attr]
         outputs = [teacher.head(teacher.backbone.pool(each)) for each in seen]  # type: ignore[operator, union-attr]
         targets = [((each - objective.center) / 0.04).softmax(-1) for each in outputs]
-        t_patches = torch.cat([outputs_of(teacher.head, each) for each in seen])  # type: ignore[arg-type]
+        t_patches = torch.cat([outputs_of(teacher.head, each.patches) for each in seen])  # type: ignore[arg-type]
         t = ((t_patches - objective.center_patch) / 0.07).softmax(-1)
         hidden = [objective.encode_masked(view, part) for view, part in zip(views[:2], mask.chunk(2), strict=True)]
         embeddings = [*map(objective.backbone.pool, hidden), objective.backbone.embed(views[2])]
         log_probs = [(objective.head(z) / 0.1).log_softmax(-1) for z in embeddings]
-        patches = torch.cat([(outputs_of(objective.head, each) / 0.1).log_softmax(-1) for each in hidden])
+        patches = torch.cat([(outputs_of(objective.head, each.patches) / 0.1).log_softmax(-1) for each in hidden])
         expected = 0.5 * cross_view_entropy(targets, log_probs) + 2 * hidden_entropy(t, patches, mask.flatten(1))
         moved = 0.9 * objective.center_patch + 0.1 * t_patches.flatten(0, 1).mean(0)
         assert float(objective.loss(views, labels).detach()) == pytest.approx(float(expected.detach()), rel=1e-9)

@@ -17,7 +17,7 @@ from vitlab.commands.dispatch import run
 from vitlab.data import Digits
 from vitlab.objectives import Supervised
 from vitlab.optim import SGD, AdamW, Optimizer, WarmupCosine
-from vitlab.runs.finite_steps import Check, FiniteSteps, Step, all_finite
+from vitlab.runs.finite_steps import Check, FiniteSteps, all_finite
 
 RUN = Path("runs/tiny/seed-0")
 
@@ -107,8 +107,8 @@ def test_no_step_waits_for_its_check() -> None:
         pytest.skip("needs a CUDA device")
     finite = torch.zeros((), dtype=torch.bool, device="cuda")
     with no_waiting():
-        check = Check(finite, Step(0, 0, 0))
-    assert not check.result()[0]
+        check = Check(finite, 0, 0, 0)
+    assert not check.result()
 
 
 @pytest.mark.parametrize(("precision", "status"), [("16-true", 2), ("bf16-true", 2), ("64-true", 2), ("bf16-mixed", 0)])

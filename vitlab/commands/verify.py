@@ -49,7 +49,10 @@ def run(arguments: Sequence[str]) -> int:
         if options.segment is not None:
             begin, end = chosen_segment(options.run, options.segment)
             places = repeat_segment(options.run, options.out or Path(temporary), begin, end, root)
-            print("\n".join(conclusion_of_segment(options.run, begin, end, places)))
+            segment = f"after step {begin}" if end is None else f"from step {begin} to {end}"
+            more = f", and {len(places) - 1} more" if len(places) > 1 else ""
+            same = f"Equal to the bit {segment}: weights, averages, optimizer and random generators."
+            print(f"Different {segment}: {places[0]}{more}." if places else same)
             return 1 if places else 0
         repeated = repeat(options.run, options.out or Path(temporary), root)
         lines, equal = conclusion(options.run, repeated)
@@ -148,15 +151,6 @@ def repeat_segment(directory: Path, root: Path, begin: int, end: int | None, dat
             last = "\n".join(log.read().strip().splitlines()[-5:])
             raise ValueError(f"{directory} cannot be repeated from step {begin}:\n{last}")
     return unequal_states(run.last_checkpoint if end is None else kept_state(run.checkpoints, end), reached)
-
-
-def conclusion_of_segment(directory: Path, begin: int, end: int | None, places: Sequence[str]) -> list[str]:
-    """Return in sentences whether the state after a segment is equal."""
-    segment = f"after step {begin}" if end is None else f"from step {begin} to {end}"
-    if not places:
-        return [f"Equal to the bit {segment}: weights, averages, optimizer and random generators."]
-    more = f", and {len(places) - 1} more" if len(places) > 1 else ""
-    return [f"Different {segment}: {places[0]}{more}."]
 
 
 def conclusion(first: Path, second: Path) -> tuple[list[str], bool]:

@@ -91,15 +91,6 @@ def _to_uniform(bits: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return _shift_right(bits, 40).float() * 2.0**-24
 
 
-def _uniform_on_host(
-    seed: int, epoch: int, stream: Stream, indices: Int64[np.ndarray, "B"], draws: int
-) -> Float[np.ndarray, "B D"]:
-    """Do the same by NumPy, which takes a third of torch's time for so few numbers."""
-    states = _mix(indices.view(np.uint64) * _GOLDEN + host_seed(seed, epoch, stream))
-    bits = _mix(states[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN)
-    return (bits >> 40).astype(np.float32) * np.float32(2.0**-24)
-
-
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of one batch, on the device of `indices` (B,).
@@ -120,8 +111,10 @@ class Draws:
 
     def uniform(self, stream: Stream, draws: int) -> Float[Tensor, "B D"]:
         """Draw from U[0, 1): multiples of 2^-24, each exact in float32."""
-        if self.indices.device.type == "cpu":
-            return torch.from_numpy(_uniform_on_host(self.seed, self.epoch, stream, self.indices.numpy(), draws))
+        if self.indices.device.type == "cpu":  # by NumPy, which takes a third of torch's time for so few numbers
+            start = _mix(self.indices.numpy().view(np.uint64) * _GOLDEN + host_seed(self.seed, self.epoch, stream))
+            numbers = _mix(start[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN)
+            return torch.from_numpy((numbers >> 40).astype(np.float32) * np.float32(2.0**-24))
         states = _states(self.seed, self.epoch, stream, self.indices)
         return _to_uniform(_bits(states[:, None], torch.arange(draws, device=states.device)))
 

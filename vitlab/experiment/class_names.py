@@ -121,7 +121,9 @@ def nulls(config: Config) -> Iterator[str]:
     for key, given in _classes(config):
         values = given.get("init_args", {})
         for name, parameter in signature(named(given["class_path"]), eval_str=True).parameters.items():
-            if values.get(name, 0) is None and not takes_null(parameter):
+            kind = parameter.annotation  # without one, null is a value
+            takes_null = parameter.default is None or kind in (Parameter.empty, Any) or NoneType in get_args(kind)
+            if values.get(name, 0) is None and not takes_null:
                 yield f"{key}.{name}"
 
 
@@ -132,13 +134,6 @@ def _classes(config: Config, key: str = "") -> Iterator[tuple[str, Config]]:
             yield from _classes(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
     if "class_path" in config:
         yield key, config
-
-
-def takes_null(parameter: Parameter) -> bool:
-    """Return whether null is a value of a parameter: its type or its default says so, or it has no type."""
-    return parameter.annotation in (Parameter.empty, Any) or (
-        parameter.default is None or NoneType in get_args(parameter.annotation)
-    )
 
 
 def named(path: str) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vitlab import log
 from vitlab.data import ImageDataModule
+from vitlab.data.dataset import SPLITS
 from vitlab.evaluation.attentive import fit_attentive_probe, logits_of, tokens_of
 from vitlab.evaluation.features import Features, extract
 from vitlab.evaluation.knn import weighted_votes
@@ -86,8 +87,12 @@ def _logits(
     embed: Embed = partial(tokens_of, encoder) if how == "attentive" else encoder.embed
     with torch.no_grad(), in_eval_mode(encoder):
         shape = embed(data.views("train", [0], device)).shape[1:]
-    if how == "attentive":
-        _refuse_too_large(data, shape.numel())
+    size = 4 * shape.numel() * sum(len(data.labels(split)) for split in SPLITS)
+    if how == "attentive" and size > MOST_BYTES:
+        raise ValueError(
+            f"run.probe: attentive keeps the tokens of all images in memory, here {size / 2**30:.0f} GiB; set linear, "
+            "or fewer data.init_args.train_images."
+        )
     kept = None if cache is None else OutputCache(cache / fingerprint(encoder, how == "attentive"), shape.numel())
     if kept is not None:
         embed = partial(_known, kept, embed, shape)
@@ -127,16 +132,6 @@ def _votes(bank: Features, num_classes: int, features: Tensor) -> Tensor:
 def _known(cache: OutputCache, embed: Embed, shape: torch.Size, images: Tensor) -> Tensor:
     """Return the features of images, of each image computed once for all processes that share the cache's folder."""
     return cache.outputs(images, lambda unknown: embed(unknown).flatten(1)).unflatten(1, shape)
-
-
-def _refuse_too_large(data: ImageDataModule, numbers: int) -> None:
-    """Raise ValueError where the tokens of all images do not fit into memory."""
-    size = 4 * numbers * sum(len(data.labels(split)) for split in ("train", "val", "test"))
-    if size > MOST_BYTES:
-        raise ValueError(
-            f"run.probe: attentive keeps the tokens of all images in memory, here {size / 2**30:.0f} GiB; set linear, "
-            "or fewer data.init_args.train_images."
-        )
 
 
 def give_classifier(model: ImageModel, probe: LinearProbe) -> bool:

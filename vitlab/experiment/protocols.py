@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitlab.data import BatchAugment, ImageDataModule, PhotoAugment
 from vitlab.data.augment import CROP_SCALE
+from vitlab.data.dataset import Split
 from vitlab.data.photos import Interpolation
 from vitlab.evaluation.class_tokens import class_token, dino_features, has_class_token, raw_class_token
 from vitlab.evaluation.features import Features, extract
@@ -52,8 +52,7 @@ def probe_dino(
     encoder: ImageModel, data: ImageDataModule, device: torch.device, protocol: LinearProtocol, progress: Progress
 ) -> ProtocolResult:
     """Weighted k-NN among all labeled images, temperature 0.07, and the linear probe of `dino_features`."""
-    splits = {split: _features(encoder, data, split, class_token, device) for split in ("train", "val", "test")}
-    train, test = _labeled(data, splits), splits["test"]
+    train, test = _labeled(encoder, data, class_token, device)
     queries, bank, labels = (tensor.to(device) for tensor in (test[0], *train))
     knn = {
         k: Accuracy.of(predict_weighted(queries, bank, labels, data.num_classes, k).cpu(), test[1])
@@ -91,8 +90,7 @@ def probe_msn(
             "Leave --protocol out: the protocol for every architecture has 1, 2, 5 and 10 labels per class too."
         )
     listed = _listed(data, lists)
-    splits = {split: _features(encoder, data, split, raw_class_token, device) for split in ("train", "val", "test")}
-    train, test = _labeled(data, splits), splits["test"]
+    train, test = _labeled(encoder, data, raw_class_token, device)
     low_shot = measure_few_labels(train, test, listed or draw_subsets(train[1]))
     return ProtocolResult("msn", train[0].shape[1], len(train[1]), len(test[1]), low_shot=low_shot)
 
@@ -117,8 +115,9 @@ def _linear(
     progress: Progress,
 ) -> tuple[TrainedLinear, int]:
     """Return the result of the linear probe, and the number of features that it reads."""
-    test = _features(encoder, data, "test", read, device)
-    val = test if data.tests_on_validation else _features(encoder, data, "val", read, device)
+    features = partial(extract, encoder, embed=partial(read, encoder))
+    test = features(data.batches("test", device))
+    val = test if data.tests_on_validation else features(data.batches("val", device))
     augmented = simply_augmented(data, interpolation)
     images = len(augmented.labels("train"))
     step, embed = step_sizes(protocol, images)[0], torch.no_grad()(partial(read, encoder.eval()))
@@ -142,22 +141,14 @@ def _linear(
     return linear, test[0].shape[1]
 
 
-def _features(
-    encoder: ImageModel,
-    data: ImageDataModule,
-    split: Any,
-    read: Callable[[ImageModel, Tensor], Tensor],
-    device: torch.device,
-) -> Features:
-    return extract(encoder, data.batches(split, device), embed=partial(read, encoder))
-
-
-def _labeled(data: ImageDataModule, splits: dict[str, Features]) -> Features:
-    """Return the features of all labeled images: those held out for validation belong to them."""
-    if data.tests_on_validation:
-        return splits["train"]
-    (x, labels), (held_out, more) = splits["train"], splits["val"]
-    return torch.cat([x, held_out]), torch.cat([labels, more])
+def _labeled(
+    encoder: ImageModel, data: ImageDataModule, read: Callable[[ImageModel, Tensor], Tensor], device: torch.device
+) -> tuple[Features, Features]:
+    """Return the features of all labeled images, to which those held out for validation belong, and of the test's."""
+    splits: list[Split] = ["train", "test"] if data.tests_on_validation else ["train", "val", "test"]
+    *known, test = (extract(encoder, data.batches(split, device), embed=partial(read, encoder)) for split in splits)
+    x, labels = (torch.cat(parts) for parts in zip(*known, strict=True))
+    return (x, labels), test
 
 
 def _listed(data: ImageDataModule, lists: Sequence[Path]) -> dict[str, list[Tensor]]:

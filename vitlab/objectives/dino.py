@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.distributed import mean_over_processes
-from vitlab.internals import norms, scale_
+from vitlab.internals import foreach
 from vitlab.models import ImageModel
 from vitlab.models.layers import Init, trunc_normal
 from vitlab.objectives.heads import Prototypes, projection
@@ -179,6 +179,11 @@ def new_head(
     return nn.Sequential(OrderedDict(mlp=mlp, last_layer=last_layer))
 
 
+def outputs_of(head: nn.Module, tokens: Float[Tensor, "*B N C"]) -> Float[Tensor, "*B N K"]:
+    """Return a head's outputs for each patch or region."""
+    return head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])
+
+
 def require_temperatures(sinkhorn: bool, **temperatures: float) -> None:
     """Raise ValueError for temperatures that divide by zero, or by which `sinkhorn` overflows."""
     coldest = min(temperatures.values())
@@ -221,4 +226,4 @@ def koleo(embeddings: Float[Tensor, "B D"], eps: float = 1e-8) -> Scalar:
 def clip_each(parameters: Iterable[nn.Parameter], longest: float) -> None:
     """Clip the norm of each parameter's gradient to `longest`."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    scale_(grads, [(longest / (norm + 1e-6)).clamp(max=1.0) for norm in norms(grads)])
+    foreach("mul_", grads, [(longest / (norm + 1e-6)).clamp(max=1.0) for norm in foreach("norm", grads)])

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitlab.models import Backbone
-from vitlab.objectives.dino import DINO, cross_view_entropy, new_head
+from vitlab.objectives.dino import DINO, cross_view_entropy, new_head, outputs_of
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.self_distillation import by_resolution
@@ -75,11 +75,6 @@ def encode(
     """Return the embeddings (V·B, C) and the regions of views of one size."""
     features = backbone.forward_features(images)
     return backbone.pool(features), features.patches.unflatten(0, (views, -1))
-
-
-def outputs_of(head: nn.Module, regions: Float[Tensor, "V B N C"]) -> Float[Tensor, "V B N K"]:
-    """Return a head's outputs for each region."""
-    return head(regions.flatten(0, 2)).unflatten(0, regions.shape[:3])
 
 
 def matched_entropy(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone, Features
-from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, new_head, require_temperatures
+from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, new_head, outputs_of, require_temperatures
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.masking import enlarge, rectangles
 from vitlab.objectives.objective import Labels, Scalar, Views
@@ -131,12 +131,7 @@ class IBOT(DINO):
 
 def patches_of(model: Any, features: Features) -> Float[Tensor, "B N K"]:
     """Return a student's or teacher's outputs for each patch, by the images' head unless patches have their own."""
-    return outputs_of(getattr(model, "head_patch", model.head), features)
-
-
-def outputs_of(head: nn.Module, features: Features) -> Float[Tensor, "B N K"]:
-    """Return a head's outputs for each patch."""
-    return head(features.patches.flatten(0, 1)).unflatten(0, features.patches.shape[:2])
+    return outputs_of(getattr(model, "head_patch", model.head), features.patches)
 
 
 def hidden_entropy(

@@ -26,7 +26,7 @@ from torchvision.ops import MLP  # type: ignore[import-untyped]
 from vitlab.distributed import mean_over_processes, num_processes
 from vitlab.models import ImageModel
 from vitlab.models.layers import BatchNorm
-from vitlab.objectives.objective import Batch, Labels, Objective, Scalar, Views
+from vitlab.objectives.objective import Labels, Objective, Scalar, Views
 from vitlab.objectives.self_distillation import embed_views
 from vitlab.optim import Optimizer, Schedule
 
@@ -69,7 +69,6 @@ class LeJEPA(Objective):
         self.lamb, self.num_slices, self.global_views = lamb, num_slices, 2
         norm: Any = partial(BatchNorm, track_running_stats=False)  # it is not used in evaluation
         self.projector = MLP(backbone.num_features, [hidden_dim, hidden_dim, proj_dim], norm_layer=norm)
-        self.parts: dict[str, Tensor] = {}
 
     @property
     def epoch_metrics(self) -> list[str]:
@@ -90,13 +89,8 @@ class LeJEPA(Objective):
             invariance = (z - z[: self.global_views].mean(dim=0)).square().mean()
             directions = torch.randn(z.shape[2], self.num_slices, dtype=z.dtype, device=z.device)
             normality = sigreg(z, directions / directions.norm(dim=0))
-        self.parts = {"train/invariance": invariance.detach(), "train/sigreg": normality.detach()}
+        self.watched = {"train/invariance": invariance.detach(), "train/sigreg": normality.detach()}
         return (1 - self.lamb) * invariance + self.lamb * normality
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
-        loss = super().training_step(batch, batch_idx)
-        self.log_dict(self.parts, on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True)
-        return loss
 
 
 def sigreg(z: Float[Tensor, "V B K"], directions: Float[Tensor, "K S"]) -> Scalar:

@@ -61,6 +61,7 @@ class Objective(LightningModule, ABC):
         self.optimizer = optimizer
         self.schedule = schedule
         self.init_from = init_from
+        self.watched: dict[str, Tensor] = {}  # what `loss` notes of a batch, logged beside it
 
     @abstractmethod
     def loss(self, views: Views, labels: Labels) -> Scalar:
@@ -204,7 +205,8 @@ class Objective(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
         views, labels = batch
         loss = self.loss(views, labels)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        noted = {"train/loss": loss.detach()} | self.watched
+        self.log_dict(noted, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

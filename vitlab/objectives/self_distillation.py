@@ -24,7 +24,7 @@ from vitlab import log
 from vitlab.distributed import mean_over_processes
 from vitlab.models import ImageModel
 from vitlab.objectives.ema import WeightAverage
-from vitlab.objectives.objective import Batch, Objective, Scalar, Views
+from vitlab.objectives.objective import Objective, Scalar, Views
 from vitlab.optim import Optimizer, Schedule, cosine
 
 
@@ -77,7 +77,6 @@ class SelfDistillation(Objective, ABC):
         self.momentum_teacher, self.momentum_teacher_end = momentum_teacher, momentum_teacher_end
         self.clip_grad = clip_grad
         self.global_views = 2  # as in the released codes, unless the data define it
-        self.watched: dict[str, Tensor] = {}
         self.num_outputs = 0
         self.reported: str | None = None
 
@@ -150,11 +149,6 @@ class SelfDistillation(Objective, ABC):
         self.num_outputs = targets.shape[-1]
         mean = entropy(targets).mean()
         self.watched = {"train/entropy": mean, "train/kl": cross_entropy.detach() - mean}
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
-        loss = super().training_step(batch, batch_idx)
-        self.log_dict(self.watched, on_step=False, on_epoch=True, batch_size=len(batch[1]), sync_dist=True)
-        return loss
 
     def on_train_epoch_end(self) -> None:
         """Report a collapse when it begins, except in the first tenth of a run: every run begins at ln K."""

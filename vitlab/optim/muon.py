@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-from vitlab.internals import copy_, scale_, subtract_
+from vitlab.internals import foreach
 from vitlab.optim.schedules import require
 from vitlab.optim.settings import Optimizer
 
@@ -118,8 +118,8 @@ class MuonWithAdamW(torch.optim.AdamW):
         lr = group["lr"] * (1.0 if found_inf is None else 1.0 - found_inf)
         steps = lr * lr_ratio(group["adjust_lr_fn"], *matrices.shape[-2:]) * matrices.flatten(1, 2)
         weights = [local(parameter) for parameter in parameters]
-        scale_(weights, 1.0 - lr * group["weight_decay"])
-        subtract_(weights, [shard(*pair) for pair in zip(steps, parameters, strict=True)])
+        foreach("mul_", weights, 1.0 - lr * group["weight_decay"])
+        foreach("sub_", weights, [shard(*pair) for pair in zip(steps, parameters, strict=True)])
 
     def _momenta(self, parameters: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> Tensor:
         """Update the momenta, and return the process' own part of what is to be orthogonalized, (K, …)."""
@@ -132,7 +132,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         if found_inf is not None:
             gradients = torch.where(found_inf.bool(), momenta, gradients)  # leaves the momenta as they are
         momenta.lerp_(gradients, 1 - group["momentum"])
-        copy_(buffers, momenta)
+        foreach("copy_", buffers, list(momenta))
         return gradients.lerp(momenta, group["momentum"]) if group["nesterov"] else momenta
 
 

@@ -5,7 +5,7 @@ kernel and leaves the weights unchanged. On a GPU the result is read one step la
 cannot read it; for them it is read at once on a GPU too, and the step is not taken.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,14 +22,6 @@ from vitlab.objectives.sharding import as_gradients, is_sharded, local_shards
 MAX_CONSECUTIVE = 50  # more skipped steps in a row are not the fault of a batch: the weights themselves have diverged
 
 
-class Step(NamedTuple):
-    """An optimizer step."""
-
-    number: int  # of steps before it
-    epoch: int  # from 0
-    batch: int  # of the epoch, from 0; the first where gradients are accumulated
-
-
 class Check:
     """The result of a step's check on its way to the host.
 
@@ -37,17 +29,19 @@ class Check:
     host and an event behind it are queued with the check itself, so that only these are waited for.
     """
 
-    def __init__(self, finite: Tensor, step: Step) -> None:
-        self.finite, self.step = finite.to("cpu", non_blocking=True), step
+    def __init__(self, finite: Tensor, step: int, epoch: int, batch: int) -> None:
+        self.finite = finite.to("cpu", non_blocking=True)
+        self.step, self.epoch = step, epoch  # both from 0
+        self.batch = batch  # of the epoch, from 0; the first where gradients are accumulated
         self.arrived = torch.cuda.Event() if finite.is_cuda else None
         if self.arrived is not None:
             self.arrived.record()
 
-    def result(self) -> tuple[bool, Step]:
+    def result(self) -> bool:
         """Return it as soon as it has arrived."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        return bool(self.finite), self.step
+        return bool(self.finite)
 
 
 class FiniteSteps(Callback):
@@ -93,40 +87,40 @@ class FiniteSteps(Callback):
                 finite = mean_over_processes(finite.float()) == 1
             if skips_itself:
                 skip_step_if(optimizer, as_gradients((~finite).float(), gradients))
-        check = Check(finite, Step(trainer.global_step, trainer.current_epoch, self._batch))
+        check = Check(finite, trainer.global_step, trainer.current_epoch, self._batch)
         self._loss_is_finite = self._batch = None
         known: Check | None = check
         if finite.is_cuda and skips_itself:
             known, self._pending = self._pending, check
         if known is not None:
-            self._read(trainer, pl_module, *known.result())
+            self._read(trainer, pl_module, known)
         if not skips_itself and not bool(check.finite):  # known by now
             raise StepLeftOut
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._pending is not None:
-            self._read(trainer, pl_module, *self._pending.result())
+            self._read(trainer, pl_module, self._pending)
             self._pending = None
         if self.left_out:
             pl_module.log("train/steps_left_out", float(self.left_out), rank_zero_only=True)
 
-    def _read(self, trainer: Trainer, objective: Any, finite: bool, step: Step) -> None:
-        if finite:
+    def _read(self, trainer: Trainer, objective: Any, check: Check) -> None:
+        if check.result():
             self._consecutive = 0
             return
         self.left_out, self._consecutive = self.left_out + 1, self._consecutive + 1
         if self.action == "skip" and self._consecutive <= MAX_CONSECUTIVE:
             message = "Step %d is skipped: its loss or gradient is not finite (%d skipped so far)."
-            log.warning(message, step.number, self.left_out)
+            log.warning(message, check.step, self.left_out)
             return
         if trainer.is_global_zero:
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-            _, images = data.training_batch(step.epoch, step.batch, objective.device)
+            _, images = data.training_batch(check.epoch, check.batch, objective.device)
             log.error(  # in one line: a study reports the last
                 "Step %d: loss or gradient not finite, with %s …; the run stops before it. The same command continues "
                 "from the last checkpoint: --trainer.detect_anomaly true names the operation, --run.not_finite skip "
                 "leaves such steps out.",
-                *(step.number, ", ".join(images[:3])),
+                *(check.step, ", ".join(images[:3])),
             )
         raise SystemExit(1)
 

@@ -25,6 +25,7 @@ from typing import Any
 from vitlab import log
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+RENAME = "give this run another --run.name"
 
 
 class Busy(ValueError):
@@ -32,44 +33,34 @@ class Busy(ValueError):
 
 
 @contextmanager
-def run_lock(directory: Path) -> Iterator[None]:
+def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
     """Let no other process write to a run directory inside the block; a missing directory is created.
 
     Where this process may not write, as in another user's finished run, there is nothing to lock.
+
+    Args:
+        way_out: what else than to wait the user can do, for the message.
 
     Raises:
         Busy: another process is writing to the directory.
     """
     created = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     directory.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as on_exit:
-        for folder in reversed(created):
-            on_exit.callback(_remove_if_empty, folder)
-        try:
-            on_exit.enter_context(_locked(directory / ".lock"))
-        except OSError:
-            if os.access(directory, os.W_OK):
-                raise
-        yield
+    try:
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(_locked(directory / ".lock", way_out))
+            except OSError:
+                if os.access(directory, os.W_OK):
+                    raise
+            yield
+    finally:
+        for folder in created:  # nothing stays behind after a start that failed
+            with suppress(OSError):
+                folder.rmdir()
 
 
-@contextmanager
-def study_lock(folder: Path) -> Iterator[None]:
-    """Let no other process run the study of a folder inside the block; a missing folder is created.
-
-    Raises:
-        Busy: another one does.
-    """
-    with ExitStack() as lock:
-        try:
-            lock.enter_context(run_lock(folder))
-        except Busy as busy:
-            writer = str(busy).partition("\n")[0]
-            raise Busy(f"{writer}\nWait for it, stop it, or give this study another `name`.") from None
-        yield
-
-
-def check_idle(directory: Path) -> None:
+def check_idle(directory: Path, way_out: str = RENAME) -> None:
     """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
     path = directory / ".lock"
     owner = _owner(path)
@@ -80,7 +71,7 @@ def check_idle(directory: Path) -> None:
     else:
         busy = _is_locked(path)
     if busy:
-        raise _rejection(path)
+        raise _rejection(path, way_out)
 
 
 def _is_locked(path: Path) -> bool:
@@ -94,14 +85,8 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _remove_if_empty(folder: Path) -> None:
-    """Leave nothing behind after a start that failed."""
-    with suppress(OSError):
-        folder.rmdir()
-
-
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, way_out: str) -> Iterator[None]:
     """Lock the file. POSIX releases the lock when this process closes any descriptor of the file, so it must not open
     the file a second time."""
     while True:
@@ -114,26 +99,14 @@ def _locked(path: Path) -> Iterator[None]:
         except OSError as error:
             os.close(file)
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _rejection(path) from None
+                raise _rejection(path, way_out) from None
             if error.errno not in NO_LOCKS:
                 raise
-            check_idle(path.parent)
+            check_idle(path.parent, way_out)
             log.warning("%s has no file locks: a second start on another machine is not noticed.", path.parent)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             break
-    os.truncate(file, 0)
-    os.write(file, json.dumps(_this_process(path)).encode())
-    os.fsync(file)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(file)
-
-
-def _this_process(path: Path) -> dict[str, Any]:
-    """Return the content of the file."""
-    return {
+    owner = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "born": _born(os.getpid()),  # distinguishes the process from a later one with the same number
@@ -141,6 +114,14 @@ def _this_process(path: Path) -> dict[str, Any]:
         "command": " ".join(["python -m vitlab", *sys.argv[1:]]),
         "inode": path.parent.stat().st_ino,  # of the directory: a copy has another
     }
+    os.truncate(file, 0)
+    os.write(file, json.dumps(owner).encode())
+    os.fsync(file)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
@@ -161,11 +142,9 @@ def _born(pid: int) -> str | None:
     return None if state == "Z" else rest[18]
 
 
-def _rejection(path: Path) -> Busy:
+def _rejection(path: Path, way_out: str) -> Busy:
     writer = "another process"
     if owner := _owner(path):
         command = textwrap.shorten(owner["command"], 100, placeholder=" …")
         writer = f"process {owner['pid']} on {owner['host']} since {owner['since']} ({command})"
-    return Busy(
-        f"{path.parent} is being written by {writer}.\nWait for it, stop it, or give this run another --run.name."
-    )
+    return Busy(f"{path.parent} is being written by {writer}.\nWait for it, stop it, or {way_out}.")

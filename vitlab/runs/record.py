@@ -227,11 +227,12 @@ class RunRecord(Callback):
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.finish()
         if trainer.is_global_zero:
+            before = [RunDirectory(directory).summary for directory in self.before.values()]
             summary = {
                 "finished": True,
                 "seconds": round(self.seconds, 3),
                 "wall_seconds": round(self.wall_seconds, 3),
-                "seconds_before": round(sum(map(_seconds_of, self.before.values())), 3),
+                "seconds_before": round(sum(each["seconds"] + each["seconds_before"] for each in before), 3),
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
                 "images_seen": _images_seen(trainer) if self.images is None else self.images,
@@ -252,12 +253,6 @@ def _images_seen(trainer: Trainer) -> int:
         processed = epochs * int(batches) + steps * accumulate
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
     return processed * data.batch_size * trainer.world_size
-
-
-def _seconds_of(directory: Path) -> float:
-    """Return the time of a finished training and of those that it starts from."""
-    summary = RunDirectory(directory).summary
-    return float(summary["seconds"] + summary["seconds_before"])
 
 
 def in_order(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from referee.report.claim import decided, headline
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
-from vitlab.runs.lock import study_lock
+from vitlab.runs.lock import run_lock
 from vitlab.studies.estimate import estimate
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.overruled import overruled
@@ -86,7 +86,7 @@ def compare(
         RunsFailed: some runs failed; the report is written.
     """
     study = begun_study(study_path, root, data)
-    with study_lock(study.folder(root)), ExitStack() as ends:
+    with run_lock(study.folder(root), "give this study another `name`"), ExitStack() as ends:
         register(study, root, register_anew)
         return _compare(study, root, overwrite, program, dashboard, executors, ends)
 
