@@ -13,22 +13,21 @@ from pathlib import Path
 import numpy as np
 from referee.formats import SPACE, counted, two_digits
 from referee.plan import Plan, in_range, needed, sizes, variances
-from referee.statistics.comparison import Dependence
 from referee.statistics.power import Range, growing, guessed, measured
+from referee.verdict import Variant
 
 from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.format import engineering
-from vitlab.studies.file.groups import groups_of
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import images_of, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
 from vitlab.studies.owner import begun_study
-from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.slots import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
@@ -88,18 +87,10 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     past = {name: [result for result in finished if result.run.variant == name] for name in study.variants}
     metric, folds = runs[0].metric, study.folds or 1
     test_images = sum(len(images_of(run).labels("test")) for run in runs[:folds])
-    by_image = metric.is_accuracy or (bool(finished) and all(each.by_image is not None for each in finished))
-
-    def row(result: RunResult) -> np.ndarray:
-        """Return a run's outcomes, higher being better."""
-        values = result.by_image if by_image and result.by_image is not None else np.array([result.score])
-        return values if values.dtype == bool else metric.sign * values
-
-    outcomes = [np.stack([row(each) for each in own]) for own in past.values() if own]
-    groups = groups_of(study, finished[0].predictions.images) if finished and by_image else None
-    codes = None if groups is None else np.unique(groups, return_inverse=True)[1]
-    dependence = Dependence(codes, overlap_of(study.folds))
-    known = measured(outcomes, len(study.variants), test_images if by_image else None, dependence)
+    results = StudyResults(study, [], finished, [], {}, {}, None, [], metric=metric)
+    variants = [Variant(name, i, results.outcomes.of(name), metric) for i, name in enumerate(past) if past[name]]
+    resized = test_images if results.by_image else None
+    known = measured([v.outcomes for v in variants], len(past), resized, results.outcomes.dependence)
     source = f"{folds * len(finished)} finished runs in {study.folder(root)}"
     if known is None:
         accuracy = _assumed_accuracy(path, metric, finished, test_images)

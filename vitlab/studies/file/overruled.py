@@ -3,7 +3,7 @@
 A variant that is a file is an experiment of its own, whose length and seed hold where it is trained alone.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from referee.formats import listed
 
@@ -18,29 +18,20 @@ LENGTH = "trainer.max_epochs"
 def refuse_overruled(study: Study) -> None:
     """Raise ValueError for the first setting that the study's file gives a variant, and the study another value."""
     remedies, along = _remedies(study), flatten(study.settings)
-    for name, override in study.variants.items():
-        for key, value in flatten(override).items():
-            stated = key not in along and name not in study.files
-            if stated and key in remedies and not _agrees(study, name, key, value):
-                raise ValueError(
-                    f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
-                    f"{remedies[key]}"
-                )
+    for name, key, value in _replaced(study, remedies):
+        if key not in along and name not in study.files:
+            raise ValueError(
+                f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
+                f"{remedies[key]}"
+            )
 
 
 def overruled(study: Study) -> list[str]:
     """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces."""
-    keys = [*([LENGTH] if _epochs(study) else []), *study.tuned]
-    lines = []
-    for name, override in study.variants.items():
-        replaced = [
-            f"{key}: {as_yaml(value)}"
-            for key, value in flatten(override).items()
-            if key in keys and not _agrees(study, name, key, value)
-        ]
-        if replaced:
-            lines.append(f"{name} has {listed(replaced)}, which the study's budget or tuning replaces.")
-    return lines
+    found: dict[str, list[str]] = {}
+    for name, key, value in _replaced(study, [*([LENGTH] if _epochs(study) else []), *study.tuned]):
+        found.setdefault(name, []).append(f"{key}: {as_yaml(value)}")
+    return [f"{name} has {listed(each)}, which the study's budget or tuning replaces." for name, each in found.items()]
 
 
 def _remedies(study: Study) -> Mapping[str, str]:
@@ -69,9 +60,11 @@ def _epochs(study: Study) -> set[float]:
     return {budget.amount for budget in budgets if budget is not None and budget.kind == "epochs"}
 
 
-def _agrees(study: Study, variant: str, key: str, value: object) -> bool:
-    """Whether the study sets the same value for a variant; it leaves a frozen one without epochs."""
-    if key == LENGTH and variant in study.frozen:
-        return True
+def _replaced(study: Study, keys: Collection[str]) -> Iterator[tuple[str, str, object]]:
+    """Yield the settings of some keys, by variant, that the study sets otherwise; a frozen one keeps its epochs."""
     fixed: Mapping[str, Collection[object]] = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
-    return [*fixed.get(key, ())] == [value]  # a list has no hash
+    for name, override in study.variants.items():
+        for key, value in flatten(override).items():
+            is_kept = key == LENGTH and name in study.frozen
+            if key in keys and not is_kept and [*fixed.get(key, ())] != [value]:  # a list has no hash
+                yield name, key, value

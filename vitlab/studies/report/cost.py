@@ -1,5 +1,6 @@
 """What the variants cost, in the report: tables, how it was measured, and where runs and measurement disagree."""
 
+import math
 from collections.abc import Mapping
 from statistics import fmean
 
@@ -77,13 +78,13 @@ def speed_remarks(results: StudyResults) -> list[str]:
         )
     apart = []
     for result in results.ranking:
-        cost, speed = results.costs.get(result.variant), speed_of(result)
-        if cost is None or speed is None:
+        cost, speed = results.costs.get(result.variant), result.mean("images_per_second")
+        if cost is None or math.isnan(speed):
             continue
         measured = cost.train_images_per_second / cost.mean_share  # small images in proportion to their FLOPs
         if abs(speed / measured - 1) > SLOWER:
             change = percent(speed / measured - 1, 0)
-            waiting = percent(fmean(run.waiting for run in result.runs), 0)
+            waiting = percent(fmean(run.by_epoch("data_wait").median() for run in result.runs), 0)
             apart.append(
                 f"{result.variant} {speed:,.0f} instead of {measured:,.0f} images/s "
                 f"({change}{SPACE}%; waiting for data: {waiting}{SPACE}% of the time)"
@@ -94,13 +95,6 @@ def speed_remarks(results: StudyResults) -> list[str]:
             "and compare variants only if nothing else disturbed them."
         )
     return lines
-
-
-def speed_of(result: VariantResult) -> float | None:
-    """Return the mean over seeds of the images per second that the runs logged; None unless all did."""
-    speeds = [run.images_per_second for run in result.runs]
-    known = [each for each in speeds if each is not None]
-    return fmean(known) if known == speeds else None
 
 
 def flops_of(result: VariantResult, cost: Cost | None) -> float | None:
@@ -141,16 +135,12 @@ def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list
 def _table_of_variants(results: StudyResults) -> Table:
     rows = []
     for result in results.ranking:
-        cost, measured_speed = results.costs.get(result.variant), speed_of(result)
+        cost, measured_speed = results.costs.get(result.variant), result.mean("images_per_second")
         score = results.metric.text(result.score.mean, results.digits)
-        in_runs = NONE if measured_speed is None else f"{measured_speed:,.0f}"
-        if cost is None:
-            rows.append(row_of(result, score, "not measured", NONE, NONE, in_runs))
-            continue
-        rows.append(
-            row_of(
-                result,
-                score,
+        in_runs = NONE if math.isnan(measured_speed) else f"{measured_speed:,.0f}"
+        cells = ["not measured", NONE, NONE, in_runs]
+        if cost is not None:
+            cells = [
                 engineering(cost.parameters),
                 engineering(cost.flops),
                 NONE if result.is_frozen else speed(cost.train_images_per_second, cost.train_quartiles),
@@ -158,8 +148,8 @@ def _table_of_variants(results: StudyResults) -> Table:
                 speed(cost.inference_images_per_second, cost.inference_quartiles),
                 NONE if result.is_frozen else engineering(cost.train_peak_bytes, "B"),
                 engineering(cost.inference_peak_bytes, "B"),
-            )
-        )
+            ]
+        rows.append(row_of(result, score, *cells))
     speeds = ["Training\nimages/s", "In the runs\nimages/s", "Inference\nimages/s"]
     memory = ["Peak memory\ntraining", "Peak memory\ninference"]
     return Table("Cost", ["Variant", results.metric.column, "Parameters", "FLOPs / image", *speeds, *memory], rows)
@@ -171,18 +161,16 @@ def _table_of_runs(results: StudyResults) -> Table:
     for result in results.ranking:
         cost, first, share = results.costs.get(result.variant), result.runs[0], shares[result.variant]
         flops = flops_of(result, cost)
-        energy = (cost.train_joules_per_image, cost.inference_joules_per_image) if cost else ()
-        rows.append(
-            row_of(
-                result,
-                str(first.run.epochs),
-                f"{first.images_seen:,}",
-                NONE if flops is None else engineering(flops),
-                clock(result.mean("seconds")),
-                *([NONE if share is None else f"{percent(share, 0)}{SPACE}%"] if measured else []),
-                *("not available" if joules is None else engineering(joules) for joules in energy or (None, None)),
-            )
-        )
+        energy = (cost.train_joules_per_image, cost.inference_joules_per_image) if cost else (None, None)
+        cells = [
+            str(first.run.epochs),
+            f"{first.images_seen:,}",
+            NONE if flops is None else engineering(flops),
+            clock(result.mean("seconds")),
+            *([NONE if share is None else f"{percent(share, 0)}{SPACE}%"] if measured else []),
+            *("not available" if joules is None else engineering(joules) for joules in energy),
+        ]
+        rows.append(row_of(result, *cells))
     energies = ["Energy, J/image\ntraining", "Energy, J/image\ninference"]
     spent = ["Of the budget"] if measured else []
     columns = ["Run of", "Epochs", "Images seen", "Training FLOPs", "Training time", *spent, *energies]

@@ -36,7 +36,7 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
     A metric that is measured only on the test images has no validation score.
     """
     columns = [("train/loss", "training loss", 1.0)]
-    if any(len(result.curve(results.metric.validation).epochs) for result in results.ranking):
+    if any(len(result.curve(results.metric.validation)) for result in results.ranking):
         columns.insert(0, (results.metric.validation, results.metric.axis("validation"), results.metric.scale))
     figure, panels = panels_of(layout, len(columns), 270)
     for axes, (column, title, scale) in zip(panels, columns, strict=True):
@@ -45,9 +45,9 @@ def learning_curves(results: StudyResults, layout: Layout) -> Figure:
             if result.is_frozen:
                 continue
             curve = result.curve(column)
-            mean, low, high = scale * curve.mean, scale * curve.low, scale * curve.high
-            last = f"{mean[-1]:.4g}" if len(mean) else "nothing"
-            draw_curve(axes, curve.epochs, mean, low, high, result.variant, result.index, f"{last} at the end")
+            mean, low, high = scale * curve.to_numpy().T
+            tip = f"{mean[-1]:.4g} at the end" if len(mean) else "nothing at the end"
+            draw_curve(axes, curve.index.to_numpy(), mean, low, high, result.variant, result.index, tip)
             lowest.append(np.nanmin(low[len(low) // 5 :], initial=np.inf))
         if column == "val/top1" and np.isfinite(min(lowest, default=np.inf)):
             axes.set_ylim(bottom=max(0, min(lowest) - 5))  # the first epochs would flatten the rest

@@ -2,14 +2,12 @@
 
 from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from referee.report.drawing import PX, Chart, Layout
 
 from vitlab.analysis.figures import Caption, fill_with_maps
-from vitlab.analysis.relevance import Heat, heat_of
+from vitlab.analysis.relevance import heat_of
 from vitlab.evaluation.cost import device_for
 from vitlab.studies.file.images import Images
 from vitlab.studies.report.gallery import interesting, models_shown
@@ -27,11 +25,16 @@ def heat_chart(results: StudyResults, images: Images) -> Chart | None:
     """Return the chart of the shown models; None where no model can be loaded."""
     if results.study.folds:  # each image has another model
         return None
-    indices = interesting(results)[:ROWS]
-    heats = {}
+    from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
+
+    indices, device, heats = interesting(results)[:ROWS], device_for("auto"), {}
     for variant, run in models_shown(results).items():
-        with suppress(FileNotFoundError, ValueError):  # its checkpoints were removed, or it answers with no class
-            heats[variant] = _heat_of(run.run.directory, indices)
+        with suppress(FileNotFoundError, ValueError):  # its checkpoints were removed
+            experiment = Experiment.load(run.run.directory)
+            model = experiment.objective.backbone.to(device).eval()  # the weights that the study ranks
+            if model.num_classes == len(experiment.data.class_names):  # else it was trained without labels
+                views = experiment.data.views("test", indices, device)
+                heats[variant] = heat_of(model, views, experiment.data.class_names)
     if not heats:
         return None
     pixels = [image / 255 for image in images.raw_images("test", indices.tolist())]
@@ -51,13 +54,3 @@ def heat_chart(results: StudyResults, images: Images) -> Chart | None:
         return figure
 
     return Chart("heat", "Which pixels speak for the answer of each variant.", draw)
-
-
-def _heat_of(directory: Path, indices: np.ndarray) -> Heat:
-    from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
-
-    experiment, device = Experiment.load(directory), device_for("auto")
-    model = experiment.objective.backbone.to(device).eval()  # the weights that the study ranks
-    if model.num_classes != len(experiment.data.class_names):
-        raise ValueError(f"{directory}: the model was trained without labels, so no pixel speaks for a class.")
-    return heat_of(model, experiment.data.views("test", indices, device), experiment.data.class_names)

@@ -32,13 +32,15 @@ def for_a_paper(results: StudyResults) -> list[Part]:
 
 def methods(results: StudyResults) -> list[str]:
     """Return the sentences of the paragraph."""
+    tuned = [key.rpartition(".")[2] for key in results.study.tuned]
     return [
         _data(results),
         _variants(results),
         *_trained(results),
         *_weights(results),
-        *_tuned(results),
-        _scored(results),
+        *([f"We chose {joined(tuned)} of each variant on the validation images."] if tuned else []),
+        f"Scores are {results.metric.label} of the weights after the last epoch on the test images, means over seeds "
+        f"with 95{SPACE}% t-intervals.",
         *_tested(results),
         *_software(results.finished),
     ]
@@ -100,16 +102,6 @@ def _weights(results: StudyResults) -> Iterator[str]:
 
 def _quoted(ranking: Sequence[VariantResult]) -> list[str]:
     return [f"“{result.variant}”" for result in ranking]
-
-
-def _tuned(results: StudyResults) -> list[str]:
-    keys = [key.rpartition(".")[2] for key in results.study.tuned]
-    return [f"We chose {joined(keys)} of each variant on the validation images."] if keys else []
-
-
-def _scored(results: StudyResults) -> str:
-    weights = "of the weights after the last epoch on the test images"
-    return f"Scores are {results.metric.label} {weights}, means over seeds with 95{SPACE}% t-intervals."
 
 
 def _tested(results: StudyResults) -> list[str]:

@@ -12,9 +12,10 @@ from referee.report.claim import caption, deciding, deciding_table
 from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import Cell, Code, Details, Figure, Gallery, Heading, Note, Part, Row, Section, Table, Text
 from referee.report.drawing import Drawing
-from referee.statistics.intervals import sampling_margin
+from referee.statistics.intervals import sampling_margin, t_interval
 
 from vitlab.config import ABSENT
+from vitlab.evaluation.per_class import in_order
 from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.study import Study
@@ -203,13 +204,14 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         return [curves]
     for result in results.ranking:
         curve, seconds = result.curve(metric.validation), result.seconds_to(results.target)
-        if not len(curve.epochs):
+        if curve.empty:
             continue  # a frozen encoder
-        best = int(np.argmax(metric.sign * curve.mean))
-        values = curve.mean[-1], curve.mean[best], curve.high[-1] - curve.low[-1]
+        mean, low, high = curve.to_numpy().T
+        best = int(np.argmax(metric.sign * mean))
+        values = mean[-1], mean[best], high[-1] - low[-1]
         last, highest, spread = (metric.text(float(value), digits) for value in values)
         reached_in = "not reached" if seconds is None else clock(seconds)
-        rows.append(row_of(result, last, highest, str(curve.epochs[best]), spread, reached_in))
+        rows.append(row_of(result, last, highest, str(curve.index[best]), spread, reached_in))
     target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
     return [
         curves,
@@ -252,21 +254,32 @@ def _classes(results: StudyResults) -> list[Part]:
 
 
 def _strata(results: StudyResults) -> list[Part]:
+    """Return the accuracy by stratum, mean and interval over seeds; nothing where a run does not know the strata."""
     parts: list[Part] = []
-    for kind, table in results.per_stratum.items():
-        counts, rows = Counter(results.strata[kind].tolist()), []
-        for stratum, by_variant in table.items():
-            values = [f"{percent(x.mean, 1)} {results.metric.bracket(x.within(0, 1), 1)}" for x in by_variant.values()]
-            rows.append(Row(stratum, [str(counts[stratum]), *map(str.strip, values)]))
-        name = f"Accuracy by {kind}"
-        parts += [Heading(name), Table(name, [kind.capitalize(), "Test images", *table[stratum]], rows)]
+    kinds = [run.predictions.strata for run in results.finished]
+    for kind, values in kinds[0].items() if all(own.keys() == kinds[0].keys() for own in kinds) else ():
+        rows = []
+        for stratum in in_order(values):
+            which, cells = values == stratum, []
+            for result in results.ranking:
+                x = t_interval([run.correct[which].mean() for run in result.runs], 1 / which.sum())
+                cells.append(f"{percent(x.mean, 1)} {results.metric.bracket(x.within(0, 1), 1)}".strip())
+            rows.append(Row(stratum, [str(which.sum()), *cells]))
+        name, columns = f"Accuracy by {kind}", [kind.capitalize(), "Test images", *(r.variant for r in results.ranking)]
+        parts += [Heading(name), Table(name, columns, rows)]
     return parts
 
 
 def _confusions(results: StudyResults) -> list[Part]:
+    """Return each variant's most frequent errors, over all seeds."""
     title, column, rows = "Most frequent confusions", "Label as prediction (count over all seeds)", []
     for result in results.ranking:
-        most = [f"{a} as {b} ({n}×)" for a, b, n in results.confusions(result)[:CONFUSIONS_SHOWN]]
+        counts: Counter[tuple[int, int]] = Counter()
+        for run in result.runs:
+            guesses = run.predictions.logits[~run.correct].argmax(axis=1)
+            counts.update(zip(results.labels[~run.correct].tolist(), guesses.tolist(), strict=True))
+        names, frequent = results.class_names, counts.most_common(CONFUSIONS_SHOWN)
+        most = [f"{names[label]} as {names[guess]} ({n}×)" for (label, guess), n in frequent]
         rows.append(row_of(result, ", ".join(most) or "none"))
     return [Heading(title), Table(title, ["Variant", column], rows, left=[column])]
 

@@ -20,13 +20,11 @@ from vitlab.config import Config
 from vitlab.evaluation import features
 from vitlab.evaluation.knn import MOST_NEIGHBORS, choose_k, predict, predict_weighted
 from vitlab.studies.file.images import Images, Split
-from vitlab.studies.results.folds import parts_of
 
 NEIGHBORS = (1, 3, 5, 10, 20)
 BANK_IMAGES = 10_000  # at most; of the training split
 CHOICE_IMAGES = 2_000  # at most; of the validation split
 TEST_IMAGES = 10_000  # at most
-DECODE = 256  # images at a time: photos are large before they are resized
 SIDE = 32  # px to which larger images are resized
 SEED = 0  # of the subsamples: the same for every study
 
@@ -69,8 +67,7 @@ def baselines(images: Images, data: Config, cache: Path, as_features: bool = Fal
     known = read_cache(cache, {})
     if {name: known.get(name) for name in key} == key:
         return Baselines(**known["baselines"])
-    measure = measure_as_features if as_features else measure_baselines
-    measured = _averaged([measure(part) for part in parts_of(images)])
+    measured = _averaged([measure_baselines(part, as_features) for part in getattr(images, "parts", [images])])
     write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
     return measured
 
@@ -97,60 +94,45 @@ def stratified_sample(labels: np.ndarray, size: int, rng: np.random.Generator) -
 def pixels(images: Images, split: Split, indices: np.ndarray, side: int) -> Tensor:
     """Return images as rows of pixels in [0, 1], each resized to side × side. (N, side · side · C)"""
     rows = []
-    for start in range(0, len(indices), DECODE):
-        for image in images.raw_images(split, indices[start : start + DECODE].tolist()):
-            pixel = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255  # (C, H, W)
-            if pixel.shape[1:] != (side, side):
-                pixel = F.interpolate(pixel[None], (side, side), mode="bilinear", antialias=True)[0]
-            rows.append(pixel.flatten())
+    for index in indices.tolist():  # one at a time: photos are large before they are resized
+        (image,) = images.raw_images(split, [index])
+        pixel = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255  # (C, H, W)
+        if pixel.shape[1:] != (side, side):
+            pixel = F.interpolate(pixel[None], (side, side), mode="bilinear", antialias=True)[0]
+        rows.append(pixel.flatten())
     return torch.stack(rows)
 
 
-def measure_baselines(images: Images) -> Baselines:
-    rng = np.random.default_rng(SEED)
-    train, val, test = (images.labels(split) for split in ("train", "val", "test"))
-    bank_part = stratified_sample(train, BANK_IMAGES, rng)
-    val_part = stratified_sample(val, CHOICE_IMAGES, rng)
-    test_part = stratified_sample(test, TEST_IMAGES, rng)
-    (first,) = images.raw_images("train", [0])
-    side = min(SIDE, max(first.shape[:2]))
-    bank, bank_labels = pixels(images, "train", bank_part, side), torch.from_numpy(train[bank_part])
+def measure_baselines(images: Any, as_features: bool = False) -> Baselines:
+    """Return the baselines of images; those held against features are of images that have views, as a data module's."""
+    train, test = images.labels("train"), images.labels("test")
+    if as_features:
+        bank, labels = features.extract_pixels(images.batches("train", "cpu", every=-(-len(train) // MOST_NEIGHBORS)))
+        queries, truth = features.extract_pixels(images.batches("test", "cpu"))
+        k, side = 20, SIDE
+        found = predict_weighted(queries, bank, labels, images.num_classes)
+    else:
+        rng = np.random.default_rng(SEED)
+        (first,) = images.raw_images("train", [0])
+        side = min(SIDE, max(first.shape[:2]))
 
-    queries, query_labels = pixels(images, "val", val_part, side), torch.from_numpy(val[val_part])
-    k = choose_k(queries, query_labels, bank, bank_labels, NEIGHBORS, images.num_classes)
-    queries, query_labels = pixels(images, "test", test_part, side), torch.from_numpy(test[test_part])
-    right = predict(queries, bank, bank_labels, k, images.num_classes) == query_labels
+        def sample(split: Split, size: int) -> tuple[Tensor, Tensor]:
+            part = stratified_sample(images.labels(split), size, rng)
+            return pixels(images, split, part, side), torch.from_numpy(images.labels(split)[part])
 
+        bank, labels = sample("train", BANK_IMAGES)
+        k = choose_k(*sample("val", CHOICE_IMAGES), bank, labels, NEIGHBORS, images.num_classes)
+        queries, truth = sample("test", TEST_IMAGES)
+        found = predict(queries, bank, labels, k, images.num_classes)
+    majority = int(np.bincount(train, minlength=images.num_classes).argmax())
     return Baselines(
-        *_majority(images),
-        knn=float(right.double().mean()),
-        k=k,
-        bank_images=len(bank_part),
-        test_images=len(test_part),
-        subsampled=len(bank_part) < len(train),
-        side=side,
-    )
-
-
-def measure_as_features(images: Any) -> Baselines:
-    """Return the baselines of images that have views, as those of a data module do."""
-    train = len(images.labels("train"))
-    bank, labels = features.extract_pixels(images.batches("train", "cpu", every=-(-train // MOST_NEIGHBORS)))
-    queries, truth = features.extract_pixels(images.batches("test", "cpu"))
-    found = predict_weighted(queries, bank, labels, images.num_classes)
-    return Baselines(
-        *_majority(images),
+        majority=float((test == majority).mean()),
+        majority_class=images.class_names[majority],
         knn=float((found == truth).double().mean()),
-        k=20,
+        k=k,
         bank_images=len(bank),
         test_images=len(queries),
-        subsampled=len(bank) < train,
-        side=SIDE,
-        as_features=True,
+        subsampled=len(bank) < len(train),
+        side=side,
+        as_features=as_features,
     )
-
-
-def _majority(images: Images) -> tuple[float, str]:
-    train, test = images.labels("train"), images.labels("test")
-    majority = int(np.bincount(train, minlength=images.num_classes).argmax())
-    return float((test == majority).mean()), images.class_names[majority]

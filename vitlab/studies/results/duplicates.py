@@ -17,13 +17,11 @@ from torch.nn.functional import interpolate
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.studies.file.images import Images, Split
-from vitlab.studies.results.folds import parts_of
 
 EXAMPLES = 3
 NEAR = 10  # of 128 signs that differ; unrelated photographs of one kind differ in 15 or more
 LEAST_SIDE = 32  # px in evaluation; smaller pictures have too little in them to differ
 MOST_IMAGES = 20_000  # to be decoded
-DECODE = 256  # images at a time
 Signs = dict[str, np.ndarray]
 """By the name of an image, (128,) of −1, 0 and 1."""
 
@@ -70,7 +68,7 @@ def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
         if {name: record.get(name) for name in key} == key:
             return Duplicates(**record["duplicates"])
     signs: Signs = {}
-    found = [_find(part, signs) for part in parts_of(images)]
+    found = [_find(part, signs) for part in getattr(images, "parts", [images])]  # of a `Pool`
     totals = {split: sum(each.copies.get(split, 0) for each in found) for split in found[0].copies}
     examples = [example for each in found for example in each.examples][:EXAMPLES]
     near = [example for each in found for example in each.near_examples][:EXAMPLES]
@@ -107,7 +105,9 @@ def _look_alikes(images: Images, splits: list[Split], copied: np.ndarray, signs:
     if min(first.shape[:2]) < LEAST_SIDE or sum(map(len, names.values())) > MOST_IMAGES:
         return []
     for split in everything:
-        _add_signs(images, split, names[split], signs)
+        for index, name in enumerate(names[split]):
+            if name not in signs:
+                signs[name] = _signs_of(*images.raw_images(split, [index]))
     others = [name for split in splits for name in names[split]]
     test, bank = (np.stack([signs[name] for name in part]) for part in (names["test"], others))
     differing = (test.shape[1] - test @ bank.T) / 2
@@ -116,12 +116,8 @@ def _look_alikes(images: Images, splits: list[Split], copied: np.ndarray, signs:
     return [[names["test"][index], others[nearest[index]]] for index in hits.tolist()]
 
 
-def _add_signs(images: Images, split: Split, names: list[str], signs: Signs) -> None:
-    missing = [index for index, name in enumerate(names) if name not in signs]
-    for start in range(0, len(missing), DECODE):
-        part = missing[start : start + DECODE]
-        for index, image in zip(part, images.raw_images(split, part), strict=True):
-            gray = torch.from_numpy(np.ascontiguousarray(image)).float().mean(dim=2)
-            fields = interpolate(gray[None, None], (9, 9), mode="bilinear", antialias=True)[0, 0]
-            across, down = fields[:8].diff(dim=1), fields[:, :8].diff(dim=0)  # (8, 8) each
-            signs[names[index]] = torch.cat([across.flatten(), down.flatten()]).sign().numpy()
+def _signs_of(image: np.ndarray) -> np.ndarray:
+    gray = torch.from_numpy(np.ascontiguousarray(image)).float().mean(dim=2)
+    fields = interpolate(gray[None, None], (9, 9), mode="bilinear", antialias=True)[0, 0]
+    across, down = fields[:8].diff(dim=1), fields[:, :8].diff(dim=0)  # (8, 8) each
+    return torch.cat([across.flatten(), down.flatten()]).sign().numpy()

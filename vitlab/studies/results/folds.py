@@ -51,11 +51,6 @@ class Pool:
         return np.concatenate([part.contents("test") for part in self.parts])[self._order]
 
 
-def parts_of(images: Images) -> Sequence[Images]:
-    """Return the images of each fold; without folds, the images."""
-    return images.parts if isinstance(images, Pool) else [images]
-
-
 def joined(parts: Sequence[RunResult]) -> RunResult:
     """Return the results of a seed's folds as those of one run, whose predictions are of all images by name."""
     tested = [part.predictions for part in parts]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,23 +16,6 @@ from referee.verdict import Variant
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
 from vitlab.studies.file.runs import Run
-
-
-class CurvePoints(NamedTuple):
-    """A column of metrics.csv by epoch over the seeds of a variant; epochs count from 1. Each (E,)."""
-
-    epochs: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray  # the lowest seed
-    high: np.ndarray
-
-
-class Reliability(NamedTuple):
-    """Predictions by confidence, in bins of equal width over [0, 1]; nan in empty bins. Each (B,)."""
-
-    images: np.ndarray  # number, over all seeds
-    confidence: np.ndarray  # mean
-    accuracy: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,11 +137,6 @@ class RunResult:
         return float(speeds.iloc[1 if len(speeds) > 1 else 0 :].median()) / self.devices
 
     @cached_property
-    def waiting(self) -> float:
-        """The median fraction of time spent waiting for data."""
-        return float(self.by_epoch("data_wait").median())
-
-    @cached_property
     def train_flops(self) -> float | None:
         """FLOPs per training image, counted in the run's own steps, the mean; None if the run did not log them."""
         counted = self.by_epoch("tflops") / self.by_epoch("images_per_second")
@@ -229,19 +207,17 @@ class VariantResult:
         return float(np.mean(known)) if known else None
 
     @property
-    def reliability(self) -> Reliability:
-        """Confidence and accuracy by bin of confidence, with the bins of the calibration error."""
+    def reliability(self) -> pd.DataFrame:
+        """Mean confidence and accuracy, and number of predictions over all seeds, by bin of the calibration error."""
         sure = np.concatenate([predicted.probabilities(r.predictions.logits).max(axis=1) for r in self.runs])
         right = np.concatenate([result.correct for result in self.runs])
         which = np.minimum((sure * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-        images = np.bincount(which, minlength=CALIBRATION_BINS)
-        some = np.where(images, images, np.nan)
-        sums = [np.bincount(which, weights=values, minlength=len(images)) for values in (sure, right)]
-        return Reliability(images, sums[0] / some, sums[1] / some)
+        means = pd.DataFrame({"confidence": sure, "accuracy": right}).groupby(which).mean()  # nan in empty bins
+        return means.reindex(range(CALIBRATION_BINS)).assign(images=np.bincount(which, minlength=CALIBRATION_BINS))
 
     def mean(self, quantity: str) -> float:
-        """Return the mean over seeds of a number that each run has, like `seconds`."""
-        return float(np.mean([getattr(result, quantity) for result in self.runs]))
+        """Return the mean over seeds of a number of each run, like `seconds`; nan where a run has None."""
+        return float(np.mean(np.array([getattr(result, quantity) for result in self.runs], dtype=float)))
 
     def seconds_to(self, target: float) -> float | None:
         """Return the mean training time to a validation score; None if a run did not reach it."""
@@ -249,8 +225,7 @@ class VariantResult:
         known = [time for time in times if time is not None]
         return float(np.mean(known)) if len(known) == len(times) else None
 
-    def curve(self, column: str) -> CurvePoints:
-        """Return a column of metrics.csv by epoch, over the seeds."""
+    def curve(self, column: str) -> pd.DataFrame:
+        """Return mean, low and high over the seeds of a column of metrics.csv, by epoch (rows), which count from 1."""
         table = pd.concat([result.by_epoch(column) for result in self.runs], axis=1)
-        by_epoch = (values.to_numpy() for values in (table.mean(axis=1), table.min(axis=1), table.max(axis=1)))
-        return CurvePoints(table.index.to_numpy(), *by_epoch)
+        return pd.DataFrame({"mean": table.mean(axis=1), "low": table.min(axis=1), "high": table.max(axis=1)})

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,14 +12,12 @@ from referee.claim import Line
 from referee.judging import of_trainings
 from referee.outcomes import Outcomes
 from referee.outcomes import Run as Row
-from referee.statistics.intervals import Interval, t_interval
 from referee.statistics.sequential import Watch
 from referee.verdict import Design, Pair, Verdict
 
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.cost import Cost
-from vitlab.evaluation.per_class import in_order
 from vitlab.studies.file.fairness import name_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.groups import groups_of
@@ -226,36 +223,6 @@ class StudyResults:
             sums = np.bincount(self.labels, weights=right, minlength=K)
             table[result.variant] = sums / table["images"].where(table["images"] > 0)
         return table
-
-    @cached_property
-    def per_stratum(self) -> dict[str, dict[str, dict[str, Interval]]]:
-        """Accuracy by kind of stratum, stratum and variant (ranked), mean and interval over seeds."""
-        tables: dict[str, dict[str, dict[str, Interval]]] = {}
-        for kind, values in self.strata.items():
-            chosen = {stratum: values == stratum for stratum in in_order(values)}
-            tables[kind] = {
-                stratum: {
-                    result.variant: t_interval([run.correct[which].mean() for run in result.runs], 1 / which.sum())
-                    for result in self.ranking
-                }
-                for stratum, which in chosen.items()
-            }
-        return tables
-
-    @property
-    def strata(self) -> Mapping[str, np.ndarray]:
-        """The strata of the test images, (N,) of text by kind; none where a run does not know them."""
-        known = [result.predictions.strata for result in self.finished]
-        return known[0] if all(own.keys() == known[0].keys() for own in known) else {}
-
-    def confusions(self, result: VariantResult) -> list[tuple[str, str, int]]:
-        """List (label, prediction, count over all seeds) of a variant's errors, the most frequent first."""
-        counts: Counter[tuple[int, int]] = Counter()
-        for run in result.runs:
-            wrong = ~run.correct
-            guesses = run.predictions.logits[wrong].argmax(axis=1)
-            counts.update(zip(self.labels[wrong].tolist(), guesses.tolist(), strict=True))
-        return [(self.class_names[a], self.class_names[b], count) for (a, b), count in counts.most_common()]
 
     def table(self) -> pd.DataFrame:
         """Return one row per run, failed ones included, for results.csv."""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from itertools import product
-from pathlib import Path
 
 from vitlab.config import Config, load_yaml
 from vitlab.evaluation.cost import READY, Cost, device_for, device_name, doubts
@@ -56,7 +55,7 @@ def measure_costs(runs: Sequence[Run], program: Sequence[str], slots: Slots) -> 
                 _when_ready(group, failures)
             children = [child for child in children if child.run.variant not in failures]
         failures |= {child.run.variant: why for child in children if (why := child.end())}
-    costs = {run.variant: Cost.read(cost_path(run)) for run in runs if run.variant not in failures}
+    costs = {run.variant: Cost.read(run.folder / "cost.json") for run in runs if run.variant not in failures}
     for doubt in doubts(costs):
         print(doubt, flush=True)
     return costs, failures
@@ -67,7 +66,7 @@ def known_costs(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
     costs: dict[str, Cost] = {}
     for run in runs:
         with suppress(FileNotFoundError, ValueError):  # never measured, or by an older version
-            cost = Cost.read(cost_path(run))
+            cost = Cost.read(run.folder / "cost.json")
             if costly(load_yaml(run.folder / "cost-config.yaml")) == costly(run.config):
                 costs[run.variant] = cost
     return costs, {run.variant: "it has not been measured" for run in runs if run.variant not in costs}
@@ -99,11 +98,6 @@ def _when_ready(children: Sequence["_Child"], failures: dict[str, str]) -> list[
         if not child.is_ready():
             failures.setdefault(child.run.variant, child.end())
     return [child for child in children if child.run.variant not in failures]
-
-
-def cost_path(run: Run) -> Path:
-    """Return the file with the cost of a run's variant."""
-    return run.folder / "cost.json"
 
 
 def costly(config: Config) -> Config:
