@@ -46,7 +46,7 @@ def expected(trained: Path, *stages: int) -> tuple[list[str], np.ndarray, list[n
 
 @pytest.mark.slow
 def test_the_files_hold_names_embeddings_and_maps_in_one_order(
-    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names, embedding, maps = expected(trained, 0, 1)
     (pictures / "broken.png").write_bytes(b"no picture")
@@ -61,8 +61,10 @@ def test_the_files_hold_names_embeddings_and_maps_in_one_order(
             np.testing.assert_allclose(file[name][order], wanted[order_expected], atol=1e-5)
         assert json.loads(str(file["features"]))[1] == {"module": "blocks.1", "num_chs": 16, "reduction": 4}
     assert sorted(path.name for path in Path("out").iterdir()) == ["features.parquet", "map.png", "maps.npz"]
-    assert "21 pictures, 16 features: out" in capsys.readouterr().out
-    assert "1 could not be decoded and are left out, the first of them broken.png: " in caplog.text
+    said = capsys.readouterr()
+    assert "21 pictures, 16 features: out" in said.out
+    assert f"Weights: {trained}" in said.err
+    assert "1 could not be decoded and are left out, the first of them broken.png: " in said.err
 
 
 def test_the_map_has_a_point_for_each_picture_in_the_plane_of_the_largest_variance() -> None:

@@ -347,7 +347,7 @@ def one_step(rank: int, size: int) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_have_the_statistics_and_the_gradients_of_one(tmp_path: Path) -> None:
-    mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="fork")
     alone = one_step(0, 1)
     for rank in range(2):
         for name, value in torch.load(tmp_path / f"{rank}.pt").items():

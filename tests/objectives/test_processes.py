@@ -74,7 +74,7 @@ def test_two_processes_have_the_losses_the_gradients_and_the_center_of_one(tmp_p
     """Sinkhorn, the mean of all answers, batch norms, characteristic functions and the center are of all images, with
     their gradients.
     """
-    mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="spawn")
+    mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="fork")
     shares = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
     for build, (first, second) in zip(OBJECTIVES, shares, strict=True):
         alone = two_steps(build, 0, 1)
