@@ -1,6 +1,6 @@
 """k-NN of pre-trainings over the minutes and over the operations of their training, as a figure.
 
-    python -m benchmarks.knn_figure docs/records/pretraining-track/*/seed-* --out docs
+    python -m benchmarks.knn_figure docs/records/pretraining-track/{LeJEPA,DINO,MSN,MAE}/seed-* --out docs
 
 Each folder is that of a run; its parent's name is the label. The time of a core depends on what else runs there, the
 number of operations does not.
