@@ -115,7 +115,7 @@ def test_a_named_model_states_only_what_differs(folder: Path) -> None:
 def test_what_timm_has_not_gets_no_config_and_an_old_one_goes(
     backbone: str, arguments: dict[str, Any], folder: Path
 ) -> None:
-    (folder / "config.json").write_text('{"model_type": "timm_wrapper"}')
+    (folder / "config.json").write_text("{}")
     ours = exported(backbone, arguments, ImageFolder(root="photos", image_size=32), folder)
     assert write_timm_config(ours, folder) is None
     assert not (folder / "config.json").exists()

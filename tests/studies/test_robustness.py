@@ -196,6 +196,8 @@ def test_a_study_that_ranks_features_is_refused_before_anything_is_measured(benc
     with pytest.raises(ValueError, match=r"ranks b by its features"):
         bench.measure(50)
     assert not bench.measured
+    (bench.study[-1].directory / "config.yaml").write_text("{run: {probe: linear}, trainer: {max_epochs: 0}}")
+    assert len(bench.measure(50)["seed"].unique()) == 2  # a linear probe of a frozen network is its own head
 
 
 def test_fewer_images_are_of_each_class_in_proportion_and_the_same_for_all(bench: Bench) -> None:

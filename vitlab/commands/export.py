@@ -61,7 +61,7 @@ def best_run(study: Path) -> Path:
     """
     from vitlab.atomic_files import read_json
     from vitlab.runs.directory import RunDirectory
-    from vitlab.studies.file.study import slug
+    from vitlab.studies.file.study import folder_of_variant
 
     path = study / "verdict.json"
     if not path.is_file():
@@ -70,8 +70,7 @@ def best_run(study: Path) -> Path:
     if not ranked:
         raise ValueError(f"--study {study}: none of its runs finished.")
     best = ranked[0]["variant"]
-    inside, beside = study / slug(best), study.with_name(f"{slug(best)}-{study.name}")  # of a place on an axis
-    folder = inside if inside.is_dir() else beside
+    folder = folder_of_variant(study, best)
     states = folder.glob("**/seed-*[0-9]/checkpoints/last.ckpt")
     own = [state.parents[1] for state in states if BEFORE not in state.relative_to(folder).parts]
     whole = [run for run in own if not RunDirectory(run).shortfalls]

@@ -20,13 +20,14 @@ def run(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
 
     from vitlab.commands.quiet import quiet
+    from vitlab.experiment.same_images import judged_by_features
     from vitlab.runs.directory import RunDirectory
     from vitlab.studies.file.format import clock
     from vitlab.studies.report.robustness import FILE, finished_runs, keep
 
     quiet()
     runs, excluded = finished_runs(options.study)
-    if probed := [run for run in runs if RunDirectory(run.directory).config["run"].get("probe")]:
+    if probed := [run for run in runs if judged_by_features(RunDirectory(run.directory).config)]:
         raise ValueError(
             f"--study {options.study} ranks {probed[0].variant} by its features (run.probe), and "
             "corruptions are measured on a network's own answers. Give a study of classifiers."

@@ -21,6 +21,7 @@ from vitlab.data.photos import height_and_width
 from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.chain import BEFORE
 from vitlab.experiment.class_names import named
+from vitlab.experiment.same_images import judged_by_features
 from vitlab.models import ImageModel
 from vitlab.runs.directory import PREDICTIONS, RunDirectory
 
@@ -90,8 +91,8 @@ class Exported:
         run = RunDirectory(self.run)
         if self.checkpoint is None or self.checkpoint.resolve() != run.last_checkpoint.resolve():
             return None  # the run's result is that of its last state
-        if self.config["run"].get("probe") and self.config["trainer"]["max_epochs"]:
-            return None  # and that of its features, not of these outputs
+        if judged_by_features(self.config):
+            return None
         if not self.classifies or run.shortfalls or not (run.path / PREDICTIONS).is_file():
             return None
         tested = run.predictions

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitlab.atomic_files import read_json, write_text
+from vitlab.atomic_files import write_text
 from vitlab.deployment.card import Exported
 from vitlab.deployment.export import TOLERANCE
 from vitlab.experiment.class_names import named
@@ -31,7 +31,6 @@ BASES = {
 }
 """Models whose arguments `model_args` replaces, for those that have no name in timm."""
 
-MODEL_TYPE = "timm_wrapper"
 DISTILLED = "deit_base_distilled_patch16_224"
 OTHER_SIZES = ("dynamic_img_size", "dynamic_img_pad")  # how they are taken, which timm leaves off
 
@@ -44,8 +43,7 @@ def write_timm_config(exported: Exported, folder: Path) -> Path | None:
         write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
         if _timm_gives_the_same(exported, folder):
             return path
-    if path.is_file() and read_json(path).get("model_type") == MODEL_TYPE:  # of an earlier export
-        path.unlink()
+    path.unlink(missing_ok=True)  # also of an earlier export
     return None
 
 
@@ -67,7 +65,7 @@ def timm_config(exported: Exported) -> dict[str, Any] | None:
     return {
         "architecture": architecture,
         "architectures": ["TimmWrapperForImageClassification" if names else "TimmWrapperModel"],
-        "model_type": MODEL_TYPE,
+        "model_type": "timm_wrapper",
         "num_classes": encoder.num_classes,
         "num_features": encoder.num_features,
         **(labels if names else {}),

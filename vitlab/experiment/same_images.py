@@ -30,14 +30,19 @@ def other_images(directory: Path, data: ImageDataModule, splits: Sequence[Split]
     return [f"{split}: {then[split]['images']:,} images then, {now[split]['images']:,} now" for split in changed]
 
 
+def judged_by_features(config: Config) -> bool:
+    """Return whether a run's result is of its features; a linear probe of a frozen network becomes its own head."""
+    probe = config["run"].get("probe")
+    return bool(probe) and not (probe == "linear" and config["trainer"]["max_epochs"] == 0)
+
+
 def departures(directory: Path, weights: Path | None, config: Config, data: ImageDataModule) -> list[str]:
     """Return, in words, in which weights, settings and images a test differs from that of a finished run."""
     run, reasons = RunDirectory(directory), []
     if weights is None or weights.resolve() != run.last_checkpoint.resolve():
         reasons.append(f"weights: {weights.name if weights else 'the initial ones'}")
-    probe, frozen = run.config["run"].get("probe"), config["trainer"]["max_epochs"] == 0
-    if probe and not (frozen and probe == "linear"):  # which became the network's own head
-        reasons.append(f"run.probe: {probe} there, the network's own head now")
+    if judged_by_features(run.config):
+        reasons.append(f"run.probe: {run.config['run']['probe']} there, the network's own head now")
     others = other_images(directory, data, ("test",))
     for key, old, new in conflicts(run.config, config):
         if key != "data.init_args.root" or others is None:  # else the images tell

@@ -132,6 +132,7 @@ class StagedTransformer(Backbone):
 
     def __init__(
         self,
+        *,
         img_size: int | Size,
         patch_size: int,
         in_chans: int,

@@ -234,6 +234,12 @@ class Study:
         return [WARMUP, f"trainer.{VALIDATION}"] if self.converts_budget else []
 
 
+def folder_of_variant(study: Path, variant: str) -> Path:
+    """Return where the runs of a variant lie: in the study's folder, or beside that of a place on an axis."""
+    inside = study / slug(variant)
+    return inside if inside.is_dir() else study.with_name(f"{inside.name}-{study.name}")
+
+
 def slug(name: str) -> str:
     """Return the name as a folder name: lower case, digits, hyphens; 1,078 is a number."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower().replace(",", "")).strip("-")

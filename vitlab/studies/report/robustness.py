@@ -23,7 +23,7 @@ from referee.statistics.intervals import Interval, t_interval
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.study import slug
+from vitlab.studies.file.study import folder_of_variant
 from vitlab.studies.results.folds import FOLDS
 from vitlab.studies.results.table import StudyResults
 
@@ -61,9 +61,7 @@ def finished_runs(study: Path) -> tuple[list[FinishedRun], list[str]]:
     runs, excluded = [], []
     for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):
         if status == "finished":
-            inside = study / slug(variant)
-            beside = study.with_name(f"{slug(variant)}-{study.name}")  # of a place on an axis
-            runs.append(FinishedRun(variant, seed, (inside if inside.is_dir() else beside) / f"seed-{seed}"))
+            runs.append(FinishedRun(variant, seed, folder_of_variant(study, variant) / f"seed-{seed}"))
         else:
             excluded.append(f"{variant}, seed {seed}: {status}")
     if not runs:
