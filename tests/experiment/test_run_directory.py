@@ -18,6 +18,8 @@ from tests.conftest import TINY
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml, merge
 from vitlab.experiment.experiment import Experiment
+from vitlab.models import TimmModel
+from vitlab.models.weights import save_weights
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -239,6 +241,17 @@ def test_the_model_before_training_has_the_weights_that_it_starts_from(trained: 
     begun.restore()
     weights = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(begun.model.state_dict()["pos_embed"], weights["backbone.pos_embed"])
+
+
+def test_a_finished_run_asks_for_no_weights_that_its_model_began_with(tiny: Write) -> None:
+    save_weights(TimmModel("test_resnet", num_classes=10, in_chans=1), "own.safetensors")
+    arguments = {"name": "test_resnet", "in_chans": 1, "checkpoint_path": "own.safetensors"}
+    backbone = {"class_path": "vitlab.models.TimmModel", "init_args": arguments}
+    path = str(tiny({"model": {"init_args": {"backbone": backbone}}}))
+    assert run("fit", ["--config", path]) == 0
+    Path("own.safetensors").unlink()
+    assert run("test", ["--config", str(RUN)]) == 0
+    assert Experiment.load(RUN).config["model"]["init_args"]["backbone"]["init_args"]["checkpoint_path"] is not None
 
 
 def test_a_checkpoint_of_another_objective_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

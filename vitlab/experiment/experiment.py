@@ -89,7 +89,7 @@ class Experiment:
         named, arguments = _spelled_out(sources, [*arguments, *(f"--{setting}" for setting in settings)])
         self._settings = Settings(named, arguments)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
-        self._compiled = False
+        self._compiled = self._restoring = False
         self._values = self._settings.values
         if self._values.run.name is None:
             self._values.run.name = "-".join(file.stem for file in files) or "run"
@@ -141,7 +141,7 @@ class Experiment:
         """
         init_seed = self._values.init_seed
         seed_everything(self.seed if init_seed is None else init_seed, workers=True, verbose=False)
-        objective: Objective = self._settings.build("model")
+        objective: Objective = self._settings.build("model", weights=not self._restoring)
         self._random_state = generators()
         return objective
 
@@ -242,15 +242,20 @@ class Experiment:
 
     def restore(self) -> Path | None:
         """Load the weights of `checkpoint()` into the objective, and return that path."""
-        path = self.checkpoint()
+        objective, path = self._to_be_restored(), self.checkpoint()
         if path is not None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or "state_dict" not in state:
                 raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
-            self.objective.load_state_dict(state["state_dict"])
+            objective.load_state_dict(state["state_dict"])
         else:
             self._begin()
         return path
+
+    def _to_be_restored(self) -> Objective:
+        """Return the objective; not built before, it asks for no weights that a checkpoint replaces."""
+        self._restoring = self._values.ckpt_path != "none"
+        return self.objective
 
     def _begin(self) -> None:
         """Load what `init_from` names into the objective, as a training does before its first step."""
@@ -491,9 +496,9 @@ class Experiment:
 
     def validate(self) -> Metrics:
         """Return the metrics of the trained weights on the validation images."""
-        if self.objective.monitor is None:
+        if (objective := self._to_be_restored()).monitor is None:
             raise ValueError(
-                f"{type(self.objective).__name__} has no loss by which two checkpoints could be compared; `probe` "
+                f"{type(objective).__name__} has no loss by which two checkpoints could be compared; `probe` "
                 "measures their features."
             )
         return self._evaluate("val")
@@ -503,9 +508,9 @@ class Experiment:
 
         A finished run keeps its own: of other weights, settings or images it is written into the folder `other_test`.
         """
-        if not is_overridden("test_step", self.objective):
+        if not is_overridden("test_step", objective := self._to_be_restored()):
             raise ValueError(
-                f"{type(self.objective).__name__} learns no classes, so there is nothing to test; `probe` measures its "
+                f"{type(objective).__name__} learns no classes, so there is nothing to test; `probe` measures its "
                 f"features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
             )
         return self._evaluate("test")

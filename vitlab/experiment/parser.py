@@ -139,10 +139,14 @@ class Settings:
         if key := next(nulls({name: self.values[name].as_dict() for name in ("model", "data")}), None):
             raise ValueError(f"{key} is null, which is no value of it; give one, or leave it out for the default.")
 
-    def build(self, section: str) -> Any:
-        """Return what a section describes, with an object for each `class_path`."""
+    def build(self, section: str, weights: bool = True) -> Any:
+        """Return what a section describes, with an object for each `class_path`; without the backbone's `weights`."""
+        values = self.values[section].clone()
+        for key in ("pretrained", "checkpoint_path") if not weights else ():
+            if values.get(f"init_args.backbone.init_args.{key}"):
+                values[f"init_args.backbone.init_args.{key}"] = None if key == "checkpoint_path" else False
         try:
-            return self._parser.instantiate(Namespace({section: self.values[section]}))[section]
+            return self._parser.instantiate(Namespace({section: values}))[section]
         except ValueError as error:
             raise ValueError(readable(error)) from None
 
