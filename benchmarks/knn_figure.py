@@ -1,9 +1,9 @@
 """k-NN of pre-trainings over the minutes and over the operations of their training, as a figure.
 
-    python -m benchmarks.knn_figure docs/records/pretraining-track/{LeJEPA,DINO,MSN,MAE}/seed-* --out docs
+    python -m benchmarks.knn_figure docs/records/pretraining-track/five-epochs/{LeJEPA,DINO,MSN,MAE,SimMIM}/seed-*
 
-Each folder is that of a run; its parent's name is the label. The time of a core depends on what else runs there, the
-number of operations does not.
+Each folder is that of a run, and those of one parent are seeds of one method, which its name labels. The time of a core
+depends on what else runs there, the number of operations does not.
 """
 
 import argparse
@@ -25,20 +25,22 @@ def curve(folder: Path) -> pd.DataFrame:
     table["tflop"] = (images / table["images_per_second"] * table["tflops"]).cumsum()
     measured = table[table["val/knn"].notna()]
     start = {"minutes": 0.0, "tflop": 0.0, "val/knn": measured["val/knn_untrained"].iloc[0]}
-    return pd.concat([pd.DataFrame([start]), measured[list(start)]]).assign(knn=lambda x: 100 * x["val/knn"])
+    table = pd.concat([pd.DataFrame([start]), measured[list(start)]], ignore_index=True)
+    return table.assign(knn=100 * table["val/knn"])
 
 
 def draw(folders: Sequence[Path]) -> Figure:
-    """Draw a line for each run in two panels, and raw pixels."""
+    """Draw the mean of each method's seeds with their range, in two panels, and raw pixels."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for index, folder in enumerate(folders):
-        table = curve(folder)
+    for color, name in zip(COLORS, dict.fromkeys(folder.parent.name for folder in folders), strict=False):
+        seeds = pd.concat([curve(folder) for folder in folders if folder.parent.name == name]).groupby(level=0)
+        mean, low, high = seeds.mean(), seeds["knn"].min(), seeds["knn"].max()
         for panel, column in zip(panels, ("minutes", "tflop"), strict=True):
-            panel.plot(table[column], table["knn"], marker="o", color=COLORS[index % len(COLORS)])
-        panels[1].annotate(
-            folder.parent.name.replace("-", " "), table[["tflop", "knn"]].iloc[-1], (6, -3), textcoords="offset points"
-        )
+            panel.plot(mean[column], mean["knn"], marker="o", markersize=4, color=color)
+            panel.fill_between(mean[column], low, high, color=color, alpha=0.25, linewidth=0)
+        end = mean[["tflop", "knn"]].iloc[-1]
+        panels[1].annotate(name.replace("-", " "), end, (6, -3), textcoords="offset points")
     pixels = 100 * pd.read_csv(folders[0] / "metrics.csv")["val/knn_pixels"].max()
     for panel, label in zip(panels, ("minutes of a core", "TFLOP"), strict=True):
         panel.axhline(pixels, color="gray", linestyle="--")
