@@ -90,6 +90,17 @@ def test_what_cannot_be_hidden_or_predicted_is_refused(backbone: str, changes: d
         data2vec(backbone, **changes)
 
 
+def test_class_token_and_positions_are_not_decayed_and_all_gradients_clipped_as_released() -> None:
+    """modeling_cyclical.py's no_weight_decay names these two; engine_for_cyclical.py clips model.parameters()."""
+    objective = data2vec()
+    assert objective.no_weight_decay() == {"backbone.cls_token", "backbone.pos_embed"}
+    objective.loss(*batch(4)).backward()
+    objective.clip_gradients_of_student(1e-3)
+    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    assert objective.mask_token.grad is not None
+    assert float(torch.stack([grad.norm() for grad in gradients]).norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
 def test_a_run_logs_how_much_targets_differ(tiny: Write) -> None:
     path = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}})
     changes = ["--model.min_mask_patches", "1", "--model.target_layers", "1", "--trainer.limit_train_batches", "2"]

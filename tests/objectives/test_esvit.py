@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
+from vitlab.models import VisionTransformer
 from vitlab.objectives import DINO, EsViT
-from vitlab.objectives.dino import cross_view_entropy, teacher_temperature
+from vitlab.objectives.dino import cross_view_entropy, koleo, teacher_temperature
 from vitlab.objectives.esvit import encode, matched_entropy
 from vitlab.optim import AdamW, WarmupCosine
 
@@ -121,3 +122,16 @@ def test_it_is_dino_without_regions() -> None:
     plain = DINO(BACKBONES["swin"](), AdamW(1e-3), WarmupCosine(), **SMALL)  # type: ignore[arg-type]
     own = esvit().state_dict()
     assert all(torch.equal(own[name], value) for name, value in plain.state_dict().items())
+
+
+def test_koleo_of_the_global_views_is_added() -> None:
+    plain, spread = (esvit(koleo_weight=weight).loss(*crops()) for weight in (0.0, 0.5))
+    objective = esvit()
+    embedded = [objective.backbone.embed(view) for view in crops()[0][:2]]
+    torch.testing.assert_close(spread - plain, 0.5 * sum(koleo(view) for view in embedded))
+
+
+def test_a_vit_without_a_norm_of_its_regions_is_refused() -> None:
+    backbone = VisionTransformer(img_size=8, patch_size=2, embed_dim=32, depth=2, num_heads=2, global_pool="avg")
+    with pytest.raises(ValueError, match="no norm on its tokens"):
+        EsViT(backbone, AdamW(1e-3), WarmupCosine())

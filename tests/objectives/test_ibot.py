@@ -184,3 +184,11 @@ def test_a_temperature_of_patches_that_overflows_is_refused() -> None:
 def test_a_temperature_of_patches_of_zero_is_refused_by_its_name() -> None:
     with pytest.raises(ValueError, match=r"above 0: teacher_patch_temp 0\.0, warmup_teacher_patch_temp 0\.04"):
         ibot(teacher_patch_temp=0.0)
+
+
+def test_the_token_of_hidden_patches_learns_as_the_embedding_does() -> None:
+    """As in DINOv2's get_vit_lr_decay_rate, where it is of layer 0, as the class token."""
+    objective = ibot()
+    first, *others = objective.parameters_by_depth()
+    assert {id(objective.mask_token), id(objective.backbone.cls_token)} <= {id(p) for p in first}
+    assert [len(layer) for layer in others] == [len(layer) for layer in objective.backbone.parameters_by_depth()[1:]]

@@ -249,7 +249,20 @@ def test_a_swin_needs_uniform_masks_that_fit(tiny: Callable[..., Path], capsys: 
     assert "masking is random, but a SwinTransformer encodes whole maps: give uniform." in capsys.readouterr().err
     assert run("fit", ["--config", path, "--model.masking", "uniform", "--model.mask_patch_size", "3"]) == 2
     assert "Give a multiple of 1 of which twice as much divides the images." in capsys.readouterr().err
-    assert run("fit", ["--config", path, "--model.masking", "uniform", "--model.mask_patch_size", "2"]) == 0
+    uniform = ["--model.masking", "uniform", "--model.mask_patch_size", "2"]
+    assert run("fit", ["--config", path, *uniform, "--data.multi_crop.global_crops.size", "6"]) == 2
+    assert "images (6, 6)." in capsys.readouterr().err
+    assert run("fit", ["--config", path, *uniform]) == 0
+
+
+def test_views_that_cannot_be_encoded_are_refused(
+    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tiny(experiment(), "msn"))
+    assert run("fit", ["--config", path, "--data.multi_crop.local_crops.size", "5"]) == 2
+    assert "data.multi_crop: Images of (5, 5) px do not divide into patches" in capsys.readouterr().err
+    assert run("fit", ["--config", path, "--model", "SimMIM", "--model.mask_patch_size", "4"]) == 2
+    assert "SimMIM sees one view of each image; set data.multi_crop: null." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["swin", "swin_v2"])

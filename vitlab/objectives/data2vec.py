@@ -28,7 +28,7 @@ from vitlab.models.backbone import in_eval_mode
 from vitlab.models.intermediates import outputs_of
 from vitlab.models.layers import trunc_normal
 from vitlab.objectives.masking import enlarge, num_hidden, rectangles
-from vitlab.objectives.objective import Labels, Scalar, Views
+from vitlab.objectives.objective import Labels, Objective, Scalar, Views
 from vitlab.objectives.pretraining import embed_hiding, require_final_norm
 from vitlab.objectives.self_distillation import SelfDistillation
 from vitlab.optim import Optimizer, Schedule
@@ -46,9 +46,11 @@ class Data2Vec(SelfDistillation):
         target_layers: L.
         l1_beta: β, the difference from which the loss is linear.
         momentum_teacher: m.
-        clip_grad: Maximum norm of the backbone's gradient; null: no clipping.
+        clip_grad: Maximum norm of the gradient; null: no clipping.
         init_from: Weights that student and teacher start from.
     """
+
+    one_view = True
 
     def __init__(
         self,
@@ -98,6 +100,14 @@ class Data2Vec(SelfDistillation):
     @property
     def epoch_metrics(self) -> list[str]:
         return ["train/loss", "train/target_variance"]
+
+    def no_weight_decay(self) -> set[str]:
+        """As released, unlike DINO's: class token and positions are not decayed."""
+        return Objective.no_weight_decay(self)
+
+    def clip_gradients_of_student(self, longest: float) -> None:
+        """Clip all of it together, as released, mask token and predictor too."""
+        nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], longest)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return h and w of an image."""

@@ -22,6 +22,7 @@ from vitlab.models import Backbone
 from vitlab.objectives.dino import DINO, cross_view_entropy, new_head, outputs_of
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Labels, Scalar, Views
+from vitlab.objectives.pretraining import require_final_norm
 from vitlab.objectives.self_distillation import by_resolution
 
 
@@ -38,6 +39,7 @@ class EsViT(DINO):
 
     def __init__(self, backbone: Backbone, *dino: Any, **more: Any) -> None:
         super().__init__(backbone, *dino, **more)
+        require_final_norm(backbone)
         self.backbone: Backbone = backbone
         self.head_dense = new_head(*self.head_sizes)
         self.teacher = WeightAverage(self.student)
@@ -53,7 +55,8 @@ class EsViT(DINO):
         t_regions = self.targets(regions, self.center_grid)
 
         encoded = [encode(self.backbone, torch.cat(group), len(group)) for group in by_resolution(views)]
-        log_probs = self.log_probs(self.head(torch.cat([z for z, _ in encoded])))
+        embedded = torch.cat([z for z, _ in encoded])
+        log_probs = self.log_probs(self.head(embedded))
         view_loss = cross_view_entropy(t_images.chunk(len(global_views)), log_probs.chunk(len(views)))
 
         terms, v = [], 0
@@ -66,7 +69,7 @@ class EsViT(DINO):
         self.move(self.center, image)
         self.move(self.center_grid, regions)
         self.watch(t_images, view_loss)
-        return (view_loss + torch.stack(terms).mean()) / 2
+        return (view_loss + torch.stack(terms).mean()) / 2 + self.spread(embedded.chunk(len(views)))
 
 
 def encode(

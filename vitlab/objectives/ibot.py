@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone, Features
+from vitlab.models.layers import multiples_around
 from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, new_head, outputs_of, require_temperatures
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.masking import enlarge, rectangles
@@ -82,6 +83,20 @@ class IBOT(DINO):
             self.head_patch = new_head(*self.head_sizes)
             self.teacher = WeightAverage(self.student)
         self.register_buffer("center_patch", torch.zeros_like(self.center))
+
+    def parameters_by_depth(self) -> list[list[nn.Parameter]]:
+        """The token of hidden patches learns as the embedding does."""
+        embedding, *others = super().parameters_by_depth()
+        return [[*embedding, self.mask_token], *others]
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        crops = self.trainer.datamodule.multi_crop  # type: ignore[attr-defined]
+        if stage == "fit" and (size := crops.global_crops.size) % (stride := self.backbone.stride):
+            raise ValueError(
+                f"data.multi_crop.global_crops.size is {size}; patches of {stride} px are hidden, so give a multiple "
+                f"of {stride}: {multiples_around(size, stride)}."
+            )
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
         global_views, local_views = views[: self.global_views], views[self.global_views :]

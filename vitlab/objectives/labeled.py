@@ -35,6 +35,7 @@ class LabeledObjective(Objective, ABC):
     """
 
     task: Task
+    one_view = True
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ class MSN(SelfDistillation):
         init_from: str | None = None,
     ) -> None:
         side = mask_patch_size or backbone.patch_size
-        check_masks(backbone, masking, side)
+        check_masks(backbone, masking, side, backbone.img_size)
         if not 0 <= patch_drop < 1:
             raise ValueError(f"patch_drop is {patch_drop}; give a share from 0 to below 1, like 0.15.")
         if temperature <= 0 or sharpen <= 0:
@@ -102,6 +102,12 @@ class MSN(SelfDistillation):
         self.temperature, self.sharpen, self.sinkhorn = temperature, sharpen, sinkhorn
         self.me_max_weight = me_max_weight
         self.masking, self.mask_side = masking, side // backbone.patch_size  # in tokens
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            size = self.trainer.datamodule.multi_crop.global_crops.size  # type: ignore[attr-defined]
+            check_masks(self.backbone, self.masking, self.mask_side * self.backbone.patch_size, (size, size))
 
     def momentum(self, progress: float) -> float:
         return self.momentum_teacher + (1.0 - self.momentum_teacher) * progress
@@ -147,11 +153,11 @@ class MSN(SelfDistillation):
         return self.backbone.pool(self.backbone.encode(kept))
 
 
-def check_masks(backbone: Backbone, masking: str, side: int) -> None:
-    """Raise a ValueError unless a backbone can encode what such masks of patches of `side` pixels keep."""
+def check_masks(backbone: Backbone, masking: str, side: int, size: tuple[int, int]) -> None:
+    """Raise a ValueError unless a backbone can encode what such masks of patches of `side` pixels keep of images."""
     if masking == "random" and not isinstance(backbone, VisionTransformer):
         raise ValueError(f"masking is random, but a {type(backbone).__name__} encodes whole maps: give uniform.")
-    own, size = backbone.patch_size, backbone.img_size
+    own = backbone.patch_size
     if masking == "uniform" and (side % own or any(pixels % (2 * side) for pixels in size)):
         raise ValueError(
             f"mask_patch_size is {side} px, the backbone's own patches have {own} px and images {size}.\n"

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitlab import log
 from vitlab.internals import clip_unscaled_gradients, trainer_of
@@ -49,6 +49,7 @@ class Objective(LightningModule, ABC):
     """
 
     task: Task | None = None  # how its outputs are tested and predicted; None: only its features are of use
+    one_view: bool = False  # whether `loss` takes one view of each image and no more
     init_raw: bool = False  # whether `init_from` takes the trained weights of a run that also averages them
     remedies: str = ""  # what to change when all features become alike, for the log
 
@@ -138,6 +139,10 @@ class Objective(LightningModule, ABC):
         """Return the names of matrices and larger parameters without weight decay; vectors never have any."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
+    def parameters_by_depth(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of each layer, from the embedding on, for layer-wise decay; others are the head's."""
+        return self.backbone.parameters_by_depth()
+
     @property
     def progress(self) -> float:
         """The fraction of the optimizer steps taken, from 0 to 1 / `schedule.stretch`."""
@@ -166,12 +171,25 @@ class Objective(LightningModule, ABC):
                 "A schedule needs the length of the run, which trainer.max_time does not give; "
                 "set trainer.max_epochs or trainer.max_steps, too."
             )
-        if stage == "fit" and isinstance(self.backbone, Backbone):
-            for size in self.trainer.datamodule.training_shares:  # type: ignore[attr-defined]
-                self.backbone.patch_embed.check(pair(size))
+        if stage == "fit":
+            self._check_views(self.trainer.datamodule)  # type: ignore[attr-defined]
         refuse_other_sharding(self.trainer.strategy)
         if self.init_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
             self.load_backbone(weights_path(self.init_from))
+
+    def _check_views(self, data: Any) -> None:
+        """Refuse views of a number or size that cannot be encoded."""
+        crops = data.multi_crop.kinds if data.multi_crop else ()
+        if crops and self.one_view:
+            raise ValueError(f"{type(self).__name__} sees one view of each image; set data.multi_crop: null.")
+        if not isinstance(self.backbone, Backbone):
+            return
+        sizes = [("", size) for size in data.training_shares] + [("data.multi_crop: ", each.size) for each in crops]
+        for where, size in sizes:
+            try:
+                self.backbone.patch_embed.check(pair(size))
+            except ValueError as error:
+                raise ValueError(f"{where}{error}") from None
 
     def configure_model(self) -> None:
         trainer = trainer_of(self)
@@ -214,7 +232,7 @@ class Objective(LightningModule, ABC):
             self.named_parameters(),
             self.optimizer,
             self.global_batch,
-            self.backbone.parameters_by_depth(),
+            self.parameters_by_depth(),
             self.backbone.head_parameters(),
             self.no_weight_decay(),
             [p for name, p in self.backbone.named_parameters() if name in self.backbone.no_weight_decay()],

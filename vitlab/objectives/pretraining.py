@@ -45,6 +45,8 @@ class Pretraining(Objective, ABC):
 class MaskedPretraining(Pretraining, ABC):
     """Hide part of each image and predict its pixels."""
 
+    one_view = True
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and len(self.trainer.datamodule.training_shares) > 1:  # type: ignore[attr-defined]
