@@ -38,6 +38,12 @@ def test_timm_infers_one_file_a_model(tmp_path: Path) -> None:
     assert table.runs[0].labels.tolist() == ["cat", "dog"]
 
 
+def test_an_index_of_a_class_without_images_has_no_folder(tmp_path: Path) -> None:
+    write(tmp_path / "vit.csv", "filename,index,prob\nval/cat/1.png,0,0.9\nval/dog/2.png,281,0.8\n")
+    with pytest.raises(ValueError, match=r"of 2 classes and it predicts class 281.*--label-type name"):
+        read([tmp_path / "vit.csv"])
+
+
 def test_timm_describes_classes_by_default(tmp_path: Path) -> None:
     """The columns are those of --results-separate-col --topk 2, and without it of the default."""
     named = "filename,label_0,label_1,prob_0,prob_1\nn01440764/1.png,n01440764,n01443537,0.9,0.1\n"
@@ -66,9 +72,10 @@ def test_lm_eval_samples(tmp_path: Path) -> None:
 def test_lm_eval_samples_may_have_long_prompts_and_one_of_several_metrics(tmp_path: Path) -> None:
     """The order of the keys is that of --log_samples: the answers come after the document."""
     sample = {"doc_id": 0, "doc": {"text": "x" * 5_000}, "resps": [["3"]], "filtered_resps": ["3"], "acc_norm": 1.0}
-    file = tmp_path / "m" / "samples_arc_2026-01-21T03-44-18.jsonl"
+    file = tmp_path / "m" / "samples_aime_2024_2026-01-21T03-44-18.jsonl"
     write(file, lines(sample))
-    assert read([file], metric="acc_norm").variants == ["m"]
+    (run,) = read([file], metric="acc_norm").runs
+    assert (run.variant, run.seed) == ("m", "2026-01-21T03-44-18")
     with pytest.raises(ValueError, match=r"it has no score acc\. Give one as --metric: doc_id, .*, acc_norm"):
         read([file])
     write(file, lines({**sample, "acc": 0.0, "metrics": ["acc", "acc_norm"]}))

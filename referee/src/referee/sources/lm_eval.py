@@ -1,6 +1,7 @@
 """EleutherAI's lm-evaluation-harness: samples_TASK_TIME.jsonl, which `--log_samples` writes into a folder a model."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -22,11 +23,12 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
     name = metric or next(iter(names), "acc")
     if name not in samples[0]:
         raise ValueError(f"it has no score {name}. Give one as --metric: {', '.join(names or samples[0])}")
-    task, _, time = file.stem.removeprefix("samples_").partition("_20")
+    name_of_file = re.fullmatch(r"samples_(.+?)(?:_(20\d\d-\d\d-\d\dT.+))?", file.stem)
+    task, time = name_of_file.groups() if name_of_file else (file.stem, None)
     return pd.DataFrame(
         {
             "variant": file.parent.name.replace("__", "/"),
-            "seed": f"20{time}" if time else "1",
+            "seed": time or "1",
             "item": [f"{task}/{sample.get('doc_hash') or sample['doc_id']}" for sample in samples],
             "correct" if name in ("acc", "exact_match") else name: [sample[name] for sample in samples],
         }

@@ -23,7 +23,12 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
     prediction = frame.get(column)
     if prediction is not None and str(column).startswith("index"):  # of classes in the order of their folders
         classes = sorted(folders.unique())
-        prediction = prediction.map(lambda index: classes[index] if index < len(classes) else str(index))
+        if prediction.max() >= len(classes):
+            raise ValueError(
+                f"its images are of {len(classes)} classes and it predicts class {prediction.max()}: which folder an "
+                "index means is unknown. Use --label-type name of timm's inference.py"
+            )
+        prediction = prediction.map(lambda index: classes[index])
     if prediction is None or (folders == "").any() or not prediction.astype(str).isin(folders).any():
         raise ValueError(
             "it names no predicted class that is the folder of an image. Use --fullname and --label-type name, or "
