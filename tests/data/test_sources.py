@@ -243,6 +243,11 @@ def test_examples_without_a_label_and_paths_for_images_are_named(labels: list, t
     datasets.Dataset.from_dict({"image": ["a.jpg", "b.jpg"], "label": labels}).save_to_disk(place)
     with pytest.raises(ValueError, match="saved: 1 of 2 examples of train have no label"):
         HuggingFace(place)
+    features = datasets.Features({"image": datasets.Value("string"), "label": datasets.ClassLabel(names=["x", "y"])})
+    hidden = datasets.Dataset.from_dict({"image": ["a.jpg", "b.jpg"], "label": [-1, 1]}, features)
+    hidden.save_to_disk(tmp_path / "hidden")
+    with pytest.raises(ValueError, match="hidden: 1 of 2 examples of train have no label"):
+        HuggingFace(str(tmp_path / "hidden"))
     datasets.Dataset.from_dict({"image": ["a.jpg", "b.jpg"], "label": [0, 1]}).save_to_disk(tmp_path / "paths")
     with pytest.raises(ValueError, match="image is a str, not an encoded image"):
         HuggingFace(str(tmp_path / "paths")).read("train/0")

@@ -206,7 +206,7 @@ def test_a_queued_run_is_waited_for_by_the_next_command(tmp_path: Path, monkeypa
     queue = fake_slurm(tmp_path, monkeypatch)
     queue.write_text("7\n")
     task = RunTask(["true"], tmp_path / "log", 1)
-    first, second, third = (slurm(str(tmp_path / "slurm")) for _ in range(3))
+    first, second, third, fourth = (slurm(str(tmp_path / "slurm")) for _ in range(4))
     with first.batch():
         submitted = first.submit(task)
     assert not submitted.done()
@@ -216,6 +216,8 @@ def test_a_queued_run_is_waited_for_by_the_next_command(tmp_path: Path, monkeypa
     assert known.of_submitit.job_id == "7"
     assert second.submit(RunTask(["true"], tmp_path / "log", 1, ["--run.overwrite", "true"])) is not known
     (tmp_path / "squeue").write_text("#!/bin/sh\nexit 1\n")  # SLURM's daemon is being restarted
+    with fourth.batch():  # which has never been answered
+        assert fourth.submit(task).of_submitit.job_id == "7"
     assert not known.done()
     (tmp_path / "squeue").write_text(f"#!/bin/sh\ncat {queue}\n")
     queue.write_text("8\n")  # cancelled

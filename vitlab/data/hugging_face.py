@@ -56,16 +56,14 @@ class HuggingFace(PhotoSource):
                         f"{path} has no column {column!r}; it has {', '.join(table.column_names)}.\n"
                         "Set image and label to the names of its columns."
                     )
-            if missing := table.data.column(label).null_count:
-                raise ValueError(
-                    f"{path}: {missing} of {len(table)} examples of {split} have no {label}. Remove them, or name the "
-                    "splits with labels by splits."
-                )
+            _require_labels(path, split, label, len(table), table.data.column(label).null_count)
         values = {split: np.asarray(table.with_format("numpy")[label][:]) for split, table in self._data.items()}
         self.class_names, numbers = _classes(self._data["train"].features[label], values)
         for split in [split for split, own in numbers.items() if (own < 0).all()]:
             self.notes.append(f"The split {split} of {path} has no labels and is left out.")
             del self._data[split], numbers[split]
+        for split, own in numbers.items():
+            _require_labels(path, split, label, len(own), int((own < 0).sum()))
         self.splits = {
             split: ([f"{split}/{row}" for row in range(len(own))], own.astype(np.int64))
             for split, own in numbers.items()
@@ -104,6 +102,14 @@ class HuggingFace(PhotoSource):
             return Path(value["path"]).read_bytes()
         except (OSError, TypeError) as error:  # TypeError: there is no path either
             raise ValueError(f"its file cannot be read ({error})") from None
+
+
+def _require_labels(path: str, split: Split, label: str, number: int, missing: int) -> None:
+    if missing:
+        raise ValueError(
+            f"{path}: {missing} of {number} examples of {split} have no {label}. Remove them, or name the splits with "
+            "labels by splits."
+        )
 
 
 def _mark(table: Any) -> str:

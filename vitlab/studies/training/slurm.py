@@ -62,7 +62,7 @@ class Submitit(Executor):
         self.executor = executor
         self._record = Path(executor.folder) / "jobs.json"  # so that a queued run is not submitted again
         self._new: dict[RunTask, Job] = {}
-        self._queue: set[str] = set()
+        self._queue: set[str] | None = None
         self._asked = -math.inf
 
     def submit(self, task: RunTask) -> "Job":  # type: ignore[override]  # not a Future: other processes wait for it too
@@ -90,8 +90,8 @@ class Submitit(Executor):
         print(f"  {len(ids)} runs submitted. Ctrl-C leaves them queued; the same command waits again.", flush=True)
         self._new = {}
 
-    def queue(self) -> set[str]:
-        """Return the jobs of this user that are queued or running."""
+    def queue(self) -> set[str] | None:
+        """Return the jobs of this user that are queued or running; None where SLURM has not answered yet."""
         if time.monotonic() - self._asked >= POLL_SECONDS:
             listed = subprocess.run(
                 ["squeue", "--me", "--array", "--noheader", "--format=%i"], capture_output=True, text=True
@@ -124,7 +124,8 @@ class Job:
             return job.done()
         if job.paths.result_pickle.is_file():
             return True
-        return time.monotonic() >= self._listed_at and job.job_id not in self.executor.queue()
+        queue = self.executor.queue()
+        return queue is not None and time.monotonic() >= self._listed_at and job.job_id not in queue
 
     def result(self) -> int:
         """Return the run's exit status; raise what went wrong in the job."""
