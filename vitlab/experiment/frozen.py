@@ -3,7 +3,8 @@
 It tests an objective without labels after its training, and, with `trainer.max_epochs: 0`, weights as they are given: a
 pre-trained model that nobody fine-tunes. In evaluation's view, without augmentation. What chooses something, the linear
 probe its weight decay and the attentive one its learning rate, chooses by the validation images, or where these are the
-test images by a tenth of the training images; k-NN (DINO's, k = 20) chooses nothing.
+test images by a tenth of the training images; k-NN (DINO's, k = 20, among training images; `vitlab probe` adds the
+validation images) chooses nothing.
 """
 
 from collections.abc import Callable
