@@ -177,7 +177,7 @@ def test_paired_images_leave_out_what_seeds_flip_together() -> None:
     """Both variants get the same images wrong in each seed, other ones from seed to seed: their difference is zero."""
     same = np.random.default_rng(0).random((5, 1000)) < 0.9
     difference = s.differences([same, same], "paired")[0, 1]
-    assert difference.images == 0
+    assert difference.images == pytest.approx(1 / 1000**2)  # what one image decides, the least
     assert difference.seeds == pytest.approx(2 / 5 * (1 / 1000) ** 2 / 12)
 
 
@@ -252,3 +252,20 @@ def test_the_variance_over_images_grows_by_their_overlap() -> None:
         assert more.images == pytest.approx(1.25 * one.images)
         assert more.seeds == one.seeds
         assert more.p > one.p
+
+
+def test_paired_scores_are_rounded_too() -> None:
+    """Of two seeds whose differences agree to the last digit nothing is known: the least gap of two scores is 0.2."""
+    scores = [np.array([[90.1], [90.3]]), np.array([[89.9], [90.1]])]
+    difference = s.differences(scores, "paired")[0, 1]
+    assert difference.seeds == pytest.approx(0.2**2 / 6 / 2)
+    assert difference.p > 0.1
+
+
+def test_variants_that_are_right_on_the_same_items_may_differ_on_others() -> None:
+    """With 1 of 50 items, two points, the difference would be one item: nothing is equal to within a point."""
+    right = np.ones((4, 50), dtype=bool)
+    assert not s.differences([right, right])[0, 1].is_within(0.01)
+    assert not items.over_items(right[0], right[0], 1).is_within(0.01)
+    many = np.ones((4, 5000), dtype=bool)
+    assert s.differences([many, many])[0, 1].is_within(0.01)

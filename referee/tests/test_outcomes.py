@@ -105,3 +105,24 @@ def test_a_score_that_is_told_may_have_any_name() -> None:
 def test_rows_are_items_where_that_is_asked() -> None:
     table = from_frame(pd.DataFrame({"variant": ["A", "A"], "correct": [1, 0]}), columns={"item": "row"})
     assert table.runs[0].items.tolist() == ["0", "1"]
+
+
+def test_a_column_group_is_taken_and_one_group_is_none() -> None:
+    rows = {"variant": ["a"] * 4, "seed": [1] * 4, "item": [*"wxyz"], "correct": [1, 0, 1, 1]}
+    grouped = from_frame(pd.DataFrame({**rows, "group": [1, 1, 2, 2]})).groups
+    assert grouped is not None
+    assert grouped.tolist() == [0, 0, 1, 1]
+    assert from_frame(pd.DataFrame({**rows, "group": 1})).groups is None
+
+
+def test_what_is_taken_for_granted_is_noted() -> None:
+    losses = from_frame(pd.DataFrame({"variant": ["a", "b"], "seed": 1, "val_loss": [0.3, 0.4]}))
+    assert "val_loss: higher is better; if not, give --lower." in losses.notes
+    rows = {"variant": ["a"] * 2, "item": [1, 2], "prediction": ["x", None], "label": ["x", "y"]}
+    assert "1 rows have no prediction, and count as wrong." in from_frame(pd.DataFrame(rows)).notes
+
+
+def test_per_cent_beside_fractions_are_refused() -> None:
+    table = pd.DataFrame({"variant": ["a", "b"], "seed": 1, "accuracy": [90.1, 0.9]})
+    with pytest.raises(ValueError, match=r"accuracy: b has at most 0\.9, a 90\.1\. Give all as fractions"):
+        from_frame(table)

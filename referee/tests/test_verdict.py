@@ -179,3 +179,21 @@ def test_a_settled_lead_keeps_its_simultaneous_interval_which_may_hold_0() -> No
     assert "An interval may hold 0 beside *better*" in str(differences_section(verdict, None))
     clear = judge(pd.DataFrame([(v, s, y - 9 * (v == "B")) for v, s, y in rows], columns=["variant", "seed", "score"]))
     assert "An interval may hold 0" not in str(differences_section(clear, None))
+
+
+def test_a_variant_with_a_single_seed_takes_no_verdict_from_the_others(three: pd.DataFrame) -> None:
+    """The sentence leaves it out, and so do the word and the record, from which the exit status is."""
+    scores = pd.DataFrame({"variant": [*"aaaabbbbc"], "seed": [1, 2, 3, 4, 1, 2, 3, 4, 1]})
+    scores["accuracy"] = [0.9, 0.91, 0.9, 0.91, 0.5, 0.51, 0.5, 0.51, 0.2]
+    verdict = judge(scores)
+    assert "a is better than b" in verdict.sentence
+    assert verdict.verdict == verdict.between("a") == "better"
+    assert verdict.between("c") == "not comparable"
+
+
+def test_fewer_errors_are_better_where_items_are_counted() -> None:
+    table = pd.DataFrame({"variant": [*"ab"], "seed": 1, "top1": [0.2, 0.21]})
+    verdict = judge(table, lower=True, items=50_000)
+    assert verdict.ranking[0].name == "a"
+    assert verdict.pairs[0].lead == pytest.approx(0.01)
+    assert verdict.verdict == "better"

@@ -47,6 +47,11 @@ def test_a_study_along_an_axis_is_the_same_study_at_each_place(write_study: Writ
     assert plans[0].folder == tmp_path / "small-study/60-training-images"
 
 
+def test_a_study_along_an_axis_has_no_single_report_for_a_dashboard(write_study: Write, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a dashboard shows one report, and `along` gives one at each place"):
+        compare(write_study(**CROSSING), tmp_path / "runs", program=FAKE_PROGRAM, dashboard=lambda *_: "nowhere")
+
+
 def test_places_are_named_by_round_numbers() -> None:
     assert [number(x).replace("\u00a0", " ") for x in (1078, 5e6, 4e12, 1e15)] == ["1,078", "5 M", "4 T", "1 P"]
 

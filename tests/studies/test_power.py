@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from referee.statistics.comparison import differences
+from referee.statistics.comparison import Dependence, differences
 from referee.statistics.power import (
     Pilot,
     Variances,
@@ -103,6 +103,16 @@ def test_the_variances_of_a_pilot_by_hand() -> None:
     assert known.low.seeds == pytest.approx(2 * known.point.seeds / chi[0])
     assert known.high.seeds == pytest.approx(2 * known.point.seeds / chi[1])
     assert known.low.images < known.point.images < known.high.images
+
+
+def test_images_that_fail_together_tell_as_much_as_one() -> None:
+    """Each image ten times, as a group, is what the image alone is: its variance, and how well that is known."""
+    rng = np.random.default_rng(0)
+    alone = [rng.random((3, 200)) < 0.8 for _ in range(2)]
+    together = Dependence(np.repeat(np.arange(200), 10))
+    known, grouped = measured(alone, 2), measured([np.repeat(y, 10, axis=1) for y in alone], 2, dependence=together)
+    for end in ("low", "point", "high"):
+        assert getattr(grouped, end).images == pytest.approx(getattr(known, end).images, rel=0.05)
 
 
 def test_other_test_images_change_what_images_and_flips_do() -> None:

@@ -162,6 +162,8 @@ def test_a_variant_that_joined_after_a_look_is_named() -> None:
     assert said in map(plain, remarks(study))
     both = {**look, "variants": [{"variant": "Swin"}, {"variant": "ViT"}]}
     assert said not in map(plain, remarks(dataclasses.replace(study, log=[both, look])))
+    failed = {**look, "failures": {"ViT, seed 1": "out of memory"}}  # planned from the start
+    assert said not in map(plain, remarks(dataclasses.replace(study, log=[failed, look])))
 
 
 def test_two_remarks_stand_above_the_ranking_and_the_others_below() -> None:

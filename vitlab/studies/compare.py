@@ -86,6 +86,8 @@ def compare(
         RunsFailed: some runs failed; the report is written.
     """
     study = begun_study(study_path, root, data)
+    if dashboard is not None and study.along:
+        raise ValueError(f"{study_path}: a dashboard shows one report, and `along` gives one at each place.")
     with run_lock(study.folder(root), "give this study another `name`"), ExitStack() as ends:
         register(study, root, register_anew)
         return _compare(study, root, overwrite, program, dashboard, executors, ends)

@@ -126,10 +126,11 @@ def errors(line: Line, variant: str) -> np.ndarray | None:
 
 
 def _as_error(scores: np.ndarray, point: Verdict) -> np.ndarray | None:
-    """Return scores as errors above 0; None where they are none."""
+    """Return scores as errors above 0, of logarithms what they are of; None where they are none."""
     if point.metric.is_fraction:
         missed = 1 - scores if point.metric.mode == "max" else scores
         return np.maximum(missed, 0.5 / point.items if point.items > 1 else LEAST_ERROR)
+    scores = np.exp(scores) if point.metric.is_log else scores
     return scores if point.metric.mode == "min" and (scores > 0).all() else None
 
 
@@ -143,7 +144,10 @@ def crossing_of(line: Line, a: str, b: str, pairs: int) -> tuple[Crossing | None
         first, second = (_as_error(np.array(each.score.mean), point) for each in both)
         if difference is None or first is None or second is None:
             return None, []
-        gaps.append(Gap(float(first), float(second), difference.seeds, difference.images, difference.freedom))
+        gap = Gap(float(first), float(second), difference.seeds, difference.images, difference.freedom)
+        if point.metric.is_log:  # the difference is that of the logarithms
+            gap = gap._replace(seeds=gap.seeds * gap.scale**2, images=gap.images * gap.scale**2)
+        gaps.append(gap)
     level = line.level * len(line.points) / pairs  # of a pair at all places
     return crossing(line.x, gaps, level), signs(gaps, level)
 

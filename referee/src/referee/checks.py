@@ -157,10 +157,15 @@ def few_groups(outcomes: Outcomes) -> Iterator[Check]:
 
 def failed_runs(outcomes: Outcomes) -> Iterator[Check]:
     """R011: runs have no result."""
-    failed = [str(run) for run in outcomes.runs if not run.is_finite]
+    failed = [run for run in outcomes.runs if not run.is_finite]
     if failed:
-        runs = counted(len(failed), "run")
-        yield Check("R011", f"{runs} without a finite result ({listed(failed, 3)}); no mean includes them.")
+        runs, names = counted(len(failed), "run"), listed([*map(str, failed)], 3)
+        part = next((run for run in failed if len(run.items) and np.isfinite(run.outcomes.astype(float)).any()), None)
+        where = ""
+        if part is not None:
+            without = part.items[~np.isfinite(part.outcomes.astype(float))]
+            where = f" {part}: {len(without)} of {counted(len(part.items), 'item')} have none, like {without[0]}."
+        yield Check("R011", f"{runs} without a finite result ({names}); no mean includes them.{where}")
 
 
 def ceiling(outcomes: Outcomes) -> Iterator[Check]:

@@ -85,6 +85,8 @@ def refuse_settings(margin: float | None, looks: Sequence[int], test: str, items
         raise ValueError(f"margin {margin}: give 0 or more.")
     if looks and (list(looks) != sorted(set(looks)) or looks[0] < 2):
         raise ValueError(f"looks {' '.join(map(str, looks))}: give rising numbers from 2 on, like 4 6 8.")
+    if looks and test == "exact":
+        raise ValueError("test exact needs a fixed list of seeds. Leave looks out, or give another test.")
     if items is not None and items < 1:
         raise ValueError(f"items {items}: give the size of the test set, 1 or more.")
 
@@ -246,7 +248,8 @@ def _of_models(
             x, y = (variant.by_item(variant.runs[0]) for variant in (a, b))
             tested.append(over_items(x, y, len(both), outcomes.dependence))
         elif items is not None:
-            tested.append(over_fractions(a.score.mean, b.score.mean, items, len(both)))
+            apart = over_fractions(a.score.mean, b.score.mean, items, len(both))
+            tested.append(apart if metric.sign > 0 else apart.reversed())
     if not tested:
         return Verdict(outcomes, ranking, [Pair(a, b, None) for a, b in both], design, of_models=True, checks=findings)
     adjusted = step_down([each.p for each in tested], len(ranking))

@@ -30,6 +30,7 @@ NAMES = {
     "label": ("label", "target", "truth", "y_true", "gold", "labels", "target_index"),
     "probabilities": ("logits", "probabilities", "probs", "prob", "logit"),
     "score": ("score", "value", "top1", "accuracy", "loss", "nll", "val_loss"),
+    "group": ("group",),
     "block": ("block",),
 }
 FRACTIONS = ("accuracy", "acc", "top1", "top5", "f1", "exact_match", "correct")
@@ -113,7 +114,7 @@ def from_frame(
         frame: One row for each run and item, or for each run.
         metric: The column of the score, or the name of the metric.
         lower: Whether a lower score is better.
-        columns: by what they hold (`NAMES`, and `group`), where a name is not a usual one.
+        columns: by what they hold (`NAMES`), where a name is not a usual one.
 
     Raises:
         ValueError: a column is missing, or a row cannot be read; the message names it and the remedy.
@@ -129,7 +130,7 @@ def from_frame(
     for kind in ("variant", "seed", "item", "label", "group", "block"):
         if kind in table and (empty := table[kind].isna()).any():
             raise ValueError(
-                f"Row {frame.index[empty][0]} has no {kind} in column {known[kind]}: {int(empty.sum())} such rows.\n"
+                f"{_row(frame.index[empty][0])} has no {kind} in column {known[kind]}: {int(empty.sum())} such rows.\n"
                 "Words like NA, None and null read as empty. Name it otherwise, or remove the rows."
             )
     table["variant"] = table["variant"].astype(str) if "variant" in table else "the model"
@@ -138,22 +139,35 @@ def from_frame(
     renames = name in ("score", "value") if name == known.get("score") else metric in FRACTIONS
     if metric not in (None, name) and "score" not in columns and not renames:
         raise ValueError(f"--metric {metric}: there is no such column. There are {_listed(frame)}.")
+    if name == known.get("score") and "score" not in columns and name not in FRACTIONS and not lower:
+        notes.append(f"{name}: higher is better; if not, give --lower.")
+    missing = int(table["prediction"].isna().sum()) if "prediction" in table and name == "accuracy" else 0
+    if missing and "correct" not in table:
+        notes.append(f"{missing} rows have no prediction, and count as wrong.")
     if by_row:
         table["item"] = table.groupby(["variant", "seed"], sort=False).cumcount()
     if "item" not in table and table.duplicated(["variant", "seed"]).any():
         first = frame.index[table.duplicated(["variant", "seed"])][0]
         raise ValueError(
-            f"Row {first} is a second one of {table['variant'][first]}, seed {table['seed'][first]}, and no column "
+            f"{_row(first)} is a second one of {table['variant'][first]}, seed {table['seed'][first]}, and no column "
             f"names the items: {_listed(frame)}.\nGive it as --item COLUMN, or --item row for the number of the row."
         )
     scored = Metric(metric or name, "min" if lower else "max", _is_fraction(table["outcome"], metric or name))
     if scored.is_fraction and table["outcome"].max() > 1:
+        most = table.groupby("variant", sort=False)["outcome"].max()
+        if (most <= 1).any():
+            raise ValueError(
+                f"{scored.name}: {most.idxmin()} has at most {most.min():g}, {most.idxmax()} {most.max():g}. Give all "
+                "as fractions, or all in per cent."
+            )
         table["outcome"] /= 100
         notes.append(f"{scored.name} is in per cent.")
     if "block" in table and (table.groupby(["variant", "seed"])["block"].nunique() > 1).any():
         raise ValueError(
             f"A run has rows of several blocks; --block {known['block']} is a column with one value a run."
         )
+    if "group" in table and table["group"].nunique() == 1 and "group" not in columns:
+        del table["group"]
     if "group" in table and table["group"].nunique() == 1:
         only = f"--group {known['group']}: its only value is {table['group'].iloc[0]}"
         raise ValueError(f"{only}. Give a column of several groups, or leave it out.")
@@ -165,8 +179,8 @@ def from_frame(
 def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the column of each kind, and a note on those that were recognized by a name of many."""
     for kind, name in columns.items():
-        if kind not in (*NAMES, "group"):
-            raise ValueError(f"columns: {kind} is no kind of column. Give one of {', '.join(NAMES)}, group.")
+        if kind not in NAMES:
+            raise ValueError(f"columns: {kind} is no kind of column. Give one of {', '.join(NAMES)}.")
         if name not in frame.columns:
             raise ValueError(f"--{kind} {name}: there is no such column. There are {_listed(frame)}.")
     known, notes = dict(columns), []
@@ -194,7 +208,7 @@ def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool) -> tu
         if (wrong := guesses < 0).any():
             row, column = table.index[wrong][0], known["probabilities"]
             raise ValueError(
-                f"Row {row}, column {column}: {table['probabilities'][row]} is no list of a number for each class. "
+                f"{_row(row)}, column {column}: {table['probabilities'][row]} is no list of a number for each class. "
                 "Give --prediction COLUMN or --score COLUMN instead."
             )
         labels = _numbers(table["label"], known["label"], {})
@@ -218,6 +232,11 @@ def _guess(row: Any) -> float:
     return float(numbers.argmax()) if numbers.ndim == 1 and len(numbers) > 1 else -1.0
 
 
+def _row(name: Any) -> str:
+    """Return which row a name of the index means, in words: of one table, or of a file of several."""
+    return f"{name[0]}, row {name[1]}" if isinstance(name, tuple) else f"Row {name}"
+
+
 def _numbers(values: pd.Series, column: str, known: Mapping[str, float] = RIGHT) -> pd.Series:
     """Return a column as numbers; known words like C, I, true and false are 1 and 0, an empty cell is nan."""
     if values.dtype == bool:
@@ -226,7 +245,7 @@ def _numbers(values: pd.Series, column: str, known: Mapping[str, float] = RIGHT)
     numbers = pd.to_numeric(words, errors="coerce").astype(float)
     if (wrong := numbers.isna() & values.notna()).any():
         row = values.index[wrong][0]
-        raise ValueError(f"Row {row}, column {column}: {values[row]!r} is not a number. Remove the row or mend it.")
+        raise ValueError(f"{_row(row)}, column {column}: {values[row]!r} is not a number. Remove the row or mend it.")
     return numbers
 
 

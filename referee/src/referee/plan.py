@@ -58,7 +58,7 @@ class Plan:
 
     def detectable(self, seeds: int) -> Span:
         """Return the true difference that four of five studies of this size find, as scores are shown."""
-        return Span(*(self.metric.scale * detectable(self.pilot, seeds, end) for end in ENDS))
+        return Span(*(self.metric.shown(detectable(self.pilot, seeds, end)) for end in ENDS))
 
     def hours(self, seeds: int) -> Span:
         """Return the hours of all runs, finished ones included; `seconds` are known."""
@@ -100,9 +100,10 @@ def variances(planned: Plan, seen: int = 0) -> str:
     pilot, metric, looks = planned.pilot, planned.metric, planned.looks
     known = (pilot.point, pilot.low, pilot.high)
     seeds = Span(*(metric.scale * each.seeds**0.5 for each in known))
+    unit = " points" if metric.is_fraction else ", of the logarithm" if metric.is_log else ""
     lines = [
         f"{counted(pilot.variants, 'variant')}. Variances from {planned.source}; in brackets ranges of 80 %.",
-        f"  standard deviation of a run over seeds: {seeds}{' points' if metric.is_fraction else ''}",
+        f"  standard deviation of a run over seeds: {seeds}{unit}",
     ]
     if len(looks) > 1:
         level = f"{pilot.level(looks[-1]):.3f}"

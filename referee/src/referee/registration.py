@@ -115,7 +115,10 @@ def look(registration: Registration, outcomes: Outcomes) -> tuple[Verdict | None
     verdict = _judged(registration, outcomes, last["seeds"] if last["stop"] else seeds[: planned[-1]])
     if verdict.watch is None or not verdict.watch.looks:
         void = any(check.is_void for check in verdict.checks)
-        return verdict if void else None, f"No look yet: the first comes after {planned[0]} seeds of each variant."
+        lacking = [(outcomes.variants[v], seed) for v, seed in verdict.watch.missing if seed] if verdict.watch else []
+        which = "; {} has no seed {}, and all have seeds of the same names".format(*lacking[0]) if lacking else ""
+        text = f"No look yet: the first comes after {planned[0]} seeds of each variant{which}."
+        return verdict if void else None, text
     watch, number, stop = verdict.watch, len(verdict.watch.looks), verdict.watch.stop
     used = seeds[: planned[number - 1]]
     verdict = _judged(registration, outcomes, used)

@@ -18,9 +18,7 @@ def conclusion(verdict: Verdict) -> str:
     best = ranking[0]
     if len(ranking) == 1:
         return f"Only {best.name} has finished runs, so there is nothing to compare."
-    against = [pair for pair in verdict.pairs if pair.better is best]
-    if not verdict.design.seeds and any(pair.difference for pair in against):
-        against = [pair for pair in against if pair.difference]  # a check names those with one seed
+    against = [pair for pair in verdict.pairs if pair.better is best and verdict.counts(pair)]
     if all(pair.difference is None for pair in against):
         score = metric.text(best.score.mean, verdict.digits)
         shown = f"{score}{SPACE}%" if metric.is_fraction else f"{metric.name} {score}"

@@ -192,8 +192,12 @@ class Verdict:
         """better, equal, no winner yet or not comparable: the best variant against all others."""
         if any(check.is_void for check in self.checks):
             return VOID
-        words = {pair.verdict for pair in self.pairs if pair.better is self.ranking[0]}
+        words = {pair.verdict for pair in self.pairs if pair.better is self.ranking[0] and self.counts(pair)}
         return next((word for word in (OPEN, EQUAL, BETTER) if word in words), OPEN)
+
+    def counts(self, pair: Pair) -> bool:
+        """Whether a pair is judged: where no seeds are planned, one with a single seed is not, and a check names it."""
+        return bool(self.design.seeds or pair.difference) or all(each.difference is None for each in self.pairs)
 
     @property
     def sentence(self) -> str:
@@ -216,14 +220,14 @@ class Verdict:
 
     def table(self) -> pd.DataFrame:
         """Return one row for each pair."""
-        scale = self.metric.scale
+        shown = self.metric.shown
         return pd.DataFrame(
             {
                 "better": pair.better.name,
                 "worse": pair.worse.name,
-                "lead": scale * pair.lead,
-                "low": scale * interval.low,
-                "high": scale * interval.high,
+                "lead": shown(pair.lead),
+                "low": shown(interval.low),
+                "high": shown(interval.high),
                 "p": pair.p,
                 "beats_in_one_more_run": pair.chance,
                 "verdict": pair.verdict,

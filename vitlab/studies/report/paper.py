@@ -110,7 +110,11 @@ def _tested(results: StudyResults) -> list[str]:
     if not tested:
         return []
     adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
-    lines.append(f"Pairs were compared at a level of 5{SPACE}%{adjusted}; chance is {chance(verdict)}.")
+    level = 5 if results.watch is not None else percent(verdict.level, 1 if results.earlier_plans else 0)
+    lines.append(f"Pairs were compared at a level of {level}{SPACE}%{adjusted}; chance is {chance(verdict)}.")
+    if results.earlier_plans:
+        looks = joined([*map(str, results.earlier_plans)])
+        lines.append(f"Seeds were added after looks at {looks} of them, for which the level is lower.")
     if results.watch is not None:
         first, last = results.study.looks[0], results.study.looks[-1]
         lines.append(

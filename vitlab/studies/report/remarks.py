@@ -219,7 +219,8 @@ def _late_variants(results: StudyResults) -> Iterator[str]:
     """Name the variants that joined after a look at the others, which nobody planned."""
     if not results.log:
         return
-    known = {variant["variant"] for variant in results.log[0]["variants"]} | {*results.log[0].get("failures", {})}
+    failed = {run.rpartition(", seed ")[0] for run in results.log[0].get("failures", {})}
+    known = {variant["variant"] for variant in results.log[0]["variants"]} | failed
     if late := [result.variant for result in results.ranking if result.variant not in known]:
         yield f"{joined(late)} joined after a look at the others: more than 5{SPACE}% of claims about it may be false."
 

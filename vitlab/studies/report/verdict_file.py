@@ -6,6 +6,7 @@ from typing import Any
 
 from referee.report.claim import deciding
 from referee.statistics.relations import p_of_claim
+from referee.verdict import VOID
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.registration import keep_word
@@ -27,10 +28,11 @@ def write_claim(results: StudyResults, folder: Path) -> None:
     """Write claim.json into the folder of a study that tests a claim, for the page about all claims."""
     claim, verdict = results.study.claim, judged(results)
     assert claim is not None
+    is_tested = verdict.verdict != VOID and not verdict.design.unmet
     seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
     record = {
         "word": verdict.word,
-        "p": p_of_claim(verdict.relations) if verdict.relations else None,
+        "p": p_of_claim(verdict.relations) if verdict.relations and is_tested else None,
         "here": [f"{order}: {lead} {interval}" for order, lead, interval, *_ in deciding(claim, verdict)],
         "files": results.study.digest,
         "ended": not results.failures and (results.watch is None or results.watch.stop is not None),

@@ -20,6 +20,8 @@ from referee.statistics.comparison import LEVEL
 from referee.statistics.curves import Crossing, Law
 from referee.statistics.intervals import Interval
 
+NO_LOGARITHM = "a score of 0 or less has no logarithm"
+
 
 def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing], name: str) -> Chart:
     """Return the chart of a line: scores with bands, and errors with their laws."""
@@ -36,7 +38,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
             panels[0].plot(line.x, beside, label=line.reference.name, linewidth=1.2, color=MUTED, linestyle=DASHED)
         panels[0].set_title(metric.axis())
         if laws:
-            panels[1].set_title("test error, %" if metric.is_fraction else metric.axis())
+            panels[1].set_title("test error, %" if metric.is_fraction else metric.label)
             panels[1].set_yscale("log")
             panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
             panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -113,9 +115,9 @@ def _crossing(line: Line, a: str, b: str, crossing: Crossing | None, settled: Se
         return [bracket, _rounded(crossing.at), ends, f"{before} is better before, {after} after"]
     nowhere = [NONE, NONE, NONE]
     if not settled:
-        places = joined(untested(line, a, b))
-        why = f"at {places} the two are not comparable, or one has a single run"
-        return [*nowhere, f"not tested: {why if places else 'a score of 0 or less has no logarithm'}"]
+        places = untested(line, a, b)
+        why = f"at {joined(places)} the two are not comparable, or one has a single run" if places else NO_LOGARITHM
+        return [*nowhere, f"not tested: {why}"]
     better = {sign for sign in settled if sign}
     if len(better) > 1:
         return [*nowhere, "they cross more than once"]

@@ -10,12 +10,13 @@ from referee.verdict import Verdict
 
 def as_record(verdict: Verdict) -> dict[str, Any]:
     """Return the verdict in plain values; scores and differences as the report shows them, fractions in per cent."""
-    scale, watch = verdict.metric.scale, verdict.watch
+    shown, watch = verdict.metric.shown, verdict.watch
     variants = [
-        {"variant": v.name} | {end: scale * value for end, value in v.score._asdict().items()} | {"seeds": len(v.runs)}
+        {"variant": v.name} | {end: shown(value) for end, value in v.score._asdict().items()} | {"seeds": len(v.runs)}
         for v in verdict.ranking
     ]
-    pairs = verdict.table().rename(columns={"lead": "mean", "p": "adjusted_p"}).to_dict("records")
+    rows = verdict.table().rename(columns={"lead": "mean", "p": "adjusted_p"}).to_dict("records")
+    pairs = [row for row, pair in zip(rows, verdict.pairs, strict=True) if verdict.counts(pair)]
     return {
         "headline": verdict.sentence,
         "verdict": verdict.verdict,
@@ -23,7 +24,7 @@ def as_record(verdict: Verdict) -> dict[str, Any]:
         "metric": verdict.metric.name,
         "test": verdict.design.test,
         "level": verdict.level,
-        "margin": None if verdict.margin is None else scale * verdict.margin,
+        "margin": None if verdict.margin is None else shown(verdict.margin),
         "look": len(watch.looks) if watch else 1,
         "stop": watch.stop if watch else "fixed",
         "variants": [_known(variant) for variant in variants],

@@ -62,6 +62,10 @@ class Dependence(NamedTuple):
         sums = np.bincount(self.groups, gaps - gaps.mean())
         return float((sums**2).sum()) / len(gaps) * len(sums) / (len(sums) - 1)
 
+    def of_one(self, images: int) -> float:
+        """Return what `variance` is, about, where one image, or group, differs: the least that none of them leaves."""
+        return images / (images if self.groups is None else int(self.groups.max()) + 1) ** 2
+
     def together(self, gaps: np.ndarray) -> np.ndarray:
         """Return for each image the sum of the gaps, (N,), of its group."""
         return gaps if self.groups is None else np.bincount(self.groups, gaps)[self.groups]
@@ -150,6 +154,7 @@ def differences(
         outcomes = known.taken_off(outcomes)
         by_seed = [y.mean(axis=1) for y in outcomes]
     left = 1.0 if known is None else known.left
+    step = step or least_gap(by_seed)
     spread = over_seeds(by_seed, step) / left
     pooled_freedom = left * (counts - 1).sum()
     pooled = float(((counts - 1) * spread).sum() / (counts - 1).sum())
@@ -161,9 +166,9 @@ def differences(
     pairs = list(combinations(range(len(outcomes)), 2))
     for a, b in pairs:
         if test == "paired":
-            apart = outcomes[a].astype(float) - outcomes[b]
+            by_image = outcomes[a].astype(float) - outcomes[b]
             seeds = max(float((by_seed[a] - by_seed[b]).var(ddof=1)), step**2 / 6) / counts[a]
-            flipped = float(dependence.changes(apart).mean()) / counts[a]
+            flipped = float(dependence.changes(by_image).mean()) / counts[a]
             freedom = float(counts[a] - 1)
         else:
             of_pair = spread[[a, b]] / counts[[a, b]]
@@ -174,7 +179,10 @@ def differences(
             seeds *= 1.0 if known is None else float(known.dearer[a, b])
             flipped = flips[a] + flips[b]
             freedom = float(pooled_freedom if alike and len(outcomes) > 2 else welch)
-        between = dependence.variance(means[a] - means[b]) - flipped if images > 1 else 0.0
+        apart = means[a] - means[b]
+        between = dependence.variance(apart) - flipped if images > 1 else 0.0
+        if outcomes[0].dtype == bool and not apart.any():
+            between = dependence.of_one(images)
         over_images = dependence.overlap * max(0.0, between) / images
         scores = (by_seed[a], by_seed[b]) if test == "exact" else None
         mean = float(by_seed[a].mean() - by_seed[b].mean())
@@ -189,9 +197,14 @@ def over_seeds(scores: Sequence[np.ndarray], step: float = 0.0) -> np.ndarray:
 
     Where their resolution `step` is 0, it is the least gap between any two, so that equal scores do not show 0.
     """
-    gaps = np.diff(np.unique(np.concatenate(scores)))
-    step = step or gaps.min(initial=gaps.max(initial=0.0))
+    step = step or least_gap(scores)
     return np.array([max(float(each.var(ddof=1)), step**2 / 12) for each in scores])
+
+
+def least_gap(scores: Sequence[np.ndarray]) -> float:
+    """Return the least gap between any two scores; 0 where all are equal."""
+    gaps = np.diff(np.unique(np.concatenate(scores)))
+    return float(gaps.min(initial=gaps.max(initial=0.0)))
 
 
 def poolable(variances: np.ndarray, counts: np.ndarray) -> bool:

@@ -42,6 +42,8 @@ def over_items(a: np.ndarray, b: np.ndarray, pairs: int, dependence: Dependence 
     apart = a.astype(float) - b
     groups = dependence.groups
     variance = dependence.variance(apart) / len(apart) if len(apart) > 1 else math.nan
+    if a.dtype == b.dtype == bool and not apart.any():
+        variance = dependence.of_one(len(apart)) / len(apart)
     if a.dtype == b.dtype == bool and groups is None:
         p = mcnemar(a, b).p
     else:

@@ -141,7 +141,8 @@ def measured(
     def resized(variance: float) -> float:
         return max(variance - flips / N, 0.0) + flips / size if size != N else variance
 
-    image, error = float(g.mean()), float(stats.norm.isf(TAIL) * g.std() / math.sqrt(len(g)))
+    sums = g if dependence.groups is None or N == 1 else np.bincount(dependence.groups, g)  # of what is independent
+    image, error = float(g.mean()), float(stats.norm.isf(TAIL) * sums.std() * math.sqrt(len(sums)) / len(g))
     low, high = (nu * seeds / stats.chi2.isf(tail, nu) for tail in (TAIL, 1 - TAIL))
     ends = (seeds, image), (low, image - error), (high, image + error)
     point, least_, most = (Variances(resized(s), max(i, 0.0) / size) for s, i in ends)
