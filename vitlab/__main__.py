@@ -1,6 +1,7 @@
 """`python -m vitlab COMMAND …`: answers help and mistakes at once, and imports torch only where a command needs it."""
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if os.getcwd() not in sys.path and "" not in sys.path:  # as `python -m` does, for classes in the user's folder
+        sys.path.insert(0, os.getcwd())
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(help_text(), end="")
         return 0

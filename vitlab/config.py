@@ -76,7 +76,8 @@ IS_INSTALLED = not (Path(__file__).parent / "experiments").is_symlink()
 
 
 def locate(path: str | Path) -> Path:
-    """Return the file or folder that a path or a name means: a file or a run that is there, else what vitlab ships.
+    """Return the file or folder that a path or a name means: a file, whose `.yaml` may be left out, or a run, else
+    what vitlab ships.
 
     `experiments/vit_cifar10.yaml` and `vit_cifar10` are the same experiment, `quickstart` is a study,
     `imagenet/deit_base` an experiment in a folder.
@@ -86,7 +87,7 @@ def locate(path: str | Path) -> Path:
         return path
     name = path.relative_to("experiments") if path.parts[:1] == ("experiments",) else path
     file = name if name.suffix in (".yaml", ".yml") else Path(f"{name}.yaml")
-    candidates = (SHIPPED / file, SHIPPED / "studies" / file, path, SHIPPED / name)
+    candidates = (Path(f"{path}.yaml"), SHIPPED / file, SHIPPED / "studies" / file, path, SHIPPED / name)
     return next((candidate for candidate in candidates if name.parts and candidate.exists()), path)
 
 

@@ -1,5 +1,6 @@
 """What vitlab ships is found by its name, and copied to be changed."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,19 @@ def test_a_folder_of_ones_own_comes_first_only_if_it_is_a_run(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["", ".", "experiments", "../vit_cifar10", "/vit_cifar10", "nothing"])
 def test_anything_else_stays_what_it_is(name: str) -> None:
     assert locate(name) == Path(name)
+
+
+def test_a_file_of_ones_own_has_the_name_before_the_shipped_one() -> None:
+    assert locate("vit_cifar10") == EXPERIMENTS / "vit_cifar10.yaml"
+    Path("vit_cifar10.yaml").write_text("seed_everything: 1")
+    assert locate("vit_cifar10") == Path("vit_cifar10.yaml")
+
+
+def test_classes_of_the_users_folder_are_found_as_by_python_m(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = str(Path.cwd())
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", here)])
+    assert main(["--help"]) == 0  # as the command `vitlab` is started
+    assert sys.path[0] == here
 
 
 @pytest.mark.parametrize("command", ["fit", "compare", "plan", "probe"])

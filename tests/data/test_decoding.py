@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from vitlab.data import decoding
 from vitlab.data.decoding import read_photo
+from vitlab.data.photos import Framing
+from vitlab.data.preprocessing import Preprocessing
 
 
 def _rgb(path: Path) -> np.ndarray:
@@ -28,6 +31,9 @@ def test_orientation_is_honoured(tmp_path: Path) -> None:
     assert seen.shape == (40, 20, 3)
     assert seen[5, 10, 0] > 250
     assert seen[35, 10, 0] < 5
+    transform = Preprocessing(Framing(20, None, "bicubic"), 20, (0.5,) * 3, (0.5,) * 3, "RGB")
+    with Image.open(tmp_path / "turned.jpg") as picture:
+        torch.testing.assert_close(transform(picture), transform(seen))
 
 
 @pytest.mark.filterwarnings("ignore:.*orrupt EXIF data")  # as the module does; pytest forgets its filters

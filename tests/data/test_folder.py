@@ -1,13 +1,13 @@
 """Which folders are splits, which are classes, and what is said of the rest."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vitlab.data.folder import Listing, list_images
+from vitlab.data.folder import Listing, list_images, walk
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 
@@ -149,3 +149,18 @@ def test_order_does_not_depend_on_the_spelling_of_splits(photo_folder: PhotoFold
     assert list(after.splits) == list(before.splits)
     for split in before.splits:
         assert np.array_equal(after.splits[split][1], before.splits[split][1])
+
+
+def test_a_folder_that_cannot_be_read_is_named(photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refused(path: str) -> Iterator[os.DirEntry]:
+        if str(path).endswith("inner"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    folder = photo_folder({"train/cat": 1})
+    (folder / "train/cat/inner").mkdir()
+    with pytest.raises(ValueError, match=r"train/cat/inner cannot be read \(Permission denied\); its images"):
+        walk(folder)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
 from tests.conftest import TINY
@@ -252,6 +253,72 @@ def test_a_finished_run_asks_for_no_weights_that_its_model_began_with(tiny: Writ
     Path("own.safetensors").unlink()
     assert run("test", ["--config", str(RUN)]) == 0
     assert Experiment.load(RUN).config["model"]["init_args"]["backbone"]["init_args"]["checkpoint_path"] is not None
+
+
+def test_a_test_before_the_training_leaves_the_weights_that_it_begins_with(tiny: Write) -> None:
+    begun = TimmModel("test_resnet", num_classes=10, in_chans=1)
+    save_weights(begun, "own.safetensors")
+    arguments = {"name": "test_resnet", "in_chans": 1, "checkpoint_path": "own.safetensors"}
+    backbone = {"class_path": "vitlab.models.TimmModel", "init_args": arguments}
+    experiment = Experiment(tiny({"model": {"init_args": {"backbone": backbone}}}))
+    with pytest.raises(FileNotFoundError, match="train first"):
+        experiment.test()
+    first = next(iter(begun.state_dict()))
+    assert torch.equal(experiment.objective.backbone.state_dict()[first], begun.state_dict()[first])
+
+
+def test_a_paused_run_continues_without_the_weights_that_it_began_with(tiny: Write) -> None:
+    save_weights(TimmModel("test_resnet", num_classes=10, in_chans=1), "own.safetensors")
+    arguments = {"name": "test_resnet", "in_chans": 1, "checkpoint_path": "own.safetensors"}
+    backbone = {"class_path": "vitlab.models.TimmModel", "init_args": arguments}
+    path = str(tiny({"model": {"init_args": {"backbone": backbone}}, "trainer": {"max_epochs": 2}}))
+    assert run("fit", ["--config", path, "--run.checkpoint.pause_after", "1"]) == 76
+    Path("own.safetensors").unlink()
+    assert run("fit", ["--config", path]) == 0
+    assert run("fit", ["--config", path]) == 0  # which is finished, and says so
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, which the commands leave out
+def test_the_same_object_trains_again_as_a_new_one_does(tiny: Write) -> None:
+    def weights() -> dict[str, torch.Tensor]:
+        state = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        return {name: value.clone() for name, value in state.items()}
+
+    def trained(experiment: Experiment) -> dict[str, float]:
+        return {name: value for name, value in experiment.fit().items() if "/" in name}  # no times
+
+    path = tiny()
+    alone = trained(Experiment(path))
+    first = weights()
+    again = Experiment(path, "run.overwrite=true")
+    assert again.test() == {name: value for name, value in alone.items() if name.startswith("test/")}  # first
+    for _ in range(2):
+        assert trained(again) == alone
+        assert all(torch.equal(first[name], value) for name, value in weights().items())
+
+    broken = Experiment(path, "run.overwrite=true")
+    callback = Fails()
+    broken.trainer.callbacks.insert(0, callback)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        broken.fit()
+    assert trained(broken) == alone
+    assert all(torch.equal(first[name], value) for name, value in weights().items())
+
+
+class Fails(Callback):
+    """Ends a training in its second step."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if batch_idx == 1:
+            raise RuntimeError("on purpose")
+
+
+def test_classes_in_another_order_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("others/zebra").parent.mkdir()
+    Path("photos/cat").rename("others/zebra")
+    Path("photos/dog").rename("others/dog")
+    assert run("test", ["--config", str(trained), "--data.root", "others"]) == 2
+    assert "knows the classes cat, dog; these images have dog, zebra." in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_objective_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import average_precision_score, r2_score
+from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
+from torchmetrics.classification import MultilabelAUROC
 
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
@@ -21,6 +22,7 @@ from vitlab.evaluation.predictions import read_predictions
 from vitlab.objectives import LabeledObjective, MultiLabel, Regression
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.multi_label import MultiLabelTask
+from vitlab.objectives.task import Task
 
 
 class Digitwise(Digits):  # type: ignore[misc]  # final, but nothing else has images without a download
@@ -111,3 +113,25 @@ def test_calibration_and_f1_do_not_depend_on_the_batches() -> None:
 def test_one_label_is_refused_with_what_to_do() -> None:
     with pytest.raises(ValueError, match="MultiLabel takes two labels or more"):
         MultiLabelTask().metrics(1, "")
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "words"),
+    [
+        (MultiLabelTask(), np.array([[0.0, -1.0]]), "labels of 0 and 1, and the data have -1"),
+        (MultiLabelTask(), np.array([[0.5, 1.0]]), r"labels of 0 and 1, and the data have 0\.5"),
+        (ClassificationTask(), np.eye(3), "one class per image"),
+        (ClassificationTask(), np.array([0.5]), "one class per image"),
+    ],
+)
+def test_labels_that_the_metrics_cannot_take_are_refused(task: Task, labels: np.ndarray, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        task.check(labels)
+
+
+def test_a_metric_of_torchmetrics_takes_several_labels() -> None:
+    logits, labels = torch.tensor([[2.0, -1.0], [-3.0, 0.5], [1.0, 4.0]]), torch.tensor([[1.0, 0], [0, 1], [0, 1]])
+    metric = MultiLabelTask().extra(MultilabelAUROC(2))
+    metric.update(logits, labels)
+    expected = np.mean([roc_auc_score(labels[:, k], logits[:, k]) for k in range(2)])
+    assert float(metric.compute()) == pytest.approx(expected)

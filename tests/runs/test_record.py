@@ -26,6 +26,7 @@ from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.runs.exactness import differences_after_kills
 from vitlab.runs.knn_monitor import KnnMonitor
+from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.record import RunRecord, erase
 
 
@@ -262,3 +263,16 @@ def test_strata_of_the_test_images_come_with_the_predictions(tiny: Callable[...,
     metrics = json.loads(Path("runs/tiny/seed-0/summary.json").read_text())["metrics"]
     assert (table.top1 * table.images).sum() / 599 == pytest.approx(metrics["test/top1"], abs=1e-6)
     assert [metrics[f"test/top1_size_in_pixels_{size}"] for size in (8, 16)] == table.top1.tolist()
+
+
+def test_rows_that_a_full_disk_refused_are_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = MetricsFile(tmp_path / "metrics.csv")
+    logger.log_metrics({"a": 1.0, "epoch": 0}, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        logger.log_metrics({"a": 2.0, "epoch": 1}, 2)
+        logger.log_metrics({"a": 3.0, "b": 1.0, "epoch": 2}, 3)
+    logger.log_metrics({"a": 4.0, "epoch": 3}, 4)
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert table["a"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert table["b"].tolist()[2] == 1.0

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple, NoReturn, final
 
 import numpy as np
 
@@ -197,9 +197,16 @@ def walk(folder: Path, ignored: Counter[str] | None = None) -> list[str]:
     """Return the image files under `folder`, sorted, without hidden ones; count the suffixes of other files.
 
     Links that lead back are not followed.
+
+    Raises:
+        ValueError: a folder that cannot be read.
     """
+
+    def unreadable(error: OSError) -> NoReturn:
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); its images would be left out.")
+
     files, ignored = [], Counter() if ignored is None else ignored
-    for place, inner, names in os.walk(folder, followlinks=True):
+    for place, inner, names in os.walk(folder, onerror=unreadable, followlinks=True):
         inner[:] = sorted(name for name in inner if not name.startswith(".") and not _leads_back(place, name))
         for name in sorted(name for name in names if not name.startswith(".")):
             if _is_image(name):

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from vitlab.data.augment import normalize, resize
-from vitlab.data.decoding import PictureMode, Pixels, to_array
+from vitlab.data.decoding import PictureMode, Pixels, to_array, upright
 from vitlab.data.photos import Framing, Picture, Size, central_crop
 
 
@@ -32,7 +32,7 @@ class Preprocessing:
     picture_mode: PictureMode
 
     def __call__(self, picture: Picture | Pixels) -> Float32[Tensor, "C h w"]:
-        pixels = picture if isinstance(picture, np.ndarray) else to_array(picture, self.picture_mode)
+        pixels = picture if isinstance(picture, np.ndarray) else to_array(upright(picture), self.picture_mode)
         if pixels.shape[2] != len(self.mean):
             raise ValueError(f"a picture of {pixels.shape[2]} channels, and the model takes {len(self.mean)}")
         images = central_crop(pixels, *self.framing)[None]

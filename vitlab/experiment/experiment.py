@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from vitlab import log
 from vitlab.atomic_files import flaw
-from vitlab.config import Config, changes, conflicts, flatten, gather, modernize, pairs, short, split
+from vitlab.config import Config, changes, conflicts, flatten, gather, modernize, pairs, short, split, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.evaluation.cost.memory import hold_freed_memory
 from vitlab.evaluation.features import require_classes
@@ -89,7 +89,9 @@ class Experiment:
         named, arguments = _spelled_out(sources, [*arguments, *(f"--{setting}" for setting in settings)])
         self._settings = Settings(named, arguments)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
-        self._compiled = self._restoring = False
+        self._compiled = False
+        self._restoring = False  # weights that the model would begin with are about to be replaced
+        self._used = False  # what is built has other weights, counters or signals than at the start
         self._values = self._settings.values
         if self._values.run.name is None:
             self._values.run.name = "-".join(file.stem for file in files) or "run"
@@ -236,26 +238,24 @@ class Experiment:
             raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
         if intact is None and (wrong := flaw(path)):
             raise ValueError(f"{path} is damaged ({wrong}); {remedy}")
+        if "objective" not in vars(self):
+            self._restoring = self._used = True
         self._compare_with_checkpoint(path)
         log.info("Weights: %s", path)
         return path
 
     def restore(self) -> Path | None:
         """Load the weights of `checkpoint()` into the objective, and return that path."""
-        objective, path = self._to_be_restored(), self.checkpoint()
+        path = self.checkpoint()
         if path is not None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(state, dict) or "state_dict" not in state:
                 raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
-            objective.load_state_dict(state["state_dict"])
+            self._used = True
+            self.objective.load_state_dict(state["state_dict"])
         else:
             self._begin()
         return path
-
-    def _to_be_restored(self) -> Objective:
-        """Return the objective; not built before, it asks for no weights that a checkpoint replaces."""
-        self._restoring = self._values.ckpt_path != "none"
-        return self.objective
 
     def _begin(self) -> None:
         """Load what `init_from` names into the objective, as a training does before its first step."""
@@ -394,6 +394,11 @@ class Experiment:
         began = time.perf_counter() if began is None else began
         run = RunDirectory(self.directory)
         finished = run.is_finished and not self.run.overwrite
+        if self._used and not finished:  # by an earlier training or test of this object
+            self._forget()
+            self.data = self._settings.build("data")
+        elif "objective" not in vars(self):
+            self._restoring = finished or self._continues(run)
         before = {} if finished else self._train_before()
         fast = self._values.trainer.fast_dev_run
         if not fast and not all(RunDirectory(directory).is_finished for directory in before.values()):
@@ -413,9 +418,12 @@ class Experiment:
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
                     *(self.directory, self.directory),
                 )
+                if self._restoring:
+                    self._forget()
                 return metrics
             set_generators(self._random_state)
             hold_freed_memory()
+            self._used = True
             probes = self.run.test and self.run.probe is not None and trainer.is_global_zero
             untrained = self._as_it_begins() if probes and not self.frozen else None
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
@@ -423,6 +431,18 @@ class Experiment:
             if trainer.interrupted or fast:
                 return {}
             return self._finish(untrained)
+
+    def _continues(self, run: RunDirectory) -> bool:
+        """Whether weights that the backbone asks for are replaced by those of the run's state, and not measured."""
+        asks = any(key.startswith("model.init_args.backbone.") for key in weights_of(self.config))
+        own = self._values.ckpt_path is None and not self.run.overwrite and self.run.probe is None
+        return asks and own and run.newest_checkpoint() is not None
+
+    def _forget(self) -> None:
+        """Forget what was built, so that it is built again when it is used."""
+        for name in ("objective", "trainer", "run"):
+            vars(self).pop(name, None)
+        self._compiled = self._restoring = self._used = False
 
     def _as_it_begins(self) -> ImageModel:
         """Return a copy of the encoder as the training begins, with the weights that `init_from` names."""
@@ -496,29 +516,33 @@ class Experiment:
 
     def validate(self) -> Metrics:
         """Return the metrics of the trained weights on the validation images."""
-        if (objective := self._to_be_restored()).monitor is None:
+        weights = self.checkpoint()
+        if self.objective.monitor is None:
             raise ValueError(
-                f"{type(objective).__name__} has no loss by which two checkpoints could be compared; `probe` "
+                f"{type(self.objective).__name__} has no loss by which two checkpoints could be compared; `probe` "
                 "measures their features."
             )
-        return self._evaluate("val")
+        return self._evaluate("val", weights)
 
     def test(self) -> Metrics:
         """Return the metrics of the trained weights on the test images, and write predictions.parquet.
 
         A finished run keeps its own: of other weights, settings or images it is written into the folder `other_test`.
         """
-        if not is_overridden("test_step", objective := self._to_be_restored()):
+        weights = self.checkpoint()
+        if not is_overridden("test_step", self.objective):
             raise ValueError(
-                f"{type(objective).__name__} learns no classes, so there is nothing to test; `probe` measures its "
+                f"{type(self.objective).__name__} learns no classes, so there is nothing to test; `probe` measures its "
                 f"features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
             )
-        return self._evaluate("test")
+        return self._evaluate("test", weights)
 
-    def _evaluate(self, split: Literal["val", "test"]) -> Metrics:
-        trainer, weights = self._prepare(), self.checkpoint()
+    def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
+        trainer, self._used = self._prepare(), True
         if weights is None:
             self._begin()
+        else:
+            self._refuse_other_classes(weights)
         if split == "test":
             self._keep_own_results(weights)
         else:
@@ -527,6 +551,17 @@ class Experiment:
         results = next(iter(evaluate(self.objective, datamodule=self.data, ckpt_path=weights, verbose=False)), {})
         show(results, images_left_out(trainer, self.data, split), self.data)
         return dict(results)
+
+    def _refuse_other_classes(self, weights: Path) -> None:
+        """Refuse images whose classes are not those of a checkpoint: labels would mean others."""
+        known = torch.load(weights, map_location="cpu", weights_only=True, mmap=True).get("vitlab_inference", {})
+        trained = known.get("class_names") or []
+        if self.objective.task is not None and trained and list(trained) != list(self.data.class_names):
+            here, there = (", ".join(map(str, names[:8])) for names in (self.data.class_names, trained))
+            raise ValueError(
+                f"{weights} knows the classes {there}; these images have {here}.\n"
+                "Name the folders of the classes as in the training."
+            )
 
     def warn_of_other_images(self) -> None:
         """Say so where a run's images are others than those of its start."""

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -20,6 +21,13 @@ class ClassificationTask(Task):
 
     monitor: ClassVar[Monitor] = Monitor("val/top1", "max")
     one_class: ClassVar[bool] = True
+
+    def check(self, labels: np.ndarray) -> None:
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"The labels are {labels.dtype} of shape {labels.shape}, and this objective takes one class per image. "
+                "Sort the images into a folder for each class, or use MultiLabel or Regression."
+            )
 
     def metrics(self, num_outputs: int, prefix: str) -> MetricCollection:
         return MetricCollection(

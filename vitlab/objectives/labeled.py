@@ -55,7 +55,7 @@ class LabeledObjective(Objective, ABC):
             for name, metric in (extra_metrics or {}).items():
                 if name in metrics.keys(keep_base=True):
                     raise ValueError(f"extra_metrics: {name} is a metric of the task. Give it another name.")
-                metrics.add_metrics({name: metric.clone()})
+                metrics.add_metrics({name: self.task.extra(metric.clone())})
 
     @property
     def monitor(self) -> Monitor:
@@ -83,6 +83,11 @@ class LabeledObjective(Objective, ABC):
                 f"The backbone has {self.backbone.num_classes} classes and the data {classes}; "
                 "remove num_classes from the backbone's init_args, or make it the data's."
             )
+
+        labels = getattr(self.trainer.datamodule, "labels", None)  # type: ignore[attr-defined]
+        if stage == "fit" and labels is not None:
+            for split in ("train", "val", "test"):
+                self.task.check(labels(split))
 
     def after_optimizer_step(self) -> None:
         if self.ema is not None and self.average is not None:

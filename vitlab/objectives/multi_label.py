@@ -7,11 +7,13 @@ with y_k 1 where image x has label k and 0 where not.
 
 from typing import ClassVar
 
+import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
+from torchmetrics.wrappers import LambdaInputTransformer
 
 from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.objective import Labels, Scalar, Views
@@ -34,6 +36,16 @@ class MultiLabelTask(Task):
             prefix=prefix,
             compute_groups=False,
         )
+
+    def check(self, labels: np.ndarray) -> None:
+        if len(other := np.setdiff1d(labels, (0, 1))):
+            values = ", ".join(f"{value:g}" for value in other[:5])
+            raise ValueError(
+                f"MultiLabel takes labels of 0 and 1, and the data have {values}. Decide what that means: 0 or 1."
+            )
+
+    def extra(self, metric: Metric) -> Metric:
+        return LambdaInputTransformer(metric, Tensor.sigmoid, Tensor.long)
 
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         return outputs.double().sigmoid()

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 
 class Monitor(NamedTuple):
@@ -35,6 +35,13 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, num_outputs: int, prefix: str) -> MetricCollection:
         """Return the metrics of outputs (B, K) and labels, whose names begin with `prefix`."""
+
+    def check(self, labels: np.ndarray) -> None:  # noqa: B027  # a task may take any
+        """Raise ValueError unless labels, (N,) or (N, K), are what the metrics and the loss take."""
+
+    def extra(self, metric: Metric) -> Metric:
+        """Return a metric of torchmetrics, or a user's, that takes outputs (B, K) and labels as they come."""
+        return metric
 
     def values(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Return metrics by image, (N,), whose means are those of `metrics`, as far as there are such values."""

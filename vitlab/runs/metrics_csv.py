@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vitlab import log
 from vitlab.atomic_files import write_text
 
 
@@ -29,6 +30,7 @@ class MetricsFile(Logger):
         super().__init__()
         self.path = path
         self.columns: list[str] = []
+        self._unwritten: list[dict[str, Any]] = []
 
     @property
     def name(self) -> str:
@@ -63,12 +65,19 @@ class MetricsFile(Logger):
         row: dict[str, Any] = {"step": step or 0, **{k: f"{v:.8g}" for k, v in metrics.items() if k != "epoch"}}
         row["epoch"] = int(metrics.get("epoch", 0))
         new = [key for key in ("step", "epoch", *sorted(row)) if key not in self.columns]
-        if new:
-            rows = self._read() if self.columns else []
-            self.columns += dict.fromkeys(new)
-            self._rewrite(rows)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        has_rows = bool(self.columns)
+        self.columns += dict.fromkeys(new)
+        try:
+            if new or self._unwritten:
+                rows = self._read() if has_rows else []
+                self._rewrite([*rows, *self._unwritten])
+                self._unwritten = []
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        except OSError as error:  # as of a checkpoint: a full disk stops no training
+            if not self._unwritten:
+                log.warning("%s could not be written (%s); tried again after the next epoch.", self.path, error)
+            self._unwritten.append(row)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
