@@ -8,6 +8,7 @@ depends on what else runs there, the number of operations does not.
 
 import argparse
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,7 @@ def draw(folders: Sequence[Path]) -> Figure:
     """Draw the mean of each method's seeds with their range, in two panels, and raw pixels."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for color, name in zip(COLORS, dict.fromkeys(folder.parent.name for folder in folders), strict=False):
+    for color, name in zip(cycle(COLORS), dict.fromkeys(folder.parent.name for folder in folders), strict=False):
         seeds = pd.concat([curve(folder) for folder in folders if folder.parent.name == name]).groupby(level=0)
         mean, low, high = seeds.mean(), seeds["knn"].min(), seeds["knn"].max()
         for panel, column in zip(panels, ("minutes", "tflop"), strict=True):

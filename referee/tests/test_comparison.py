@@ -260,6 +260,9 @@ def test_paired_scores_are_rounded_too() -> None:
     difference = s.differences(scores, "paired")[0, 1]
     assert difference.seeds == pytest.approx(0.2**2 / 6 / 2)
     assert difference.p > 0.1
+    folds, noise = np.array([0.7, 0.8, 0.9]), np.array([1e-4, -1e-4, 0.0])
+    close = s.differences([(folds + 0.01 + noise)[:, None], folds[:, None]], "paired")[0, 1]
+    assert close.p < 0.001  # the lead is no rounding, although it is the least gap of two scores
 
 
 def test_variants_that_are_right_on_the_same_items_may_differ_on_others() -> None:

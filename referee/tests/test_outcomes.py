@@ -113,6 +113,10 @@ def test_a_column_group_is_taken_and_one_group_is_none() -> None:
     assert grouped is not None
     assert grouped.tolist() == [0, 0, 1, 1]
     assert from_frame(pd.DataFrame({**rows, "group": 1})).groups is None
+    both = pd.DataFrame(
+        {"variant": [*"aabb"], "item": [1, 2, 1, 2], "correct": 1, "group": ["ours"] * 2 + ["theirs"] * 2}
+    )
+    assert from_frame(both).groups is None  # of variants, not of items
 
 
 def test_what_is_taken_for_granted_is_noted() -> None:
@@ -123,6 +127,8 @@ def test_what_is_taken_for_granted_is_noted() -> None:
 
 
 def test_per_cent_beside_fractions_are_refused() -> None:
+    chance = pd.DataFrame({"variant": ["a", "b"], "seed": 1, "accuracy": [70.1, 0.1]})
+    assert from_frame(chance).runs[1].outcomes[0] == pytest.approx(0.001)
     table = pd.DataFrame({"variant": ["a", "b"], "seed": 1, "accuracy": [90.1, 0.9]})
     with pytest.raises(ValueError, match=r"accuracy: b has at most 0\.9, a 90\.1\. Give all as fractions"):
         from_frame(table)

@@ -267,6 +267,7 @@ def test_a_test_before_the_training_leaves_the_weights_that_it_begins_with(tiny:
     assert torch.equal(experiment.objective.backbone.state_dict()[first], begun.state_dict()[first])
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's, which the commands leave out
 def test_a_paused_run_continues_without_the_weights_that_it_began_with(tiny: Write) -> None:
     save_weights(TimmModel("test_resnet", num_classes=10, in_chans=1), "own.safetensors")
     arguments = {"name": "test_resnet", "in_chans": 1, "checkpoint_path": "own.safetensors"}
@@ -276,6 +277,10 @@ def test_a_paused_run_continues_without_the_weights_that_it_began_with(tiny: Wri
     Path("own.safetensors").unlink()
     assert run("fit", ["--config", path]) == 0
     assert run("fit", ["--config", path]) == 0  # which is finished, and says so
+    loaded = Experiment.load(RUN)
+    name, weight = next(iter(loaded.model.state_dict().items()))
+    loaded.fit()
+    assert torch.equal(loaded.model.state_dict()[name], weight)
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, which the commands leave out

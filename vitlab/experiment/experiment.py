@@ -395,10 +395,11 @@ class Experiment:
         run = RunDirectory(self.directory)
         finished = run.is_finished and not self.run.overwrite
         if self._used and not finished:  # by an earlier training or test of this object
-            self._forget()
-            self.data = self._settings.build("data")
-        elif "objective" not in vars(self):
-            self._restoring = finished or self._continues(run)
+            for name in ("objective", "trainer", "run"):
+                vars(self).pop(name, None)
+            self._compiled, self.data = False, self._settings.build("data")
+        if fresh := "objective" not in vars(self):
+            self._restoring = self._used = finished or self._continues(run)
         before = {} if finished else self._train_before()
         fast = self._values.trainer.fast_dev_run
         if not fast and not all(RunDirectory(directory).is_finished for directory in before.values()):
@@ -418,8 +419,9 @@ class Experiment:
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
                     *(self.directory, self.directory),
                 )
-                if self._restoring:
-                    self._forget()
+                if fresh:  # built without the weights that it begins with
+                    del self.objective
+                    self._compiled = self._restoring = self._used = False
                 return metrics
             set_generators(self._random_state)
             hold_freed_memory()
@@ -437,12 +439,6 @@ class Experiment:
         asks = any(key.startswith("model.init_args.backbone.") for key in weights_of(self.config))
         own = self._values.ckpt_path is None and not self.run.overwrite and self.run.probe is None
         return asks and own and run.newest_checkpoint() is not None
-
-    def _forget(self) -> None:
-        """Forget what was built, so that it is built again when it is used."""
-        for name in ("objective", "trainer", "run"):
-            vars(self).pop(name, None)
-        self._compiled = self._restoring = self._used = False
 
     def _as_it_begins(self) -> ImageModel:
         """Return a copy of the encoder as the training begins, with the weights that `init_from` names."""
@@ -556,12 +552,14 @@ class Experiment:
         """Refuse images whose classes are not those of a checkpoint: labels would mean others."""
         known = torch.load(weights, map_location="cpu", weights_only=True, mmap=True).get("vitlab_inference", {})
         trained = known.get("class_names") or []
-        if self.objective.task is not None and trained and list(trained) != list(self.data.class_names):
-            here, there = (", ".join(map(str, names[:8])) for names in (self.data.class_names, trained))
-            raise ValueError(
-                f"{weights} knows the classes {there}; these images have {here}.\n"
-                "Name the folders of the classes as in the training."
-            )
+        names = self.data.class_names
+        if self.objective.task is None or list(trained) == list(names) or not {*trained} & {*names}:
+            return  # other names throughout may be of the same classes
+        here, there = (", ".join(map(str, each[:8])) for each in (names, trained))
+        raise ValueError(
+            f"{weights} knows the classes {there}; these images have {here}.\n"
+            "Name the folders of the classes as in the training."
+        )
 
     def warn_of_other_images(self) -> None:
         """Say so where a run's images are others than those of its start."""

@@ -180,7 +180,7 @@ class Objective(LightningModule, ABC):
     def _check_views(self, data: Any) -> None:
         """Refuse views of a number or size that cannot be encoded."""
         crops = data.multi_crop.kinds if data.multi_crop else ()
-        if crops and self.one_view:
+        if self.one_view and sum(each.number for each in crops) > 1:
             raise ValueError(f"{type(self).__name__} sees one view of each image; set data.multi_crop: null.")
         if not isinstance(self.backbone, Backbone):
             return

@@ -40,7 +40,7 @@ class Task(ABC):
         """Raise ValueError unless labels, (N,) or (N, K), are what the metrics and the loss take."""
 
     def extra(self, metric: Metric) -> Metric:
-        """Return a metric of torchmetrics, or a user's, that takes outputs (B, K) and labels as they come."""
+        """Return a metric of `extra_metrics` as one that takes outputs (B, K) and labels as they come."""
         return metric
 
     def values(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

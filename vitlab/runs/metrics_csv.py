@@ -64,7 +64,8 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row: dict[str, Any] = {"step": step or 0, **{k: f"{v:.8g}" for k, v in metrics.items() if k != "epoch"}}
         row["epoch"] = int(metrics.get("epoch", 0))
-        new = [key for key in ("step", "epoch", *sorted(row)) if key not in self.columns]
+        keys = ("step", "epoch", *sorted(row), *(key for each in self._unwritten for key in each))
+        new = [key for key in keys if key not in self.columns]
         has_rows = bool(self.columns)
         self.columns += dict.fromkeys(new)
         try:

@@ -126,6 +126,8 @@ def from_frame(
     if by_row:
         del columns["item"]
     known, notes = _known_columns(frame, columns)
+    if "group" in known and "group" not in columns and not _groups_items(frame, known):
+        del known["group"]
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
     for kind in ("variant", "seed", "item", "label", "group", "block"):
         if kind in table and (empty := table[kind].isna()).any():
@@ -133,6 +135,8 @@ def from_frame(
                 f"{_row(frame.index[empty][0])} has no {kind} in column {known[kind]}: {int(empty.sum())} such rows.\n"
                 "Words like NA, None and null read as empty. Name it otherwise, or remove the rows."
             )
+    if "group" in known and "group" not in columns:
+        notes.append("group: the column group, whose items are taken to be alike.")
     table["variant"] = table["variant"].astype(str) if "variant" in table else "the model"
     table["seed"] = _as_names(table["seed"]) if "seed" in table else "1"
     table["outcome"], name = _outcomes(table, known, "score" in columns)
@@ -155,7 +159,7 @@ def from_frame(
     scored = Metric(metric or name, "min" if lower else "max", _is_fraction(table["outcome"], metric or name))
     if scored.is_fraction and table["outcome"].max() > 1:
         most = table.groupby("variant", sort=False)["outcome"].max()
-        if (most <= 1).any():
+        if (most <= 1).any() and 100 * most.min() > most.max() / 2:  # else a variant may be at chance
             raise ValueError(
                 f"{scored.name}: {most.idxmin()} has at most {most.min():g}, {most.idxmax()} {most.max():g}. Give all "
                 "as fractions, or all in per cent."
@@ -166,8 +170,6 @@ def from_frame(
         raise ValueError(
             f"A run has rows of several blocks; --block {known['block']} is a column with one value a run."
         )
-    if "group" in table and table["group"].nunique() == 1 and "group" not in columns:
-        del table["group"]
     if "group" in table and table["group"].nunique() == 1:
         only = f"--group {known['group']}: its only value is {table['group'].iloc[0]}"
         raise ValueError(f"{only}. Give a column of several groups, or leave it out.")
@@ -193,6 +195,14 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
             if present[0] != kind:
                 notes.append(f"{kind}: the column {present[0]}.")
     return known, notes
+
+
+def _groups_items(frame: pd.DataFrame, known: Mapping[str, str]) -> bool:
+    """Whether a column that nobody named has a group of each item, and more than one."""
+    groups = frame[known["group"]]
+    if "item" not in known or groups.isna().any() or groups.nunique() < 2:
+        return False
+    return bool((frame.groupby(known["item"])[known["group"]].nunique() == 1).all())
 
 
 def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool) -> tuple[pd.Series, str]:

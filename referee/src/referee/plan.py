@@ -58,7 +58,7 @@ class Plan:
 
     def detectable(self, seeds: int) -> Span:
         """Return the true difference that four of five studies of this size find, as scores are shown."""
-        return Span(*(self.metric.shown(detectable(self.pilot, seeds, end)) for end in ENDS))
+        return Span(*(self.metric.scale * detectable(self.pilot, seeds, end) for end in ENDS))
 
     def hours(self, seeds: int) -> Span:
         """Return the hours of all runs, finished ones included; `seconds` are known."""
@@ -145,7 +145,7 @@ def needed(planned: Plan, difference: float, rows: Mapping[str, Callable[[Range]
 def sizes(planned: Plan) -> str:
     """Return the table of sizes, the difference they find, and their hours if these are known."""
     metric, timed = planned.metric, planned.seconds is not None
-    unit = "points" if metric.is_fraction else metric.name
+    unit = "points" if metric.is_fraction else metric.axis()
     rows = [["seeds", f"true difference found, {unit}", "runs", *(["hours"] if timed else [])]]
     for n in (size for size in SIZES if size >= min(planned.looks, default=0)):
         row = [str(n), str(planned.detectable(n)), str(planned.runs(n) * planned.pilot.variants)]

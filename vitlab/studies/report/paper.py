@@ -110,9 +110,10 @@ def _tested(results: StudyResults) -> list[str]:
     if not tested:
         return []
     adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
-    level = 5 if results.watch is not None else percent(verdict.level, 1 if results.earlier_plans else 0)
+    extended = results.watch is None and results.earlier_plans
+    level = percent(verdict.level, 1) if extended else 5
     lines.append(f"Pairs were compared at a level of {level}{SPACE}%{adjusted}; chance is {chance(verdict)}.")
-    if results.earlier_plans:
+    if extended:
         looks = joined([*map(str, results.earlier_plans)])
         lines.append(f"Seeds were added after looks at {looks} of them, for which the level is lower.")
     if results.watch is not None:

@@ -219,9 +219,10 @@ def _late_variants(results: StudyResults) -> Iterator[str]:
     """Name the variants that joined after a look at the others, which nobody planned."""
     if not results.log:
         return
-    failed = {run.rpartition(", seed ")[0] for run in results.log[0].get("failures", {})}
-    known = {variant["variant"] for variant in results.log[0]["variants"]} | failed
-    if late := [result.variant for result in results.ranking if result.variant not in known]:
+    known = {variant["variant"] for variant in results.log[0]["variants"]}
+    failed = [*results.log[0].get("failures", {})]
+    names = [result.variant for result in results.ranking if result.variant not in known]
+    if late := [name for name in names if not any(run.startswith(f"{name}, ") for run in failed)]:
         yield f"{joined(late)} joined after a look at the others: more than 5{SPACE}% of claims about it may be false."
 
 

@@ -51,7 +51,8 @@ def read(
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{file} cannot be read: {reason}") from error
     named, notes = named_by_path(frames, files, columns or {})
-    table = pd.concat(named, keys=[str(file) for file in frames]) if len(named) > 1 else named[0]
+    rows = [frame.reset_index(drop=True) for frame in named]
+    table = pd.concat(rows, keys=[str(file) for file in frames]) if len(rows) > 1 else named[0]
     outcomes = from_frame(table, metric, lower, columns)
     outcomes.notes.extend(notes)
     return outcomes

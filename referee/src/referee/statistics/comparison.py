@@ -167,7 +167,9 @@ def differences(
     for a, b in pairs:
         if test == "paired":
             by_image = outcomes[a].astype(float) - outcomes[b]
-            seeds = max(float((by_seed[a] - by_seed[b]).var(ddof=1)), step**2 / 6) / counts[a]
+            leads = by_seed[a] - by_seed[b]
+            least = step if outcomes[0].dtype == bool else least_gap([*by_seed, leads.round(12)])
+            seeds = max(float(leads.var(ddof=1)), least**2 / 6) / counts[a]
             flipped = float(dependence.changes(by_image).mean()) / counts[a]
             freedom = float(counts[a] - 1)
         else:
