@@ -21,6 +21,8 @@ from vitlab.config import load_yaml, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import TimmModel
 from vitlab.models.weights import save_weights
+from vitlab.studies.file.runs import Run as StudyRun
+from vitlab.studies.file.state import conflicting
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -422,3 +424,13 @@ def test_several_files_name_a_run_after_all_of_them(tiny: Write) -> None:
     overlay.write_text("trainer: {limit_train_batches: 1}")
     assert run("fit", ["--config", "tiny.yaml", "--config", str(overlay)]) == 0
     assert Path("runs/tiny-short/seed-0/summary.json").is_file()
+
+
+def test_a_study_finds_its_runs_where_their_images_have_moved(trained: Path) -> None:
+    Path("photos").rename("moved")
+    config = merge(load_yaml(trained / "config.yaml"), {"data": {"init_args": {"root": "moved"}}})
+    planned = StudyRun("tiny", 0, config, Path("runs/tiny"))
+    assert planned.directory == trained
+    assert conflicting([planned]) == []
+    Path("moved/dog/0.png").unlink()
+    assert conflicting([planned]) == [planned]

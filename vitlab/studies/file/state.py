@@ -8,6 +8,7 @@ from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.runs import Run, without_run
 
+ROOT = "data.init_args.root"  # the images may have moved
 UNFINISHED = "is not finished"  # why a run has no result that may still come
 
 
@@ -52,7 +53,13 @@ def conflicting(runs: Sequence[Run]) -> list[Run]:
 def _conflicts(run: Run) -> list[tuple[str, object, object]]:
     if not (run.directory / CONFIG).is_file():
         return []
-    return conflicts(without_run(RunDirectory(run.directory).config), without_run(run.config))
+    changed = conflicts(without_run(RunDirectory(run.directory).config), without_run(run.config))
+    if [key for key, _, _ in changed] != [ROOT]:
+        return changed
+    from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
+    from vitlab.experiment.same_images import other_images
+
+    return [] if other_images(run.directory, Experiment(run.config).data) == [] else changed
 
 
 def refuse_conflicts(runs: Sequence[Run]) -> None:
