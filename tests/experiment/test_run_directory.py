@@ -20,7 +20,8 @@ from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import TimmModel
-from vitlab.models.weights import save_weights
+from vitlab.models.layers import resize_pos_embed
+from vitlab.models.weights import load_weights, save_weights
 from vitlab.studies.file.runs import Run as StudyRun
 from vitlab.studies.file.state import conflicting
 
@@ -434,3 +435,14 @@ def test_a_study_finds_its_runs_where_their_images_have_moved(trained: Path) -> 
     assert conflicting([planned]) == []
     Path("moved/dog/0.png").unlink()
     assert conflicting([planned]) == [planned]
+
+
+def test_positions_of_a_rectangle_keep_their_places(trained: Path) -> None:
+    """There are as many of 4 × 2 patches as of 2 × 4, at other places."""
+    assert run("fit", ["--config", "tiny.yaml", "--run.name", "high", "--data.image_size", "[16, 8]"]) == 0
+    high = Experiment.load("runs/high/seed-0").model.state_dict()["pos_embed"]
+    wide = Experiment("tiny.yaml", "data.image_size=[8, 16]").model
+    load_weights(wide, "runs/high/seed-0/checkpoints/last.ckpt")
+    found = wide.state_dict()["pos_embed"]
+    torch.testing.assert_close(found, resize_pos_embed(high, 1, (4, 2), (2, 4)))
+    assert not torch.allclose(found, high)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from vitlab.atomic_files import written_whole
 from vitlab.internals import pickled_name
-from vitlab.models.backbone import ImageModel
+from vitlab.models.backbone import Backbone, ImageModel
+from vitlab.models.layers import pair, resize_pos_embed
 
 Shape = tuple[int, ...]
 Weights = dict[str, Tensor]
@@ -97,7 +98,7 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     own = target.state_dict()
     file, prefix = _encoder_in(path, own, prefix)
     part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
-    encoder = convert_names(part)
+    encoder = convert_names(part) | _from_rectangle(target, part, Path(path))
 
     fitting = {name: _fitted(target, name, tensor, own[name]) for name, tensor in encoder.items() if name in own}
     loaded = {name: tensor for name, tensor in fitting.items() if tensor is not None}
@@ -119,6 +120,24 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     _refuse_unexplained(report, type(model).__name__, other_shapes)
     target.load_state_dict({**own, **loaded})
     return report
+
+
+def _from_rectangle(target: nn.Module, part: Weights, path: Path) -> Weights:
+    """Return the positions of a run's checkpoint at the model's grid, where either is no square; else nothing.
+
+    From a file that does not know its grid, positions are taken to be of a square, or of the model's own grid.
+    """
+    from vitlab.models.stored import stored_section  # here: jsonargparse takes a while to import
+
+    settings = stored_section(path, "model") if isinstance(target, Backbone) and "pos_embed" in part else None
+    arguments = settings["init_args"]["backbone"]["init_args"] if settings else {}
+    if not isinstance(target, Backbone) or not {"img_size", "patch_size"} <= arguments.keys():
+        return {}
+    height, width = (-(-side // arguments["patch_size"]) for side in pair(arguments["img_size"]))
+    own, prefix = target.patch_embed.grid_size, part["pos_embed"].shape[1] - height * width
+    if own == (height, width) or (height == width and own[0] == own[1]):
+        return {}
+    return {"pos_embed": resize_pos_embed(part["pos_embed"], prefix, (height, width), own)}
 
 
 def _encoder_in(path: str | Path, own: Weights, prefix: str | None) -> tuple[Weights, str]:
