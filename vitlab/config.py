@@ -52,6 +52,7 @@ HARMLESS = (
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
 
 ABSENT = "(absent)"
+ROOT = "data.init_args.root"  # where the images lie; whether they are the same, their digests tell
 
 DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of any configuration and then some
 

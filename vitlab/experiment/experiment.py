@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from vitlab import log
 from vitlab.atomic_files import flaw
-from vitlab.config import Config, changes, conflicts, flatten, gather, modernize, pairs, short, split, weights_of
+from vitlab.config import ROOT, Config, changes, conflicts, flatten, gather, modernize, pairs, short, split, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.evaluation.cost.memory import hold_freed_memory
 from vitlab.evaluation.features import require_classes
@@ -300,7 +300,7 @@ class Experiment:
                 self._compare_images()
             return state
         changed = conflicts(RunDirectory(self.directory).config, self.config)
-        if all(key == "data.init_args.root" for key, _, _ in changed) and self._compare_images(finished):
+        if all(key == ROOT for key, _, _ in changed) and self._compare_images(finished):
             changed = []
         if changed:
             count = "1 difference" if len(changed) == 1 else f"{len(changed)} differences"

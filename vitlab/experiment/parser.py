@@ -20,6 +20,7 @@ from vitlab.data import ImageDataModule
 from vitlab.experiment.class_names import PLACES, choices, nulls, settable
 from vitlab.experiment.errors import check_sections, explain, readable
 from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
+from vitlab.models.stored import TIMMS_WEIGHTS
 from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
 
@@ -142,9 +143,9 @@ class Settings:
     def build(self, section: str, weights: bool = True) -> Any:
         """Return what a section describes, with an object for each `class_path`; without the backbone's `weights`."""
         values = self.values[section].clone()
-        for key in ("pretrained", "checkpoint_path") if not weights else ():
+        for key, off in TIMMS_WEIGHTS.items() if not weights else ():
             if values.get(f"init_args.backbone.init_args.{key}"):
-                values[f"init_args.backbone.init_args.{key}"] = None if key == "checkpoint_path" else False
+                values[f"init_args.backbone.init_args.{key}"] = off
         try:
             return self._parser.instantiate(Namespace({section: values}))[section]
         except ValueError as error:

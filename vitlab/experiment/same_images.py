@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitlab.config import Config, conflicts, merge, weights_of
+from vitlab.config import ROOT, Config, conflicts, merge, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.runs.directory import RunDirectory
@@ -45,7 +45,7 @@ def departures(directory: Path, weights: Path | None, config: Config, data: Imag
         reasons.append(f"run.probe: {run.config['run']['probe']} there, the network's own head now")
     others = other_images(directory, data, ("test",))
     for key, old, new in conflicts(run.config, config):
-        if key != "data.init_args.root" or others is None:  # else the images tell
+        if key != ROOT or others is None:  # else the images tell
             reasons.append(f"{key}: {old} there, {new} now")
     return reasons + (others or [])
 

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 
 from vitlab.config import modernize
 
+TIMMS_WEIGHTS = {"pretrained": False, "checkpoint_path": None}  # turned off
 T = TypeVar("T")
 Settings = dict[str, Any]
 
@@ -35,5 +36,4 @@ def without_weights(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     settings = {key: without_weights(value) for key, value in settings.items()}
-    timms = {"pretrained": False, "checkpoint_path": None}
-    return settings | timms if timms.keys() <= settings.keys() else settings
+    return settings | TIMMS_WEIGHTS if TIMMS_WEIGHTS.keys() <= settings.keys() else settings

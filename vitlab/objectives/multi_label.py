@@ -31,10 +31,9 @@ class MultiLabelTask(Task):
                 "MultiLabel takes two labels or more, and the data have one. Give data.init_args.source another column "
                 "of labels, or sort the images into a folder for each class and use Supervised."
             )
+        found = {"map": MultilabelAveragePrecision(num_outputs), "f1": MultilabelF1Score(num_outputs)}
         return MetricCollection(
-            {"map": _AveragePrecision(num_outputs), "f1": _F1(num_outputs)},
-            prefix=prefix,
-            compute_groups=False,
+            {name: self.extra(metric) for name, metric in found.items()}, prefix=prefix, compute_groups=False
         )
 
     def check(self, labels: np.ndarray) -> None:
@@ -47,23 +46,11 @@ class MultiLabelTask(Task):
     def extra(self, metric: Metric) -> Metric:
         if not type(metric).__module__.startswith("torchmetrics"):
             return metric  # a user's takes logits and labels as they are
+        # Labels arrive as floats, and torchmetrics takes a batch of logits that all lie in [0, 1] for probabilities.
         return LambdaInputTransformer(metric, Tensor.sigmoid, Tensor.long)
 
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         return outputs.double().sigmoid()
-
-
-# Labels arrive as floats, and torchmetrics takes a batch of logits that all lie in [0, 1] for probabilities.
-
-
-class _AveragePrecision(MultilabelAveragePrecision):
-    def update(self, preds: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> None:
-        super().update(preds.sigmoid(), target.long())
-
-
-class _F1(MultilabelF1Score):
-    def update(self, preds: Float[Tensor, "B K"], target: Float[Tensor, "B K"]) -> None:
-        super().update(preds.sigmoid(), target.long())
 
 
 class MultiLabel(LabeledObjective):

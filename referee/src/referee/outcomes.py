@@ -126,8 +126,11 @@ def from_frame(
     if by_row:
         del columns["item"]
     known, notes = _known_columns(frame, columns)
-    if "group" in known and "group" not in columns and not _groups_items(frame, known):
-        del known["group"]
+    if "group" in known and "group" not in columns:
+        if _groups_items(frame, known):
+            notes.append("group: the column group, whose items are taken to be alike.")
+        else:
+            del known["group"]
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
     for kind in ("variant", "seed", "item", "label", "group", "block"):
         if kind in table and (empty := table[kind].isna()).any():
@@ -135,8 +138,6 @@ def from_frame(
                 f"{_row(frame.index[empty][0])} has no {kind} in column {known[kind]}: {int(empty.sum())} such rows.\n"
                 "Words like NA, None and null read as empty. Name it otherwise, or remove the rows."
             )
-    if "group" in known and "group" not in columns:
-        notes.append("group: the column group, whose items are taken to be alike.")
     table["variant"] = table["variant"].astype(str) if "variant" in table else "the model"
     table["seed"] = _as_names(table["seed"]) if "seed" in table else "1"
     table["outcome"], name = _outcomes(table, known, "score" in columns)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
+from vitlab.config import ABSENT, ROOT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
@@ -211,9 +211,9 @@ def _data_before(study: Study, weights: str) -> tuple[Config, Config] | None:
     if source is None or not locate(source.file).is_file():
         return None
     base, there = (flatten(load_yaml(file).get("data", {}), "data.") for file in (study.base, source.file))
-    root, name = "data.init_args.root", "data.class_path"
+    name = "data.class_path"
     same_class = str(base.get(name)).rpartition(".")[2] == str(there.get(name)).rpartition(".")[2]
-    return (base, there) if same_class and base.get(root) == there.get(root) else None
+    return (base, there) if same_class and base.get(ROOT) == there.get(ROOT) else None
 
 
 def _refuse_moved(study: Study, variant: str, flat: Config) -> None:

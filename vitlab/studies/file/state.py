@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from vitlab.config import ABSENT, conflicts
+from vitlab.config import ABSENT, ROOT, conflicts
 from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.runs import Run, without_run
 
-ROOT = "data.init_args.root"  # the images may have moved
 UNFINISHED = "is not finished"  # why a run has no result that may still come
 
 

@@ -154,7 +154,6 @@ def differences(
         outcomes = known.taken_off(outcomes)
         by_seed = [y.mean(axis=1) for y in outcomes]
     left = 1.0 if known is None else known.left
-    step = step or least_gap(by_seed)
     spread = over_seeds(by_seed, step) / left
     pooled_freedom = left * (counts - 1).sum()
     pooled = float(((counts - 1) * spread).sum() / (counts - 1).sum())
@@ -168,7 +167,7 @@ def differences(
         if test == "paired":
             by_image = outcomes[a].astype(float) - outcomes[b]
             leads = by_seed[a] - by_seed[b]
-            least = step if outcomes[0].dtype == bool else least_gap([*by_seed, leads.round(12)])
+            least = step or least_gap([*by_seed, leads.round(12)])
             seeds = max(float(leads.var(ddof=1)), least**2 / 6) / counts[a]
             flipped = float(dependence.changes(by_image).mean()) / counts[a]
             freedom = float(counts[a] - 1)
