@@ -3,12 +3,14 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from vitlab.internals import pickled_name
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -17,10 +19,9 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
     After an error nothing of it is left, and what had the name before still has it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        with temporary.open("wb") as file:
+        with created(temporary, lambda: temporary.open("wb")) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -28,6 +29,20 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def created(path: Path, opened: Callable[[], T]) -> T:
+    """Create the folder of a file and open the file.
+
+    A process whose start failed removes the folders that it created, where they are empty. If that comes in between,
+    both are done again.
+    """
+    for _ in range(3):
+        with suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return opened()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return opened()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vitlab.atomic_files import created
 from vitlab.commands.dispatch import run
 from vitlab.runs.lock import run_lock
 
@@ -140,6 +141,26 @@ def test_a_start_that_failed_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such data"), run_lock(tmp_path / "runs/name/seed-0"):
         raise ValueError("no such data")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_an_ending_start_removes_is_created_again(tmp_path: Path) -> None:
+    path, failures = tmp_path / "study" / "run" / "config.yaml", iter([True, False])
+
+    def opened() -> str:
+        if next(failures):
+            path.parent.rmdir()
+            path.parent.parent.rmdir()
+        path.write_text("a: 1")
+        return "opened"
+
+    assert created(path, opened) == "opened"
+    assert path.read_text() == "a: 1"
+
+
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(FileExistsError), run_lock(tmp_path / "run"):
+        pass
 
 
 def test_what_a_run_wrote_stays(tmp_path: Path) -> None:

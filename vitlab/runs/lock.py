@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from vitlab import log
+from vitlab.atomic_files import created
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 RENAME = "give this run another --run.name"
@@ -44,18 +45,17 @@ def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
     Raises:
         Busy: another process is writing to the directory.
     """
-    created = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         with ExitStack() as lock:
             try:
                 lock.enter_context(_locked(directory / ".lock", way_out))
             except OSError:
-                if os.access(directory, os.W_OK):
+                if not directory.exists() or os.access(directory, os.W_OK):
                     raise
             yield
     finally:
-        for folder in created:  # nothing stays behind after a start that failed
+        for folder in missing:  # nothing stays behind after a start that failed
             with suppress(OSError):
                 folder.rmdir()
 
@@ -90,7 +90,7 @@ def _locked(path: Path, way_out: str) -> Iterator[None]:
     """Lock the file. POSIX releases the lock when this process closes any descriptor of the file, so it must not open
     the file a second time."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:

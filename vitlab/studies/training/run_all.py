@@ -186,7 +186,6 @@ def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
 
 def write_config(path: Path, config: Config) -> None:
     """Write a configuration atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
