@@ -5,7 +5,8 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,21 @@ def test_a_trial_of_a_chain_is_short_and_keeps_nothing(tiny: Write) -> None:
     assert not Path("runs").exists()
 
 
+@contextmanager
+def written_by_another(directory: Path) -> "Iterator[subprocess.Popen[str]]":
+    """Let another process write to a run until its input ends."""
+    code = (
+        "import sys, time; from pathlib import Path; from vitlab.runs.lock import run_lock\n"
+        "with run_lock(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        yield other
+        other.communicate("")
+
+
 def test_a_run_waits_while_another_trains_what_it_starts_from(
     tiny: Write, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,16 +149,6 @@ def test_a_run_waits_while_another_trains_what_it_starts_from(
     tiny(SIMMIM, "first")
     chain = Experiment(tiny(MAKE_FIRST, "chain"))
     (first,) = chain.before().values()
-    code = (
-        "import sys, time; from pathlib import Path; from vitlab.runs.lock import run_lock\n"
-        "with run_lock(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(first.directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == "locked\n"
-
     usual = time.sleep
 
     def sleep(seconds: float) -> None:
@@ -152,11 +158,22 @@ def test_a_run_waits_while_another_trains_what_it_starts_from(
             usual(seconds)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    chain.fit()
+    with written_by_another(first.directory) as other:
+        chain.fit()
     assert other.returncode == 0
     assert "Waiting:" in caplog.text
     with run_lock(first.directory):
         assert (first.directory / "summary.json").is_file()
+
+
+def test_several_processes_do_not_wait_for_what_another_trains(tiny: Write) -> None:
+    """Only the first of them meets the lock; the others would train alone, and hang."""
+    several = {"trainer": {"devices": 2, "strategy": "ddp"}}
+    tiny(merge(SIMMIM, several), "first")
+    chain = Experiment(tiny(merge(MAKE_FIRST, several), "chain"))
+    (first,) = chain.before().values()
+    with written_by_another(first.directory), pytest.raises(ValueError, match=r"written by .*\nOne process would wait"):
+        chain.fit()
 
 
 def test_a_teacher_is_trained_first(tiny: Write) -> None:

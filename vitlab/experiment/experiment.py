@@ -370,7 +370,10 @@ class Experiment:
                     first.trainer.strategy.barrier()  # every process looks for the summary, which the first one writes
                     break
                 except Busy as busy:  # a run that starts from the same one
-                    log.info("Waiting: %s", str(busy).partition("\n")[0])
+                    writer = str(busy).partition("\n")[0]
+                    if first.trainer.world_size > 1:  # the other processes are training it already
+                        raise ValueError(f"{writer}\nOne process would wait; start several when it is done.") from None
+                    log.info("Waiting: %s", writer)
                     time.sleep(SECONDS_BETWEEN_TRIES)
         return {key: first.directory for key, first in runs.items()}
 
