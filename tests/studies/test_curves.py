@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from referee.statistics.curves import Crossing, Gap, crossing, law, power_law
+from referee.statistics.comparison import Dependence
+from referee.statistics.curves import Crossing, Gap, crossing, law, mean_interval, power_law
 from scipy import stats
 
 from benchmarks.crossings import APART, CROSSING, TURNS, World, shares
@@ -139,3 +140,13 @@ def test_a_rate_beside_a_floor_that_may_be_0_has_no_upper_end() -> None:
 def test_three_points_have_no_law() -> None:
     assert power_law([1, 2, 4], np.ones((3, 2)), np.zeros(3)) is None
     assert power_law([1, 2, 4, 8], np.ones((4, 1)), np.zeros(4)) is None  # one seed says nothing of the spread
+
+
+def test_images_of_which_each_is_there_twice_tell_no_more_than_once() -> None:
+    outcomes = np.random.default_rng(0).random((4, 200)) < np.linspace(0.2, 0.9, 200)
+    once, twice = (
+        mean_interval(outcomes),
+        mean_interval(np.repeat(outcomes, 2, axis=1), Dependence(np.arange(400) // 2)),
+    )
+    assert twice == pytest.approx(once)
+    assert mean_interval(np.repeat(outcomes, 2, axis=1)).low > once.low  # as if they were 400

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_study import measured, result, results, right, variant
+from referee.along import interval_of
 from referee.formats import SPACE
 from referee.report.document import Table
 
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.study import read_study
-from vitlab.studies.report.published import compared, interval_of, published_parts
+from vitlab.studies.report.published import compared, published_parts
 from vitlab.studies.report.verdict_file import as_record
 from vitlab.studies.results.table import StudyResults
 
@@ -85,7 +86,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
             p = np.clip(truth + difficulty + rng.normal(0, 0.02), 0, 1)
             runs.append(result("A", seed, rng.random(300) < p, labels))
         found = results({"A": {seed: right(0.7, 300) for seed in range(5)}}, finished=runs)
-        interval = interval_of(found.ranking[0], None, by_image=True)
+        interval = interval_of(found.ranking[0].judged)
         inside += interval.low <= 0.6942 <= interval.high  # 0.7, which clipping moves a little
     assert 365 <= inside <= 395
 

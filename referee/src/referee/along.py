@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from referee.formats import joined, tick
-from referee.statistics.comparison import Difference
+from referee.statistics.comparison import INDEPENDENT, Dependence, Difference
 from referee.statistics.curves import Crossing, Gap, Law, crossing, image_variance, mean_interval, power_law, signs
 from referee.statistics.intervals import Interval
 from referee.verdict import VOID, Variant, Verdict
@@ -162,9 +162,9 @@ def _difference(point: Verdict, a: str, b: str) -> Difference | None:
     return next(pair.difference for pair in point.pairs if {pair.better.name, pair.worse.name} == {a, b})
 
 
-def interval_of(variant: Variant) -> Interval:
+def interval_of(variant: Variant, dependence: Dependence = INDEPENDENT) -> Interval:
     """Return the mean score of a variant with its 95 % interval over seeds and test items."""
-    mean, *ends = (variant.metric.sign * value for value in mean_interval(variant.outcomes))
+    mean, *ends = (variant.metric.sign * value for value in mean_interval(variant.outcomes, dependence))
     interval = Interval(mean, *sorted(ends))
     return interval.within(0, 1) if variant.metric.is_fraction else interval
 
@@ -174,7 +174,9 @@ def law_of(line: Line, variant: str) -> Law | None:
     by_seed = errors(line, variant)
     if by_seed is None:
         return None
-    return power_law(line.x, by_seed, [image_variance(each.outcomes) for each in line.at(variant)])
+    pairs = zip(line.at(variant), line.points, strict=True)
+    images = [image_variance(each.outcomes, point.outcomes.dependence) for each, point in pairs]
+    return power_law(line.x, by_seed, images)
 
 
 def number(value: float) -> str:

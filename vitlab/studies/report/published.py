@@ -14,15 +14,11 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
+from referee.along import interval_of
 from referee.formats import SPACE
 from referee.report.document import Note, Part, Row, Table
-from referee.statistics.comparison import LEVEL
 from referee.statistics.intervals import Interval
-from scipy import stats
 
-from vitlab.studies.results.folds import overlap_of
-from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
 
 
@@ -44,28 +40,11 @@ class Compared(NamedTuple):
 
 def compared(results: StudyResults) -> Iterator[Compared]:
     """Yield the variants with a published figure, in the order of the ranking."""
-    groups = results.outcomes.groups if results.by_image else None
     for result in results.ranking:
         if known := results.study.published.get(result.variant):
-            own = interval_of(result, groups, results.by_image, overlap_of(results.study.folds))
+            own = interval_of(result.judged, results.outcomes.dependence)
             score, value = Interval(*map(results.metric.shown, own)), float(known["value"])
             yield Compared(result.variant, score, value, _word(score, value, results), known["source"], known["what"])
-
-
-def interval_of(result: VariantResult, groups: np.ndarray | None, by_image: bool, overlap: float = 1.0) -> Interval:
-    """Return the mean over the seeds with its interval over other seeds and, where known, other images."""
-    scores = np.array([run.score for run in result.runs])
-    seeds, images = scores.var(ddof=1) / len(scores) if len(scores) > 1 else math.nan, 0.0
-    if by_image and len(scores) > 1:
-        rows = np.stack([np.asarray(run.by_image, dtype=float) for run in result.runs])  # (S, N)
-        away = rows.mean(axis=0) - rows.mean()
-        totals = away if groups is None else np.bincount(groups, weights=away)  # of images that fail together
-        flips = rows.var(axis=0, ddof=1).sum() / len(rows)  # what seeds change in single images is in the first term
-        images = overlap * max(0.0, float((totals**2).sum() - flips)) / rows.shape[1] ** 2
-    total = seeds + images
-    freedom = total**2 / (seeds**2 / (len(scores) - 1)) if seeds > 0 else math.inf
-    half = math.sqrt(total) * stats.t.ppf(1 - LEVEL / 2, freedom) if total > 0 else 0.0 if total == 0 else math.nan
-    return Interval(float(scores.mean()), float(scores.mean() - half), float(scores.mean() + half))
 
 
 def _word(score: Interval, value: float, results: StudyResults) -> str:

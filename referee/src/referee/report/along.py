@@ -59,7 +59,8 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
 def _draw_variant(panels: Sequence[Axes], line: Line, variant: str, law: Law | None) -> None:
     """Draw the scores of a variant with their band, and its errors with their law."""
     index, scale = line.points[0].outcomes.variants.index(variant), line.points[0].metric.scale
-    mean, low, high = scale * np.array([interval_of(each) for each in line.at(variant)]).T
+    pairs = zip(line.at(variant), line.points, strict=True)
+    mean, low, high = scale * np.array([interval_of(each, point.outcomes.dependence) for each, point in pairs]).T
     drawing.draw_curve(panels[0], np.array(line.x), mean, low, high, variant, index)
     if law is not None and (error := errors(line, variant)) is not None:
         style, places = style_of(index), np.geomspace(line.x[0], line.x[-1], 60)

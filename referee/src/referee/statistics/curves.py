@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from referee.statistics.comparison import LEVEL, half_width
+from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, half_width
 from referee.statistics.intervals import Interval
 
 NEIGHBORS = 4  # points that interpolate
@@ -54,19 +54,21 @@ class Gap(NamedTuple):
         return int(np.sign(apart)) if abs(apart) > half_width(level, self.seeds, self.images, self.freedom) else 0
 
 
-def image_variance(outcomes: np.ndarray) -> float:
+def image_variance(outcomes: np.ndarray, dependence: Dependence = INDEPENDENT) -> float:
     """Return the variance of a variant's mean over the choice of test images, from outcomes (S, N) or scores (S, 1)."""
     S, N = outcomes.shape
-    flips = float(outcomes.var(axis=0, ddof=1).mean()) / S if S > 1 else 0.0
-    return max(0.0, float(outcomes.mean(axis=0).var(ddof=1)) - flips) / N if N > 1 else 0.0
+    if N == 1:
+        return 0.0
+    flips = float(dependence.changes(outcomes).mean()) / S if S > 1 else 0.0
+    return dependence.overlap * max(0.0, dependence.variance(outcomes.mean(axis=0)) - flips) / N
 
 
-def mean_interval(outcomes: np.ndarray) -> Interval:
+def mean_interval(outcomes: np.ndarray, dependence: Dependence = INDEPENDENT) -> Interval:
     """Return the mean with its 95 % interval over seeds and images; without ends if there is one seed."""
     scores, S = outcomes.mean(axis=1), len(outcomes)
     mean, half = float(scores.mean()), math.nan
     if S > 1:
-        half = half_width(LEVEL, float(scores.var(ddof=1)) / S, image_variance(outcomes), S - 1)
+        half = half_width(LEVEL, float(scores.var(ddof=1)) / S, image_variance(outcomes, dependence), S - 1)
     return Interval(mean, mean - half, mean + half)
 
 
