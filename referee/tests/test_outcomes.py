@@ -88,6 +88,7 @@ def test_a_run_without_a_score_is_there_and_has_no_result() -> None:
         ({"score": [1], "x": ["a"]}, {"columns": {"group": "x"}}, "--group x: its only value is a. Give a column of"),
         ({"variant": ["A"], "score": ["high"]}, {}, "Row 0, column score: 'high' is not a number"),
         ({"variant": ["A", "A"], "correct": [1, 0]}, {}, "Row 1 is a second one of A, seed 1"),
+        ({"model": ["A", "A"], "epoch": [1, 2], "accuracy": [0.6, 0.7]}, {}, "Row 1 is a second one of A, seed 1"),
         ({"variant": ["A"], "score": [1]}, {"columns": {"item": "image"}}, "--item image: there is no such column"),
     ],
 )

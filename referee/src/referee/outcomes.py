@@ -23,7 +23,7 @@ from referee.statistics.comparison import Dependence
 
 NAMES = {
     "variant": ("variant", "model", "model_name", "model_id", "method", "setup", "flow"),
-    "seed": ("seed", "run", "epoch", "repeat", "trial"),
+    "seed": ("seed", "run", "repeat", "trial"),
     "item": ("item", "image", "filename", "file", "sample_id", "instance_id", "doc_id", "row_id", "id", "index"),
     "correct": ("correct", "is_correct", "outcome", "acc", "exact_match"),
     "prediction": ("prediction", "pred", "predicted", "predicted_label", "y_pred", "preds"),
