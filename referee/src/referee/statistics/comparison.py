@@ -98,10 +98,10 @@ class Difference(NamedTuple):
         return self._replace(mean=-self.mean, scores=None if self.scores is None else self.scores[::-1])
 
     def interval_at(self, alpha: float) -> Interval:
-        """Return the interval of confidence 1 − alpha."""
+        """Return the interval of confidence 1 − alpha; without ends where blocks leave nothing to compare."""
         if self.scores is not None:
             return Interval(self.mean, *exact.interval(*self.scores, self.images, alpha))
-        half = half_width(alpha, self.seeds, self.images, self.freedom)
+        half = half_width(alpha, self.seeds, self.images, self.freedom) if math.isfinite(self.seeds) else math.nan
         return Interval(self.mean, self.mean - half, self.mean + half)
 
     def p_of(self, value: float) -> float:
