@@ -1,6 +1,8 @@
 """Studies along an axis: what is trained, and what the report says of curves that were planted."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, _measured_once, compare, in_turn
+from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.state import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.curves import line_of
@@ -203,6 +206,17 @@ def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) 
     assert other.folder(tmp_path).name.endswith(study.folder(tmp_path).name)
     left_out = context_of(study, [], [], study.folder(tmp_path), shown.metric, []).left_out
     assert [run.name for run in left_out] == ["ViT, seed 1"]  # its own, which is in no result here
+
+
+@pytest.mark.parametrize(("value", "score"), [(5.0, math.log(5.0)), (0.0, None)])
+def test_a_run_left_out_is_on_the_scale_of_the_study(value: float, score: float | None, tmp_path: Path) -> None:
+    shown = results({"ViT": {1: right(0.9, 30)}})
+    run = shown.study.folder(tmp_path, "ViT") / "seed-1"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps({"metrics": {"test/growth": value}}))
+    metric = Metric("growth", "min", is_log=True)
+    (left_out,) = context_of(shown.study, [], [], shown.study.folder(tmp_path), metric, []).left_out
+    assert left_out.score == score
 
 
 def test_a_damaged_record_of_images_stops_no_report(tmp_path: Path) -> None:

@@ -91,6 +91,10 @@ def test_what_a_budget_planned_and_the_runs_spent_is_compared() -> None:
     (line, _) = cost_remarks(study(speeds, Budget("flops", 6e9), flops=2e6))  # the objective does less than planned
     assert "ViT spent 67 % of its budget of 6e+09 training FLOPs." in plain(line)
     assert cost_remarks(study(speeds, Budget("epochs", 2), seconds=600.0)) == []
+    (line, _) = cost_remarks(study(speeds, Budget("images", 1_600)))
+    assert "ViT spent 125 % of its budget of 1,600 training images" in plain(line)
+    found = study(speeds, Budget("flops", 3e6 * 400))  # of each of five folds
+    assert cost_remarks(dataclasses.replace(found, study=dataclasses.replace(found.study, folds=5))) == []
 
 
 def test_the_tables_have_the_runs_beside_the_measurement() -> None:

@@ -49,7 +49,10 @@ def test_folds_may_be_for_data_without_test_images(
 ) -> None:
     data = SimpleNamespace(data=SimpleNamespace(has_test=has_test))
     monkeypatch.setattr("vitlab.studies.owner.experiment_of", lambda config: data)
-    study = begun_study(folded(folds={"without_test": 4}), tmp_path)
+    variants = {"A": variant(0.9), "B": variant(0.8, size=2.0)}  # a key of the second alone may differ
+    size = "model.init_args.backbone.init_args.size"
+    keys = ["model.init_args.backbone", size]
+    study = begun_study(folded(folds={"without_test": 4}, variants=variants, may_differ=keys), tmp_path)
     assert list(study.parts) == ([None] if has_test else [1, 2, 3, 4])
     for wrong in ({"without_test": 1}, {"without": 5}, "5"):
         with pytest.raises(ValueError, match="Expected a number of parts"):

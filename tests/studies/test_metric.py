@@ -202,6 +202,12 @@ def test_a_metric_that_does_not_exist_or_points_the_wrong_way_is_refused_before_
         plan(study, tmp_path)
 
 
+def test_accuracies_have_no_logarithmic_scale(tmp_path: Path) -> None:
+    scaled = dataclasses.replace(read_study(QUICKSTART), metric={"name": "top1", "mode": "max", "scale": "log"})
+    with pytest.raises(ValueError, match=r"compared in points\. Remove `scale: log`"):
+        plan(scaled, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["top5", "train/loss", "top1_size_8"])
 def test_a_metric_that_there_is_or_may_be_is_taken(name: str, tmp_path: Path) -> None:
     mode = "min" if name == "train/loss" else "max"
@@ -260,7 +266,7 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
     study = read_study(QUICKSTART.parents[1] / "claims" / "momentum_teacher.yaml")
     lr = "model.init_args.optimizer.init_args.lr"
     tuned = dataclasses.replace(study, tuning=parse_tuning({"space": {lr: [5.0e-4, 1.0e-3]}}, study.seeds))
-    with pytest.raises(ValueError, match=r"(?s)tune: DINO logs no val/top1 to choose by.*KnnMonitor"):
+    with pytest.raises(ValueError, match=r"(?s)tune: DINO logs no k-NN accuracy of .*KnnMonitor"):
         plan(tuned, tmp_path)
     assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
 

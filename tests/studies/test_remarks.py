@@ -368,6 +368,15 @@ def test_runs_of_one_variant_with_other_code_make_the_comparison_void() -> None:
     assert objections(environments(Swin=first, ViT=second)) == []
 
 
+def test_folds_of_one_variant_with_other_code_make_the_comparison_void() -> None:
+    study = results(AHEAD)
+    code = [{"sources": {"mine.Shifted": {"file": "mine.py", "hash": value}}} for value in ("1a", "2b")]
+    parts = [dataclasses.replace(study.finished[0], environment=each) for each in code]
+    joined = [dataclasses.replace(study.finished[0], parts=tuple(parts)), *study.finished[1:]]
+    (objection,) = objections(dataclasses.replace(study, finished=joined))
+    assert objection == "The runs of Swin differ in code, mine.Shifted (hash 1a: seed 0; hash 2b: seed 0)."
+
+
 def test_runs_of_one_variant_with_other_weights_make_the_comparison_void() -> None:
     first, second = ({"weights": {"model.init_args.init_from": {"path": "a", "hash": h}}} for h in ("1a", "2b"))
     (objection,) = objections(environments(Swin=[first, second], ViT={}))

@@ -34,11 +34,14 @@ def refuse(runs: Sequence[Run]) -> tuple[dict[str, Cost], dict[str, str]]:
 @pytest.fixture
 def spend(write_study: Write, digits: Digits, tmp_path: Path) -> Callable[..., dict[str, tuple]]:
     def of(
-        budget: dict[str, float], measure: Callable = measure, variants: dict[str, Config] = VARIANTS
+        budget: dict[str, float],
+        measure: Callable = measure,
+        variants: dict[str, Config] = VARIANTS,
+        images: int = len(digits.labels("train")),
     ) -> dict[str, tuple]:
         study = read_study(write_study(budget=budget, variants=variants))
         runs = plan(study, tmp_path)[: len(study.variants)]
-        decided = spend_budget(study, runs, lambda _: len(digits.labels("train")), measure, tmp_path)
+        decided = spend_budget(study, runs, lambda _: images, measure, tmp_path)
         return {
             run.variant: (run.epochs, run.config["trainer"].get("limit_train_batches"))
             for run in plan(study, tmp_path, decided)
@@ -127,6 +130,10 @@ def test_what_a_budget_scales_may_differ_as_far_as_the_epochs_do(write_study: Wr
     assert not found[warmup]
     assert not found[every]
 
+    # A frozen variant has no training whose share they could be.
+    frozen = {"model": {"init_args": {"init_from": "x.pt"}}, "trainer": {"max_epochs": 0}, "run": {"probe": "knn"}}
+    assert departures(frozen, flops=8.0e10)[warmup]
+
     def scaled(**budget: float) -> list[str]:
         return read_study(write_study(budget=budget)).in_proportion
 
@@ -152,6 +159,14 @@ def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path
     half = {name: merge(each, {"trainer": {"limit_train_batches": 0.5}}) for name, each in VARIANTS.items()}
     with pytest.raises(AssertionError, match="nothing was to be measured"):
         spend(flops, refuse, variants=half)  # another epoch
+
+
+def test_images_that_were_added_count_until_a_run_has_begun(spend: Callable[..., dict], tmp_path: Path) -> None:
+    images = {"images": 18_000}
+    assert spend(images, refuse)["A"] == (20, None)  # of 900
+    assert spend(images, refuse, images=1800)["A"] == (10, None)
+    (tmp_path / "small-study/a/seed-1").mkdir(parents=True)
+    assert spend(images, refuse, images=900)["A"] == (10, None)
 
 
 def test_images_and_epochs_need_no_measurement(spend: Callable[..., dict]) -> None:

@@ -64,6 +64,8 @@ def test_a_study_may_be_like_another_but_for_what_it_says(write_study: Write, tm
     before = study.digest
     original.write_text(original.read_text().replace("from: 4", "from: 5"))
     assert read_study(path).digest != before
+    path.write_text("like: ../study.yaml\nvariants: {A: {model: {init_args: {label_smoothing: 0.2}}}}\n")
+    assert read_study(path).variants["A"] == merge(variant(0.9), {"model": {"init_args": {"label_smoothing": 0.2}}})
     path.write_text("like: ../none.yaml\n")
     with pytest.raises(FileNotFoundError, match=r"like: there is no study .*none.yaml"):
         read_study(path)

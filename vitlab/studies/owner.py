@@ -10,7 +10,7 @@ from referee.formats import joined
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, merge
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.runs import experiment_of, plan
+from vitlab.studies.file.runs import complete, experiment_of
 from vitlab.studies.file.study import Study, read_study
 
 FILE = "study.json"
@@ -47,7 +47,6 @@ def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
     study = replace(study, given=given)
     if study.folds_without_test:
         whole = replace(study, folds=None)
-        name, override = next(iter(whole.variants.items()))
-        first, *_ = plan(replace(whole, variants={name: override}, seeds=whole.seeds[:1]).points[0], root)
+        first = complete(whole.points[0], next(iter(whole.variants)), root, {})
         return whole if experiment_of(first.config).data.has_test else study
     return study

@@ -76,7 +76,8 @@ class ResolvedStudy:
         """What test images share with images to train or validate on, in sentences."""
         cache = self.folder / "copies.json"
         runs = self.first_runs()
-        copies = [str(duplicates(self.images_of(run), data_of(run.config), cache)) for run in runs]
+        searched = runs[:1] if self.study.folds else runs  # the folds of all variants are of the same images
+        copies = [str(duplicates(self.images_of(run), data_of(run.config), cache)) for run in searched]
         known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in known_before(run)]
         return [*dict.fromkeys(filter(None, [*copies, *known, split_groups(self.study, self.images)]))]
 

@@ -27,7 +27,10 @@ def content_of(study: Path) -> tuple[Config, Path | None]:
         raise ValueError(f"{study}: like: {other} is no study that says all by itself. Name one that does.")
     content.pop("registered", None)
     files = {name: value for name, value in content["variants"].items() if isinstance(value, str)}
-    content["variants"] |= {name: _seen_from(study, other, value) for name, value in files.items()}
+    changed = own["variants"] if isinstance(own.get("variants"), dict) else {}
+    for name, value in files.items():
+        merged = isinstance(changed.get(name), dict)
+        content["variants"][name] = load_yaml(beside(other, value)) if merged else _seen_from(study, other, value)
     content["base"] = _seen_from(study, other, str(content.get("base")))
     return merge({key: value for key, value in content.items() if key not in own or key not in WHOLE}, own), other
 

@@ -98,6 +98,8 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     if named.get("name", default.name) != default.name:
         named.setdefault("title", "")
     metric = replace(default, is_log=named.pop("scale", None) == "log", **named)
+    if metric.is_log and metric.is_accuracy:
+        raise ValueError("metric: accuracies are compared in points. Remove `scale: log`.")
     known = _final_metrics(experiment) if chosen else None
     if known is not None and metric.test not in known and not metric.name.startswith("top1_"):  # of a stratum
         names = [name.removeprefix("test/") for name in known]
@@ -131,17 +133,18 @@ def refuse_unknown_needs(claim: Claim, experiment: "Experiment", metric: Metric)
 
 def refuse_untuned(experiment: "Experiment", metric: Metric) -> None:
     """Raise ValueError for a metric that no run has on the validation images, by which tuning would choose."""
-    learner, known = experiment.objective, _final_metrics(experiment)
+    learner, known, missing = experiment.objective, _final_metrics(experiment), metric.validation
     if known is not None and metric.validation not in known:
         remedy = f"Rank by one of {', '.join(name for name in known if name.startswith('val/'))}, or remove `tune`."
-    elif metric.is_accuracy and learner.task is None:
+    elif metric.is_accuracy and (learner.task is None or experiment.run.probe is not None):
+        missing = f"{metric.title} of validation images"  # that of a head is another
         remedy = (
             "Add vitlab.runs.knn_monitor.KnnMonitor to trainer.callbacks and rank by "
             "`metric: {name: val/knn, mode: max}`."
         )
     else:
         return
-    raise ValueError(f"tune: {type(learner).__name__} logs no {metric.validation} to choose by.\n{remedy}")
+    raise ValueError(f"tune: {type(learner).__name__} logs no {missing} to choose by.\n{remedy}")
 
 
 def _final_metrics(experiment: "Experiment") -> dict[str, bool | None] | None:

@@ -210,7 +210,7 @@ def _data_before(study: Study, weights: str) -> tuple[Config, Config] | None:
     source = Source.parse(weights)
     if source is None or not locate(source.file).is_file():
         return None
-    base, there = (flatten(load_yaml(file).get("data", {}), "data.") for file in (study.base, source.file))
+    base, there = (flatten(merge({}, load_yaml(file)).get("data", {}), "data.") for file in (study.base, source.file))
     name = "data.class_path"
     same_class = str(base.get(name)).rpartition(".")[2] == str(there.get(name)).rpartition(".")[2]
     return (base, there) if same_class and base.get(ROOT) == there.get(ROOT) else None
@@ -270,9 +270,9 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
         values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
             declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
-            declared = declared or (key in study.in_proportion and _in_proportion(values, epochs))
-            trained = [value for variant, value in values.items() if variant not in study.frozen]
-            declared = declared or (key in SET_BY_FROZEN and all(value == trained[0] for value in trained))
+            trained = {variant: value for variant, value in values.items() if variant not in study.frozen}
+            declared = declared or (key in study.in_proportion and bool(trained) and _in_proportion(trained, epochs))
+            declared = declared or (key in SET_BY_FROZEN and len(set(map(str, trained.values()))) < 2)
             differences.append(Difference(key, values, declared))
     return sorted(differences, key=lambda difference: not difference.declared)
 

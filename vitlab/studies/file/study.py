@@ -446,7 +446,8 @@ def _published(name: str, value: Any) -> Mapping[str, Any]:
 
 def is_frozen(config: Config) -> bool:
     """Whether a run takes no step and is tested by a probe of its features."""
-    return config.get("trainer", {}).get("max_epochs") == 0 and config.get("run", {}).get("probe") is not None
+    trainer, run = config.get("trainer") or {}, config.get("run") or {}
+    return trainer.get("max_epochs") == 0 and run.get("probe") is not None
 
 
 def _seeds_and_looks(value: Any) -> tuple[list[int], tuple[int, ...]]:

@@ -109,12 +109,13 @@ def flops_of(result: VariantResult, cost: Cost | None) -> float | None:
 
 
 def share_of_budget(result: VariantResult, results: StudyResults) -> float | None:
-    """Return the FLOPs that the runs of a variant spent over those that they were to spend; None for other budgets."""
+    """Return the FLOPs or images that the runs of a variant spent over those that they were to; else None."""
     budget = results.study.budget
-    if budget is None or budget.kind != "flops":
+    if budget is None or budget.kind == "epochs" or (result.is_frozen and budget.kind == "images"):
         return None
-    spent = flops_of(result, results.costs.get(result.variant))
-    return None if spent is None else spent / budget.amount
+    cost = results.costs.get(result.variant)
+    spent = flops_of(result, cost) if budget.kind == "flops" else fmean(run.images_seen for run in result.runs)
+    return None if spent is None else spent / budget.amount / (results.study.folds or 1)  # which train one model each
 
 
 def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:

@@ -1,6 +1,5 @@
 """The page about a study along an axis: a curve of each variant, crossings, laws, and all places."""
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import speed_remarks
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
-from vitlab.studies.report.sections import remarks_section, study_file
+from vitlab.studies.report.sections import command_of, remarks_section, study_file
 from vitlab.studies.report.verdict import judged
 from vitlab.studies.results.table import StudyResults
 
@@ -45,7 +44,7 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     if all(results.finished for results in grid):
         parts = line_parts(line_of(study.along, grid), "curves", folder / "figures")
         sections.insert(0, Section(f"Along {study.along.name}", parts))
-    command = Code(f"python -m vitlab compare --config {shlex.quote(str(study.path))}")
+    command = Code(command_of(study, folder.parent))
     above = _above(grid)
     below = [line for line in _merged(grid, remarks) if line not in above]
     further = [remarks_section(below)] if below else []

@@ -9,7 +9,7 @@ from referee.statistics.blocks import not_compared
 from vitlab.config import ABSENT, flatten
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.fairness import kind_of, matters, own_classes
-from vitlab.studies.results.run import VariantResult
+from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import DECISIVE, StudyResults
 
 TRAINING_IMAGES = "training images"
@@ -90,41 +90,42 @@ def mixed_environments(results: StudyResults) -> Iterator[str]:
         if machines and not not_compared(machines, results.study.test):
             within = f" Variants are compared within kinds of machines ({_by_kind(machines)})."
         yield f"The runs come from different environments ({'; '.join(mixed)}).{within}"
-    for result in results.finished:
-        if "changed" in result.environment:
-            yield f"{result.run} was continued after {joined(result.environment['changed'])} had changed."
+    for run in [part for result in results.finished for part in result.parts or [result]]:
+        if "changed" in run.environment:
+            yield f"{run.run} was continued after {joined(run.environment['changed'])} had changed."
 
 
 def mixed_code(results: StudyResults) -> Iterator[str]:
     """Object to runs of one variant that trained different code, or started from different weights."""
     for result in results.ranking:
         for entry, what in (("sources", "code"), ("weights", "weights")):
-            recorded = [run.environment.get(entry, {}) for run in result.runs]
-            settings = flatten(result.runs[0].run.config)
+            parts = [part for run in result.runs for part in run.parts or [run]]
+            recorded = [part.environment.get(entry, {}) for part in parts]
+            settings = flatten(parts[0].run.config)
             for name in dict.fromkeys(name for each in recorded for name in each):
                 if Source.parse(settings.get(name)):  # trained with each seed
                     continue
-                if seeds := _seeds_by_hash(result, [each.get(name, {}).get("hash") for each in recorded]):
+                if seeds := _seeds_by_hash(parts, [each.get(name, {}).get("hash") for each in recorded]):
                     yield f"The runs of {result.variant} differ in {what}, {name} ({seeds})."
 
 
 def mixed_images(results: StudyResults) -> Iterator[str]:
     """Object to runs of one variant that were trained on different images, unless its seeds draw them."""
     for result in [] if _draws_images(results) else results.ranking:
-        if seeds := _seeds_by_hash(result, [run.training_images for run in result.runs]):
+        if seeds := _seeds_by_hash(result.runs, [run.training_images for run in result.runs]):
             yield (
                 f"The runs of {result.variant} were trained on different images ({seeds}). Did the folder change? "
                 "Remove the run directories of one hash and compare again."
             )
 
 
-def _seeds_by_hash(result: VariantResult, hashes: Sequence[str | None]) -> str:
+def _seeds_by_hash(runs: Sequence[RunResult], hashes: Sequence[str | None]) -> str:
     """Return which runs of a variant have which hash; empty where they agree. Runs of older versions have none."""
-    seeds: dict[str, list[str]] = {}
-    for run, value in zip(result.runs, hashes, strict=True):
+    seeds: dict[str, dict[str, None]] = {}
+    for run, value in zip(runs, hashes, strict=True):
         if value:
-            seeds.setdefault(value, []).append(str(run.run.seed))
-    return "; ".join(f"hash {value}: seed {joined(own)}" for value, own in seeds.items()) if len(seeds) > 1 else ""
+            seeds.setdefault(value, {})[str(run.run.seed)] = None
+    return "; ".join(f"hash {value}: seed {joined([*own])}" for value, own in seeds.items()) if len(seeds) > 1 else ""
 
 
 def own_code(results: StudyResults) -> list[str]:

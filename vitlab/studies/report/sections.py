@@ -14,7 +14,7 @@ from referee.report.document import Cell, Code, Details, Figure, Gallery, Headin
 from referee.report.drawing import Drawing
 from referee.statistics.intervals import sampling_margin, t_interval
 
-from vitlab.config import ABSENT
+from vitlab.config import ABSENT, flatten, short
 from vitlab.evaluation.per_class import in_order
 from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.images import Images
@@ -78,12 +78,18 @@ def study_file(study: Study) -> Part:
     return Details("The study's file", [Code(file.read_text(encoding="utf-8").strip()) for file in files])
 
 
+def command_of(study: Study, root: Path) -> str:
+    """Return the command that repeats a study, with the data that it was given."""
+    given = [f"--{short(key)}={as_yaml(value)}" for key, value in flatten(study.given).items()]
+    place = [] if root == Path("runs") else ["--root", str(root)]
+    return shlex.join(["python", "-m", "vitlab", "compare", "--config", str(study.path), *place, *given])
+
+
 def _commands(results: StudyResults, folder: Path) -> list[Part]:
     """Return what repeats the study, and one of its runs."""
     root = folder.parents[1] if results.study.place else folder.parent
-    place = "" if root == Path("runs") else f" --root {shlex.quote(str(root))}"
-    file, runs = shlex.quote(str(results.study.path)), results.finished[:1]
-    lines = [f"python -m vitlab compare --config {file}{place}    # the whole study"]
+    runs = results.finished[:1]
+    lines = [f"{command_of(results.study, root)}    # the whole study"]
     runs = [part for result in runs for part in result.parts][:1] or runs
     lines += [f"python -m vitlab fit --config {shlex.quote(str(r.run.config_path))}    # one of its runs" for r in runs]
     return [*map(Code, lines), study_file(results.study)]

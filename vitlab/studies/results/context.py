@@ -1,5 +1,6 @@
 """What belongs to a study but is in none of its averages: runs left out, compute before the runs, leaked images."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -80,7 +81,10 @@ def _left_out(study: Study, directories: Sequence[Path], metric: Metric) -> list
         fold, seed = directory.parent.name, directory.name.replace("-", " ")
         short = directory.parents[1].name if (of_a_fold := fold.startswith("fold-")) else fold
         name = ", ".join([names.get(short, short), seed, *([fold.replace("-", " ")] if of_a_fold else [])])
-        runs.append(LeftOut(name, RunDirectory(directory).metrics.get(metric.test)))
+        score = RunDirectory(directory).metrics.get(metric.test)
+        if metric.is_log and score is not None:
+            score = math.log(score) if score > 0 else None
+        runs.append(LeftOut(name, score))
     return runs
 
 

@@ -158,12 +158,17 @@ class RunResult:
         return self.seconds_before + (self.seconds - self.seconds_before) * share
 
     def by_epoch(self, column: str) -> pd.Series:
-        """Return a column of metrics.csv by epoch from 1, averaged within the epoch; nothing of a frozen encoder."""
-        if column not in self.history or self.run.is_frozen:
+        """Return a column of metrics.csv by epoch from 1, averaged within the epoch; nothing of a frozen encoder.
+
+        Where a probe ranks, the accuracy of a network's own head says nothing about it.
+        """
+        metric, probed = self.run.metric, self.run.config.get("run", {}).get("probe") is not None
+        of_head = probed and metric.is_accuracy and column == metric.validation
+        if column not in self.history or self.run.is_frozen or of_head:
             return pd.Series(dtype=float)
         rows = self.history[["epoch", column]].dropna()
         values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[column].mean()
-        return np.log(values) if self.run.metric.is_log and column == self.run.metric.validation else values
+        return np.log(values) if metric.is_log and column == metric.validation else values
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,12 @@ def spend_budget(
     for run in drafts:
         _refuse_unknown_warmup(study, run)
     record = folder / "budget.json"
-    inputs = {"budget": str(study.budget), "configs": {run.variant: _decisive(run.config) for run in drafts}}
-    known = read_json(record, missing={})
+    known, begun = read_json(record, missing={}), any(run.directory.is_dir() for run in drafts)
+    inputs = {
+        "budget": str(study.budget),
+        "configs": {run.variant: _decisive(run.config) for run in drafts},
+        "images": known.get("images") if begun else {run.variant: images(run) for run in drafts},
+    }
     if {key: known.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
         known = {**inputs, **_lengths(study, drafts, images, measure)}
         write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
