@@ -6,7 +6,7 @@ Also what `groups` says, a setting that data and studies share.
 import csv
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from inspect import Parameter, signature
@@ -370,6 +370,16 @@ def flatten(config: Config, prefix: str = "") -> Config:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def texts_of(node: Any, key: object = "") -> Iterator[tuple[str, bool]]:
+    """Yield every text in a configuration, and whether it is the value of a `class_path`."""
+    if isinstance(node, str):
+        yield node, key == "class_path"
+    elif isinstance(node, list | tuple):
+        node = dict(enumerate(node))
+    for inner, value in node.items() if isinstance(node, dict) else ():
+        yield from texts_of(value, inner)
 
 
 def nest(key: str, value: Any) -> Config:

@@ -73,7 +73,7 @@ def test_of_many_relations_the_words_are_counted() -> None:
 def test_a_difference_beyond_chance_may_be_smaller_than_the_margin(order: str, shown: str) -> None:
     """Two points are settled at forty seeds on images that most get right, and are less than five."""
     study = claiming(order, {"A": 0.95, "B": 0.93}, 40, 5.0, images=200)
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     assert pair.settled
     assert sentences(study)[0].startswith(f"{order}: {shown} The first leads by")
 
@@ -114,7 +114,7 @@ def test_a_lead_is_that_of_the_variant_that_the_claim_calls_better() -> None:
     assert study.study.claim is not None
     ((order, lead, interval, p, word),) = deciding(study.study.claim, judged(study))
     assert (order, word) == ("B > A", CONTRADICTED)
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     assert (pair.better.name, float(lead.replace("−", "-"))) == ("A", pytest.approx(-100 * pair.lead, abs=0.1))
     low, high = (float(end.replace("−", "-")) for end in interval.strip("[]").split(",\u00a0"))
     assert low < -100 * pair.lead < high < 0
@@ -128,7 +128,7 @@ def test_a_report_plans_what_would_settle_the_claim(order: str, planned: bool) -
     scores |= dict.fromkeys("EFGH", (0.74, 0.79, 0.84))
     outcomes = {name: {s: right(score, seed=s) for s, score in enumerate(each)} for name, each in scores.items()}
     study = results(outcomes)
-    assert not next(pair for pair in study.pairs if pair.name == "A – D").settled
+    assert not next(pair for pair in study.verdict.pairs if pair.name == "A – D").settled
     claim = parsed(order, tuple(scores))
     told = " ".join(outlooks(replace(study, study=replace(study.study, claim=claim, margin=1.0))))
     assert ("settle a" in told) == planned

@@ -113,7 +113,7 @@ def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
     assert finished(root) == trained
     assert looks(root) == log
     again, _ = results_of(write_study(**GROWING), root)
-    assert again.watch.stop == log[-1]["stop"]
+    assert again.verdict.watch.stop == log[-1]["stop"]
     assert verdict(again) == log[-1]["headline"]
 
 
@@ -250,7 +250,7 @@ def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_proc
     assert {variant["variant"]: variant["seeds"] for variant in look["variants"]} == {"A": 2, "B": 3}
     assert list(look["failures"]) == ["A, seed 2"]
     results, _ = results_of(write_study(variants=variants, seeds={"from": 3, "to": 8}), tmp_path)
-    assert len(results.watch.looks) == 1
+    assert len(results.verdict.watch.looks) == 1
     assert [str(run) for run, _ in results.failures] == ["A, seed 2"]
 
 

@@ -54,7 +54,7 @@ def test_every_pair_has_its_conclusion() -> None:
     study = made(Swin=FIVE, ViT=minus(FIVE, 5), Other=[0.95, 0.949, 0.953])
     said = {
         (pair.better.name, pair.worse.name): conclusion_on(pair, study.verdict).replace(SPACE, " ")
-        for pair in study.pairs
+        for pair in study.verdict.pairs
     }
     assert said["Swin", "ViT"] == "better (5 seeds each)"
     assert sorted(said.values()) == ["better (3 and 5 seeds)", "better (5 seeds each)", "undecided (3 and 5 seeds)"]
@@ -63,7 +63,7 @@ def test_every_pair_has_its_conclusion() -> None:
 
 def test_a_margin_shows_in_conclusions_chart_and_plans() -> None:
     study = made({"margin": 1.5}, Swin=FIVE, ViT=FIVE[::-1])
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     assert conclusion_on(pair, study.verdict).replace(SPACE, " ") == "equal to within 1.5 points (5 seeds each)"
     assert pairs(study).columns[-1].replace(SPACE, " ") == "Needed\nfor 1.5 points"
     assert "two one-sided tests exclude a difference of 1.5 points or more" in notes(study)
@@ -114,7 +114,7 @@ def test_unequal_spreads_are_said_and_where_they_change_the_test() -> None:
 
 def test_a_single_seed_is_not_tested() -> None:
     study = made(Swin=[0.95], ViT=[0.9])
-    assert conclusion_on(study.pairs[0], study.verdict).replace(SPACE, " ") == "not tested (1 seed each)"
+    assert conclusion_on(study.verdict.pairs[0], study.verdict).replace(SPACE, " ") == "not tested (1 seed each)"
     assert "A single seed cannot show what is chance." in notes(study)
     assert not [part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary]
 
@@ -123,7 +123,7 @@ def test_an_influence_of_images_that_was_cut_off_at_zero_is_told_as_a_bound() ->
     # Every image is as hard for both: seeds alone flip them, and this draw's estimate is negative.
     rng = np.random.default_rng(2)
     study = results({name: {seed: rng.random(736) < 0.6 for seed in (1, 2, 3)} for name in "AB"})
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     assert pair.difference is not None
     assert pair.difference.images == 0
     (folded,) = (part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary)
@@ -160,4 +160,4 @@ def test_the_chart_shows_undecided_pairs_hollow() -> None:
     study = made(Swin=FIVE, ViT=minus(FIVE, 5), Other=FIVE)
     (axes,) = figures.differences(study, drawing.NARROW).axes
     filled = [line.get_fillstyle() == "full" for line in axes.lines if line.get_marker() not in ("None", "", None)]
-    assert filled == [pair.settled for pair in study.pairs]
+    assert filled == [pair.settled for pair in study.verdict.pairs]

@@ -120,10 +120,10 @@ def test_a_watched_study_looks_at_whole_seeds(
     before, _ = results_of(path, root)
     assert len(before.finished) == 5
     assert before.failures == []
-    assert before.watch.looks == []
+    assert before.verdict.watch.looks == []
     compare(path, root, program=FAKE_PROGRAM)
     after, _ = results_of(path, root)
-    assert len(after.watch.looks) >= 1
+    assert len(after.verdict.watch.looks) >= 1
     assert all(len(result.parts) == 3 for result in after.finished)
 
 

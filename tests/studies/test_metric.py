@@ -57,7 +57,7 @@ def test_the_lower_error_wins_with_its_interval_over_seeds() -> None:
     assert [result.variant for result in study.ranking] == ["A", "B"]
     assert verdict(study).startswith("A is better than B by 0.502 (")
     assert remarks(study) == []
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     assert pair.lead == pytest.approx(np.mean(B) - np.mean(A))
     # Only seeds vary: the interval is Welch's.
     low, high = ttest_ind(B, A, equal_var=False).confidence_interval(0.95)
@@ -311,7 +311,8 @@ def test_values_by_image_make_the_interval_one_over_images_too() -> None:
         without.append(known)
     by_image, by_seed = (dataclasses.replace(study, finished=finished) for finished in (with_values, without))
     assert (by_image.by_image, by_seed.by_image) == (True, False)
-    widths = [study.pairs[0].interval.high - study.pairs[0].interval.low for study in (by_image, by_seed)]
+    intervals = [study.verdict.pairs[0].interval for study in (by_image, by_seed)]
+    widths = [interval.high - interval.low for interval in intervals]
     assert widths[0] == pytest.approx(2 * 1.96 * np.sqrt((hard[0] - hard[1]).var(ddof=1) / 200), rel=0.1)
     assert widths[1] < widths[0] / 10
     assert [dataclasses.replace(study, finished=[*with_values[:-1], without[-1]]).by_image] == [False]
@@ -328,7 +329,7 @@ def test_a_ratio_is_compared_by_its_logarithm_and_a_lead_is_a_factor() -> None:
     logs = [np.log(values) for values in growth.values()]
     expected = ttest_ind(logs[1], logs[0], equal_var=False)
     low, high = np.exp(expected.confidence_interval())
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     assert pair.p == pytest.approx(expected.pvalue)
     geometric = np.exp(logs[1].mean() - logs[0].mean())
     assert f"A is better than B by a factor of {geometric:.2f} ({low:.2f} to {high:.2f})" in verdict(study)

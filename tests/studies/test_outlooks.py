@@ -66,7 +66,7 @@ def test_a_settled_study_has_no_outlook() -> None:
 def test_after_many_seeds_what_is_excluded_is_told() -> None:
     ten = [0.95, 0.951, 0.949, 0.95, 0.952, 0.95, 0.95, 0.948, 0.951, 0.95]
     study = results({"A": seeds(ten), "B": seeds(ten[::-1], 50)})
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     limit = f"{100 * max(-pair.interval.low, pair.interval.high):.1f}"
     assert lines(study)[0] == f"Undecided after 10 seeds; a true difference above {limit} points is excluded."
 

@@ -83,7 +83,7 @@ def test_a_paired_test_ranks_by_the_seeds_that_it_compares() -> None:
     study = dataclasses.replace(study, study=dataclasses.replace(study.study, test="paired"))
     assert [result.variant for result in study.ranking] == ["B", "A"]
     assert [len(result.runs) for result in study.ranking] == [4, 4]
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     assert pair.lead == pytest.approx(0.003)
     assert pair.interval.low < 0.003 < pair.interval.high
 
@@ -95,8 +95,8 @@ def test_a_failure_that_no_look_uses_is_none() -> None:
     grown = dataclasses.replace(study.study, seeds=list(range(8)), looks=(3, 4, 8))
     late = dataclasses.replace(study.finished[0].run, seed=7)
     study = dataclasses.replace(study, study=grown, failures=[Outcome(late, "incomplete run")])
-    assert study.watch is not None
-    assert study.watch.stop == "decided"
+    assert study.verdict.watch is not None
+    assert study.verdict.watch.stop == "decided"
     assert study.used().failures == []
 
 
@@ -112,7 +112,7 @@ def test_where_runs_are_not_validated_there_is_no_time_to_a_score() -> None:
 def test_a_paired_test_compares_no_variants_without_a_common_seed() -> None:
     study = results({"A": {1: right(0.9), 2: right(0.91)}, "B": {3: right(0.8), 4: right(0.81)}})
     study = dataclasses.replace(study, study=dataclasses.replace(study.study, test="paired"))
-    (pair,) = study.pairs
+    (pair,) = study.verdict.pairs
     assert pair.difference is None
     assert not pair.settled
 
@@ -123,10 +123,10 @@ def test_a_variant_that_left_the_race_stays_behind_those_that_beat_it() -> None:
     study = results({name: {s: right(x, seed=s) for s, x in enumerate(own)} for name, own in accuracies.items()})
     grown = dataclasses.replace(study.study, seeds=[0, 1, 2, 3, 4, 5], looks=(4, 5, 6))
     study = dataclasses.replace(study, study=grown)
-    assert study.watch is not None
-    assert set(study.watch.settled) == {(0, 1), (2, 1)}
+    assert study.verdict.watch is not None
+    assert set(study.verdict.watch.settled) == {(0, 1), (2, 1)}
     assert study.ranking[-1].variant == "B"
-    for pair in study.pairs:
+    for pair in study.verdict.pairs:
         if "B" in (pair.better.name, pair.worse.name):
             assert pair.settled
             assert pair.worse.name == "B"

@@ -14,7 +14,7 @@ def test_a_clear_lead_is_called_better_with_its_interval() -> None:
     text = plain(verdict(results(AHEAD)))
     assert text.startswith("Swin is better than ViT by 5.0 points (")
     assert "(6 seeds each)" in text
-    (pair,) = results(AHEAD).pairs
+    (pair,) = results(AHEAD).verdict.pairs
     assert 0.035 < pair.interval.low < 0.047
     assert 0.053 < pair.interval.high < 0.065
     assert outlooks(results(AHEAD)) == []
@@ -30,8 +30,8 @@ def test_between_equal_variants_there_is_no_winner_yet() -> None:
     text = plain(verdict(tied))
     assert text.startswith("No winner yet (3 seeds each)")
     assert "by 0.0 points (−" in text  # with the interval of the lead
-    assert tied.pairs[0].interval.low < 0 < tied.pairs[0].interval.high
-    assert not tied.pairs[0].settled
+    assert tied.verdict.pairs[0].interval.low < 0 < tied.verdict.pairs[0].interval.high
+    assert not tied.verdict.pairs[0].settled
 
 
 def test_what_a_study_would_have_found_is_told() -> None:

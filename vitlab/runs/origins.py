@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vitlab.config import Config, weights_of
+from vitlab.config import Config, texts_of, weights_of
 from vitlab.objectives.objective import weights_path
 
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
@@ -59,7 +59,7 @@ def sources(config: Config) -> dict[str, dict[str, str]]:
     The hash is of the class's module and of the modules from the same folder that are loaded, which it may use.
     """
     own: dict[str, dict[str, str]] = {}
-    for path in sorted(set(_strings(config))):  # a class path, or a class as a value, like `block: my.Block`
+    for path in sorted({text for text, _ in texts_of(config)}):  # a class path, or a class as a value: `my.Block`
         module = sys.modules.get(path.rpartition(".")[0])
         file = getattr(module, "__file__", None)
         if module is not None and file is not None and _package(module) not in PACKAGES:
@@ -107,14 +107,6 @@ def _hash(contents: Iterable[bytes]) -> str:
     for content in contents:
         digest.update(hashlib.blake2b(content).digest())
     return digest.hexdigest()[:DIGITS]
-
-
-def _strings(node: Any) -> Iterator[str]:
-    """Yield every text in a configuration."""
-    if isinstance(node, str):
-        yield node
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
-        yield from _strings(value)
 
 
 def _package(module: ModuleType) -> str:

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from referee.verdict import Pair
+
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results.table import Pair, StudyResults, VariantResult
+from vitlab.studies.results.table import StudyResults, VariantResult
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Results:
     @property
     def pairs(self) -> list[Pair]:
         """Every two variants: their difference with its interval, and whether it is settled."""
-        return self.details.pairs
+        return self.details.verdict.pairs
 
 
 class Study:

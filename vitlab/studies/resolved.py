@@ -131,7 +131,7 @@ class ResolvedStudy:
 
     def next_runs(self, results: StudyResults) -> list[Run]:
         """Return the runs of the next look, none if the study has ended."""
-        watch, variants = results.watch, list(self.study.variants)
+        watch, variants = results.verdict.watch, list(self.study.variants)
         missing = [] if watch is None or watch.stop else watch.missing
         return [run for run in self.runs if (variants.index(run.variant), str(run.seed)) in missing]
 
@@ -146,6 +146,6 @@ class ResolvedStudy:
         while runs := self.next_runs(results):
             outcomes |= {outcome.run: outcome for outcome in train(runs)}
             results = self.results([*outcomes.values()])
-            if results.watch and not results.watch.stop:
+            if results.verdict.watch and not results.verdict.watch.stop:
                 show(results)
         return [*outcomes.values()]

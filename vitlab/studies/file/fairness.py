@@ -1,10 +1,10 @@
 """What kind of setting a key of the configuration is: a comparison of architectures may differ in one kind only."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
-from vitlab.config import ABSENT, HARMLESS, Config, flatten, short
+from vitlab.config import ABSENT, HARMLESS, Config, flatten, short, texts_of
 
 FROM_DATA = r"^model\.backbone\.(img_size|in_chans|num_classes)$"  # an experiment refuses other values than the data's
 
@@ -61,18 +61,8 @@ def said(key: str) -> str:
 
 def own_classes(config: Config, recorded: Collection[str] = ()) -> list[str]:
     """Return the class paths in a configuration from outside `PACKAGES`, and those that a run recorded by hash."""
-    return sorted({text for text, named in _texts(config) if text in recorded or (named and _is_own(text))})
+    return sorted({text for text, named in texts_of(config) if text in recorded or (named and _is_own(text))})
 
 
 def _is_own(path: str) -> bool:
     return "." in path and path.partition(".")[0] not in PACKAGES
-
-
-def _texts(node: Any, key: object = "") -> Iterator[tuple[str, bool]]:
-    """Yield every text in a configuration, and whether it is the value of a `class_path`."""
-    if isinstance(node, str):
-        yield node, key == "class_path"
-    elif isinstance(node, list):
-        node = dict(enumerate(node))
-    for inner, value in node.items() if isinstance(node, dict) else ():
-        yield from _texts(value, inner)

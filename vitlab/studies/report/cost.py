@@ -33,9 +33,8 @@ def cost_remarks(results: StudyResults) -> list[str]:
 
 def costlier(results: StudyResults) -> list[str]:
     """Name what the winner costs, where it is more than COSTLIER times what a variant costs that it beats."""
-    beaten = {
-        pair.worse.name for pair in results.pairs if pair.settled and pair.better.name == results.ranking[0].variant
-    }
+    best = results.ranking[0].variant
+    beaten = {pair.worse.name for pair in results.verdict.pairs if pair.settled and pair.better.name == best}
     if not beaten:
         return []
     own = _costs_of(results.ranking[0], results)
@@ -137,7 +136,7 @@ def _table_of_variants(results: StudyResults) -> Table:
     rows = []
     for result in results.ranking:
         cost, measured_speed = results.costs.get(result.variant), result.mean("images_per_second")
-        score = results.metric.text(result.score.mean, results.digits)
+        score = results.metric.text(result.score.mean, results.verdict.digits)
         in_runs = NONE if math.isnan(measured_speed) else f"{measured_speed:,.0f}"
         cells = ["not measured", NONE, NONE, in_runs]
         if cost is not None:

@@ -102,7 +102,7 @@ def _places(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> list[Part
     for place, results in zip(axis.places, grid, strict=True):
         scores = {}
         for result in results.ranking:
-            interval, digits = interval_of(result.judged, results.outcomes.dependence), results.digits
+            interval, digits = interval_of(result.judged, results.outcomes.dependence), results.verdict.digits
             scores[result.variant] = f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}"
         knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
         rows.append(Row(number(place.x), [*(scores.get(variant, NONE) for variant in study.variants), knn]))

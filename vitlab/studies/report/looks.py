@@ -44,6 +44,6 @@ def append_look(results: StudyResults, folder: Path) -> None:
 
 def look_of(results: StudyResults) -> str:
     """Return which look this is, like "Look 4 of at most 7"; empty for a fixed list of seeds."""
-    if results.watch is None:
+    if results.verdict.watch is None:
         return ""
-    return f"Look {len(results.watch.looks)} of at most {len(results.study.looks)}"
+    return f"Look {len(results.verdict.watch.looks)} of at most {len(results.study.looks)}"

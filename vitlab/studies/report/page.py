@@ -89,16 +89,17 @@ def _drawings(
     if results.study.claim is not None:
         charts.append(chart_of(results.study.claim, results.verdict))
     charts.append(tuning_chart(results))
-    if results.metric.one_class and (results.watch is None or results.watch.stop is not None):  # else it is not over
+    watch = results.verdict.watch
+    if results.metric.one_class and (watch is None or watch.stop is not None):  # else it is not over
         charts.append(heat_chart(results, images))
     return {chart.name: drawing.draw(chart, results, folder) for chart in charts if chart is not None}
 
 
 def _looks(results: StudyResults) -> list[str]:
     """State at which look a growing study is, and why it ended; nothing for a fixed list of seeds."""
-    if results.watch is None:
+    if results.verdict.watch is None:
         return []
-    end = ENDS.get(results.watch.stop or "", "")
+    end = ENDS.get(results.verdict.watch.stop or "", "")
     which = "Each look tests" if results.study.margin is None else "Levels rise with the seeds; this look tests"
     level = f"{which} at the level {results.verdict.level:.3f}"
     return [f"{look_of(results)}{end}. {level}, so that all looks together make at most 5{SPACE}% false claims."]
@@ -119,7 +120,7 @@ def _summary(results: StudyResults) -> list[str]:
         over = f"seeds and {counted(int(groups.max()) + 1, 'group')} of test images"
     if not metric.is_accuracy:
         unit = f"test {metric.name} ({'higher' if metric.mode == 'max' else 'lower'} is better)"
-    simultaneous = "simultaneous " if len(results.pairs) > 1 else ""
+    simultaneous = "simultaneous " if len(results.verdict.pairs) > 1 else ""
     intervals = any(len(result.runs) > 1 for result in results.ranking)
     return [
         f"{counted(len(results.ranking), 'variant')}, {_seeds(results)} each, "

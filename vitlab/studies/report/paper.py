@@ -110,13 +110,13 @@ def _tested(results: StudyResults) -> list[str]:
     if not tested:
         return []
     adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
-    extended = results.watch is None and results.earlier_plans
+    extended = results.verdict.watch is None and results.earlier_plans
     level = percent(verdict.level, 1) if extended else 5
     lines.append(f"Pairs were compared at a level of {level}{SPACE}%{adjusted}; chance is {chance(verdict)}.")
     if extended:
         looks = joined([*map(str, results.earlier_plans)])
         lines.append(f"Seeds were added after looks at {looks} of them, for which the level is lower.")
-    if results.watch is not None:
+    if results.verdict.watch is not None:
         first, last = results.study.looks[0], results.study.looks[-1]
         lines.append(
             f"The study was planned for {first} to {last} seeds and tested after each from seed {first} on, the last "

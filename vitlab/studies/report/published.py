@@ -60,7 +60,7 @@ def _word(score: Interval, value: float, results: StudyResults) -> str:
 
 def published_parts(results: StudyResults) -> list[Part]:
     """Return the table, and how it is read; nothing where no variant has a published figure."""
-    digits, rows = results.digits, []
+    digits, rows = results.verdict.digits, []
     index = {result.variant: result.index for result in results.ranking}
     for each in compared(results):
         here = f"{each.score.mean:.{digits}f} [{each.score.low:.{digits}f}, {each.score.high:.{digits}f}]"

@@ -160,7 +160,8 @@ def _selected(results: StudyResults) -> Iterator[str]:
 
 def _settled_leaders(results: StudyResults) -> list[VariantResult]:
     """Return the variants that are better than another one."""
-    return [result for result in results.ranking if any(p.settled and p.better is result.judged for p in results.pairs)]
+    better = [pair.better for pair in results.verdict.pairs if pair.settled]
+    return [result for result in results.ranking if any(each is result.judged for each in better)]
 
 
 def _survivors(result: VariantResult, results: StudyResults) -> str:
@@ -319,7 +320,7 @@ FURTHER: tuple[Kind, ...] = (
 def _score(value: float | None, results: StudyResults) -> str:
     if value is None or math.isnan(value):
         return "no score"
-    return results.metric.text(value, results.digits) + (f"{SPACE}%" if results.metric.is_accuracy else "")
+    return results.metric.text(value, results.verdict.digits) + (f"{SPACE}%" if results.metric.is_accuracy else "")
 
 
 def _range(values: Sequence[int]) -> str:

@@ -127,7 +127,7 @@ def _averaged(results: StudyResults) -> bool:
 
 def _ranked_rows(results: StudyResults) -> list[Row]:
     """Return the variants and the baselines by score."""
-    metric, digits, seeds = results.metric, results.digits, len(results.study.seeds)
+    metric, digits, seeds = results.metric, results.verdict.digits, len(results.study.seeds)
     rows: list[tuple[float, int, Row]] = []  # to be sorted: score, 1 for a baseline
     untrained: dict[float, list[str]] = {}
     for result in results.ranking:
@@ -164,7 +164,8 @@ def _run_rows(results: StudyResults) -> list[Row]:
     for result in results.ranking:
         for run in result.runs:
             nll_ece = [signed(run.nll, 3), percent(run.ece, 1)] if results.metric.one_class else []
-            cells = [str(run.run.seed), results.metric.text(run.score, results.digits), *nll_ece, clock(run.seconds)]
+            score = results.metric.text(run.score, results.verdict.digits)
+            cells = [str(run.run.seed), score, *nll_ece, clock(run.seconds)]
             rows.append(row_of(result, *cells, marks=_below_baselines(results, run.score, run.untrained)))
     return rows + [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
 
@@ -200,7 +201,7 @@ def _below_baselines(results: StudyResults, score: float, untrained: float | Non
 
 def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric, rows = results.metric, []
-    digits = 1 if metric.is_accuracy else results.digits
+    digits = 1 if metric.is_accuracy else results.verdict.digits
     curves = Figure(
         drawings["learning_curves"],
         "Line: mean over seeds. Band: minimum to maximum over seeds."

@@ -93,7 +93,7 @@ def _scores_by_seed(results: StudyResults, tuning: Tuning) -> list[Part]:
 def _scores_of_all(results: StudyResults, tuning: Tuning) -> list[Part]:
     """Return the scores of a grid that was tried once for all seeds."""
     metric, choices = results.metric, results.choices
-    error = metric.difference(max(choice.error for choice in choices), results.digits)
+    error = metric.difference(max(choice.error for choice in choices), results.verdict.digits)
     seeds = choices[0].seeds
     of_seeds = f", mean over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
     rule = (
@@ -115,7 +115,7 @@ def _scores(choice: Choice, results: StudyResults) -> list[Cell]:
         Cell(
             "failed"
             if trial.score is None
-            else results.metric.text(trial.score, results.digits) + (f"{SPACE}≈" if trial in near else ""),
+            else results.metric.text(trial.score, results.verdict.digits) + (f"{SPACE}≈" if trial in near else ""),
             bold=trial == choice.chosen,
         )
         for trial in choice.trials
@@ -171,7 +171,7 @@ def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> I
         yield f"Tuning {variant} failed with {values}{seeds and f' ({seeds})'}."
     for choice in choices:
         if len(choice.ties) > 1 and choice.seed is None:  # within seeds, the intervals include this noise
-            error = results.metric.difference(choice.error, results.digits)
+            error = results.metric.difference(choice.error, results.verdict.digits)
             shared = f" It has {choice.chosen.text} in common with others." if choice.chosen != choice.best else ""
             yield (
                 f"Tuning does not tell {_values(choice.ties)} apart for {variant}: its best values are within a "
@@ -244,8 +244,8 @@ def _chosen_trials(results: StudyResults, tuning: Tuning) -> list[Part]:
             choice.variant,
             [
                 *(as_yaml(_short(value)) for value in choice.chosen.settings.values()),
-                metric.text(choice.chosen.score or 0.0, results.digits),
-                metric.text(choice.chosen.test or 0.0, results.digits),
+                metric.text(choice.chosen.score or 0.0, results.verdict.digits),
+                metric.text(choice.chosen.test or 0.0, results.verdict.digits),
                 percent(sensitivity(scores[choice.variant].validation, POINT), 0) if metric.is_accuracy else NONE,
             ],
             list(results.study.variants).index(choice.variant),

@@ -35,7 +35,7 @@ def write_claim(results: StudyResults, folder: Path) -> None:
         "p": p_of_claim(verdict.relations) if verdict.relations and is_tested else None,
         "here": [f"{order}: {lead} {interval}" for order, lead, interval, *_ in deciding(claim, verdict)],
         "files": results.study.digest,
-        "ended": not results.failures and (results.watch is None or results.watch.stop is not None),
+        "ended": not results.failures and (results.verdict.watch is None or results.verdict.watch.stop is not None),
         "minutes": seconds / 60 / runs_at_once(results),
     }
     write_text(folder / "claim.json", json.dumps(record))
@@ -53,7 +53,7 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "claim": None if claim is None else {"sentence": claim.sentence, "word": verdict.word},
         **{key: record[key] for key in ("metric", "test", "level")},
         "margin": study.margin,
-        "look": record["look"] if results.watch else looks,
+        "look": record["look"] if results.verdict.watch else looks,
         "of": len(study.looks) or looks,
         "stop": record["stop"],
         "seeds": study.seeds,

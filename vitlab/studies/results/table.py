@@ -12,8 +12,7 @@ from referee.claim import Line
 from referee.judging import of_trainings
 from referee.outcomes import Outcomes
 from referee.outcomes import Run as Row
-from referee.statistics.sequential import Watch
-from referee.verdict import Design, Pair, Verdict
+from referee.verdict import Design, Verdict
 
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
@@ -124,21 +123,6 @@ class StudyResults:
         runs = {(result.run.variant, str(result.run.seed)): result for result in self.finished}
         return [VariantResult(v, [runs[v.name, run.seed] for run in v.runs]) for v in self.verdict.ranking]
 
-    @property
-    def pairs(self) -> list[Pair]:
-        """Every two variants, in the order of the ranking."""
-        return self.verdict.pairs
-
-    @property
-    def digits(self) -> int:
-        """The decimals with which scores are shown."""
-        return self.verdict.digits
-
-    @property
-    def watch(self) -> Watch | None:
-        """The looks at a study that grows until it is settled; None for a fixed list of seeds."""
-        return self.verdict.watch
-
     @cached_property
     def earlier_plans(self) -> tuple[int, ...]:
         """The numbers of seeds of shorter lists after which this study was reported, and then extended."""
@@ -147,9 +131,10 @@ class StudyResults:
 
     def used(self) -> "StudyResults":
         """Return these results without the runs that no look uses, because their variant was settled before."""
-        if self.watch is None or not self.watch.looks:
+        watch = self.verdict.watch
+        if watch is None or not watch.looks:
             return self
-        count = {variant: self.watch.trained[index] for index, variant in enumerate(self.study.variants)}
+        count = {variant: watch.trained[index] for index, variant in enumerate(self.study.variants)}
 
         def looked_at(run: Run) -> bool:
             return run.seed in self.study.seeds[: count[run.variant]]
