@@ -30,8 +30,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         for changes in (
             {},
             {"img_size": (32, 48)},
-            {"window_size": 7},  # does not divide the map: padded
-            {"img_size": 18, "patch_size": 2},  # odd maps: 9, 5, 3
+            {"img_size": 24, "patch_size": 2},  # maps 12, 6, 3; windows of 4 do not divide the second: padded
+            {"img_size": 18, "patch_size": 2, "window_size": 9},  # odd maps: 9, 5, 3
             {"window_size": (4, 2)},
             {"window_size": (8, 4, 2)},
             {"window_size": 32},  # larger than any map: clamped, no shift
@@ -106,7 +106,7 @@ def test_other_image_sizes_are_timms_dynamic_sizes(family: str, changes: dict[st
     theirs = shake(TIMM[family](dynamic_img_size=True, **changes)).eval()
     ours = SMALL[family](**changes).eval()
     ours.load_state_dict(theirs.state_dict())
-    for size in [(16, 16), (24, 40), (12, 20)]:
+    for size in [(16, 16), (24, 40), *([(12, 20)] if family == "vit" else [])]:
         x = torch.randn(2, 3, *size)
         assert relative_error(ours(x), theirs(x)) < 1e-5, size
 

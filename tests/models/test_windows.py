@@ -6,7 +6,9 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformerBlock, get_relative_position_index
 from timm.models.swin_transformer import window_partition as timm_partition
+from torchvision.models.swin_transformer import shifted_window_attention
 
+from tests.models.small_models import SMALL, shake
 from vitlab.models.bias_tables import relative_position_index, resize_bias_table
 from vitlab.models.stages import merge_2x2, stage_maps, stage_windows
 from vitlab.models.swin_v2 import ContinuousBias
@@ -60,6 +62,26 @@ def test_shift_mask_of_the_smallest_map_keeps_the_four_quarters_apart() -> None:
 def test_shift_mask_is_timms(size: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> None:
     block = SwinTransformerBlock(8, size, num_heads=1, window_size=window, shift_size=shift)
     assert torch.equal(shift_mask(size, window, shift), block.attn_mask)
+
+
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+@pytest.mark.parametrize(("size", "window"), [((12, 12), 7), ((9, 13), 4), ((8, 8), 7), ((5, 6), 4)], ids=str)
+def test_a_shifted_map_that_windows_do_not_divide_is_attended_to_as_by_torchvision(
+    size: tuple[int, int], window: int, family: str
+) -> None:
+    """timm rolls before it pads, so that opposite ends of such a map attend to each other."""
+    model = shake(SMALL[family](img_size=(2 * size[0], 2 * size[1]), window_size=window)).double()
+    block = model.layers[0].blocks[1]
+    attn, x = block.attn, torch.randn(2, *size, 8, dtype=torch.float64)
+    if family == "swin":
+        own = {"qkv_bias": attn.qkv.bias}
+    else:
+        zero = torch.zeros_like(attn.q_bias)
+        own = {"qkv_bias": torch.cat([attn.q_bias, zero, attn.v_bias]), "logit_scale": attn.logit_scale}
+    places = [window, window], attn.num_heads, [window // 2, window // 2]
+    weights = attn.qkv.weight, attn.proj.weight, attn.bias().unsqueeze(0)
+    expected = shifted_window_attention(x, *weights, *places, proj_bias=attn.proj.bias, **own)
+    torch.testing.assert_close(block.attend(x), expected)
 
 
 def test_two_tokens_that_only_the_roll_brought_together_do_not_see_each_other() -> None:

@@ -1,7 +1,7 @@
 """Attention within shifted windows: the geometry and the modules that Swin and Swin v2 share.
 
-A map of H × W tokens is cut into windows of wh × ww = N tokens. Shifted blocks roll the map first, so that windows
-straddle the previous borders; a mask separates tokens that only the roll made neighbors.
+A map of H × W tokens is padded and cut into windows of wh × ww = N tokens. Shifted blocks roll it before, so that
+windows straddle the previous borders; a mask separates tokens that only the roll made neighbors.
 """
 
 import math
@@ -83,12 +83,19 @@ def in_windows(
     shift: Size,
     mask: Float[Tensor, "nW N N"] | None,
 ) -> Float[Tensor, "B2 H W C2"]:
-    """Roll maps by `shift`, pad them to whole windows, apply `attn`, and undo both."""
+    """Pad maps to whole windows, roll them by `shift`, apply `attn`, and undo both.
+
+    In this order, as in the official code for detection and in torchvision. timm 1.0 rolls first: the padding then lies
+    between the rows that the mask is to separate, and opposite ends of the map attend to each other.
+    """
     H, W = x.shape[1], x.shape[2]
+    x = pad_to_windows(x, window)
     if any(shift):
         x = torch.roll(x, (-shift[0], -shift[1]), dims=(1, 2))
-    x = attn(pad_to_windows(x, window), mask)[:, :H, :W]
-    return torch.roll(x, shift, dims=(1, 2)) if any(shift) else x
+    x = attn(x, mask)
+    if any(shift):
+        x = torch.roll(x, shift, dims=(1, 2))
+    return x[:, :H, :W]
 
 
 def attend(
