@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -15,7 +16,7 @@ from vitlab import Experiment
 from vitlab.commands.dispatch import run
 from vitlab.models import ImageModel, TimmModel
 from vitlab.models.stored import build
-from vitlab.models.weights import save_weights
+from vitlab.models.weights import load_weights, save_weights
 
 NAMES = [
     "resnet18",
@@ -146,3 +147,34 @@ def test_weights_come_from_a_file_and_a_head_of_other_size_stays_new(tmp_path: P
 def test_importing_the_models_does_not_import_timm() -> None:
     code = "import sys, vitlab.models.weights; assert not {'timm', 'lightning', 'wandb'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("name", "old"), [("vit_tiny_patch16_dinov3_qkvb", "gamma_1"), ("levit_128s", None)])
+def test_own_names_and_other_classes_of_any_family_are_understood(name: str, old: str | None, tmp_path: Path) -> None:
+    """DINOv3's layer scales have the names of DeiT III's files; LeViT's classifier is `head.linear`."""
+    sizes: dict[str, Any] = {"model_kwargs": {"depth": 1}} if name.startswith("vit") else {}
+    source = TimmModel(name, num_classes=4, **sizes)
+    assert old is None or any(key.endswith(old) for key in source.state_dict())
+    save_weights(source, tmp_path / "a.safetensors")
+    report = load_weights(TimmModel(name, num_classes=4, **sizes), tmp_path / "a.safetensors")
+    assert not report.missing
+    report = load_weights(TimmModel(name, num_classes=6, **sizes), tmp_path / "a.safetensors")
+    assert set(report.missing) == set(report.unexpected)
+    assert all(key.startswith("head") for key in report.missing)
+
+
+def test_a_file_of_before_batch_norms_counted_is_read(tmp_path: Path) -> None:
+    """PyTorch reads such files, too; the counters change nothing."""
+    source = TimmModel("resnet18", num_classes=4)
+    state = {name: tensor for name, tensor in source.net.state_dict().items() if "num_batches" not in name}
+    torch.save(state, tmp_path / "old.pth")
+    assert not load_weights(TimmModel("resnet18", num_classes=4), tmp_path / "old.pth").missing
+
+
+def test_a_size_that_timm_does_not_take_is_refused_with_the_argument_that_lets_it() -> None:
+    sizes: dict[str, Any] = {"num_classes": 2, "img_size": 64}
+    depth = {"depth": 1}
+    with pytest.raises(ValueError, match=r"VisionTransformer takes no images of 32 px .*dynamic_img_size: true"):
+        TimmModel("vit_tiny_patch16_224", model_kwargs=depth, **sizes).check(32)
+    TimmModel("vit_tiny_patch16_224", model_kwargs={**depth, "dynamic_img_size": True}, **sizes).check(32)
+    TimmModel("resnet18", num_classes=2).check(32)

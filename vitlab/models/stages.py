@@ -55,7 +55,7 @@ def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]
 
 
 def stage_windows(window_size: int | Sequence[int], num_stages: int) -> list[Size]:
-    """Return (height, width) of each stage's window, from one side, one [height, width], or one side per stage."""
+    """Return (height, width) of each stage's window, from one side, [height, width], or three or more stages' sides."""
     sides = [window_size] * num_stages if isinstance(window_size, int) else list(window_size)
     windows = [(sides[0], sides[1])] * num_stages if len(sides) == 2 else [(side, side) for side in sides]
     if len(windows) != num_stages or any(side < 1 for window in windows for side in window):

@@ -100,8 +100,8 @@ class SwinTransformer(StagedTransformer):
     """Encode an image at ever coarser resolutions with blocks that attend within shifted windows.
 
     Args:
-        window_size: one side for all stages, [height, width], or one side per stage. A window larger than its map is
-            clamped to it and not shifted; a map that the window does not divide is padded.
+        window_size: one side for all stages, [height, width], or one side per stage of three or more. A window larger
+            than its map is clamped to it and not shifted; a map that the window does not divide is padded.
         shift: false shifts no block's windows.
         position_bias: a table as published, or `none` or `absolute` of the paper's Table 4.
         table_resize: how loading resizes the tables of another window: bicubic as Swin's fine-tuning, or geometric, as

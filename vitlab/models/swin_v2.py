@@ -207,8 +207,8 @@ class SwinTransformerV2(StagedTransformer):
     """Encode an image at ever coarser resolutions with blocks that attend within shifted windows.
 
     Args:
-        window_size: one side for all stages, [height, width], or one side per stage. A window larger than its map is
-            clamped to it and not shifted; a map that the window does not divide is padded.
+        window_size: one side for all stages, [height, width], or one side per stage of three or more. A window larger
+            than its map is clamped to it and not shifted; a map that the window does not divide is padded.
         shift: false shifts no block's windows.
         pretrained_window_sizes: the window of each stage in the pre-training, after clamping ([12, 12, 12, 6] for
             192 px and window 12), or 0. Without it a larger window is interpolated.

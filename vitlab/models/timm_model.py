@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.backbone import ImageModel
+from vitlab.models.backbone import ImageModel, in_eval_mode
 from vitlab.models.intermediates import FeatureInfo, Indices, taken
 from vitlab.models.layers import pair
 
@@ -23,7 +23,10 @@ class TimmModel(ImageModel):
         small_stem: a ResNet's stem keeps the resolution of small images: its first convolution has stride 1, and no
             pooling follows.
         pretrained: download timm's weights; `checkpoint_path` reads a file instead.
-        model_kwargs: further arguments of the model, by timm's names.
+        model_kwargs: further arguments of the model, by timm's names. For views or images of several sizes a ViT needs
+            `dynamic_img_size: true`, a Swin `strict_img_size: false`.
+
+    A file of another image size or window is not resized, as `pretrained` is: give the file's `img_size`.
     """
 
     net: Any  # a module; timm's models have no common type with forward_head
@@ -80,6 +83,19 @@ class TimmModel(ImageModel):
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
 
+    @torch.no_grad()
+    def check(self, size: int | tuple[int, int]) -> None:
+        """Raise a ValueError unless the model takes images of this size in pixels."""
+        black = torch.zeros(1, self.in_chans, *pair(size), device=next(self.parameters()).device)
+        try:
+            with in_eval_mode(self):
+                self.embed(black)
+        except AssertionError as error:
+            raise ValueError(
+                f"{type(self.net).__name__} takes no images of {size} px ({error}). In the backbone, set model_kwargs: "
+                "{dynamic_img_size: true} (ViT) or {strict_img_size: false} (Swin), or take images of one size."
+            ) from None
+
     @property
     def feature_info(self) -> list[FeatureInfo]:
         """timm's; nothing for its few models without maps. A `small_stem` leaves out two of the halvings."""
@@ -124,6 +140,14 @@ class TimmModel(ImageModel):
     def head_parameters(self) -> list[nn.Parameter]:
         heads = self.net.get_classifier()
         return [p for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()]
+
+
+def normalization_of(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return mean and standard deviation of the images that timm's weights of a name expect; None where not known."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return (tuple(cfg.mean), tuple(cfg.std)) if cfg and cfg.mean and cfg.std else (None, None)
 
 
 def keep_resolution(net: Any) -> None:

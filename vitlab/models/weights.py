@@ -8,7 +8,7 @@ import argparse
 import pickle
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     own = target.state_dict()
     file, prefix = _encoder_in(path, own, prefix)
     part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
-    encoder = convert_names(part) | _from_rectangle(target, part, Path(path))
+    encoder = convert_names(part, own) | _from_rectangle(target, part, Path(path))
 
     fitting = {name: _fitted(target, name, tensor, own[name]) for name, tensor in encoder.items() if name in own}
     loaded = {name: tensor for name, tensor in fitting.items() if tensor is not None}
@@ -112,12 +112,14 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
             if encoder[name].shape != own[name].shape
         }
         | _offsets_resized(target, part),
-        missing=[name for name in own if name not in loaded],
+        missing=[
+            name for name in own if name not in loaded and not name.endswith("num_batches_tracked")
+        ],  # of old files
         unexpected=[name for name in encoder if name not in loaded],
         beside=sorted({name.partition(".")[0] for name in file if not name.startswith(prefix)}),
     )
     other_shapes = {name: tuple(encoder[name].shape) for name, tensor in fitting.items() if tensor is None}
-    _refuse_unexplained(report, type(model).__name__, other_shapes)
+    _refuse_unexplained(report, type(model).__name__, other_shapes, _classifier_of(model, target))
     target.load_state_dict({**own, **loaded})
     return report
 
@@ -163,7 +165,8 @@ def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int], p
     """
     own = _with_timm_names(model).state_dict()
     whole, prefix = _encoder_in(path, own, prefix)
-    file = convert_names({name[len(prefix) :]: tensor for name, tensor in whole.items() if name.startswith(prefix)})
+    part = {name[len(prefix) :]: tensor for name, tensor in whole.items() if name.startswith(prefix)}
+    file = convert_names(part, own)
     names = [name for name in own if CLASSIFIER.match(name)]
     if not names or any(name not in file for name in names):
         raise ValueError(f"{path} has no classifier {', '.join(names)}, from which rows could be taken.")
@@ -284,11 +287,12 @@ def _unwrap(content: object, path: Path) -> Weights:
     raise ValueError(f"{path} contains no weights under {', '.join(CONTAINERS)} or at its top; its keys are {keys}.")
 
 
-def convert_names(weights: Weights) -> Weights:
+def convert_names(weights: Weights, own: Container[str] = ()) -> Weights:
     """Return weights under timm's names: from Microsoft's (Swin, Swin v2, SimMIM), Meta's (DeiT III, DINOv2), its own.
 
     Microsoft ends stage i with the patch merging that begins stage i + 1 in timm. DINOv2 with registers adds a position
-    to the class token and none to registers, timm none to either.
+    to the class token and none to registers, timm none to either. A layer scale stays that the model has among its
+    `own` names: timm's BEiT calls it as Meta does.
     """
     microsoft = "layers.0.downsample.reduction.weight" in weights
     if "register_tokens" in weights:
@@ -297,7 +301,9 @@ def convert_names(weights: Weights) -> Weights:
         weights["cls_token"], weights["pos_embed"] = weights["cls_token"] + positions[:, :1], positions[:, 1:]
 
     def rename(name: str) -> str:
-        name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name).replace(".rpe_mlp.", ".cpb_mlp.")
+        if name not in own:
+            name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name)
+        name = name.replace(".rpe_mlp.", ".cpb_mlp.")
         if microsoft:
             name = re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
             name = re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", name)
@@ -341,12 +347,20 @@ def _offsets_resized(model: nn.Module, file: Weights) -> dict[str, tuple[Shape, 
     return {name: (old, new) for name, (old, new) in changes.items() if old != new}
 
 
-def _refuse_unexplained(report: LoadReport, model: str, other_shapes: Mapping[str, Shape]) -> None:
+def _classifier_of(model: nn.Module, target: nn.Module) -> set[str]:
+    """Return the names of the model's own classifier, which timm's families call differently."""
+    own = {id(p) for p in model.head_parameters()} if isinstance(model, ImageModel) else set()
+    return {name for name, parameter in target.named_parameters() if id(parameter) in own}
+
+
+def _refuse_unexplained(
+    report: LoadReport, model: str, other_shapes: Mapping[str, Shape], classifier: Container[str]
+) -> None:
     # MAE's two norms; a classifier that fits has learned behind the norm that it came with.
-    new_norm = not any(FINAL_NORM.match(name) or CLASSIFIER.match(name) for name in report.matched)
+    new_norm = not any(FINAL_NORM.match(n) or CLASSIFIER.match(n) or n in classifier for n in report.matched)
     explained = [CLASSIFIER, LEFTOVERS] + ([FINAL_NORM] if new_norm else [])
-    missing = [n for n in report.missing if not any(rule.match(n) for rule in explained)]
-    unexpected = [n for n in report.unexpected if not any(rule.match(n) for rule in explained)]
+    missing = [n for n in report.missing if n not in classifier and not any(rule.match(n) for rule in explained)]
+    unexpected = [n for n in report.unexpected if n not in classifier and not any(rule.match(n) for rule in explained)]
     if not missing and not unexpected and report.matched:
         return
     shapes = [f"{n} {other_shapes[n]}" for n in missing if n in other_shapes]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitlab import log
 from vitlab.internals import clip_unscaled_gradients, trainer_of
-from vitlab.models import ImageModel
+from vitlab.models import ImageModel, TimmModel
 from vitlab.models.backbone import Backbone, check_attributes
 from vitlab.models.layers import pair
 from vitlab.models.stored import build, stored_section
@@ -182,12 +182,13 @@ class Objective(LightningModule, ABC):
         crops = data.multi_crop.kinds if data.multi_crop else ()
         if self.one_view and sum(each.number for each in crops) > 1:
             raise ValueError(f"{type(self).__name__} sees one view of each image; set data.multi_crop: null.")
-        if not isinstance(self.backbone, Backbone):
-            return
         sizes = [("", size) for size in data.training_shares] + [("data.multi_crop: ", each.size) for each in crops]
         for where, size in sizes:
             try:
-                self.backbone.patch_embed.check(pair(size))
+                if isinstance(self.backbone, Backbone):
+                    self.backbone.patch_embed.check(pair(size))
+                elif isinstance(self.backbone, TimmModel) and pair(size) != self.backbone.img_size:
+                    self.backbone.check(size)
             except ValueError as error:
                 raise ValueError(f"{where}{error}") from None
 

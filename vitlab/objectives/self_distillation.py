@@ -32,8 +32,8 @@ class SelfDistillation(Objective, ABC):
     """Train a backbone towards its own average, which alone is evaluated and exported.
 
     As in the released code of DINO and MSN, everything of two or more dimensions is decayed, also class token,
-    positions and a Swin's position biases. There is no best epoch: the teacher moves, so losses of different epochs are
-    not comparable, and choosing by k-NN accuracy would use labels.
+    positions, a Swin's position biases and Swin v2's temperatures. There is no best epoch: the teacher moves, so losses
+    of different epochs are not comparable, and choosing by k-NN accuracy would use labels.
 
     Args:
         backbone: Its classifier is removed.

@@ -35,8 +35,8 @@ class SimMIM(MaskedPretraining):
         mask_ratio: Fraction of blocks that are hidden, rounded up.
         norm_targets: Side in pixels of the window that normalizes the target: 47 for Swin v2; null: no normalization.
         loss_on: Pixels that the loss is the mean over: the hidden ones, or all.
-        no_decay_positions: Exclude position embeddings and biases from weight decay. The released code intends to, but
-            its exclusions carry a prefix that matches no name.
+        no_decay_positions: Exclude from weight decay what `backbone.no_weight_decay` lists, like position biases. The
+            released code intends to, but its exclusions carry a prefix that matches no name.
         init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
     """
 

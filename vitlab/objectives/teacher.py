@@ -13,6 +13,7 @@ from torch import Tensor
 from vitlab import log
 from vitlab.models import ImageModel, TimmModel
 from vitlab.models.stored import build, stored_section
+from vitlab.models.timm_model import normalization_of
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.output_cache import OutputCache, fingerprint
 
@@ -47,9 +48,10 @@ class Teacher:
     ) -> None:
         if (mean is None) != (std is None):
             raise ValueError(f"teacher.mean is {mean} and teacher.std {std}; give both, or neither for the data's.")
-        if mean is None and isinstance(model, TimmModel):
-            from_timm = weights.startswith("timm/") if weights else model.pretrained
-            mean, std = (model.mean, model.std) if from_timm else (None, None)
+        if mean is None and weights and weights.startswith("timm/"):
+            mean, std = normalization_of(weights.removeprefix("timm/"))
+        elif mean is None and not weights and isinstance(model, TimmModel) and model.pretrained:
+            mean, std = model.mean, model.std
         if model is None and (weights is None or weights.startswith("timm/")):
             raise ValueError(f"teacher.model is null and teacher.weights {weights}; name the model, or give a run's.")
         self._model = model and frozen(model)
