@@ -155,6 +155,12 @@ def test_a_run_does_not_continue_after_images_were_deleted(trained: Path, capsys
     shutil.copytree("photos", "whole")
     for number in range(0, 20, 4):
         Path(f"photos/cat/{number}.png").unlink()
+    shutil.copyfile(trained / "checkpoints/last.ckpt", "other.ckpt")
+    before = sorted((trained / "checkpoints").iterdir())
+    for state in ("none", "other.ckpt"):  # would erase what an interrupted run has
+        assert run("fit", ["--config", "tiny.yaml", "--ckpt_path", state]) == 2
+        assert f"has begun, and --ckpt_path {state} would replace its progress" in capsys.readouterr().err
+    assert sorted((trained / "checkpoints").iterdir()) == before
     for more in ([], ["--ckpt_path", "last"]):
         assert run("fit", ["--config", "tiny.yaml", *more]) == 2
         said = capsys.readouterr().err

@@ -1,5 +1,6 @@
 """When states are written, that they are whole, and what a full disk, a damaged file or a signal does."""
 
+import errno
 import random
 import resource
 import signal
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.kills import OBJECTIVES, after, experiments, forked, last_words
 from vitlab.atomic_files import flaw
@@ -19,6 +20,7 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.runs.checkpoints import AtomicCheckpointIO, BestCheckpoint, Checkpointing, RunCheckpoints
 from vitlab.runs.directory import RunDirectory
 from vitlab.runs.exactness import disagreements
+from vitlab.runs.finite_steps import Check, FiniteSteps
 from vitlab.runs.record import RunRecord
 from vitlab.signals import UNWRITTEN
 
@@ -113,12 +115,14 @@ class _Trainer(SimpleNamespace):
         numbers = {"num_training_batches": 4, "world_size": 1, "estimated_stepping_batches": 40}
         super().__init__(**limits, **numbers, global_step=0, current_epoch=0, should_stop=False, is_last_batch=False)
         self.is_global_zero = True
+        self.callbacks: list[Any] = []
+        self.lightning_module = None
         self.clock, self.saved = clock, []
 
     def save_checkpoint(self, path: Path) -> None:
         self.clock.now += 1
         self.saved.append(self.global_step)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(str(self.global_step))
 
 
@@ -171,6 +175,53 @@ def test_states_that_others_branch_off_are_kept(tmp_path: Path, monkeypatch: pyt
         assert (tmp_path / f"checkpoints/step-{step}.ckpt").read_text() == str(step)
 
 
+def test_a_state_that_cannot_be_kept_is_reported_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vitlab.runs.checkpoints.os.link", full)  # as where there are no links, or no room
+    monkeypatch.setattr("vitlab.runs.checkpoints.shutil.copyfile", full)
+    with caplog.at_level("WARNING", "vitlab"):
+        simulate(monkeypatch, tmp_path, Checkpointing(keep=(6,)), seconds=1)
+        with pytest.raises(SystemExit) as stopped:
+            simulate(monkeypatch, tmp_path / "stop", Checkpointing(keep=(6,), on_failure="stop"), seconds=1)
+    assert stopped.value.code == UNWRITTEN
+    assert "step-6.ckpt could not be kept ([Errno 28] No space left on device)." in caplog.messages[0]
+    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_a_state_before_a_validation_is_said_not_to_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer: Any = _Trainer(_Clock(monkeypatch))
+    callback = RunCheckpoints(tmp_path / "checkpoints", Checkpointing(keep=(2,)))
+    monkeypatch.setattr(callback.signals, "listen", lambda: None)
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
+    trainer.global_step = 2
+    callback.on_train_batch_end(trainer, None, None, None, 1)  # type: ignore[arg-type]
+    with caplog.at_level("WARNING", "vitlab"):
+        callback.on_validation_start(trainer, None)  # type: ignore[arg-type]
+    assert "step 2 is not kept, since a validation follows it" in caplog.text
+
+
+def test_no_state_is_written_after_a_step_that_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the check of the last step may still be on its way; the state would be continued, without that step."""
+    trainer: Any = _Trainer(_Clock(monkeypatch))
+    finite = FiniteSteps("skip")
+    finite._pending = Check(torch.tensor(False), 0, 0, 0)
+    trainer.callbacks = [finite]
+    callback = RunCheckpoints(tmp_path / "checkpoints", Checkpointing())
+    callback._write(trainer)
+    assert finite.state_dict() == {"left_out": 1}
+    finite.action, finite._pending = "stop", Check(torch.tensor(False), 1, 0, 1)
+    trainer.is_global_zero, trainer.saved = False, []
+    with pytest.raises(SystemExit):
+        callback._write(trainer)
+    assert trainer.saved == []
+
+
 def test_a_state_after_the_last_step_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,6 +241,25 @@ def test_a_best_state_needs_a_metric_and_validation(
         with caplog.at_level("WARNING", "vitlab"):
             assert Experiment(tiny(best | changes)).trainer
         assert f"no best.ckpt is kept, since {reason}" in caplog.text.replace("trainer.", "")
+
+
+class LoggedOnce(Callback):
+    """Logs a metric in the first epoch alone."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            pl_module.log("val/once", 0.25)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
+def test_a_metric_of_an_early_epoch_is_in_the_summary_however_often_the_run_was_continued(
+    tiny: Callable[..., Path],
+) -> None:
+    path = tiny({"trainer": {"max_epochs": 3, "callbacks": [f"{__name__}.LoggedOnce"]}})
+    for epoch in (1, 2):
+        with pytest.raises(SystemExit):
+            Experiment(path, f"run.checkpoint.pause_after={epoch}").fit()
+    assert Experiment(path).fit()["val/once"] == 0.25
 
 
 @pytest.mark.slow

@@ -100,6 +100,22 @@ def test_a_wandb_that_cannot_be_imported_is_left_out(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+def test_a_run_of_the_users_that_is_open_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    own = wandb.init(dir=tmp_path, mode="offline", settings=wandb.Settings(silent=True, disable_git=True))
+    logger = UnbreakableWandbLogger(Wandb(), tmp_path, "name", {})
+    logger.start()
+    assert logger.experiment.id == (tmp_path / "wandb" / "run-id.txt").read_text() != own.id
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.finish()
+    own.log({"mine": 1.0})  # which raises once a run is finished
+    own.finish()
+    assert not logger.broken
+
+
+@pytest.mark.slow
 def test_a_continued_run_is_the_same_wandb_run_with_the_whole_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,8 +32,12 @@ def run(arguments: Sequence[str]) -> int:
     experiment = experiment_of(rest)
     experiment.warn_of_other_images()
 
+    import torch
+
     from vitlab.atomic_files import write_text
     from vitlab.evaluation.cost import device_for
+    from vitlab.experiment.same_images import OTHER
+    from vitlab.runs.directory import RunDirectory
 
     pretrained = any(key.startswith("model.init_args.backbone.") for key in weights_of(experiment.config))
     as_built = None if options.protocol or pretrained else copy.deepcopy(experiment.model)
@@ -46,7 +50,10 @@ def run(arguments: Sequence[str]) -> int:
         result = published_protocol(experiment, path, device, options)
         print(f"{path or 'weights as built'}, {result}")
         content, name = asdict(result), f"{name}-{options.protocol}"
-    write_text(experiment.directory / f"probe-{name}.json", json.dumps(content, indent=2))
+    own = path is None or path.resolve().parent == RunDirectory(experiment.directory).checkpoints.resolve()
+    step = 0 if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    folder = experiment.directory if own else experiment.directory / OTHER
+    write_text(folder / f"probe-{name}.json", json.dumps({"step": step, **content}, indent=2))
     return 0
 
 

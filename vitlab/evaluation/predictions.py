@@ -66,7 +66,10 @@ def read_predictions(path: str | Path) -> Predictions:
     except (ValueError, OSError) as error:  # of its end, or of a page
         first, *_ = str(error).splitlines()
         reason = re.sub(r"^Could not open Parquet input source '.*?': ", "", first).partition(". ")[0].rstrip(".")
-        raise ValueError(f"{path} is damaged ({reason}). `test {Path(path).parent}` writes it again.") from None
+        raise ValueError(
+            f"{path} is damaged ({reason}). `test {Path(path).parent}` writes it again; if run.probe tests the run, a "
+            "training with --run.overwrite true does."
+        ) from None
     label = table["label"]
     return Predictions(
         images=table["image"].tolist(),

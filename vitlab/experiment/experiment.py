@@ -46,6 +46,7 @@ from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import RunDirectory, config_file, run_of
 from vitlab.runs.lock import Busy, run_lock
+from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.resume import generators, set_generators
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
 
@@ -309,6 +310,11 @@ class Experiment:
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + "\nGive this run another --run.name, or replace that one with --run.overwrite true."
             )
+        if own is not None and (state is None or state.resolve().parent != own.resolve().parent):
+            raise ValueError(
+                f"{self.directory} has begun, and --ckpt_path {self._values.ckpt_path} would replace its progress.\n"
+                "Continue it without --ckpt_path, give this run another --run.name, or --run.overwrite true."
+            )
         return state
 
     def _compare_images(self, finished: bool = False) -> bool:
@@ -411,7 +417,7 @@ class Experiment:
         self.record.began, self.record.before, self.record.overwrite = began, before, self.run.overwrite
         self._take_weights(before)
         self._check_training(finished)
-        if not fast:
+        if not fast and not any(isinstance(each, MetricsFile) for each in trainer.loggers):  # of a try that met a lock
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)

@@ -5,6 +5,7 @@ which Lightning can continue, and renamed in the next hook: by then metrics.csv 
 that a run killed in between neither loses a row nor writes one twice.
 """
 
+import os
 import shutil
 import signal
 import time
@@ -20,6 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vitlab import log
 from vitlab.atomic_files import written_whole
+from vitlab.runs.finite_steps import FiniteSteps
 from vitlab.runs.last_epoch import is_last_epoch
 from vitlab.signals import PAUSED, SIGNALS, UNWRITTEN, is_ignored
 
@@ -152,6 +154,12 @@ class RunCheckpoints(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard a checkpoint from which this validation would be missing, and write one after the next step."""
+        if self._unpublished and self._written_at in self._kept and trainer.is_global_zero:
+            log.warning(
+                "run.checkpoint.keep: step %d is not kept, since a validation follows it. Choose another step, or "
+                "another trainer.val_check_interval.",
+                self._written_at,
+            )
         self._owed = self._unpublished
         self._tried = self._unpublished = False
 
@@ -173,6 +181,9 @@ class RunCheckpoints(Checkpoint):
 
     def _write(self, trainer: Trainer) -> None:
         begin = time.perf_counter()
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, FiniteSteps):  # a state after a step that stops the run would be continued
+                callback.settle(trainer, trainer.lightning_module)
         if trainer.is_global_zero:
             self._next.unlink(missing_ok=True)
         trainer.save_checkpoint(self._next)
@@ -209,9 +220,9 @@ class RunCheckpoints(Checkpoint):
     def _publish(self, trainer: Trainer) -> None:
         if self._unpublished and trainer.is_global_zero:
             if self._written_at in self._kept:
-                _copy_whole(self._next, kept_state(self.directory, self._written_at))
+                self._keep(self._next, kept_state(self.directory, self._written_at))
                 if (best := self.directory / "best.ckpt").is_file():
-                    _copy_whole(best, kept_state(self.directory, self._written_at, "-best"))
+                    self._keep(best, kept_state(self.directory, self._written_at, "-best"))
             last = self.directory / "last.ckpt"
             if last.is_file():
                 last.replace(self.directory / "previous.ckpt")
@@ -219,6 +230,22 @@ class RunCheckpoints(Checkpoint):
         if self._tried:
             self._tried = self._unpublished = False
             self._stop_if_asked(trainer)
+
+    def _keep(self, state: Path, target: Path) -> None:
+        """Keep a state under another name, where it can be without room on the disk: it is only replaced whole."""
+        new = target.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        try:
+            try:
+                os.link(state, new)
+            except OSError:  # a file system without links
+                shutil.copyfile(state, new)
+            new.replace(target)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            log.warning("%s could not be kept (%s).", target, error)
+            if self.settings.on_failure == "stop":
+                raise SystemExit(UNWRITTEN) from None
 
     # ---- signals
 
@@ -289,8 +316,3 @@ def between(segments: int, steps: int) -> tuple[int, ...]:
 def kept_state(checkpoints: Path, step: int, which: str = "") -> Path:
     """Return the file of a state that `Checkpointing.keep` keeps; `-best`: of what was the best one then."""
     return checkpoints / f"step-{step}{which}.ckpt"
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target.with_suffix(".new"))
-    target.with_suffix(".new").replace(target)

@@ -97,10 +97,14 @@ class FiniteSteps(Callback):
         if not skips_itself and not bool(check.finite):  # known by now
             raise StepLeftOut
 
+    def settle(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the result that is still on its way."""
+        check, self._pending = self._pending, None
+        if check is not None:
+            self._read(trainer, pl_module, check)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._pending is not None:
-            self._read(trainer, pl_module, self._pending)
-            self._pending = None
+        self.settle(trainer, pl_module)
         if self.left_out:
             pl_module.log("train/steps_left_out", float(self.left_out), rank_zero_only=True)
 

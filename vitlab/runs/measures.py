@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.stats import binomtest
 
+from vitlab import log
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import Split
 from vitlab.evaluation.dense import Labeled, segment
@@ -46,7 +47,10 @@ class Measure(Callback, ABC):
             values = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
             record = next((each for each in trainer.callbacks if isinstance(each, RunRecord)), None)  # type: ignore[attr-defined]
             if values and record is not None and trainer.is_global_zero:
-                record.keep_values(data.image_names("test"), values)
+                try:
+                    record.keep_values(data.image_names("test"), values)
+                except OSError as error:  # a full disk: the run goes on
+                    log.warning("The values by image of %s are not written (%s).", ", ".join(values), error)
 
     @abstractmethod
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:

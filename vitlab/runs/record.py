@@ -150,8 +150,9 @@ class RunRecord(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["vitlab_config"], checkpoint["vitlab_best"] = self.config, self.best
         if not is_within_an_epoch(trainer):
-            checkpoint["vitlab_metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
             checkpoint["vitlab_ended"] = trainer.should_stop
+        checkpoint["vitlab_metrics"] = dict(self.metrics)  # also those that no later epoch logs
         assert isinstance(pl_module, Objective)
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["vitlab_inference"] = {  # what `vitlab.load` needs besides the model

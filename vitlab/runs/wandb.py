@@ -66,7 +66,7 @@ class UnbreakableWandbLogger(WandbLogger):
     The W&B run is opened by `start`, after the model and the data are set up, so that a rejected run leaves nothing in
     W&B. Its id is kept in the run directory, so that a continued run continues the same W&B run.
 
-    Where W&B cannot be reached, or rejects the key, the run is kept offline, and `make wandb-sync` uploads it later.
+    Where W&B cannot be reached, or rejects the key, the run is kept offline, and `wandb sync` uploads it later.
     W&B delays a run by `SECONDS_TO_OPEN` at the start and `SECONDS_TO_FINISH` at the end at most.
     """
 
@@ -87,7 +87,7 @@ class UnbreakableWandbLogger(WandbLogger):
         self._attempt(self._open)
 
     def _open(self) -> None:
-        wandb_arguments(self)["id"] = _run_id(self.directory)
+        wandb_arguments(self)["id"], kept = _run_id(self.directory), self.directory / "wandb/offline-run-*"
         if not self.settings.offline:
             try:
                 self._experiment = self._init("online")
@@ -95,11 +95,11 @@ class UnbreakableWandbLogger(WandbLogger):
                 return
             except Exception as error:  # unreachable, a wrong key, another server's answer
                 _end_service()  # it still has the run that it could not open
-                message = "W&B cannot be used (%s); the run is kept offline, `make wandb-sync` uploads it."
-                log.warning(message, _one_line(error))
+                message = "W&B cannot be used (%s); the run is kept offline, `wandb sync %s` uploads it."
+                log.warning(message, _one_line(error), kept)
         self._experiment = self._init("offline")
         if self.settings.offline:
-            log.info("W&B: offline, kept in %s; `make wandb-sync` uploads it", self.directory / "wandb")
+            log.info("W&B: offline; `wandb sync %s` uploads it", kept)
 
     def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
@@ -115,7 +115,10 @@ class UnbreakableWandbLogger(WandbLogger):
             finish_timeout_raises=True,
         )
         wandb.setup(settings)  # else W&B sends its own statistics even where the run is offline
-        return super().experiment
+        run = wandb.init(**wandb_arguments(self))  # Lightning's would take over a run of the user's that is open
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._attempt(lambda: WandbLogger.log_metrics(self, metrics, step))

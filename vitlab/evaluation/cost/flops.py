@@ -18,7 +18,8 @@ count_attention_on_cpu()
 
 def flops_of(step: Callable[[], object]) -> int:
     """Count the FLOPs of a step as torch does: two per multiply-add, recomputed ones included."""
-    with FlopCounterMode(display=False) as counter:
+    # torch 2.11 never compiles a function that it first meets under a counter.
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
 
