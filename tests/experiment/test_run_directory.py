@@ -148,6 +148,17 @@ def test_other_images_are_another_run(trained: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+def test_another_state_replaces_no_interrupted_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained / "summary.json").unlink()
+    shutil.copyfile(trained / "checkpoints/last.ckpt", "other.ckpt")
+    before = sorted((trained / "checkpoints").iterdir())
+    for state in ("none", "other.ckpt"):  # would erase what an interrupted run has
+        assert run("fit", ["--config", "tiny.yaml", "--ckpt_path", state]) == 2
+        assert f"has begun, and --ckpt_path {state} would replace its progress" in capsys.readouterr().err
+    assert sorted((trained / "checkpoints").iterdir()) == before
+
+
+@pytest.mark.slow
 def test_a_run_does_not_continue_after_images_were_deleted(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The splits would be drawn again from the images that are left, and test on some that were trained on."""
     (trained / "summary.json").rename("summary.json")
@@ -155,12 +166,6 @@ def test_a_run_does_not_continue_after_images_were_deleted(trained: Path, capsys
     shutil.copytree("photos", "whole")
     for number in range(0, 20, 4):
         Path(f"photos/cat/{number}.png").unlink()
-    shutil.copyfile(trained / "checkpoints/last.ckpt", "other.ckpt")
-    before = sorted((trained / "checkpoints").iterdir())
-    for state in ("none", "other.ckpt"):  # would erase what an interrupted run has
-        assert run("fit", ["--config", "tiny.yaml", "--ckpt_path", state]) == 2
-        assert f"has begun, and --ckpt_path {state} would replace its progress" in capsys.readouterr().err
-    assert sorted((trained / "checkpoints").iterdir()) == before
     for more in ([], ["--ckpt_path", "last"]):
         assert run("fit", ["--config", "tiny.yaml", *more]) == 2
         said = capsys.readouterr().err
