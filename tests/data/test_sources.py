@@ -175,9 +175,11 @@ def test_shards_of_an_older_litdata_do_not_say_how_they_are_read(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open
+@pytest.mark.parametrize("scheme", ["", "local:"], ids=["folder", "address"])
 def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
+    # Of an address, LitData fetches the new chunks by itself: old labels would go with new pixels.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     from litdata.streaming import Cache
 
@@ -188,13 +190,32 @@ def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(
             cache[i] = {"image": np.zeros((8, 8, 3), np.uint8), "label": label}
         cache.done()
         cache.merge()
-        source = LitData(str(tmp_path / "train"), class_names=["dog", "cat"])
+        source = LitData(f"{scheme}{tmp_path}/train", class_names=["dog", "cat"], cache=str(tmp_path / "chunks"))
         return [source.class_names[k] for k in source.splits["train"][1]]
 
     assert labels(["cat", "dog", "dog", "cat"]) == ["cat", "dog", "dog", "cat"]
     assert labels(["dog", "dog", "cat", "cat"]) == ["dog", "dog", "cat", "cat"]
     with pytest.raises(ValueError, match=r"class_names is \['dog', 'cat'\], but .* has the classes \['cat', 'owl'\]"):
         labels(["cat", "owl"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open
+@pytest.mark.parametrize("label", [1.5, float("nan"), np.float32(0.25)], ids=str)
+def test_a_class_that_is_no_whole_number_is_refused(tmp_path: Path, label: float) -> None:
+    # Quantities were cut down to the whole numbers below them, which are classes.
+    from litdata.streaming import Cache
+
+    def write(place: Path, labels: list[float]) -> str:
+        cache = Cache(str(place), chunk_size=2)
+        for i, each in enumerate(labels):
+            cache[i] = {"image": np.zeros((8, 8, 3), np.uint8), "kind": each}
+        cache.done()
+        cache.merge()
+        return str(place)
+
+    assert LitData(write(tmp_path / "whole", [1.0, 3.0]), label="kind").splits["train"][1].tolist() == [0, 1]
+    with pytest.raises(ValueError, match=rf"Record 1 of .*/wrong: kind is {label}; classes are whole numbers"):
+        LitData(write(tmp_path / "wrong", [1.0, label]), label="kind")
 
 
 def test_examples_without_an_image_are_left_out_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ class LitData(PhotoSource):
         """Return labels and hashes of all records, from the cache where they have been read before."""
         stream = self._stream(split)
         sizes = images_of_chunks(stream)
-        index = Path(self._places[split], "index.json")
+        index = Path(stream.input_dir.path, "index.json")  # of an address, LitData's copy, which it fetches anew
         written = hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else ""  # shards keep their names
         key = f"{self._places[split]}\0{self._image}\0{self._label}\0{sizes}\0{written}"
         file = cache_of("litdata", key, ".npz")
@@ -152,6 +152,9 @@ class LitData(PhotoSource):
                     "Set image and label to the keys of its records."
                 )
             value, label = _picture(record[self._image]), record[self._label]
+            if not isinstance(label, str | bytes) and label % 1 != 0:
+                where = f"Record {row} of {self._places[split]}: {self._label} is {label}"
+                raise ValueError(f"{where}; classes are whole numbers or texts, set label to their key.")
             labels.append(label if isinstance(label, str) else int(label))
             contents.append(content_of(value if isinstance(value, bytes) else _pixels(value, self._mode).tobytes()))
         known = _Known(np.array(labels), np.array(contents, np.uint64), chunks)
