@@ -98,3 +98,26 @@ def test_lightnings_own_distributed_sampler_is_refused(monkeypatch: pytest.Monke
         _limited(monkeypatch, Digits(), "fit", **two)
     assert _limited(monkeypatch, Digits(), "fit", **two, use_distributed_sampler=False) == []
     assert _limited(monkeypatch, Digits(), "fit") == []
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "remedy"), [(15, 1, r"Set .*eval_batch_size to 2 or more"), (1, 4, r"\nGive fewer processes")]
+)
+@pytest.mark.parametrize(("stage", "split"), [("fit", "val"), ("validate", "val"), ("test", "test")])
+def test_processes_that_would_wait_for_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch, stage: str, split: str, images: int, batch: int, remedy: str
+) -> None:
+    # 8 and 7 images, one a batch: the first process's eighth forward pass waited for the buffers of the second.
+    two: dict = {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
+
+    def data() -> _Many:
+        many = _Many(np.zeros(images, np.int64), None)
+        many.batch_size, many.eval_batch_size = 1, batch
+        return many
+
+    expected = rf"(?s)The {split} split has {images} images for 2 processes in batches of {batch},.*{remedy}"
+    with pytest.raises(ValueError, match=expected):
+        _limited(monkeypatch, data(), stage, **two)
+    if images == 15:
+        _limited(monkeypatch, data(), stage, **two, limit_val_batches=7, limit_test_batches=7)
+        _limited(monkeypatch, data(), stage)

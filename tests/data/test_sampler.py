@@ -1,9 +1,11 @@
 """The order of images, and how processes share it."""
 
+import itertools
+
 import pytest
 
 from vitlab.data.counter_rng import permutation
-from vitlab.data.sampler import EvalSampler, EvenBatchSampler, TrainSampler, check_batches
+from vitlab.data.sampler import EvalSampler, EvenBatchSampler, TrainSampler, check_batches, check_evaluation
 
 
 def _keys(sampler: TrainSampler) -> list[int]:
@@ -117,7 +119,15 @@ def test_evaluation_sees_every_image_exactly_once(size: int, world_size: int) ->
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_processes_evaluate_equally_many_batches(world_size: int) -> None:
     # DDP broadcasts buffers in each forward pass: with a batch more on one process the calls would not match.
-    for size in range(9, 40):
-        samplers = [EvenBatchSampler(EvalSampler(size, rank, world_size), 4) for rank in range(world_size)]
+    for size, batch_size in itertools.product(range(1, 40), (1, 2, 4)):
+        samplers = [EvenBatchSampler(EvalSampler(size, rank, world_size), batch_size) for rank in range(world_size)]
         counts = {len(list(sampler)) for sampler in samplers} | {len(sampler) for sampler in samplers}
-        assert len(counts) == 1, size
+        assert len(counts) == 1 or size < world_size or batch_size == 1, size
+        for limit in (1.0, max(counts)):
+            try:
+                check_evaluation("val", samplers[0], limit)
+            except ValueError:
+                assert len(counts) > 1, size
+            else:
+                assert len(counts) == 1, size
+        check_evaluation("val", samplers[0], min(counts))

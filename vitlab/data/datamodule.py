@@ -47,6 +47,7 @@ from vitlab.data.sampler import (
     TrainLoader,
     TrainSampler,
     check_batches,
+    check_evaluation,
     pass_keys,
 )
 from vitlab.data.splitting import balanced_order, check_fraction
@@ -353,14 +354,14 @@ class ImageDataModule(LightningDataModule, ABC):
         """Read the data; log what a limited evaluation leaves out.
 
         Raises:
-            ValueError: global crops do not have the model's size, there are fewer images than a batch needs, labels
-                cannot be mixed, or the trainer would distribute the images a second time.
+            ValueError: global crops do not have the model's size, there are fewer images than a batch or the processes
+                need, labels cannot be mixed, or the trainer would distribute the images a second time.
         """
         # With Lightning's sampler around ours, each process would see only a part of its part.
         if self.trainer is not None and self._world_size > 1 and replaces_samplers(self.trainer):
             raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
         dataset = self.dataset("train")
-        self._log_limits(stage)
+        self._check_limits(stage)
         if stage == "fit":
             if self.mixup is not None and not has_one_class_each(dataset):
                 raise ValueError(
@@ -375,8 +376,8 @@ class ImageDataModule(LightningDataModule, ABC):
                 )
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
 
-    def _log_limits(self, stage: str) -> None:
-        """Log what `limit_val_batches` and the like leave of a split."""
+    def _check_limits(self, stage: str) -> None:
+        """Check the split that is evaluated; log what `limit_val_batches` and the like leave of it."""
         if self.trainer is None:
             return
         limits: dict[str, tuple[Split, float]] = {
@@ -386,6 +387,8 @@ class ImageDataModule(LightningDataModule, ABC):
             "predict": ("test", self.trainer.limit_predict_batches),
         }
         split, limit = limits[stage]
+        if stage != "predict":  # whose loader has a plain sampler
+            check_evaluation(split, self._eval_batches(split, 0, self._world_size), limit)
         if isinstance(limit, float) and limit == 1.0:  # 1 is a batch
             return
         images, classes = self.first_batches(split, limit)

@@ -224,3 +224,15 @@ def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: 
             f"process{'es' if world_size > 1 else ''}, so that no batch would ever be full.\n"
             f"Set data.init_args.batch_size to {max(share, 1)} or less{fewer}."
         )
+
+
+def check_evaluation(split: str, batches: EvenBatchSampler, limit: float) -> None:
+    """Raise ValueError if a process has fewer images than batches to evaluate, within the trainer's `limit` of them."""
+    size, world_size = batches.sampler.size, batches.sampler.world_size
+    each = min(limit, len(batches)) if isinstance(limit, int) else int(limit * len(batches))
+    if size // world_size < each:
+        larger = "Set data.init_args.eval_batch_size to 2 or more, or give" if size >= world_size else "Give"
+        raise ValueError(
+            f"The {split} split has {size} images for {world_size} processes in batches of {batches.batch_size}, and "
+            f"one would wait forever for another, which has a batch less.\n{larger} fewer processes."
+        )
