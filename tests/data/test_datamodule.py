@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from vitlab.data import Digits, ImageDataModule, Mixup
+from vitlab.data import Digits, ImageDataModule, ImageFolder, Mixup, PhotoSource
 from vitlab.data import datamodule as module
 from vitlab.data.dataset import Split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
@@ -38,6 +38,28 @@ def test_mixup_needs_one_class_an_image(labels: np.ndarray) -> None:
         _Many(labels, Mixup()).setup("fit")
     _Many(labels, None).setup("fit")
     _Many(labels, Mixup()).setup("test")
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.uint64])
+def test_classes_may_be_integers_of_any_type(kind: type) -> None:
+    # cross_entropy and one_hot take int64 alone.
+    classes = np.arange(8) % 3
+    of_tensors, same = _Many(classes.astype(kind), Mixup(prob=1.0)), _Many(classes, Mixup(prob=1.0))
+
+    class Gray(PhotoSource):
+        class_names = ["a", "b", "c"]  # noqa: RUF012
+        splits = {"train": ([f"{i}" for i in range(40)], (np.arange(40) % 3).astype(kind))}  # noqa: RUF012
+
+        def read(self, name: str, half: object = None) -> np.ndarray:
+            return np.zeros((8, 8, 3), np.uint8)
+
+    of_photos = ImageFolder(source=Gray(), image_size=8, batch_size=4, num_workers=0, mixup=Mixup(prob=1.0))
+    for data in (of_tensors, of_photos):
+        (_, targets), _ = data.training_batch(0, 0, torch.device("cpu"))
+        assert targets.shape == (4, 3)
+        assert data.labels("train").dtype == np.int64
+        assert next(data.batches("val", "cpu"))[1].dtype == torch.int64
+    assert of_tensors.facts() == same.facts()
 
 
 # Evaluation that is limited to the first batches.

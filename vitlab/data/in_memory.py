@@ -11,7 +11,7 @@ from torch import Tensor
 from vitlab.data.augment import BatchAugment
 from vitlab.data.counter_rng import Draws, to_device
 from vitlab.data.datamodule import ImageDataModule
-from vitlab.data.dataset import Batch, ImageDataset, Images, Labels
+from vitlab.data.dataset import Batch, ImageDataset, Images, Labels, as_classes
 from vitlab.data.photos import Framing
 from vitlab.data.sampler import Key
 
@@ -21,8 +21,8 @@ class TensorImages(ImageDataset):
 
     def __init__(self, images: UInt8[Tensor, "N C H W"], labels: Labels, names: list[str]) -> None:
         assert len(images) == len(labels) == len(names)
-        self.images, self.labels = images, labels
-        self._labels, self._names = torch.from_numpy(labels), names
+        self.images, self.labels = images, as_classes(labels)
+        self._labels, self._names = torch.from_numpy(self.labels), names
 
     @property
     def names(self) -> list[str]:
