@@ -93,6 +93,26 @@ def test_the_images_of_a_group_are_in_one_part_and_in_one_split(photo_folder: Ph
         assert np.bincount(module.labels("test")).tolist() == [20, 20]
 
 
+@pytest.mark.parametrize(("val_fraction", "validate"), [(0.25, 4), (0.5, 8), (0.75, 12), (0.9, 14)])
+def test_whole_groups_validate_as_many_images_as_asked(val_fraction: float, validate: int) -> None:
+    # 20 groups of equal size, of which 16 do not test; 14 is the nearest to 0.9 that parts of whole groups can be.
+    names = [f"{i // 5}/{i}" for i in range(100)]
+    folds = Folds(count=5, groups=r"^(\d+)/")
+    train, val, test = folds.split(np.zeros(100, np.int64), names, val_fraction, seed=0)
+    assert [len(part) for part in (train, val, test)] == [80 - 5 * validate, 5 * validate, 20]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int32])
+@pytest.mark.parametrize("groups", [None, r"^(\d+)/"])
+def test_classes_are_balanced_whatever_their_type(kind: type, groups: str | None) -> None:
+    labels, names = np.arange(60) // 6 % 2, [f"{i // 3}/{i}" for i in range(60)]
+    folds = Folds(count=5, groups=groups)
+    expected = folds.split(labels, names, 0.2, seed=1)
+    for ours, theirs in zip(folds.split(labels.astype(kind), names, 0.2, seed=1), expected, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert np.bincount(labels[expected[2]]).tolist() == [6, 6]
+
+
 def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> None:
     parts = [Digits(folds=Folds(count=5), split_seed=seed).image_names("test") for seed in (1, 1, 2)]
     assert parts[0] == parts[1] != parts[2]
@@ -110,6 +130,10 @@ def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> Non
         (lambda root: PlacedDigits(folds=Folds(count=5)), "folds: PlacedDigits has fixed test images"),
         (lambda root: _folder(root)(Folds(count=60)).labels("test"), "60 parts of 22 images: give fewer folds"),
         (lambda root: _folder(root)(Folds(count=3, groups="(cat|dog)/")).labels("test"), "3 parts of 2 groups"),
+        (
+            lambda root: _folder(root)(Folds(count=2, groups="(cat|dog)/")).labels("test"),
+            "part 1 of 2 leaves one group, (cat|dog), to train and validate; give 3 parts or more",
+        ),
         (
             lambda root: [each.labels("test") for each in _all(_folder(root), 2, r"(cat|dog/\d+)")],
             r"part [12] of 2 leaves no image of the class of cat/000\.jpg to train on",

@@ -47,15 +47,20 @@ class Folds:
             ValueError: there are fewer images or groups than parts, an image without a group, or a class that no
                 training image has.
         """
-        classes = labels if labels.ndim == 1 and labels.dtype.kind == "i" else np.zeros(len(labels), np.int64)
+        classes = labels if labels.ndim == 1 and labels.dtype.kind in "iu" else np.zeros(len(labels), np.int64)
         groups = None if self.groups is None else np.array(groups_by_name(self.groups, names))
         test = fold_numbers(classes, self.count, seed, groups) == self.test - 1
         rest = np.flatnonzero(~test)
         if groups is None:
             kept, held_out = stratified_split(classes[rest], val_fraction, seed)
         else:
-            count = max(2, min(round(1 / val_fraction), len(np.unique(groups[rest]))))
-            validates = fold_numbers(classes[rest], count, seed, groups[rest]) == 0
+            several = len(np.unique(groups[rest]))
+            if several == 1:
+                wrong = f"part {self.test} of {self.count} leaves one group, {groups[rest][0]}, to train and validate"
+                raise ValueError(f"folds: {wrong}; give 3 parts or more, and as many groups.")
+            count = min(max(round(1 / min(val_fraction, 1 - val_fraction)), 2), several)
+            part = fold_numbers(classes[rest], count, seed, groups[rest]) == 0
+            validates = part if val_fraction <= 0.5 else ~part
             kept, held_out = np.flatnonzero(~validates), np.flatnonzero(validates)
         if len(missing := np.setdiff1d(classes, classes[rest[kept]])):
             image = names[int(np.flatnonzero(classes == missing[0])[0])]
