@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.data.conftest import photo
-from vitlab.data import CIFAR10, Digits, ImageFolder
+from vitlab.data import CIFAR10, Digits, ImageFolder, PhotoSource
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 _COUNTS = {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2}
@@ -71,6 +71,20 @@ def test_held_out_images_are_told_apart(photo_folder: PhotoFolder) -> None:
     assert not _folder(root).facts()["test_is_validation"]
     assert _digests(_folder(root)) == _digests(_folder(root, seed=1))
     assert _digests(_folder(root)) != _digests(_folder(root, split_seed=1))
+
+
+def test_a_source_that_gives_no_contents_does_not_test_on_its_validation_images() -> None:
+    # Names below the folder of the split, labels and unknown contents are equal, and so were the digests.
+    class Numbers(PhotoSource):
+        class_names = ["even", "odd"]  # noqa: RUF012
+        splits = {s: ([f"{s}/{i}" for i in range(4)], np.arange(4) % 2) for s in ("train", "val", "test")}  # noqa: RUF012
+
+        def read(self, name: str, half: object = None) -> np.ndarray:
+            return np.full((8, 8, 3), len(name), np.uint8)
+
+    facts = ImageFolder(source=Numbers(), image_size=8, batch_size=2, num_workers=0).facts()
+    assert facts["splits"]["test"]["digest"] == facts["splits"]["val"]["digest"]
+    assert facts["test_is_validation"] is False
 
 
 def test_data_in_memory_have_facts_too(cifar_root: Path) -> None:

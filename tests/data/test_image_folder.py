@@ -399,6 +399,19 @@ def test_impossible_arguments_are_refused(photo_folder: PhotoFolder, arguments: 
     assert word in _refused(photo_folder({"a": 1, "b": 1}), **arguments)
 
 
+def test_a_validation_fraction_that_the_test_doubles_leaves_something_to_train_on(photo_folder: PhotoFolder) -> None:
+    # As with 0.5 and 0.5 given: one training image was left of each class, without a word.
+    root = photo_folder({"a": 10, "b": 10})
+    assert "val_fraction 0.5 leaves nothing to train on" in _refused(root, val_fraction=0.5)
+    assert len(_folder(root, val_fraction=0.4).labels("train")) == 4
+    assert len(_folder(root, val_fraction=0.5, test_fraction=0.2).labels("train")) == 6
+
+
+def test_a_test_folder_allows_half_of_the_images_to_validate(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({"train/a": 10, "train/b": 10, "test/a": 1, "test/b": 1})
+    assert len(_folder(root, val_fraction=0.6).labels("train")) == 8
+
+
 def test_split_without_a_readable_image_is_refused(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"train/a": 2, "train/b": 2, "val/a": 1})
     (root / "val" / "a" / "000.jpg").write_bytes(b"")

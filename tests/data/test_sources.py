@@ -285,6 +285,34 @@ def test_a_broken_picture_of_a_table_is_found_before_training(tmp_path: Path, mo
         data.prepare_data()
 
 
+def test_classes_that_are_hidden_or_have_no_training_image_are_named(folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    def saved(numbers: list[int]) -> HuggingFace:
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+        rows = [{"image": {"bytes": data, "path": None}, "label": 2} for data, _ in _examples(folder, "val")]
+        trained = [row | {"label": k} for row, k in zip(rows, numbers, strict=False)]
+        tables = {"train": trained, "val": rows}
+        own = {split: datasets.Dataset.from_list(rows, features=features) for split, rows in tables.items()}
+        datasets.DatasetDict(own).save_to_disk(tmp_path / str(numbers[0]))
+        return HuggingFace(str(tmp_path / str(numbers[0])))
+
+    with pytest.raises(ValueError, match="4 of 4 examples of train have no label"):
+        saved([-1] * 4)
+    with pytest.raises(ValueError, match=r"has no training image of the class bee\.\nAdd some, or take the class"):
+        _data(source=saved([0, 2] * 4)).setup("fit")
+
+
+def test_a_broken_picture_of_a_table_of_labels_is_named_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "labels.csv").write_text("file,odd\nbad.jpg,1\n")
+    source = LabelTable(str(tmp_path / "labels.csv"), root=str(tmp_path / "pictures"))
+    with pytest.raises(ValueError, match="1 of 1 images cannot be decoded") as raised:
+        _data(source=source).prepare_data()
+    assert f"  {tmp_path}/pictures/bad.jpg: " in str(raised.value)
+
+
 def test_a_table_gives_several_labels_of_each_picture(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

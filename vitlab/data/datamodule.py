@@ -171,8 +171,7 @@ class ImageDataModule(LightningDataModule, ABC):
         splits = {
             split: {"images": len(self.dataset(split)), "digest": self.dataset(split).digest()} for split in SPLITS
         }
-        same = splits["test"]["digest"] == splits["val"]["digest"]
-        return {"classes": self.class_names, "splits": splits, "test_is_validation": same}
+        return {"classes": self.class_names, "splits": splits, "test_is_validation": self.tests_on_validation}
 
     def recall(self, facts: dict[str, Any]) -> None:
         """Use the class names of an earlier run's `facts`, so that a model can be used without its data."""
@@ -324,7 +323,8 @@ class ImageDataModule(LightningDataModule, ABC):
             progress = (epoch * steps_of_epoch + number // self._accumulate) / self.trainer.estimated_stepping_batches
             batch = batch._replace(side=self.grow.side(_one(self.image_size), progress))
         view = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
-        return view, [dataset.names[int(i) % len(dataset)] for i in batch.indices]
+        names = dataset.names
+        return view, [names[int(i) % len(dataset)] for i in batch.indices]
 
     @property
     def picture_mode(self) -> PictureMode:

@@ -59,7 +59,7 @@ class HuggingFace(PhotoSource):
             _require_labels(path, split, label, len(table), table.data.column(label).null_count)
         values = {split: np.asarray(table.with_format("numpy")[label][:]) for split, table in self._data.items()}
         self.class_names, numbers = _classes(self._data["train"].features[label], values)
-        for split in [split for split, own in numbers.items() if (own < 0).all()]:
+        for split in [split for split, own in numbers.items() if split != "train" and (own < 0).all()]:
             self.notes.append(f"The split {split} of {path} has no labels and is left out.")
             del self._data[split], numbers[split]
         for split, own in numbers.items():

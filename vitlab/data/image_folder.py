@@ -17,9 +17,9 @@ from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import ImageDataModule
-from vitlab.data.dataset import Batch, Cut, ImageDataset, Images, Split
+from vitlab.data.dataset import Batch, Cut, ImageDataset, Images, Labels, Split
 from vitlab.data.decoding import Half, Pixels, as_text
-from vitlab.data.folder import Folder, below_split
+from vitlab.data.folder import Files, Folder, below_split
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.oddities import oddities
 from vitlab.data.photos import (
@@ -256,7 +256,7 @@ class ImageFolder(ImageDataModule):
             )
         all_files = self._split()
         splits = {split: subset.without(self._known.broken) for split, subset in all_files.items()}
-        self._refuse_empty(splits)
+        self._refuse_empty(splits, all_files["train"].labels)
         shared: dict[str, Any] = {
             "source": self.photos,
             "image_size": self.image_size,
@@ -272,7 +272,7 @@ class ImageFolder(ImageDataModule):
         datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
         return datasets
 
-    def _refuse_empty(self, splits: dict[Split, Subset]) -> None:
+    def _refuse_empty(self, splits: dict[Split, Subset], with_broken: Labels) -> None:
         location = self.photos.location
         for split, subset in splits.items():
             if not subset.names:
@@ -281,11 +281,14 @@ class ImageFolder(ImageDataModule):
                     "images, or val_fraction leaves none.\nAdd images, or change val_fraction."
                 )
         classes = splits["train"].labels
-        empty = [name for k, name in enumerate(self.photos.class_names) if classes.ndim == 1 and k not in classes]
-        if empty:
-            raise ValueError(
-                f"No training image of the class {empty[0]} in {location} can be decoded.\nRepair or remove the class."
-            )
+        for k, name in enumerate(self.class_names if classes.ndim == 1 else []):
+            if k not in with_broken:
+                remedy = "Add some, or take the class out of the data set: its name, and its images of other splits."
+                raise ValueError(f"{location} has no training image of the class {name}.\n{remedy}")
+            if k not in classes:
+                raise ValueError(
+                    f"No training image of the class {name} in {location} can be decoded.\nRepair or remove the class."
+                )
 
     def _log_oddities(self, splits: dict[Split, Subset], test_is_validation: bool) -> None:
         for line in self.photos.notes:
@@ -305,6 +308,9 @@ class ImageFolder(ImageDataModule):
             return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
+            if "test" not in splits and test_fraction >= 0.5:
+                wrong = f"val_fraction {test_fraction} leaves nothing to train on, because as many images test"
+                raise ValueError(f"{wrong}; give less than 0.5, or set test_fraction.")
         remaining = 1.0  # of the images that `val_fraction` is a fraction of
         if "test" not in splits and test_fraction is not None:
             splits["train"], splits["test"] = self._hold_out(splits["train"], test_fraction)
@@ -322,7 +328,8 @@ class ImageFolder(ImageDataModule):
     @cached_property
     def _known(self) -> Check:
         """What is known of each file; broken ones are logged or refused when they are first checked."""
-        known, location = self.photos.check(), self.photos.location
+        known = self.photos.check()
+        location = str(self.photos.root) if isinstance(self.photos, Files) else self.photos.location
         if known.broken:
             count = f"{len(known.broken)} of {len(known.contents)} images cannot be decoded"
             lines = [f"  {os.path.join(location, name)}: {why}" for name, why in known.broken.items()][:_MAX_NAMED]
