@@ -1,5 +1,6 @@
 """Data sets small enough to be made anew for each test; nothing is read from the network or from the user's home."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def names_of_any_bytes(tmp_path: Path) -> None:
+    """Skip a test where the names of files must be UTF-8, as on macOS."""
+    file = tmp_path / os.fsdecode(b"\xe9")
+    try:
+        file.touch()
+    except OSError as error:
+        pytest.skip(f"names of files must be UTF-8 here: {error.strerror}")
+    file.unlink()
 
 
 @pytest.fixture

@@ -422,6 +422,7 @@ def test_too_few_images_to_hold_any_out(photo_folder: PhotoFolder) -> None:
     assert "split of" in _refused(photo_folder({"a": 1, "b": 1}))
 
 
+@pytest.mark.usefixtures("names_of_any_bytes")
 def test_names_with_other_scripts_and_broken_encodings(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"train/Käse": 2, "train/パン": 2, "val/Käse": 1, "val/パン": 1})
     odd = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 on a file system of UTF-8
