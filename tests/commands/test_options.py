@@ -12,7 +12,7 @@ from tests.conftest import TINY
 from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
-from vitlab.commands.options import StudyParser, split_data
+from vitlab.commands.options import StudyParser, split_data, with_config
 from vitlab.experiment.class_names import PLACES, choices
 from vitlab.experiment.parser import ConfigurationReader
 from vitlab.internals import options_of
@@ -75,6 +75,17 @@ def test_a_name_after_an_option_without_a_value_is_the_study(capsys: pytest.Capt
         parser.parse_study(["quickstart", "--overwrit"])
     assert main(["verdict", "--better", "A", "runs/none"]) == 2
     assert "runs/none/verdict.json does not exist" in capsys.readouterr().err
+
+
+def test_several_runs_come_first_or_after_config() -> None:
+    """By argparse's own rule: an option that takes several values takes all words up to the next option."""
+    parser = StudyParser("python -m vitlab transfer", "")
+    parser.add_argument("-c", "--config", nargs="+", action="extend")
+    parser.add_argument("--sizes", nargs="+")
+    for given in ("a b --sizes 8", "--config a b --sizes 8", "--sizes 8 --config a b", "--sizes 8 -c a -c b", "a -c b"):
+        assert parser.parse_args(with_config(given.split())).config == ["a", "b"], given
+    with pytest.raises(ValueError, match=r"no option c\.yaml"):
+        parser.parse_args(with_config(["a", "--sizes=8", "c.yaml"]))
 
 
 def test_a_pipe_that_has_read_enough_is_no_error(tmp_path: Path) -> None:

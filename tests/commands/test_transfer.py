@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from vitlab.commands import transfer
 from vitlab.commands.dispatch import run
 from vitlab.commands.transfer import resized, summary
 from vitlab.config import load_yaml
@@ -155,6 +156,16 @@ def test_a_size_that_a_model_cannot_have_is_refused_before_it_is_measured(tiny: 
     assert resized(run, 12)["data"]["init_args"]["image_size"] == 12
     with pytest.raises(ValueError, match="does not divide into patches of 4 px"):
         resized(run, 9)
+
+
+def test_a_word_that_is_no_options_value_is_refused_and_not_merged_into_the_runs() -> None:
+    for given in ("--sizes 8 --out t --config a b", "a b --out t --sizes 8", "--sizes 8 --config a b --out t"):
+        options, rest = transfer._parse([*given.split(), "--data.eval_batch_size", "9", "--run.overwrite=true"])
+        assert options.config == ["a", "b"]
+        assert rest == ["--data.eval_batch_size", "9", "--run.overwrite=true"]
+    for given in ("a --sizes 8 --out t b", "a --sizes 8 --out t --data.x 1 b", "a --sizes 8 --out t --data.x=1 b"):
+        with pytest.raises(ValueError, match=r"^b is no option's value\. Give runs together: --config a b$"):
+            transfer._parse(given.split())
 
 
 def test_several_seeds_are_averaged() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -49,9 +50,9 @@ def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
 
 
 def with_config(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the files and run directories that stand alone under `--config`."""
-    files, rest = split(arguments)
-    return ["--config", *files, *rest] if files else rest
+    """Return the arguments with the files and run directories that come first under `--config`, which takes several."""
+    first = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    return ["--config", *first, *arguments[len(first) :]] if first else list(arguments)
 
 
 def refuse_unknown_name(arguments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,9 @@ def _parse(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument("--lr", type=float, help="learning rate of fine-tuning [4 %% of the training's, as published]")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and the tuned runs")
     options, rest = parser.parse_known_args(with_config(arguments))
+    for before, word in pairwise(["", *rest]):
+        if not word.startswith("-") and (not before.startswith("--") or "=" in before):
+            raise ValueError(f"{word} is no option's value. Give runs together: --config {options.config[0]} {word}")
     if options.epochs < 0 or min(options.sizes) < 1:
         raise ValueError(f"--epochs {options.epochs}, --sizes {options.sizes}: expected 0 or more, and 1 px or more.")
     if options.lr is not None and not (options.lr > 0 and options.epochs):
