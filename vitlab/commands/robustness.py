@@ -79,6 +79,7 @@ def _measure(run: "FinishedRun", chosen: "np.ndarray") -> Any:
     from vitlab.data.corruptions import CORRUPTIONS, accuracies, select_images
     from vitlab.evaluation.cost import device_for
     from vitlab.experiment.experiment import Experiment
+    from vitlab.experiment.same_images import other_images
     from vitlab.studies.report.robustness import fingerprint
 
     device = device_for("auto")
@@ -86,6 +87,11 @@ def _measure(run: "FinishedRun", chosen: "np.ndarray") -> Any:
     model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
     if model.num_classes != len(data.class_names):
         raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")
+    if others := other_images(run.directory, data, ("test",)):
+        raise ValueError(
+            f"{run.directory} was tested on other images than these ({'; '.join(others)}), and may have been trained "
+            "on some of them.\nRestore the images."
+        )
     with torch.inference_mode(), model.biases_kept():
         batches = select_images(data.batches("test", device), chosen)
         top1 = accuracies(model, batches, CORRUPTIONS, data.mean, data.std)

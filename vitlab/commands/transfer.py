@@ -99,6 +99,7 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, P
             raise ValueError(
                 f"{config} sees images of {run.data.image_size} px; only squares are resized. Give other runs."
             )
+        run.warn_of_other_images()
         runs[name, run.seed], weights[run] = run, checkpoint
         if run.data.image_names("test") != next(iter(weights)).data.image_names("test"):
             raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs on the same images.")
