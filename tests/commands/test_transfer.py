@@ -1,6 +1,8 @@
 """Trained models at other image sizes: what their windows and biases become, and `transfer` on a run."""
 
 import json
+import math
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 
 from vitlab.commands import transfer
 from vitlab.commands.dispatch import run
-from vitlab.commands.transfer import resized, summary
+from vitlab.commands.transfer import fine_tuning, resized, summary
 from vitlab.config import load_yaml
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
@@ -130,6 +132,11 @@ def test_a_run_is_tested_at_other_sizes_as_it_is_and_fine_tuned(tiny: Write, cap
     assert Path("out/swin-12px/seed-0/predictions.parquet").stat().st_mtime_ns == predicted  # not tuned again
     assert run("transfer", ["--config", trained, "--sizes", "16", "--out", "out"]) == 0
     assert pd.read_csv("out/transfer.csv")["image_size"].tolist() == [12, 8, 16]  # what was measured before stays
+    others = ["--trainer.limit_train_batches", "3"]
+    assert run("transfer", [*asked, *others]) == 2
+    assert "replace that one with --run.overwrite true" in capsys.readouterr().err
+    assert run("transfer", [*asked, *others, "--run.overwrite", "true"]) == 0
+    assert load_yaml("out/swin-12px/seed-0/config.yaml")["trainer"]["limit_train_batches"] == 3
 
 
 @pytest.mark.slow
@@ -166,6 +173,52 @@ def test_a_word_that_is_no_options_value_is_refused_and_not_merged_into_the_runs
     for given in ("a --sizes 8 --out t b", "a --sizes 8 --out t --data.x 1 b", "a --sizes 8 --out t --data.x=1 b"):
         with pytest.raises(ValueError, match=r"^b is no option's value\. Give runs together: --config a b$"):
             transfer._parse(given.split())
+
+
+def test_fine_tuning_takes_all_rates_down_in_proportion_and_neither_pauses_nor_keeps_what_is_to_be_replaced(
+    tiny: Write,
+) -> None:
+    """The rates of Swin's released configurations: training at 224 px, then 22kto1k_finetune.yaml, which has 4 %."""
+    schedule = {"warmup_lr": 5e-7, "min_lr": 5e-6}
+    changes = {"optimizer": {"init_args": {"lr": 5e-4}}, "schedule": {"init_args": schedule}}
+    pausing = {"checkpoint": {"pause_after": 1, "best": True}}
+    trained = Experiment(tiny({"model": {"init_args": changes}, "run": pausing}), "run.overwrite=true")
+    for lr, share in ((None, 0.04), (1e-4, 0.2)):
+        options = Namespace(epochs=30, lr=lr, out=Path("out"))
+        tuning = fine_tuning(resized(trained, 12), Path("last.ckpt"), options)
+        recipe = tuning.config["model"]["init_args"]
+        found = recipe["optimizer"]["init_args"]["lr"], *(recipe["schedule"]["init_args"][key] for key in schedule)
+        assert found == pytest.approx([share * 5e-4, share * 5e-7, share * 5e-6])
+        assert recipe["schedule"]["init_args"]["warmup_epochs"] == pytest.approx(5)
+    settings = tuning.run
+    assert (settings.checkpoint.pause_after, settings.checkpoint.best, settings.overwrite) == (None, True, True)
+    assert not fine_tuning(resized(Experiment(tiny()), 12), Path("last.ckpt"), options).run.overwrite
+
+
+def test_what_fine_tuning_gave_stays_while_the_trained_weights_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expectation is the row of the first call; other weights have another accuracy as they are."""
+
+    class Run:
+        data, directory = Namespace(image_size=8), Path("runs/a/seed-0")
+
+    monkeypatch.setattr(transfer, "read_runs", lambda configs, rest: {Run(): Path("last.ckpt")})
+    monkeypatch.setattr(transfer, "resized", lambda run, size: size)
+
+    def tuned_after(direct: float, *more: str) -> list[float]:
+        def measure(run: Run, checkpoint: Path, size: int, options: Namespace) -> dict[str, Any]:
+            tuned = 0.9 if options.epochs and size != 8 else math.nan
+            return {"name": "a", "seed": 0, "image_size": size, "direct": direct, "tuned": tuned}
+
+        monkeypatch.setattr(transfer, "measure", measure)
+        assert run("transfer", ["--config", "a", "--sizes", "12", "--out", str(tmp_path), *more]) == 0
+        return pd.read_csv(tmp_path / "transfer.csv")["tuned"].tolist()
+
+    nan = math.nan
+    assert tuned_after(1 / 3, "--epochs", "1") == pytest.approx([nan, 0.9], nan_ok=True)
+    assert tuned_after(1 / 3) == pytest.approx([nan, 0.9], nan_ok=True)
+    assert tuned_after(2 / 3) == pytest.approx([nan, nan], nan_ok=True)
 
 
 def test_several_seeds_are_averaged() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from vitlab.experiment.experiment import Experiment
 
+CELL = ["name", "seed", "image_size"]  # a row of the table
 LR_SHARE = 0.04  # learning rate of fine-tuning relative to training: the paper's 4e-5 after 1e-3
 WARMUP_SHARE = 1 / 6  # of the epochs: 5 of 30 in the official configurations
 
@@ -47,8 +48,10 @@ def run(arguments: Sequence[str]) -> int:
     for number, job in enumerate(jobs, start=1):
         rows.append(measure(*job, options))
         table = pd.DataFrame(rows)
-        both = pd.concat([known, table]).drop_duplicates(["name", "seed", "image_size"], keep="last")
-        write_text(file, both.to_csv(index=False))
+        both = pd.concat([known, table], ignore_index=True)
+        same_weights = [*CELL, both["direct"].round(9)]
+        both["tuned"] = both.groupby(same_weights)["tuned"].ffill()  # known of an earlier call
+        write_text(file, both.drop_duplicates(CELL, keep="last").to_csv(index=False))
         direct, size = 100 * rows[-1]["direct"], rows[-1]["image_size"]
         log.info("%s, %d px: %.1f %% (%d of %d)", job[0].directory, size, direct, number, len(jobs))
     print(f"top-1 in %, as trained → fine-tuned; {file} has every run\n{summary(table)}")
@@ -60,7 +63,8 @@ def _parse(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     parser = StudyParser(
         "python -m vitlab transfer",
         "Test trained runs at other image sizes, windows in proportion. The same command continues an interrupted "
-        "fine-tuning. Other arguments change the runs' configurations, e.g. --data.eval_batch_size 100.",
+        "fine-tuning, --run.overwrite true begins it again. Other arguments change the runs' configurations, e.g. "
+        "--data.eval_batch_size 100.",
     )
     parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
     parser.add_argument("--sizes", nargs="+", type=int, required=True, help="image sizes in px")
@@ -115,7 +119,7 @@ def resized(run: Experiment, size: int) -> Config:
     arguments = run.config["model"]["init_args"]["backbone"]["init_args"]
     backbone = {"init_args": run.objective.backbone.arguments_at(size, arguments)}
     changes = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": {"image_size": size}}}
-    config = merge(run.config, changes)
+    config = merge(run.config, changes | {"run": {"overwrite": run.run.overwrite}})  # of the fine-tuning
     _ = type(run)(config).objective  # architectures refuse a size when they are built
     return config
 
@@ -162,17 +166,20 @@ def fine_tuning(config: Config, checkpoint: Path, options: Namespace) -> Experim
     recipe, size = config["model"]["init_args"], config["data"]["init_args"]["image_size"]
     rates = {key: recipe["optimizer"]["init_args"].get(key) for key in ("lr", "muon_lr", "head_lr")}
     share = options.lr / rates["lr"] if options.lr else LR_SHARE
+    schedule = recipe["schedule"]["init_args"]
+    ends = {key: share * schedule[key] for key in ("warmup_lr", "min_lr") if key in schedule}  # in proportion
     as_trained = {"whiten": False, "head_rows": None, "init_raw": False}  # all is in the weights, which were averaged
     arguments = {
         **{key: value for key, value in as_trained.items() if key in recipe},
         "init_from": str(checkpoint),
         "optimizer": {"init_args": {key: share * rate for key, rate in rates.items() if rate is not None}},
-        "schedule": {"init_args": {"warmup_epochs": WARMUP_SHARE * options.epochs}},
+        "schedule": {"init_args": {"warmup_epochs": WARMUP_SHARE * options.epochs, **ends}},
     }
+    place = {"root": str(options.out), "name": f"{config['run']['name']}-{size}px"}
     changes = {
         "model": {"init_args": arguments},
         "trainer": {"max_epochs": options.epochs},
-        "run": {"root": str(options.out), "name": f"{config['run']['name']}-{size}px", "test": True, "probe": None},
+        "run": {**place, "test": True, "probe": None, "checkpoint": {"pause_after": None}},
     }
     return Experiment(merge(config, changes))
 
