@@ -131,6 +131,10 @@ def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
     assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 0}}))]) == 0
     assert run("verify", [str(RUN)]) == 2
     assert f"{RUN} has no checkpoints/last.ckpt to compare" in capsys.readouterr().err
+    probed = tiny({"trainer": {"max_epochs": 0}, "run": {"probe": "knn"}})
+    assert run("fit", ["--config", str(probed), "--run.overwrite", "true"]) == 0
+    assert run("verify", [str(RUN)]) == 2
+    assert "run.probe: knn of a frozen network leaves none" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -14,14 +14,15 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import ExifTags, Image
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from vitlab import Experiment, load
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
 from vitlab.data.photos import Framing
 from vitlab.data.preprocessing import Preprocessing
-from vitlab.deployment.load import LoadedModel, activated
+from vitlab.deployment.load import LoadedModel, activated, of_experiment
 from vitlab.evaluation.predictions import probabilities, read_predictions
 
 Write = Callable[..., Path]
@@ -60,6 +61,48 @@ def test_an_exported_folder_is_loaded_here_and_from_the_hub(
     expect_the_runs_predictions(load("exported"), trained, pictures)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, **_: Path("exported", file))
     expect_the_runs_predictions(load("someone/digits"), trained, pictures)
+
+
+def test_raw_weights_are_not_asked_of_an_export_that_has_their_average(trained: Path, pictures: Path) -> None:
+    for out, more in (("averaged", []), ("raw", ["--raw"])):
+        given = ["--config", str(trained), "--format", "safetensors", "--out", out, *more]
+        assert run("export", given) == 0
+    with pytest.raises(ValueError, match=r"averaged/model\.safetensors has only the average of the weights\. Load the"):
+        load("averaged", raw=True)
+    expect_the_runs_predictions(load("raw", raw=True), trained, pictures, raw=True)
+    file = Path("averaged/model.safetensors")
+    with safe_open(file, "pt") as opened:
+        facts = {name: value for name, value in opened.metadata().items() if name != "averaged"}
+    save_file(load_file(file), file, facts)  # as earlier versions did
+    expect_the_runs_predictions(load("averaged", raw=True), trained, pictures)
+
+
+def test_a_model_is_on_the_gpu_if_there_is_one(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a run alone and with its configuration changed, which are read in two ways; by what torch is asked for."""
+    asked: list[Any] = []
+    experiment = Experiment(trained)
+    _ = experiment.objective
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: asked.append(device) or self)
+    for model in (load(trained), of_experiment(experiment)):
+        assert not model.model.training
+    assert asked == ["cuda", "cuda"]
+
+
+@pytest.mark.parametrize(
+    ("run_section", "message"),
+    [
+        ({}, "no step was trained, or it was removed. Train it again with --run.overwrite true"),
+        ({"probe": "knn"}, "run.probe: knn of a frozen network leaves none. Give a run with run.probe: linear"),
+    ],
+)
+def test_a_finished_run_without_checkpoint_is_not_sent_to_training(
+    run_section: dict[str, Any], message: str, tiny: Write
+) -> None:
+    """`fit` answers such a run that it is finished."""
+    assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 0}, "run": run_section}))]) == 0
+    with pytest.raises(FileNotFoundError, match=f"runs/tiny/seed-0 has no whole checkpoint; {message}"):
+        load("runs/tiny/seed-0")
 
 
 def test_embeddings_are_the_encoders(trained: Path, pictures: Path) -> None:

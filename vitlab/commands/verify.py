@@ -38,10 +38,10 @@ def run(arguments: Sequence[str]) -> int:
     if not run.is_finished:
         raise ValueError(f"{run.path} is not a finished run: it has no {SUMMARY}. Give a run directory, or finish it.")
     if not run.last_checkpoint.is_file():
-        raise ValueError(
-            f"{run.path} has no {run.last_checkpoint.relative_to(run.path)} to compare a repetition with: no step was "
-            "trained, or it was removed. Train it again with --run.overwrite true."
-        )
+        from vitlab.deployment.load import no_checkpoint
+
+        last = run.last_checkpoint.relative_to(run.path)
+        raise ValueError(f"{run.path} has no {last} to compare a repetition with: {no_checkpoint(run)}")
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
     root = root_of_images(options.run)

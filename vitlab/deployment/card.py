@@ -69,6 +69,7 @@ class Exported:
         facts = {
             "class_names": self.data.class_names if self.encoder.num_classes else [],
             "one_class": self.classifies,
+            "averaged": self.averaged,
             "objective": model["class_path"],
             "backbone": model["init_args"]["backbone"],
             **self.data.preprocessing.metadata(),

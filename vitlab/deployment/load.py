@@ -127,27 +127,29 @@ def load(source: str | Path, raw: bool = False, device: str | torch.device | Non
     Args:
         source: a run directory or one of its checkpoints, an exported folder, or the name of one on the Hugging Face
             Hub.
-        raw: the weights as trained, where a run also keeps their average.
+        raw: the weights as trained, where a run also keeps their average; an exported folder has one of the two.
         device: None: the GPU if there is one.
 
     Raises:
         FileNotFoundError, ValueError: nothing to load there; the message names what is missing.
     """
-    model = _read(source, raw)
-    model.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return model
+    return _ready(_read(source, raw), device)
 
 
 def of_experiment(experiment: "Experiment", raw: bool = False) -> LoadedModel:
-    """Return the model of an experiment, with the weights that its `ckpt_path` names."""
+    """Return the model of an experiment, with the weights that its `ckpt_path` names; on the GPU if there is one."""
     path = experiment.restore()
     objective, data = experiment.objective, experiment.data
     encoder = objective.backbone if raw else objective.encoder
     names = data.class_names if encoder.num_classes else []
     source = str(path or experiment.directory)
-    return LoadedModel(
-        encoder.eval(), data.preprocessing, names, objective.one_class, partial(activated, type(objective)), source
-    )
+    activate = partial(activated, type(objective))
+    return _ready(LoadedModel(encoder, data.preprocessing, names, objective.one_class, activate, source))
+
+
+def _ready(model: LoadedModel, device: str | torch.device | None = None) -> LoadedModel:
+    model.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model
 
 
 def activated(objective: type[Any] | str, logits: Tensor) -> Tensor:
@@ -166,18 +168,28 @@ def _read(source: str | Path, raw: bool) -> LoadedModel:
     if path.suffix == ".ckpt" and path.is_file():
         return _of_checkpoint(path, raw)
     if (path / CONFIG).is_file():
-        newest = RunDirectory(path).newest_checkpoint()
+        run = RunDirectory(path)
+        newest = run.newest_checkpoint()
         if newest is None:
-            raise FileNotFoundError(f"{path} has no whole checkpoint; train first: `fit --config {path}`.")
+            why = no_checkpoint(run) if run.is_finished else f"train first: `fit --config {path}`."
+            raise FileNotFoundError(f"{path} has no whole checkpoint; {why}")
         return _of_checkpoint(newest, raw)
     if (path / WEIGHTS).is_file():
-        return _exported(path / WEIGHTS)
+        return _exported(path / WEIGHTS, raw)
     if not path.exists() and _is_hub_name(str(source)):
-        return _exported(_from_hub(str(source)))
+        return _exported(_from_hub(str(source)), raw)
     raise FileNotFoundError(
         f"{source} is neither a run directory ({CONFIG}), an exported folder ({WEIGHTS}) nor a name on the Hugging "
         "Face Hub (user/model)."
     )
+
+
+def no_checkpoint(run: RunDirectory) -> str:
+    """Return why a finished run may have no checkpoint, and the remedy."""
+    probe = run.config["run"].get("probe")
+    if run.config["trainer"]["max_epochs"] == 0 and probe not in (None, "linear"):
+        return f"run.probe: {probe} of a frozen network leaves none. Give a run with run.probe: linear, which does."
+    return "no step was trained, or it was removed. Train it again with --run.overwrite true."
 
 
 def _of_checkpoint(path: Path, raw: bool) -> LoadedModel:
@@ -195,7 +207,7 @@ def _of_checkpoint(path: Path, raw: bool) -> LoadedModel:
     return loaded
 
 
-def _exported(path: Path) -> LoadedModel:
+def _exported(path: Path, raw: bool) -> LoadedModel:
     try:
         with safe_open(path, "pt") as file:
             stored = file.metadata() or {}
@@ -204,6 +216,8 @@ def _exported(path: Path) -> LoadedModel:
     if "backbone" not in stored:
         raise ValueError(f"{path} does not name its model. Export the run again.")
     facts = {name: json.loads(value) for name, value in stored.items() if name != "format"}
+    if raw and facts.get("averaged"):
+        raise ValueError(f"{path} has only the average of the weights. Load the run, or export it with --raw.")
     loaded = _build(facts["backbone"], facts, facts["objective"], str(path))
     load_weights(loaded.model, path)
     return loaded
