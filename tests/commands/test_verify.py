@@ -18,6 +18,7 @@ from PIL import Image
 from vitlab.commands import verify
 from vitlab.commands.dispatch import run
 from vitlab.evaluation.predictions import read_predictions, write_predictions
+from vitlab.experiment.experiment import Experiment
 
 RUN = Path("runs/tiny/seed-0")
 
@@ -135,6 +136,33 @@ def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
     assert run("fit", ["--config", str(probed), "--run.overwrite", "true"]) == 0
     assert run("verify", [str(RUN)]) == 2
     assert "run.probe: knn of a frozen network leaves none" in capsys.readouterr().err
+
+
+def test_a_repetition_does_not_pause_and_finds_what_its_run_started_from(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that paused keeps the setting; `Experiment.before` looks beside the first part of the run's name."""
+    experiment = Experiment(tiny({"run": {"name": "group/x", "checkpoint": {"pause_after": 1}}}))
+    directory = Path("runs/group/x/seed-0")
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(experiment.config))
+    Path("runs/before").mkdir()
+    commands: list[list[str]] = []
+
+    def begin(command: list[str], **streams: Any) -> None:
+        commands.append(command)
+        raise RuntimeError
+
+    monkeypatch.setattr(verify.subprocess, "run", begin)
+    monkeypatch.setattr(verify.subprocess, "Popen", begin)
+    with pytest.raises(RuntimeError):
+        verify.repeat(directory, Path("whole"), {})
+    with pytest.raises(RuntimeError):
+        verify.repeat_segment(directory, Path("part"), 0, None, {})
+    for _, _, _, fit, *arguments in commands:
+        assert fit == "fit"
+        assert Experiment.from_arguments(arguments).run.checkpoint.pause_after is None
+    assert Path("part/before").resolve() == Path("runs/before").resolve()
 
 
 @pytest.mark.slow

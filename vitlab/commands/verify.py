@@ -87,6 +87,7 @@ def repeat(directory: Path, root: Path, data: Config) -> Path:
     """
     command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / CONFIG)]
     command += ["--run.root", str(root), "--run.name", "repeated", "--run.wandb.mode", "disabled"]
+    command += ["--run.checkpoint.pause_after", "null"]
     command += [f"--{short(key)}={value}" for key, value in flatten(data).items()]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
@@ -126,12 +127,14 @@ def repeat_segment(directory: Path, root: Path, begin: int, end: int | None, dat
 
     run, repeated = RunDirectory(directory), RunDirectory(root / "repeated" / directory.resolve().name)
     settings: Config = {"root": str(root), "name": "repeated", "wandb": {"mode": "disabled"}, "test": False}
-    settings["checkpoint"] = {"keep": [] if end is None else [end]}
+    settings["checkpoint"] = {"keep": [] if end is None else [end], "pause_after": None}
     config = merge(run.config, {"run": settings, **data})
     file = root / "segment.yaml"
     root.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(config, sort_keys=False))
-    if (before := directory.resolve().parents[1] / BEFORE).is_dir():  # which a continued run reads no weights of
+    above = directory.resolve().parents
+    top = above[min(len(Path(run.config["run"]["name"]).parts), len(above) - 1)]  # as in `Experiment.before`
+    if (before := top / BEFORE).is_dir():  # which a continued run reads no weights of
         (root / BEFORE).symlink_to(before, target_is_directory=True)
     if begin > 0:
         branch_off(directory, begin, repeated.path, config)
