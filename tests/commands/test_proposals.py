@@ -35,7 +35,6 @@ DECLARES = ("StudyParser", "add_argument")
 RUN = {
     "benchmark --config …": "benchmark --help",
     "compare": "compare --config study.yaml",
-    "compare --config {}": "compare --config study.yaml",
     "compare --overwrite": "compare --help",
     "fit": "fit tiny.yaml",
     "fit --config {}": "fit --config runs/tiny/seed-0",
