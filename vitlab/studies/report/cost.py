@@ -33,8 +33,8 @@ def cost_remarks(results: StudyResults) -> list[str]:
 
 def costlier(results: StudyResults) -> list[str]:
     """Name what the winner costs, where it is more than COSTLIER times what a variant costs that it beats."""
-    best = results.ranking[0].variant
-    beaten = {pair.worse.name for pair in results.verdict.pairs if pair.settled and pair.better.name == best}
+    settled = [pair for pair in results.verdict.pairs if pair.settled]
+    beaten = {pair.worse.name for pair in settled if pair.better.name == results.ranking[0].variant}
     if not beaten:
         return []
     own = _costs_of(results.ranking[0], results)
