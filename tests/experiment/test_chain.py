@@ -171,8 +171,9 @@ def test_a_run_waits_while_another_trains_what_it_starts_from(
         assert (first.directory / "summary.json").is_file()
 
 
-def test_several_processes_do_not_wait_for_what_another_trains(tiny: Write) -> None:
-    """Only the first of them meets the lock; the others would train alone, and hang."""
+def test_several_processes_do_not_wait_for_what_another_trains(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first of them meets the lock; the others, where torchrun began them, would train alone, and hang."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
     several = {"trainer": {"devices": 2, "strategy": "ddp"}}
     tiny(merge(SIMMIM, several), "first")
     chain = Experiment(tiny(merge(MAKE_FIRST, several), "chain"))

@@ -75,7 +75,7 @@ def test_unreachable_it_costs_seconds_and_one_warning_and_is_kept_offline(tiny: 
     path = tiny()
     (said,) = fit(path)
     assert "connection refused" in said
-    assert "make wandb-sync" in said
+    assert f"`wandb sync {RUN}/wandb/offline-run-*` uploads it" in said
     pd.testing.assert_frame_equal(rows(), whole(path))
     assert len(list(RUN.glob("wandb/offline-run-*/*.wandb"))) == 1
 
@@ -218,7 +218,7 @@ def test_offline_nothing_is_sent_and_no_network_is_needed(tiny: Write, tmp_path:
         assert not server.requests
     assert done.returncode == 0, done.stderr
     (said,) = [line for line in done.stderr.splitlines() if "W&B" in line]
-    assert said == f"W&B: offline, kept in {RUN}/wandb; `make wandb-sync` uploads it"
+    assert said == f"W&B: offline; `wandb sync {RUN}/wandb/offline-run-*` uploads it"
     attempts = (tmp_path / "attempts").read_text().splitlines() if (tmp_path / "attempts").is_file() else []
     assert [line for line in attempts if "wandb" not in line] == []  # but the socket file of W&B's own process
     assert len(list(RUN.glob("wandb/offline-run-*/*.wandb"))) == 1

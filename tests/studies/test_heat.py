@@ -28,7 +28,8 @@ def test_a_model_without_classes_has_no_map(tiny: Callable[..., Path], monkeypat
 
     def chart(*variants: str) -> Chart | None:
         shown = {
-            each: SimpleNamespace(run=SimpleNamespace(directory=Path("runs", each, "seed-0"))) for each in variants
+            each: SimpleNamespace(run=SimpleNamespace(directory=Path("runs", each, "seed-0"), config={}))
+            for each in variants
         }
         monkeypatch.setattr(heat, "models_shown", lambda _: shown)
         monkeypatch.setattr(heat, "interesting", lambda _: np.arange(9))

@@ -165,7 +165,7 @@ def test_images_that_were_added_count_until_a_run_has_begun(spend: Callable[...,
     images = {"images": 18_000}
     assert spend(images, refuse)["A"] == (20, None)  # of 900
     assert spend(images, refuse, images=1800)["A"] == (10, None)
-    (tmp_path / "small-study/a/seed-1").mkdir(parents=True)
+    (tmp_path / "small-study/a/seed-2").mkdir(parents=True)  # of any seed, trial or fold
     assert spend(images, refuse, images=900)["A"] == (10, None)
 
 

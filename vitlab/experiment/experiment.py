@@ -310,7 +310,7 @@ class Experiment:
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + "\nGive this run another --run.name, or replace that one with --run.overwrite true."
             )
-        if own is not None and (state is None or state.resolve().parent != own.resolve().parent):
+        if own is not None and (state is None or not state.resolve().is_relative_to(own.resolve().parent)):
             raise ValueError(
                 f"{self.directory} has begun, and --ckpt_path {self._values.ckpt_path} would replace its progress.\n"
                 "Continue it without --ckpt_path, give this run another --run.name, or --run.overwrite true."
@@ -377,7 +377,9 @@ class Experiment:
                     break
                 except Busy as busy:  # a run that starts from the same one
                     writer = str(busy).partition("\n")[0]
-                    if first.trainer.world_size > 1:  # the other processes are training it already
+                    place = getattr(first.trainer.strategy, "cluster_environment", None)
+                    if first.trainer.world_size > 1 and (place is None or place.creates_processes_externally):
+                        # The other processes are there, and training it already.
                         raise ValueError(f"{writer}\nOne process would wait; start several when it is done.") from None
                     log.info("Waiting: %s", writer)
                     time.sleep(SECONDS_BETWEEN_TRIES)

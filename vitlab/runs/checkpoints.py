@@ -241,6 +241,7 @@ class RunCheckpoints(Checkpoint):
             except OSError:  # a file system without links
                 shutil.copyfile(state, new)
             new.replace(target)
+            new.unlink(missing_ok=True)  # still there where both are links of one file
         except OSError as error:
             new.unlink(missing_ok=True)
             log.warning("%s could not be kept (%s).", target, error)

@@ -110,6 +110,10 @@ class RunRecord(Callback):
         self._started = time.perf_counter()
         self._restarted = trainer.ckpt_path is not None
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember what the epochs before logged, which no later one may log again."""
+        self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+
     def on_train_batch_end(self, *args: Any) -> None:
         if self._restarted:
             self._restarted = False
@@ -152,7 +156,7 @@ class RunRecord(Callback):
         if not is_within_an_epoch(trainer):
             self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
             checkpoint["vitlab_ended"] = trainer.should_stop
-        checkpoint["vitlab_metrics"] = dict(self.metrics)  # also those that no later epoch logs
+        checkpoint["vitlab_metrics"] = dict(self.metrics)
         assert isinstance(pl_module, Objective)
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["vitlab_inference"] = {  # what `vitlab.load` needs besides the model

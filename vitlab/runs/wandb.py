@@ -75,6 +75,7 @@ class UnbreakableWandbLogger(WandbLogger):
         # W&B forgets a run that is created anew when it ends, however it ends.
         super().__init__(name, run_directory, config=config, reinit="create_new", **own)
         self.settings, self.directory, self.broken = settings, run_directory, False
+        self._alone = True  # no run of the user's is open
 
     @property
     def experiment(self) -> Any:
@@ -94,7 +95,7 @@ class UnbreakableWandbLogger(WandbLogger):
                 log.info("W&B: %s", self._experiment.url)
                 return
             except Exception as error:  # unreachable, a wrong key, another server's answer
-                _end_service()  # it still has the run that it could not open
+                self._end_service()  # it still has the run that it could not open
                 message = "W&B cannot be used (%s); the run is kept offline, `wandb sync %s` uploads it."
                 log.warning(message, _one_line(error), kept)
         self._experiment = self._init("offline")
@@ -104,6 +105,7 @@ class UnbreakableWandbLogger(WandbLogger):
     def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
+        self._alone = wandb.run is None
         settings = wandb_arguments(self)["settings"] = wandb.Settings(
             mode=mode,
             silent=True,
@@ -146,20 +148,20 @@ class UnbreakableWandbLogger(WandbLogger):
             if self._experiment is not None:
                 with suppress(Exception, SystemExit), _no_logging_errors():
                     self._experiment.finish(exit_code=1)
-            _end_service()
+            self._end_service()
             log.warning("W&B stopped working (%s); the run continues, metrics.csv has every metric.", _one_line(error))
+
+    def _end_service(self) -> None:
+        """End W&B's own process; otherwise W&B would look for it, and complain, when this process ends."""
+        import wandb
+
+        if self._alone:  # else the user's run would end, too
+            with suppress(Exception, SystemExit), _no_logging_errors():  # SystemExit: with a killed service's status
+                wandb.teardown()
 
     def __getstate__(self) -> dict[str, Any]:
         """Open no run to be copied into a process that Lightning spawns."""
         return vars(self) | {"_experiment": None}
-
-
-def _end_service() -> None:
-    """End W&B's own process; otherwise W&B would look for it, and complain, when this process ends."""
-    import wandb
-
-    with suppress(Exception, SystemExit), _no_logging_errors():  # SystemExit: with the status of a killed service
-        wandb.teardown()
 
 
 @contextmanager

@@ -29,8 +29,9 @@ def heat_chart(results: StudyResults, images: Images) -> Chart | None:
 
     indices, device, heats = interesting(results)[:ROWS], device_for("auto"), {}
     for variant, run in models_shown(results).items():
-        if run.run.config.get("run", {}).get("probe"):
-            continue  # its answer is not that of the head
+        probe = run.run.config.get("run", {}).get("probe")
+        if probe and not (probe == "linear" and run.run.is_frozen):
+            continue  # its answer is not that of the network's head
         with suppress(FileNotFoundError, ValueError):  # its checkpoints were removed
             experiment = Experiment.load(run.run.directory)
             model = experiment.objective.backbone.to(device).eval()  # the weights that the study ranks

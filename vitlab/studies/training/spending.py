@@ -38,7 +38,11 @@ def spend_budget(
     for run in drafts:
         _refuse_unknown_warmup(study, run)
     record = folder / "budget.json"
-    known, begun = read_json(record, missing={}), any(run.directory.is_dir() for run in drafts)
+    known, places = (
+        read_json(record, missing={}),
+        [folder / "tuning", folder / "search", *(run.folder for run in drafts)],
+    )
+    begun = any(True for place in places for _ in place.rglob("seed-*"))
     inputs = {
         "budget": str(study.budget),
         "configs": {run.variant: _decisive(run.config) for run in drafts},
