@@ -161,6 +161,11 @@ def test_own_names_and_other_classes_of_any_family_are_understood(name: str, old
     report = load_weights(TimmModel(name, num_classes=6, **sizes), tmp_path / "a.safetensors")
     assert set(report.missing) == set(report.unexpected)
     assert all(key.startswith("head") for key in report.missing)
+    bare = TimmModel(name, num_classes=0, **sizes)  # as in a pre-training
+    assert all(key.startswith("head") for key in load_weights(bare, tmp_path / "a.safetensors").unexpected)
+    save_weights(bare, tmp_path / "bare.safetensors")
+    report = load_weights(source, tmp_path / "bare.safetensors")
+    assert all(key.startswith("head") for key in report.missing)
 
 
 def test_a_file_of_before_batch_norms_counted_is_read(tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_a_file_of_before_batch_norms_counted_is_read(tmp_path: Path) -> None:
 def test_a_size_that_timm_does_not_take_is_refused_with_the_argument_that_lets_it() -> None:
     sizes: dict[str, Any] = {"num_classes": 2, "img_size": 64}
     depth = {"depth": 1}
-    with pytest.raises(ValueError, match=r"VisionTransformer takes no images of 32 px .*dynamic_img_size: true"):
+    with pytest.raises(ValueError, match=r"VisionTransformer takes no images of 32 px .*dynamic_img_size or"):
         TimmModel("vit_tiny_patch16_224", model_kwargs=depth, **sizes).check(32)
     TimmModel("vit_tiny_patch16_224", model_kwargs={**depth, "dynamic_img_size": True}, **sizes).check(32)
     TimmModel("resnet18", num_classes=2).check(32)

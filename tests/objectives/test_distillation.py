@@ -187,7 +187,10 @@ def test_timms_weights_bring_their_normalization() -> None:
         0.456,
         0.406,
     )  # of the tag
-    assert Teacher(model, weights="timm/no_such_model").mean is None
+    for unknown in ("timm/no_such_model", "timm/vit_tiny_patch16_384.no_such_tag"):
+        assert Teacher(model, weights=unknown).mean is None
+    gray = VisionTransformer(in_chans=1)
+    assert Teacher(gray, weights="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k").mean is None
     model.pretrained = True
     teacher = Teacher(model)
     assert teacher.mean == teacher.std == half

@@ -52,6 +52,9 @@ def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
 def with_config(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with the files and run directories that come first under `--config`, which takes several."""
     first = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    if not first and not {word.partition("=")[0] for word in arguments} & {"-c", "--config"}:
+        files, rest = split(arguments)  # one that follows options
+        return ["--config", *files, *rest] if files else rest
     return ["--config", *first, *arguments[len(first) :]] if first else list(arguments)
 
 

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{path or 'weights as built'}, {result}")
         content, name = asdict(result), f"{name}-{options.protocol}"
     own = path is None or path.resolve().parent == RunDirectory(experiment.directory).checkpoints.resolve()
-    step = 0 if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+    step = 0 if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("global_step")
     folder = experiment.directory if own else experiment.directory / OTHER
     write_text(folder / f"probe-{name}.json", json.dumps({"step": step, **content}, indent=2))
     return 0

@@ -67,6 +67,11 @@ class ImageDataset(Dataset[Batch], ABC):
         """Return a hash of each image, equal where the images are equal; 0: unknown."""
         return np.array([content_of(self.raw(index).tobytes()) for index in range(len(self))], np.uint64)
 
+    @property
+    def knows_contents(self) -> bool:
+        """Whether the digest is also of what the images show."""
+        return True
+
     def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
         """Return a number for each image, equal where images are read together; None: in any order."""
         return None

@@ -17,7 +17,7 @@ from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import ImageDataModule
-from vitlab.data.dataset import Batch, Cut, ImageDataset, Images, Labels, Split
+from vitlab.data.dataset import Batch, Cut, ImageDataset, Images, Labels, Split, as_classes
 from vitlab.data.decoding import Half, Pixels, as_text
 from vitlab.data.folder import Files, Folder, below_split
 from vitlab.data.multi_crop import MultiCrop
@@ -75,6 +75,10 @@ class Photos(ImageDataset):
         """Return the hash of each file; 0 where a source does not give it."""
         return self._contents
 
+    @property
+    def knows_contents(self) -> bool:
+        return bool(self._contents.any())
+
     def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
         return self.source.blocks(self.names)
 
@@ -85,7 +89,7 @@ class Photos(ImageDataset):
     def __getitems__(self, keys: list[Key]) -> Batch:
         epoch, first = keys[0].epoch, keys[0].first
         indices = torch.tensor([key.image for key in keys])
-        labels = torch.from_numpy(self.labels[indices.numpy() % len(self)])
+        labels = torch.from_numpy(as_classes(self.labels[indices.numpy() % len(self)]))
         if epoch is None:
             images = _stack([self._central(key.image) for key in keys])
         elif self.multi_crop is not None:

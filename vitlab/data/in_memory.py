@@ -21,8 +21,8 @@ class TensorImages(ImageDataset):
 
     def __init__(self, images: UInt8[Tensor, "N C H W"], labels: Labels, names: list[str]) -> None:
         assert len(images) == len(labels) == len(names)
-        self.images, self.labels = images, as_classes(labels)
-        self._labels, self._names = torch.from_numpy(self.labels), names
+        self.images, self.labels = images, labels
+        self._labels, self._names = torch.from_numpy(as_classes(labels)), names
 
     @property
     def names(self) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
 from vitlab.data.checking import Check
-from vitlab.data.dataset import Labels, Split, as_classes
+from vitlab.data.dataset import Labels, Split
 from vitlab.data.decoding import Half, Pixels
 
 
@@ -72,4 +72,4 @@ class PhotoSource(ABC):
         ends = np.cumsum([len(labels) for _, labels in self.splits.values()])
         contents = np.split(known.contents, ends[:-1])
         pairs = zip(self.splits.items(), contents, strict=True)
-        return {split: Subset(names, as_classes(labels), own) for (split, (names, labels)), own in pairs}
+        return {split: Subset(names, labels, own) for (split, (names, labels)), own in pairs}

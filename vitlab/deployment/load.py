@@ -189,7 +189,11 @@ def no_checkpoint(run: RunDirectory) -> str:
     probe = run.config["run"].get("probe")
     if run.config["trainer"]["max_epochs"] == 0 and probe not in (None, "linear"):
         return f"run.probe: {probe} of a frozen network leaves none. Give a run with run.probe: linear, which does."
-    return "no step was trained, or it was removed. Train it again with --run.overwrite true."
+    if run.config["trainer"]["max_epochs"] == 0:
+        return "its 0 epochs take no step. Give a run of an epoch or more."
+    if run.config["trainer"].get("enable_checkpointing") is False:
+        return "trainer.enable_checkpointing is off. Train it again with it, and with --run.overwrite true."
+    return "it was removed. Train it again with --run.overwrite true."
 
 
 def _of_checkpoint(path: Path, raw: bool) -> LoadedModel:

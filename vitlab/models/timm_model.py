@@ -86,14 +86,17 @@ class TimmModel(ImageModel):
     @torch.no_grad()
     def check(self, size: int | tuple[int, int]) -> None:
         """Raise a ValueError unless the model takes images of this size in pixels."""
-        black = torch.zeros(1, self.in_chans, *pair(size), device=next(self.parameters()).device)
+        black = next(self.parameters()).new_zeros(1, self.in_chans, *pair(size))
         try:
             with in_eval_mode(self):
                 self.embed(black)
-        except AssertionError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError) as error:
             raise ValueError(
-                f"{type(self.net).__name__} takes no images of {size} px ({error}). In the backbone, set model_kwargs: "
-                "{dynamic_img_size: true} (ViT) or {strict_img_size: false} (Swin), or take images of one size."
+                f"{type(self.net).__name__} takes no images of {size} px ({error}). Take images of one size, or give "
+                "the backbone model_kwargs that let it: dynamic_img_size or dynamic_img_pad of a ViT, strict_img_size: "
+                "false of a Swin."
             ) from None
 
     @property
@@ -137,16 +140,31 @@ class TimmModel(ImageModel):
             groups[depth_of[name]].append(parameter)
         return [group for group in groups if group]
 
-    def head_parameters(self) -> list[nn.Parameter]:
+    @property
+    def heads(self) -> tuple[nn.Module, ...]:
+        """The classifier, of which a few models have two."""
         heads = self.net.get_classifier()
-        return [p for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()]
+        return heads if isinstance(heads, tuple) else (heads,)
+
+    @property
+    def head_prefixes(self) -> tuple[str, ...]:
+        """What the names of the classifier's tensors begin with, whether the model has one or not."""
+        names = self.net.pretrained_cfg["classifier"] or ()
+        names = (names,) if isinstance(names, str) else names
+        return tuple(f"{name.rpartition('.')[0] or name}." for name in names)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [p for head in self.heads for p in head.parameters()]
 
 
 def normalization_of(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Return mean and standard deviation of the images that timm's weights of a name expect; None where not known."""
     import timm
 
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that this version does not know
+        return None, None
     return (tuple(cfg.mean), tuple(cfg.std)) if cfg and cfg.mean and cfg.std else (None, None)
 
 

@@ -119,7 +119,7 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
         beside=sorted({name.partition(".")[0] for name in file if not name.startswith(prefix)}),
     )
     other_shapes = {name: tuple(encoder[name].shape) for name, tensor in fitting.items() if tensor is None}
-    _refuse_unexplained(report, type(model).__name__, other_shapes, _classifier_of(model, target))
+    _refuse_unexplained(report, type(model).__name__, other_shapes, _classifier_of(model, encoder))
     target.load_state_dict({**own, **loaded})
     return report
 
@@ -347,10 +347,16 @@ def _offsets_resized(model: nn.Module, file: Weights) -> dict[str, tuple[Shape, 
     return {name: (old, new) for name, (old, new) in changes.items() if old != new}
 
 
-def _classifier_of(model: nn.Module, target: nn.Module) -> set[str]:
-    """Return the names of the model's own classifier, which timm's families call differently."""
-    own = {id(p) for p in model.head_parameters()} if isinstance(model, ImageModel) else set()
-    return {name for name, parameter in target.named_parameters() if id(parameter) in own}
+def _classifier_of(model: nn.Module, file: Iterable[str]) -> set[str]:
+    """Return names of the classifier of a timm model, whose families call it differently, in the model or in a file."""
+    from vitlab.models.timm_model import TimmModel
+
+    if not isinstance(model, TimmModel):
+        return set()
+    own = {id(tensor) for head in model.heads for tensor in (*head.parameters(), *head.buffers())}
+    named = (*model.net.named_parameters(), *model.net.named_buffers())
+    left_out = [] if model.num_classes else [name for name in file if name.startswith(model.head_prefixes)]
+    return {name for name, tensor in named if id(tensor) in own}.union(left_out)
 
 
 def _refuse_unexplained(

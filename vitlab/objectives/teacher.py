@@ -50,6 +50,8 @@ class Teacher:
             raise ValueError(f"teacher.mean is {mean} and teacher.std {std}; give both, or neither for the data's.")
         if mean is None and weights and weights.startswith("timm/"):
             mean, std = normalization_of(weights.removeprefix("timm/"))
+            if mean is not None and model is not None and len(mean) != model.in_chans:
+                mean = std = None  # of filters adapted to the data's channels
         elif mean is None and not weights and isinstance(model, TimmModel) and model.pretrained:
             mean, std = model.mean, model.std
         if model is None and (weights is None or weights.startswith("timm/")):
