@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from fake_study import result, results, right
-from referee.formats import SPACE
+from referee.formats import NONE, SPACE
 from referee.report.document import Table
 from referee.statistics.intervals import t_interval
 
@@ -249,6 +249,16 @@ def test_who_was_tested_otherwise_than_most_is_set_apart() -> None:
     assert {r.variant: study.set_apart(r) for r in study.ranking} == {"A": [], "B": [], "C": ["torch 2.14"]}
     two = results({name: {1: right(0.9, 30)} for name in "AC"}, finished=finished[::2])  # neither is the usual one
     assert {r.variant: two.set_apart(r) for r in two.ranking} == {"A": ["torch 2.15"], "C": ["torch 2.14"]}
+
+
+def test_the_loss_of_lejepa_stands_beside_the_accuracy() -> None:
+    study = results({"LeJEPA": {1: right(0.7), 2: right(0.7)}, "DINO": {1: right(0.6), 2: right(0.6)}})
+    for run in study.finished:
+        run.run.config["model"] = {"class_path": f"vitlab.objectives.{run.run.variant}"}
+        run.summary["metrics"] = {"train/loss": 0.4 + run.run.seed / 10}
+    rows = {row.head: row.cells[-1] for row in sections._ranked_rows(study)}
+    assert (rows["LeJEPA"], rows["DINO"]) == ("0.550", NONE)  # DINO's says nothing of its encoder
+    assert list(sections._notes_on_ranking(study))[-1].startswith("LeJEPA's loss: on the training images")
 
 
 def test_features_stand_beside_those_of_the_untrained_network() -> None:

@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from referee.formats import NONE, counted, listed, percent, signed
@@ -105,7 +106,8 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric = results.metric
     own_columns = ["NLL", "ECE, %"] if metric.one_class else []
     ema_columns = [f"Averaged weights{', %' if metric.is_accuracy else ''}"] if _averaged(results) else []
-    columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *own_columns]
+    loss_columns = ["LeJEPA's loss"] if _losses(results) else []
+    columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *own_columns, *loss_columns]
     return [
         Figure(
             drawings["ranking"],
@@ -121,6 +123,16 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     ]
 
 
+def _losses(results: StudyResults) -> dict[str, float]:
+    """Return the training loss of each variant that LeJEPA trained, mean over seeds: it ranks encoders as labels do."""
+    objectives = {r.variant: str(r.runs[0].run.config.get("model", {}).get("class_path")) for r in results.ranking}
+    return {
+        r.variant: fmean(run.summary.get("metrics", {}).get("train/loss", math.nan) for run in r.runs)
+        for r in results.ranking
+        if objectives[r.variant].endswith(".LeJEPA")
+    }
+
+
 def _averaged(results: StudyResults) -> bool:
     return any(result.score_ema is not None for result in results.ranking)
 
@@ -128,6 +140,7 @@ def _averaged(results: StudyResults) -> bool:
 def _ranked_rows(results: StudyResults) -> list[Row]:
     """Return the variants and the baselines by score."""
     metric, digits, seeds = results.metric, results.verdict.digits, len(results.study.seeds)
+    losses = _losses(results)
     rows: list[tuple[float, int, Row]] = []  # to be sorted: score, 1 for a baseline
     untrained: dict[float, list[str]] = {}
     for result in results.ranking:
@@ -140,6 +153,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
         ]
         if metric.one_class:
             cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
+        cells += [signed(losses.get(result.variant, math.nan), 3)] if losses else []
         below = _below_baselines(results, result.score.mean, result.untrained)
         marks = *below, *(f"≠ {x}" for x in results.set_apart(result))
         rows.append((metric.sign * result.score.mean, 0, row_of(result, *cells, marks=marks)))
@@ -190,6 +204,11 @@ def _notes_on_ranking(results: StudyResults) -> Iterator[str]:
         yield (
             "NLL: negative log-likelihood of the labels, in nats. ECE: expected calibration error, the mean gap "
             "between confidence and accuracy. Lower is better for both."
+        )
+    if _losses(results):
+        yield (
+            "LeJEPA's loss: on the training images, mean of the last epoch. It needs no labels, and among encoders "
+            "that were trained with the same loss and views, a lower one goes with better features."
         )
 
 
