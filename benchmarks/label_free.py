@@ -8,7 +8,8 @@ rates, on 45,000 images each, and judged by k-NN on the validation images. Runs 
 
 Fixed before the first run: the claim is repeated if the 95 % interval of its correlation lies above 0.5, contradicted
 if below, else not settled. The loss counts as its negative: the lower, the better. Of twelve encoders, the first three
-backbones with seed 501, it was 0.86 [0.48, 0.97], not settled; the 24 have a new seed. `val/rank` is RankMe
+backbones with seed 501, it was 0.86 [0.48, 0.97], not settled; of the 24, with a new seed, 0.83 [0.60, 0.93], repeated
+(docs/results.md). `val/rank` is RankMe
 (https://arxiv.org/abs/2210.02885). The interval is Fisher's, with the variance of Bonett and Wright for Spearman's
 coefficient.
 """
