@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study, root = read_study(options.study), options.root
     assert study.claim is not None
     swin, vit = (study.claim.curves[model] for model in ("Swin v2", "ViT"))
-    found = {"untrained": [list(probes(study, root, each["labels"], "none")) for each in (swin, vit)]}
+    first, *_ = swin  # of which the networks before training are measured
+    found = {"untrained": [list(probes(study, root, each[first], "none")) for each in (swin, vit)]}
     for way in swin:
         found[str(way)] = [list(probes(study, root, each[way])) for each in (swin, vit)]
     for measure in MEASURES:
