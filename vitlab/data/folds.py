@@ -47,7 +47,8 @@ class Folds:
             ValueError: there are fewer images or groups than parts, an image without a group, or a class that no
                 training image has.
         """
-        classes = labels if labels.ndim == 1 and labels.dtype.kind in "iu" else np.zeros(len(labels), np.int64)
+        classed = labels.ndim == 1 and labels.dtype.kind in "iu"
+        classes = labels.astype(np.int64) if classed else np.zeros(len(labels), np.int64)
         groups = None if self.groups is None else np.array(groups_by_name(self.groups, names))
         test = fold_numbers(classes, self.count, seed, groups) == self.test - 1
         rest = np.flatnonzero(~test)

@@ -1,7 +1,7 @@
 """Which images are held out, and which are used: equally many of each class."""
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int64, Integer
 
 from vitlab.data.counter_rng import Stream, permutation
 
@@ -13,7 +13,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def stratified_split(
-    labels: Int[np.ndarray, "N"], fraction: float, seed: int
+    labels: Integer[np.ndarray, "N"], fraction: float, seed: int
 ) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "held_out"]]:
     """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all."""
     held_out = []
@@ -26,7 +26,7 @@ def stratified_split(
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
 
-def balanced_order(labels: Int[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
+def balanced_order(labels: Integer[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
     """Return all indices in a random order whose first n, for any n, have equally many images of each class, ± 1.
 
     Class by class in turn, until a class has no image left.
