@@ -159,7 +159,7 @@ class TimmModel(ImageModel):
 
 def normalization_of(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Return mean and standard deviation of the images that timm's weights of a name expect; None where not known."""
-    import timm
+    import timm  # here, because it takes seconds to import
 
     try:
         cfg = timm.get_pretrained_cfg(name)

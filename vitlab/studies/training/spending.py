@@ -38,10 +38,8 @@ def spend_budget(
     for run in drafts:
         _refuse_unknown_warmup(study, run)
     record = folder / "budget.json"
-    known, places = (
-        read_json(record, missing={}),
-        [folder / "tuning", folder / "search", *(run.folder for run in drafts)],
-    )
+    known = read_json(record, missing={})
+    places = [folder / "tuning", folder / "search", *(run.folder for run in drafts)]
     begun = any(True for place in places for _ in place.rglob("seed-*"))
     inputs = {
         "budget": str(study.budget),
