@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from PIL import Image
 
 from vitlab.commands import verify
 from vitlab.commands.dispatch import run
-from vitlab.evaluation.predictions import read_predictions, write_predictions
 from vitlab.experiment.experiment import Experiment
 
 RUN = Path("runs/tiny/seed-0")
@@ -52,27 +50,20 @@ def test_a_run_repeats_to_the_bit_here(tiny: Callable[..., Path], capsys: pytest
     assert run("verify", [str(RUN), "--out", "again"]) == 2
 
 
-def test_other_bits_and_the_same_predictions_are_equal_within_the_interval(finished: Path) -> None:
+def test_other_bits_are_different_and_their_environments_are_compared(finished: Path) -> None:
     other = copy_of(finished)
     environment = json.loads((other / "environment.json").read_text())
     environment["torch"] = "1.0"
     (other / "environment.json").write_text(json.dumps(environment))
-    said, equal = verify.conclusion(finished, other)
-    assert said[0].startswith("Equal within the interval: ")
+    said = verify.differences(finished, other)
+    assert said[0] == "Different: the metrics are equal."
     assert said[1].startswith("First difference: state_dict.")
     assert "torch was" in said[2]
-    assert equal
-
-
-def test_worse_predictions_are_different(finished: Path) -> None:
-    other = copy_of(finished)
-    known = read_predictions(other / "predictions.parquet")
-    logits = known.logits.copy()
-    logits[np.arange(len(logits)), known.labels] += 100  # all right
-    write_predictions(other / "predictions.parquet", replace(known, logits=logits))
-    said, equal = verify.conclusion(finished, other)
-    assert said[0].startswith("Different: ")
-    assert not equal
+    summary = json.loads((other / "summary.json").read_text())
+    summary["metrics"]["test/top1"] += 0.5
+    (other / "summary.json").write_text(json.dumps(summary))
+    assert verify.differences(finished, other)[0].startswith("Different: test/top1 ")
+    assert verify.differences(finished, finished) == []
 
 
 @pytest.mark.slow
@@ -138,15 +129,12 @@ def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
     assert "run.probe: knn of a frozen network leaves none" in capsys.readouterr().err
 
 
-def test_a_repetition_does_not_pause_and_finds_what_its_run_started_from(
-    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run that paused keeps the setting; `Experiment.before` looks beside the first part of the run's name."""
+def test_a_repetition_does_not_pause(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that paused keeps the setting."""
     experiment = Experiment(tiny({"run": {"name": "group/x", "checkpoint": {"pause_after": 1}}}))
     directory = Path("runs/group/x/seed-0")
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(yaml.safe_dump(experiment.config))
-    Path("runs/before").mkdir()
     commands: list[list[str]] = []
 
     def begin(command: list[str], **streams: Any) -> None:
@@ -154,53 +142,8 @@ def test_a_repetition_does_not_pause_and_finds_what_its_run_started_from(
         raise RuntimeError
 
     monkeypatch.setattr(verify.subprocess, "run", begin)
-    monkeypatch.setattr(verify.subprocess, "Popen", begin)
     with pytest.raises(RuntimeError):
         verify.repeat(directory, Path("whole"), {})
-    with pytest.raises(RuntimeError):
-        verify.repeat_segment(directory, Path("part"), 0, None, {})
-    for _, _, _, fit, *arguments in commands:
-        assert fit == "fit"
-        assert Experiment.from_arguments(arguments).run.checkpoint.pause_after is None
-    assert Path("part/before").resolve() == Path("runs/before").resolve()
-
-
-@pytest.mark.slow
-def test_a_segment_repeats_to_the_bit_and_other_weights_are_noticed(
-    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tiny({"trainer": {"limit_train_batches": 3, "max_epochs": 2}, "run": {"checkpoint": {"keep": 3}}})
-    subprocess.run([sys.executable, "-m", "vitlab", "fit", "--config", str(path)], check=True)
-    kept = sorted(path.name for path in (RUN / "checkpoints").glob("step-*"))
-    assert kept == ["step-2.ckpt", "step-4.ckpt"]
-    for begin, segment in {"0": "from step 0 to 2", "2": "from step 2 to 4", "4": "after step 4"}.items():
-        assert run("verify", [str(RUN), "--segment", begin]) == 0
-        assert f"Equal to the bit {segment}: weights" in capsys.readouterr().out
-    state = torch.load(RUN / "checkpoints/step-4.ckpt", weights_only=True)
-    next(iter(state["state_dict"].values())).add_(1e-7)
-    torch.save(state, RUN / "checkpoints/step-4.ckpt")
-    assert run("verify", [str(RUN), "--segment", "2"]) == 1
-    assert "Different from step 2 to 4: state_dict." in capsys.readouterr().out
-
-    # Who is told to end, ends the training that it began.
-    started: list[subprocess.Popen[bytes]] = []
-
-    def begin_it(command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
-        started.append(Popen(command, **streams))
-        return started[0]
-
-    Popen = subprocess.Popen
-    with monkeypatch.context() as patch:
-        patch.setattr(verify.subprocess, "Popen", begin_it)
-        patch.setattr(verify.time, "sleep", lambda seconds: sys.exit(75))
-        with pytest.raises(SystemExit):
-            verify.run([str(RUN), "--segment", "2"])
-    assert started[0].poll() is not None
-    assert verify.chosen_segment(RUN, "auto") in {(0, 2), (2, 4), (4, None)}
-    assert run("verify", [str(RUN), "--segment", "3"]) == 2
-    assert "can be repeated from the steps 0, 2, 4" in capsys.readouterr().err
-
-
-def test_a_run_that_kept_no_states_has_no_segments(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("verify", [str(finished), "--segment", "auto"]) == 2
-    assert "kept no states. Train it with --run.checkpoint.keep 5" in capsys.readouterr().err
+    ((_, _, _, fit, *arguments),) = commands
+    assert fit == "fit"
+    assert Experiment.from_arguments(arguments).run.checkpoint.pause_after is None

@@ -41,7 +41,6 @@ class Checkpointing:
         max_time_share: Largest fraction of the training time that checkpoints at the ends of epochs may take.
         best: Also keep the state of the epoch with the best validation, as best.ckpt.
         keep: Optimizer steps after which the state is also kept as step-<n>.ckpt, from which other runs can branch off.
-            A number: the states that divide the training into so many equal segments, which `verify --segment` repeats.
         pause_after: Epochs after which the run stops, to continue without this setting; None: it does not stop.
         on_failure: If the disk is full or gone: continue without a checkpoint, or stop.
     """
@@ -50,7 +49,7 @@ class Checkpointing:
     every_n_minutes: float | None = 10.0
     max_time_share: float = 0.02
     best: bool = False
-    keep: int | tuple[int, ...] = ()
+    keep: tuple[int, ...] = ()
     pause_after: int | None = None
     on_failure: Literal["continue", "stop"] = "continue"
 
@@ -58,8 +57,6 @@ class Checkpointing:
         for name, number in (("every_n_steps", self.every_n_steps), ("pause_after", self.pause_after)):
             if number is not None and number < 1:
                 raise ValueError(f"run.checkpoint.{name} is {number}; give 1 or more, or null.")
-        if isinstance(self.keep, int) and self.keep < 2:
-            raise ValueError(f"run.checkpoint.keep is {self.keep}; give a number of segments, 2 or more, or steps.")
         if self.every_n_minutes is not None and not self.every_n_minutes > 0:
             raise ValueError(f"run.checkpoint.every_n_minutes is {self.every_n_minutes}; give more than 0, or null.")
         if not 0 < self.max_time_share <= 1:
@@ -121,7 +118,6 @@ class RunCheckpoints(Checkpoint):
         self._at = self._begin = time.perf_counter()
         self._tried = self._unpublished = self._owed = False
         self._written_at, self._pausing = 0, False
-        self._kept: tuple[int, ...] = ()  # steps
 
     @property
     def _next(self) -> Path:
@@ -129,14 +125,12 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
-        keep = self.settings.keep
         steps = trainer.estimated_stepping_batches
-        self._kept = between(keep, int(steps)) if isinstance(keep, int) else keep
         self._at = self._begin = time.perf_counter()
         if trainer.is_global_zero:
             for unfinished in (self._next, *self.directory.glob("*.new")):  # left by a killed run
                 unfinished.unlink(missing_ok=True)
-            if beyond := [step for step in self._kept if step > steps]:
+            if beyond := [step for step in self.settings.keep if step > steps]:
                 log.warning("run.checkpoint.keep: the training has %d steps, so %s are not kept.", steps, beyond)
         self.signals.listen()  # after Lightning, whose own handler would stop the run without its state
 
@@ -154,7 +148,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard a checkpoint from which this validation would be missing, and write one after the next step."""
-        if self._unpublished and self._written_at in self._kept and trainer.is_global_zero:
+        if self._unpublished and self._written_at in self.settings.keep and trainer.is_global_zero:
             log.warning(
                 "run.checkpoint.keep: step %d is not kept, since a validation follows it. Choose another step, or "
                 "another trainer.val_check_interval.",
@@ -166,7 +160,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         final = is_last_epoch(trainer)
         self._pausing = trainer.current_epoch + 1 == self.settings.pause_after and not final
-        final = final or self._pausing or trainer.global_step in self._kept
+        final = final or self._pausing or trainer.global_step in self.settings.keep
         affordable = (time.perf_counter() - self._at) * self.settings.max_time_share >= self._cost
         if final or _any_process(trainer, affordable or self.signals.received is not None):
             self._write(trainer)
@@ -177,7 +171,7 @@ class RunCheckpoints(Checkpoint):
         due = by_time or self._owed or self.signals.received is not None
         if trainer.world_size > 1:
             due = self._step % _STEPS_TO_AGREE == 0 and _any_process(trainer, due)
-        return due or self._step in self._kept or (steps is not None and self._step % steps == 0)
+        return due or self._step in self.settings.keep or (steps is not None and self._step % steps == 0)
 
     def _write(self, trainer: Trainer) -> None:
         begin = time.perf_counter()
@@ -219,7 +213,7 @@ class RunCheckpoints(Checkpoint):
 
     def _publish(self, trainer: Trainer) -> None:
         if self._unpublished and trainer.is_global_zero:
-            if self._written_at in self._kept:
+            if self._written_at in self.settings.keep:
                 self._keep(self._next, kept_state(self.directory, self._written_at))
                 if (best := self.directory / "best.ckpt").is_file():
                     self._keep(best, kept_state(self.directory, self._written_at, "-best"))
@@ -307,11 +301,6 @@ class Signals:
 def _any_process(trainer: Trainer, decision: bool) -> bool:
     """Return whether the decision of any process is true; all processes must call this."""
     return decision if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
-
-
-def between(segments: int, steps: int) -> tuple[int, ...]:
-    """Return the steps that divide a training of so many steps into equal segments."""
-    return tuple(round(steps * i / segments) for i in range(1, segments))
 
 
 def kept_state(checkpoints: Path, step: int, which: str = "") -> Path:
