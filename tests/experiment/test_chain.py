@@ -222,8 +222,6 @@ def test_a_study_draws_the_seed_of_the_pretraining_with_that_of_the_run(tiny: Wr
     assert run("compare", ["--config", "study.yaml"]) == 0
 
     assert {path.name for path in Path("runs/study/before").glob("first-*/*")} == {"seed-1", "seed-2"}
-    assert "What speaks for an answer" in Path("runs/study/report.md").read_text()
-    assert Path("runs/study/figures/heat.png").is_file()
     results, _ = results_of(Path("study.yaml"))
     assert objections(results) == []
     starts = [remark for remark in remarks(results) if "of SimMIM starts from a run of first.yaml@" in remark]

@@ -16,7 +16,6 @@ from vitlab.studies.file.registration import history
 from vitlab.studies.file.vary import describe_draws
 from vitlab.studies.report import figures
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.heat import heat_chart
 from vitlab.studies.report.looks import look_of
 from vitlab.studies.report.paper import TABLE
 from vitlab.studies.report.remarks import objections, remarks_above
@@ -50,7 +49,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     write_verdict(results, folder)
     study, claim = results.study, results.study.claim
     robustness = read_robustness(folder, [result.run for result in results.finished])
-    drawings = _drawings(results, images, robustness, folder / "figures") if results.finished else {}
+    drawings = _drawings(results, robustness, folder / "figures") if results.finished else {}
     if results.finished and results.metric.one_class:
         write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
     if results.finished:
@@ -79,9 +78,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     return write_document(document, folder)
 
 
-def _drawings(
-    results: StudyResults, images: Images, robustness: Robustness | None, folder: Path
-) -> dict[str, drawing.Drawing]:
+def _drawings(results: StudyResults, robustness: Robustness | None, folder: Path) -> dict[str, drawing.Drawing]:
     """Draw the charts of a study that has finished runs into a folder."""
     charts: list[drawing.Chart | None] = [*figures.charts_for(results.metric)]
     if robustness and not robustness.table.empty:
@@ -89,9 +86,6 @@ def _drawings(
     if results.study.claim is not None:
         charts.append(chart_of(results.study.claim, results.verdict))
     charts.append(tuning_chart(results))
-    watch = results.verdict.watch
-    if results.metric.one_class and (watch is None or watch.stop is not None):  # else it is not over
-        charts.append(heat_chart(results, images))
     return {chart.name: drawing.draw(chart, results, folder) for chart in charts if chart is not None}
 
 

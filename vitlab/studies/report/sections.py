@@ -23,7 +23,6 @@ from vitlab.studies.file.study import Study
 from vitlab.studies.report.beaten import design_effect
 from vitlab.studies.report.cost import cost_section, row_of
 from vitlab.studies.report.gallery import gallery, shown_seed
-from vitlab.studies.report.heat import CAPTION
 from vitlab.studies.report.paper import for_a_paper
 from vitlab.studies.report.published import published_parts
 from vitlab.studies.report.remarks import remarks_below
@@ -60,7 +59,7 @@ def sections_of(
             Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),
             robustness_section(results, robustness, drawings.get("curves_of_robustness"), folder),
             Section("Classes", _classes(results) if one_class else []),
-            Section("Images", _images(results, images, drawings.get("heat")) if one_class else []),
+            Section("Images", _images(results, images) if one_class else []),
             Section("Configuration", _configuration(results)),
         ]
         paper = [Section("For a paper", for_a_paper(results))]
@@ -310,9 +309,9 @@ def _confusions(results: StudyResults) -> list[Part]:
     return [Heading(title), Table(title, ["Variant", column], rows, left=[column])]
 
 
-def _images(results: StudyResults, images: Images, heat: Drawing | None) -> list[Part]:
+def _images(results: StudyResults, images: Images) -> list[Part]:
     cards, models = gallery(results, images), "models" if results.study.folds else "model"
-    parts: list[Part] = [
+    return [
         Text(
             f"Predictions of each variant's {models} of seed {shown_seed(results)} on {len(cards)} of the "
             f"{counted(len(results.labels), 'test image')}, with their confidence and the number of the variant's "
@@ -321,9 +320,6 @@ def _images(results: StudyResults, images: Images, heat: Drawing | None) -> list
         ),
         Gallery(cards),
     ]
-    if heat is not None:
-        parts += [Heading("What speaks for an answer"), Figure(heat, CAPTION)]
-    return parts
 
 
 def _configuration(results: StudyResults) -> list[Part]:
