@@ -22,7 +22,7 @@ from vitlab.studies.file.state import Outcome, is_finished
 from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
-from vitlab.studies.training.tuning import _score, _test, refuse_unfit_images, tune
+from vitlab.studies.training.tuning import _score, refuse_unfit_images, tune
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
@@ -98,7 +98,9 @@ def test_tuning_seeds_are_three_that_the_study_lacks(write_study: Write) -> None
     for wrong, message in (
         ({"within": "seeds"}, "tune: within: 'seeds'. Expected `seed` or `study`"),
         ({"within": "seed", "seeds": [7]}, r"tune: seeds: \[7\], but `within: seed` tunes with the study's seeds"),
-        ({"trials": 4, "seeds": [7]}, r"tune: seeds: \[7\], but random trials have their own seeds"),
+        ({"trials": 4}, "unknown key of `tune` `trials`"),
+        ({"space": {"lr": [0.1]}}, "tune: space: lr: .* Expected a list of values, like"),
+        ({"space": {"lr": {"from": 0.1, "to": 1.0}}}, "tune: space: lr: .* Expected a list of values, like"),
         ({"seeds": [7, 7]}, r"tune: seeds: \[7, 7\] contains 7 twice"),
     ):
         with pytest.raises(ValueError, match=rf"study\.yaml: {message}"):
@@ -231,11 +233,11 @@ def test_of_a_loss_the_logarithms_are_compared_and_the_losses_shown(tmp_path: Pa
     metric = Metric("loss", "min", one_class=False, is_log=True)
     run = Run("A", 1, {"run": {"test": True}}, tmp_path, metric)
     run.directory.mkdir()
-    (run.directory / "metrics.csv").write_text("step,epoch,val/loss\n1,0,0.5\n")
-    for test, shown in ((0.7, ["0.50", "0.70"]), (0.0, None)):
-        (run.directory / "summary.json").write_text(json.dumps({"metrics": {"test/loss": test}}))
-        scores = [_score(run), _test(run)]
-        assert scores == [None, None] if shown is None else [metric.text(each, 2) for each in scores] == shown
+    (run.directory / "summary.json").write_text(json.dumps({"metrics": {"test/loss": 0.7}}))
+    for loss, shown in (("0.5", "0.50"), ("0.0", None)):
+        (run.directory / "metrics.csv").write_text(f"step,epoch,val/loss\n1,0,{loss}\n")
+        score = _score(run)
+        assert (score if score is None else metric.text(score, 2)) == shown
 
 
 def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +254,7 @@ def told(choices: list[Choice], **tuning: object) -> tuple[list[str], list[str],
     outcomes = {seed: fake_study.right(0.9, seed=seed) for seed in (1, 2)}
     results = fake_study.results({"A": outcomes, "B": outcomes}, choices=choices)
     results = dataclasses.replace(results, study=dataclasses.replace(results.study, tuning=study))
-    text = [str(part) for part in tuning_section(results, None)]
+    text = [str(part) for part in tuning_section(results)]
     return as_tuned(results), tuning_remarks(results), "\n".join(text)
 
 

@@ -27,7 +27,7 @@ from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.curves import answer, write_curves
 from vitlab.studies.report.looks import append_look, look_of, read_looks
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.tuning import as_tuned, leads_by_trials
+from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import judged, outlooks, verdict
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
@@ -153,7 +153,7 @@ def _compare(
     report = write_report(results, planned.images, planned.folder)
     shown = judged(results)
     claimed = [headline(study.claim, shown), *decided(study.claim, shown)] if study.claim else []
-    further = [*costlier(results), *as_tuned(results), *leads_by_trials(results), *outlooks(results)]
+    further = [*costlier(results), *as_tuned(results), *outlooks(results)]
     asked = [study.question] if study.question else []
     print("", *asked, *claimed, shown.sentence, *further, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:

@@ -68,7 +68,7 @@ LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up 
 LEAST_SEEDS = 3
 WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
 # Folders next to those of the variants.
-RESERVED_SLUGS = ("before", "features", "figures", "robustness", "search", "transfer", "tuning", "wandb")
+RESERVED_SLUGS = ("before", "features", "figures", "robustness", "transfer", "tuning", "wandb")
 IF = "without_test"  # of `folds`: only if the data set has no test images
 
 
@@ -163,7 +163,7 @@ class Study:
 
     def tuning_folder(self, root: Path) -> Path:
         """Return the folder of the tuning runs."""
-        return self.folder(root) / ("search" if self.tuning and self.tuning.trials else "tuning")
+        return self.folder(root) / "tuning"
 
     @property
     def parts(self) -> Sequence[int | None]:

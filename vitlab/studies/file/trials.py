@@ -12,7 +12,6 @@ class Trial(NamedTuple):
 
     settings: dict[str, Any]  # by key
     score: float | None  # the metric on the validation images, mean over the tuning seeds; None if a run failed
-    test: float | None = None  # of a random trial, on the test images
 
     @property
     def text(self) -> str:
@@ -28,7 +27,7 @@ class Choice(NamedTuple):
     variant: str
     trials: list[Trial]
     metric: Metric = TOP1
-    taken: int | None = None  # index of the trial whose settings the variant is trained with; None: the best
+    taken: int = 0  # index of the trial whose settings the variant is trained with
     error: float = 0.0  # standard error of the difference of two trials
     seeds: Sequence[int] = ()  # of the tuning runs
     seed: int | None = None  # of the study, whose run has these settings; None: all of them
@@ -42,7 +41,7 @@ class Choice(NamedTuple):
     @property
     def chosen(self) -> Trial:
         """The trial whose settings the variant is trained with."""
-        return self.best if self.taken is None else self.trials[self.taken]
+        return self.trials[self.taken]
 
     @property
     def ties(self) -> list[Trial]:
@@ -54,7 +53,7 @@ class Choice(NamedTuple):
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether the single best trial of a grid has an outermost value, so that a better one may lie beyond it."""
+        """Whether the single best trial has an outermost value, so that a better one may lie beyond it."""
         alone = [trial.score for trial in self.trials].count(self.best.score) == 1
         tried = {key: [trial.settings[key] for trial in self.trials] for key in self.best.settings}
         numbers = {key: values for key, values in tried.items() if all(type(each) in (int, float) for each in values)}

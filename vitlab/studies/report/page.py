@@ -21,7 +21,7 @@ from vitlab.studies.report.paper import TABLE
 from vitlab.studies.report.remarks import objections, remarks_above
 from vitlab.studies.report.robustness import Robustness, read_robustness
 from vitlab.studies.report.sections import sections_of
-from vitlab.studies.report.tuning import as_tuned, leads_by_trials, tuning_chart
+from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import judged, outlooks, verdict
 from vitlab.studies.report.verdict_file import write_claim, write_verdict
 from vitlab.studies.results.folds import FOLDS, table_of
@@ -67,7 +67,6 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             *costlier(results),
             *_summary(results),
             *as_tuned(results),
-            *leads_by_trials(results),
             *_looks(results),
             *outlooks(results),
         ],
@@ -85,7 +84,6 @@ def _drawings(results: StudyResults, robustness: Robustness | None, folder: Path
         charts.append(robustness.chart(list(results.study.variants)))
     if results.study.claim is not None:
         charts.append(chart_of(results.study.claim, results.verdict))
-    charts.append(tuning_chart(results))
     return {chart.name: drawing.draw(chart, results, folder) for chart in charts if chart is not None}
 
 

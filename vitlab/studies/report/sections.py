@@ -53,7 +53,7 @@ def sections_of(
             Section("Claim", _claim(results, drawings)),
             Section("Ranking", _ranking(results, drawings)),
             Section("Differences", differences_section(results.verdict, drawings["differences"])),
-            Section("Tuning", tuning_section(results, drawings.get("tuning"))),
+            Section("Tuning", tuning_section(results)),
             Section("Learning", _learning(results, drawings)),
             Section("Cost", cost_section(results, drawings)),
             Section("Calibration", [Figure(drawings["calibration"], CALIBRATION)] if one_class else []),

@@ -39,7 +39,7 @@ def spend_budget(
         _refuse_unknown_warmup(study, run)
     record = folder / "budget.json"
     known = read_json(record, missing={})
-    places = [folder / "tuning", folder / "search", *(run.folder for run in drafts)]
+    places = [folder / "tuning", *(run.folder for run in drafts)]
     begun = any(True for place in places for _ in place.rglob("seed-*"))
     inputs = {
         "budget": str(study.budget),

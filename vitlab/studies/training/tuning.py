@@ -1,7 +1,7 @@
 """The tuning runs of a study, and the settings that each variant takes from them."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -11,7 +11,6 @@ import numpy as np
 
 from vitlab.config import Config, merge, nest
 from vitlab.runs.directory import METRICS, RunDirectory
-from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run, complete, with_seed
@@ -42,10 +41,7 @@ def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
 
 
 def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[Cell, list[list[Run]]]:
-    """Return the tuning runs for each choice, by candidate and seed.
-
-    Those of a grid use no test images. The tests of random trials are for the tuning curve; nothing is chosen by them.
-    """
+    """Return the tuning runs for each choice, by candidate and seed. They use no test images."""
     tuning = study.tuning
     if tuning is None:
         return {}
@@ -53,13 +49,12 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
 
     def run_of(variant: str, candidate: Candidate) -> Run:
         folder = study.tuning_folder(root) / slug(variant) / slug(candidate.name)
-        fixed: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": tuning.trials is not None}}
-        listed = {key: value for key, value in candidate.settings.items() if isinstance(tuning.space[key], list)}
-        if (known := (variant, as_yaml(listed))) not in completed:  # numbers of a range need no check of their own
+        fixed: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": False}}
+        if (known := (variant, candidate.name)) not in completed:  # the seeds of a study try the same settings
             completed[known] = complete(
                 study, variant, root, merge(decided.get(variant, {}), nested(candidate.settings))
             )
-        config = merge(completed[known].config, merge(nested(candidate.settings, listed), fixed))
+        config = merge(completed[known].config, fixed)
         return replace(completed[known], variant=f"{variant} with {folder.name}", config=config, folder=folder)
 
     return {
@@ -73,9 +68,9 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
     }
 
 
-def nested(settings: Mapping[str, Any], without: Collection[str] = ()) -> Config:
+def nested(settings: Mapping[str, Any]) -> Config:
     """Return settings by dotted key as an override."""
-    return reduce(merge, (nest(key, value) for key, value in settings.items() if key not in without), {})
+    return reduce(merge, (nest(key, value) for key, value in settings.items()), {})
 
 
 def tune(
@@ -116,32 +111,21 @@ def _choices(
     scores = np.array([[list(map(_score, each)) for each in own] for own in tried], dtype=float)  # (K, M, T)
     means = scores.mean(axis=2)  # nan where a run failed
     known = np.flatnonzero(np.isfinite(means).any(axis=1)).tolist()
-    taken, error = dict.fromkeys(known), 0.0  # of random trials, each variant's own best
-    if not tuning.trials and known:
-        error = error_of_difference(scores[known], images if metric.is_accuracy else None)
-        taken = dict(zip(known, choose(metric.sign * means[known], error), strict=True))
-    for index, best in taken.items():
+    if not known:
+        return
+    error = error_of_difference(scores[known], images if metric.is_accuracy else None)
+    for index, best in zip(known, choose(metric.sign * means[known], error), strict=True):
         trials = [
-            Trial(candidate.settings, _finite(mean), _test(own[0]))
-            for candidate, mean, own in zip(candidates, means[index], tried[index], strict=True)
+            Trial(candidate.settings, _finite(mean)) for candidate, mean in zip(candidates, means[index], strict=True)
         ]
         yield Choice(list(study.variants)[index], trials, metric, best, error, candidates[0].seeds, seed)
 
 
 def _score(run: Run) -> float | None:
-    """Return the validation score of a finished run that also has its test score where it is tested."""
-    if RunDirectory(run.directory).shortfalls or (run.config["run"]["test"] and _test(run) is None):
+    """Return the validation score of a finished run as the study compares it; None without one, or its logarithm."""
+    if RunDirectory(run.directory).shortfalls:
         return None
-    return _scaled(run, read_progress(run.directory / METRICS, run.metric).score)
-
-
-def _test(run: Run) -> float | None:
-    directory = RunDirectory(run.directory)
-    return None if directory.shortfalls else _scaled(run, directory.summary.get("metrics", {}).get(run.metric.test))
-
-
-def _scaled(run: Run, score: float | None) -> float | None:
-    """Return a score as the study compares it; None without one, or where it has no logarithm."""
+    score = read_progress(run.directory / METRICS, run.metric).score
     if run.metric.is_log and score is not None:
         score = math.log(score) if score > 0 else None
     return _finite(score)
