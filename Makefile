@@ -78,7 +78,7 @@ pretraining-parts: $(INSTALLED)  ## Pre-train on CIFAR-10 with one part changed 
 	$(RUN) -m vitlab compare --config benchmarks/parts_msn.yaml
 
 claims: $(INSTALLED)  ## Test the papers' claims that are not tested yet, and write runs/claims/report.html
-	$(RUN) -m vitlab claims $(ARGS)
+	$(RUN) -m benchmarks.tested_claims $(ARGS)
 
 STUDY ?= quickstart
 

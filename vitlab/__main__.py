@@ -21,7 +21,6 @@ COMMANDS = {
     "robustness": "evaluate a study's models on corrupted images: noise, blur, low resolution, occlusion …",
     "compare": "run a study: variants × seeds, then a report",
     "verdict": "what a study concluded, as an exit status for scripts",
-    "claims": "test published claims, each a study, and write one page about all",
     "init": "list the experiments that vitlab ships, or copy some to change them",
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
     "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",

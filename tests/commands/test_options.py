@@ -23,7 +23,6 @@ COMMANDS = [
     "plan",
     "robustness",
     "verdict",
-    "claims",
     "transfer",
     "embed",
     "benchmark",
@@ -57,7 +56,7 @@ def test_a_setting_of_the_data_needs_a_value(arguments: list[str]) -> None:
     assert split_data(["--data.root", "photos", "--overwrite"]) == (["--overwrite"], {"root": "photos"})
 
 
-@pytest.mark.parametrize("command", ["robustness", "verdict", "claims"])
+@pytest.mark.parametrize("command", ["robustness", "verdict"])
 def test_a_folder_is_no_run_to_commands_that_take_none(
     command: str, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:

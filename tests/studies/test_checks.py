@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from fake_study import plain, variant
 
-from vitlab.commands.dispatch import run
-from vitlab.studies.checks import checks
+from benchmarks.tested_claims import checks, main
 from vitlab.studies.file.registration import keep_word, register
 from vitlab.studies.file.study import read_study
 
@@ -41,7 +40,7 @@ def test_a_claim_that_has_all_passes(claiming: Write, tmp_path: Path, capsys: py
     assert failures(path, tmp_path) == ["register it: `compare` does, first"]
     register(read_study(path), tmp_path)
     assert failures(path, tmp_path) == []
-    assert run("claims", ["--check", str(path), "--root", str(tmp_path)]) == 0
+    assert main(["--check", str(path), "--root", str(tmp_path)]) == 0
     assert "ok  published: A 81, B 79.5" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
@@ -63,7 +62,7 @@ def test_what_is_missing_is_named(
     path = claiming(**changes)
     register(read_study(path), tmp_path)
     assert failures(path, tmp_path) == [expected]
-    assert run("claims", ["--check", str(path), "--root", str(tmp_path)]) == 1
+    assert main(["--check", str(path), "--root", str(tmp_path)]) == 1
     assert f"NO  {expected}" in plain(capsys.readouterr().out)
 
 

@@ -14,8 +14,7 @@ from referee.report.claim import decided, deciding, draw_claim, headline
 from referee.report.drawing import Layout
 from referee.statistics.relations import CONTRADICTED, OPEN, REPEATED
 
-from vitlab.commands.dispatch import run
-from vitlab.studies.claims import is_tested, read_claims, write_page
+from benchmarks.tested_claims import is_tested, main, read_claims, write_page
 from vitlab.studies.compare import compare
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.verdict import judged, outlooks
@@ -176,11 +175,11 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(
         return compare(path, to, program=FAKE_PROGRAM)
 
     def run_claims() -> None:
-        assert run("claims", ["--folder", str(folder), "--root", str(root)]) == 0
+        assert main(["--folder", str(folder), "--root", str(root)]) == 0
 
     page = write_page(read_claims(folder), root).read_text()
     assert page.count("not tested yet") == 2
-    monkeypatch.setattr("vitlab.studies.compare.compare", run_study)
+    monkeypatch.setattr("benchmarks.tested_claims.compare", run_study)
     run_claims()
     page = (root / "report.html").read_text()
     assert started == ["cheap", "dear"]
@@ -196,7 +195,7 @@ def test_one_page_tells_of_all_claims_and_runs_what_is_missing(
     with (tmp_path / "base.yaml").open("a") as file:
         file.write("trainer: {gradient_clip_val: 1.0}\n")
     assert not any(is_tested(study, root) for study in read_claims(folder))
-    assert run("claims", ["--folder", str(folder), "--root", str(root)]) == 1
+    assert main(["--folder", str(folder), "--root", str(root)]) == 1
     assert capsys.readouterr().err.count("the claim was registered and has results, but with other settings") == 2
 
     with pytest.raises(ValueError, match="no study with a `claim`"):
@@ -255,8 +254,8 @@ def test_a_claim_that_cannot_be_tested_does_not_stop_the_others(
         if path.stem == "bad":
             raise ValueError("bad.yaml: no such budget")
 
-    monkeypatch.setattr("vitlab.studies.compare.compare", compare)
-    assert run("claims", ["--folder", str(folder), "--root", str(tmp_path / "runs/claims")]) == 1
+    monkeypatch.setattr("benchmarks.tested_claims.compare", compare)
+    assert main(["--folder", str(folder), "--root", str(tmp_path / "runs/claims")]) == 1
     assert started == ["bad", "good"]
     assert "bad.yaml: no such budget" in capsys.readouterr().err
 

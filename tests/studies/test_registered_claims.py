@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fake_study import FAKE_PROGRAM, plain, variant
 
+from benchmarks.tested_claims import read_claims, write_page
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
-from vitlab.studies.claims import read_claims, write_page
 from vitlab.studies.compare import compare
 from vitlab.studies.file.registration import first_word, keep_word, record_of, register
 from vitlab.studies.file.study import read_study

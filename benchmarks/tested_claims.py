@@ -1,24 +1,40 @@
-"""A folder of claims: the studies that test them, and one page with the word of each."""
+"""Test the claims of a folder, what is missing of them, and write one page about all; or check a new one.
 
+    python -m benchmarks.tested_claims                        # make claims: experiments/claims, the cheapest first
+    python -m benchmarks.tested_claims --check my_claim.yaml  # source, published figures, registration, seeds, margin
+
+Each claim is a study, which `compare` runs; the page is written after each.
+"""
+
+import argparse
 import math
+import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from referee.claim import NOT_TESTED, Claim
-from referee.formats import NONE, SPACE, counted, joined, p_value
+from referee.formats import NONE, SPACE, counted, joined, listed, p_value
 from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
 from referee.statistics.comparison import LEVEL
 from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
 from scipy.stats import false_discovery_control
 
 from vitlab.atomic_files import read_json
+from vitlab.commands.quiet import quiet
 from vitlab.config import load_yaml
+from vitlab.studies.compare import RunsFailed, compare
 from vitlab.studies.file.content import LIKE
-from vitlab.studies.file.registration import first_word
+from vitlab.studies.file.registration import first_word, record_of
 from vitlab.studies.file.study import Study, read_study, slug
+from vitlab.studies.planning import Planned, plan_study
 
+MOST_SEEDS = 50  # of each variant; a claim that takes more is not decided in an afternoon
+PLACE = re.compile(r"\b(tables?|tab\.|figures?|fig\.|sections?|sec\.|appendix|equations?|eq\.)\s*\w", re.IGNORECASE)
+PAGE = re.compile(r"\b(pages?|pp?\.)\s*\d", re.IGNORECASE)
+WHERE = re.compile(r"arxiv|doi|https?://", re.IGNORECASE)
 WORDS = (REPEATED, CONTRADICTED, EQUAL, OPEN, NOT_TESTED)
 LEAD = (
     "Each claim of a paper is a study with several seeds. Its word follows from intervals over seeds, of accuracies "
@@ -131,3 +147,103 @@ def _expected(tested: Sequence[tuple[Study, dict[str, Any]]], adjusted: dict[flo
         f"“p of all” is adjusted for the number of claims (Benjamini and Hochberg): where it is below {LEVEL:g}, at "
         f"most one word of twenty is expected to be wrong. {which}."
     ]
+
+
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    passed: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.passed else 'NO '} {self.text}"
+
+
+def checks(path: Path, root: Path) -> list[Check]:
+    """Check the claim of a study; nothing is trained or written.
+
+    Raises:
+        ValueError: the study has no claim, or a mistake that `compare` would refuse too.
+    """
+    study = read_study(path)
+    if study.claim is None:
+        raise ValueError(f"{path} has no `claim`. docs/claims.md explains how to write one.")
+    try:
+        margin = _margin(plan_study(path, root))
+    except ValueError as unknown:  # how a metric of its own varies
+        margin = Check(False, f"margin {study.margin:g}: {' '.join(str(unknown).removeprefix(f'{path}: ').split())}")
+    return [*_source(study), *_published(study), *_registration(study), margin]
+
+
+def _source(study: Study) -> Iterator[Check]:
+    assert study.claim is not None
+    for pattern, what in ((PLACE, "table, figure or section"), (PAGE, "page"), (WHERE, "arXiv number, DOI or address")):
+        found = pattern.search(study.claim.source)
+        yield Check(bool(found), f"source: {'has' if found else 'add'} the {what}")
+
+
+def _published(study: Study) -> Iterator[Check]:
+    """Check that the published figures are as the claim expects them."""
+    assert study.claim is not None
+    published, sign = study.claim.published, -1 if study.metric and study.metric["mode"] == "min" else 1
+    for first, relation, second in study.claim.relations:
+        if missing := [name for name in (first, second) if name not in published]:
+            yield Check(False, f"published: add the figure of {missing[0]}, as printed")
+            continue
+        lead = sign * (published[first] - published[second])
+        agrees = lead > 0 if relation == ">" else True
+        figures = f"{first} {published[first]:g}, {second} {published[second]:g}"
+        yield Check(agrees, f"published: {figures}" + ("" if agrees else f" are not {first} {relation} {second}"))
+
+
+def _registration(study: Study) -> Iterator[Check]:
+    record = record_of(study)
+    known = bool(record) and record[-1]["digest"] == study.digest
+    yield Check(known, f"registered on {record[-1]['registered']}" if known else "register it: `compare` does, first")
+    earlier = record[:-1] if known else record
+    used = sorted({seed for each in earlier if each["words"] for seed in each["seeds"]} & {*study.seeds})
+    seen = f"seeds {listed([*map(str, used)])} have results that were seen; give new ones"
+    yield Check(not used, seen if used else f"seeds {study.seeds[0]} to {study.seeds[-1]} are new")
+
+
+def _margin(planned: Planned) -> Check:
+    """Check that a difference of the margin would be found with few seeds, by the finished runs or before any."""
+    assert planned.study.margin is not None
+    takes = planned.need(planned.metric.own(planned.study.margin))
+    basis = f"by {counted(planned.finished, 'finished run')}" if planned.finished else "before any run"
+    if takes.images is not None:
+        return Check(False, f"margin {planned.study.margin:g}: too small for the test images; take more, or another")
+    seeds = takes.seeds.point
+    needs = f"over {MOST_SEEDS}" if seeds is None else counted(seeds, "seed")
+    passed = seeds is not None and seeds <= MOST_SEEDS
+    much = "" if passed else f"; at most {MOST_SEEDS}: take a larger margin, or trainings whose seeds agree"
+    return Check(passed, f"margin {planned.study.margin:g}: takes {needs} of each variant, {basis}{much}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.tested_claims", description="Test published claims.")
+    parser.add_argument("--folder", type=Path, default=Path("experiments/claims"), help="[experiments/claims]")
+    parser.add_argument("--root", type=Path, default=Path("runs/claims"), help="folder of runs and page [runs/claims]")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="check a new claim, and train nothing")
+    options = parser.parse_args(arguments)
+    quiet()
+    if options.check:
+        found = checks(options.check, options.root)
+        print(*found, sep="\n")
+        return 0 if all(check.passed for check in found) else 1
+    studies, failed = read_claims(options.folder), False
+    for number, study in enumerate(studies, start=1):
+        if not is_tested(study, options.root):
+            print(f"Claim {number} of {len(studies)}: {study.path}", flush=True)
+            try:
+                compare(study.path, options.root)
+            except (RunsFailed, ValueError, FileNotFoundError) as error:  # the others can still be tested
+                failed = True
+                print(error, file=sys.stderr)
+        page = write_page(studies, options.root)
+    print(f"The page: {page}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
