@@ -84,6 +84,24 @@ def test_a_shifted_map_that_windows_do_not_divide_is_attended_to_as_by_torchvisi
     torch.testing.assert_close(block.attend(x), expected)
 
 
+@pytest.mark.parametrize("family", ["swin", "swinv2"])
+@pytest.mark.parametrize("size", [(4, 4), (2, 2), (2, 8), (3, 6), (1, 1)], ids=str)
+def test_a_window_that_covers_a_smaller_map_is_clamped_and_not_shifted(size: tuple[int, int], family: str) -> None:
+    """With `clamps`: torchvision's attention in a window of the map's side, with the biases of the same offsets."""
+    model = shake(SMALL[family](img_size=16)).double()  # windows of 4 on a map of 8 × 8
+    x, window = torch.randn(2, *size, 8, dtype=torch.float64), [min(side, 4) for side in size]
+    inside = [4 * row + column for row in range(window[0]) for column in range(window[1])]
+    for odd, block in enumerate(model.layers[0].blocks):
+        attn, block.clamps = block.attn, True
+        own = {"qkv_bias": attn.qkv.bias} if family == "swin" else {"logit_scale": attn.logit_scale}
+        if family == "swinv2":
+            own["qkv_bias"] = torch.cat([attn.q_bias, torch.zeros_like(attn.q_bias), attn.v_bias])
+        weights = attn.qkv.weight, attn.proj.weight, attn.bias()[None, :, inside][..., inside]
+        places = window, attn.num_heads, [2 * odd * (side > 4) for side in size]
+        expected = shifted_window_attention(x, *weights, *places, proj_bias=attn.proj.bias, **own)
+        torch.testing.assert_close(block.attend(x), expected)
+
+
 def test_two_tokens_that_only_the_roll_brought_together_do_not_see_each_other() -> None:
     # An attention that averages what the mask lets through, on a map that is 1 in its first row and 0 elsewhere: with
     # windows shifted by 2, rows 6 and 7 share a window with rows 0 and 1 and must still be 0.

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tests.objectives.small import BACKBONES, batch, closed_form, overfit_one_batch, wake, without_gradient
+from tests.models.small_models import shake
+from tests.objectives.small import BACKBONES, STAGES, batch, closed_form, overfit_one_batch, wake, without_gradient
+from tests.objectives.small import SMALL as SMALL_IMAGES
 from vitlab.commands.dispatch import run
 from vitlab.models import Backbone, Features
 from vitlab.models.layers import PatchEmbed, classifier
@@ -118,6 +120,38 @@ def test_pixels_of_hidden_patches_change_no_prediction() -> None:
     before = objective.reconstruct(images, keep, again)
     torch.testing.assert_close(objective.reconstruct(images + hidden, keep, again), before)
     assert not torch.allclose(objective.reconstruct(images + ~hidden, keep, again), before, atol=1e-4)
+
+
+# ---- windows
+
+
+@pytest.mark.parametrize("name", ["swin", "swin_v2"])
+def test_windows_are_those_of_a_model_built_for_the_half_size_map(name: str) -> None:
+    """As released (models_mae_swin.py, SwinBlock), where the rest of the encoder equals this one to 3e-15."""
+    objective = um_mae(BACKBONES[name]()).double()
+    shake(objective)
+    whole = objective.backbone
+    own = {"pretrained_window_sizes": (4, 4)} if name == "swin_v2" else {}
+    half = type(whole)(**STAGES, **SMALL_IMAGES | {"img_size": 4, "num_classes": 0}, **own).double()
+    state = whole.state_dict()
+    for key, table in half.state_dict().items():
+        if key.endswith("relative_position_bias_table") and len(table) == 9:  # a window of 2: the offsets -1, 0, 1
+            state[key] = state[key].unflatten(0, (7, 7))[2:5, 2:5].flatten(0, 1)
+    half.load_state_dict(state)
+    images = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(whole.embed(images), half.embed(images), rtol=1e-12, atol=1e-12)
+    assert all((attention.keys >= 0).all() for attention in whole.attention_maps(images))  # none is padding
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_evaluation_at_full_size_does_not_change(name: str) -> None:
+    backbone, (images,) = BACKBONES[name](), batch()[0]
+    backbone.reset_classifier(0)
+    wake(backbone)
+    before = backbone.embed(images), backbone.embed(images.repeat(1, 1, 2, 2))  # nor on a larger map
+    um_mae(backbone)
+    assert torch.equal(backbone.embed(images), before[0])
+    assert torch.equal(backbone.embed(images.repeat(1, 1, 2, 2)), before[1])
 
 
 # ---- models

@@ -165,31 +165,45 @@ class WindowAttention(nn.Module, ABC):
     def set_window(self, window: Size) -> None:
         """Change the window, and what B is made of."""
 
-    def heads(self, x: Float[Tensor, "B H W C"]) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Return q, k, v as (B·nW, h, N, d), and s."""
-        q, k, v = (split_windows(part, self.window, self.num_heads) for part in self.project_qkv(x).chunk(3, dim=-1))
-        q, k, scale = self.scaled(q, k)
-        return q, k, v, scale
-
-    def forward(self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None) -> Float[Tensor, "B H W C"]:
-        q, k, v, scale = self.heads(x)  # (B·nW, h, N, d)
+    def heads(
+        self, x: Float[Tensor, "B H W C"], window: Size
+    ) -> tuple[Tensor, Tensor, Tensor, float, Float[Tensor, "h N N"]]:
+        """Return q, k, v as (B·nW, h, N, d), s, and B; in a smaller window an offset has the same bias."""
+        q, k, v = (split_windows(part, window, self.num_heads) for part in self.project_qkv(x).chunk(3, dim=-1))
         bias = self.bias() if self.kept_bias is None else self.kept_bias
+        if window != self.window:
+            h, w = window
+            bias = bias.unflatten(2, self.window).unflatten(1, self.window)  # (heads, wh, ww, wh, ww)
+            bias = bias[:, :h, :w, :h, :w].flatten(3).flatten(1, 2)
+        q, k, scale = self.scaled(q, k)
+        return q, k, v, scale, bias
+
+    def forward(
+        self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None, window: Size | None = None
+    ) -> Float[Tensor, "B H W C"]:
+        window = window or self.window
+        q, k, v, scale, bias = self.heads(x, window)  # (B·nW, h, N, d)
         x_new = attend(q, k, v, bias, mask, scale, self.attn_drop if self.training else 0.0)
-        return self.proj_drop(self.proj(join_windows(x_new, self.window, (x.shape[1], x.shape[2]))))
+        return self.proj_drop(self.proj(join_windows(x_new, window, (x.shape[1], x.shape[2]))))
 
     def attention_probs(
-        self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None
+        self, x: Float[Tensor, "B H W C"], mask: Float[Tensor, "nW N N"] | None, window: Size | None = None
     ) -> Float[Tensor, "BnW h N N"]:
         """Return the attention that `forward` applies."""
-        q, k, _, scale = self.heads(x)
-        attn_mask = self.bias().unsqueeze(0) if mask is None else self.bias() + mask.unsqueeze(1)
+        q, k, _, scale, bias = self.heads(x, window or self.window)
+        attn_mask = bias.unsqueeze(0) if mask is None else bias + mask.unsqueeze(1)
         return attention_weights(q, k, attn_mask, scale).flatten(0, 1)
 
 
 class WindowBlock(nn.Module, ABC):
-    """Attention in windows, shifted in every second block, and an MLP; a subclass says where the norms are."""
+    """Attention in windows, shifted in every second block, and an MLP; a subclass says where the norms are.
+
+    On a map smaller than expected, windows stay as they are and the map is padded, as the released codes of EsViT and
+    iBOT do for small crops; or, with `clamps`, one that covers a side is clamped to it and not shifted.
+    """
 
     attn_mask: Tensor | None
+    clamps = False
 
     def __init__(
         self,
@@ -216,8 +230,17 @@ class WindowBlock(nn.Module, ABC):
     def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Attend within windows of a map of any size; one of another size than expected gets its own mask."""
         size = (x.shape[1], x.shape[2])
-        mask = self.attn_mask if size == self.size else shift_mask(size, self.attn.window, self.shift, x.device)
-        return in_windows(x, self.attn, self.attn.window, self.shift, mask)
+        window, shift = self.windows_on(size)
+        mask = self.attn_mask if size == self.size else shift_mask(size, window, shift, x.device)
+        return in_windows(x, lambda x, mask: self.attn(x, mask, window), window, shift, mask)
+
+    def windows_on(self, size: Size) -> tuple[Size, Size]:
+        """Return the window and the shift on a map of any size."""
+        window, (down, right) = self.attn.window, self.shift
+        if self.clamps:
+            down, right = down * (size[0] > window[0]), right * (size[1] > window[1])
+            window, _ = clamp_window(size, window)
+        return window, (down, right)
 
     def set_input_size(self, size: Size, window: Size) -> None:
         """Change the expected size of the map, and the window."""

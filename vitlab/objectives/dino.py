@@ -32,8 +32,9 @@ from vitlab.optim import Optimizer, Schedule
 class DINO(SelfDistillation):
     """Pre-train any image model, one of timm's too, on crops of two sizes, without labels.
 
-    On small crops a Swin keeps the windows of its `img_size` and pads maps that they do not fill. With gradient
-    accumulation the center is updated with each batch, the teacher with each optimizer step.
+    On small crops a Swin keeps the windows of its `img_size` and pads maps that they do not fill, as the released Swins
+    of EsViT and iBOT do. With gradient accumulation the center is updated with each batch, the teacher with each
+    optimizer step.
 
     The defaults are the released 100-epoch recipe. Weight decay there rises along a cosine from 0.04 to
     0.4: `weight_decay` and `weight_decay_end` of the optimizer.

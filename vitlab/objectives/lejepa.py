@@ -36,7 +36,8 @@ FARTHEST, POINTS = 3.0, 17  # t of the integral, and how many of them from 0 on
 class LeJEPA(Objective):
     """Pre-train any image model, one of timm's too, on several views of each image, without labels.
 
-    There is no best epoch: the validation images are seen in one view, which has nothing to agree with.
+    On small crops a Swin keeps its windows, as in `DINO`. There is no best epoch: the validation images are seen in one
+    view, which has nothing to agree with.
 
     Args:
         backbone: Any vitlab or timm model; its classifier is removed.

@@ -33,7 +33,8 @@ class MSN(SelfDistillation):
 
     The defaults are the released configuration. The paper's best low-shot results use no Sinkhorn and λ = 5. All
     released schedules span 1.25 times the run: `stretch` of the schedule. Patch embedding and class token are
-    initialized unlike timm's: `released_init: true`.
+    initialized unlike timm's: `released_init: true`. No Swin was released: on small crops and on the map of half the
+    size it keeps the windows of its `img_size`, as DINO's does on small crops, unlike `UMMAE`'s.
 
     Args:
         backbone: A VisionTransformer, or with uniform masks any vitlab model; its classifier is removed.

@@ -8,11 +8,13 @@ with x_i the V = p·p·C values of patch i, normalized to mean 0 and variance 1,
 half-size map has no holes, so a Swin can partition it into windows and merge it. Regular gaps make the task too easy:
 therefore some of the kept patches are hidden again, behind a learned token. They count as kept in the loss.
 
-As in the released code, a token of a Swin's last stage stands for several patches, and the decoder takes it apart. Two
-things differ. A Swin is vitlab's, with its relative positions on the half-size map; there its bias is a function of the
-patches' places in the image. And the decoder adds to each patch the position of that patch. There, positions are in the
-order of the image's rows and patches in that of the half-size map (models_mae_swin.py, forward_decoder), which agree
-only where neighboring 2 × 2 keep patches of the same row.
+As in the released code, a window that covers a stage's half-size map is clamped to it and not shifted; and a token of a
+Swin's last stage stands for several patches, and the decoder takes it apart. Three things differ. A Swin is vitlab's,
+with its relative positions on the half-size map; there its bias is a function of the patches' places in the image. It
+merges 2 × 2 tokens as Swin or Swin v2 does; there each is normalized, and a 2 × 2 convolution with a bias merges them.
+And the decoder adds to each patch the position of that patch. There, positions are in the order of the image's rows and
+patches in that of the half-size map (models_mae_swin.py, forward_decoder), which agree only where neighboring 2 × 2
+keep patches of the same row.
 
 Letters: B images, N patches of `mask_patch_size`, K = N / 4 of them kept, D width of the tokens, V as above.
 """
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone
+from vitlab.models.windows import WindowBlock
 from vitlab.objectives.mae import Decoder, masked_mse, new_mask_token, normalize_patches, patch_statistics
 from vitlab.objectives.masking import compact, enlarge, patchify, uniform_masking, unpatchify
 from vitlab.objectives.objective import Labels, Scalar, Views
@@ -68,6 +71,9 @@ class UMMAE(MaskedPretraining):
         grid = check_patches(backbone, mask_patch_size)
         if not 0 <= secondary_ratio < 1:
             raise ValueError(f"secondary_ratio is {secondary_ratio}; give a share from 0 to below 1, like 0.25.")
+        for block in backbone.blocks:
+            if isinstance(block, WindowBlock):
+                block.clamps = True
         self.backbone: Backbone = backbone
         self.grid, self.side = grid, mask_patch_size // backbone.patch_size
         self.mask_patch_size, self.secondary_ratio = mask_patch_size, secondary_ratio
