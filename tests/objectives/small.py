@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from vitlab.config import Config
-from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models import Backbone, Features, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.layers import fan_in
 from vitlab.objectives import Objective
+from vitlab.objectives.pretraining import embed_hiding
 
 SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "drop_path_rate": 0.0, "init": fan_in}
 STAGES = {"patch_size": 1, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
@@ -71,6 +73,11 @@ def wake(model: torch.nn.Module) -> None:
 def without_gradient(model: torch.nn.Module) -> list[str]:
     """Return the names of trained parameters that have no gradient, or one that is zero throughout."""
     return [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+
+
+def encode_hiding(objective: Any, images: Tensor, mask: Tensor) -> Features:
+    """Return what the student of iBOT or data2vec sees of images with hidden patches."""
+    return objective.backbone.encode(embed_hiding(objective.backbone, images, mask, objective.mask_token))
 
 
 def overfit_one_batch(objective: Objective, steps: int = 200) -> float:

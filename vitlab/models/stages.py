@@ -71,11 +71,6 @@ def stage_maps(grid: Size, num_stages: int) -> list[Size]:
     return [(math.ceil(grid[0] / 2**i), math.ceil(grid[1] / 2**i)) for i in range(num_stages)]
 
 
-def windows_setting(windows: Sequence[Size]) -> list[int]:
-    """Return the `window_size` from which `stage_windows` makes these windows."""
-    return list(windows[0]) if len(set(windows)) == 1 else [height for height, _ in windows]
-
-
 def grown_windows(windows: Sequence[Size], old: Size, new: Size) -> list[Size]:
     """Return each stage's window grown in proportion from an old grid of tokens to a new one."""
     return [(max(1, h * new[0] // old[0]), max(1, w * new[1] // old[1])) for h, w in windows]
@@ -257,7 +252,8 @@ class StagedTransformer(Backbone):
     def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Let windows grow with the images."""
         grown = grown_windows(self.windows, self.patch_embed.grid_size, self.patch_embed.grid_at(img_size))
-        return {"img_size": img_size, "window_size": windows_setting(grown)}
+        setting = [*grown[0]] if len(set(grown)) == 1 else [height for height, _ in grown]
+        return {"img_size": img_size, "window_size": setting}
 
     def describe(self) -> dict[str, str]:
         """Return the side of the first stage's window, or height × width."""

@@ -27,9 +27,9 @@ from vitlab.models import Backbone
 from vitlab.models.backbone import in_eval_mode
 from vitlab.models.intermediates import outputs_of
 from vitlab.models.layers import trunc_normal
-from vitlab.objectives.masking import enlarge, num_hidden, rectangles
+from vitlab.objectives.masking import num_hidden, rectangles
 from vitlab.objectives.objective import Labels, Objective, Scalar, Views
-from vitlab.objectives.pretraining import embed_hiding, require_final_norm
+from vitlab.objectives.pretraining import embed_hiding, require_final_norm, start_as_beit
 from vitlab.objectives.self_distillation import SelfDistillation
 from vitlab.optim import Optimizer, Schedule
 
@@ -47,6 +47,7 @@ class Data2Vec(SelfDistillation):
         l1_beta: β, the difference from which the loss is linear.
         momentum_teacher: m.
         clip_grad: Maximum norm of the gradient; null: no clipping.
+        released_init: Start a ViT as released, see `start_as_beit`; not a trained one.
         init_from: Weights that student and teacher start from.
     """
 
@@ -63,21 +64,19 @@ class Data2Vec(SelfDistillation):
         l1_beta: float = 2.0,
         momentum_teacher: float = 0.9998,
         clip_grad: float | None = 3.0,
+        released_init: bool = False,
         init_from: str | None = None,
     ) -> None:
         require_final_norm(backbone)
-        super().__init__(
-            backbone,
-            optimizer,
-            schedule,
-            None,
-            momentum_teacher,
-            clip_grad,
-            init_from,
-            momentum_teacher_end=momentum_teacher,
-        )
+        moving = (None, momentum_teacher, clip_grad, init_from, momentum_teacher)  # as `SelfDistillation` takes them
+        super().__init__(backbone, optimizer, schedule, *moving)
         self.backbone: Backbone = backbone
-        alike = count_alike(backbone)
+        like = next(backbone.parameters())
+        image = torch.zeros(1, backbone.in_chans, *backbone.img_size, dtype=like.dtype, device=like.device)
+        with torch.no_grad(), in_eval_mode(backbone):
+            _, outputs = outputs_of(list(backbone.blocks), lambda: backbone.forward_features(image))
+        # All of a ViT, a Swin's last stage.
+        alike = len(list(takewhile(lambda x: x.shape == outputs[-1].shape, reversed(outputs))))
         if not 1 <= target_layers <= alike:
             raise ValueError(
                 f"target_layers is {target_layers}; the last {alike} blocks give tokens of the output's shape."
@@ -96,6 +95,9 @@ class Data2Vec(SelfDistillation):
         )
         self.predictor = nn.Linear(backbone.num_features, backbone.num_features)
         trunc_normal(self.predictor)
+        if released_init:
+            start_as_beit(backbone, self.mask_token, self.predictor.weight)
+            self.teacher.restart(self.student)
 
     @property
     def epoch_metrics(self) -> list[str]:
@@ -118,7 +120,8 @@ class Data2Vec(SelfDistillation):
         mask = self.draw_masks(images)
         hidden = mask.flatten(1)
         targets = self.targets(images)  # (B, N, C)
-        predicted = self.predictor(self.encode_masked(images, mask)[hidden])  # (hidden, C)
+        seen = self.backbone.encode(embed_hiding(self.backbone, images, mask, self.mask_token))
+        predicted = self.predictor(seen.patches[hidden])  # (hidden, C)
         mean = mean_over_processes(targets.mean(dim=(0, 1)))
         # Near 0, all targets are alike, as after a collapse.
         self.watched = {"train/target_variance": (targets - mean).square().mean()}
@@ -141,21 +144,6 @@ class Data2Vec(SelfDistillation):
         count = features.patches.shape[1]
         layers = [x.flatten(1, -2)[:, -count:].float() for x in outputs]  # without prefix tokens
         return _norm(torch.stack([_norm(x) for x in layers]).mean(dim=0))
-
-    def encode_masked(self, images: Float[Tensor, "B _ H W"], mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B N C"]:
-        """Encode the patches of images of which some are hidden."""
-        hidden = enlarge(mask, self.backbone.stride // self.backbone.patch_size)
-        return self.backbone.encode(embed_hiding(self.backbone, images, hidden, self.mask_token)).patches
-
-
-@torch.no_grad()
-def count_alike(backbone: Backbone) -> int:
-    """Return how many of the last blocks give tokens of the same shape: all of a ViT, a Swin's last stage."""
-    like = next(backbone.parameters())
-    image = torch.zeros(1, backbone.in_chans, *backbone.img_size, dtype=like.dtype, device=like.device)
-    with in_eval_mode(backbone):
-        _, outputs = outputs_of(list(backbone.blocks), lambda: backbone.forward_features(image))
-    return len(list(takewhile(lambda x: x.shape == outputs[-1].shape, reversed(outputs))))
 
 
 def _norm(x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:

@@ -1,5 +1,6 @@
 """What objectives that learn from images alone share: no classifier, and a validation loss."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from vitlab.models import Backbone, ImageModel, VisionTransformer
 from vitlab.objectives.ema import WeightAverage
+from vitlab.objectives.masking import enlarge
 from vitlab.objectives.objective import Batch, Objective
 from vitlab.objectives.task import Monitor
 from vitlab.optim import Optimizer, Schedule
@@ -63,11 +65,29 @@ class MaskedPretraining(Pretraining, ABC):
 
 
 def embed_hiding(
-    backbone: Backbone, images: Float[Tensor, "B _ _ _"], hidden: Bool[Tensor, "B H W"], token: Float[Tensor, "1 1 D"]
+    backbone: Backbone, images: Float[Tensor, "B _ _ _"], hidden: Bool[Tensor, "B h w"], token: Float[Tensor, "1 1 D"]
 ) -> Float[Tensor, "B H W D"]:
-    """Return the tokens of images, with positions, of which the hidden ones are replaced by `token`."""
+    """Return the tokens of images, with positions, of which the hidden ones, or patches of them, are `token`."""
     tokens = backbone.patch_embed(images)
+    hidden = enlarge(hidden, tokens.shape[1] // hidden.shape[1])
     return backbone.add_pos_embed(torch.where(hidden[..., None], token.to(tokens.dtype), tokens))
+
+
+@torch.no_grad()
+def start_as_beit(backbone: Backbone, *others: Tensor) -> None:
+    """Start a ViT and other weights as BEiT does, and SimMIM and data2vec with it: normal, σ = 0.02, cut at ± σ.
+
+    What is left has a deviation of 0.0108. The layers with which the l-th block ends are divided by √(2 l).
+    """
+    if not isinstance(backbone, VisionTransformer):
+        raise ValueError(f"released_init: true is for a ViT; leave it out for a {type(backbone).__name__}.")
+    nn.init.zeros_(backbone.patch_embed.proj.bias)  # type: ignore[arg-type]
+    for weight in (*backbone.parameters(), *others):
+        if weight.ndim > 1:
+            nn.init.trunc_normal_(weight, std=0.02, a=-0.02, b=0.02)
+    for depth, block in enumerate(backbone.blocks, start=1):
+        for layer in (block.attn.proj, block.mlp.fc2):  # type: ignore[union-attr]
+            layer.weight.div_(math.sqrt(2 * depth))  # type: ignore[union-attr, operator]
 
 
 def require_final_norm(backbone: Backbone) -> None:

@@ -20,7 +20,7 @@ from vitlab.models import Backbone
 from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives.masking import block_masking, enlarge, num_hidden_blocks
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.pretraining import MaskedPretraining, embed_hiding, require_final_norm
+from vitlab.objectives.pretraining import MaskedPretraining, embed_hiding, require_final_norm, start_as_beit
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -35,6 +35,7 @@ class SimMIM(MaskedPretraining):
         mask_ratio: Fraction of blocks that are hidden, rounded up.
         norm_targets: Side in pixels of the window that normalizes the target: 47 for Swin v2; null: no normalization.
         loss_on: Pixels that the loss is the mean over: the hidden ones, or all.
+        released_init: Start a ViT as released, see `start_as_beit`; not a trained one.
         no_decay_positions: Exclude from weight decay what `backbone.no_weight_decay` lists, like position biases. The
             released code intends to, but its exclusions carry a prefix that matches no name.
         init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
@@ -50,6 +51,7 @@ class SimMIM(MaskedPretraining):
         norm_targets: int | None = None,
         no_decay_positions: bool = False,
         loss_on: Literal["masked", "all"] = "masked",
+        released_init: bool = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__(backbone, optimizer, schedule, init_from)
@@ -67,6 +69,8 @@ class SimMIM(MaskedPretraining):
         self.mask_token = nn.Parameter(
             nn.init.trunc_normal_(torch.empty(1, 1, backbone.patch_embed.proj.out_channels), std=0.02)
         )
+        if released_init:
+            start_as_beit(backbone, self.mask_token)
         self.decoder = nn.Sequential(
             nn.Conv2d(backbone.num_features, backbone.stride**2 * backbone.in_chans, kernel_size=1),
             nn.PixelShuffle(backbone.stride),

@@ -68,20 +68,27 @@ class UMMAE(MaskedPretraining):
     ) -> None:
         super().__init__(backbone, optimizer, schedule, init_from)
         require_final_norm(backbone)
-        grid = check_patches(backbone, mask_patch_size)
+        (height, width), own, last = backbone.img_size, backbone.patch_size, backbone.stride
+        side = mask_patch_size
+        if side < own or side % own or last % side or height != width or height % (2 * last):
+            raise ValueError(
+                f"mask_patch_size is {side} px; own patches have {own} px, tokens of the last stage {last} px and "
+                f"images {height} × {width}.\nGive a multiple of {own} that divides {last}, and square images of a "
+                f"multiple of {2 * last} px."
+            )
         if not 0 <= secondary_ratio < 1:
             raise ValueError(f"secondary_ratio is {secondary_ratio}; give a share from 0 to below 1, like 0.25.")
         for block in backbone.blocks:
             if isinstance(block, WindowBlock):
                 block.clamps = True
         self.backbone: Backbone = backbone
-        self.grid, self.side = grid, mask_patch_size // backbone.patch_size
-        self.mask_patch_size, self.secondary_ratio = mask_patch_size, secondary_ratio
+        self.grid, self.side = (height // side, width // side), side // own  # in patches, in tokens
+        self.mask_patch_size, self.secondary_ratio = side, secondary_ratio
         self.norm_pix_loss = norm_pix_loss
         self.mask_token = new_mask_token(backbone.patch_embed.proj.out_channels)
-        values = mask_patch_size**2 * backbone.in_chans
+        values = side**2 * backbone.in_chans
         sizes = backbone.num_features, values, decoder_embed_dim, decoder_depth, decoder_num_heads
-        self.decoder = Decoder(grid, *sizes, expand=backbone.stride // mask_patch_size)
+        self.decoder = Decoder(self.grid, *sizes, expand=last // side)
 
     def no_weight_decay(self) -> set[str]:
         """Only biases and norms, as in the released code."""
@@ -106,7 +113,7 @@ class UMMAE(MaskedPretraining):
         self, images: Float[Tensor, "B C H W"], keep: Int[Tensor, "B K"], again: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N V"]:
         """Predict all patches from those that are kept and not hidden again."""
-        hidden = enlarge(again.unflatten(1, self.grid), self.side)
+        hidden = again.unflatten(1, self.grid)
         fill = self.backbone.patch_embed.norm(self.mask_token)
         tokens = embed_hiding(self.backbone, images, hidden, fill)  # (B, H, W, D)
         return self.decoder(self.backbone.encode(compact(tokens, keep, self.side)), keep)
@@ -121,20 +128,3 @@ class UMMAE(MaskedPretraining):
             pred = mean + std * pred
         hidden = (mask | again).unflatten(1, self.grid)
         return unpatchify(pred, self.mask_patch_size, *self.grid), enlarge(hidden, self.mask_patch_size)
-
-
-def check_patches(backbone: Backbone, side: int) -> tuple[int, int]:
-    """Return the grid of patches of `side` pixels.
-
-    Raises:
-        ValueError: they do not lie between the backbone's own patches and the tokens of its last stage, or the image is
-            not square, or not twice a number of such tokens.
-    """
-    (height, width), own, last = backbone.img_size, backbone.patch_size, backbone.stride
-    if side < own or side % own or last % side or height != width or height % (2 * last):
-        raise ValueError(
-            f"mask_patch_size is {side} px; own patches have {own} px, tokens of the last stage {last} px and images "
-            f"{height} × {width}.\nGive a multiple of {own} that divides {last}, and square images of a multiple of "
-            f"{2 * last} px."
-        )
-    return height // side, width // side
