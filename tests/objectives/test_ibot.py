@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
+from tests.objectives.small import BACKBONES, closed_form, crops, encode_hiding, wake, without_gradient
 from vitlab.objectives import IBOT
 from vitlab.objectives.dino import cross_view_entropy, teacher_temperature
 from vitlab.objectives.ibot import hidden_entropy, outputs_of
@@ -94,9 +94,9 @@ def test_the_student_does_not_see_hidden_patches(name: str) -> None:
     images, side = torch.randn(3, 1, 8, 8), objective.backbone.stride
     mask = torch.rand(3, 8 // side, 8 // side) < 0.5
     pixels = mask.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None]
-    before = objective.encode_masked(images, mask).patches
-    torch.testing.assert_close(objective.encode_masked(images + pixels, mask).patches, before)
-    assert not torch.allclose(objective.encode_masked(images + ~pixels, mask).patches, before, atol=1e-4)
+    before = encode_hiding(objective, images, mask).patches
+    torch.testing.assert_close(encode_hiding(objective, images + pixels, mask).patches, before)
+    assert not torch.allclose(encode_hiding(objective, images + ~pixels, mask).patches, before, atol=1e-4)
 
 
 def test_no_patch_is_hidden_in_the_first_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +104,22 @@ def test_no_patch_is_hidden_in_the_first_epochs(monkeypatch: pytest.MonkeyPatch)
     for epoch, hides in ((1, False), (2, True)):
         monkeypatch.setattr(IBOT, "current_epoch", epoch)
         assert bool(objective.draw_masks(torch.zeros(8, 1, 8, 8)).any()) is hides
+
+
+@pytest.mark.parametrize(("first", "warmup"), [(0, 3), (2, 3), (5, 4), (3, 1)])
+def test_the_temperature_of_patches_warms_up_from_the_epoch_in_which_they_are_first_hidden(
+    first: int, warmup: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the schedules that the released iBOTLoss lists; the images' begins with the run."""
+    objective = ibot(pred_start_epoch=first, warmup_teacher_temp_epochs=warmup, teacher_temp=0.07)
+    rising = np.linspace(0.04, 0.07, warmup)
+    released = [np.full(first, 0.04), rising, np.full(20 - first - warmup, 0.07)], [rising, np.full(20 - warmup, 0.07)]
+    outputs = torch.randn(2, 24)
+    for epoch, (patches, images) in enumerate(zip(*map(np.concatenate, released), strict=True)):
+        monkeypatch.setattr(IBOT, "current_epoch", epoch)
+        for temps, expected in ((objective.patch_temps, patches), (None, images)):
+            target = objective.targets(outputs, objective.center, temps)
+            torch.testing.assert_close(target, (outputs / expected).softmax(-1))
 
 
 # ---- the objective
@@ -125,7 +141,7 @@ def test_the_objective_computes_what_its_functions_do(name: str, monkeypatch: py
         targets = [((each - objective.center) / 0.04).softmax(-1) for each in outputs]
         t_patches = torch.cat([outputs_of(teacher.head, each.patches) for each in seen])  # type: ignore[arg-type]
         t = ((t_patches - objective.center_patch) / 0.07).softmax(-1)
-        hidden = [objective.encode_masked(view, part) for view, part in zip(views[:2], mask.chunk(2), strict=True)]
+        hidden = [encode_hiding(objective, view, part) for view, part in zip(views[:2], mask.chunk(2), strict=True)]
         embeddings = [*map(objective.backbone.pool, hidden), objective.backbone.embed(views[2])]
         log_probs = [(objective.head(z) / 0.1).log_softmax(-1) for z in embeddings]
         patches = torch.cat([(outputs_of(objective.head, each.patches) / 0.1).log_softmax(-1) for each in hidden])

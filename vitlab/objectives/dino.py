@@ -28,6 +28,8 @@ from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.self_distillation import SelfDistillation, embed_views, sinkhorn
 from vitlab.optim import Optimizer, Schedule
 
+Temperatures = tuple[float, float, int, int]  # what `teacher_temperature` takes after the epoch
+
 
 class DINO(SelfDistillation):
     """Pre-train any image model, one of timm's too, on crops of two sizes, without labels.
@@ -109,7 +111,7 @@ class DINO(SelfDistillation):
         require_temperatures(sinkhorn, student_temp=student_temp, **teachers)
         self.head_sizes = sizes
         self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
-        self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
+        self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs, 0)
         self.centering, self.center_momentum, self.sharpening = centering and not sinkhorn, center_momentum, sharpening
         self.sinkhorn, self.koleo_weight = sinkhorn, koleo_weight
         self.register_buffer("center", torch.zeros(out_dim))
@@ -132,7 +134,7 @@ class DINO(SelfDistillation):
         return self.koleo_weight * sum(koleo(view) for view in embeddings[: self.global_views])
 
     def targets(
-        self, teacher: Float[Tensor, "*B K"], center: Float[Tensor, "K"], temps: tuple[float, float, int] | None = None
+        self, teacher: Float[Tensor, "*B K"], center: Float[Tensor, "K"], temps: Temperatures | None = None
     ) -> Float[Tensor, "*B K"]:
         """Return t of the teacher's outputs, by temperatures of their own or the image's."""
         sharp = teacher_temperature(self.current_epoch, *(temps or self.teacher_temps))
@@ -197,8 +199,9 @@ def require_temperatures(sinkhorn: bool, **temperatures: float) -> None:
         raise ValueError(f"A temperature is {coldest}; with sinkhorn give 0.012 or more, or e^(1/τ) overflows.")
 
 
-def teacher_temperature(epoch: int, start: float, end: float, warmup_epochs: int) -> float:
-    """Return τ_t, which rises evenly to `end` over `warmup_epochs` epochs, as in the released code."""
+def teacher_temperature(epoch: int, start: float, end: float, warmup_epochs: int, first_epoch: int = 0) -> float:
+    """Return τ_t, which rises evenly to `end` over `warmup_epochs` epochs from `first_epoch` on, as released."""
+    epoch = max(epoch - first_epoch, 0)
     return end if epoch >= warmup_epochs else start + (end - start) * epoch / max(warmup_epochs - 1, 1)
 
 

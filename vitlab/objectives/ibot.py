@@ -7,7 +7,8 @@ with x̂ the view x in which a learned token stands for the patches of m_i = 1. 
 patches share the head, as in the released recipes, or have one each; the patches have a center and temperatures of
 their own. A Swin's patches are the tokens that it ends with.
 
-Masks are rectangles at random places, as in BEiT. Each view's share of hidden patches is drawn from `pred_ratio`.
+Masks are rectangles at random places, as in BEiT. Each view's share of hidden patches is drawn from `pred_ratio`. With
+`sinkhorn`, which iBOT's code has not, the targets of all patches are balanced; DINOv2 balances the hidden ones alone.
 
 Letters: V views of B images, the first G of them global crops; N patches of h × w, D width of the tokens, K outputs.
 """
@@ -25,7 +26,7 @@ from vitlab.models import Backbone, Features
 from vitlab.models.layers import multiples_around
 from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, new_head, outputs_of, require_temperatures
 from vitlab.objectives.ema import WeightAverage
-from vitlab.objectives.masking import enlarge, rectangles
+from vitlab.objectives.masking import rectangles
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import embed_hiding, require_final_norm
 from vitlab.objectives.self_distillation import embed_views
@@ -43,8 +44,9 @@ class IBOT(DINO):
         pred_ratio_var: How far the share may be from each of these: [0.0, 0.2] as released.
         pred_start_epoch: Number of first epochs without hidden patches; 50 for a Swin.
         separate_head: Give the patches a head of their own, as DINOv2's largest runs do.
-        teacher_patch_temp: τ_t of patches after its warm-up, which is as long as the images'.
-        warmup_teacher_patch_temp: τ_t of patches in the first epoch.
+        teacher_patch_temp: τ_t of patches after its warm-up, which is as long as the images' and begins at
+            `pred_start_epoch`.
+        warmup_teacher_patch_temp: τ_t of patches until then.
         more: What `DINO` takes, by name.
     """
 
@@ -77,7 +79,7 @@ class IBOT(DINO):
         require_temperatures(self.sinkhorn, **patches)
         self.lambda1, self.lambda2 = lambda1, lambda2
         self.ranges, self.pred_start_epoch = ranges, pred_start_epoch
-        self.patch_temps = (warmup_teacher_patch_temp, teacher_patch_temp, self.teacher_temps[2])
+        self.patch_temps = (warmup_teacher_patch_temp, teacher_patch_temp, self.teacher_temps[2], pred_start_epoch)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.patch_embed.proj.out_channels))
         if separate_head:
             self.head_patch = new_head(*self.head_sizes)
@@ -109,7 +111,7 @@ class IBOT(DINO):
         targets = self.targets(image, self.center).chunk(len(global_views))
         t_patches = self.targets(patches, self.center_patch, self.patch_temps)  # (G·B, N, K)
 
-        features = self.encode_masked(images, mask)
+        features = self.backbone.encode(embed_hiding(self.backbone, images, mask, self.mask_token))
         embeddings = [self.backbone.pool(features)] + ([embed_views(self.backbone, local_views)] if local_views else [])
         embedded = torch.cat(embeddings)
         log_probs = self.log_probs(self.head(embedded)).chunk(len(views))
@@ -133,11 +135,6 @@ class IBOT(DINO):
             drawn = [rectangles(h, w, h * w * rng.uniform(*rng.choice(ranges)), least, rng) for _ in range(count)]
             views.append(local_rows(torch.from_numpy(np.stack(drawn))))
         return torch.cat(views).to(images.device)
-
-    def encode_masked(self, images: Float[Tensor, "B _ H W"], mask: Bool[Tensor, "B h w"]) -> Features:
-        """Encode images with hidden patches."""
-        hidden = enlarge(mask, self.backbone.stride // self.backbone.patch_size)
-        return self.backbone.encode(embed_hiding(self.backbone, images, hidden, self.mask_token))
 
     def clip_gradients_of_student(self, longest: float) -> None:
         """Clip tensor by tensor, as released, the token of hidden patches too."""
