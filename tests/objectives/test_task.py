@@ -11,14 +11,21 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
-from torchmetrics.classification import MultilabelAUROC
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    MulticlassAUROC,
+    MulticlassAveragePrecision,
+    MulticlassCalibrationError,
+    MultilabelAUROC,
+)
+from torchmetrics.wrappers import ClasswiseWrapper
 
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Digits
 from vitlab.data.dataset import ImageDataset, Split
 from vitlab.data.in_memory import TensorImages
-from vitlab.evaluation.predictions import read_predictions
+from vitlab.evaluation.predictions import calibration_error, read_predictions, top_k_accuracy
 from vitlab.objectives import LabeledObjective, MultiLabel, Regression
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.multi_label import MultiLabelTask
@@ -135,3 +142,61 @@ def test_a_metric_of_torchmetrics_takes_several_labels() -> None:
     metric.update(logits, labels)
     expected = np.mean([roc_auc_score(labels[:, k], logits[:, k]) for k in range(2)])
     assert float(metric.compute()) == pytest.approx(expected)
+
+
+class Mine(MulticlassAUROC):
+    """A metric of torchmetrics that a user has changed."""
+
+
+class MeanOutput(Metric):
+    """A metric of a user's own, which takes outputs as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, outputs: torch.Tensor, labels: torch.Tensor) -> None:
+        self.total += outputs.sum()
+
+    def compute(self) -> torch.Tensor:
+        return self.total
+
+
+@pytest.mark.parametrize("scale", [0.3, 30.0])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_metric_of_torchmetrics_is_that_of_all_images_whatever_the_batches(classes: int, scale: float) -> None:
+    """The oracles are scikit-learn and the calibration error of the report; half the logits lie in [0, 1]."""
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(classes, (120,), generator=generator)
+    logits = 0.5 + scale * torch.randn(120, classes, generator=generator) + torch.eye(classes)[labels] * scale / 2
+    p = logits.double().softmax(dim=1)
+    auroc = np.mean([roc_auc_score(labels == k, p[:, k]) for k in range(classes)])
+    expected = {
+        MulticlassAUROC(classes): auroc,
+        Mine(classes): auroc,
+        MulticlassAveragePrecision(classes): np.mean(
+            [average_precision_score(labels == k, p[:, k]) for k in range(classes)]
+        ),
+        MulticlassCalibrationError(classes): calibration_error(logits.numpy(), labels.numpy()),
+        MeanOutput(): logits.sum(),
+    }
+    for metric, value in expected.items():
+        for size in (1, 7, 120):
+            task_metric = ClassificationTask().extra(metric.clone())
+            for rows, wanted in zip(logits.split(size), labels.split(size), strict=True):
+                task_metric.update(rows, wanted)
+            assert float(task_metric.compute()) == pytest.approx(float(value), rel=1e-3), type(metric)
+    by_class = ClassificationTask().extra(ClasswiseWrapper(MulticlassAUROC(classes, average=None)))
+    by_class.update(logits, labels)
+    assert np.mean([float(value) for value in by_class.compute().values()]) == pytest.approx(auroc, rel=1e-3)
+
+
+def test_top5_breaks_ties_as_the_report_does() -> None:
+    logits = torch.randint(3, (200, 20), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.randint(20, (200,), generator=torch.Generator().manual_seed(1))
+    metrics = ClassificationTask().metrics(20, "")
+    for rows, wanted in zip(logits.split(32), labels.split(32), strict=True):
+        metrics.update(rows, wanted)
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    for k in (1, 5):
+        assert found[f"top{k}"] == pytest.approx(top_k_accuracy(logits.numpy(), labels.numpy(), k), abs=1e-7)

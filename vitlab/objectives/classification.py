@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from vitlab.objectives.task import Monitor, Task
+from vitlab.objectives.task import Monitor, ProbabilityTask
 
 
-class ClassificationTask(Task):
+class ClassificationTask(ProbabilityTask):
     """Measure top-1, top-5 (fractions), mean negative log-likelihood and 15-bin calibration error.
 
     None averages over batches: all are exact for any number of images, batches and processes.
@@ -33,9 +33,9 @@ class ClassificationTask(Task):
         return MetricCollection(
             {
                 "top1": MulticlassAccuracy(num_outputs, average="micro"),
-                "top5": MulticlassAccuracy(num_outputs, average="micro", top_k=min(5, num_outputs)),
+                "top5": TopAccuracy(5),
                 "loss": NegativeLogLikelihood(),
-                "ece": _CalibrationError(num_outputs, n_bins=15),
+                "ece": self.extra(MulticlassCalibrationError(num_outputs, n_bins=15)),
             },
             prefix=prefix,
             compute_groups=False,  # torchmetrics groups metrics whose states are equal after one batch, even by chance
@@ -43,13 +43,6 @@ class ClassificationTask(Task):
 
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         return outputs.double().softmax(dim=1)
-
-
-class _CalibrationError(MulticlassCalibrationError):
-    """Given logits, torchmetrics takes a batch whose values all lie in [0, 1] for probabilities, and gives 1 a bin."""
-
-    def update(self, preds: Float[Tensor, "B K"], target: Int[Tensor, "B"]) -> None:
-        super().update(preds.float().softmax(dim=1).clamp(max=1 - 2**-24), target)
 
 
 def accuracy(num_classes: int, prefix: str) -> MetricCollection:
@@ -61,6 +54,18 @@ def check_label_smoothing(label_smoothing: float) -> None:
     """Raise a ValueError unless ε in y ← (1 − ε) y + ε / K is a fraction below 1."""
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing is {label_smoothing}; give a value from 0 to below 1, like 0.1.")
+
+
+class TopAccuracy(MeanMetric):
+    """The fraction of images whose label is among the k highest logits; of equal logits the first is higher."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def update(self, logits: Float[Tensor, "B K"], labels: Int[Tensor, "B"]) -> None:  # type: ignore[override]
+        highest = logits.argsort(dim=1, descending=True, stable=True)[:, : self.k]  # (B, k)
+        super().update((highest == labels[:, None]).any(dim=1).float())
 
 
 class NegativeLogLikelihood(Metric):

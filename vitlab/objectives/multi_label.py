@@ -11,16 +11,15 @@ import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
-from torchmetrics.wrappers import LambdaInputTransformer
 
 from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.task import Monitor, Task
+from vitlab.objectives.task import Monitor, ProbabilityTask
 
 
-class MultiLabelTask(Task):
+class MultiLabelTask(ProbabilityTask):
     """Measure the mean over labels of average precision (`map`) and of F1 at a probability of one half."""
 
     monitor: ClassVar[Monitor] = Monitor("val/map", "max")
@@ -42,12 +41,6 @@ class MultiLabelTask(Task):
             raise ValueError(
                 f"MultiLabel takes labels of 0 and 1, and the data have {values}. Decide what that means: 0 or 1."
             )
-
-    def extra(self, metric: Metric) -> Metric:
-        if not type(metric).__module__.startswith("torchmetrics"):
-            return metric  # a user's takes logits and labels as they are
-        # Labels arrive as floats, and torchmetrics takes a batch of logits that all lie in [0, 1] for probabilities.
-        return LambdaInputTransformer(metric, Tensor.sigmoid, Tensor.long)
 
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         return outputs.double().sigmoid()

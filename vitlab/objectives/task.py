@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
+from torchmetrics.wrappers import LambdaInputTransformer
 
 
 class Monitor(NamedTuple):
@@ -50,3 +52,21 @@ class Task(ABC):
     @abstractmethod
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         """Return what a user reads: probabilities, or quantities in their own unit."""
+
+
+class ProbabilityTask(Task, ABC):
+    """A task whose `activate` gives probabilities; of those it gives, metrics of torchmetrics are measured.
+
+    Given logits, torchmetrics takes a batch whose values all lie in [0, 1] for probabilities.
+    """
+
+    def extra(self, metric: Metric) -> Metric:
+        rooms = [each.__module__ for each in type(metric).__mro__]
+        if not any(room.startswith(("torchmetrics.classification", "torchmetrics.wrappers")) for room in rooms):
+            return metric  # a user's takes logits and labels as they are
+        calibrates = isinstance(metric, BinaryCalibrationError | MulticlassCalibrationError)
+        activate = self._below_one if calibrates else self.activate
+        return LambdaInputTransformer(metric, activate, Tensor.long)  # several labels arrive as floats
+
+    def _below_one(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+        return self.activate(outputs).float().clamp(max=1 - 2**-24)  # torchmetrics gives 1 a bin of its own
