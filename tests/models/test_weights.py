@@ -1,6 +1,7 @@
 """Files of weights: whose names are understood, what is resized, what is refused."""
 
 import argparse
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,18 @@ import timm
 import torch
 from jaxtyping import TypeCheckError
 from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from tests.models.small_models import SMALL, SWIN, TIMM, VIT, images, relative_error, shake
-from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer, vit_tiny_patch16_224
+from vitlab.models import (
+    Backbone,
+    SwinTransformer,
+    SwinTransformerV2,
+    TimmModel,
+    VisionTransformer,
+    vit_tiny_patch16_224,
+)
 from vitlab.models.weights import load_weights, read_weights, save_weights
 
 State = dict[str, Tensor]
@@ -393,3 +402,129 @@ def test_a_classifier_is_not_loaded_behind_another_norm(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="missing from the file: norm"):
         load_weights(VisionTransformer(**small), tmp_path / "averaged.safetensors")
     load_weights(VisionTransformer(**small | {"num_classes": 5}), tmp_path / "averaged.safetensors")
+
+
+KNOWN = ["ant", "bee", "caf\u00e9", "dog", "eel"]
+
+
+def known_by(model: nn.Module, folder: Path, how: str) -> Path:
+    """Write a file that names five classes: an export, a folder of timm's, or a run's checkpoint."""
+    facts = {"class_names": KNOWN, "backbone": {"class_path": "vitlab.models.VisionTransformer", "init_args": {}}}
+    path = folder / ("last.ckpt" if how == "run" else "model.safetensors")
+    if how == "run":
+        config = {"model": {"class_path": "vitlab.objectives.Supervised", "init_args": {"backbone": facts["backbone"]}}}
+        torch.save({"state_dict": model.state_dict(), "vitlab_config": config, "vitlab_inference": facts}, path)
+    else:
+        save_weights(model, path, {key: json.dumps(x) for key, x in facts.items()} if how == "export" else None)
+    if how == "timm":
+        (folder / "config.json").write_text(json.dumps({"label_names": KNOWN, "pretrained_cfg": {}}))
+    return path
+
+
+@pytest.mark.parametrize("how", ["export", "timm", "run"])
+@pytest.mark.parametrize(
+    ("names", "rows", "said"),
+    [
+        (KNOWN, [0, 1, 2, 3, 4], ""),
+        (["ant", "bee", "cafe\u0301", "dog", "eel"], [0, 1, 2, 3, 4], ""),  # the same in another form of Unicode
+        (KNOWN[::-1], [4, 3, 2, 1, 0], "rows of eel, dog, caf\u00e9, bee and 1 more by name"),
+        (
+            ["bee", "caf\u00e9", "dog", "eel", "zant"],
+            [1, 2, 3, 4, None],
+            "by name, new for zant; the file knows ant, bee",
+        ),
+        (["bee", "zant"], [1, None], "rows of bee by name, new for zant"),
+        (["v", "w", "x", "y", "z"], [None] * 5, "classifier: new for v, w, x, y and 1 more; the file knows ant"),
+    ],
+)
+def test_rows_of_a_classifier_follow_the_names(
+    names: list[str], rows: list[int | None], said: str, how: str, tmp_path: Path
+) -> None:
+    for family in ("deit", "swin") if how == "export" else ("vit",):
+        source, model = fresh(family), fresh(family, num_classes=len(names))
+        path, before = known_by(source, tmp_path, how), model.state_dict()
+        before = {name: tensor.clone() for name, tensor in before.items() if name.startswith("head")}
+        report = load_weights(model, path, class_names=names)
+        assert said in report.classes
+        assert bool(said) == bool(report.classes)
+        assert report.classes in str(report)
+        for name, initial in before.items():
+            given = source.state_dict()[name]
+            expected = torch.stack([initial[i] if row is None else given[row] for i, row in enumerate(rows)])
+            assert torch.equal(model.state_dict()[name], expected)
+
+
+def test_rows_of_a_timm_model_follow_the_names_and_unnamed_ones_are_said(tmp_path: Path) -> None:
+    source, model = TimmModel("resnet18", num_classes=5), TimmModel("resnet18", num_classes=5)
+    load_weights(model, known_by(source, tmp_path, "export"), class_names=KNOWN[::-1])
+    assert torch.equal(model.net.fc.weight, source.net.fc.weight.flip(0))
+    save_weights(source, tmp_path / "unnamed.safetensors")
+    report = load_weights(model, tmp_path / "unnamed.safetensors", class_names=KNOWN)
+    assert "the file does not name its classes, and gives its rows to ant, bee" in str(report)
+    assert not load_weights(
+        TimmModel("resnet18", num_classes=4), tmp_path / "unnamed.safetensors", None, "abcd"
+    ).classes
+
+
+def weights_of(value: float, prefix: str = "", leave: int = 0) -> State:
+    state = SMALL["vit"]().state_dict()
+    return {f"{prefix}{name}": torch.full_like(tensor, value) for name, tensor in [*state.items()][leave:]}
+
+
+@pytest.mark.parametrize(
+    ("content", "average", "said"),
+    [
+        ({"state_dict": {}, "state_dict_ema": {}}, True, "state_dict_ema taken, the average; state_dict not used"),
+        ({"model": {}, "model_ema": {"module.": {}}, "optimizer": {"state": {}}}, True, "model_ema taken, the average"),
+        ({"ema_state_dict": {}, "state_dict": {"module.": {}}}, True, "ema_state_dict taken, the average; state_dict"),
+        ({"params": {}, "params_ema": {}}, True, "params_ema taken, the average; params not used"),
+        ({"model": {}, "ema": {"state_dict": {}, "decay": 0.99}}, True, "ema taken, the average; model not used"),
+        ({"state_dict": {}, "model_ema": {"leave": 3}}, False, "state_dict taken; model_ema not used"),
+        ({"state_dict": {}, "ema": {"decay": 0.99}}, False, ""),
+        ({"state_dict": {}, "current_model_state": {}}, False, "state_dict taken; current_model_state not used"),
+        ({"state_dict": {"model.": {}, "ema_model.": {}}}, True, "beside ema_model.*, not used: model"),
+        ({"state_dict": {"model.": {}, "model_ema.": {}}}, True, "beside model_ema.*, not used: model"),
+        ({"state_dict": {"net.": {}, "ema.module.": {}}}, True, "beside ema.module.*, not used: net"),
+    ],
+)
+def test_the_average_in_a_file_is_taken_and_said(content: Any, average: bool, said: str, tmp_path: Path) -> None:
+    def filled(name: str, inner: Any) -> Any:
+        value = 0.9 if re.search("ema", name) else 0.1
+        if not isinstance(inner, dict) or name in ("optimizer", "state"):
+            return inner
+        prefixes = [key for key in inner if key.endswith(".")]
+        state = {} if inner.keys() & {"decay", "state_dict"} else weights_of(value, leave=inner.get("leave", 0))
+        if prefixes:
+            state = {}
+            for prefix in prefixes:
+                state |= weights_of(0.9 if "ema" in name + prefix else 0.1, prefix)
+        state |= {key: x for key, x in inner.items() if key == "decay"}
+        return state | ({"state_dict": weights_of(value)} if "state_dict" in inner else {})
+
+    torch.save({name: filled(name, inner) for name, inner in content.items()}, tmp_path / "a.pth")
+    model = fresh("vit")
+    report = str(load_weights(model, tmp_path / "a.pth"))
+    assert float(model.head.bias[0].detach()) == pytest.approx(0.9 if average else 0.1)  # type: ignore[union-attr]
+    assert said in report
+    assert said or "\n" not in report
+
+
+@pytest.mark.parametrize("how", ["export", "timm"])
+@pytest.mark.parametrize("size", [(24, 32), (32, 24), (16, 48), (32, 32), (24, 24)])
+def test_positions_of_a_rectangle_keep_their_places(how: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """The oracle is timm's function, which is given the old grid; 24 × 32 and 32 × 24 have equally many patches."""
+    source = fresh("vit", img_size=(24, 32))
+    facts = {"backbone": {"class_path": "x.y", "init_args": {"img_size": [24, 32]}}, "class_names": []}
+    metadata = {key: json.dumps(value) for key, value in facts.items()} if how == "export" else None
+    save_weights(source, tmp_path / "model.safetensors", metadata)
+    if how == "timm":
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"input_size": [3, 24, 32]}}))
+    grid = [side // 4 for side in size]
+    expected = resample_abs_pos_embed(source.pos_embed, grid, [6, 8], num_prefix_tokens=1)  # type: ignore[arg-type]
+    timms = TimmModel("vit_tiny_patch16_224", 5, img_size=size, model_kwargs=VIT_IN_TIMM)
+    for model in (fresh("vit", img_size=size), timms):
+        load_weights(model, tmp_path)
+        torch.testing.assert_close(model.stored_module.pos_embed, expected)
+
+
+VIT_IN_TIMM = {"patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 2}

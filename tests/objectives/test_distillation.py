@@ -1,9 +1,11 @@
 """Distillation: the released code's losses, and a teacher that is frozen, adapted to, examined and left out."""
 
+import json
 import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from tests.objectives.small import (
 )
 from vitlab.data import Digits
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
+from vitlab.models.weights import save_weights
 from vitlab.objectives import Distillation, HardTarget, SoftTarget, Supervised, Teacher
 from vitlab.objectives.distillation import Target
 from vitlab.objectives.ema import Ema
@@ -258,10 +261,11 @@ def test_the_teachers_accuracy_is_printed(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_a_teacher_that_guesses_is_refused() -> None:
-    """Three standard errors above 10 %: 0.1 + 3 · √(0.1 · 0.9 / 200) = 16.4 %."""
-    assert 0.1 + 3 * math.sqrt(0.1 * 0.9 / 200) == pytest.approx(0.1636, abs=1e-4)
-    with pytest.raises(ValueError, match=r"classifies 16\.0% of 200 .* gives 10\.0%"):
-        examined(0.16)
+    """Of 200 answers of one that guesses among ten, 31 or more are right with a chance of 0.9 %, 32 with 0.5 %."""
+    chances = [1 - sum(math.comb(200, i) * 0.1**i * 0.9 ** (200 - i) for i in range(right)) for right in (31, 32)]
+    assert chances == pytest.approx([0.0086, 0.0047], abs=1e-3)
+    with pytest.raises(ValueError, match=r"classifies 15\.50 % of 200 .* gives 10\.0 %"):
+        examined(0.155)
     examined(0.17)
 
 
@@ -322,3 +326,60 @@ def test_a_temperature_of_zero_is_refused() -> None:
 def test_half_a_normalization_is_refused() -> None:
     with pytest.raises(ValueError, match="give both"):
         Teacher(small_teacher(), mean=(0.5,))
+
+
+@pytest.mark.parametrize("names", [["c", "a", "b"], ["a", "b", "c"], ["a", "b", "d"], ["a", "b"]])
+def test_logits_of_a_teacher_follow_the_names_of_the_classes(names: list[str], tmp_path: Path) -> None:
+    arguments = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
+    model = VisionTransformer(**arguments)  # type: ignore[arg-type]
+    backbone = {"class_path": "vitlab.models.VisionTransformer", "init_args": arguments}
+    facts = {"backbone": backbone, "class_names": ["a", "b", "c"], "mean": [0.2], "std": [0.5]}
+    save_weights(model, tmp_path / "model.safetensors", {key: json.dumps(value) for key, value in facts.items()})
+    teacher, images = Teacher(weights=str(tmp_path)), torch.randn(2, 3, 8, 8)
+    if {*names} != {*"abc"}:
+        with pytest.raises(ValueError, match=f"knows the classes a, b, c; the data have {', '.join(names)}"):
+            teacher.prepare(torch.device("cpu"), (0.2,), (0.5,), names)
+        return
+    teacher.prepare(torch.device("cpu"), (0.2,), (0.5,), names)
+    expected = model.eval()(images)[:, ["abc".index(name) for name in names]]
+    torch.testing.assert_close(teacher(images), expected)
+    teacher.cache = str(tmp_path / "cache")
+    plain = Teacher(model, cache=teacher.cache)
+    plain.prepare(torch.device("cpu"), (0.2,), (0.5,))
+    same = teacher.open_cache("32").folder == plain.open_cache("32").folder  # type: ignore[union-attr]
+    assert same == (names == ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "classes", "verdict"),
+    [
+        (3, 3, 3, "too few images"),
+        (1, 1, 2, "too few images"),
+        (5, 6, 2, "too few images"),
+        (9, 10, 2, "too few images"),
+        (14, 20, 2, "too few images"),
+        (20, 20, 2, "correctly."),
+        (6, 6, 6, "correctly."),
+        (10, 20, 2, "Train it first"),
+        (0, 6, 3, "Train it first"),
+        (12, 100, 10, "Train it first"),
+        (300, 1000, 100, "correctly."),
+        (540, 1000, 2, "Train it first"),
+    ],
+)
+def test_a_teacher_is_refused_where_its_images_tell(
+    right: int, images: int, classes: int, verdict: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """The binomial tail and its complement decide; labels are balanced, and `right` of the answers are theirs."""
+    labels = torch.arange(images) % classes
+    answers = torch.where(torch.arange(images) < right, labels, (labels + 1) % classes)
+    monkeypatch.setattr(Teacher, "__call__", lambda self, x: torch.nn.functional.one_hot(x[:, 0, 0, 0].long()))
+    teacher = Teacher(VisionTransformer(8, 4, 1, classes, embed_dim=16, depth=1, num_heads=2))
+    batch = ([answers.float().view(-1, 1, 1, 1)], labels)
+    caplog.set_level("INFO")
+    if verdict == "Train it first":
+        with pytest.raises(ValueError, match=verdict):
+            teacher.examine([batch])
+    else:
+        teacher.examine([batch])
+        assert verdict in caplog.text

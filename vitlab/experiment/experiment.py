@@ -40,6 +40,7 @@ from vitlab.experiment.same_images import OTHER, departures, known_test_images, 
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
+from vitlab.models.stored import rows_by_name, stored_facts
 from vitlab.models.weights import load_weights
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import weights_path
@@ -200,6 +201,8 @@ class Experiment:
                 if key not in self._given_keys:
                     arguments[argument] = facts[fact]
                 elif not _same_size(arguments[argument], facts[fact]):
+                    if argument == "num_classes" and (trained := RunDirectory(self.directory).newest_checkpoint()):
+                        self._refuse_other_classes(trained)
                     raise ValueError(
                         f"{key} is {arguments[argument]}, but {self._values.data.class_path} has {fact} "
                         f"{facts[fact]}.\n"
@@ -434,6 +437,8 @@ class Experiment:
                     del self.objective
                     self._compiled = self._restoring = self._used = False
                 return metrics
+            if state is not None:
+                self._refuse_other_classes(state)
             set_generators(self._random_state)
             hold_freed_memory()
             self._used = True
@@ -561,15 +566,14 @@ class Experiment:
 
     def _refuse_other_classes(self, weights: Path) -> None:
         """Refuse images whose classes are not those of a checkpoint: labels would mean others."""
-        known = torch.load(weights, map_location="cpu", weights_only=True, mmap=True).get("vitlab_inference", {})
-        trained = known.get("class_names") or []
-        names = self.data.class_names
-        if self.objective.task is None or list(trained) == list(names) or not {*trained} & {*names}:
-            return  # other names throughout may be of the same classes
-        here, there = (", ".join(map(str, each[:8])) for each in (names, trained))
+        trained, names = stored_facts(weights).get("class_names") or [], self.data.class_names
+        if not trained or rows_by_name(trained, names) == [*range(len(trained))] or self.objective.task is None:
+            return
+        here, there = (", ".join(map(str, each[:20])) for each in (names, trained))
         raise ValueError(
             f"{weights} knows the classes {there}; these images have {here}.\n"
-            "Name the folders of the classes as in the training."
+            "Name the folders of the classes as in the training. For other classes, train from these weights: "
+            f"--run.name NEW --model.init_from {weights}."
         )
 
     def warn_of_other_images(self) -> None:

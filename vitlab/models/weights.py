@@ -8,10 +8,11 @@ import argparse
 import pickle
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,14 +21,18 @@ from torch import Tensor, nn
 
 from vitlab.atomic_files import written_whole
 from vitlab.internals import pickled_name
-from vitlab.models.backbone import Backbone, ImageModel
+from vitlab.models.backbone import ImageModel
 from vitlab.models.layers import pair, resize_pos_embed
+from vitlab.models.stored import rows_by_name, stored_facts
 
 Shape = tuple[int, ...]
 Weights = dict[str, Tensor]
 
 CONTAINERS = ("state_dict", "model", "teacher", "target_encoder", "student")
 """Where a checkpoint keeps its weights, the first that is there: a teacher before its student, as DINO evaluates."""
+
+AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)")
+"""In the name of a container or a prefix: weights averaged over the training, taken before those of the last step."""
 
 PREFIXES = ("", "encoder.", "teacher.", "teacher.module.backbone.", "teacher.module.", "average.module.", "backbone.")
 """Which of several encoders is meant in a file that does not name its own: the evaluated before the trained."""
@@ -53,7 +58,8 @@ class LoadReport:
     `resized` are grids of positions, bias tables, filters of other channels and, where the file gives its window, the
     offsets of Swin v2's continuous biases. `missing` parameters keep their initial values and `unexpected` tensors of
     the file are not used: classifiers of another number of classes, and parts of a pre-training besides its encoder.
-    `beside` are the parts of the file outside `prefix`: SimMIM's decoder in a checkpoint.
+    `beside` are the parts of the file outside `prefix`: SimMIM's decoder in a checkpoint. `container` says which of
+    several containers of weights was taken, `classes` which rows of the classifier.
     """
 
     path: str
@@ -63,6 +69,8 @@ class LoadReport:
     missing: list[str]
     unexpected: list[str]
     beside: list[str]
+    container: str = ""
+    classes: str = ""
 
     def __str__(self) -> str:
         lines = [
@@ -78,10 +86,13 @@ class LoadReport:
             lines.append(f"  left over, not used: {_some(self.unexpected)}")
         if self.beside:
             lines.append(f"  beside {self.prefix}*, not used: {_some(self.beside)}")
+        lines += [f"  {line}" for line in (self.container, self.classes) if line]
         return "\n".join(lines)
 
 
-def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) -> LoadReport:
+def load_weights(
+    model: nn.Module, path: str | Path, prefix: str | None = None, class_names: Sequence[str] = ()
+) -> LoadReport:
     """Load a file of timm's, Microsoft's, Meta's or this project's, and report it.
 
     Filters of red, green and blue become filters of the model's channels as in timm's `adapt_input_conv`.
@@ -89,6 +100,7 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     Args:
         prefix: what the names of the encoder begin with in the file, like `encoder.`. None: what the checkpoint itself
             names, or else the one under which most names fit.
+        class_names: of the model. Rows of a classifier follow them, where the file names its classes too.
 
     Raises:
         FileNotFoundError: no such file.
@@ -96,9 +108,12 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
     """
     target = _with_timm_names(model)
     own = target.state_dict()
-    file, prefix = _encoder_in(path, own, prefix)
+    file, prefix, container = _encoder_in(path, own, prefix)
     part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
-    encoder = convert_names(part, own) | _from_rectangle(target, part, Path(path))
+    facts = stored_facts(in_folder(Path(path)) or path)
+    encoder = convert_names(part, own) | _from_rectangle(target, part, own, facts)
+    classifier = _classifier_of(model, encoder)
+    classes = _follow_names(encoder, own, classifier, facts.get("class_names", ()), class_names)
 
     fitting = {name: _fitted(target, name, tensor, own[name]) for name, tensor in encoder.items() if name in own}
     loaded = {name: tensor for name, tensor in fitting.items() if tensor is not None}
@@ -117,39 +132,69 @@ def load_weights(model: nn.Module, path: str | Path, prefix: str | None = None) 
         ],  # of old files
         unexpected=[name for name in encoder if name not in loaded],
         beside=sorted({name.partition(".")[0] for name in file if not name.startswith(prefix)}),
+        container=container,
+        classes=classes,
     )
     other_shapes = {name: tuple(encoder[name].shape) for name, tensor in fitting.items() if tensor is None}
-    _refuse_unexplained(report, type(model).__name__, other_shapes, _classifier_of(model, encoder))
+    _refuse_unexplained(report, type(model).__name__, other_shapes, classifier)
     target.load_state_dict({**own, **loaded})
     return report
 
 
-def _from_rectangle(target: nn.Module, part: Weights, path: Path) -> Weights:
-    """Return the positions of a run's checkpoint at the model's grid, where either is no square; else nothing.
+def _from_rectangle(target: nn.Module, part: Weights, own: Weights, facts: Mapping[str, Any]) -> Weights:
+    """Return the positions of a file that knows its size at the model's grid, where either is no square; else nothing.
 
     From a file that does not know its grid, positions are taken to be of a square, or of the model's own grid.
     """
-    from vitlab.models.stored import stored_section  # here: jsonargparse takes a while to import
-
-    settings = stored_section(path, "model") if isinstance(target, Backbone) and "pos_embed" in part else None
-    arguments = settings["init_args"]["backbone"]["init_args"] if settings else {}
-    if not isinstance(target, Backbone) or not {"img_size", "patch_size"} <= arguments.keys():
+    grid = getattr(getattr(target, "patch_embed", None), "grid_size", None)  # timm's models may have one too
+    if grid is None or not facts.get("img_size") or not {"pos_embed"} <= part.keys() & own.keys():
         return {}
-    height, width = (-(-side // arguments["patch_size"]) for side in pair(arguments["img_size"]))
-    own, prefix = target.patch_embed.grid_size, part["pos_embed"].shape[1] - height * width
-    if own == (height, width) or (height == width and own[0] == own[1]):
+    patch, _ = pair(target.patch_embed.patch_size)  # type: ignore[union-attr, arg-type]
+    height, width = (-(-side // patch) for side in pair(facts["img_size"]))
+    prefix = own["pos_embed"].shape[1] - grid[0] * grid[1]
+    if grid == (height, width) or (height == width and grid[0] == grid[1]):
         return {}
-    return {"pos_embed": resize_pos_embed(part["pos_embed"], prefix, (height, width), own)}
+    if part["pos_embed"].shape[1] != prefix + height * width:
+        return {}
+    return {"pos_embed": resize_pos_embed(part["pos_embed"], prefix, (height, width), grid)}
 
 
-def _encoder_in(path: str | Path, own: Weights, prefix: str | None) -> tuple[Weights, str]:
-    """Return the weights in a file, and what the names of the encoder begin with among them; `prefix` if given."""
-    weights, encoder_prefix = read_weights(path)
+def _follow_names(
+    encoder: Weights, own: Weights, classifier: Container[str], known: Sequence[str], wanted: Sequence[str]
+) -> str:
+    """Order the rows of a file's classifier as the model's classes, in place; return what there is to say of it."""
+    if not wanted:
+        return ""
+    rows = rows_by_name(known, wanted)
+    new = [name for name, row in zip(wanted, rows, strict=True) if row is None]
+    heads = [name for name in own if name in encoder and (name in classifier or CLASSIFIER.match(name))]
+    heads = [name for name in heads if own[name].shape == (len(wanted), *encoder[name].shape[1:])]
+    if not known:
+        fit = any(own[name].shape == encoder[name].shape for name in heads)
+        return (
+            f"classifier: the file does not name its classes, and gives its rows to {_some([*wanted])}" if fit else ""
+        )
+    heads = [name for name in heads if len(encoder[name]) == len(known)]
+    if not heads or rows == [*range(len(known))]:
+        return ""
+    for name in heads:
+        tensor = encoder.pop(name)
+        if len(new) < len(wanted):
+            given = [own[name][i] if row is None else tensor[row] for i, row in enumerate(rows)]
+            encoder[name] = torch.stack([each.to(own[name]) for each in given])
+    found = [name for name, row in zip(wanted, rows, strict=True) if row is not None]
+    said = [f"rows of {_some(found)} by name"] * bool(found) + [f"new for {_some(new)}"] * bool(new)
+    return f"classifier: {', '.join(said)}; the file knows {_some([*known])}"
+
+
+def _encoder_in(path: str | Path, own: Weights, prefix: str | None) -> tuple[Weights, str, str]:
+    """Return the weights in a file, what the names of the encoder begin with among them, and their container."""
+    weights, encoder_prefix, container = read_weights(path)
     file = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
     if prefix is None:
         inside = [name[len(encoder_prefix) :] for name in file if name.startswith(encoder_prefix)]
         prefix = encoder_prefix + _find_prefix(inside, own)
-    return file, prefix
+    return file, prefix, container
 
 
 def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int], prefix: str | None = None) -> None:
@@ -164,7 +209,7 @@ def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int], p
         ValueError: a row for more or fewer classes than the model has, or beyond the file's; a file without classifier.
     """
     own = _with_timm_names(model).state_dict()
-    whole, prefix = _encoder_in(path, own, prefix)
+    whole, prefix, _ = _encoder_in(path, own, prefix)
     part = {name[len(prefix) :]: tensor for name, tensor in whole.items() if name.startswith(prefix)}
     file = convert_names(part, own)
     names = [name for name in own if CLASSIFIER.match(name)]
@@ -226,10 +271,11 @@ def in_folder(folder: Path) -> Path | None:
     return next(filter(Path.is_file, (folder / "model.safetensors", folder / "pytorch_model.bin")), None)
 
 
-def read_weights(path: str | Path) -> tuple[Weights, str]:
+def read_weights(path: str | Path) -> tuple[Weights, str, str]:
     """Return the tensors in a .safetensors, .pth, .pt or .ckpt file, and the prefix of the encoder's names or "".
 
-    A folder is read as the hub has it. No code that a pickle may hold is run.
+    Third, in words, which of several containers was taken, or "". A folder is read as the hub has it. No code that a
+    pickle may hold is run.
     """
     path = Path(path)
     if path.is_dir():
@@ -238,7 +284,7 @@ def read_weights(path: str | Path) -> tuple[Weights, str]:
         raise FileNotFoundError(f"No weights at {path}.")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path), ""
+            return load_file(path), "", ""
         except SafetensorError as error:
             raise not_weights(path, error) from None
     try:
@@ -248,7 +294,8 @@ def read_weights(path: str | Path) -> tuple[Weights, str]:
         raise unsafe(path, error) from None
     except Exception as error:  # bytes that are not a pickle fail anywhere in the unpickler
         raise not_weights(path, error) from None
-    return _unwrap(content, path), content.get("vitlab_encoder", "") if isinstance(content, Mapping) else ""
+    weights, container = _unwrap(content, path)
+    return weights, content.get("vitlab_encoder", "") if isinstance(content, Mapping) else "", container
 
 
 def unsafe(path: str | Path, error: pickle.UnpicklingError) -> ValueError:
@@ -274,17 +321,34 @@ def not_weights(path: str | Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is not a file of weights ({type(error).__name__} while reading it).")
 
 
-def _unwrap(content: object, path: Path) -> Weights:
+def _unwrap(content: object, path: Path) -> tuple[Weights, str]:
+    """Return the weights in a checkpoint, and which container they are of, where others hold weights too."""
+    said = ""
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-            if tensors:
-                return tensors
+        tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+        sizes = {key: _size(inner) for key, inner in content.items()}
+        raw = max([len(tensors), *(size for key, size in sizes.items() if not AVERAGED.search(str(key)))])
+        averages = [key for key, size in sizes.items() if AVERAGED.search(str(key)) and size and size >= raw]
+        key = next((key for key in (*averages, *CONTAINERS) if isinstance(content.get(key), Mapping)), None)
+        if key is None and tensors:
+            return tensors, said
+        if key is None:
             break
-        content = inner
+        others = [str(other) for other, size in sizes.items() if size and other != key]
+        others += [f"{len(tensors)} tensors"] * bool(tensors)
+        if others:
+            said = f"{key} taken{', the average' if key in averages else ''}; {_some(others)} not used"
+        content = content[key]
     keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
     raise ValueError(f"{path} contains no weights under {', '.join(CONTAINERS)} or at its top; its keys are {keys}.")
+
+
+def _size(content: object) -> int:
+    """Return the number of tensors in a container, or in one that it holds."""
+    if not isinstance(content, Mapping):
+        return 0
+    inside = (_size(inner) for key, inner in content.items() if key in CONTAINERS or AVERAGED.search(str(key)))
+    return max([sum(isinstance(each, Tensor) for each in content.values()), *inside])
 
 
 def convert_names(weights: Weights, own: Container[str] = ()) -> Weights:
@@ -326,8 +390,12 @@ def _find_prefix(file: Iterable[str], own: Mapping[str, Tensor]) -> str:
                 found["".join(f"{part}." for part in parts[:i])] += 1
     rank = {prefix: -i for i, prefix in enumerate(PREFIXES)}
 
-    def preference(prefix: str) -> tuple[int, int]:
-        return found[prefix], rank.get(prefix.removesuffix("net."), -len(PREFIXES))  # TimmModel's own level
+    def preference(prefix: str) -> tuple[int, bool, int]:
+        return (
+            found[prefix],
+            bool(AVERAGED.search(prefix)),
+            rank.get(prefix.removesuffix("net."), -len(PREFIXES)),
+        )  # TimmModel's own level
 
     best = max(found, key=preference, default="")
     return best if 2 * found[best] >= len(own) else ""
@@ -348,14 +416,17 @@ def _offsets_resized(model: nn.Module, file: Weights) -> dict[str, tuple[Shape, 
 
 
 def _classifier_of(model: nn.Module, file: Iterable[str]) -> set[str]:
-    """Return names of the classifier of a timm model, whose families call it differently, in the model or in a file."""
+    """Return names of the classifier, which families of timm call differently, in the model or in a file."""
     from vitlab.models.timm_model import TimmModel
 
-    if not isinstance(model, TimmModel):
+    if not isinstance(model, ImageModel):
         return set()
-    own = {id(tensor) for head in model.heads for tensor in (*head.parameters(), *head.buffers())}
-    named = (*model.net.named_parameters(), *model.net.named_buffers())
-    left_out = [] if model.num_classes else [name for name in file if name.startswith(model.head_prefixes)]
+    tensors, left_out = model.head_parameters(), []
+    if isinstance(model, TimmModel):
+        tensors += [buffer for head in model.heads for buffer in head.buffers()]
+        left_out = [] if model.num_classes else [name for name in file if name.startswith(model.head_prefixes)]
+    own, target = {id(tensor) for tensor in tensors}, model.stored_module
+    named = (*target.named_parameters(), *target.named_buffers())
     return {name for name, tensor in named if id(tensor) in own}.union(left_out)
 
 

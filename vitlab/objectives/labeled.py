@@ -80,8 +80,8 @@ class LabeledObjective(Objective, ABC):
         classes: int = self.trainer.datamodule.num_classes  # type: ignore[attr-defined]
         if self.backbone.num_classes != classes:
             raise ValueError(
-                f"The backbone has {self.backbone.num_classes} classes and the data {classes}; "
-                "remove num_classes from the backbone's init_args, or make it the data's."
+                f"The backbone has {self.backbone.num_classes} classes and the data {classes}; leave num_classes out "
+                "of the backbone's init_args, or make it the data's. What was trained on others starts by init_from."
             )
 
         labels = getattr(self.trainer.datamodule, "labels", None)  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from vitlab.internals import clip_unscaled_gradients, trainer_of
 from vitlab.models import ImageModel, TimmModel
 from vitlab.models.backbone import Backbone, check_attributes
 from vitlab.models.layers import pair
-from vitlab.models.stored import build, stored_section
+from vitlab.models.stored import build, stored_settings
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
 from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
@@ -45,12 +45,14 @@ class Objective(LightningModule, ABC):
         schedule: The learning rate over the run.
         init_from: Weights to start from: a `.safetensors`, `.pth` or `.ckpt` file, a folder with `model.safetensors` or
             `pytorch_model.bin` as the hub has it, a run directory, or a name on the hub, `timm/…`. The log lists what
-            was loaded, resized and left out; a file of another architecture is refused. Ignored when a run continues.
+            was loaded, resized and left out; a file of another architecture is refused. Rows of a classifier follow the
+            names of the classes, where the file knows them. Ignored when a run continues.
     """
 
     task: Task | None = None  # how its outputs are tested and predicted; None: only its features are of use
     one_view: bool = False  # whether `loss` takes one view of each image and no more
     init_raw: bool = False  # whether `init_from` takes the trained weights of a run that also averages them
+    head_rows: str | None = None  # a file that says which rows of its classifier are taken
     remedies: str = ""  # what to change when all features become alike, for the log
 
     def __init__(
@@ -86,7 +88,7 @@ class Objective(LightningModule, ABC):
             ValueError: the run trained another objective, or arguments are missing.
         """
         path = Path(checkpoint_path)
-        settings = None if kwargs else stored_section(path, "model")
+        settings = None if kwargs else stored_settings(path)
         if settings is None:
             try:
                 return super().load_from_checkpoint(path, map_location, hparams_file, strict, weights_only, **kwargs)
@@ -213,7 +215,9 @@ class Objective(LightningModule, ABC):
         """Start from the weights of a file, and log what was loaded."""
         from vitlab.models.weights import load_weights
 
-        log.info("Weights from %s", load_weights(self.backbone, path, self.prefix_in(path)))
+        named = self.backbone.num_classes and self.head_rows is None
+        classes = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", []) if named else []
+        log.info("Weights from %s", load_weights(self.backbone, path, self.prefix_in(path), classes))
 
     def prefix_in(self, path: Path) -> str | None:
         """Return what the names of the weights to load begin with in a file; None: those of the only encoder in it."""
@@ -308,6 +312,8 @@ def weights_path(source: str, asked_by: str = "init_from") -> Path:
         return _download(source, asked_by)
     path = Path(source)
     if path.is_dir():
+        if seeds := sorted(map(str, path.glob("seed-*/"))):
+            raise FileNotFoundError(f"{asked_by}: {path} has a run for each seed; give one: {', '.join(seeds[:10])}.")
         path = in_folder(path) or path / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise FileNotFoundError(

@@ -1,7 +1,6 @@
 """A trained model that a student learns from: frozen, and outside of everything that trains, averages or saves."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import final
 
@@ -12,10 +11,13 @@ from torch import Tensor
 
 from vitlab import log
 from vitlab.models import ImageModel, TimmModel
-from vitlab.models.stored import build, stored_section
+from vitlab.models.stored import build, rows_by_name, stored_facts
 from vitlab.models.timm_model import normalization_of
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.output_cache import OutputCache, fingerprint
+
+GUESSED = 0.005  # chance that as many answers of one that guesses are right
+WORSE = 0.05  # chance that so few answers are right of one that has closed half the distance to 100 %
 
 
 @final
@@ -27,7 +29,7 @@ class Teacher:
 
     Args:
         model: Any vitlab or timm model; `img_size` is the size at which it sees the images. Null: the model of the run
-            that `weights` are of, as its checkpoint describes it.
+            or export that `weights` are of, as the file describes it.
         weights: A file, a run directory, or a name on the hub, `timm/…`; null where the model brings its own. Of a run
             that averaged its weights, the average.
         mean: Normalization of each channel that the teacher was trained with; null: that of its run or of timm's
@@ -60,6 +62,7 @@ class Teacher:
         self.weights, self.mean, self.std = weights, mean, std
         self.scale, self.shift = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
         self.cache = cache
+        self.order: Tensor | None = None  # of the data's classes among those of the teacher, where it is another
         self.ready = False  # on the device, with its weights
 
     @property
@@ -68,22 +71,36 @@ class Teacher:
         if self._model is None:
             assert self.weights is not None
             path = weights_path(self.weights, "teacher.weights")
-            settings = stored_section(path, "model")
-            if settings is None:
+            backbone = stored_facts(path).get("backbone")
+            if backbone is None:
                 raise ValueError(
                     f"teacher.weights: {path} does not contain the configuration of a model; give teacher.model."
                 )
             with torch.random.fork_rng([]):
-                self._model = frozen(build(ImageModel, settings["init_args"]["backbone"]))  # type: ignore[type-abstract]
+                self._model = frozen(build(ImageModel, backbone))  # type: ignore[type-abstract]
         return self._model
 
-    def prepare(self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Read the weights and go to the device; `mean` and `std` are what the data were normalized with."""
-        settings = None
-        if self.weights is not None:
-            settings = stored_section(self._load(self.weights), "data")
+    def prepare(
+        self, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...], class_names: Sequence[str] = ()
+    ) -> None:
+        """Read the weights and go to the device; `mean` and `std` are what the data were normalized with.
+
+        Raises:
+            ValueError: the teacher learned other classes than the data's; an order of its own is that of the data then.
+        """
+        of_run = stored_facts(self._load(self.weights)) if self.weights is not None else {}
+        if class_names and (known := of_run.get("class_names")):
+            rows = rows_by_name(known, class_names)
+            if {*rows} != {*range(len(known))}:
+                theirs, own = (", ".join(map(str, names[:20])) for names in (known, class_names))
+                raise ValueError(
+                    f"teacher.weights: {self.weights} knows the classes {theirs}; the data have {own}.\n"
+                    "Name the folders of the classes as in its training, or train a teacher on these."
+                )
+            if rows != [*range(len(known))]:
+                log.info("The teacher's logits are put into the order of the data's classes.")
+                self.order = torch.tensor(rows, device=device)
         self.model.to(device)
-        of_run = settings["init_args"] if settings else {}
         new_mean = self.mean or tuple(of_run.get("mean") or mean)
         new_std = self.std or tuple(of_run.get("std") or std)
         if not len(new_mean) == len(new_std) == len(mean):
@@ -116,34 +133,41 @@ class Teacher:
         """
         if self.cache is None:
             return None
-        before = (precision, self.model.img_size, self.scale.flatten().tolist(), self.shift.flatten().tolist())
+        before = [precision, self.model.img_size, self.scale.flatten().tolist(), self.shift.flatten().tolist()]
+        before += [] if self.order is None else [self.order.tolist()]
         return OutputCache(Path(self.cache) / fingerprint(self.model, *before), self.model.num_classes)
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
-        """Return the teacher's logits for the student's images, float32."""
-        return self.model(resize(images * self.scale + self.shift, self.model.img_size)).float()
+        """Return the teacher's logits for the student's images, float32, in the order of the data's classes."""
+        logits = self.model(resize(images * self.scale + self.shift, self.model.img_size)).float()
+        return logits if self.order is None else logits[:, self.order]
 
     def examine(self, batches: Iterable[tuple[list[Tensor], Tensor]]) -> None:
         """Print the teacher's accuracy on labeled images; refuse a teacher that guesses.
 
         Raises:
-            ValueError: not above the most frequent class's share by three standard errors.
+            ValueError: guessing the most frequent class is as good, and closing half the distance to 100 % would be
+                better (binomial tests). Of few images neither may be known: then a warning says so.
         """
+        from scipy.stats import binom  # here: it takes a while to import
+
         right, labels = [], []
         for (images,), batch_labels in batches:
             right.append(self(images).argmax(dim=1) == batch_labels)
             labels.append(batch_labels)
-        images_seen = sum(map(len, labels))
-        top1 = float(torch.cat(right).float().mean())
+        hits, images_seen = int(torch.cat(right).sum()), sum(map(len, labels))
         guess = float(torch.cat(labels).bincount().max()) / images_seen
-        if top1 <= guess + 3 * math.sqrt(guess * (1 - guess) / images_seen):
+        said = f"The teacher classifies {100 * hits / images_seen:.2f} % of {images_seen} validation images correctly"
+        if binom.sf(hits - 1, images_seen, guess) <= GUESSED:
+            log.info("%s.", said)
+        elif binom.cdf(hits, images_seen, (1 + guess) / 2) >= WORSE:
+            log.warning("%s: too few images to tell whether it guesses, by which %.1f %% are.", said, 100 * guess)
+        else:
             raise ValueError(
-                f"The teacher classifies {top1:.1%} of {images_seen} validation images correctly; always predicting "
-                f"the most frequent class gives {guess:.1%}.\nTrain it first, or check its weights, mean, std and "
-                f"img_size ({self.model.img_size[0]} × {self.model.img_size[1]} px)."
+                f"{said}; always predicting the most frequent class gives {100 * guess:.1f} %.\nTrain it first, or "
+                f"check its weights, mean, std and img_size ({self.model.img_size[0]} × {self.model.img_size[1]} px)."
             )
-        log.info("The teacher classifies %.2f %% of %d validation images correctly.", 100 * top1, images_seen)
 
 
 def frozen(model: ImageModel) -> ImageModel:
