@@ -1,11 +1,12 @@
 """Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch.
 
-Also what `groups` says, a setting that data and studies share.
+Also what `groups` says, a setting that data and studies share, and how class names are compared.
 """
 
 import csv
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
@@ -522,6 +523,17 @@ def _choose_class(config: Config, key: str, value: str, report: Report | None, p
         return merge(config, {here: named}, report)
     _report_change(f"{path}{here}", node, named, report)
     return {**config, here: {"class_path": node["class_path"]}}
+
+
+def plain(name: str) -> str:
+    """Return a class name as names are compared: composed in Unicode (NFC), single spaces, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", str(name)).split())
+
+
+def rows_by_name(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+    """Return for each class wanted its place among those known, None where none has its name, see `plain`."""
+    places = {plain(name): place for place, name in enumerate(known)}
+    return [places.get(plain(name)) for name in wanted]
 
 
 _TABLE = re.compile(r"(.+\.csv):(.+)")  # file, column
