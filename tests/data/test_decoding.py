@@ -9,7 +9,8 @@ import torch
 from PIL import Image, ImageOps
 
 from vitlab.data import decoding
-from vitlab.data.decoding import read_photo
+from vitlab.data.checking import is_faint
+from vitlab.data.decoding import FORMATS, IMAGE_SUFFIXES, read_photo
 from vitlab.data.photos import Framing
 from vitlab.data.preprocessing import Preprocessing
 
@@ -167,3 +168,24 @@ def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.Mo
                 except ValueError as error:
                     said[way] = str(error).encode()
         assert said["ours"] == said["Pillow's"]
+
+
+@pytest.mark.parametrize("name", ["EPS", "PDF", "WMF", "FITS", "PSD"])
+def test_formats_of_no_photograph_are_not_opened_whatever_the_file_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Pillow starts Ghostscript for EPS, without a limit of time."""
+    start = {"EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PDF": b"%PDF-1.4", "PSD": b"8BPS\0\1"}
+    start |= {"WMF": b"\xd7\xcd\xc6\x9a\0\0" + bytes(40), "FITS": b"SIMPLE  =                    T"}
+    file = tmp_path / "photo.png"
+    file.write_bytes(start[name] + b"\n" * 3000)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    with pytest.raises(ValueError, match="not an image of a known format"):
+        read_photo(file)
+    assert not is_faint(file, np.zeros((9, 9, 3), np.uint8))
+
+
+def test_what_is_opened_is_what_the_suffixes_mean() -> None:
+    Image.init()
+    meant = {Image.EXTENSION[suffix] for suffix in IMAGE_SUFFIXES}
+    assert set(FORMATS) == meant - {"MPO"} | {"DIB"}  # several JPEGs in a file open as JPEG; .dib is written as DIB

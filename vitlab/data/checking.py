@@ -15,7 +15,7 @@ import simplejpeg
 from PIL import Image, ImageFile
 
 from vitlab.atomic_files import written_whole
-from vitlab.data.decoding import LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, read_photo
+from vitlab.data.decoding import FORMATS, LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, decode, read_regular
 from vitlab.data.terminal import counted
 
 _CHUNK = 32  # files that a thread decodes before it reports
@@ -47,7 +47,8 @@ def check_images(root: Path, names: Sequence[str]) -> Check:
     """Decode every file under `root` once; the next start decodes files of another name, size or time of change."""
 
     def read(name: str) -> tuple[Pixels, bytes]:
-        return read_photo(root / name), (root / name).read_bytes()
+        content = read_regular(root / name)
+        return decode(content), content
 
     return check_all(root, names, [_mark(root / name) for name in names], read)
 
@@ -93,7 +94,7 @@ def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
     if levels >= _LEVELS:
         return False
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             # Pillow gives colors in 8 bits, and only the decoder's argument shows that the file has more.
             deep = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
             if image.mode not in SIXTEEN_BIT:

@@ -71,7 +71,7 @@ def jpeg(images: Images, quality: float, draws: Draws) -> Images:
 def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file)).reshape(image.shape)
+    return np.asarray(Image.open(file, formats=["JPEG"])).reshape(image.shape)
 
 
 def resolution(images: Images, share: float, draws: Draws) -> Images:

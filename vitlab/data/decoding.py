@@ -23,6 +23,11 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif"),
     *(".tga", ".dds", ".ico", ".qoi", ".pcx", ".sgi"),
 )
+# Pillow's names of their formats: it goes by the content, whatever a file is called, and starts Ghostscript for EPS.
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF"),
+    *("TGA", "DDS", "ICO", "QOI", "PCX", "SGI"),
+)
 # Pillow warns of odd metadata, once per worker and file, and decodes the picture all the same.
 warnings.filterwarnings("ignore", "", UserWarning, "PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -44,13 +49,17 @@ Half = Callable[[int, int], bool]  # of height and width: whether half the resol
 
 def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
     """Decode a file, see `decode`."""
+    return decode(read_regular(path), mode, half)
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Return the content of a file, or raise ValueError with the reason."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("not a regular file")  # opening a pipe would wait forever
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(str(error)) from None
-    return decode(content, mode, half)
 
 
 def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
@@ -86,12 +95,12 @@ def checked(pixels: np.ndarray) -> Pixels:
 
 def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(*image.size)
             image.load()
             return to_array(upright(image), mode)
     except UnidentifiedImageError:
-        raise ValueError("not an image that Pillow knows" if content else "empty file") from None
+        raise ValueError("not an image of a known format" if content else "empty file") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes
         raise ValueError(str(error) or type(error).__name__) from None
 
@@ -124,7 +133,7 @@ def _is_upright(content: bytes) -> bool:
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a marker's two bytes, and its segment
     if content[place] == 0xFF and content[place + 1] == _START_OF_SCAN:
         return True
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         return _orientation(image) == 1
 
 
