@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -227,12 +228,78 @@ def test_examples_without_an_image_are_left_out_if_asked(tmp_path: Path, monkeyp
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
     whole = {"bytes": file.getvalue(), "path": None}
     lost = {"bytes": None, "path": str(tmp_path / "lost.png")}
-    images = pa.array([whole, None, lost, whole], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    parquet.write_table(pa.table({"image": images, "label": [0, 0, 1, 1]}), tmp_path / "train.parquet")
+    nothing = {"bytes": None, "path": None}
+    images = pa.array([whole, None, lost, whole, nothing], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    parquet.write_table(pa.table({"image": images, "label": [0, 0, 1, 1, 0]}), tmp_path / "train.parquet")
     check = HuggingFace("parquet", data_files=str(tmp_path / "train.parquet")).check()
-    assert sorted(check.broken) == ["train/1", "train/2"]
+    assert sorted(check.broken) == ["train/1", "train/2", "train/4"]
     assert check.broken["train/1"] == "there is no image"
-    assert "its file cannot be read" in check.broken["train/2"]
+    assert "No such file" in check.broken["train/2"]
+    assert check.broken["train/4"] == "there are neither bytes nor a path"
+
+
+def test_a_table_names_files_of_its_own_folder_alone(tmp_path: Path) -> None:
+    """A pipe would wait forever, a device be read until memory ends, and other pictures are nobody's business."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    own = tmp_path / "set"
+    (own / "img").mkdir(parents=True)
+    for place in (own / "img", tmp_path):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(place / "a.png")
+    os.mkfifo(own / "pipe.png")
+    (own / "link.png").symlink_to(tmp_path / "a.png")
+    (own / "device.png").symlink_to("/dev/zero")
+    right = ["img/a.png", str(own / "img/a.png")]
+    outside = [str(tmp_path / "a.png"), "../a.png", "link.png", "device.png", "/dev/zero"]
+    paths = [*right, *outside, "pipe.png", "img"]
+    images = pa.array([{"bytes": None, "path": path} for path in paths])
+    parquet.write_table(pa.table({"image": images, "label": [0] * len(paths)}), own / "train.parquet")
+    for source in (HuggingFace("parquet", data_files=str(own / "train.parquet")), HuggingFace(str(own))):
+        broken = source.check().broken
+        assert list(broken) == [f"train/{row}" for row in range(len(right), len(paths))]
+        whys = list(broken.values())
+        for path, why in zip(outside, whys, strict=False):
+            assert why == f"its file {path} is outside of the data set's folder; copy it there"
+        assert whys[len(outside) :] == ["not a regular file"] * 2
+
+
+# LitData leaves its chunks open.
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("scheme", ["", "local:"], ids=["folder", "address"])
+@pytest.mark.parametrize("place", ["a field that nobody reads", "the label", "within a field"])
+def test_shards_with_a_pickled_field_run_nothing(tmp_path: Path, scheme: str, place: str) -> None:
+    from litdata.streaming import Cache
+
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "trap",)
+
+    cache = Cache(str(tmp_path / "train"), chunk_size=2)
+    for row in range(4):
+        record = {"image": np.zeros((8, 8, 3), np.uint8), "label": 1}
+        trap = {"label": Trap()} if place == "the label" else {"other": [1, Trap()] if "within" in place else Trap()}
+        cache[row] = record | trap
+    cache.done()
+    cache.merge()
+    (tmp_path / "trap").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"cannot open .*/train: a field is stored as pickle, .* run what it contains"):
+        LitData(f"{scheme}{tmp_path}/train", cache=str(tmp_path / "chunks"))
+    assert not (tmp_path / "trap").exists()
+
+
+def test_what_other_columns_contain_is_not_opened(folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    examples = [
+        {"image": {"bytes": data}, "other": [{"bytes": b"%!PS"}], "label": 0} for data, _ in _examples(folder, "val")
+    ]
+    features = {"image": datasets.Image(), "other": datasets.List(datasets.Image()), "label": datasets.Value("int64")}
+    datasets.Dataset.from_list(examples, datasets.Features(features)).save_to_disk(tmp_path / "set")
+    with mock.patch.object(Image, "open", side_effect=AssertionError("a column is opened that nobody reads")):
+        assert HuggingFace(str(tmp_path / "set")).read("train/0").shape == (20, 24, 3)
+        with pytest.raises(ValueError, match="other is a list, not an encoded image"):
+            HuggingFace(str(tmp_path / "set"), image="other").read("train/0")
 
 
 def test_a_column_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Photographs of Hugging Face `datasets`: from the Hub, or local files of Parquet, Arrow or WebDataset."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -8,7 +9,7 @@ import numpy as np
 
 from vitlab.data.checking import Check, check_all
 from vitlab.data.dataset import SPLITS, Split
-from vitlab.data.decoding import Half, PictureMode, Pixels, decode
+from vitlab.data.decoding import Half, PictureMode, Pixels, decode, read_regular
 from vitlab.data.folder import split_of
 from vitlab.data.source import PhotoSource
 
@@ -26,7 +27,7 @@ class HuggingFace(PhotoSource):
             `https://…`), from which `datasets` copies them once.
         name: the configuration of the data set.
         revision: a commit on the Hub, which makes a run repeatable.
-        image: the column of encoded images.
+        image: the column of encoded images, of which each may be a file below the data set's folder instead.
         label: the column of classes: numbers of a `ClassLabel`, other numbers, or text.
         splits: the data set's names of our splits train, val and test; null: customary names.
         mode: how pictures are decoded.
@@ -45,8 +46,10 @@ class HuggingFace(PhotoSource):
     ) -> None:
         self.location, self._image, self._mode = path, image, mode
         found = _open(path, name, data_files, revision)
+        self._folders = _places(path, data_files)
         chosen = _splits(path, list(found), splits)
-        self._data = {split: found[own] for split, own in chosen.items()}
+        # Of Arrow, since in its own format `datasets` opens the pictures and documents of all columns by itself.
+        self._data = {split: found[own].with_format("arrow") for split, own in chosen.items()}
         unused = ", ".join(sorted(set(found) - set(chosen.values())))
         self.notes = [f"Splits of {path} that are not used: {unused}."] if unused else []
         for split, table in self._data.items():
@@ -89,19 +92,33 @@ class HuggingFace(PhotoSource):
 
     def _content(self, name: str) -> bytes:
         split, row = name.split("/")
-        value: Any = self._data[split][int(row)][self._image]  # type: ignore[index]
+        value: Any = self._data[split][int(row)][self._image][0].as_py()  # type: ignore[index]
         if value is None:
             raise ValueError("there is no image")
         if isinstance(value, bytes):
             return value
         if not isinstance(value, Mapping):
             raise ValueError(f"{self._image} is a {type(value).__name__}, not an encoded image")
-        if value["bytes"] is not None:
+        if value.get("bytes") is not None:
             return bytes(value["bytes"])
-        try:
-            return Path(value["path"]).read_bytes()
-        except (OSError, TypeError) as error:  # TypeError: there is no path either
-            raise ValueError(f"its file cannot be read ({error})") from None
+        if value.get("path") is None:
+            raise ValueError("there are neither bytes nor a path")
+        files = [Path(os.path.realpath(place / str(value["path"]))) for place in self._folders]
+        file = next((file for file in files if file.exists()), files[0])
+        if not any(file.is_relative_to(place) for place in self._folders):
+            raise ValueError(f"its file {value['path']} is outside of the data set's folder; copy it there")
+        return read_regular(file)
+
+
+def _places(path: str, data_files: Any) -> list[Path]:
+    """Return the folders whose files an example may name: the data set's own, and those that `datasets` fills."""
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    given = data_files.values() if isinstance(data_files, Mapping) else [data_files]
+    files = [file for each in given for file in ([each] if isinstance(each, str) else each or ())]
+    own = [Path(path)] if Path(path).is_dir() else [Path(file).parent for file in files if "://" not in file]
+    return [Path(os.path.realpath(place)) for place in dict.fromkeys([*own, HF_DATASETS_CACHE, HF_HUB_CACHE])]
 
 
 def _require_labels(path: str, split: Split, label: str, number: int, missing: int) -> None:
@@ -119,7 +136,7 @@ def _mark(table: Any) -> str:
 
 
 def _open(path: str, name: str | None, data_files: Any, revision: str | None) -> Mapping[str, Any]:
-    """Return the tables by split, whose images stay encoded."""
+    """Return the tables by split."""
     try:
         import datasets
     except ModuleNotFoundError:
@@ -133,13 +150,7 @@ def _open(path: str, name: str | None, data_files: Any, revision: str | None) ->
             found = datasets.load_dataset(path, name, data_files=data_files, revision=revision)
     except (OSError, ValueError) as error:  # no such data set, file or configuration, or no network
         raise ValueError(f"datasets cannot open {path}: {error}") from None
-    kept = {}
-    for split, table in found.items():
-        for column, feature in table.features.items():
-            if isinstance(feature, datasets.Image):
-                table = table.cast_column(column, datasets.Image(decode=False))
-        kept[str(split)] = table
-    return kept
+    return {str(split): table for split, table in found.items()}
 
 
 def _splits(path: str, found: list[str], given: Mapping[Split, str] | None) -> dict[Split, str]:

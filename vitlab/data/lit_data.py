@@ -124,7 +124,9 @@ class LitData(PhotoSource):
             # `hf://` needs no loader, and older shards do not say theirs.
             loader = ParquetLoader() if index.get("item_loader") == "ParquetLoader" else None
             try:
-                self._opened[key] = StreamingDataset(place, item_loader=loader, **self._settings)
+                stream = StreamingDataset(place, item_loader=loader, **self._settings)
+                _refuse_code(place, _index(stream))
+                self._opened[key] = stream
                 self._opened[key][:1]  # after a slice it fetches whole chunks, not one record at a time
             except (ImportError, OSError, ValueError, RuntimeError, IndexError) as error:
                 raise ValueError(f"LitData cannot open {place}: {error}") from None
@@ -134,7 +136,7 @@ class LitData(PhotoSource):
         """Return labels and hashes of all records, from the cache where they have been read before."""
         stream = self._stream(split)
         sizes = images_of_chunks(stream)
-        index = Path(stream.input_dir.path, "index.json")  # of an address, LitData's copy, which it fetches anew
+        index = _index(stream)
         written = hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else ""  # shards keep their names
         key = f"{self._places[split]}\0{self._image}\0{self._label}\0{sizes}\0{written}"
         file = cache_of("litdata", key, ".npz")
@@ -163,8 +165,25 @@ class LitData(PhotoSource):
         return known
 
 
+def _index(stream: Any) -> Path:
+    """Return the index of the shards; of an address, LitData's copy, which it fetches anew."""
+    return Path(stream.input_dir.path, "index.json")
+
+
+def _refuse_code(place: str, index: Path) -> None:
+    """Raise ValueError for a field that is unpickled, which runs what it contains, asked for or not."""
+    formats = read_json(index, missing={"config": {}})["config"].get("data_format") or []
+    if unsafe := [each for each in formats if str(each).split(":")[0] in ("pickle", "graph")]:
+        raise ValueError(
+            f"a field is stored as {unsafe[0]}, and reading it would run what it contains. Write {place} anew with "
+            "images, bytes, text and numbers alone"
+        )
+
+
 def _picture(value: Any) -> Any:
     """Return a record's picture; files of the Hub store a name and the encoded bytes."""
+    if isinstance(value, dict) and value.get("bytes") is None:
+        raise ValueError(f"a picture has no bytes, but {value}; LitData reads no files beside the shards.")
     return value["bytes"] if isinstance(value, dict) else value
 
 
