@@ -24,6 +24,8 @@ def mlp(in_dim: int, out_dim: int) -> nn.Sequential:
 class BYOL(SelfDistillation):
     """Pre-train any backbone on two crops of each image."""
 
+    least_global_views = 2  # else a run is refused before it begins
+
     def __init__(self, backbone: Backbone, optimizer: Optimizer, schedule: Schedule, dim: int = 128) -> None:
         super().__init__(backbone, optimizer, schedule, head=mlp(backbone.num_features, dim), momentum_teacher=0.99)
         self.predictor = mlp(dim, dim)

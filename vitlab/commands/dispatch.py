@@ -10,6 +10,8 @@ from traceback import walk_tb
 
 import vitlab
 from vitlab.commands.options import experiment_of
+from vitlab.experiment.errors import call_of_user_code, out_of_memory, readable
+from vitlab.internals import is_out_of_memory
 from vitlab.signals import UNWRITTEN
 
 EVALUATIONS = ("validate", "test")  # methods of an experiment, which print their metrics
@@ -35,6 +37,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         if os.environ.get("VITLAB_DEBUG") or (message := message_of(error, arguments)) is None:
+            if call := call_of_user_code(error):
+                print(f"error in {call}:", file=sys.stderr)
             raise
         print(f"error: {message}", file=sys.stderr)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -59,7 +63,7 @@ def is_killed_worker(error: Exception) -> bool:
 
 
 def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
-    """Return what to tell the user about a mistake, or None for an error that is not the user's."""
+    """Return what to tell the user about a mistake; None for a fault of the program, the user's code included."""
     from pickle import UnpicklingError
 
     if isinstance(error, UnpicklingError):  # of a checkpoint: other files are read by functions that name them
@@ -74,17 +78,12 @@ def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
             "Most often the machine has no memory "
             "left: a smaller --data.num_workers needs less. The same command continues a run."
         )
+    if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
+        return out_of_memory(error)
     # Of a class that a stored configuration names, and Lightning's.
     others = ("ArgumentError", "MisconfigurationException")
-    if isinstance(error, ValueError | OSError) or type(error).__name__ in others:
-        from vitlab.experiment.errors import readable
-
-        return readable(error)
-    if isinstance(error, MemoryError | RuntimeError):
-        from vitlab.internals import is_out_of_memory
-
-        if is_out_of_memory(error):
-            from vitlab.experiment.errors import out_of_memory
-
-            return out_of_memory(error)
-    return None
+    mistake = isinstance(error, ValueError | OSError) or type(error).__name__ in others
+    *_, (last, _) = walk_tb(error.__traceback__)
+    if last.f_globals.get("__name__") == "torch.nn.functional":  # of shapes, perhaps of the user's network
+        return None
+    return readable(error) if mistake and not call_of_user_code(error) else None

@@ -2,9 +2,13 @@
 
 import difflib
 import importlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
+from itertools import takewhile
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
 from vitlab.config import Config
@@ -93,6 +97,39 @@ def readable(error: Exception) -> str:
     if message.startswith("Caught ") and "DataLoader worker" in message:  # wrapped in the worker's traceback
         message = message.rpartition(f"\n{type(error).__name__}: ")[2].strip()
     return explain(message, ()) if is_parsing_failure(message) else message
+
+
+_OURS = tuple(os.path.dirname(str(each.origin)) + os.sep for each in map(find_spec, ("vitlab", "referee")) if each)
+_LIBRARY = re.compile(rf"<|{re.escape(os.path.dirname(os.__file__))}|.*[\\/](?:site|dist)-packages[\\/]")
+
+
+def call_of_user_code(error: BaseException) -> str | None:
+    """Return the call of the user's code, with the shapes of its arguments, that raised an error.
+
+    Of vitlab's own frames and the user's, the innermost decides; the user's code may have called a library. None where
+    it is vitlab's. Of a process that loads images, the text of the error has the frames.
+    """
+    frames: list[tuple[str, Any]] = [(frame.f_code.co_filename, frame) for frame, _ in walk_tb(error.__traceback__)]
+    frames += re.findall(r'^ +File "(.+)", line \d+, in (\S+)$', str(error), re.MULTILINE)
+    relevant = [each for each in frames if each[0].startswith(_OURS) or not _LIBRARY.match(each[0])]
+    calls = list(takewhile(lambda each: not each[0].startswith(_OURS), reversed(relevant)))
+    if not calls:
+        return None
+    file, frame = calls[-1]
+    if not isinstance(frame, FrameType):
+        return f"{frame} of {file}"
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    given = [f"{name}={_shape(frame.f_locals[name])}" for name in names if name in frame.f_locals and name != "self"]
+    return f"{frame.f_globals['__name__']}.{code.co_qualname}({', '.join(given)})"
+
+
+def _shape(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return str(tuple(value.shape))
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shape, value[:4]))}{', …' if len(value) > 4 else ''}]"
+    return repr(value)[:60] if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def out_of_memory(error: Exception) -> str:

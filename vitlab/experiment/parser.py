@@ -18,7 +18,7 @@ from vitlab import models
 from vitlab.config import TRAINER_DEFAULTS, Config, pairs
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_names import PLACES, choices, nulls, settable
-from vitlab.experiment.errors import check_sections, explain, readable
+from vitlab.experiment.errors import call_of_user_code, check_sections, explain, readable
 from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
 from vitlab.models.stored import TIMMS_WEIGHTS
 from vitlab.objectives import Objective
@@ -149,6 +149,11 @@ class Settings:
         try:
             return self._parser.instantiate(Namespace({section: values}))[section]
         except ValueError as error:
+            cause: BaseException = error
+            while cause.__cause__:  # jsonargparse chains what a constructor raises
+                cause = cause.__cause__
+            if call_of_user_code(cause):
+                raise cause from None
             raise ValueError(readable(error)) from None
 
     def as_config(self) -> Config:

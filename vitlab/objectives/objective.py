@@ -228,6 +228,15 @@ class Objective(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
         views, labels = batch
         loss = self.loss(views, labels)
+        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
+            shape = (
+                f"a tensor of shape {tuple(loss.shape)}, requires_grad {loss.requires_grad}"
+                if isinstance(loss, Tensor)
+                else loss
+            )
+            raise ValueError(
+                f"{type(self).__name__}.loss returned {shape}; return one number with a gradient, the batch's mean."
+            )
         noted = {"train/loss": loss.detach()} | self.watched
         self.log_dict(noted, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss

@@ -16,6 +16,7 @@ import yaml
 
 from vitlab.config import ABSENT, ROOT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
+from vitlab.experiment.errors import call_of_user_code
 from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
@@ -182,6 +183,8 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
                 refuse_untuned(experiment, metric)
             experiment.before()
     except ValueError as error:
+        if call_of_user_code(error):
+            raise
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
     # As read back from a file, where tuples are lists, to be comparable with the run directories.
     config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
