@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import get_loader
 
 from vitlab.config import (
     ABSENT,
@@ -13,6 +14,7 @@ from vitlab.config import (
     RENAMED,
     conflicts,
     differences,
+    dump_yaml,
     flatten,
     gather,
     groups_by_name,
@@ -164,6 +166,45 @@ def test_anchors_and_merge_keys_are_no_duplicates(tmp_path: Path) -> None:
         "a: &a {x: 1, y: 1}\nb: &b {z: 2}\nc: {<<: *a, <<: *b, y: 3}\nd: [{x: 1}, {x: 1}]"
     )
     assert load_yaml(tmp_path / "good.yaml")["c"] == {"x": 1, "y": 3, "z": 2}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "off",
+        "on",
+        "no",
+        "y",
+        "null",
+        "~",
+        "001",
+        "0.10",
+        "1_000",
+        "12:30",
+        "1e-4",
+        "1E3",
+        ".5",
+        "2026-01-02",
+        "0x1f",
+        "TRUE",
+    ],
+)
+def test_keys_and_names_are_texts_as_the_file_has_them(key: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"{key}: {{{key}: 1}}\nrun: {{name: {key}, root: {key}}}")
+    config = load_yaml(tmp_path / "a.yaml")
+    none = key in ("null", "~")
+    assert config == {key: {key: 1}, "run": dict.fromkeys(("name", "root"), None if none else key)}
+    (tmp_path / "b.yaml").write_text(dump_yaml({**config, "other": [key]}))
+    assert load_yaml(tmp_path / "b.yaml") == {**config, "other": [key]}
+    assert get_loader("yaml")(dump_yaml({**config, "other": [key]})) == {**config, "other": [key]}
+
+
+@pytest.mark.parametrize("written", ["1e-3", "5E-1", "1.0e5", "1e5", ".5e1", "+2e3", "-1_0.5e+2", "0.001", "7"])
+def test_a_number_is_one_with_and_without_a_point(written: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"a: {written}")
+    number = load_yaml(tmp_path / "a.yaml")["a"]
+    assert number == float(written)
+    assert (type(number) is int) == ("." not in written and number % 1 == 0)  # 1e5 images are a whole number
 
 
 def test_a_mapping_in_an_argument_is_read_as_one_in_a_file() -> None:

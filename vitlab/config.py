@@ -55,6 +55,8 @@ TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False,
 ABSENT = "(absent)"
 ROOT = "data.init_args.root"  # where the images lie; whether they are the same, their digests tell
 
+TEXTS = ("name", "root", "question")  # keys whose value is a text, 001 or 2024_01 too
+
 DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of any configuration and then some
 
 
@@ -105,7 +107,38 @@ def shipped() -> dict[str, Path]:
     }
 
 
-def load_yaml(path: str | Path) -> Config:
+class Loader(SafeLoader):
+    """Reads keys and names as they are written, like off, 001 and 1e-4; elsewhere 1e-3 is a number, 1e5 a whole one."""
+
+    def construct_yaml_float(self, node: Any) -> float:
+        number: float = super().construct_yaml_float(node)
+        return int(number) if "." not in node.value and number.is_integer() else number
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Config:
+        self.flatten_mapping(node)
+        for key, value in node.value:
+            named = key.value in TEXTS and isinstance(value, yaml.ScalarNode) and not value.tag.endswith(":null")
+            for text in (key, value) if named else (key,):
+                text.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes texts that `Loader` and jsonargparse would read as numbers."""
+
+
+Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_yaml_float)
+for _each in (Loader, Dumper):
+    _number = re.compile(r"[-+]?(\.\d+|\d[\d_]*\.?[\d_]*)[eE][-+]?\d+$")  # YAML 1.1 wants 1.0e+5
+    _each.add_implicit_resolver("tag:yaml.org,2002:float", _number, list("-+.0123456789"))
+
+
+def dump_yaml(config: Config) -> str:
+    """Return a configuration as a text from which it is read again."""
+    return yaml.dump(config, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
     """Read one YAML file whose top level is a mapping, or one that vitlab ships (`locate`).
 
     Raises:
@@ -115,7 +148,7 @@ def load_yaml(path: str | Path) -> Config:
     path = locate(path)
     if not path.is_file():
         raise FileNotFoundError(_missing(path))
-    content = parse_yaml(_text_of(path), str(path))
+    content = parse_yaml(_text_of(path), str(path), loader)
     if content is None:
         raise ValueError(f"{path} is empty. Restore it, or give a mapping like `trainer: {{max_epochs: 10}}`.")
     if not isinstance(content, dict):
@@ -152,7 +185,7 @@ def _text_of(path: Path) -> str:
         ) from None
 
 
-def parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
     """Return the content of a YAML text.
 
     Args:
@@ -163,7 +196,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """
     try:
         _refuse_ambiguous(text, source)
-        return yaml.load(text, Loader=SafeLoader)
+        return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         raise ValueError(f"{source}, {_fault(error, error.problem_mark, text)}.") from None
     except yaml.YAMLError as error:  # a character that no text has

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 import yaml
 from fake_study import variant
 
-from vitlab.config import merge
+from vitlab.config import load_yaml, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.overruled import overruled
@@ -17,6 +18,8 @@ from vitlab.studies.owner import begun_study, claim_folder
 from vitlab.studies.training.run_all import write_config
 
 Write = Callable[..., Path]
+CLAIM = {"order": "FIRST > other", "along": {"rate": {"": {0.5: "FIRST", "1": "other"}}}}
+CLAIM |= dict.fromkeys(("sentence", "source", "differs", "doubt"), "A text.")
 
 
 def test_a_study_is_variants_times_seeds_seed_by_seed(write_study: Write, tmp_path: Path) -> None:
@@ -122,6 +125,40 @@ def test_looks_are_planned_by_a_range(write_study: Write) -> None:
     assert read_study(write_study()).looks == ()
 
 
+@pytest.mark.parametrize("name", ["off", "no", "null", "001", "0.10", "1_000", "12:30", "1e-4", "1E3", '"1e-4"'])
+def test_a_variant_has_the_name_that_the_file_has(name: str, write_study: Write, tmp_path: Path) -> None:
+    path = write_study(variants={"FIRST": variant(0.9), "other": variant(0.8)}, claim=CLAIM, margin=1)
+    text = (
+        path.read_text()
+        .replace("0.5: FIRST", f"0.5: '{name.strip(chr(34))}'")
+        .replace("FIRST:", f"{name}:")
+        .replace("FIRST", name.strip('"'))
+    )
+    path.write_text(re.sub("^name: .*", f"name: {name}", text, flags=re.MULTILINE))
+    study, name = read_study(path), name.strip('"')
+    runs = plan(study, tmp_path / "runs")
+    first = runs[0]
+    assert (study.name, next(iter(study.variants)), first.variant) == ("study" if name == "null" else name, name, name)
+    assert first.config["run"]["name"] == slug(name)
+    write_config(tmp_path / "run.yaml", first.config)
+    assert load_yaml(tmp_path / "run.yaml") == first.config
+    assert study.claim is not None
+    assert study.claim.curves == {"": {0.5: name, 1.0: "other"}}  # places are numbers where they can be
+
+
+def test_a_number_without_a_point_is_one_as_in_an_experiment(write_study: Write) -> None:
+    """PyYAML reads 5e-1 as a text, as YAML 1.1 says; jsonargparse, which reads experiments, does not."""
+    path = write_study(
+        margin="MARGIN", budget={"images": "IMAGES"}, tune={"space": {"model.init_args.lr": {"from": "LOW", "to": 1}},
+        "trials": 2, "within": "study"}
+    )  # fmt: skip
+    path.write_text(path.read_text().replace("MARGIN", "5e-1").replace("IMAGES", "1e5").replace("LOW", "1e-3"))
+    study = read_study(path)
+    assert (study.margin, study.budget) == (0.5, Budget("images", 100_000))
+    assert study.tuning is not None
+    assert study.tuning.space == {"model.init_args.lr": {"from": 0.001, "to": 1, "log": True}}
+
+
 BAD = {
     "unknown key": ({"seed": [1]}, "unknown key `seed`. Did you mean `seeds`?"),
     "unknown key of the budget": ({"budget": {"epoch": 3}}, "Did you mean `epochs`?"),
@@ -131,7 +168,7 @@ BAD = {
     "seeds from too few": ({"seeds": {"from": 2, "to": 9}}, "Expected whole numbers with 3 <= from <= to"),
     "seeds without an end": ({"seeds": {"from": 4}}, "like {from: 4, to: 12}"),
     "unknown key of the seeds": ({"seeds": {"from": 4, "till": 9}}, "unknown key of `seeds` `till`"),
-    "a metric that is a number": ({"metric": {"name": 5, "mode": "max"}}, "Expected a metric of summary.json"),
+    "a metric that is a list": ({"metric": {"name": [5], "mode": "max"}}, "Expected a metric of summary.json"),
     "folders of variants": ({"variants": {"A,B": {}, "AB": {}}}, "'A,B' and 'AB' would share the folder ab/"),
     "folders of places": ({"along": {"model.init_args.lr": [-1, 1]}}, "two places would share the folder vit-lr-1/"),
     "no margin": ({"margin": 0}, "margin: 0. Expected a number above 0"),

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from vitlab.atomic_files import read_json
-from vitlab.config import Config
+from vitlab.config import Config, dump_yaml
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.evaluation.probe import Accuracy
@@ -143,7 +142,7 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
         parameters=sum(parameter.numel() for parameter in exported.encoder.parameters()),
         study=exported.study,
         uses={file.name: USES[file.name] for file in files},
-        recipe=yaml.safe_dump(recipe(config), sort_keys=False, allow_unicode=True).strip(),
+        recipe=dump_yaml(recipe(config)).strip(),
     )
     path = folder / "README.md"
     card.save(path)

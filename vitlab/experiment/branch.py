@@ -3,10 +3,8 @@
 import shutil
 from pathlib import Path
 
-import yaml
-
 from vitlab.atomic_files import write_text
-from vitlab.config import Config
+from vitlab.config import Config, dump_yaml
 from vitlab.runs.checkpoints import kept_state
 from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, RunDirectory
 
@@ -31,4 +29,4 @@ def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
     shutil.copyfile(state, own.last_checkpoint)
     if (best := kept_state(kept, step, "-best")).is_file():
         shutil.copyfile(best, own.checkpoints / "best.ckpt")
-    write_text(directory / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(directory / CONFIG, dump_yaml(config))

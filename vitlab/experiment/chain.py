@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 import yaml
 
-from vitlab.config import Config, load_yaml
+from vitlab.config import Config, SafeLoader, load_yaml
 
 BEFORE = "before"  # folder of the runs that others start from
 TEACHER = "model.init_args.teacher.weights"
@@ -40,7 +40,7 @@ class Source(NamedTuple):
         Raises:
             FileNotFoundError: no such file.
         """
-        content = yaml.safe_dump(load_yaml(self.file))
+        content = yaml.safe_dump(load_yaml(self.file, SafeLoader))  # as ever: the digests of runs have it
         return self._replace(digest=hashlib.blake2b(content.encode(), digest_size=4).hexdigest())
 
     def __str__(self) -> str:

@@ -18,14 +18,26 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
 
 import torch
-import yaml
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from vitlab import log
 from vitlab.atomic_files import flaw
-from vitlab.config import ROOT, Config, changes, conflicts, flatten, gather, modernize, pairs, short, split, weights_of
+from vitlab.config import (
+    ROOT,
+    Config,
+    changes,
+    conflicts,
+    dump_yaml,
+    flatten,
+    gather,
+    modernize,
+    pairs,
+    short,
+    split,
+    weights_of,
+)
 from vitlab.data import ImageDataModule
 from vitlab.evaluation.cost.memory import hold_freed_memory
 from vitlab.evaluation.features import require_classes
@@ -124,7 +136,7 @@ class Experiment:
         others = [argument for argument in rest if argument.partition("=")[0] != "--print_config"]
         experiment = cls(*map(Path, files), arguments=others, images=images)
         if len(others) < len(rest):
-            print(yaml.safe_dump(experiment.config, sort_keys=False, allow_unicode=True), end="")
+            print(dump_yaml(experiment.config), end="")
             raise SystemExit(0)
         return experiment
 

@@ -1,5 +1,6 @@
 """LightningCLI as the reader of configurations: it parses and checks, and `Experiment` builds what they name."""
 
+import json
 import os
 import re
 import textwrap
@@ -15,7 +16,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vitlab import models
-from vitlab.config import TRAINER_DEFAULTS, Config, pairs
+from vitlab.config import TRAINER_DEFAULTS, Config, Dumper, pairs
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_names import PLACES, choices, nulls, settable
 from vitlab.experiment.errors import call_of_user_code, check_sections, explain, readable
@@ -90,7 +91,7 @@ class ConfigurationReader(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults=TRAINER_DEFAULTS,
-            args=["--config", yaml.safe_dump(named), *arguments],
+            args=["--config", yaml.dump(named, Dumper=Dumper), *arguments],
             run=False,
         )
 
@@ -158,7 +159,8 @@ class Settings:
 
     def as_config(self) -> Config:
         """Return the complete configuration as plain values; as a file, it describes the same run to any command."""
-        dumped: Config = yaml.safe_load(self._parser.dump(self.values, skip_none=False, skip_link_targets=True))
+        text = self._parser.dump(self.values, format="json", skip_none=False, skip_link_targets=True)
+        dumped: Config = json.loads(text)
         dumped["run"]["overwrite"] = False  # of one command: whoever repeats the run would replace it
         return {key: value for key, value in dumped.items() if key not in ("config", "ckpt_path")}
 

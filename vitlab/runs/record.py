@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -23,6 +22,7 @@ from torch import Tensor
 import vitlab
 from vitlab import log
 from vitlab.atomic_files import write_text
+from vitlab.config import dump_yaml
 from vitlab.data import ImageDataModule
 from vitlab.distributed import from_all_processes
 from vitlab.evaluation.cost import processor_name
@@ -88,7 +88,7 @@ class RunRecord(Callback):
             if differences := inexact(before, now):
                 log.warning("Continued, but not to the bit: %s.", "; ".join(differences))
             now = continued(before, now)
-        write_text(self.directory / CONFIG, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        write_text(self.directory / CONFIG, dump_yaml(self.config))
         write_text(self.directory / ENVIRONMENT, json.dumps(now, indent=2))
         if not (self.directory / DATA).is_file() or self.overwrite:  # else of the start: equal
             facts = trainer.datamodule.facts()  # type: ignore[attr-defined]

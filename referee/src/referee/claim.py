@@ -116,7 +116,8 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None) -> 
     published, along = value.get("published") or {}, value.get("along") or {}
     if len(along) > 1:
         raise ValueError(f"claim: along: {', '.join(map(str, along))}. A figure has one axis.")
-    axis, curves = next(iter(along.items()), ("", {}))
+    axis, by_name = next(iter(along.items()), ("", {}))
+    curves = {name: {_number(place, place): each for place, each in curve.items()} for name, curve in by_name.items()}
     named = [*(name for each in relations for name in (each.first, each.second)), *published]
     named += [name for curve in curves.values() for name in curve.values()]
     for name in named:
@@ -147,7 +148,7 @@ def _needs(texts: Iterable[Any]) -> tuple[Need, ...]:
     return tuple(needs)
 
 
-def _number(text: str, known: Line) -> Line:
+def _number(text: Any, known: Any) -> Any:
     try:
         return float(text)
     except ValueError:

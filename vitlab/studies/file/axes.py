@@ -42,7 +42,7 @@ def parse_along(value: Any, budget: Budget | None) -> Axis | None:
         return None
     if not isinstance(value, dict) or len(value) != 1:
         raise ValueError(f"along: {value!r}. Expected one axis and its values, like {{train_images: [50, 100, 200]}}.")
-    ((name, values),) = ((str(name), values) for name, values in value.items())
+    ((name, values),) = value.items()
     if "." not in name:
         refuse_unknown([name], (*SHORT, *KINDS), "axis of `along`")
     if budget is not None and name in KINDS:

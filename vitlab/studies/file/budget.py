@@ -100,7 +100,7 @@ def parse_budget(value: Any) -> Budget | None:
     if kind in ("epochs", "images") and (type(amount) is not int or amount < 1):
         raise ValueError(f"budget: {kind}: {amount!r}. Expected a whole number from 1.")
     if type(amount) not in (int, float) or not 0 < amount < math.inf:
-        raise ValueError(f"budget: {kind}: {amount!r}. Expected a number above 0; YAML wants 1.0e+15, not 1e15.")
+        raise ValueError(f"budget: {kind}: {amount!r}. Expected a number above 0.")
     return Budget(kind, amount)
 
 

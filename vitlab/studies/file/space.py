@@ -75,7 +75,7 @@ def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
         example = "{space: {model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3]}}"
         raise ValueError(f"tune: {value!r}. Expected a mapping with a `space` of keys, like {example}.")
     refuse_unknown(value, KEYS, "key of `tune`")
-    space = {str(key): each for key, each in value["space"].items()}
+    space = {**value["space"]}
     for key, each in space.items():
         if not isinstance(each, list) or len(each) < 2:
             raise ValueError(f"tune: space: {key}: {as_yaml(each)}. Expected a list of values, like [5.0e-4, 1.0e-3].")

@@ -191,7 +191,6 @@ class Study:
     def digest(self) -> str:
         """A hash of the settings of its file, the base, its variants, and experiments that runs start from."""
         own = {key: value for key, value in content_of(self.path)[0].items() if key not in WITHOUT_EFFECT}
-        own["variants"] = {str(name): each for name, each in own["variants"].items()}  # a name may be a number
         if isinstance(own.get("claim"), dict):
             own["claim"] = {key: own["claim"].get(key) for key in ("order", "needs")}
         if isinstance(own.get("metric"), dict):
@@ -286,7 +285,7 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         name=str(content.get("name") or path.stem),
         base=base,
         variants=variants,
-        files={str(v): beside(path, each) for v, each in content["variants"].items() if isinstance(each, str)},
+        files={name: beside(path, each) for name, each in content["variants"].items() if isinstance(each, str)},
         seeds=seeds,
         looks=looks,
         budget=budget,
@@ -401,7 +400,7 @@ def _variants(value: Any, path: Path) -> dict[str, Config]:
         raise ValueError(f"variants: expected a mapping from names to differences, got {value!r}.")
     variants: dict[str, Config] = {}
     by_slug: dict[str, str] = {}
-    for name, override in ((str(name), override) for name, override in value.items()):
+    for name, override in value.items():
         if isinstance(override, str):
             override = load_yaml(beside(path, override))
         if override is not None and not isinstance(override, dict):

@@ -9,10 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from vitlab.atomic_files import write_text
-from vitlab.config import Config, weights_of
+from vitlab.config import Config, dump_yaml, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import METRICS, SUMMARY, RunDirectory
 from vitlab.signals import UNWRITTEN, signals_as_exit
@@ -186,7 +184,7 @@ def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
 
 def write_config(path: Path, config: Config) -> None:
     """Write a configuration atomically."""
-    write_text(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(path, dump_yaml(config))
 
 
 def _size(log: Path) -> int:
