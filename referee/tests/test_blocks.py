@@ -161,7 +161,7 @@ def test_a_difference_that_blocks_leave_no_freedom_for_has_no_interval() -> None
 
 def test_a_run_of_two_blocks_is_refused() -> None:
     rows = pd.DataFrame({"variant": "a", "seed": 1, "item": [1, 2], "correct": [1, 0], "block": ["x", "y"]})
-    with pytest.raises(ValueError, match="A run has rows of several blocks; --block block"):
+    with pytest.raises(ValueError, match='A run has rows of several blocks; block="block"'):
         judge(rows)
 
 

@@ -99,8 +99,8 @@ def test_few_groups_are_found(groups: int, few: bool) -> None:
 def test_spreads_that_differ_are_found() -> None:
     scores = {"A": np.linspace(0, 1, 6), "B": np.linspace(0, 40, 6)}
     table = pd.DataFrame([{"variant": v, "seed": i, "x": s} for v, own in scores.items() for i, s in enumerate(own)])
-    assert "R006" in codes(table, metric="x")
-    assert "R006" not in codes(table[table["variant"] == "A"], metric="x")
+    assert "R006" in codes(table, metric="x", lower=False)
+    assert "R006" not in codes(table[table["variant"] == "A"], metric="x", lower=False)
 
 
 def test_a_ceiling_is_found() -> None:
@@ -113,3 +113,12 @@ def test_a_void_comparison_comes_first() -> None:
     found = checks(from_frame(failed(table.copy())))
     assert found[0].is_void
     assert not found[-1].is_void
+
+
+def test_a_run_that_counts_twice_makes_the_comparison_void_unless_nearly_all_is_right() -> None:
+    for accuracies, void in (({"A": 0.95, "B": 0.7}, True), ({"A": 0.99, "B": 0.7}, False)):
+        table = simulated(accuracies, flips=0.0 if not void else 0.1)
+        table = table[table["seed"] == 1] if not void else table
+        (found,) = (each for each in checks(from_frame(same_run(table))) if each.code == "R003")
+        assert found.is_void == void
+    assert "R003" not in codes(same_run(simulated({"A": 1.0, "B": 0.7}, seeds=1, flips=0.0)))

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from referee.__main__ import main
+
+import referee
 
 
 def test_the_status_is_the_verdict(three: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +71,10 @@ def test_a_table_for_a_paper_has_the_whole_interval_and_takes_no_runs_too(
         (["{table}", "--read", "("], "not a regular expression"),
         (["{table}", "--read", "seed"], "has no group; put the score in parentheses"),
         (["{table}", "--best"], "--best chooses among the matches of --read. Give --read REGEX"),
-        (["plan", "{table}", "{table}.csv", "--difference", "1"], "A plan needs runs that can be compared. R008 "),
+        (
+            ["plan", "{table}", "{table}.csv", "--difference", "1"],
+            "table.csv.csv, row 0 is a second one of A, seed 1, beside ",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_status_2(
@@ -97,3 +103,19 @@ def test_a_process_starts_without_torch_and_vitlab() -> None:
     lazy = "import sys, referee; print(sorted(set(sys.modules) & {'scipy', 'pandas', 'matplotlib'}))"
     told = subprocess.run([sys.executable, "-c", lazy], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"referee {version('referee')}\n"
+    assert referee.__version__ == version("referee")
+
+
+def test_a_direction_that_no_name_says_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text("variant,seed,speed\na,1,1\na,2,2\nb,1,8\nb,2,9\n")
+    assert main([str(tmp_path / "t.csv"), "--score", "speed"]) == 2
+    assert "speed: is a higher or a lower score better? Give --higher or --lower." in capsys.readouterr().err
+    for way, best in (("--higher", "b"), ("--lower", "a")):
+        main([str(tmp_path / "t.csv"), "--score", "speed", way])
+        assert f"{best} " in capsys.readouterr().out.splitlines()[0][:40]

@@ -3,7 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import simulated
 from referee.outcomes import from_frame
+
+from referee import judge
 
 
 @pytest.mark.parametrize(
@@ -61,8 +64,10 @@ def test_a_column_that_is_asked_for_is_the_outcome() -> None:
 @pytest.mark.parametrize("logits", [[np.nan, 0.2], None])
 def test_an_item_without_logits_is_no_error_of_class_0(logits: list[float] | None) -> None:
     rows = {"variant": ["A"] * 2, "item": ["x", "y"], "logits": [[0.9, 0.1], logits], "label": [0, 0]}
-    (run,) = from_frame(pd.DataFrame(rows)).runs
-    assert not run.is_finite
+    with pytest.raises(
+        ValueError, match=r"1.item of 2 without a score, like y of A, seed 1: more than 5 %\. Score them"
+    ):
+        from_frame(pd.DataFrame(rows))
 
 
 def test_a_run_without_a_score_is_there_and_has_no_result() -> None:
@@ -122,7 +127,7 @@ def test_a_column_group_is_taken_and_one_group_is_none() -> None:
 
 def test_what_is_taken_for_granted_is_noted() -> None:
     losses = from_frame(pd.DataFrame({"variant": ["a", "b"], "seed": 1, "val_loss": [0.3, 0.4]}))
-    assert "val_loss: higher is better; if not, give --lower." in losses.notes
+    assert "score: the column val_loss." in losses.notes
     rows = {"variant": ["a"] * 2, "item": [1, 2], "prediction": ["x", None], "label": ["x", "y"]}
     assert "1 rows have no prediction, and count as wrong." in from_frame(pd.DataFrame(rows)).notes
 
@@ -131,5 +136,174 @@ def test_per_cent_beside_fractions_are_refused() -> None:
     chance = pd.DataFrame({"variant": ["a", "b"], "seed": 1, "accuracy": [70.1, 0.1]})
     assert from_frame(chance).runs[1].outcomes[0] == pytest.approx(0.001)
     table = pd.DataFrame({"variant": ["a", "b"], "seed": 1, "accuracy": [90.1, 0.9]})
-    with pytest.raises(ValueError, match=r"accuracy: b has at most 0\.9, a 90\.1\. Give all as fractions"):
+    with pytest.raises(ValueError, match=r"accuracy: b, seed 1 has at most 0\.9, a, seed 1 90\.1\. Give all"):
         from_frame(table)
+
+
+def runs(column: str, write: object = "{}", **columns: object) -> pd.DataFrame:
+    """Return the scores of B, which are the higher ones, and of A."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"Model": name, "Seed": seed, column: str(write).format(middle + 0.01 * rng.random())} | columns
+        for name, middle in (("A", 0.7), ("B", 0.8))
+        for seed in range(5)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "test_accuracy", "eval_accuracy", "Test Acc (%)", "Top-1", "F1",
+                                  "f1_macro", "test/auc", "roc_auc", "mIoU", "R2", "score", "mean_test_score"])  # fmt: skip
+def test_a_higher_score_is_better_by_its_name(name: str) -> None:
+    assert judge(runs(name)).ranking[0].name == "B"
+
+
+@pytest.mark.parametrize("name", ["loss", "val_loss", "Val Loss", "valLoss", "nll", "error", "top1_err", "mse",
+                                  "MAE", "RMSE", "log_loss", "test/perplexity", "brier_score", "word error (WER)"])  # fmt: skip
+def test_a_lower_score_is_better_by_its_name(name: str) -> None:
+    table = runs(name)
+    assert judge(table).ranking[0].name == "A"
+    assert judge(table, lower=False).ranking[0].name == "B"
+
+
+@pytest.mark.parametrize("name", ["latency", "value", "steps", "neg_mean_squared_error", "inception_score"])
+def test_the_direction_of_other_names_is_asked_for(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"{name}: is a higher or a lower score better. Give lower=False or lower=True"
+    ):
+        judge(runs(name), score=name)
+    assert judge(runs(name), score=name, lower=True).ranking[0].name == "A"
+
+
+@pytest.mark.parametrize(("name", "write"), [("score", "{:.2%}"), ("Acc", "{:.2%}"), ("Acc (%)", "{:.2%}")])
+def test_a_sign_of_per_cent_makes_fractions(name: str, write: str) -> None:
+    outcomes = from_frame(runs(name, write))
+    assert outcomes.metric.is_fraction
+    assert outcomes.runs[0].outcomes[0] == pytest.approx(0.7064, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("actual", "predicted"), ("gt", "pred"), ("true", "pred"), ("ground_truth", "prediction"),
+     ("True Label", "Predicted Label"), ("true_label", "predicted_label")],
+)  # fmt: skip
+def test_names_of_label_and_prediction_that_people_use(names: tuple[str, str]) -> None:
+    table = pd.DataFrame({"item": ["x", "y"], names[0]: ["cat", "cat"], names[1]: ["cat", "dog"]})
+    assert from_frame(table).runs[0].outcomes.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("classes", [["001", "002", "1"], ["TRUE", "FALSE", "UNSURE"], ["1e3", "1000", "x"],
+                                     ["1.10", "1.1", "misc"], ["1.0", "1.1", "2.0"],
+                                     ["NA", "None", "nan"], ["007", "7.0", "7"]])  # fmt: skip
+def test_classes_items_and_variants_are_text(classes: list[str]) -> None:
+    """Each class is right, wrong with the next, and right again: two thirds, whatever number it looks like."""
+    rows = [
+        {"variant": name, "seed": seed, "item": name + seed, "label": label, "prediction": guess}
+        for seed in classes
+        for name, label in zip(classes, classes, strict=True)
+        for guess in [classes[0] if name == classes[1] else label]
+    ]
+    outcomes = from_frame(pd.DataFrame(rows))
+    assert outcomes.variants == classes
+    assert [run.seed for run in outcomes.of(classes[0])] == classes
+    right = {name: bool(outcomes.of(name)[0].outcomes[0]) for name in classes}
+    assert right == dict(zip(classes, [True, False, True], strict=True))
+
+
+def test_composed_and_decomposed_names_are_one() -> None:
+    table = pd.DataFrame({"item": ["e\u0301", "y"], "label": ["\u00e9", "z "], "prediction": ["e\u0301", "z"]})
+    (run,) = from_frame(table).runs
+    assert run.outcomes.tolist() == [True, True]
+    assert "\u00e9" in run.items
+
+
+@pytest.mark.parametrize("guesses", [["0", "1", "2"], ["Cat", "Dog", "Emu"]])
+@pytest.mark.parametrize("all_runs", [True, False])
+def test_predictions_of_other_names_than_the_labels_are_refused(guesses: list[str], all_runs: bool) -> None:
+    table = pd.DataFrame({"variant": [*"aaaaaabbbbbb"], "item": [*"uvwxyz"] * 2, "label": ["cat", "dog", "emu"] * 4})
+    table["prediction"] = table["label"]
+    changed = np.arange(12) < (12 if all_runs else 6)
+    table.loc[changed, "prediction"] = [*guesses * 4][: changed.sum()]
+    with pytest.raises(ValueError, match=f"a predicts {', '.join(guesses)}, and labels are cat, dog, emu. Give both"):
+        from_frame(table)
+
+
+def test_answers_to_open_questions_may_all_be_wrong() -> None:
+    table = pd.DataFrame({"item": [*"uvwxyz"], "label": [*"123456"], "prediction": [*"789789"]})
+    assert not from_frame(table).runs[0].outcomes.any()
+
+
+@pytest.mark.parametrize("value", [np.inf, -0.9, 101.0])
+@pytest.mark.parametrize("name", ["accuracy", "Test Acc (%)", "correct"])
+def test_what_is_no_fraction_is_refused_with_row_and_value(value: float, name: str) -> None:
+    table = runs(name).astype({name: float})
+    table.loc[3, name] = value
+    with pytest.raises(ValueError, match=rf"Row 3: .* is {value:g}, not from 0 to 100\. Remove the row or mend it"):
+        from_frame(table.assign(**{name: table[name] * (100 if "%" in name else 1)}))
+
+
+def test_the_numbers_of_rows_are_no_items() -> None:
+    """Unlike the numbers of items, which each run has from the first on."""
+    for name in ("index", "id", "Index"):
+        for first in (0, 1):
+            table = runs("accuracy").assign(**{name: range(first, first + 10)})
+            assert not from_frame(table).by_item
+            assert any(note.startswith(f"{name}: ") for note in from_frame(table).notes)
+            assert not from_frame(table.drop(columns="Seed")).by_item
+    table = simulated({"A": 0.9, "B": 0.5}, seeds=2)
+    assert from_frame(table.assign(index=range(len(table))).drop(columns="item"), columns={"item": "row"}).by_item
+    assert from_frame(table.assign(index=table["item"].str.slice(1)).drop(columns="item")).by_item
+
+
+def test_rows_without_a_seed_are_runs_where_nothing_else_tells_them_apart() -> None:
+    table = runs("accuracy").drop(columns="Seed")
+    assert [run.seed for run in from_frame(table).of("B")] == [*"12345"]
+    assert "No column names seeds: each row is taken to be a run." in from_frame(table).notes
+    for name in ("dataset", "fold"):
+        with pytest.raises(ValueError, match=r"Row 1 is a second one of A, seed 1, .*\n.*--seed row; else remove one"):
+            from_frame(table.assign(**{name: [1, 2, 3, 4, 5] * 2}))
+
+
+@pytest.mark.parametrize("name", ["step", "Epoch", "Wall time", "global_step"])
+def test_steps_of_a_training_are_no_items(name: str) -> None:
+    table = runs("accuracy").rename(columns={"Seed": name})
+    remedy = "Give --last to take the last row of each run, or --seed row if each row is a run"
+    for columns in ({}, {"item": name}, {"item": "row"}):
+        with pytest.raises(ValueError, match=rf"{name} counts steps of a training.*{remedy}".replace("remedy", remedy)):
+            from_frame(table, columns=columns)
+    assert [len(from_frame(table, last=True).of(each)) for each in "AB"] == [1, 1]
+    assert from_frame(table, last=True).runs[0].outcomes[0] == pytest.approx(float(table["accuracy"][4]))
+    assert len(from_frame(table, columns={"seed": "row"}).of("A")) == 5
+
+
+def test_an_item_without_a_score_is_left_out_for_all() -> None:
+    table = simulated({"A": 0.9, "B": 0.5}, seeds=2).astype({"correct": float})
+    lacking = (table["variant"] == "A") & (table["seed"] == 2)
+    table.loc[lacking & table["item"].isin(["i3", "i4"]), "correct"] = np.nan
+    outcomes = from_frame(table)
+    assert {len(run.items) for run in outcomes.runs} == {398}
+    assert any("2\u00a0items of 400 without a score, like i3 of A, seed 2: left out" in note for note in outcomes.notes)
+    table.loc[lacking & (table.groupby(["variant", "seed"]).cumcount() < 21), "correct"] = np.nan
+    with pytest.raises(ValueError, match=r"21.items of 400 without a score.*more than 5 %"):
+        from_frame(table)
+    table.loc[lacking, "correct"] = np.nan
+    assert [run.is_finite for run in from_frame(table).runs] == [True, False, True, True]
+
+
+def test_two_columns_of_one_name_and_a_nul_are_refused() -> None:
+    with pytest.raises(ValueError, match="Two columns have the name score"):
+        from_frame(pd.DataFrame([[1, 2]], columns=["score", "score"]))
+    with pytest.raises(ValueError, match="Row 0, column item: a name has a NUL character"):
+        from_frame(pd.DataFrame({"item": ["a\0"], "correct": [1]}))
+
+
+def test_messages_of_python_name_its_arguments() -> None:
+    table = simulated({"A": 0.9, "B": 0.5}, seeds=2).rename(columns={"item": "picture", "correct": "fine"})
+    with pytest.raises(
+        ValueError, match=r'correct="COLUMN" .*prediction="COLUMN" with label="COLUMN", or score="COLUMN"'
+    ):
+        judge(table)
+    with pytest.raises(ValueError, match='item="COLUMN", or item="row"'):
+        judge(table, correct="fine")
+    assert judge(table, correct="fine", item="picture").verdict == "better"
+    with pytest.raises(ValueError, match="itm is no kind of column"):
+        judge(table, itm="picture")

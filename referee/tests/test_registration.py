@@ -77,8 +77,9 @@ def test_results_before_the_registration_are_refused(capsys: Output) -> None:
     [
         ("--margin 1", "--margin 1.0: study.looks.json registered 0.5 on"),
         ("--seeds 4..5", "--looks [4, 5]: study.looks.json registered [4, 5, 6,"),
-        ("--lower", "--lower True: study.looks.json registered False on"),
+        ("--test paired", "--test paired: study.looks.json registered pooled on"),
         ("--seeds 4-5", "4-5. Give numbers from 3 on, like 4..15"),
+        ("--seeds 4..1000000", "4..1000000. Give numbers from 3 on, like 4..15, and at most 200."),
         ("--items 100", "--items 100: this is for variants with one seed each"),
     ],
 )
@@ -135,3 +136,36 @@ def test_a_look_waits_for_all_its_seeds() -> None:
     watch = referee.judge(table, margin=0.1, looks=[3, 5, 6]).watch
     assert watch is not None
     assert (len(watch.looks), watch.stop) == (1, None)
+
+
+def test_a_failure_to_write_keeps_the_registration(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    status(REGISTER)
+    before = Path("study.looks.json").read_text()
+    write(simulated({"A": 0.9, "B": 0.7}))
+
+    def cut(self: Path, text: str, **_: object) -> None:
+        self.open("w").close()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    assert status(LATER) == 2
+    assert Path("study.looks.json").read_text() == before
+
+
+def test_the_direction_may_be_told_when_the_first_results_ask_for_it(capsys: Output) -> None:
+    assert status("watch --seeds 3..4 study") == 1
+    for name, middle in (("A", 1.0), ("B", 2.0)):
+        for seed in (1, 2, 3):
+            Path(f"study/{name}").mkdir(parents=True, exist_ok=True)
+            Path(f"study/{name}/{seed}.csv").write_text(f"value\n{middle + seed / 100}\n")
+    assert status("watch study") == 2
+    assert "Give --higher or --lower" in capsys.readouterr().err
+    assert status("watch study --lower") == 0
+    assert capsys.readouterr().out.startswith("A is better")
+    assert status("watch study --higher") == 2
+
+
+def test_a_folder_with_a_readme_has_no_results() -> None:
+    Path("study").mkdir()
+    Path("study/README.md").write_text("x")
+    assert status(REGISTER) == status(LATER) == 1

@@ -271,3 +271,150 @@ def test_a_line_of_json_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> N
     for name, text in (("run-1.jsonl", lines), ("run-2.jsonl", lines + "\n \n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
         assert read([tmp_path / name]).runs[0].outcomes.tolist() == [False, True, False, True]
+
+
+CLASSES = ["001", "NA", "1e3", "None", "TRUE", "1.10"]
+ROWS = [
+    {"variant": v, "seed": s, "item": f"{i}e400", "label": CLASSES[i % 6], "prediction": CLASSES[(i + i % k) % 6]}
+    for v, k in (("0010", 2), ("NA", 3))
+    for s in ("1", "01")
+    for i in range(60)
+]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.CSV", "t.tsv", "t.json", "t.jsonl", "t.parquet", "mark.csv",
+                                  "semicolon.csv", "utf16.tsv", "index.csv"])  # fmt: skip
+def test_one_rule_reads_every_format(tmp_path: Path, name: str) -> None:
+    """Rows whose names all look like numbers, truth values or nothing."""
+    frame, file = pd.DataFrame(ROWS), tmp_path / name
+    match name.lower().split("."):
+        case _, "json" | "jsonl" as suffix:
+            frame.to_json(file, orient="records", lines=suffix == "jsonl")
+        case _, "parquet":
+            frame.to_parquet(file)
+        case stem, suffix:
+            encoding = {"mark": "utf-8-sig", "utf16": "utf-16"}.get(stem, "utf-8")
+            separator = ";" if stem == "semicolon" else "\t" if suffix == "tsv" else ","
+            frame.to_csv(file, sep=separator, encoding=encoding, index=stem == "index")
+    outcomes = read([file])
+    assert outcomes.variants == ["0010", "NA"]
+    for run in outcomes.runs:
+        rows = [row for row in ROWS if (row["variant"], row["seed"]) == (run.variant, run.seed)]
+        assert dict(zip(run.items, run.outcomes, strict=True)) == {
+            row["item"]: row["label"] == row["prediction"] for row in rows
+        }
+
+
+def test_numbers_of_json_are_text_where_a_name_is_asked_for(tmp_path: Path) -> None:
+    write(
+        tmp_path / "t.json",
+        '[{"item": 2e405, "label": 1.10, "prediction": 1.1}, {"item": 3e405, "label": 1, "prediction": 1}]',
+    )
+    (run,) = read([tmp_path / "t.json"]).runs
+    assert (run.items.tolist(), run.outcomes.tolist()) == (["2e405", "3e405"], [False, True])
+
+
+def test_latin_1_is_read_and_names_the_columns_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("Modell;Gr\u00f6\u00dfe\nViT;1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="There are: Modell, Gr\u00f6\u00dfe"):
+        read([tmp_path / "t.csv"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.json", "[" * 100_000, "it is nested too deeply"),
+        ("a.csv", "item,correct\nx\0,1\n", "line 2 has a NUL character"),
+        ("a.csv", "item,score,score\nx,1,2\n", "two columns have the name score. Rename"),
+    ],
+)
+def test_a_file_that_hides_something_is_refused(tmp_path: Path, name: str, content: str, words: str) -> None:
+    write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read: .*{words}"):
+        read([tmp_path / name])
+
+
+def scored(*files: Path) -> None:
+    for file in files:
+        write(file, "item,correct\na,1\nb,0\n")
+
+
+@pytest.mark.parametrize("place", ["", "{variant}.csv"])
+def test_hidden_and_system_files_are_left_out_and_counted(tmp_path: Path, place: str) -> None:
+    hidden = [".ipynb_checkpoints/vit-checkpoint.csv", "@eaDir/vit.csv", "$RECYCLE.BIN/vit.csv", "__MACOSX/._vit.csv",
+              "System Volume Information/x.csv", "#recycle/x.csv", ".Trash-1000/x.csv", "Thumbs.db", ".DS_Store",
+              "desktop.ini"]  # fmt: skip
+    scored(tmp_path / "vit.csv", tmp_path / "swin.csv", *(tmp_path / each for each in hidden))
+    for name in ("README.md", "curve.png"):
+        write(tmp_path / name, "x")
+    outcomes = read([tmp_path / place])
+    assert outcomes.variants == ["swin", "vit"]
+    assert ("10\u00a0hidden or system files left out." in outcomes.notes) == (place == "")
+    assert ("no results, and left out: README.md, curve.png." in outcomes.notes) == (place == "")
+    for name in ("swin.csv", "vit.csv"):
+        (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError):
+        read([tmp_path / place])
+
+
+@pytest.mark.parametrize(
+    ("files", "runs"),
+    [
+        (["vit/p.csv", "swin/p.csv"], {("vit", "1"), ("swin", "1")}),
+        (["vit/eval/p.csv", "swin/eval/p.csv"], {("vit", "1"), ("swin", "1")}),
+        (["lr.0.1/p.csv", "lr.0.2/p.csv"], {("lr.0.1", "1"), ("lr.0.2", "1")}),
+        (["vit/seed-1/eval/p.csv", "vit/seed-2/eval/p.csv"], {("vit", "1"), ("vit", "2")}),
+    ],
+)
+def test_the_folder_that_differs_names_the_variant(tmp_path: Path, files: list[str], runs: set) -> None:
+    scored(*(tmp_path / file for file in files))
+    assert {(run.variant, run.seed) for run in read([tmp_path]).runs} == runs
+
+
+def test_two_files_of_one_run_are_refused_with_both(tmp_path: Path) -> None:
+    scored(tmp_path / "vit/1.csv", tmp_path / "vit/2.csv")
+    with pytest.raises(
+        ValueError, match=r"2\.csv, row 0 is a second one of vit, seed 1, beside .*1\.csv\. Name the seed in"
+    ):
+        read([f"{tmp_path}/{{variant}}/*.csv"])
+
+
+def test_a_place_may_begin_at_home_or_at_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(tmp_path / "results" / "vit.csv")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    for place in ("~/results", "$PLACE/results", "~/results/{variant}.csv"):
+        assert read([place]).variants == ["vit"]
+
+
+def test_equal_documents_of_lm_eval_have_numbers_and_filters_are_named(tmp_path: Path) -> None:
+    rows = [{"doc_id": i, "doc": {}, "doc_hash": "same" if i < 2 else f"h{i}", "filter": f, "acc": float(i == 1)}
+            for f in ("strict", "flexible") for i in range(3)]  # fmt: skip
+    write(tmp_path / "m" / "samples_t_2026-01-21T03-44-18.jsonl", lines(*rows))
+    outcomes = read([tmp_path])
+    assert outcomes.runs[0].items.tolist() == ["t/h2", "t/same/0", "t/same/1"]
+    assert "filter strict: the first of strict, flexible." in outcomes.notes
+
+
+def test_the_direction_of_a_log_is_that_of_its_expression(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "1.txt", "val_loss:0.5 x:3")
+    place = [f"{tmp_path}/{{variant}}/{{seed}}.txt"]
+    assert read(place, pattern=r"val_loss:(\S+)").metric.mode == "min"
+    assert read(place, "accuracy", pattern=r"x:(\S+)").metric.mode == "max"
+    with pytest.raises(ValueError, match="is a higher or a lower score better"):
+        read(place, pattern=r"x:(\S+)")
+
+
+def test_steps_of_tensorboard_are_refused_or_end_in_the_last(tmp_path: Path) -> None:
+    for name, last in (("vit", 0.8), ("swin", 0.9)):
+        write(tmp_path / name / "1.csv", f"Wall time,Step,Value\n1,1,0.99\n2,2,{last}\n")
+    with pytest.raises(ValueError, match=r"counts steps of a training\. Give --last to take the last row of each run"):
+        read([tmp_path], lower=False)
+    assert [float(run.outcomes[0]) for run in read([tmp_path], lower=False, pick="last").runs] == [0.9, 0.8]
+
+
+def test_timm_numbers_classes_in_its_natural_order(tmp_path: Path) -> None:
+    """By timm's natural_key: numbers by value, without capitals, so that these are 0, 1 and 2."""
+    rows = [f"val/{name}/1.png,{index},0.9\n" for index, name in enumerate(["ant", "Bee2", "bee10"])]
+    write(tmp_path / "vit.csv", "filename,index,prob\n" + "".join(rows))
+    assert read([tmp_path / "vit.csv"]).runs[0].outcomes.all()

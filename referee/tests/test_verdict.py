@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import simulated
 from referee.outcomes import from_frame
+from referee.outlooks import outlooks
 from referee.report.differences import differences_section
 from referee.statistics.comparison import differences
 from scipy import stats
@@ -148,7 +149,7 @@ def test_one_more_run_wins_as_often_as_the_normal_distribution_says() -> None:
         for v, mean in (("A", 1.0), ("B", 0.0))
         for s in range(200)
     ]
-    (pair,) = judge(pd.DataFrame(rows), metric="x").pairs
+    (pair,) = judge(pd.DataFrame(rows), metric="x", lower=False).pairs
     assert pair.chance == pytest.approx(stats.norm.cdf(1 / np.sqrt(2)), abs=0.06)
 
 
@@ -197,3 +198,43 @@ def test_fewer_errors_are_better_where_items_are_counted() -> None:
     assert verdict.ranking[0].name == "a"
     assert verdict.pairs[0].lead == pytest.approx(0.01)
     assert verdict.verdict == "better"
+
+
+@pytest.mark.parametrize("failed", ["A", "B"])
+def test_the_lead_of_a_variant_that_lost_a_run_is_not_comparable(three: pd.DataFrame, failed: str) -> None:
+    three = three[three["variant"] != "C"].astype({"correct": float})
+    three.loc[(three["variant"] == failed) & (three["seed"] == 2), "correct"] = np.nan
+    verdict = judge(three)
+    assert verdict.verdict == verdict.between("A", "B") == ("not comparable" if failed == "A" else "better")
+    if failed == "A":
+        text = "Not comparable: A failed in 1 of 4\u00a0seeds (2), so its lead is that of selected runs."
+        assert str(verdict) == verdict.sentence == text
+        assert not outlooks(verdict)
+
+
+@pytest.mark.parametrize(
+    ("margin", "word", "text"),
+    [
+        (5.0, "equal", "Equal to within 5 points: A and B"),
+        (2.0, "better", "2.2); whether by more than 2 points is open ("),
+        (1.0, "better", "A is better than B by 2.0 points (1.8 to 2.2) (6 seeds each; margin 1 point)."),
+    ],
+)
+def test_a_margin_has_a_say_in_better(margin: float, word: str, text: str) -> None:
+    scores = [0.8 + lead + 0.002 * z for lead in (0.02, 0) for z in (-1, 1, -0.5, 0.5, 0.8, -0.8)]
+    table = pd.DataFrame({"variant": [*"AAAAAABBBBBB"], "seed": [*range(6)] * 2, "accuracy": scores})
+    verdict = judge(table, margin=margin)
+    _, low, high = verdict.pairs[0].interval
+    assert verdict.verdict == word == ("equal" if high < margin / 100 else "better")
+    assert (low > margin / 100) == ("open" not in text and word == "better")
+    assert text in verdict.sentence.replace("\u00a0", " ")
+
+
+def test_nothing_settles_runs_that_are_all_right() -> None:
+    verdict = judge(
+        pd.DataFrame(
+            [{"variant": v, "seed": s, "item": i, "correct": 1} for v in "ab" for s in range(3) for i in range(60)]
+        )
+    )
+    assert verdict.verdict == "no winner yet"
+    assert not outlooks(verdict)

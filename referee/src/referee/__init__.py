@@ -5,6 +5,7 @@ print(verdict.sentence)
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from referee.sources import read
     from referee.verdict import Verdict
 
-__all__ = ["Outcomes", "Verdict", "judge", "read"]
+__all__ = ["Outcomes", "Verdict", "__version__", "judge", "read"]
 PLACES = {"judge": "judging", "Verdict": "verdict", "Outcomes": "outcomes", "read": "sources"}
 
 
 def __getattr__(name: str) -> Any:
     """Import scipy and pandas when they are first used."""
+    if name == "__version__":
+        return version("referee")
     if name not in PLACES:
         raise AttributeError(f"module 'referee' has no attribute {name!r}")
     return getattr(import_module(f"referee.{PLACES[name]}"), name)

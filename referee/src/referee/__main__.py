@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import referee
 from referee.answer import STATUS, answered
 
 if TYPE_CHECKING:  # scipy and pandas are imported by the command that needs them
@@ -59,7 +60,7 @@ def _watch(arguments: Sequence[str]) -> int:
     parser = _judging_parser("referee watch", about)
     parser.add_argument("--seeds", dest="looks", type=from_to, metavar="FROM..TO", help="--looks FROM … TO")
     plan = ("looks", "margin", "metric", "lower", "read", "pick", "test", *KINDS)
-    defaults = {key: value for key in plan if (value := parser.get_default(key)) is not None} | {"pick": "last"}
+    defaults = {key: value for key in plan if (value := parser.get_default(key)) is not None}
     parser.set_defaults(**dict.fromkeys(plan))
     options = _parsed(parser, arguments)
     if len(options.files) > 1:
@@ -133,13 +134,16 @@ def _parser(program: str, description: str) -> Parser:
     parser = Parser(prog=program, description=description, allow_abbrev=False)
     add = parser.add_argument
     add("files", nargs="+", metavar="FILES", help="files, folders, or paths like logs/{variant}/{seed}.txt")
+    add("--version", action="version", version=f"referee {referee.__version__}")
     add("--metric", help="column or name of the score")
-    add("--lower", action="store_true", help="a lower score is better")
+    ways = parser.add_mutually_exclusive_group()
+    for way, lower in (("lower", True), ("higher", False)):
+        ways.add_argument(f"--{way}", dest="lower", action="store_const", const=lower, help=f"a {way} score is better")
     add("--items", type=int, metavar="N", help="size of the test set, where one seed's score is a fraction of it")
     add("--read", metavar="REGEX", help="its first group is the score in a log, like 'val_loss:(\\S+)'")
     picks = parser.add_mutually_exclusive_group()
     pick: dict[str, Any] = {"dest": "pick", "action": "store_const"}
-    picks.add_argument("--last", const="last", help="take the last match of --read [default]", **pick)
+    picks.add_argument("--last", const="last", help="take the last match of --read [default], or row of a run", **pick)
     picks.add_argument("--best", const="best", help="take the best match of --read", **pick)
     add("--test", default="pooled", help="pooled, exact or paired [pooled]")
     looks = "numbers of seeds after which results are looked at"
@@ -152,8 +156,8 @@ def _parser(program: str, description: str) -> Parser:
 
 def _parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
-    if (pick := options.pick) is not None and options.read is None:
-        raise ValueError(f"--{pick} chooses among the matches of --read. Give --read REGEX, or leave out --{pick}.")
+    if options.pick == "best" and options.read is None:
+        raise ValueError("--best chooses among the matches of --read. Give --read REGEX, or leave out --best.")
     return options
 
 
@@ -161,7 +165,7 @@ def _outcomes_of(options: argparse.Namespace) -> "Outcomes":
     from referee.sources import read
 
     columns = {kind: name for kind in KINDS if (name := getattr(options, kind)) is not None}
-    return read(options.files, options.metric, options.lower, columns, options.read, options.pick or "last")
+    return read(options.files, options.metric, options.lower, columns, options.read, options.pick)
 
 
 def _verdict_of(options: argparse.Namespace) -> "Verdict":

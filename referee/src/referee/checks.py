@@ -63,13 +63,19 @@ def other_labels(outcomes: Outcomes) -> Iterator[Check]:
 
 
 def equal_runs(outcomes: Outcomes) -> Iterator[Check]:
-    """R003: two seeds of a variant agree on every item."""
+    """R003: two seeds of a variant agree on every item; void where that is no ceiling or floor."""
     for variant in outcomes.variants:
         runs = [run for run in outcomes.of(variant) if len(run.items) >= MANY]
         for a, b in combinations(runs, 2):
             same = np.array_equal(a.outcomes, b.outcomes)
-            if same and (a.predictions is None or b.predictions is None or (a.predictions == b.predictions).all()):
-                yield Check("R003", f"{a} and seed {b.seed} have equal outcomes: are they the same run?")
+            if (
+                same
+                and len({*a.outcomes}) > 1
+                and (a.predictions is None or b.predictions is None or (a.predictions == b.predictions).all())
+            ):
+                void = a.outcomes.dtype != bool or FEW_ERRORS <= a.outcomes.sum() <= len(a.outcomes) - FEW_ERRORS
+                text = f"{a} and seed {b.seed} have equal outcomes, as of one run twice. Leave one out."
+                yield Check("R003", text, is_void=bool(void))
                 return
 
 
@@ -160,12 +166,7 @@ def failed_runs(outcomes: Outcomes) -> Iterator[Check]:
     failed = [run for run in outcomes.runs if not run.is_finite]
     if failed:
         runs, names = counted(len(failed), "run"), listed([*map(str, failed)], 3)
-        part = next((run for run in failed if len(run.items) and np.isfinite(run.outcomes.astype(float)).any()), None)
-        where = ""
-        if part is not None:
-            without = part.items[~np.isfinite(part.outcomes.astype(float))]
-            where = f" {part}: {len(without)} of {counted(len(part.items), 'item')} have none, like {without[0]}."
-        yield Check("R011", f"{runs} without a finite result ({names}); no mean includes them.{where}")
+        yield Check("R011", f"{runs} without a finite result ({names}); no mean includes them.")
 
 
 def ceiling(outcomes: Outcomes) -> Iterator[Check]:

@@ -1,7 +1,9 @@
 """Judge runs: the table of outcomes → a verdict."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from referee.checks import Check, checks
-from referee.formats import counted, joined
-from referee.outcomes import Outcomes, from_frame
+from referee.formats import counted, joined, listed
+from referee.outcomes import NAMES, Outcomes, from_frame
 from referee.sources import read
 from referee.statistics.blocks import estimated, not_compared
 from referee.statistics.comparison import LEVEL, TESTS, Dependence, Difference, differences, step_down
@@ -21,6 +23,8 @@ from referee.statistics.relations import Race
 from referee.statistics.sequential import Rows, Watch, watch
 from referee.verdict import Design, Pair, Variant, Verdict
 
+MOST_LOOKS = 200  # whose levels are simulated in seconds
+
 
 def judge(
     table: Outcomes | pd.DataFrame | Mapping[str, Any] | str | Path,
@@ -28,8 +32,9 @@ def judge(
     looks: Sequence[int] = (),
     test: str = "pooled",
     metric: str | None = None,
-    lower: bool = False,
+    lower: bool | None = None,
     items: int | None = None,
+    **columns: str,
 ) -> Verdict:
     """Judge runs by their outcomes.
 
@@ -42,15 +47,21 @@ def judge(
         metric: see `read`.
         lower: see `read`.
         items: of the test set, where a table of scores is of one seed each and a score is a fraction of the items.
+        columns: by what they hold, like label="species", where a name is not a usual one (`outcomes.NAMES`).
 
     Raises:
         ValueError: a table that cannot be read, or a setting that does not fit it.
     """
-    if isinstance(table, Outcomes) and (metric is not None or lower):
+    if isinstance(table, Outcomes) and (metric is not None or lower or columns):
         raise ValueError("metric and lower: outcomes have theirs already. Give them to `read`, or leave them out.")
-    if isinstance(table, str | Path):
-        table = read([table], metric, lower)
-    outcomes = table if isinstance(table, Outcomes) else from_frame(pd.DataFrame(table), metric, lower)
+    try:
+        if isinstance(table, str | Path):
+            table = read([table], metric, lower, columns)
+        outcomes = table if isinstance(table, Outcomes) else from_frame(pd.DataFrame(table), metric, lower, columns)
+    except ValueError as error:  # which names options of the command
+        text = re.sub(rf"--({'|'.join(['metric', *NAMES])}) (\S*\w)", r'\1="\2"', str(error))
+        text = text.replace("--lower", "lower=True").replace("--higher", "lower=False")
+        raise ValueError(text) from error
     refuse_settings(margin, looks, test, items)
     findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
     design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
@@ -69,12 +80,25 @@ def judge(
     if len(variants) < 2 or any(check.is_void for check in findings):
         return Verdict(outcomes, variants, [], design, checks=findings)
     if all(len(variant.runs) == 1 for variant in variants):
-        return _of_models(outcomes, variants, design, items, findings)
+        return _without_selected(_of_models(outcomes, variants, design, items, findings))
     shared = set.intersection(*({run.seed for run in variant.runs} for variant in variants))
     if test == "paired" and not looks and len(shared) < 2:
         needed = f"test paired needs two seeds that all variants share, not {len(shared)}"
         raise ValueError(f"{needed}. Give all variants the same seeds, or another test.")
-    return of_trainings(outcomes, design, findings)
+    return _without_selected(of_trainings(outcomes, design, findings))
+
+
+def _without_selected(verdict: Verdict) -> Verdict:
+    """Return the verdict, void where a better variant lost runs: its lead is that of survivors."""
+    runs = {pair.better.name: pair.better.runs for pair in verdict.pairs if pair.settled}
+    for name, survived in runs.items():
+        if failed := [run.seed for run in verdict.outcomes.runs if run.variant == name and not run.is_finite]:
+            total = counted(len(survived) + len(failed), "seed")
+            text = (
+                f"{name} failed in {len(failed)} of {total} ({listed(failed)}), so its lead is that of selected runs."
+            )
+            return replace(verdict, checks=[Check("R011", text, is_void=True), *verdict.checks])
+    return verdict
 
 
 def refuse_settings(margin: float | None, looks: Sequence[int], test: str, items: int | None = None) -> None:
@@ -85,6 +109,8 @@ def refuse_settings(margin: float | None, looks: Sequence[int], test: str, items
         raise ValueError(f"margin {margin}: give 0 or more.")
     if looks and (list(looks) != sorted(set(looks)) or looks[0] < 2):
         raise ValueError(f"looks {' '.join(map(str, looks))}: give rising numbers from 2 on, like 4 6 8.")
+    if looks and looks[-1] > MOST_LOOKS:
+        raise ValueError(f"looks up to {looks[-1]}: give at most {MOST_LOOKS} seeds.")
     if looks and test == "exact":
         raise ValueError("test exact needs a fixed list of seeds. Leave looks out, or give another test.")
     if items is not None and items < 1:
@@ -232,8 +258,17 @@ def _pair(
         return Pair(a, b, None)
     p = settled.get((a.index, b.index), difference.adjusted)
     better = (a.index, b.index) in settled if design.looks else p < design.level
-    equal = not better and design.margin is not None and difference.is_within(design.margin)
-    return Pair(a, b, difference, p, better, equal)
+    return _within(Pair(a, b, difference, p, better), design)
+
+
+def _within(pair: Pair, design: Design) -> Pair:
+    """Return a tested pair, equal instead of better where its whole interval lies within the margin."""
+    margin, difference = design.margin, pair.difference
+    if margin is None or difference is None:
+        return pair
+    whole = -margin < pair.interval.low and pair.interval.high < margin
+    equal = whole or (not pair.settled and difference.is_within(margin))
+    return pair._replace(settled=pair.settled and not equal, equal=equal)
 
 
 def _of_models(
@@ -255,6 +290,5 @@ def _of_models(
     adjusted = step_down([each.p for each in tested], len(ranking))
     pairs = []
     for (a, b), each, p in zip(both, tested, adjusted, strict=True):
-        equal = design.margin is not None and p >= LEVEL and each.is_within(design.margin)
-        pairs.append(Pair(a, b, each._replace(adjusted=p), p, p < LEVEL, equal))
+        pairs.append(_within(Pair(a, b, each._replace(adjusted=p), p, p < LEVEL), design))
     return Verdict(outcomes, ranking, pairs, design._replace(looks=()), of_models=True, checks=findings)

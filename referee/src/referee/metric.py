@@ -1,6 +1,7 @@
 """What a score is called, which way it is better, and how it is shown."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,34 @@ import numpy as np
 
 from referee.formats import SPACE, signed
 from referee.statistics.intervals import Interval
+
+FRACTIONS = {"accuracy", "acc", "top1", "top5", "f1", "match", "correct"}
+HIGHER = {*FRACTIONS, "auc", "auroc", "auprc", "ap", "map", "precision", "recall", "bleu", "rouge", "iou", "miou",
+          "dice", "r2", "psnr", "ssim", "mcc", "kappa"}  # fmt: skip
+LOWER = {"loss", "nll", "error", "errors", "err", "perplexity", "ppl", "mse", "mae", "rmse", "mape", "entropy", "wer",
+         "cer", "fid", "ece", "brier", "regret"}  # fmt: skip
+
+
+def words_of(name: object) -> list[str]:
+    """Return the words of a column's name in small letters: test, acc of `Test Acc (%)`; top1, err of top1_err."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", str(name))
+    return re.findall(r"[^\W_]+", re.sub(r"top[-_ ](?=\d)", "top", apart.lower()))
+
+
+def mode_of(*names: str | None) -> Literal["min", "max"] | None:
+    """Return which score is better, by the first name that says it with its last known word; None: no name says it."""
+    for words in map(words_of, filter(None, names)):
+        known = [word for word in words if word in HIGHER | LOWER]
+        if known and not {"neg", "negative"} & {*words}:  # of an error or of a likelihood
+            return "min" if known[-1] in LOWER else "max"
+        if words[-1:] == ["score"] and {*words} <= {"score", "test", "val", "eval", "mean"}:
+            return "max"
+    return None
+
+
+def names_fraction(name: str) -> bool:
+    """Whether a metric of this name is a fraction of the items."""
+    return bool(FRACTIONS & {*words_of(name)}) and mode_of(name) == "max"
 
 
 @dataclass(frozen=True)

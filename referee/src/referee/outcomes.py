@@ -3,13 +3,18 @@
     variant   seed   item   outcome                 whether the run is right on the item, or its score there
     variant   seed   score                          of a run on a whole test set
 
-Columns may have the names that timm, lm-eval, Inspect, OpenML, Hugging Face and scikit-learn write (`NAMES`). An
-outcome is read from the first of these that a table has: whether the item is right, prediction and label, probabilities
-or logits and label, a score. A column that is recognized by such a name is a note of the table.
+Columns may have the names that timm, lm-eval, Inspect, OpenML, Hugging Face and scikit-learn write (`NAMES`), with any
+capitals. An outcome is read from the first of these that a table has: whether the item is right, prediction and label,
+probabilities or logits and label, a score. A column that is recognized by such a name is a note of the table.
+
+Names of variants, seeds, items, classes, groups and blocks are text: 001 is not 1, and NA is a name. Numbers are read
+where a number is asked for.
 """
 
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,23 +23,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from referee.metric import Metric
+from referee.formats import counted, listed
+from referee.metric import Metric, mode_of, names_fraction, words_of
 from referee.statistics.comparison import Dependence
 
 NAMES = {
-    "variant": ("variant", "model", "model_name", "model_id", "method", "setup", "flow"),
-    "seed": ("seed", "run", "repeat", "trial"),
-    "item": ("item", "image", "filename", "file", "sample_id", "instance_id", "doc_id", "row_id", "id", "index"),
-    "correct": ("correct", "is_correct", "outcome", "acc", "exact_match"),
-    "prediction": ("prediction", "pred", "predicted", "predicted_label", "y_pred", "preds"),
-    "label": ("label", "target", "truth", "y_true", "gold", "labels", "target_index"),
+    "variant": ("variant", "model", "model name", "model id", "method", "setup", "flow", "architecture", "algorithm"),
+    "seed": ("seed", "random seed", "run", "repeat", "trial"),
+    "item": ("item", "image", "filename", "file", "sample id", "instance id", "example id", "doc id", "row id", "id",
+             "index"),
+    "correct": ("correct", "is correct", "outcome", "acc", "exact match"),
+    "prediction": ("prediction", "pred", "predicted", "predicted label", "y pred", "preds", "predictions"),
+    "label": ("label", "target", "truth", "y true", "gold", "labels", "target index", "actual", "gt", "true",
+              "ground truth", "true label"),
     "probabilities": ("logits", "probabilities", "probs", "prob", "logit"),
-    "score": ("score", "value", "top1", "accuracy", "loss", "nll", "val_loss"),
+    "score": ("score", "value", "top1", "accuracy", "acc", "f1", "auc", "loss", "nll"),
     "group": ("group",),
     "block": ("block",),
-}
-FRACTIONS = ("accuracy", "acc", "top1", "top5", "f1", "exact_match", "correct")
+}  # fmt: skip
+TEXTS = ("variant", "seed", "item", "label", "prediction", "group", "block")  # kinds of columns that hold names
+STEPS = {"step", "steps", "epoch", "iteration", "iter", "time", "timestamp"}  # last words of columns along a training
+NO_SEEDS = {"fold", "split", "dataset", "task", "benchmark"}  # columns whose rows are no repetitions
 RIGHT = {"true": 1.0, "false": 0.0, "correct": 1.0, "incorrect": 0.0, "c": 1.0, "i": 0.0, "p": 0.5, "n": 0.0}
+NOTHING = ("", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-")  # where a number is asked for
+MOST_LEFT_OUT = 0.05  # of the items, since a run has no score there
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,67 +118,51 @@ class Outcomes:
 
 
 def from_frame(
-    frame: pd.DataFrame, metric: str | None = None, lower: bool = False, columns: Mapping[str, str] | None = None
+    frame: pd.DataFrame,
+    metric: str | None = None,
+    lower: bool | None = None,
+    columns: Mapping[str, str] | None = None,
+    last: bool = False,
 ) -> Outcomes:
     """Read a table of items or of scores.
 
     Args:
         frame: One row for each run and item, or for each run.
         metric: The column of the score, or the name of the metric.
-        lower: Whether a lower score is better.
-        columns: by what they hold (`NAMES`), where a name is not a usual one.
+        lower: Whether a lower score is better; None: as the name of the metric says.
+        columns: by what they hold (`NAMES`), where a name is not a usual one; items or seeds may be `row`, its number.
+        last: Whether the last row of each run is taken, where rows are no items.
 
     Raises:
         ValueError: a column is missing, or a row cannot be read; the message names it and the remedy.
     """
-    columns = {} if columns is None else dict(columns)
-    if metric in frame.columns:
-        columns.setdefault("score", str(metric))
-    by_row = columns.get("item") == "row" and "row" not in frame.columns
-    if by_row:
-        del columns["item"]
+    if frame.columns.has_duplicates:
+        raise ValueError(f"Two columns have the name {frame.columns[frame.columns.duplicated()][0]}. Rename one.")
+    frame = frame if frame.index.nlevels > 1 else frame.reset_index(drop=True)
+    columns = dict(columns or {})
+    if metric is not None and (column := _column(frame, metric)) is not None:
+        columns.setdefault("score", column)
     known, notes = _known_columns(frame, columns)
-    if "group" in known and "group" not in columns:
-        if _groups_items(frame, known):
-            notes.append("group: the column group, whose items are taken to be alike.")
-        else:
-            del known["group"]
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
-    for kind in ("variant", "seed", "item", "label", "group", "block"):
-        if kind in table and (empty := table[kind].isna()).any():
-            raise ValueError(
-                f"{_row(frame.index[empty][0])} has no {kind} in column {known[kind]}: {int(empty.sum())} such rows.\n"
-                "Words like NA, None and null read as empty. Name it otherwise, or remove the rows."
-            )
-    table["variant"] = table["variant"].astype(str) if "variant" in table else "the model"
-    table["seed"] = _as_names(table["seed"]) if "seed" in table else "1"
-    table["outcome"], name = _outcomes(table, known, "score" in columns)
-    renames = name in ("score", "value") if name == known.get("score") else metric in FRACTIONS
-    if metric not in (None, name) and "score" not in columns and not renames:
+    for kind in table.columns.intersection(TEXTS):
+        table[kind] = _as_names(table[kind])
+        if kind != "prediction" and (empty := table[kind] == "").any():
+            where = f"{_row(frame.index[empty][0])} has no {kind} in column {known[kind]}"
+            raise ValueError(f"{where}: {int(empty.sum())} such rows. Name it, or remove the rows.")
+    if "variant" not in table:
+        table.insert(0, "variant", "the model")
+    table["outcome"], name = _outcomes(table, known, "score" in columns, frame)
+    table = _told_apart(table, frame, known, columns, last, notes)
+    own = name in ("score", "value") if name == known.get("score") else names_fraction(metric or "")
+    if metric not in (None, name) and "score" not in columns and not own:
         raise ValueError(f"--metric {metric}: there is no such column. There are {_listed(frame)}.")
-    if name == known.get("score") and "score" not in columns and name not in FRACTIONS and not lower:
-        notes.append(f"{name}: higher is better; if not, give --lower.")
-    missing = int(table["prediction"].isna().sum()) if "prediction" in table and name == "accuracy" else 0
+    missing = int((table["prediction"] == "").sum()) if "prediction" in table and name == "accuracy" else 0
     if missing and "correct" not in table:
         notes.append(f"{missing} rows have no prediction, and count as wrong.")
-    if by_row:
-        table["item"] = table.groupby(["variant", "seed"], sort=False).cumcount()
-    if "item" not in table and table.duplicated(["variant", "seed"]).any():
-        first = frame.index[table.duplicated(["variant", "seed"])][0]
-        raise ValueError(
-            f"{_row(first)} is a second one of {table['variant'][first]}, seed {table['seed'][first]}, and no column "
-            f"names the items: {_listed(frame)}.\nGive it as --item COLUMN, or --item row for the number of the row."
-        )
-    scored = Metric(metric or name, "min" if lower else "max", _is_fraction(table["outcome"], metric or name))
-    if scored.is_fraction and table["outcome"].max() > 1:
-        most = table.groupby("variant", sort=False)["outcome"].max()
-        if (most <= 1).any() and 100 * most.min() > most.max() / 2:  # else a variant may be at chance
-            raise ValueError(
-                f"{scored.name}: {most.idxmin()} has at most {most.min():g}, {most.idxmax()} {most.max():g}. Give all "
-                "as fractions, or all in per cent."
-            )
-        table["outcome"] /= 100
-        notes.append(f"{scored.name} is in per cent.")
+    mode = mode_of(metric, name) if lower is None else "min" if lower else "max"
+    if mode is None:
+        raise ValueError(f"{metric or name}: is a higher or a lower score better? Give --higher or --lower.")
+    scored = Metric(metric or name, mode, _is_fraction(table, metric or name, notes))
     if "block" in table and (table.groupby(["variant", "seed"])["block"].nunique() > 1).any():
         raise ValueError(
             f"A run has rows of several blocks; --block {known['block']} is a column with one value a run."
@@ -174,46 +170,136 @@ def from_frame(
     if "group" in table and table["group"].nunique() == 1:
         only = f"--group {known['group']}: its only value is {table['group'].iloc[0]}"
         raise ValueError(f"{only}. Give a column of several groups, or leave it out.")
+    table = _with_scores(table, notes)
     right_or_wrong = bool(table["outcome"].dropna().isin((0, 1)).all())
     runs = [_run(rows, key, right_or_wrong) for key, rows in table.groupby(["variant", "seed"], sort=False)]
     return Outcomes(runs, scored, notes)
 
 
+def _column(frame: pd.DataFrame, name: str) -> str | None:
+    """Return the column of a name, else the first whose name differs in capitals and signs alone."""
+    return name if name in frame else next((each for each in frame if words_of(each) == words_of(name)), None)
+
+
+def recognized(frame: pd.DataFrame, kind: str) -> list[str]:
+    """Return the columns that have a usual name of a kind, the most usual first; of scores, those of tests first."""
+    by_words = {" ".join(words_of(name)): name for name in reversed(frame.columns)}
+    splits = ("test ", "", "eval ", "val ", "validation ") if kind == "score" else ("",)
+    return [by_words[split + name] for name in NAMES[kind] for split in splits if split + name in by_words]
+
+
 def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the column of each kind, and a note on those that were recognized by a name of many."""
+    known, notes = {}, [f"{name}: numbers of rows, left out." for name in frame if str(name).startswith("Unnamed: ")]
     for kind, name in columns.items():
         if kind not in NAMES:
             raise ValueError(f"columns: {kind} is no kind of column. Give one of {', '.join(NAMES)}.")
-        if name not in frame.columns:
+        if (column := _column(frame, name)) is not None:
+            known[kind] = column
+        elif kind not in ("item", "seed") or name != "row":
             raise ValueError(f"--{kind} {name}: there is no such column. There are {_listed(frame)}.")
-    known, notes = dict(columns), []
-    for kind, names in NAMES.items():
-        if kind in known or (kind == "correct" and {"score", "prediction"} & known.keys()):
+    for kind in NAMES:
+        if kind in columns or (kind == "correct" and {"score", "prediction"} & known.keys()):
             continue
-        present = [name for name in names if name in frame.columns and name not in known.values()]
-        if present:
-            known[kind] = present[0]
-            if present[0] != kind:
-                notes.append(f"{kind}: the column {present[0]}.")
+        present = [name for name in recognized(frame, kind) if name not in known.values()]
+        if kind == "score" and not present and not {"correct", "prediction", "probabilities"} & known.keys():
+            present = [name for name in frame if mode_of(str(name)) and "train" not in words_of(name)]
+            present = present if len(present) == 1 else []
+        if not present or (kind == "group" and not _groups_items(frame, known, present[0])):
+            continue
+        known[kind] = present[0]
+        if kind == "group":
+            notes.append("group: the column group, whose items are taken to be alike.")
+        elif present[0] != kind:
+            notes.append(f"{kind}: the column {present[0]}.")
     return known, notes
 
 
-def _groups_items(frame: pd.DataFrame, known: Mapping[str, str]) -> bool:
+def _groups_items(frame: pd.DataFrame, known: Mapping[str, str], name: str) -> bool:
     """Whether a column that nobody named has a group of each item, and more than one."""
-    groups = frame[known["group"]]
-    if "item" not in known or groups.isna().any() or groups.nunique() < 2:
+    groups = _as_names(frame[name])
+    if "item" not in known or (groups == "").any() or groups.nunique() < 2:
         return False
-    return bool((frame.groupby(known["item"])[known["group"]].nunique() == 1).all())
+    return bool((groups.groupby(_as_names(frame[known["item"]])).nunique() == 1).all())
 
 
-def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool) -> tuple[pd.Series, str]:
+def _told_apart(
+    table: pd.DataFrame,
+    frame: pd.DataFrame,
+    known: Mapping[str, str],
+    columns: Mapping[str, str],
+    last: bool,
+    notes: list[str],
+) -> pd.DataFrame:
+    """Return the table with seed and item of each row, so that no run without items has two rows; notes say how."""
+    steps = [name for name in frame if (words_of(name) or [""])[-1] in STEPS]
+    if "item" in columns and (steps if "item" not in table else known["item"] in steps):
+        raise ValueError(
+            f"--item {columns['item']}: {steps[0]} counts steps of a training, not test items. Give --last "
+            "to take the last row of each run, or --seed row if each row is a run."
+        )
+    of_file = frame.index.get_level_values(0) if frame.index.nlevels > 1 else np.zeros(len(frame))
+    run = ["variant", "seed"] if "seed" in table else ["variant"]
+    if "item" in table and "item" not in columns and table["item"].nunique() > 1:
+        numbers, by_file = pd.to_numeric(table["item"], errors="coerce"), table.groupby(of_file)
+        counts = any((numbers.groupby(of_file).rank() == numbers + start).all() for start in (0, 1))
+        if not table.duplicated(run).any() or (
+            counts and all(len(rows[run].drop_duplicates()) > 1 for _, rows in by_file)
+        ):
+            notes[:] = [note for note in notes if not note.startswith("item: ")]
+            notes.append(f"{known['item']}: numbers or names of rows, left out.")
+            table = table.drop(columns="item")
+    varied = [name for name in frame.columns.difference([*known.values()]) if not str(name).startswith("Unnamed: ")]
+    varied = [
+        name
+        for name in varied
+        if {*words_of(name)} & NO_SEEDS or pd.to_numeric(frame[name], errors="coerce").isna().any()
+    ]
+    by_row = columns.get("seed") == "row" and "seed" not in table
+    if (
+        not by_row
+        and "item" not in columns.keys() | {*table}
+        and "seed" not in table
+        and table.duplicated("variant").any()
+    ):
+        by_row = not (steps or last or varied or table["outcome"].isin((0, 1)).all())
+        notes += ["No column names seeds: each row is taken to be a run."] * by_row
+    if "seed" not in table:
+        table["seed"] = (table.groupby("variant").cumcount() + 1).astype(str) if by_row else "1"
+    if columns.get("item") == "row" and "item" not in table:
+        table["item"] = table.groupby(["variant", "seed"], sort=False).cumcount().astype(str)
+    run = ["variant", "seed"]
+    again = table.duplicated([*run, "item"] if "item" in table else run)
+    if last and "item" not in table:
+        return table.groupby(run, sort=False, as_index=False).last()
+    if not again.any():
+        return table
+    second = table[again].iloc[0]
+    first = table[(table[run] == second[run]).all(axis=1)].iloc[0]
+    what = f"{_row(second.name)} is a second one of {second['variant']}, seed {second['seed']}"
+    if frame.index.nlevels > 1 and first.name[0] != second.name[0]:
+        where = "Name the seed in the path, like logs/{variant}/{seed}.txt, or leave one of the files out."
+        raise ValueError(f"{what}, beside {first.name[0]}. {where}")
+    if "item" in table:
+        return table  # and a check says so
+    if steps:
+        remedy = "Give --last to take the last row of each run, or --seed row if each row is a run."
+        raise ValueError(f"{what}, and {steps[0]} counts steps of a training. {remedy}")
+    raise ValueError(
+        f"{what}, and no column names the items: {_listed(frame)}.\nIf rows are test items, give --item COLUMN, or "
+        "--item row for the number of the row; if each is a run, --seed COLUMN or --seed row; else remove one."
+    )
+
+
+def _outcomes(
+    table: pd.DataFrame, known: Mapping[str, str], scored: bool, frame: pd.DataFrame
+) -> tuple[pd.Series, str]:
     """Return the outcome of each row, of the score where it was asked for, and the name of the metric."""
     kinds = {"score"} if scored else {*table.columns}
     if "correct" in kinds:
         return _numbers(table["correct"], known["correct"]), "accuracy"
     if kinds >= {"prediction", "label"}:
-        same = _as_names(table["prediction"]) == _as_names(table["label"])
-        return same.astype(float), "accuracy"
+        return _are_labels(table), "accuracy"
     if kinds >= {"probabilities", "label"}:
         guesses = pd.Series([_guess(row) for row in table["probabilities"]], table.index, dtype=float)
         if (wrong := guesses < 0).any():
@@ -227,16 +313,43 @@ def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool) -> tu
     if "score" in kinds:
         return _numbers(table["score"], known["score"]), known["score"]
     raise ValueError(
-        "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction and --label COLUMN, or "
-        f"--score COLUMN. There are: {', '.join(map(str, known.values()))}."
+        "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction COLUMN with --label COLUMN, or "
+        f"--score COLUMN. There are: {_listed(frame)}."
     )
+
+
+def _are_labels(table: pd.DataFrame) -> pd.Series:
+    """Return 1 where prediction and label are one name, else 0; 1.0 and True are the label 1, if there are no others.
+
+    Raises:
+        ValueError: a run that predicts classes of other names than the labels.
+    """
+
+    def plain(name: str) -> str:
+        return {"true": "1", "false": "0"}.get(name.lower(), re.sub(r"^(-?\d+)\.0$", r"\1", name))
+
+    labels = {*table["label"]}
+    by_plain = {plain(label): label for label in labels}
+    if len(by_plain) == len(labels):
+        same = {name: by_plain.get(plain(name), name) for name in {*table["prediction"]} - labels}
+        table["prediction"] = table["prediction"].replace(same)
+    for run, rows in table.groupby([kind for kind in ("variant", "seed") if kind in table], sort=False):
+        found, there = {*rows["prediction"]} - {""}, {*rows["label"]}
+        other_kind = {name.isdecimal() for name in found}.isdisjoint(name.isdecimal() for name in labels)
+        # Else they may answer open questions, or the run may always name one class.
+        if found and labels.isdisjoint(found) and (other_kind or (len(found) > 1 and 2 * len(there) <= len(rows))):
+            raise ValueError(
+                f"{', seed '.join(run)} predicts {listed(sorted(found))}, and labels are {listed(sorted(labels))}. "
+                "Give both the same names, or --correct COLUMN."
+            )
+    return (table["prediction"] == table["label"]).astype(float)
 
 
 def _guess(row: Any) -> float:
     """Return the class with the largest logit or probability; nan where one is nan or none is there, -1 of no list."""
     try:
-        numbers = np.asarray(json.loads(row) if isinstance(row, str) else row, dtype=float)
-    except (ValueError, TypeError):
+        numbers = np.asarray(json.loads(row or "NaN") if isinstance(row, str) else row, dtype=float)
+    except (ValueError, TypeError, RecursionError):
         return -1.0
     if np.isnan(numbers).any():
         return math.nan
@@ -249,26 +362,79 @@ def _row(name: Any) -> str:
 
 
 def _numbers(values: pd.Series, column: str, known: Mapping[str, float] = RIGHT) -> pd.Series:
-    """Return a column as numbers; known words like C, I, true and false are 1 and 0, an empty cell is nan."""
-    if values.dtype == bool:
-        return values.astype(float)
-    words = values.map(lambda value: known.get(value.lower(), value) if isinstance(value, str) else value)
-    numbers = pd.to_numeric(words, errors="coerce").astype(float)
-    if (wrong := numbers.isna() & values.notna()).any():
+    """Return a column as numbers, 81 % as 0.81; known words like C, I, true and false are 1 and 0, no value is nan."""
+    words = values.astype(object).map(lambda value: value.strip().lower() if isinstance(value, str) else value)
+    percent = words.map(lambda word: isinstance(word, str) and word.endswith("%"))
+    plain = words.map(lambda word: known.get(word, word.rstrip("% ")) if isinstance(word, str) else word)
+    numbers = pd.to_numeric(plain, errors="coerce").astype(float)
+    if (wrong := numbers.isna() & words.notna() & ~words.isin(NOTHING)).any():
         row = values.index[wrong][0]
         raise ValueError(f"{_row(row)}, column {column}: {values[row]!r} is not a number. Remove the row or mend it.")
-    return numbers
+    return numbers.where(~percent & ("%" not in str(column)), numbers / 100)
 
 
 def _as_names(values: pd.Series) -> pd.Series:
-    """Return labels as text, each whole number without a decimal point, true and false as 1 and 0."""
-    names = values.astype(str).replace({"True": "1", "False": "0"})
-    return names.str.replace(r"^(-?\d+)\.0$", r"\1", regex=True)
+    """Return names as text, empty where there is none; a whole number among floats has no decimal point.
+
+    Raises:
+        ValueError: a name with a NUL character.
+    """
+
+    def name(value: Any) -> str:
+        whole = isinstance(value, float | np.floating) and value.is_integer()
+        return unicodedata.normalize("NFC", str(int(value) if whole else value)).strip()
+
+    names = values.astype(object).map(name).where(values.notna(), "").astype(object)
+    if (wrong := names.map(lambda text: "\0" in text)).any():
+        raise ValueError(f"{_row(names.index[wrong][0])}, column {values.name}: a name has a NUL character. Remove it.")
+    return names
 
 
-def _is_fraction(outcomes: pd.Series, name: str) -> bool:
-    values = outcomes.dropna()
-    return bool(values.isin((0, 1)).all()) or (name in FRACTIONS and bool(values.between(0, 100).all()))
+def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
+    """Return whether outcomes are fractions, which those in per cent become.
+
+    Raises:
+        ValueError: a fraction outside of its range, or fractions beside per cent.
+    """
+    values, most = table["outcome"], 1 if "correct" in table and "item" in table else 100
+    percent = "score" in table and table["score"].map(lambda value: str(value).strip().endswith("%")).any()
+    if not (values.dropna().isin((0, 1)).all() or names_fraction(name) or percent):
+        return False
+    if (wrong := values.notna() & ~values.between(0, most)).any():
+        row = table.index[wrong][0]
+        raise ValueError(f"{_row(row)}: {name} is {values[row]:g}, not from 0 to {most}. Remove the row or mend it.")
+    if values.max() > 1:
+        highest = table.groupby(["variant", "seed"], sort=False)["outcome"].max()
+        low = highest[highest <= 1]
+        if len(low) and 100 * low.max() > highest.max() / 2:  # else a variant may be at chance
+            first, second = (", seed ".join(each.idxmax()) for each in (low, highest))
+            raise ValueError(
+                f"{name}: {first} has at most {low.max():g}, {second} {highest.max():g}. Give all as fractions, or all "
+                "in per cent."
+            )
+        table["outcome"] /= 100
+        notes.append(f"{name} is in per cent.")
+    return True
+
+
+def _with_scores(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Return the table without the items that a run has no score of; a run without any score has failed.
+
+    Raises:
+        ValueError: so many items that what is left is another test.
+    """
+    lacking = ~np.isfinite(table["outcome"])
+    lacking &= ~lacking.groupby([table["variant"], table["seed"]]).transform("all")
+    if "item" not in table or not lacking.any():
+        return table
+    items, first = table.loc[lacking, "item"].unique(), table[lacking].iloc[0]
+    known = table["item"].nunique()
+    text = f"{counted(len(items), 'item')} of {known:,} without a score, like {first['item']} of {first['variant']}"
+    if len(items) > MOST_LEFT_OUT * known:
+        most = f"more than {100 * MOST_LEFT_OUT:g} %"
+        raise ValueError(f"{text}, seed {first['seed']}: {most}. Score them, count them as wrong, or remove such runs.")
+    notes.append(f"{text}, seed {first['seed']}: left out for all variants.")
+    return table[~table["item"].isin(items)]
 
 
 def _run(rows: pd.DataFrame, key: Any, right_or_wrong: bool) -> Run:
@@ -280,7 +446,7 @@ def _run(rows: pd.DataFrame, key: Any, right_or_wrong: bool) -> Run:
         return Run(variant, seed, outcomes, block=block)
     if right_or_wrong and not np.isnan(outcomes).any():
         outcomes = outcomes.astype(bool)
-    items = _as_names(rows["item"]).to_numpy()
+    items = rows["item"].to_numpy(dtype=str)
     order = np.argsort(items, kind="stable")
     kinds = ("label", "prediction", "group")
     labels, predictions, groups = (rows[kind].to_numpy()[order] if kind in rows else None for kind in kinds)

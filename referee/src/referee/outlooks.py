@@ -25,7 +25,8 @@ def outlooks(
     asked = asked or (lambda pair: pair.better is verdict.ranking[0])
     pilot, metric = verdict.pilot, verdict.metric
     unsettled = [p for p in verdict.pairs if asked(p) and p.difference is not None and not (p.settled or p.equal)]
-    if not unsettled or pilot is None:
+    unsettled = [p for p in unsettled if len({*p.better.scores, *p.worse.scores}) > 1]  # else no seed changes a score
+    if not unsettled or pilot is None or any(check.is_void for check in verdict.checks):
         return []
     seeds = min(len(variant.runs) for pair in unsettled for variant in (pair.better, pair.worse))
     detected = detectable(pilot, seeds)

@@ -85,7 +85,7 @@ def plan(verdict: Verdict, difference: float) -> str:
     """
     if not difference > 0 or not math.isfinite(difference):
         raise ValueError(f"--difference {difference}: give a number above 0, in the unit of the scores.")
-    if void := [check for check in verdict.checks if check.is_void]:
+    if verdict.pilot is None and (void := [check for check in verdict.checks if check.is_void]):
         raise ValueError(f"A plan needs runs that can be compared. {void[0]}")
     if verdict.pilot is None:
         raise ValueError("A plan needs the spread over seeds: give two seeds or more of two variants.")

@@ -18,10 +18,11 @@ from typing import Any
 
 from referee.checks import Check
 from referee.formats import joined, listed
-from referee.judging import judge, refuse_settings
+from referee.judging import MOST_LOOKS, judge, refuse_settings
 from referee.outcomes import Outcomes, Run, in_order
-from referee.sources.logs import score_in
-from referee.sources.paths import LOOKS, expanded
+from referee.sources import found
+from referee.sources.logs import is_lower
+from referee.sources.paths import LOOKS, here
 from referee.verdict import Verdict
 
 DATE = "%Y-%m-%d"
@@ -41,14 +42,16 @@ class Registration:
     def write(self) -> None:
         content = {key: getattr(self, key) for key in ("registered", "plan", "looks", "runs")}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside = self.file.with_name(f".{self.file.name}")  # so that no failure to write ends the registration
+        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.replace(self.file)
 
 
 def from_to(text: str) -> list[int]:
     """Return the numbers of seeds at the looks, of FROM..TO."""
     ends = re.fullmatch(r"(\d+)\.\.(\d+)", text)
-    if ends is None or not LEAST_SEEDS <= int(ends[1]) <= int(ends[2]):
-        raise ArgumentTypeError(f"{text}. Give numbers from {LEAST_SEEDS} on, like 4..15.")
+    if ends is None or not LEAST_SEEDS <= int(ends[1]) <= int(ends[2]) <= MOST_LOOKS:
+        raise ArgumentTypeError(f"{text}. Give numbers from {LEAST_SEEDS} on, like 4..15, and at most {MOST_LOOKS}.")
     return [*range(int(ends[1]), int(ends[2]) + 1)]
 
 
@@ -62,6 +65,7 @@ def known(place: str) -> Registration | None:
 
 
 def _file_of(place: str) -> Path:
+    place = here(place)
     fixed = re.split(r"[{*]", place)[0]
     path = Path(fixed) if fixed == place or fixed.endswith("/") else Path(fixed).parent
     return path.with_name(path.name + LOOKS) if path.name else path / LOOKS
@@ -75,21 +79,24 @@ def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
     """
     if registration := known(place):
         for key, value in given.items():
-            if value != (there := registration.plan.get(key)):
+            there = registration.plan.get(key)
+            if key == "lower" and there is None and not registration.looks:  # asked for when results were read
+                registration.plan[key] = value
+            elif value != there:
                 raise ValueError(
                     f"--{key} {value}: {registration.file} registered {there} on {registration.registered}, and a "
                     f"registered look is never changed. Leave out --{key}, or register new seeds in another folder."
                 )
         return registration
     try:
-        file = next(iter(expanded([place])))
+        file = next(iter(found([place], given.get("read"))[0]))
     except FileNotFoundError:
         if not given.get("looks") or given.get("test") == "exact":
             raise ValueError(f"{place}: no looks are registered. Give --seeds 4..15, and no --test exact.") from None
         plan = {**defaults, **given}
         refuse_settings(plan.get("margin"), plan["looks"], plan["test"])
         if plan.get("read") is not None:
-            score_in(plan["read"])
+            is_lower(plan["read"], plan.get("metric"), plan.get("lower"))
         registration = Registration(_file_of(place), plan)
         registration.write()
         return registration
@@ -129,7 +136,7 @@ def look(registration: Registration, outcomes: Outcomes) -> tuple[Verdict | None
         registration.runs |= {str(run): _digest(run) for run in verdict.outcomes.runs}
         registration.write()
     if stop and (added := [seed for seed in seeds if seed not in used]):
-        text = f"seeds were added beyond look {number}, the last: {listed(added)}. No figure has them."
+        text = f"seeds were added beyond look {number}, the last: {listed(added)}. They are left out of all figures."
         verdict = replace(verdict, checks=[*verdict.checks, Check("R009", text)])
     active = joined([outcomes.variants[variant] for variant in watch.active])
     after = f"the last: {stop}" if stop else f"the next after {planned[number]} seeds of {active}"

@@ -35,6 +35,9 @@ def conclusion(verdict: Verdict) -> str:
         leads = joined([f"{pair.worse.name} by {_gap(pair, verdict)}" for pair in level])
         return f"No winner yet ({seeds}): {best.name} leads {leads}; leads of this size can still be chance."
     parts = [f"{best.name} is better than {_leads(ahead, ' by ', len(against), verdict)}"] if ahead else []
+    if near := [pair.worse.name for pair in ahead if margin and not pair.interval.low > (verdict.margin or 0.0)]:
+        than = "" if len(near) == len(ahead) == len(against) else f" than {listed(near)}"
+        parts.append(f"whether by more than {margin}{than} is open")
     if equal:
         who = joined([pair.worse.name for pair in equal])
         parts.append(f"equal to within {margin} to {who}" if ahead else f"{best.name} equals {who} to within {margin}")

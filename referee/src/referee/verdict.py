@@ -162,6 +162,9 @@ class Verdict:
     relations: Sequence[Finding] = ()
     checks: list[Check] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return self.sentence
+
     @property
     def margin(self) -> float | None:
         """The smallest difference that matters, in the metric's own unit."""

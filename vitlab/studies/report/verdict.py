@@ -42,7 +42,7 @@ def outlooks(results: StudyResults) -> list[str]:
         time = duration(MOST_SEEDS * each, None) if low is None else duration(low, high)
         return time if results.study.jobs else f"{time}, one run at a time"
 
-    return referee.outlooks.outlooks(results.verdict, is_claimed if claim else None, time_of)
+    return referee.outlooks.outlooks(judged(results), is_claimed if claim else None, time_of)
 
 
 def runs_at_once(results: StudyResults) -> int:

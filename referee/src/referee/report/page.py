@@ -64,4 +64,4 @@ def _ranking(verdict: Verdict) -> Table:
         mean = Cell(metric.text(variant.score.mean, digits), bold=True)
         interval = metric.bracket(variant.score, digits) or NONE
         rows.append(Row(variant.name, [mean, interval, str(len(variant.runs))], variant.index))
-    return Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL])
+    return Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL], labeled=True)

@@ -23,14 +23,17 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
             }
         )
     record = json.loads(file.read_text(encoding="utf-8"))
-    scores, known = [], []
+    scores, known, lower = [], [], None
     for each in record["evaluation_results"]:
         names = [name for name in (each["evaluation_name"], each["metric_config"].get("metric_name")) if name]
         known.append("/".join(names))
         if metric in (None, *names, known[-1]):
             scores.append(each["score_details"]["score"])
+            lower = each["metric_config"].get("lower_is_better")
     if len(scores) != 1:
         found = f"{len(scores)} evaluations" + (f" of the name {metric}" if metric else "")
         raise ValueError(f"it has {found}. Give one as --metric: {', '.join(known)}")
     info = record["model_info"]
-    return pd.DataFrame({"variant": [info.get("id") or info["name"]], metric or "score": scores})
+    frame = pd.DataFrame({"variant": [info.get("id") or info["name"]], metric or "score": scores})
+    frame.attrs["lower"] = lower
+    return frame

@@ -24,7 +24,9 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
     values = [each.get(metric or scorers[0], {}).get("value") for each in scores]
     kind = "correct" if all(isinstance(value, str | bool | None) for value in values) else "score"
     seeds, items = [sample.get("epoch", 1) for sample in samples], [sample["id"] for sample in samples]
-    return pd.DataFrame({"variant": model, "seed": seeds, "item": items, metric or kind: values})
+    frame = pd.DataFrame({"variant": model, "seed": seeds, "item": items, metric or kind: values})
+    frame.attrs["lower"] = False
+    return frame
 
 
 def _log(file: Path) -> tuple[str, list[dict[str, Any]]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from referee.metric import mode_of
+
 
 def read(file: Path, pattern: str, pick: str, lower: bool) -> pd.DataFrame:
     """Return the score of a run; nan if the log has none, as of a run that failed."""
@@ -14,6 +16,15 @@ def read(file: Path, pattern: str, pick: str, lower: bool) -> pd.DataFrame:
     if pick == "best":
         scores = sorted((score for score in scores if not math.isnan(score)), reverse=lower)
     return pd.DataFrame({"score": scores[-1:] or [math.nan]})
+
+
+def is_lower(pattern: str, metric: str | None, lower: bool | None) -> bool:
+    """Return whether a lower score is better: as told, or as the metric's name or the expression says."""
+    score_in(pattern)
+    mode = mode_of(metric, pattern)
+    if lower is None and mode is None:
+        raise ValueError(f"--read {pattern!r}: is a higher or a lower score better? Give --higher or --lower.")
+    return mode == "min" if lower is None else lower
 
 
 def score_in(pattern: str) -> re.Pattern[str]:

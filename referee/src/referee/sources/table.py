@@ -1,5 +1,6 @@
-"""CSV, JSON lines, JSON records and Parquet with one row for each item or run, as pandas reads them."""
+"""CSV, JSON lines, JSON records and Parquet with one row for each item or run; what a file has as text stays text."""
 
+import io
 import json
 from pathlib import Path
 
@@ -9,22 +10,25 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def recognizes(file: Path, head: bytes) -> bool:
-    return file.suffix in SUFFIXES
+    return file.suffix.lower() in SUFFIXES
 
 
 def read(file: Path, metric: str | None) -> pd.DataFrame:
     """Return the table; columns of dictionaries, as lighteval's `metric` is, become one column for each key."""
-    if file.suffix == ".parquet":
-        frame = pd.read_parquet(file)
-    elif file.suffix in (".csv", ".tsv"):
-        frame = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",")
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        frame = pd.read_parquet(file, dtype_backend="numpy_nullable")  # whose integers beside empty cells stay integers
+    elif suffix in (".csv", ".tsv"):
+        frame = _of_lines(text_of(file))
     else:
-        text = file.read_text(encoding="utf-8")
+        text = text_of(file)
         # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
-        records = [line for line in text.split("\n") if line.strip()] if file.suffix == ".jsonl" else None
-        content = json.loads(text) if records is None else [json.loads(line) for line in records]
-        if isinstance(content, dict) and not any(isinstance(value, list | dict) for value in content.values()):
-            content = [content]  # one row
+        records = [line for line in text.split("\n") if line.strip()] if suffix == ".jsonl" else [text]
+        content = [json.loads(record, parse_int=str, parse_float=str) for record in records]
+        if suffix == ".json" and (
+            isinstance(content[0], list) or any(isinstance(v, list | dict) for v in content[0].values())
+        ):
+            content = content[0]  # not one row
         frame = pd.DataFrame(content)
     if frame.empty:
         raise ValueError("it has no rows")
@@ -32,3 +36,26 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
     parts = [pd.DataFrame(frame[name].tolist(), index=frame.index) for name in nested]
     new = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=frame.index)
     return pd.concat([frame.drop(columns=nested), new.loc[:, ~new.columns.isin(frame.columns)]], axis=1)
+
+
+def text_of(file: Path) -> str:
+    """Return the text of a file in UTF-8, in UTF-16 with its mark, or else in Latin-1."""
+    content = file.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _of_lines(text: str) -> pd.DataFrame:
+    """Return the table of a text, in which the first line shows what separates columns."""
+    if "\0" in text:
+        raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a NUL character")
+    separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+    rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, index_col=False)
+    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
+    if len({*names}) < len(names):
+        raise ValueError(f"two columns have the name {max(names, key=names.count)}. Rename or remove one")
+    return rows[1:].set_axis(names, axis=1).reset_index(drop=True)

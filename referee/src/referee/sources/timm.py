@@ -3,6 +3,7 @@
 The results of timm's validate.py, one row a model, are a plain table.
 """
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -21,8 +22,9 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
     folders = frame["filename"].map(lambda name: Path(name).parent.name)
     column = next((name for name in ("label", "label_0", "index", "index_0") if name in frame), None)
     prediction = frame.get(column)
-    if prediction is not None and str(column).startswith("index"):  # of classes in the order of their folders
-        classes = sorted(folders.unique())
+    if prediction is not None and str(column).startswith("index"):  # of classes in timm's order of their folders
+        prediction = pd.to_numeric(prediction)
+        classes = sorted(folders.unique(), key=_natural)
         if prediction.max() >= len(classes):
             raise ValueError(
                 f"its images are of {len(classes)} classes and it predicts class {prediction.max()}: which folder an "
@@ -36,3 +38,8 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
             "prediction and label"
         )
     return pd.DataFrame({"item": frame["filename"], "prediction": prediction, "label": folders})
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return timm's key of class names: numbers by value, without capitals (timm/utils/misc.py)."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
