@@ -217,7 +217,8 @@ class StagedTransformer(Backbone):
         maps = []
         for i, size in enumerate(stage_maps(self.patch_embed.grid_of(images), len(self.layers))):
             for block in self.layers[i].blocks:  # type: ignore[union-attr]
-                weights, keys = windows_on_map(next(probs), *block.windows_on(size), size)
+                window, shift = block.windows_on(size)
+                weights, keys = windows_on_map(next(probs), window, shift, size)
                 maps.append(AttentionMap(weights, keys, size, self.patch_size * 2**i))
         return maps
 

@@ -236,11 +236,10 @@ class WindowBlock(nn.Module, ABC):
 
     def windows_on(self, size: Size) -> tuple[Size, Size]:
         """Return the window and the shift on a map of any size."""
-        window, (down, right) = self.attn.window, self.shift
-        if self.clamps:
-            down, right = down * (size[0] > window[0]), right * (size[1] > window[1])
-            window, _ = clamp_window(size, window)
-        return window, (down, right)
+        window, shift = self.attn.window, self.shift
+        if not self.clamps:
+            return window, shift
+        return clamp_window(size, window)[0], (shift[0] * (size[0] > window[0]), shift[1] * (size[1] > window[1]))
 
     def set_input_size(self, size: Size, window: Size) -> None:
         """Change the expected size of the map, and the window."""
