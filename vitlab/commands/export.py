@@ -77,8 +77,8 @@ def best_run(study: Path) -> Path:
     runs = sorted(whole, key=lambda run: (int(run.name.rpartition("-")[2]), run))
     if not runs:
         raise ValueError(
-            f"--study {study}: {best} leads and left no network: a k-NN or attentive probe gives none, or its "
-            "states were removed. Give a run of another variant by --config."
+            f"--study {study}: {best} leads and left no network: a k-NN probe gives none, or its states "
+            "were removed. Give a run of another variant by --config."
         )
     print(f"{best}: {runs[0]}")
     return runs[0]

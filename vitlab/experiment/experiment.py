@@ -529,9 +529,7 @@ class Experiment:
         assert self.run.probe is not None
         device, began = self.trainer.strategy.root_device, time.perf_counter()
         cache = Path(self.run.root) / FEATURES if self.frozen else None
-        metrics = classify_by_features(
-            *(self.model, untrained, self.data, self.run.probe, device, self.directory), self.seed, cache
-        )
+        metrics = classify_by_features(self.model, untrained, self.data, self.run.probe, device, self.directory, cache)
         if self.frozen:
             self.record.classified(self.trainer, metrics, time.perf_counter() - began)
             if self.run.probe == "linear":

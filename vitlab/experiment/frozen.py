@@ -1,10 +1,9 @@
 """A test by frozen features (`run.probe`): a classifier is fitted on them, the network stays as it is.
 
 It tests an objective without labels after its training, and, with `trainer.max_epochs: 0`, weights as they are given: a
-pre-trained model that nobody fine-tunes. In evaluation's view, without augmentation. What chooses something, the linear
-probe its weight decay and the attentive one its learning rate, chooses by the validation images, or where these are the
-test images by a tenth of the training images; k-NN (DINO's, k = 20, among training images; `vitlab probe` adds the
-validation images) chooses nothing.
+pre-trained model that nobody fine-tunes. In evaluation's view, without augmentation. The linear probe chooses its
+weight decay by the validation images, or where these are the test images by a tenth of the training images; k-NN
+(DINO's, k = 20, among training images; `vitlab probe` adds the validation images) chooses nothing.
 """
 
 from collections.abc import Callable
@@ -18,8 +17,6 @@ from torch import Tensor
 
 from vitlab import log
 from vitlab.data import ImageDataModule
-from vitlab.data.dataset import SPLITS
-from vitlab.evaluation.attentive import fit_attentive_probe, logits_of, tokens_of
 from vitlab.evaluation.features import Features, extract
 from vitlab.evaluation.knn import weighted_votes
 from vitlab.evaluation.linear import LinearProbe, fit_linear_probe
@@ -35,7 +32,6 @@ from vitlab.runs.trainer import Probe
 
 FEATURES = "features"  # the folder in `run.root` that keeps those of frozen encoders
 Embed = Callable[[Tensor], Tensor]
-MOST_BYTES = 16 * 2**30  # of tokens
 
 
 def classify_by_features(
@@ -45,7 +41,6 @@ def classify_by_features(
     how: Probe,
     device: torch.device,
     directory: Path,
-    seed: int = 0,
     cache: Path | None = None,
 ) -> Metrics:
     """Write predictions.parquet as a classifier's test does, and return its metrics; warn where nothing was learned.
@@ -54,11 +49,10 @@ def classify_by_features(
 
     Args:
         untrained: the encoder as the training began, of which `test/top1_untrained` is the accuracy; None: no training.
-        seed: of the attentive probe.
         cache: a folder for the features of encoders that stay as they are; None: the features are not kept.
     """
     labels = data.labels("test").astype(np.int64)
-    logits, held_out, fitted = _logits(encoder.to(device), data, how, device, seed, cache, validated=True)
+    logits, held_out, fitted = _logits(encoder.to(device), data, how, device, cache, validated=True)
     predictions = Predictions(data.image_names("test"), labels, logits, strata=data.strata("test"))
     write_predictions(directory / PREDICTIONS, predictions)
     write_per_class(directory, predictions, data.class_names)
@@ -66,7 +60,7 @@ def classify_by_features(
     metrics = {"val/top1": held_out} if held_out is not None else {}
     metrics |= {"test/top1": top1, "test/top5": top5, **stratum_metrics(predictions)}
     if untrained is not None:
-        before = top_k_accuracy(_logits(untrained.to(device), data, how, device, seed)[0], labels, 1)
+        before = top_k_accuracy(_logits(untrained.to(device), data, how, device)[0], labels, 1)
         metrics["test/top1_untrained"] = before
         if top1 <= before:
             log.warning("The training improved no features: %.1f %%, untrained %.1f %%.", 100 * top1, 100 * before)
@@ -80,23 +74,17 @@ def _logits(
     data: ImageDataModule,
     how: Probe,
     device: torch.device,
-    seed: int,
     cache: Path | None = None,
     validated: bool = False,
 ) -> tuple[np.ndarray, float | None, object]:
     """Return the logits of the test images, the accuracy on held-out ones if `validated`, and what was fitted."""
-    embed: Embed = partial(tokens_of, encoder) if how == "attentive" else encoder.embed
-    with torch.no_grad(), in_eval_mode(encoder):
-        shape = embed(data.views("train", [0], device)).shape[1:]
-    size = 4 * shape.numel() * sum(len(data.labels(split)) for split in SPLITS)
-    if how == "attentive" and size > MOST_BYTES:
-        raise ValueError(
-            f"run.probe: attentive keeps the tokens of all images in memory, here {size / 2**30:.0f} GiB; set linear, "
-            "or fewer data.init_args.train_images."
-        )
-    kept = None if cache is None else OutputCache(cache / fingerprint(encoder, how == "attentive"), shape.numel())
-    if kept is not None:
-        embed = partial(_known, kept, embed, shape)
+    embed: Embed = encoder.embed
+    kept = None
+    if cache is not None:
+        with torch.no_grad(), in_eval_mode(encoder):
+            width = embed(data.views("train", [0], device)).shape[1]
+        kept = OutputCache(cache / fingerprint(encoder, False), width)  # False: not of tokens, as in older folders
+        embed = partial(kept.outputs, network=encoder.embed)
 
     def features(split: Literal["train", "val", "test"]) -> Features:
         return extract(encoder, data.batches(split, device), embed=embed)
@@ -113,12 +101,9 @@ def _logits(
     classify: Embed
     if how == "knn":
         classify = partial(_votes, train, data.num_classes)
-    elif how == "linear":
+    else:
         fitted = linear = fit_linear_probe(splits["train"], splits["val"], data.num_classes)
         classify = linear.logits
-    else:
-        head = fit_attentive_probe(splits["train"], splits["val"], data.num_classes, seed, device)
-        classify = partial(logits_of, head)
     held_out = None
     if validated and "val" in splits:
         features_of_val, truth = splits["val"]
@@ -128,11 +113,6 @@ def _logits(
 
 def _votes(bank: Features, num_classes: int, features: Tensor) -> Tensor:
     return (weighted_votes(features, *bank, num_classes) + torch.finfo(torch.float32).tiny).log()
-
-
-def _known(cache: OutputCache, embed: Embed, shape: torch.Size, images: Tensor) -> Tensor:
-    """Return the features of images, of each image computed once for all processes that share the cache's folder."""
-    return cache.outputs(images, lambda unknown: embed(unknown).flatten(1)).unflatten(1, shape)
 
 
 def give_classifier(model: ImageModel, probe: LinearProbe) -> bool:

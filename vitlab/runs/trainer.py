@@ -26,7 +26,7 @@ from vitlab.runs.record import RunRecord
 from vitlab.runs.resume import EpochMeans, RandomState
 from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
 
-Probe = Literal["knn", "linear", "attentive"]
+Probe = Literal["knn", "linear"]
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Run:
         root: Folder of all runs.
         overwrite: Train again although the run is finished or has another configuration.
         test: Evaluate the last weights on the test images after training.
-        probe: Test features, of an objective without labels too: by k-NN among them, or by a linear or an attentive
-            classifier of them. With `trainer.max_epochs: 0`, weights as they are given. Null: test a classifier's
+        probe: Test features, of an objective without labels too: by k-NN among them, or by a linear classifier
+            of them. With `trainer.max_epochs: 0`, weights as they are given. Null: test a classifier's
             answers.
         checkpoint: When the state is written from which the same command continues.
         compile: Compile the blocks of backbones with torch.compile. The first step takes a minute or more, later ones

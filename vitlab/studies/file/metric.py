@@ -68,7 +68,6 @@ BASELINES = ("chance", "pixels")  # that the accuracies of a claim may have to b
 PROBED = {
     "knn": "k-NN accuracy",
     "linear": "accuracy of a linear probe",
-    "attentive": "accuracy of an attentive probe",
 }
 
 

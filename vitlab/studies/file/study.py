@@ -4,7 +4,7 @@
     question: Which of ViT and Swin serves small images best?  # printed above the report's headline; may be left out
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
     variants:                         # only the differences: a mapping, or the path of a YAML file; with
-                                      # `frozen: {probe: linear}` nothing is trained but a classifier (knn, attentive);
+                                      # `frozen: {probe: linear}` nothing is trained but a classifier (or knn);
                                       # `published: {value: 81.4, what: …, source: …}` stands beside its score
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3];
@@ -63,7 +63,7 @@ COSTLESS = {
     *("drop_rate", "pos_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
     *("init", "patch_init", "cls_token_std", "init_values"),
 }  # keys of a backbone
-PROBES = {"linear": "a linear classifier", "knn": "k-NN", "attentive": "an attentive classifier"}
+PROBES = {"linear": "a linear classifier", "knn": "k-NN"}
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
 WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
