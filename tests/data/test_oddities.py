@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.data.conftest import photo
-from vitlab.data import ImageFolder, checking
+from vitlab.data import ImageFolder, LabelTable, checking
 from vitlab.data import image_folder as module
 from vitlab.data.decoding import IMAGE_SUFFIXES, read_photo
+from vitlab.data.oddities import oddities
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 
@@ -87,6 +88,24 @@ def test_the_same_image_in_two_splits_is_counted_and_named_and_stays(
     assert len(data.labels("test")) == 20
 
 
+def test_one_image_with_two_labels_in_a_split_is_named_with_both(
+    photo_folder: PhotoFolder, said: list[str], tmp_path: Path
+) -> None:
+    root = photo_folder({f"{split}/{name}": 10 for split in ("train", "val", "test") for name in ("a", "b")})
+    for own, other in (("a/001", "b/003"), ("a/001", "a/002"), ("b/005", "b/006")):
+        shutil.copy(root / "train" / f"{own}.jpg", root / "train" / f"{other}.jpg")
+    _read(root)
+    remark = "Images of the train split with two labels, though byte for byte the same: 1 of "
+    assert said == [f"{remark}20 (train/b/003.jpg (b) = train/a/001.jpg (a))."]
+    said.clear()
+    files = [f"train/a/00{i}.jpg" for i in range(4)] + ["train/b/003.jpg"]
+    (tmp_path / "labels.csv").write_text("file,x,y\n" + "".join(f"{file},1,{i}\n" for i, file in enumerate(files)))
+    table = LabelTable(str(tmp_path / "labels.csv"), root=str(root))
+    assert oddities(["x", "y"], table.subsets(table.check()), table.check()) == [
+        f"{remark}5 (train/a/002.jpg = train/a/001.jpg, train/b/003.jpg = train/a/001.jpg).".replace("1 of", "2 of")
+    ]
+
+
 def test_files_are_read_once_and_never_again(
     photo_folder: PhotoFolder, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +116,7 @@ def test_files_are_read_once_and_never_again(
     def forbidden(path: Path) -> None:
         raise AssertionError(path)
 
-    monkeypatch.setattr(checking, "read_photo", forbidden)
+    monkeypatch.setattr(checking, "decode", forbidden)
     _read(root)
     assert said == first
 

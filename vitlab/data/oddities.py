@@ -15,7 +15,7 @@ _PAIRS: tuple[tuple[Split, Split], ...] = (("test", "train"), ("val", "train"), 
 
 
 def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: Check) -> list[str]:
-    """Return remarks on classes with few images, images in two splits, and 16-bit images that 8 bits leave blank."""
+    """Return remarks on classes with few images, images in two splits or with two labels, and blank 16-bit images."""
     lines = []
     for split, part in parts.items():
         if part.labels.ndim > 1:  # not one class per image
@@ -30,6 +30,17 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
             if chosen.any():
                 some = _some([class_names[k] for k in np.flatnonzero(chosen).tolist()], chosen.sum())
                 lines.append(f"The {split} split has {what} of {chosen.sum()} of {len(class_names)} classes ({some}).")
+    for split, (names, labels, contents) in parts.items():
+        _, start, group = np.unique(contents, return_index=True, return_inverse=True)
+        first = np.where(contents == 0, np.arange(len(names)), start[group])  # of those that are equal
+        other = np.flatnonzero((labels != labels[first]).reshape(len(names), -1).any(axis=1)).tolist()
+        if other:
+            kind = [f" ({class_names[k]})" for k in labels] if labels.ndim == 1 else [""] * len(names)
+            pairs = [f"{names[i]}{kind[i]} = {names[first[i]]}{kind[first[i]]}" for i in other[:_NAMED]]
+            lines.append(
+                f"Images of the {split} split with two labels, though byte for byte the same: "
+                f"{len(other):,} of {len(names):,} ({_some(pairs, len(other))})."
+            )
     for split, other in (pair for pair in _PAIRS if parts.keys() >= set(pair)):
         names, _, contents = parts[split]
         others, _, other_contents = parts[other]
