@@ -136,6 +136,27 @@ def test_another_folders_images_are_not_tested_under_the_runs_classes(photo_fold
         data.setup("test")
 
 
+def test_a_folder_that_lists_the_runs_classes_otherwise_is_tested_by_their_names(photo_folder: PhotoFolder) -> None:
+    # Decomposed, the class with the accent comes before the other one.
+    root = photo_folder(
+        {f"{split}/{name}": count for split, count in (("train", 6), ("val", 4)) for name in ("caf\u00e9", "cafz")}
+    )
+    whole = _folder(root)
+    facts = whole.facts()
+    assert facts["classes"] == ["cafz", "caf\u00e9"]
+    for split in ("train", "val"):
+        os.rename(root / split / "caf\u00e9", root / split / "cafe\u0301")
+    data = _folder(root)
+    data.recall(facts)
+    assert data.photos.class_names == ["cafe\u0301", "cafz"]
+    assert data.class_names == facts["classes"]
+    named = {
+        name.replace("e\u0301", "\u00e9"): int(k)
+        for name, k in zip(data.image_names("val"), data.labels("val"), strict=True)
+    }
+    assert named == dict(zip(whole.image_names("val"), whole.labels("val").tolist(), strict=True))
+
+
 def test_equal_photographs_have_equal_contents(photo_folder: PhotoFolder) -> None:
     root = photo_folder(_COUNTS)
     originals = sorted((root / "train" / "cat").iterdir())

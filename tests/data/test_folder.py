@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vitlab.data import ImageFolder
 from vitlab.data.folder import Listing, list_images, walk
 
 PhotoFolder = Callable[[dict[str, int]], Path]
@@ -164,3 +165,47 @@ def test_a_folder_that_cannot_be_read_is_named(photo_folder: PhotoFolder, monkey
     (folder / "train/cat/inner").mkdir()
     with pytest.raises(ValueError, match=r"train/cat/inner cannot be read \(Permission denied\); its images"):
         walk(folder)
+
+
+_COMPOSED, _APART = "caf\u00e9", "cafe\u0301"
+
+
+def test_a_class_is_the_same_in_either_unicode_form(photo_folder: PhotoFolder) -> None:
+    root = photo_folder(
+        {f"train/{_COMPOSED}": 2, "train/cafz": 2, f"val/{_APART}": 1, "val/cafz": 3, f"test/{_APART} ": 1}
+    )
+    found = list_images(root)
+    assert found.class_names == ["cafz", _COMPOSED]
+    assert found.splits["val"][1].tolist() == [0, 0, 0, 1]
+    assert found.splits["test"][1].tolist() == [1]
+
+
+def test_two_folders_of_one_class_in_two_unicode_forms_are_refused(photo_folder: PhotoFolder) -> None:
+    root = photo_folder({_COMPOSED: 2, _APART: 2, "tea": 2})
+    with pytest.raises(
+        ValueError, match=r"one class twice, 'cafe\\u0301' and 'caf\\xe9': they differ in Unicode's form"
+    ):
+        _ = ImageFolder(root=str(root)).num_classes
+
+
+def test_hidden_and_system_folders_are_left_out_and_counted(photo_folder: PhotoFolder) -> None:
+    odd = [".ipynb_checkpoints", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "#recycle", "__MACOSX"]
+    root = photo_folder(
+        {"cat": 2, "dog": 2, **dict.fromkeys(odd, 1), "cat/@eaDir": 1, "dog/deep/.ipynb_checkpoints": 1}
+    )
+    found = list_images(root)
+    assert found.class_names == ["cat", "dog"]
+    assert len(found.splits["train"][0]) == 4
+    (note,) = found.notes
+    assert note.startswith(f"Files in {root} without the name of an image and hidden folders, which are left out: 8 (")
+    assert all(f"{1 + (name in odd[:2])} folder {name}" in note for name in odd)
+
+
+def test_folders_are_found_below_home_and_in_variables(
+    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = photo_folder({"cat": 2, "dog": 2, "$HOME/a": 2, "$HOME/b": 2})
+    monkeypatch.setenv("HOME", str(root.parent))
+    monkeypatch.chdir(root)
+    assert ImageFolder(root="~/photos").class_names == ImageFolder(root="$HOME/photos").class_names
+    assert ImageFolder(root="$HOME").class_names == ["a", "b"]  # a folder of just this name

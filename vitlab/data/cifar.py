@@ -19,6 +19,7 @@ from vitlab.atomic_files import written_whole
 from vitlab.data.augment import BatchAugment
 from vitlab.data.dataset import Split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
+from vitlab.data.source import expanded
 from vitlab.data.splitting import stratified_split
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -49,19 +50,19 @@ class _CIFAR(InMemoryDataModule, ABC):
     @property
     def file(self) -> Path:
         """The path of the arrays."""
-        return Path(self.root) / f"{self.official.__name__.lower()}.npz"
+        return Path(expanded(self.root)) / f"{self.official.__name__.lower()}.npz"
 
     def prepare_data(self) -> None:
         """Download by torchvision, which verifies checksums, and convert; the file appears complete or not at all."""
         if self.file.exists():
             return
         try:
-            train, test = (self.official(self.root, train=train, download=True) for train in (True, False))
+            train, test = (self.official(self.file.parent, train=train, download=True) for train in (True, False))
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
                 f"There is no {self.file}, and the download failed: {' '.join(str(error).split())[:200]}\n"
                 f"Without a network, put a file with the arrays {', '.join(_ARRAYS)} there, or the official archive "
-                f"{self.official.filename} into {self.root}/."
+                f"{self.official.filename} into {self.file.parent}/."
             ) from None
         arrays = (train.data, np.asarray(train.targets), test.data, np.asarray(test.targets))
         with written_whole(self.file) as file:

@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn, final
 import numpy as np
 
 from vitlab import log
+from vitlab.config import plain, rows_by_name
 from vitlab.data.checking import Check, check_images
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import IMAGE_SUFFIXES, Half, PictureMode, Pixels, as_text, read_photo
@@ -21,6 +22,9 @@ _NAMES: dict[Split, tuple[str, ...]] = {
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
+# Of operating systems, storage and notebooks: copies, thumbnails and what was deleted.
+_SYSTEM = ("@eadir", "#recycle", "$recycle.bin", "system volume information", "__macosx")
+_FOLDER = "folder "  # how counted folders begin, among the suffixes of files
 _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 
 
@@ -90,7 +94,8 @@ def list_images(root: Path) -> Listing:
         notes = []
     else:
         notes = _about_folders(root, places, classes)
-    ignored: Counter[str] = Counter()
+    entries = [entry for place in {root, *places.values()} for entry in os.scandir(place)]
+    ignored = Counter(f"{_FOLDER}{entry.name}" for entry in entries if _is_hidden(entry.name) and entry.is_dir())
     splits = {split: _images_of(root, place, classes, ignored) for split, place in places.items()}
     if ignored:
         notes.append(left_out(root, ignored))
@@ -164,14 +169,17 @@ def _about_folders(root: Path, places: dict[Split, Path], classes: list[str]) ->
 
 def _share_a_class(place: Path, classes: list[str]) -> bool:
     readable = os.access(place, os.R_OK | os.X_OK)  # lost+found is not
-    return readable and not set(classes).isdisjoint(_folders(place))
+    return readable and not {plain(name) for name in classes}.isdisjoint(map(plain, _folders(place)))
 
 
 def _images_of(root: Path, place: Path, classes: list[str], ignored: Counter[str]) -> tuple[list[str], np.ndarray]:
     names: list[str] = []
-    counts = []
-    for name in (present := _folders(place)):
-        if name not in classes:
+    labels: list[int] = []
+    present = _folders(place)
+    rows = rows_by_name(classes, present)
+    # In the order of the classes, which another Unicode form of their names changes.
+    for label, name in sorted((-1 if row is None else row, name) for row, name in zip(rows, present, strict=True)):
+        if label < 0:
             close = difflib.get_close_matches(name, classes, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
@@ -184,17 +192,17 @@ def _images_of(root: Path, place: Path, classes: list[str], ignored: Counter[str
                 f"Remove the folder or put images into it ({', '.join(IMAGE_SUFFIXES[:5])}, …)."
             )
         names += [os.path.relpath(file, root) for file in files]
-        counts.append(len(files))
+        labels += [label] * len(files)
     if not present:
         raise ValueError(
             f"{place} has no folder of a class, so that its images have no labels.\n"
             "Sort them into folders as in train, or move it away: `predict --images` takes such a folder."
         )
-    return names, np.repeat([classes.index(name) for name in present], counts).astype(np.int64)
+    return names, np.array(labels, np.int64)
 
 
 def walk(folder: Path, ignored: Counter[str] | None = None) -> list[str]:
-    """Return the image files under `folder`, sorted, without hidden ones; count the suffixes of other files.
+    """Return the image files under `folder`, sorted; count the suffixes of other files, and hidden folders.
 
     Links that lead back are not followed.
 
@@ -207,7 +215,8 @@ def walk(folder: Path, ignored: Counter[str] | None = None) -> list[str]:
 
     files, ignored = [], Counter() if ignored is None else ignored
     for place, inner, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and not _leads_back(place, name))
+        ignored.update(f"{_FOLDER}{name}" for name in inner if _is_hidden(name))
+        inner[:] = sorted(name for name in inner if not _is_hidden(name) and not _leads_back(place, name))
         for name in sorted(name for name in names if not name.startswith(".")):
             if _is_image(name):
                 files.append(os.path.join(place, name))
@@ -217,8 +226,9 @@ def walk(folder: Path, ignored: Counter[str] | None = None) -> list[str]:
 
 
 def left_out(folder: Path, ignored: Counter[str]) -> str:
-    """Return a remark on files that `walk` counted: how many of which suffix."""
-    return f"Files in {folder} without the name of an image, which are left out: {_kinds(ignored)}."
+    """Return a remark on what `walk` counted: how many files of which suffix, and the hidden folders."""
+    folders = " and hidden folders" if any(kind.startswith(_FOLDER) for kind in ignored) else ""
+    return f"Files in {folder} without the name of an image{folders}, which are left out: {_kinds(ignored)}."
 
 
 def but(ignored: Counter[str]) -> str:
@@ -229,6 +239,10 @@ def but(ignored: Counter[str]) -> str:
 def _kinds(ignored: Counter[str]) -> str:
     some = _some([f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common()])
     return f"{ignored.total():,} ({some})"
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def _is_image(name: str) -> bool:
@@ -249,7 +263,7 @@ def _leads_back(place: str, name: str) -> bool:
 
 
 def _folders(place: Path) -> list[str]:
-    names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not _is_hidden(entry.name))
     return [name for name in names if not _leads_back(str(place), name)]
 
 

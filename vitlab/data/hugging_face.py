@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from jaxtyping import Int64
 
 from vitlab.data.checking import Check, check_all
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, read_regular
 from vitlab.data.folder import split_of
-from vitlab.data.source import PhotoSource
+from vitlab.data.source import PhotoSource, expanded, numbers_of
 
 
 @final
@@ -28,7 +29,8 @@ class HuggingFace(PhotoSource):
         name: the configuration of the data set.
         revision: a commit on the Hub, which makes a run repeatable.
         image: the column of encoded images, of which each may be a file below the data set's folder instead.
-        label: the column of classes: numbers of a `ClassLabel`, other numbers, or text.
+        label: the column of classes: numbers of a `ClassLabel`, other numbers, or text. Splits are matched by the names
+            of their classes.
         splits: the data set's names of our splits train, val and test; null: customary names.
         mode: how pictures are decoded.
     """
@@ -44,9 +46,10 @@ class HuggingFace(PhotoSource):
         splits: Mapping[Split, str] | None = None,
         mode: PictureMode = "RGB",
     ) -> None:
-        self.location, self._image, self._mode = path, image, mode
+        self._image, self._mode = image, mode
+        path, data_files = expanded(path), _expanded(data_files)
         found = _open(path, name, data_files, revision)
-        self._folders = _places(path, data_files)
+        self.location, self._folders = path, _places(path, data_files)
         chosen = _splits(path, list(found), splits)
         # Of Arrow, since in its own format `datasets` opens the pictures and documents of all columns by itself.
         self._data = {split: found[own].with_format("arrow") for split, own in chosen.items()}
@@ -60,11 +63,18 @@ class HuggingFace(PhotoSource):
                         "Set image and label to the names of its columns."
                     )
             _require_labels(path, split, label, len(table), table.data.column(label).null_count)
-        values = {split: np.asarray(table.with_format("numpy")[label][:]) for split, table in self._data.items()}
-        self.class_names, numbers = _classes(self._data["train"].features[label], values)
-        for split in [split for split, own in numbers.items() if split != "train" and (own < 0).all()]:
-            self.notes.append(f"The split {split} of {path} has no labels and is left out.")
-            del self._data[split], numbers[split]
+        self.class_names, trained = _classes(self._data["train"], label)
+        numbers: dict[Split, np.ndarray] = {"train": trained}
+        for split in [split for split in self._data if split != "train"]:
+            names, own = _classes(self._data[split], label)
+            if names == ["-1"] or (own < 0).all():
+                self.notes.append(f"The split {split} of {path} has no labels and is left out.")
+                del self._data[split]
+                continue
+            used = np.unique(own[own >= 0])
+            known = np.full(len(names) + 1, -1)  # the last is that of -1, no label
+            known[used] = numbers_of(path, self.class_names, split, [names[k] for k in used])
+            numbers[split] = known[own]
         for split, own in numbers.items():
             _require_labels(path, split, label, len(own), int((own < 0).sum()))
         self.splits = {
@@ -108,6 +118,13 @@ class HuggingFace(PhotoSource):
         if not any(file.is_relative_to(place) for place in self._folders):
             raise ValueError(f"its file {value['path']} is outside of the data set's folder; copy it there")
         return read_regular(file)
+
+
+def _expanded(files: Any) -> Any:
+    """Return `data_files` with each path `expanded`."""
+    if isinstance(files, Mapping):
+        return {split: _expanded(each) for split, each in files.items()}
+    return expanded(files) if isinstance(files, str) else files and [expanded(file) for file in files]
 
 
 def _places(path: str, data_files: Any) -> list[Path]:
@@ -166,12 +183,10 @@ def _splits(path: str, found: list[str], given: Mapping[Split, str] | None) -> d
     return splits
 
 
-def _classes(feature: Any, values: Mapping[Split, np.ndarray]) -> tuple[list[str], dict[Split, np.ndarray]]:
-    """Return the names of the classes, and labels (N,) by split; below 0 where there is none."""
-    if hasattr(feature, "names"):  # a ClassLabel, with -1 where a test split hides its labels
-        return list(feature.names), dict(values)
-    names = np.unique(values["train"])
-    unknown = {str(x) for own in values.values() for x in np.setdiff1d(own, names)}
-    if unknown:
-        raise ValueError(f"Classes without a training image: {', '.join(sorted(unknown)[:8])}.")
-    return [str(name) for name in names], {split: np.searchsorted(names, own) for split, own in values.items()}
+def _classes(table: Any, label: str) -> tuple[list[str], Int64[np.ndarray, "N"]]:
+    """Return the names of a split's classes, and its labels; -1 where a `ClassLabel` hides one."""
+    feature, values = table.features[label], np.asarray(table.with_format("numpy")[label][:])
+    if hasattr(feature, "names"):
+        return list(feature.names), values
+    names, labels = np.unique(values, return_inverse=True)
+    return list(map(str, names)), labels

@@ -1,6 +1,7 @@
 """Photographs: a folder per class, or a source of another kind."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from jaxtyping import Int, Int64, UInt8, UInt64
 from PIL import Image
 
 from vitlab import log
+from vitlab.config import plain, rows_by_name
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
@@ -37,7 +39,7 @@ from vitlab.data.photos import (
     transformed,
 )
 from vitlab.data.sampler import Key
-from vitlab.data.source import PhotoSource, Subset
+from vitlab.data.source import PhotoSource, Subset, expanded
 from vitlab.data.splitting import check_fraction, stratified_split
 
 _MAX_NAMED = 3  # broken images that a message names
@@ -161,9 +163,12 @@ class ImageFolder(ImageDataModule):
     Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
     is decoded once before training; the next start checks only files that changed. Messages name files that cannot be
     decoded, are smaller than two pixels, larger than 89 million or over a hundred times as long as wide, and what may
-    mislead: the same image in two splits, classes of few images, 16-bit images that 8 bits leave blank. An image that
-    becomes unreadable during a run stops the run, whatever `broken` is; the same command continues from the last
-    checkpoint once the image is restored.
+    mislead: the same image in two splits or with two labels, classes of few images, 16-bit images that 8 bits leave
+    blank. An image that becomes unreadable during a run stops the run, whatever `broken` is; the same command continues
+    from the last checkpoint once the image is restored.
+
+    Classes are matched by name, whatever the Unicode form, between splits and with those of a trained run. Folders that
+    are hidden or a system's (`.ipynb_checkpoints`, `@eaDir`) are left out and counted.
 
     Links to folders are followed unless they lead back to a folder around them. Bytes of names that are not UTF-8
     appear as escapes (`caf\\xe9.jpg`).
@@ -223,9 +228,14 @@ class ImageFolder(ImageDataModule):
     @cached_property
     def photos(self) -> PhotoSource:
         """The photographs, opened on first use: a trained model does not need them."""
-        if self.source is not None:
-            return self.source
-        return Folder(Path(str(self.root)), self.picture_mode)
+        photos = self.source or Folder(Path(expanded(str(self.root))), self.picture_mode)
+        if twice := [name for name, n in Counter(map(plain, photos.class_names)).items() if n > 1]:
+            forms = " and ".join(ascii(name) for name in photos.class_names if plain(name) == twice[0])
+            raise ValueError(
+                f"{photos.location} has one class twice, {forms}: they differ in Unicode's form or in spaces at most. "
+                "Put their images together under one name."
+            )
+        return photos
 
     @property
     def class_names(self) -> list[str]:
@@ -253,7 +263,7 @@ class ImageFolder(ImageDataModule):
             ValueError: a split or class without images, or other classes than those of the run.
         """
         location, present = self.photos.location, [as_text(name) for name in self.photos.class_names]
-        if present != self.class_names:
+        if sorted(-1 if row is None else row for row in self._rows) != list(range(self.num_classes)):
             raise ValueError(
                 f"{location} has classes {', '.join(present[:8])}; the run's are {', '.join(self.class_names[:8])}.\n"
                 "Give the folder that it was trained on, or one with the same classes."
@@ -275,6 +285,11 @@ class ImageFolder(ImageDataModule):
         datasets = {split: Photos(subset=subset, **shared) for split, subset in splits.items()}
         datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
         return datasets
+
+    @property
+    def _rows(self) -> list[int | None]:
+        """The place of each class of the photographs among those of the run, which may be listed otherwise."""
+        return rows_by_name(self.class_names, [as_text(name) for name in self.photos.class_names])
 
     def _refuse_empty(self, splits: dict[Split, Subset], with_broken: Labels) -> None:
         location = self.photos.location
@@ -306,6 +321,13 @@ class ImageFolder(ImageDataModule):
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""
         splits, test_fraction = self.photos.subsets(self._known), self.test_fraction
+        rows = np.array(self._rows, np.int64)
+        if (rows != np.arange(len(rows))).any():
+            splits = {
+                split: subset._replace(labels=rows[own] if own.ndim == 1 else own[:, np.argsort(rows)])
+                for split, subset in splits.items()
+                for own in [subset.labels]
+            }
         if self.folds is not None:
             pool = splits["train"].joined(splits["val"]) if "val" in splits else splits["train"]
             train, val, test = self.folds.split(pool.labels, pool.names, self.val_fraction, self.split_seed)

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.atomic_files import read_json, written_whole
+from vitlab.config import rows_by_name
 from vitlab.data.checking import Check, cache_of, content_of
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
-from vitlab.data.source import PhotoSource
+from vitlab.data.source import PhotoSource, expanded, numbers_of
 from vitlab.data.terminal import counted
 from vitlab.internals import images_of_chunks
 
@@ -65,25 +66,25 @@ class LitData(PhotoSource):
         cache_size: str = "100GB",
     ) -> None:
         self.location, self._image, self._label, self._mode = train, image, label, mode
-        self._settings = {"cache_dir": cache, "max_cache_size": cache_size}
+        self._settings = {"cache_dir": cache and expanded(cache), "max_cache_size": cache_size}
         given: dict[Split, str | None] = {"train": train, "val": val, "test": test}
-        self._places = {split: place for split, place in given.items() if place is not None}
+        self._places = {split: expanded(place) for split, place in given.items() if place is not None}
         self._opened: dict[tuple[int, Split], Any] = {}
         self._known = {split: self._read_once(split) for split in self._places}
         names = np.unique(self._known["train"].labels)
-        self.class_names = list(class_names or map(str, names))
+        text, texts = names.dtype.kind == "U", [str(name) for name in names]
+        self.class_names = list(class_names or texts)
         if len(self.class_names) != len(names):
             raise ValueError(f"class_names has {len(self.class_names)} names, but {train} has {len(names)} classes.")
-        if names.dtype.kind == "U" and set(self.class_names) != set(names):
-            raise ValueError(f"class_names is {self.class_names}, but {train} has the classes {names.tolist()}.")
-        # Numbers are named in their order, texts by themselves.
-        number = np.argsort(self.class_names) if names.dtype.kind == "U" else np.arange(len(names))
+        if text and None in rows_by_name(self.class_names, texts):
+            raise ValueError(f"class_names is {self.class_names}, but {train} has the classes {texts}.")
         self.splits = {}
         for split, known in self._known.items():
-            if other := np.setdiff1d(known.labels, names).tolist():
-                raise ValueError(f"{self._places[split]} has classes without a training image: {other[:8]}.")
-            listed = [f"{split}/{row}" for row in range(len(known.labels))]
-            self.splits[split] = listed, number[np.searchsorted(names, known.labels)].astype(np.int64)
+            own, labels = np.unique(known.labels, return_inverse=True)
+            # Numbers are named in their order, texts by themselves.
+            listed = self.class_names if text or own.dtype.kind == "U" else texts
+            numbers = numbers_of(self._places[split], listed, split, [str(name) for name in own])
+            self.splits[split] = [f"{split}/{row}" for row in range(len(labels))], numbers[labels]
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": {}}  # a worker opens its own

@@ -1,5 +1,6 @@
 """Where photographs come from: a folder of files, a table, a stream of shards, or a class of the user's own."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from typing import NamedTuple
@@ -7,9 +8,30 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
+from vitlab.config import rows_by_name
 from vitlab.data.checking import Check
 from vitlab.data.dataset import Labels, Split
 from vitlab.data.decoding import Half, Pixels
+
+
+def expanded(path: str) -> str:
+    """Return a path with `~` and `$NAME` replaced as a shell would, unless there is a file of just this name."""
+    return path if os.path.exists(path) else os.path.expanduser(os.path.expandvars(path))
+
+
+def numbers_of(place: str, classes: Sequence[str], split: Split, own: Sequence[str]) -> Int64[np.ndarray, "{len(own)}"]:
+    """Return the number among the training classes of each class that a split has, by its name.
+
+    Raises:
+        ValueError: training has no class of this name.
+    """
+    rows = rows_by_name(classes, own)
+    if missing := [name for name, row in zip(own, rows, strict=True) if row is None]:
+        raise ValueError(
+            f"{place}: the {split} split has classes without a training image: {', '.join(missing[:8])}.\n"
+            f"Its classes are {', '.join(own[:8])}, those of train {', '.join(classes[:8])}; give the same names."
+        )
+    return np.array(rows, np.int64)
 
 
 class Subset(NamedTuple):
