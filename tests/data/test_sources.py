@@ -370,6 +370,101 @@ def test_classes_that_are_hidden_or_have_no_training_image_are_named(folder: Pat
         _data(source=saved([0, 2] * 4)).setup("fit")
 
 
+def _split_names(root: Path, train: tuple, test: tuple) -> HuggingFace:
+    """Save two splits; of each, the names of a ClassLabel or None, and the labels."""
+    import datasets
+
+    tables = {}
+    for split, (names, labels) in {"train": train, "test": test}.items():
+        kind = (
+            datasets.ClassLabel(names=names) if names else datasets.Value("int64" if labels[0] in (0, -1) else "string")
+        )
+        features = datasets.Features({"image": datasets.Value("binary"), "label": kind})
+        tables[split] = datasets.Dataset.from_dict({"image": [b"x"] * len(labels), "label": labels}, features)
+    datasets.DatasetDict(tables).save_to_disk(root / "set")
+    return HuggingFace(str(root / "set"))
+
+
+_TRAIN = (["ant", "caf\u00e9", "cat"], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ((["ant", "cat"], [0, 1, 1]), [0, 2, 2]),
+        ((["cat", "ant", "caf\u00e9"], [0, 1, 2]), [2, 0, 1]),
+        ((["cafe\u0301", "cat "], [0, 1]), [1, 2]),
+        ((["ant", "dog", "cat"], [0, 2]), [0, 2]),  # no dog is there
+        ((None, ["cat", "cafe\u0301"]), [2, 1]),
+        ((None, [-1, -1]), None),
+        ((["ant", "cat"], [-1, -1]), None),
+        (_TRAIN, [0, 1, 2]),
+    ],
+)
+def test_the_splits_of_a_data_set_are_matched_by_the_names_of_their_classes(
+    tmp_path: Path, test: tuple, expected: list[int] | None
+) -> None:
+    source = _split_names(tmp_path, _TRAIN, test)
+    assert source.class_names == _TRAIN[0]
+    assert (source.splits["test"][1].tolist() if "test" in source.splits else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "wrong"),
+    [
+        (
+            _TRAIN,
+            (["ant", "dog"], [0, 1]),
+            "image: dog.\nIts classes are ant, dog, those of train ant, caf\u00e9, cat;",
+        ),
+        (_TRAIN, (None, [0, 1]), "image: 0, 1.\nIts classes are 0, 1, those of train ant, caf\u00e9, cat;"),
+        ((None, [0, 1]), (["ant", "bee"], [0, 1]), "image: ant, bee.\nIts classes are ant, bee, those of train 0, 1;"),
+    ],
+)
+def test_classes_that_train_lacks_are_refused_with_those_of_both_splits(
+    tmp_path: Path, train: tuple, test: tuple, wrong: str
+) -> None:
+    with pytest.raises(ValueError, match="the test split has classes without a training image") as raised:
+        _split_names(tmp_path, train, test)
+    assert wrong in str(raised.value)
+
+
+def test_one_class_by_two_names_is_refused(tmp_path: Path) -> None:
+    names = ["caf\u00e9", "cafe\u0301"], [0, 1]
+    with pytest.raises(
+        ValueError, match=r"one class twice, 'caf\\xe9' and 'cafe\\u0301': they differ in Unicode's form"
+    ):
+        _ = _data(source=_split_names(tmp_path, names, names)).class_names
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open
+def test_shards_are_matched_by_the_names_of_their_classes(tmp_path: Path) -> None:
+    from litdata.streaming import Cache
+
+    def write(name: str, labels: list) -> str:
+        cache = Cache(str(tmp_path / name), chunk_size=2)
+        for i, label in enumerate(labels):
+            cache[i] = {"image": np.zeros((8, 8, 3), np.uint8), "label": label}
+        cache.done()
+        cache.merge()
+        return str(tmp_path / name)
+
+    texts, numbers = write("texts", ["ant", "caf\u00e9", "cat"]), write("numbers", [3, 5, 9])
+    others = write("others", ["cat ", "cafe\u0301"])
+    assert LitData(texts, others).splits["val"][1].tolist() == [2, 1]
+    named = ["cat", "ant", "cafe\u0301"]
+    assert [LitData(texts, others, class_names=named).splits[s][1].tolist() for s in ("train", "val")] == [
+        [1, 2, 0],
+        [0, 2],
+    ]
+    assert LitData(numbers, write("fewer", [9, 5])).splits["val"][1].tolist() == [2, 1]
+    assert LitData(numbers, others, class_names=named).splits["val"][1].tolist() == [0, 2]
+    with pytest.raises(
+        ValueError, match=r"without a training image: ant, café, cat.\nIts classes .* of train 3, 5, 9;"
+    ):
+        LitData(numbers, texts)
+
+
 def test_a_broken_picture_of_a_table_of_labels_is_named_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "bad.jpg").write_bytes(b"no picture")
@@ -405,7 +500,14 @@ def test_a_table_gives_several_labels_of_each_picture(
     ("text", "message"),
     [
         ("file,a\nx.png,many", "line 2: a is many; give a number"),
-        ("file,a\nx.png,", "line 2: a is nan"),
+        ("file,a\nx.png,", "line 2: a is empty"),
+        ("file,a\n\nx.png,1\n,\ny.png,NA\n", "line 5: a is NA; give a number"),
+        ("file,a\nx.png,1_000", "line 2: a is 1_000"),
+        ("file,a\nx.png,1,2", r"labels.csv: .*Expected 2 fields in line 2, saw 3. Its first line is: file,a"),
+        ("file,a,a\nx.png,1,2", "labels.csv has the column a twice"),
+        ("index,file\n0,x.png", "no column of labels; it has index, file"),
+        ("file,a,split\nx.png,1,NA", "split is NA; give train, val or test"),
+        ("", "labels.csv: No columns"),
         ("file,a\nx.png,1\n,1", "line 3: file is empty; give a picture"),
         ("name,a\nx.png,1", "no column file; it has name, a"),
         ("file\nx.png", "no column of labels"),
@@ -417,3 +519,51 @@ def test_a_table_that_cannot_be_one_is_refused(tmp_path: Path, text: str, messag
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         LabelTable(str(tmp_path / "labels.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "files", "labels"),
+    [
+        ("file,001,NA\n007,1,1e1\nNA,0,TRUE\n", ["001", "NA"], ["007", "NA"], [[1, 10], [0, 1]]),
+        ("\ufefffile;a\nnull;1\n", ["a"], ["null"], [[1]]),
+        ("File\ta \tSplit\r\nNone\t 2 \t Training \r\n", ["a"], ["None"], [[2]]),
+        (",file,a\n0,x,1\n1,y,2\n", ["a"], ["x", "y"], [[1], [2]]),
+        (",file,a\n4,x,1\n9,y,2\n", ["a"], ["x", "y"], [[1], [2]]),  # what a choice of rows leaves of the index
+        ("file,a,Unnamed: 0\nx,1,7\n", ["a"], ["x"], [[1]]),
+        ("ID,file,a\n2,x,1\n1,y,2\n", ["a"], ["x", "y"], [[1], [2]]),
+        ("index,file,a\n0,x,1\n1,y,2\n", ["a"], ["x", "y"], [[1], [2]]),
+        ("index,file,a\n0,x,1\n7,y,2\n", ["index", "a"], ["x", "y"], [[0, 1], [7, 2]]),
+    ],
+)
+def test_a_table_is_read_as_it_is_written(
+    tmp_path: Path, text: str, names: list[str], files: list[str], labels: list[list[float]]
+) -> None:
+    table = tmp_path / "labels.CSV"
+    table.write_text(text, encoding="utf-8", newline="")
+    source = LabelTable(str(table))
+    assert (source.class_names, source.splits["train"][0]) == (names, files)
+    assert source.splits["train"][1].tolist() == labels
+    index = (
+        len(text.splitlines()[0].replace(";", ",").replace("\t", ",").split(",")) - 1 - len(names) - ("Split" in text)
+    )
+    assert [note.startswith(f"Columns of {table} that number its rows") for note in source.notes] == [True] * index
+
+
+def test_a_table_in_another_encoding_is_named_with_its_first_line(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,h\u00fcndin\nx.png,1\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"labels.csv is not in UTF-8: file,h\\xfcndin\n"):
+        LabelTable(str(tmp_path / "labels.csv"))
+
+
+def test_a_table_names_columns_and_files_in_either_unicode_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    (tmp_path / apart).mkdir()
+    (tmp_path / apart / f"{composed}.png").touch()
+    (tmp_path / "labels.csv").write_text(f"file,{apart}\n{composed}/{composed}.png,1\n{composed}/lost.png,0\n")
+    monkeypatch.setenv("PHOTOS", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = LabelTable("~/labels.csv", root="$PHOTOS", labels=[composed])
+    assert source.splits["train"][0] == [f"{apart}/{composed}.png", f"{composed}/lost.png"]
+    assert source.splits["train"][1].tolist() == [[1], [0]]
