@@ -46,6 +46,7 @@ STEPS = {"step", "steps", "epoch", "iteration", "iter", "time", "timestamp"}  # 
 NO_SEEDS = {"fold", "split", "dataset", "task", "benchmark"}  # columns whose rows are no repetitions
 RIGHT = {"true": 1.0, "false": 0.0, "correct": 1.0, "incorrect": 0.0, "c": 1.0, "i": 0.0, "p": 0.5, "n": 0.0}
 NOTHING = ("", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-")  # where a number is asked for
+OF_STEPS = "Give --last to take the last row of each run, or --seed row if each row is a run."
 MOST_LEFT_OUT = 0.05  # of the items, since a run has no score there
 
 
@@ -151,8 +152,11 @@ def from_frame(
             raise ValueError(f"{where}: {int(empty.sum())} such rows. Name it, or remove the rows.")
     if "variant" not in table:
         table.insert(0, "variant", "the model")
-    table["outcome"], name = _outcomes(table, known, "score" in columns, frame)
-    table = _told_apart(table, frame, known, columns, last, notes)
+    table["outcome"], name = _outcomes(table, known, "score" in columns, _listed(frame))
+    _told_apart(table, frame, known, columns, notes)
+    if last and "item" not in table:
+        table = table.groupby(["variant", "seed"], sort=False, as_index=False).last()
+    _refuse_second_rows(table, frame)
     own = name in ("score", "value") if name == known.get("score") else names_fraction(metric or "")
     if metric not in (None, name) and "score" not in columns and not own:
         raise ValueError(f"--metric {metric}: there is no such column. There are {_listed(frame)}.")
@@ -205,95 +209,75 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
         if kind == "score" and not present and not {"correct", "prediction", "probabilities"} & known.keys():
             present = [name for name in frame if mode_of(str(name)) and "train" not in words_of(name)]
             present = present if len(present) == 1 else []
-        if not present or (kind == "group" and not _groups_items(frame, known, present[0])):
-            continue
-        known[kind] = present[0]
-        if kind == "group":
-            notes.append("group: the column group, whose items are taken to be alike.")
-        elif present[0] != kind:
+        if present and kind == "group":  # a group of each item, and more than one
+            group = _as_names(frame[present[0]])
+            several = "item" in known and group.nunique() > 1 and (group != "").all()
+            of_items = several and (group.groupby(_as_names(frame[known["item"]])).nunique() == 1).all()
+            present = present if of_items else []
+            notes += ["group: the column group, whose items are taken to be alike."] * len(present)
+        elif present and present[0] != kind:
             notes.append(f"{kind}: the column {present[0]}.")
+        if present:
+            known[kind] = present[0]
     return known, notes
 
 
-def _groups_items(frame: pd.DataFrame, known: Mapping[str, str], name: str) -> bool:
-    """Whether a column that nobody named has a group of each item, and more than one."""
-    groups = _as_names(frame[name])
-    if "item" not in known or (groups == "").any() or groups.nunique() < 2:
-        return False
-    return bool((groups.groupby(_as_names(frame[known["item"]])).nunique() == 1).all())
-
-
 def _told_apart(
-    table: pd.DataFrame,
-    frame: pd.DataFrame,
-    known: Mapping[str, str],
-    columns: Mapping[str, str],
-    last: bool,
-    notes: list[str],
-) -> pd.DataFrame:
-    """Return the table with seed and item of each row, so that no run without items has two rows; notes say how."""
-    steps = [name for name in frame if (words_of(name) or [""])[-1] in STEPS]
+    table: pd.DataFrame, frame: pd.DataFrame, known: dict[str, str], columns: Mapping[str, str], notes: list[str]
+) -> None:
+    """Add seeds, and items where they are asked for, and remove what numbers rows and no items; notes say which."""
+    steps = _steps(frame)
     if "item" in columns and (steps if "item" not in table else known["item"] in steps):
-        raise ValueError(
-            f"--item {columns['item']}: {steps[0]} counts steps of a training, not test items. Give --last "
-            "to take the last row of each run, or --seed row if each row is a run."
-        )
-    of_file = frame.index.get_level_values(0) if frame.index.nlevels > 1 else np.zeros(len(frame))
+        raise ValueError(f"--item {columns['item']}: {steps[0]} counts steps of a training, not test items. {OF_STEPS}")
     run = ["variant", "seed"] if "seed" in table else ["variant"]
     if "item" in table and "item" not in columns and table["item"].nunique() > 1:
-        numbers, by_file = pd.to_numeric(table["item"], errors="coerce"), table.groupby(of_file)
-        counts = any((numbers.groupby(of_file).rank() == numbers + start).all() for start in (0, 1))
-        if not table.duplicated(run).any() or (
-            counts and all(len(rows[run].drop_duplicates()) > 1 for _, rows in by_file)
-        ):
+        of_file = frame.index.get_level_values(0) if frame.index.nlevels > 1 else np.zeros(len(frame))
+        numbers, runs = pd.to_numeric(table["item"], errors="coerce"), table.groupby(of_file)[run].nunique()
+        numbered = any((numbers.groupby(of_file).rank() == numbers + first).all() for first in (0, 1))
+        if not table.duplicated(run).any() or (numbered and (runs.max(axis=1) > 1).all()):
             notes[:] = [note for note in notes if not note.startswith("item: ")]
             notes.append(f"{known['item']}: numbers or names of rows, left out.")
-            table = table.drop(columns="item")
-    varied = [name for name in frame.columns.difference([*known.values()]) if not str(name).startswith("Unnamed: ")]
-    varied = [
-        name
-        for name in varied
-        if {*words_of(name)} & NO_SEEDS or pd.to_numeric(frame[name], errors="coerce").isna().any()
-    ]
-    by_row = columns.get("seed") == "row" and "seed" not in table
-    if (
-        not by_row
-        and "item" not in columns.keys() | {*table}
-        and "seed" not in table
-        and table.duplicated("variant").any()
-    ):
-        by_row = not (steps or last or varied or table["outcome"].isin((0, 1)).all())
-        notes += ["No column names seeds: each row is taken to be a run."] * by_row
+            del table["item"]
     if "seed" not in table:
+        by_row = columns.get("seed") == "row"
+        items = "item" in columns or "item" in table or steps or table["outcome"].isin((0, 1)).all()
+        if not by_row and not items and table.duplicated("variant").any():
+            others = [name for name in frame if name not in known.values()]
+            texts = [n for n in others if pd.to_numeric(frame[n].astype(str), errors="coerce").isna().any()]
+            by_row = not texts and not any(NO_SEEDS & {*words_of(name)} for name in others)
+            notes += ["No column names seeds: each row is taken to be a run."] * by_row
         table["seed"] = (table.groupby("variant").cumcount() + 1).astype(str) if by_row else "1"
     if columns.get("item") == "row" and "item" not in table:
         table["item"] = table.groupby(["variant", "seed"], sort=False).cumcount().astype(str)
+
+
+def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
+    """Raise ValueError for a second row of a run without items, or of an item in another file."""
     run = ["variant", "seed"]
-    again = table.duplicated([*run, "item"] if "item" in table else run)
-    if last and "item" not in table:
-        return table.groupby(run, sort=False, as_index=False).last()
-    if not again.any():
-        return table
-    second = table[again].iloc[0]
+    again = table[table.duplicated([*run, "item"] if "item" in table else run)]
+    if again.empty:
+        return
+    second = again.iloc[0]
     first = table[(table[run] == second[run]).all(axis=1)].iloc[0]
     what = f"{_row(second.name)} is a second one of {second['variant']}, seed {second['seed']}"
-    if frame.index.nlevels > 1 and first.name[0] != second.name[0]:
+    if isinstance(second.name, tuple) and first.name[0] != second.name[0]:
         where = "Name the seed in the path, like logs/{variant}/{seed}.txt, or leave one of the files out."
         raise ValueError(f"{what}, beside {first.name[0]}. {where}")
     if "item" in table:
-        return table  # and a check says so
-    if steps:
-        remedy = "Give --last to take the last row of each run, or --seed row if each row is a run."
-        raise ValueError(f"{what}, and {steps[0]} counts steps of a training. {remedy}")
+        return  # and a check says so
+    if steps := _steps(frame):
+        raise ValueError(f"{what}, and {steps[0]} counts steps of a training. {OF_STEPS}")
     raise ValueError(
         f"{what}, and no column names the items: {_listed(frame)}.\nIf rows are test items, give --item COLUMN, or "
         "--item row for the number of the row; if each is a run, --seed COLUMN or --seed row; else remove one."
     )
 
 
-def _outcomes(
-    table: pd.DataFrame, known: Mapping[str, str], scored: bool, frame: pd.DataFrame
-) -> tuple[pd.Series, str]:
+def _steps(frame: pd.DataFrame) -> list[str]:
+    return [name for name in frame if STEPS & {*words_of(name)[-1:]}]
+
+
+def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool, there: str) -> tuple[pd.Series, str]:
     """Return the outcome of each row, of the score where it was asked for, and the name of the metric."""
     kinds = {"score"} if scored else {*table.columns}
     if "correct" in kinds:
@@ -314,7 +298,7 @@ def _outcomes(
         return _numbers(table["score"], known["score"]), known["score"]
     raise ValueError(
         "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction COLUMN with --label COLUMN, or "
-        f"--score COLUMN. There are: {_listed(frame)}."
+        f"--score COLUMN. There are: {there}."
     )
 
 
@@ -332,7 +316,7 @@ def _are_labels(table: pd.DataFrame) -> pd.Series:
     by_plain = {plain(label): label for label in labels}
     if len(by_plain) == len(labels):
         same = {name: by_plain.get(plain(name), name) for name in {*table["prediction"]} - labels}
-        table["prediction"] = table["prediction"].replace(same)
+        table["prediction"] = table["prediction"].map(lambda name: same.get(name, name))
     for run, rows in table.groupby([kind for kind in ("variant", "seed") if kind in table], sort=False):
         found, there = {*rows["prediction"]} - {""}, {*rows["label"]}
         other_kind = {name.isdecimal() for name in found}.isdisjoint(name.isdecimal() for name in labels)
