@@ -37,15 +37,6 @@ $(INSTALLED): pyproject.toml referee/pyproject.toml $(CONSTRAINTS)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable ./referee --editable '.[dev]'
 	@touch $@
 
-# Teachers and pre-trainings are trained first if their runs are missing; ARGS apply to the requested run only.
-$(filter finetune_simmim_% finetune_mae_%,$(EXPERIMENTS)): finetune_%: runs/%/seed-0/summary.json
-deit_hard deit_soft distillation_full: runs/teacher_cifar10/seed-0/summary.json
-distillation: runs/teacher_cifar10_small/seed-0/summary.json
-distillation_digits: runs/teacher_digits/seed-0/summary.json
-
-runs/%/seed-0/summary.json: | $(INSTALLED)
-	$(RUN) -m vitlab fit --config experiments/$*.yaml
-
 $(EXPERIMENTS): %: $(INSTALLED)
 	$(RUN) -m vitlab fit --config experiments/$@.yaml $(ARGS)
 

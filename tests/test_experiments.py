@@ -15,9 +15,9 @@ from PIL import Image
 from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import COMMANDS
 from vitlab.commands.dispatch import run
-from vitlab.config import load_yaml
+from vitlab.config import WEIGHTS, flatten, load_yaml, locate, nest, short, weights_of
+from vitlab.experiment.chain import Source
 from vitlab.experiment.experiment import Experiment
-from vitlab.objectives import Teacher
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.study import read_study, slug
 from vitlab.studies.resolved import ResolvedStudy
@@ -27,7 +27,12 @@ STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
 CLAIMS = [
     path for path in sorted((EXPERIMENTS / "claims").rglob("*.yaml")) if {"claim", "like"} & load_yaml(path).keys()
 ]
-ALL = sorted(EXPERIMENTS.rglob("*.yaml"))
+ALL = [*sorted(EXPERIMENTS.rglob("*.yaml")), *sorted((EXPERIMENTS.parent / "benchmarks").glob("*.yaml"))]
+MAKE = "".join((EXPERIMENTS.parent / name).read_text() for name in ("Makefile", "maintainers.mk"))
+TARGETS = {*re.findall(r"^([a-z-]+):", MAKE, re.MULTILINE), *(path.stem for path in (*FILES, *STUDIES))}
+COMMAND = re.compile(r"python -m vitlab ([^#\n`]*)")
+FIRST = {command: path for path in ALL if (command := COMMAND.findall(path.read_text())[0].strip())}
+FITS = [command for command, path in FIRST.items() if command.startswith("fit ") and path.parent.name != "imagenet"]
 
 SHORT = {
     "--trainer.max_epochs": "1",
@@ -66,48 +71,51 @@ def make_photos(root: Path) -> None:
             Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / name / f"{i}.jpg")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_experiment_trains_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "command", [pytest.param(each, marks=[] if "deit_hard" in each else pytest.mark.slow) for each in FITS]
+)
+def test_the_first_command_of_every_file_trains_two_steps(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder without runs and experiments, as after `pip install`, where what a run starts from is trained too."""
     monkeypatch.chdir(tmp_path)
     make_cifar(tmp_path / "data")
-    make_photos(tmp_path / "photos")
-    monkeypatch.setattr(Teacher, "examine", lambda *args: None)  # two steps make no teacher
-    arguments = []
-    for origin in origins(path):
-        if origin.startswith("runs/"):
-            assert run("fit", short(EXPERIMENTS / f"{Path(origin).parent.name}.yaml")) == 0
-        else:
-            arguments += ["--model.init_from", "null"]  # a download
-    assert run("fit", [*short(path), *arguments]) == 0
-    assert (tmp_path / "runs" / path.stem / "seed-0" / "summary.json").is_file()
+    for folder in ("photos", "imagenet", "imagenette2-160"):
+        make_photos(tmp_path / folder)
+    (tmp_path / "benchmarks").symlink_to(EXPERIMENTS.parent / "benchmarks")
+    arguments = re.sub(r"--trainer.devices \d+", "", command).split()[1:]
+    text = "".join(locate(file).read_text() for file in arguments if file.endswith(".yaml"))
+    options = SHORT | {"--trainer.fast_dev_run": "2"} | (NARROW if "vit_large" in text else {})
+    options |= {f"--{short(key)}": f"{each} data.batch_size=4" for key, each in before(text)}
+    if "timm/" in text:
+        options["--model.init_from"] = "null"  # a download
+    assert run("fit", [*arguments, *(word for pair in options.items() for word in pair)]) == 0
+    assert not Path("runs").exists()
 
 
-def short(path: Path) -> list[str]:
-    changes = SHORT | (NARROW if "vit_large" in path.read_text() else {})
-    return ["--config", str(path), *(word for pair in changes.items() for word in pair)]
+def before(text: str) -> list[tuple[str, str]]:
+    """Return the settings of an experiment that name another one."""
+    given = {f"model.{key}": value for key, value in flatten(yaml.safe_load(text)["model"]).items()}
+    return [(key, value) for key, value in given.items() if isinstance(value, str) and Source.parse(value)]
 
 
-def origins(path: Path) -> list[str]:
-    """Return where an experiment takes weights from."""
-    arguments = load_yaml(path)["model"]["init_args"]
-    found = [arguments.get("init_from"), arguments.get("teacher", {}).get("weights")]
-    return [origin for origin in found if origin is not None]
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if any("runs/" in o for o in origins(path))], ids=lambda path: path.stem
-)
-def test_make_trains_first_what_an_experiment_starts_from(path: Path, tmp_path: Path) -> None:
-    """Asked of `make` itself, in a folder without runs."""
-    for name in ("experiments", "referee", "Makefile", "maintainers.mk", "pyproject.toml", "constraints.txt"):
-        (tmp_path / name).symlink_to(EXPERIMENTS.parent / name)
-    told = subprocess.run(
-        ["make", "--dry-run", path.stem], cwd=tmp_path, capture_output=True, text=True, check=True
-    ).stdout
-    commands = [line for line in told.splitlines() if "--config " in line]
-    expected = [*(f"{Path(origin).parent.name}.yaml" for origin in origins(path)), path.name]
-    assert [Path(line.split("--config ")[1].split()[0]).name for line in commands] == expected
+def test_every_file_takes_weights_that_it_trains_downloads_or_tells_to_train_first() -> None:
+    """Of the ImageNet recipes, which take days, the head's first command trains what comes before."""
+    untold = {}
+    for path in ALL:
+        for key, value in flatten(load_yaml(path)).items():
+            if key.rpartition(".")[2] not in WEIGHTS or not isinstance(value, str) or value.endswith(".npz"):
+                continue
+            source, head = Source.parse(value), path.read_text().partition("\nseed_everything")[0]
+            first = COMMAND.findall(path.read_text())[0]
+            told = (
+                (source is not None and locate(source.file).is_file())
+                or (value.startswith("timm/") and re.search("download|released weights", head))
+                or (value.startswith("runs/") and f"{path.parent.name}/{Path(value).parent.name}.yaml" in first)
+            )
+            if not told:
+                untold[f"{path.name}: {key}"] = value
+    assert untold == {}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +158,7 @@ def test_every_yaml_file_starts_with_its_command_and_the_expected_result() -> No
 def fault_of_head(path: Path) -> str:
     head = "".join(takewhile(lambda line: line.startswith("#"), path.read_text().splitlines(keepends=True)))
     described, command, expected = [*head.split("#\n"), "", ""][:3]
-    named = [EXPERIMENTS.parent / name for name in re.findall(r"experiments/[\w./]+\.yaml", head)]
+    named = [EXPERIMENTS.parent / name for name in re.findall(r"(?:experiments|benchmarks)/[\w./]+\.yaml", head)]
     faults = {
         "more than a line of description": len(described.splitlines()) != 1,
         "a long description": len(described) > (93 if path in {*FILES, *STUDIES} else 121),
@@ -158,7 +166,7 @@ def fault_of_head(path: Path) -> str:
         "another command": not set(re.findall(r"python -m vitlab (\w+)", head)) <= set(COMMANDS),
         "no command": not re.search(r"python -m vitlab (fit|compare)", command),
         "a file that does not exist": not all(file.is_file() for file in named),
-        "another target": not set(re.findall(r"\bmake (\w+)", command)) <= {file.stem for file in (*FILES, *STUDIES)},
+        "another target": not set(re.findall(r"\bmake ([\w-]+)", command)) <= {*TARGETS},
     }
     return ", ".join(fault for fault, there in faults.items() if there)
 
@@ -171,12 +179,41 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
     make_cifar(tmp_path / "data")
     for folder in ("photos", "imagenet"):
         make_photos(tmp_path / folder)
-    (tmp_path / "experiments").symlink_to(EXPERIMENTS)  # that some runs start from
     study = read_study(path)
     for point in study.points:
         runs = plan(replace(point, seeds=study.seeds[:1]), tmp_path)
         assert Experiment(runs[0].config).config == runs[0].config  # its file is the same run again
         assert [run.variant for run in runs] == [variant for variant in study.variants for _ in study.parts]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on a short training
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in (*STUDIES, *CLAIMS)
+        if re.search(r"(init_from|weights): experiments/|distillation/", path.read_text())
+    ],
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
+def test_a_study_trains_what_its_runs_start_from(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of each, for two steps, in a folder without runs and experiments."""
+    monkeypatch.chdir(tmp_path)
+    make_cifar(tmp_path / "data")
+    make_photos(tmp_path / "photos")
+    started = {}
+    for each in plan(read_study(path), tmp_path):
+        for key, source in weights_of(each.config).items():
+            if Source.parse(source):
+                started.setdefault(source, (each, key))
+    for source, (each, key) in started.items():
+        changes = {key: f"{source} data.batch_size=4", "trainer.fast_dev_run": 2, "data.init_args.batch_size": 4}
+        experiment = Experiment(each.config, *(nest(*change) for change in changes.items()))
+        if not any("timm/" in str(first.config) for first in experiment.before().values()):  # a download
+            experiment.find_weights()
+            experiment.fit()
+    assert started
 
 
 @pytest.mark.slow
@@ -226,7 +263,6 @@ def test_every_claim_is_a_study_that_can_start(path: Path, tmp_path: Path, monke
     """Before the first run its variants are built, and the experiments that they start from."""
     monkeypatch.chdir(tmp_path)
     make_cifar(tmp_path / "data")
-    (tmp_path / "experiments").symlink_to(EXPERIMENTS)  # that some runs start from
     study = read_study(path)
     assert study.claim is not None
     assert plan(study, tmp_path / "runs")
@@ -242,7 +278,6 @@ def test_every_claim_is_a_study_that_can_start(path: Path, tmp_path: Path, monke
 def test_a_claim_ranks_by_what_its_runs_measure(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_cifar(tmp_path / "data")
-    (tmp_path / "experiments").symlink_to(EXPERIMENTS)  # that some runs start from
     first, *_ = plan(read_study(path), tmp_path)
     short = {"trainer": {"max_epochs": 1, "limit_train_batches": 2}, "data": {"init_args": {"batch_size": 4}}}
     metrics = Experiment(first.config, short).fit()

@@ -124,8 +124,6 @@ def arguments(name: str, root: Path, setting: Setting) -> list[str]:
             changes |= {
                 f"model.backbone.{key}": value for key, value in (TINY_SWIN if "swin" in name else TINY_VIT).items()
             }
-        if name == "deit_hard":
-            changes["model.teacher.model.model_kwargs"] = TINY_TEACHER
         if name == EXPERIMENTS[0] and not (root / Path(name).name).exists():
             changes["run.checkpoint.pause_after"] = 1
     file = ROOT / "experiments" / f"{name}.yaml"

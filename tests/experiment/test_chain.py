@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -229,3 +230,55 @@ def test_a_study_draws_the_seed_of_the_pretraining_with_that_of_the_run(tiny: Wr
     assert results.context.left_out == []
     for result in results.finished:
         assert (result.seconds > result.summary["seconds"]) == (result.run.variant == "SimMIM")
+
+
+def with_start(start: Config, seeds: list[int]) -> Path:
+    """Write a study of two variants, one of which takes weights from elsewhere."""
+    study: Config = {
+        "base": "base.yaml",
+        "variants": {"from scratch": {"model": {"init_args": {"label_smoothing": 0.1}}}, "started": start},
+        "seeds": seeds,
+        "may_differ": ["model"],
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    return Path("study.yaml")
+
+
+@pytest.mark.parametrize("where", ["runs/gone/seed-0", "gone.safetensors", "timm/vit_tiny_patch16_224", "before.yaml"])
+def test_weights_that_are_missing_are_refused_once_before_costs_and_runs(
+    where: str, tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *args, **options: pytest.fail("measured"))
+    monkeypatch.setattr("vitlab.studies.compare.run_all", lambda *args, **options: pytest.fail("trained"))
+    tiny(name="base")
+    tiny(merge(SIMMIM, {"model": {"init_args": {"init_from": "runs/gone/seed-0"}}}), "before")
+    assert run("compare", ["--config", str(with_start({"model": {"init_args": {"init_from": where}}}, [1, 2, 3]))]) == 2
+    error = capsys.readouterr().err
+    assert error.count("init_from: ") == 1
+    assert ("could not download timm/" if "timm" in where else "no weights at ") in error
+
+
+@pytest.mark.slow
+def test_a_finished_study_is_reported_without_the_weights_that_it_began_with(
+    tiny: Write, forked_runs: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Experiment(tiny()).fit()
+    tiny(name="base")
+    start = {"model": {"init_args": {"init_from": "runs/tiny/seed-0"}}}
+    assert run("compare", ["--config", str(with_start(start, [1, 2]))]) == 0
+    shutil.rmtree("runs/tiny")
+    assert run("compare", ["--config", "study.yaml"]) == 0
+    assert run("compare", ["--config", str(with_start(start, [1, 2, 3]))]) == 2
+    assert "init_from: no weights at runs/tiny/seed-0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_source_with_a_seed_is_one_run_for_all_and_a_chain_of_three_shares_it(tiny: Write) -> None:
+    tiny(SIMMIM, "first")
+    tiny(merge(SIMMIM, {"model": {"init_args": {"init_from": "first.yaml seed_everything=7"}}}), "second")
+    for name, source in {"a": "first.yaml seed_everything=7", "b": "second.yaml"}.items():
+        for seed in (1, 2):
+            changes = {"model": {"init_args": {"init_from": source}}}
+            Experiment(tiny(changes, name), f"seed_everything={seed}").fit()
+    trained = sorted(f"{path.parent.name.partition('-')[0]} {path.name}" for path in Path("runs/before").glob("*/*"))
+    assert trained == ["first seed-7", "second seed-1", "second seed-2"]

@@ -1,9 +1,10 @@
 """Runs that start from runs: `init_from: experiments/mae_digits.yaml model.mask_ratio=0.5` trains that first.
 
 Where a setting that takes weights names an experiment, its file and then settings, `fit` trains that experiment with
-this run's seed, below `before/` in the same root, and takes its last weights. Both are continued like any run. Runs
-that name the same experiment, settings and seed share it. The configuration keeps eight digits of a hash of the
-file, `experiments/mae_digits.yaml@1f0c52ab`, so that a run from another version of it is another run.
+this run's seed (or with the one of a setting `seed_everything=0`), below `before/` in the same root, and takes its last
+weights. Both are continued like any run. Runs that name the same experiment, settings and seed share it. The
+configuration keeps eight digits of a hash of the file, `experiments/mae_digits.yaml@1f0c52ab`, so that a run from
+another version of it is another run.
 """
 
 import hashlib
@@ -49,5 +50,11 @@ class Source(NamedTuple):
     def place(self, root: Path, seed: int) -> Config:
         """Return the settings by which its run is of this seed, and lies below this root."""
         chosen = hashlib.blake2b(str(self).encode(), digest_size=4).hexdigest()
-        run = {"root": str(root / BEFORE), "name": f"{self.file.stem}-{chosen}"}
+        below = root if root.name == BEFORE else root / BEFORE  # which runs before it share
+        run = {"root": str(below), "name": f"{self.file.stem}-{chosen}"}
         return {"seed_everything": seed, "run": run}
+
+    @property
+    def has_seed(self) -> bool:
+        """Whether a setting gives it a seed, the same for all runs that start from it."""
+        return any(setting.startswith("seed_everything=") for setting in self.settings)

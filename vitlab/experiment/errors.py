@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from itertools import takewhile
+from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from vitlab.config import Config
+from vitlab.config import Config, load_yaml
 from vitlab.internals import Complaint, is_parsing_failure, missing_arguments, parsing_failure
 
 MOST_LINES = 5
@@ -58,6 +59,25 @@ def check_sections(config: Config) -> None:
             raise ValueError(
                 f"The configuration has no key {key}.{nearest(key, SECTIONS)} Keys: {', '.join(SECTIONS)}."
             )
+
+
+def refuse_variant(config: Config, file: Path | None) -> None:
+    """Refuse settings of a model without its class: a variant of a study, or an overlay; name the base before it."""
+    if not isinstance(config.get("model"), dict) or "class_path" in config["model"]:
+        return
+    base: object = "BASE.yaml"
+    places = [place for parent in file.parents[:3] for place in (parent, parent / "studies")] if file else []
+    for study in (path for place in places for path in sorted(place.glob("*.yaml"))):
+        content = load_yaml(study)
+        variants = content.get("variants")
+        files = [study.parent / each for each in variants.values() if isinstance(each, str)] if variants else []
+        if file and "base" in content and file.resolve() in [each.resolve() for each in files]:
+            base = os.path.relpath(study.parent / content["base"])
+            break
+    raise ValueError(
+        f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay, which changes another "
+        f"file.\nGive that one before it: --config {base} --config {file or 'FILE'}"
+    )
 
 
 def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | None = None) -> str:
@@ -165,7 +185,13 @@ def _readable(complaint: Complaint, options: Iterable[str]) -> str:
         case "no class", (path,):
             return f"no class {path}."
         case "no subclass", (path, parent):
-            return f"{path} is not a subclass of {parent}."
+            how = (
+                " Let it inherit from vitlab.models.ImageModel, define embed(images), which returns pooled features, "
+                "and set num_classes, num_features, img_size, in_chans, head and blocks; or inherit from Backbone, as "
+                "examples/architecture.py of the repository does."
+            )
+            is_network = parent.rpartition(".")[2] in ("ImageModel", "Backbone")
+            return f"{path} is not a subclass of {parent}.{how if is_network else ''}"
         case "no attribute", (module, name):
             return f"{module} has no {name}.{nearest(name, dir(importlib.import_module(module)))}"
         case "no option", (word,):

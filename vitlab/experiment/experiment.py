@@ -32,6 +32,7 @@ from vitlab.config import (
     dump_yaml,
     flatten,
     gather,
+    locate,
     modernize,
     pairs,
     short,
@@ -43,6 +44,7 @@ from vitlab.evaluation.cost.memory import hold_freed_memory
 from vitlab.evaluation.features import require_classes
 from vitlab.experiment.chain import TAKEN_FROM, Source
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
+from vitlab.experiment.errors import refuse_variant
 from vitlab.experiment.frozen import FEATURES, classify_by_features
 from vitlab.experiment.normalization import warn_of_normalization
 from vitlab.experiment.parser import Settings, help_of_named_size
@@ -101,6 +103,8 @@ class Experiment:
         )
         files = [source for source in sources if isinstance(source, Path)]
         named, arguments = _spelled_out(sources, [*arguments, *(f"--{setting}" for setting in settings)])
+        if "model" not in dict(pairs(arguments)):
+            refuse_variant(named, locate(files[-1]) if files else None)
         self._settings = Settings(named, arguments)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
         self._compiled = False
@@ -380,6 +384,15 @@ class Experiment:
                 )
             runs[key] = Experiment(source.file, *source.settings, source.place(root, self.seed), alike)
         return runs
+
+    def find_weights(self) -> None:
+        """Raise OSError or ValueError for weights that are neither here nor on the hub, also of runs before it."""
+        for key, source in weights_of(self.config).items():
+            if key in TAKEN_FROM and not Source.parse(source):
+                weights_path(source, short(key).removeprefix("model."))
+        for first in self.before().values():
+            if not RunDirectory(first.directory).is_finished:
+                first.find_weights()
 
     def _train_before(self) -> dict[str, Path]:
         """Train what this run takes weights from, and return the run directories by setting."""

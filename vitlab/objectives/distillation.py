@@ -136,9 +136,9 @@ class Distillation(LabeledObjective):
                     f"The teacher has {self.teacher.model.num_classes} classes and the student "
                     f"{self.backbone.num_classes}; a teacher must have been trained on the classes of the data."
                 )
-            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # in which no teacher learns
+            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # which trains no teacher and keeps nothing
                 self.teacher.examine(data.batches("val", device))
-            self.cache = self.teacher.open_cache(str(self.trainer.precision))
+                self.cache = self.teacher.open_cache(str(self.trainer.precision))
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views

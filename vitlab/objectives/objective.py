@@ -340,5 +340,5 @@ def _download(name: str, asked_by: str) -> Path:
     except FileNotFoundError as error:
         raise ValueError(
             f"{asked_by}: could not download {name} from the Hugging Face Hub ({error}).\n"
-            f"Check the name and the network, or give a weights file: --model.{asked_by} FILE."
+            f"Check the name and the network, or give {asked_by} a file of weights."
         ) from None

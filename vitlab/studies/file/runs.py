@@ -213,10 +213,16 @@ def _data_before(study: Study, weights: str) -> tuple[Config, Config] | None:
     source = Source.parse(weights)
     if source is None or not locate(source.file).is_file():
         return None
-    base, there = (flatten(merge({}, load_yaml(file)).get("data", {}), "data.") for file in (study.base, source.file))
-    name = "data.class_path"
-    same_class = str(base.get(name)).rpartition(".")[2] == str(there.get(name)).rpartition(".")[2]
-    return (base, there) if same_class and base.get(ROOT) == there.get(ROOT) else None
+    base, there = (_data_of(file) for file in (study.base, source.file))
+    return (base, there) if _set_of(base) == _set_of(there) and base.get(ROOT) == there.get(ROOT) else None
+
+
+def _data_of(file: Path) -> Config:
+    return flatten(merge({}, load_yaml(file)).get("data", {}), "data.")
+
+
+def _set_of(data: Config) -> str:
+    return str(data.get("data.class_path")).rpartition(".")[2]
 
 
 def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
@@ -312,7 +318,10 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
     yield from _unknown_keys(study, runs)
     for run in runs:
         others = {each: source for each in weights_of(run.config).values() if (source := Source.parse(each))}
-        if study.folds and (own := [each for each in others if _data_before(study, each) is None]):
+        alike = [
+            each for each, source in others.items() if _set_of(_data_of(source.file)) == _set_of(_data_of(study.base))
+        ]
+        if study.folds and (own := [each for each in alike if _data_before(study, each) is None]):
             yield (
                 f"folds: {run.variant!r} takes weights from {own[0]}, perhaps trained on images that some parts test.\n"
                 "Give that experiment the data of the study's base, which it then follows fold by fold, or give the "

@@ -72,6 +72,8 @@ def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
 
 def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
     """Yield how an experiment that is trained before, with each seed, departs from what the seeds are to draw."""
+    if source.has_seed:  # the weights of one run
+        return
     given = {short(key): value for key, value in flatten(load_yaml(locate(source.file))).items()}
     given |= dict(setting.split("=", 1) for setting in source.settings)
     follows = {kind: given.get(short(key)) in (None, "null") for kind, key in SETTINGS.items()}

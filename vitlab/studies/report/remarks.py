@@ -117,8 +117,9 @@ def _weights(results: StudyResults) -> Iterator[str]:
         who = "all variants" if everyone else joined(each.variants)
         if each.in_each_run:
             verb = "is taught by" if each.taught else "starts from"
+            own = "" if "seed_everything=" in each.source else " with its own seed"
             yield (
-                f"Each run of {who} {verb} a run of {each.source} with its own seed. Training time includes that; "
+                f"Each run of {who} {verb} a run of {each.source}{own}. Training time includes that; "
                 "images seen leave it out."
             )
             continue

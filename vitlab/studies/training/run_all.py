@@ -114,8 +114,9 @@ def in_order(runs: Sequence[Run]) -> list[Run]:
     begun: Counter[tuple[Any, ...]] = Counter()
 
     def place(run: Run) -> int:
-        sources = [value for value in weights_of(run.config).values() if Source.parse(value)]
-        begun.update(keys := [(value, run.seed, run.fold) for value in sources])
+        sources = {value: Source.parse(value) for value in weights_of(run.config).values()}
+        keys = [(value, each.has_seed or run.seed, run.fold) for value, each in sources.items() if each]
+        begun.update(keys)
         return max((begun[key] for key in keys), default=1)
 
     return sorted(runs, key=place)
