@@ -27,6 +27,21 @@ NAMES = [
 ]
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k"])
+def test_weights_that_cannot_be_downloaded_are_refused_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unreachable(url: str) -> None:
+        asked.append(url)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: pytest.fail("it would try for half a minute"))
+    with pytest.raises(ValueError, match=r"timm/resnet18.a1_in1k is not on this machine, and .* cannot be reached"):
+        TimmModel(name, pretrained=True)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_timm_model_is_an_image_model(name: str) -> None:
     model = TimmModel(name, num_classes=5, in_chans=1, img_size=32).eval()

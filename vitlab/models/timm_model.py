@@ -51,6 +51,12 @@ class TimmModel(ImageModel):
         if pretrained and not timm.list_pretrained(f"{name.partition('.')[0]}.*"):
             raise ValueError(f"timm {timm.__version__} has no weights for {name}: set pretrained to false.")
         cfg: Any = timm.get_pretrained_cfg(name)
+        hub = cfg.hf_hub_id if pretrained else None
+        if hub and not hub_has(hub):
+            raise ValueError(
+                f"pretrained: {hub} is not on this machine, and the Hugging Face Hub cannot be reached.\n"
+                "Check the network, or set pretrained to false and checkpoint_path to a file of weights."
+            )
         arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
         if drop_path_rate is not None:
             arguments["drop_path_rate"] = drop_path_rate
@@ -166,6 +172,16 @@ def normalization_of(name: str) -> tuple[tuple[float, ...] | None, tuple[float, 
     except RuntimeError:  # a tag that this version does not know
         return None, None
     return (tuple(cfg.mean), tuple(cfg.std)) if cfg and cfg.mean and cfg.std else (None, None)
+
+
+def hub_has(name: str) -> bool:
+    """Return whether weights are in the hub's cache, or the hub can be reached."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from vitlab.models.weights import hub_answers
+
+    files = "model.safetensors", "pytorch_model.bin"
+    return any(isinstance(try_to_load_from_cache(name, file), str) for file in files) or hub_answers(name, files[0])
 
 
 def keep_resolution(net: Any) -> None:

@@ -249,21 +249,27 @@ def from_hub(name: str, file: str) -> Path:
     Raises:
         FileNotFoundError: neither is possible; the message is the reason.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    alone = False
-    try:
-        get_hf_file_metadata(hf_hub_url(name, file))  # tried once: a download would try for half a minute
-    except HfHubHTTPError:  # an answer, which the download gives too
-        pass
-    except Exception:  # of whichever HTTP package it uses, or of its offline mode
-        alone = True
+    alone = not hub_answers(name, file)
     try:
         return Path(hf_hub_download(name, file, local_files_only=alone))
     except (HfHubHTTPError, OSError) as error:
         reason = "it cannot be reached, and its cache lacks the file" if alone else str(error).strip()
         raise FileNotFoundError(reason.partition("\n")[0]) from None
+
+
+def hub_answers(name: str, file: str) -> bool:
+    """Return whether the hub can be reached, tried once: a download would try for half a minute."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file))
+    except Exception as error:  # of whichever HTTP package it uses, or of its offline mode
+        return isinstance(error, HfHubHTTPError)  # an answer, which the download gives too
+    return True
 
 
 def in_folder(folder: Path) -> Path | None:
