@@ -15,6 +15,7 @@ log = logging.getLogger("vitlab")
 
 if TYPE_CHECKING:
     from vitlab.commands.quiet import quiet as quiet
+    from vitlab.config import trust as trust
     from vitlab.deployment.load import load as load
     from vitlab.experiment.experiment import Experiment as Experiment
     from vitlab.studies.front import Study as Study
@@ -34,6 +35,7 @@ def exported(package: str, places: Mapping[str, Sequence[str]]) -> tuple[list[st
 
 _PLACES = {
     "commands.quiet": ["quiet"],
+    "config": ["trust"],
     "deployment.load": ["load"],
     "experiment.experiment": ["Experiment"],
     "studies.front": ["Study"],

@@ -35,6 +35,7 @@ usage: python -m vitlab COMMAND FILE.yaml [--key value …]        FILE.yaml, a 
 {commands}
 
 Any key of the file can be overridden: --trainer.max_epochs 10. COMMAND --help lists them, --print_config the values.
+A file may name classes of vitlab, torch, timm and Lightning; --import MODULE, for those of your own, trusts a module.
 """
 
 
@@ -74,10 +75,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"error: no command {command!r}. {hint}", file=sys.stderr)
         return 2
 
-    from vitlab.config import load_yaml, split
+    from vitlab.config import given_imports, load_yaml, split
 
     try:  # a wrong path is answered before torch is loaded
-        for file in split(arguments[1:])[0]:
+        for file in split(given_imports(arguments[1:])[1])[0]:
             if not Path(file).is_dir():
                 load_yaml(file)
     except (ValueError, OSError) as error:

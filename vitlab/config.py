@@ -1,16 +1,19 @@
 """Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch.
 
-Also what `groups` says, a setting that data and studies share, and how class names are compared.
+Also which classes a configuration may name, what `groups` says, a setting that data and studies share, and how class
+names are compared.
 """
 
+import argparse
 import csv
 import difflib
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
-from inspect import Parameter, signature
+from inspect import Parameter, isclass, isfunction, isroutine, signature
 from pathlib import Path
 from typing import Any, get_args
 
@@ -105,6 +108,105 @@ def shipped() -> dict[str, Path]:
         for folder, prefix in folders.items()
         for path in sorted((SHIPPED / folder).glob("*.yaml"))
     }
+
+
+# ---- what a configuration may name: it may come from somebody else, as the folder of a run may
+
+BUILDS = ("vitlab", "torch", "torchvision", "torchmetrics", "timm", "lightning", "__main__")
+IMPORT = "VITLAB_IMPORT"  # environment variable: the modules that the user names, with commas
+
+
+def trust(*modules: str) -> None:
+    """Let configurations name what is in these modules, in this process and in those that it starts."""
+    os.environ[IMPORT] = ",".join(dict.fromkeys([*_trusted(), *modules]))
+
+
+def _trusted() -> list[str]:
+    return [module for module in os.environ.get(IMPORT, "").split(",") if module]
+
+
+def given_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the modules that `--import` names in a command line, and the other arguments."""
+    modules, rest = list[str](), list[str]()
+    pending = iter(arguments)
+    for argument in pending:
+        name, equals, value = argument.partition("=")
+        if name == "--import":
+            modules.append(value if equals else next(pending, ""))
+        else:
+            rest.append(argument)
+    return modules, rest
+
+
+def _is_in(path: str, modules: Sequence[str]) -> bool:
+    return any(f"{path}.".startswith(f"{module}.") for module in modules)
+
+
+def untrusted(path: str) -> str:
+    """Return what to tell of a class or function that no file may name."""
+    return f"{path} could run anything, so no file may name it. If it is yours: --import {path.rpartition('.')[0]}"
+
+
+def named(path: str) -> Any:
+    """Return the class or function with this import path.
+
+    Raises:
+        ValueError: no configuration may name it; its module is not imported.
+    """
+    module, _, name = path.rpartition(".")
+    if not _is_in(module, (*BUILDS, *_trusted())):
+        raise ValueError(untrusted(path))
+    return getattr(import_module(module), name)
+
+
+def import_only_known() -> None:
+    """Let jsonargparse import the same modules and no others, and build nothing where no class is asked for."""
+    from jsonargparse import set_parsing_settings
+
+    known = [*BUILDS, *_trusted()]
+    set_parsing_settings(
+        instantiate_subclass_spec_in_any=False, import_path_denylist=["*"], import_path_allowlist=known
+    )
+
+
+def refuse_code(node: Any, key: str = "") -> None:
+    """Raise a ValueError if parsed values, of which nothing is built yet, name what could run anything.
+
+    A parameter that takes a function, like those of Lightning's `LambdaCallback`, takes any, so `torch.load` too, and
+    any class whose objects can be called.
+    """
+    node = vars(node) if isinstance(node, argparse.Namespace) else node
+    if isinstance(node, list | tuple):
+        for each in node:
+            refuse_code(each, key)
+    elif isinstance(node, dict):
+        path, defaults = node.get("class_path"), dict[str, Parameter]()
+        if isinstance(path, str):
+            if not _is_harmless(path):
+                raise ValueError(f"{key}: {untrusted(path)}")
+            defaults = {**_parameters(path, "")}
+        for name, value in node.items():
+            if name == "init_args" and isinstance(value, argparse.Namespace):
+                value = {k: v for k, v in vars(value).items() if k not in defaults or v is not defaults[k].default}
+            refuse_code(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    elif (isclass(node) or isroutine(node)) and not _is_harmless(node):
+        raise ValueError(f"{key}: {untrusted(f'{node.__module__}.{node.__qualname__}')}")
+
+
+def _is_harmless(made: Any) -> bool:
+    """Return whether a class or function, or an import path, is the user's own or cannot be called for its effects."""
+    try:
+        made = named(made) if isinstance(made, str) else made
+    except (ImportError, AttributeError, ValueError):
+        return False
+    home = str(getattr(made, "__module__", None))
+    if _is_in(home, _trusted()) or (isfunction(made) and home == "vitlab.models"):  # a named size
+        return True
+    names = {f"{base.__module__}.{base.__name__}" for base in getattr(made, "__mro__", ())}
+    called = any("__call__" in vars(base) for base in getattr(made, "__mro__", ()))
+    return isclass(made) and (
+        not called or home.startswith("vitlab.data.") or "torch.nn.modules.module.Module" in names
+    )
 
 
 class Loader(SafeLoader):
@@ -361,9 +463,8 @@ def _dataclass_in(annotation: Any) -> Any:
 
 def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
     """Return the arguments of a class or function; of a class that passes others on by `**`, its base's too."""
-    module, _, name = class_path.rpartition(".")
     try:
-        made = getattr(import_module(module or home), name)
+        made = named(class_path if "." in class_path else f"{home}.{class_path}")
         known: dict[str, Parameter] = {}
         for each in getattr(made, "__mro__", (made,)):
             own = signature(each, eval_str=True).parameters
@@ -371,7 +472,7 @@ def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
             if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in own.values()):
                 break
         return known
-    except (ImportError, AttributeError, NameError):  # the parser answers a wrong name
+    except (ImportError, AttributeError, NameError, ValueError):  # the parser answers a wrong name
         return {}
 
 

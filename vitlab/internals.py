@@ -171,8 +171,8 @@ class Complaint(NamedTuple):
     """One line of a message of jsonargparse.
 
     Attributes:
-        kind: what is wrong: `abstract`, `no class`, `no subclass`, `no attribute`, `no option`; `other`. Of a value
-            that nothing is wrong with but its type: `type` and `choice`, what would do.
+        kind: what is wrong: `abstract`, `no class`, `no subclass`, `no attribute`, `denied`, `no option`; `other`. Of a
+            value that nothing is wrong with but its type: `type` and `choice`, what would do.
         words: the names in the line; of `other`, the line itself.
     """
 
@@ -202,6 +202,7 @@ _COMPLAINTS = {
     "no class": re.compile(r"^Expected a dot import path string: (.+)$"),
     "no subclass": re.compile(r"^Import path (\S+) does not correspond to a subclass of (.+)$"),
     "no attribute": re.compile(r"module '([\w.]+)' has no attribute '(\w+)'"),
+    "denied": re.compile(r"Importing '([\w.]+)' is not allowed"),
     "no option": re.compile(r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"),
 }
 _TYPE = re.compile(

@@ -13,10 +13,10 @@ from torch import nn
 
 from tests.models.small_models import shake
 from vitlab.commands.dispatch import run
+from vitlab.config import named
 from vitlab.data import ImageDataModule, ImageFolder
 from vitlab.deployment.card import Exported
 from vitlab.deployment.timm_config import write_timm_config
-from vitlab.experiment.class_names import named
 from vitlab.models import VisionTransformer
 from vitlab.models.weights import save_weights
 

@@ -14,12 +14,11 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from vitlab.atomic_files import read_json
-from vitlab.config import Config, dump_yaml
+from vitlab.config import Config, dump_yaml, named
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.evaluation.probe import Accuracy
 from vitlab.experiment.chain import BEFORE
-from vitlab.experiment.class_names import named
 from vitlab.experiment.same_images import judged_by_features
 from vitlab.models import ImageModel
 from vitlab.runs.directory import PREDICTIONS, RunDirectory

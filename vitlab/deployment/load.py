@@ -16,9 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vitlab import log
-from vitlab.config import Config, modernize
+from vitlab.config import Config, modernize, named
 from vitlab.data.preprocessing import Preprocessing
-from vitlab.experiment.class_names import named
 from vitlab.models.backbone import ImageModel
 from vitlab.models.stored import build
 from vitlab.models.weights import from_hub, load_weights, not_weights

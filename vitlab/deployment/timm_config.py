@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from vitlab.atomic_files import write_text
+from vitlab.config import named
 from vitlab.deployment.card import Exported
 from vitlab.deployment.export import TOLERANCE
-from vitlab.experiment.class_names import named
 from vitlab.models import SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.models.backbone import in_eval_mode
 from vitlab.models.layers import pair

@@ -7,7 +7,7 @@ from inspect import Parameter, isabstract, isclass, isfunction, signature
 from types import NoneType
 from typing import Any, get_args
 
-from vitlab.config import Config, short
+from vitlab.config import Config, named, short
 from vitlab.experiment.errors import nearest
 
 # By key: what a class there must be, and where its short name is looked up. Of other keys the parser judges.
@@ -134,12 +134,6 @@ def _classes(config: Config, key: str = "") -> Iterator[tuple[str, Config]]:
             yield from _classes(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
     if "class_path" in config:
         yield key, config
-
-
-def named(path: str) -> Any:
-    """Return the class or function with this import path."""
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def _below(kind: Any) -> Iterable[Any]:

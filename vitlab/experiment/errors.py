@@ -1,9 +1,9 @@
 """A user's mistake in one message of at most five lines: value, place, remedy, and the nearest right word."""
 
 import difflib
-import importlib
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from itertools import takewhile
@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from vitlab.config import Config, load_yaml
+from vitlab.config import Config, load_yaml, named, untrusted
 from vitlab.internals import Complaint, is_parsing_failure, missing_arguments, parsing_failure
 
 MOST_LINES = 5
@@ -96,7 +96,8 @@ def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | 
     else:
         lines = [_readable(complaint, options) for complaint in complaints] or ["not a valid value."]
         text = "\n".join(dict.fromkeys(lines[-MOST_LINES:]))
-        if value and not value.startswith(("NestedArg", "Namespace")) and value not in text:
+        denied = "denied" in [each.kind for each in complaints]
+        if value and not denied and not value.startswith(("NestedArg", "Namespace")) and value not in text:
             text += f" Given: {value}"
     if key is not None:  # an inner level has put its own key in front already
         text = f"{key}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{key}: {text}"
@@ -193,7 +194,9 @@ def _readable(complaint: Complaint, options: Iterable[str]) -> str:
             is_network = parent.rpartition(".")[2] in ("ImageModel", "Backbone")
             return f"{path} is not a subclass of {parent}.{how if is_network else ''}"
         case "no attribute", (module, name):
-            return f"{module} has no {name}.{nearest(name, dir(importlib.import_module(module)))}"
+            return f"{module} has no {name}.{nearest(name, dir(sys.modules.get(module)))}"
+        case "denied", (path,):
+            return f"{untrusted(path)}."
         case "no option", (word,):
             return f"no option {word}.{nearest_key(word, (option.removeprefix('--') for option in options))}"
     return complaint.words[0]
@@ -202,7 +205,7 @@ def _readable(complaint: Complaint, options: Iterable[str]) -> str:
 def _abstract(path: str) -> str:
     """Return which methods a class lacks; for an abstract class of vitlab, that a subclass has to be named."""
     module, _, name = path.rpartition(".")
-    missing = ", ".join(sorted(getattr(importlib.import_module(module), name).__abstractmethods__))
+    missing = ", ".join(sorted(named(path).__abstractmethods__))
     if module.startswith("vitlab."):
         return f"no class is named; give a class_path of the kind {name}."
     return f"{path} lacks {missing}; write these methods and properties."

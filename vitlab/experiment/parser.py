@@ -16,7 +16,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vitlab import models
-from vitlab.config import TRAINER_DEFAULTS, Config, Dumper, pairs
+from vitlab.config import TRAINER_DEFAULTS, Config, Dumper, import_only_known, pairs, refuse_code
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_names import PLACES, choices, nulls, settable
 from vitlab.experiment.errors import call_of_user_code, check_sections, explain, readable
@@ -80,6 +80,7 @@ class ConfigurationReader(LightningCLI):
 
     def __init__(self, named: Config, arguments: Sequence[str]) -> None:
         self.named = named
+        import_only_known()
         super().__init__(
             Objective,
             ImageDataModule,
@@ -138,6 +139,7 @@ class Settings:
             raise ValueError(readable(error)) from None
         self.values: Namespace = reader.config
         self._parser = reader.parser
+        refuse_code(self.values)
         if key := next(nulls({name: self.values[name].as_dict() for name in ("model", "data")}), None):
             raise ValueError(f"{key} is null, which is no value of it; give one, or leave it out for the default.")
 

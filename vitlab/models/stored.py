@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from vitlab.atomic_files import read_json
-from vitlab.config import modernize
+from vitlab.config import import_only_known, modernize, refuse_code
 
 TIMMS_WEIGHTS = {"pretrained": False, "checkpoint_path": None}  # turned off
 T = TypeVar("T")
@@ -71,9 +71,13 @@ def build(kind: type[T], settings: Settings) -> T:
     """Return the object that a configuration describes, before weights are loaded."""
     from jsonargparse import ArgumentParser  # here, because it takes a while to import
 
+    refuse_code(settings, kind.__name__)
+    import_only_known()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(kind, "model")
-    model: T = parser.instantiate(parser.parse_object({"model": without_weights(settings)})).model
+    values = parser.parse_object({"model": without_weights(settings)})
+    refuse_code(values)
+    model: T = parser.instantiate(values).model
     return model
 
 

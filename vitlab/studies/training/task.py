@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vitlab.config import IMPORT
 from vitlab.signals import UNWRITTEN
 
 FULL_SECONDS = 60.0  # for which a machine without room takes no run
@@ -26,6 +27,7 @@ class RunTask:
     def __init__(self, command: Sequence[str], log: Path, seed: int, once: Sequence[str] = ()) -> None:
         self.command, self.log, self.seed, self.once = list(command), str(log.absolute()), seed, list(once)
         self.folder = os.getcwd()  # paths in configurations are relative to it
+        self.environment = {IMPORT: os.environ[IMPORT]} if IMPORT in os.environ else {}
 
     def __call__(self) -> int:
         """Train, and return the exit status; -n after signal n."""
@@ -36,8 +38,9 @@ class RunTask:
 
     def start(self, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
         """Start the process, with these environment variables more."""
+        environment = {**self.environment, **(environment or {})}
         command = [*self.command, *([] if Path(self.log).is_file() else self.once)]
-        words = [*(f"{key}={value}" for key, value in (environment or {}).items()), shlex.join(command)]
+        words = [*(f"{key}={value}" for key, value in environment.items()), shlex.join(command)]
         with Path(self.log).open("a", encoding="utf-8") as log:
             log.write(" ".join(words) + "\n")
             log.flush()
@@ -48,6 +51,6 @@ class RunTask:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **environment},
                 start_new_session=True,
             )
