@@ -4,6 +4,7 @@ The oracle is a file, which every trap would create.
 """
 
 import io
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -215,3 +216,44 @@ class WithDefault(Supervised):
     def __init__(self, *args: Any, activation: Any = torch.relu, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.activation = activation
+
+
+def link(there: Path, elsewhere: Path, content: str | None) -> None:
+    """Put a link to a folder, or to a file with this content, in the place of what a run or study writes."""
+    shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    elsewhere.mkdir() if content is None else elsewhere.write_text(content)
+    there.symlink_to(elsewhere)
+
+
+FOLDERS = (".", "..", "checkpoints", "other_test")
+
+
+@pytest.mark.parametrize("name", [*FOLDERS, "metrics.csv", "data.json", ".lock", "predictions.parquet"])
+def test_a_run_writes_nothing_through_a_link(name: str, place: Path, tmp_path: Path) -> None:
+    shutil.rmtree("linked", ignore_errors=True)
+    shutil.copytree(RUN, "linked/tiny/seed-0")
+    Path("linked/tiny/seed-0/summary.json").unlink()
+    elsewhere, content = tmp_path / "elsewhere", None if name in FOLDERS else "theirs"
+    link(Path(os.path.normpath(f"linked/tiny/seed-0/{name}")), elsewhere, content)
+    assert "nothing is written through a link" in said("fit", "tiny.yaml", "--run.root", "linked")
+    if name not in FOLDERS[:3]:  # without which there is nothing to test
+        assert "nothing is written through a link" in said("test", "linked/tiny/seed-0")
+    assert not any(elsewhere.iterdir()) if content is None else elsewhere.read_text() == content
+
+
+@pytest.mark.parametrize("name", ["", "one", "one/seed-1", "one/seed-1.log", "report.html", ".lock", "results.csv"])
+def test_a_study_writes_nothing_through_a_link(name: str, place: Path, tmp_path: Path) -> None:
+    shutil.rmtree("linked", ignore_errors=True)
+    plant({})
+    elsewhere, content = tmp_path / "elsewhere", "theirs" if "." in name else None
+    link(Path("linked/s", name), elsewhere, content)
+    assert "nothing is written through a link" in said("compare", "study.yaml", "--root", "linked")
+    assert not any(elsewhere.iterdir()) if content is None else elsewhere.read_text() == content
+
+
+def test_the_folder_of_all_runs_may_be_a_link(place: Path, tmp_path: Path) -> None:
+    shutil.copytree("runs", tmp_path / "disk")
+    Path("linked-root").symlink_to(tmp_path / "disk")
+    Path("linked-root/tiny/seed-0/latest").symlink_to("checkpoints")  # as W&B's, within the run
+    assert main(["fit", "tiny.yaml", "--run.root", "linked-root"]) == 0

@@ -60,7 +60,7 @@ from vitlab.objectives import Objective
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import RunDirectory, config_file, run_of
-from vitlab.runs.lock import Busy, run_lock
+from vitlab.runs.lock import Busy, refuse_links, run_lock
 from vitlab.runs.metrics_csv import MetricsFile
 from vitlab.runs.resume import generators, set_generators
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
@@ -366,6 +366,12 @@ class Experiment:
         sources = {key: Source.parse(self._values.get(key)) for key in TAKEN_FROM}
         return {key: source for key, source in sources.items() if source}
 
+    @property
+    def _root(self) -> Path:
+        """`run.root`, or that of a run that was moved."""
+        above = [*self.directory.parents] or [self.directory / ".."]
+        return above[min(len(Path(self._values.run.name).parts), len(above) - 1)]
+
     def before(self) -> dict[str, "Experiment"]:
         """Return, by setting, the experiments that this one takes weights from, with its seed; see `chain`.
 
@@ -373,8 +379,6 @@ class Experiment:
             ValueError, FileNotFoundError: a file that is gone, wrong, or another than when this was configured.
         """
         runs = {}
-        above = self.directory.parents
-        root = above[min(len(Path(self._values.run.name).parts), len(above) - 1)]  # or of a run that was moved
         alike = {"trainer": {"fast_dev_run": self._values.trainer.fast_dev_run}}
         for key, source in self._sources().items():
             if source.stamped() != source:
@@ -382,7 +386,7 @@ class Experiment:
                     f"{key}: {source.file} has changed since this configuration was written ({source}).\n"
                     f"Give --{short(key)} {source.file} again, and the run another --run.name or --run.overwrite true."
                 )
-            runs[key] = Experiment(source.file, *source.settings, source.place(root, self.seed), alike)
+            runs[key] = Experiment(source.file, *source.settings, source.place(self._root, self.seed), alike)
         return runs
 
     def find_weights(self) -> None:
@@ -449,6 +453,7 @@ class Experiment:
         self._check_training(finished)
         if not fast and not any(isinstance(each, MetricsFile) for each in trainer.loggers):  # of a try that met a lock
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
+        refuse_links(self.directory, self._root)
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
@@ -573,6 +578,7 @@ class Experiment:
         return self._evaluate("test", weights)
 
     def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
+        refuse_links(self.directory, self._root)
         trainer, self._used = self._prepare(), True
         if weights is None:
             self._begin()

@@ -60,6 +60,21 @@ def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
                 folder.rmdir()
 
 
+def refuse_links(folder: Path, root: Path) -> None:
+    """Raise a ValueError if a run's or study's folder leads out of its root by a link, or what is in it, out of it.
+
+    Whoever gave the folder away chose where the link leads, and what is written there. `root` itself may be a link.
+    """
+    top, here = os.path.realpath(root), os.path.realpath(folder)
+    inside = (Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files))
+    out = [path for path in inside if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(here)]
+    if out := out if Path(here).is_relative_to(top) else [folder]:
+        raise ValueError(
+            f"{out[0]} leads to {os.path.realpath(out[0])}, and nothing is written through a link. "
+            "Remove the link, or copy what it leads to."
+        )
+
+
 def check_idle(directory: Path, way_out: str = RENAME) -> None:
     """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
     path = directory / ".lock"
@@ -90,7 +105,7 @@ def _locked(path: Path, way_out: str) -> Iterator[None]:
     """Lock the file. POSIX releases the lock when this process closes any descriptor of the file, so it must not open
     the file a second time."""
     while True:
-        file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+        file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:
@@ -104,7 +119,7 @@ def _locked(path: Path, way_out: str) -> Iterator[None]:
                 raise
             check_idle(path.parent, way_out)
             log.warning("%s has no file locks: a second start on another machine is not noticed.", path.parent)
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             break
     owner = {
         "host": socket.gethostname(),

@@ -14,7 +14,7 @@ from referee.report.claim import decided, headline
 from vitlab.config import Config, weights_of
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
-from vitlab.runs.lock import run_lock
+from vitlab.runs.lock import refuse_links, run_lock
 from vitlab.studies.estimate import estimate
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.overruled import overruled
@@ -88,6 +88,7 @@ def compare(
     study = begun_study(study_path, root, data)
     if dashboard is not None and study.along:
         raise ValueError(f"{study_path}: a dashboard shows one report, and `along` gives one at each place.")
+    refuse_links(study.folder(root), root)
     with run_lock(study.folder(root), "give this study another `name`"), ExitStack() as ends:
         register(study, root, register_anew)
         return _compare(study, root, overwrite, program, dashboard, executors, ends)
