@@ -57,16 +57,16 @@ test: lint  ## Lint, types and the quick tests: five minutes on two cores
 	$(MAKE) unit-vitlab TIER="$(QUICK)"
 
 speedrun-parts: $(INSTALLED)  ## Train the speedrun with parts of other recipes: two hours
-	$(RUN) -m vitlab compare --config benchmarks/parts_vit.yaml
-	$(RUN) -m vitlab compare --config benchmarks/parts_training.yaml
-	$(RUN) -m vitlab compare --config benchmarks/parts_gates.yaml
-	$(RUN) -m vitlab compare --config benchmarks/parts_augmentation.yaml
+	$(RUN) -m vitlab compare --import benchmarks.parts --config benchmarks/parts_vit.yaml
+	$(RUN) -m vitlab compare --import benchmarks.parts --config benchmarks/parts_training.yaml
+	$(RUN) -m vitlab compare --import benchmarks.parts --config benchmarks/parts_gates.yaml
+	$(RUN) -m vitlab compare --import benchmarks.parts --config benchmarks/parts_augmentation.yaml
 
 pretraining-parts: $(INSTALLED)  ## Pre-train on CIFAR-10 with one part changed at a time: two hours
-	$(RUN) -m vitlab compare --config benchmarks/parts_dino.yaml
-	$(RUN) -m vitlab compare --config benchmarks/parts_mae.yaml
-	$(RUN) -m vitlab compare --config benchmarks/parts_simmim.yaml
-	$(RUN) -m vitlab compare --config benchmarks/parts_msn.yaml
+	$(RUN) -m vitlab compare --import benchmarks.parts --config benchmarks/parts_dino.yaml
+	$(RUN) -m vitlab compare --import benchmarks.parts --config benchmarks/parts_mae.yaml
+	$(RUN) -m vitlab compare --import benchmarks.parts --config benchmarks/parts_simmim.yaml
+	$(RUN) -m vitlab compare --import benchmarks.parts --config benchmarks/parts_msn.yaml
 
 claims: $(INSTALLED)  ## Test the papers' claims that are not tested yet, and write runs/claims/report.html
 	$(RUN) -m benchmarks.tested_claims $(ARGS)

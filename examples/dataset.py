@@ -4,9 +4,9 @@
       class_path: vitlab.data.ImageFolder
       init_args: { source: { class_path: examples.dataset.Parquet, init_args: { path: photos.parquet } } }
 
-trains on it, with the crops, RandAugment, mixup, bit-exact restarts and reports of a folder. For images that fit in
-memory, subclass `vitlab.data.InMemoryDataModule` instead, with `class_names`, `native_size` and `read_splits`; it may
-override `_distort`, its augmentation. tests/extending trains this file.
+trains on it by `fit --import examples.dataset`, with the crops, RandAugment, mixup, bit-exact restarts and reports of a
+folder. For images that fit in memory, subclass `vitlab.data.InMemoryDataModule` instead, with `class_names`,
+`native_size` and `read_splits`; it may override `_distort`, its augmentation. tests/extending trains this file.
 """
 
 import numpy as np

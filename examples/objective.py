@@ -5,8 +5,9 @@ It predicts the teacher's projection of the other view:
     L = 4 − 2 cos(q(f(x)), f̄(x')) − 2 cos(q(f(x')), f̄(x)),    f̄ ← m f̄ + (1 − m) f
 
 with x and x' two crops of an image, f the backbone and a projection, f̄ their average and q a predictor. An experiment
-with `model: {class_path: examples.objective.BYOL, …}` and `data.init_args.multi_crop: {}` trains it; `probe`, `export`
-and `--model.init_from` then use the weights of its teacher. tests/extending trains this file.
+with `model: {class_path: examples.objective.BYOL, …}` and `data.init_args.multi_crop: {}` trains it by `fit --import
+examples.objective`; `probe`, `export` and `--model.init_from` then use the weights of its teacher. tests/extending
+trains this file.
 """
 
 import torch.nn.functional as F

@@ -35,7 +35,7 @@ usage: python -m vitlab COMMAND FILE.yaml [--key value …]        FILE.yaml, a 
 {commands}
 
 Any key of the file can be overridden: --trainer.max_epochs 10. COMMAND --help lists them, --print_config the values.
-A file may name classes of vitlab, torch, timm and Lightning; --import MODULE, for those of your own, trusts a module.
+A file names classes of vitlab, torch, timm and Lightning; --import MODULE lets it name those of a module of yours, too.
 """
 
 
@@ -75,10 +75,12 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"error: no command {command!r}. {hint}", file=sys.stderr)
         return 2
 
-    from vitlab.config import given_imports, load_yaml, split
+    from vitlab.commands.options import trust_given
+    from vitlab.config import load_yaml, split
 
     try:  # a wrong path is answered before torch is loaded
-        for file in split(given_imports(arguments[1:])[1])[0]:
+        arguments = trust_given(arguments[1:])
+        for file in split(arguments)[0]:
             if not Path(file).is_dir():
                 load_yaml(file)
     except (ValueError, OSError) as error:
@@ -87,7 +89,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
     from vitlab.commands.dispatch import run
 
-    return run(command, arguments[1:])
+    return run(command, arguments)
 
 
 if __name__ == "__main__":

@@ -125,19 +125,6 @@ def _trusted() -> list[str]:
     return [module for module in os.environ.get(IMPORT, "").split(",") if module]
 
 
-def given_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the modules that `--import` names in a command line, and the other arguments."""
-    modules, rest = list[str](), list[str]()
-    pending = iter(arguments)
-    for argument in pending:
-        name, equals, value = argument.partition("=")
-        if name == "--import":
-            modules.append(value if equals else next(pending, ""))
-        else:
-            rest.append(argument)
-    return modules, rest
-
-
 def _is_in(path: str, modules: Sequence[str]) -> bool:
     return any(f"{path}.".startswith(f"{module}.") for module in modules)
 
@@ -154,19 +141,17 @@ def named(path: str) -> Any:
         ValueError: no configuration may name it; its module is not imported.
     """
     module, _, name = path.rpartition(".")
-    if not _is_in(module, (*BUILDS, *_trusted())):
-        raise ValueError(untrusted(path))
-    return getattr(import_module(module), name)
+    if _is_in(module, (*BUILDS, *_trusted())):
+        return getattr(import_module(module), name)
+    raise ValueError(untrusted(path))
 
 
 def import_only_known() -> None:
     """Let jsonargparse import the same modules and no others, and build nothing where no class is asked for."""
     from jsonargparse import set_parsing_settings
 
-    known = [*BUILDS, *_trusted()]
-    set_parsing_settings(
-        instantiate_subclass_spec_in_any=False, import_path_denylist=["*"], import_path_allowlist=known
-    )
+    set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=["*"])
+    set_parsing_settings(import_path_allowlist=[*BUILDS, *_trusted()])
 
 
 def refuse_code(node: Any, key: str = "") -> None:

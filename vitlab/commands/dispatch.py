@@ -10,8 +10,6 @@ from traceback import walk_tb
 
 import vitlab
 from vitlab.commands.options import experiment_of
-from vitlab.config import given_imports, pairs, parse_yaml, texts_of, trust
-from vitlab.experiment.class_names import PLACES
 from vitlab.experiment.errors import call_of_user_code, out_of_memory, readable
 from vitlab.internals import is_out_of_memory
 from vitlab.signals import UNWRITTEN
@@ -23,7 +21,6 @@ def run(command: str, arguments: Sequence[str]) -> int:
     """Run `vitlab.commands.<command>`, or the method of an experiment, and return the exit status."""
     status: int = 0
     try:
-        arguments = trusting(arguments)
         if command == "fit":
             experiment_of(arguments).fit(began=vitlab.BEGAN)
         elif command in EVALUATIONS:
@@ -48,24 +45,6 @@ def run(command: str, arguments: Sequence[str]) -> int:
             return UNWRITTEN
         return 1 if is_killed_worker(error) else 2
     return status
-
-
-def trusting(arguments: Sequence[str]) -> list[str]:
-    """Import and trust the modules that `--import` names, trust those of class paths; return the other arguments."""
-    modules, rest = given_imports(arguments)
-    for module in modules:
-        try:
-            import_module(module)
-        except (ImportError, ValueError, TypeError) as error:
-            raise ValueError(f"--import {module}: {error}. Give a module, like examples.objective.") from None
-    for key, value in pairs(rest):
-        inline = "class_path" in value and value[0] in "[{"
-        is_class = key.removesuffix("+") in PLACES or key.endswith("class_path")
-        texts = texts_of(parse_yaml(value, f"--{key}")) if inline else [(value, is_class)]
-        modules += [text.rpartition(".")[0] for text, is_class in texts if is_class and "." in text]
-    if modules:
-        trust(*modules)
-    return rest
 
 
 def is_killed_worker(error: Exception) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from vitlab import log
-from vitlab.config import Config, load_yaml, merge, nest, parse_yaml, short, split
+from vitlab.config import Config, load_yaml, merge, nest, pairs, parse_yaml, short, split, texts_of, trust
+from vitlab.experiment.class_names import PLACES
 from vitlab.experiment.errors import explain
 from vitlab.internals import options_of
 
@@ -56,6 +58,25 @@ def with_config(arguments: Sequence[str]) -> list[str]:
         files, rest = split(arguments)  # one that follows options
         return ["--config", *files, *rest] if files else rest
     return ["--config", *first, *arguments[len(first) :]] if first else list(arguments)
+
+
+def trust_given(arguments: Sequence[str]) -> list[str]:
+    """Trust the modules of `--import` and of class paths on the command line; return the other arguments."""
+    parser = argparse.ArgumentParser("python -m vitlab", add_help=False, allow_abbrev=False)
+    parser.add_argument("--import", action="append", default=[], dest="modules")
+    given, rest = parser.parse_known_args(arguments)
+    for module in given.modules:
+        try:
+            import_module(module)
+        except (ImportError, ValueError, TypeError) as error:
+            raise ValueError(f"--import {module}: {error}. Give a module, like examples.objective.") from None
+    for key, value in pairs(rest):  # a root may be one that `verify` read in a file
+        inline = "class_path" in value and value[0] in "[{" and key != "data.root"
+        is_class = key.removesuffix("+") in PLACES or key.endswith("class_path")
+        texts = texts_of(parse_yaml(value, f"--{key}")) if inline else [(value, is_class)]
+        given.modules += [text.rpartition(".")[0] for text, is_class in texts if is_class and "." in text]
+    trust(*given.modules)
+    return rest
 
 
 def refuse_unknown_name(arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vitlab.commands.options import StudyParser
-from vitlab.config import Config, dump_yaml
+from vitlab.config import Config, flatten, short
 from vitlab.runs.directory import CONFIG, ENVIRONMENT, SUMMARY, RunDirectory
 
 
@@ -65,12 +65,10 @@ def repeat(directory: Path, root: Path, data: Config) -> Path:
     Raises:
         ValueError: the training fails; with the last lines that it wrote.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    file = root / "images.yaml"  # not as an argument: a class that stands there is trusted
-    file.write_text(dump_yaml(data))
-    command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / CONFIG), "--config", str(file)]
+    command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / CONFIG)]
     command += ["--run.root", str(root), "--run.name", "repeated", "--run.wandb.mode", "disabled"]
     command += ["--run.checkpoint.pause_after", "null"]
+    command += [f"--{short(key)}={value}" for key, value in flatten(data).items()]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         last = "\n".join(done.stdout.strip().splitlines()[-5:])

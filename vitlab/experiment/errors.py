@@ -96,8 +96,7 @@ def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | 
     else:
         lines = [_readable(complaint, options) for complaint in complaints] or ["not a valid value."]
         text = "\n".join(dict.fromkeys(lines[-MOST_LINES:]))
-        denied = "denied" in [each.kind for each in complaints]
-        if value and not denied and not value.startswith(("NestedArg", "Namespace")) and value not in text:
+        if value and not value.startswith(("NestedArg", "Namespace")) and value not in text:
             text += f" Given: {value}"
     if key is not None:  # an inner level has put its own key in front already
         text = f"{key}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{key}: {text}"

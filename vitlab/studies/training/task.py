@@ -27,7 +27,7 @@ class RunTask:
     def __init__(self, command: Sequence[str], log: Path, seed: int, once: Sequence[str] = ()) -> None:
         self.command, self.log, self.seed, self.once = list(command), str(log.absolute()), seed, list(once)
         self.folder = os.getcwd()  # paths in configurations are relative to it
-        self.environment = {IMPORT: os.environ[IMPORT]} if IMPORT in os.environ else {}
+        self.environment = {IMPORT: trusted} if (trusted := os.environ.get(IMPORT)) else {}
 
     def __call__(self) -> int:
         """Train, and return the exit status; -n after signal n."""
