@@ -51,6 +51,13 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def regular(path: Path) -> Path:
+    """Return the path of a file; refuse a device or a pipe, which may have no end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file. Remove it, and give the same command again.")
+    return path
+
+
 def read_json(path: Path, remedy: str = "Remove it, and give the same command again.", missing: Any = None) -> Any:
     """Return the content of a JSON file; `missing`, where that is given and there is no file.
 
@@ -60,6 +67,7 @@ def read_json(path: Path, remedy: str = "Remove it, and give the same command ag
     """
     if missing is not None and not path.is_file():
         return missing
+    regular(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # of JSON or of UTF-8

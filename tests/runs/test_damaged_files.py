@@ -1,5 +1,6 @@
 """A damaged file of a run is named in one message, whose remedy works."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from tests.conftest import TINY
 from vitlab.commands.dispatch import run
 from vitlab.config import merge
+from vitlab.runs.directory import RunDirectory
 
 RUN = Path("runs/tiny/seed-0")
 NOISE = bytes(range(256)) * 4
@@ -82,3 +84,22 @@ def test_damaged_predictions_are_named_and_written_again_by_test(
     assert f"error: {predictions} is damaged" in capsys.readouterr().err
     assert run("test", [str(trained)]) == 0
     assert predictions.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.csv", "predictions.parquet", "environment.json", ".lock"])
+@pytest.mark.parametrize("endless", ["device", "pipe"])
+def test_what_has_no_end_is_not_read(trained: Path, name: str, endless: str) -> None:
+    file = trained / name
+    file.unlink(missing_ok=True)
+    if endless == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    run_directory = RunDirectory(trained)
+    readers = {"metrics.csv": "history", "predictions.parquet": "predictions", "summary.json": "summary"}
+    if name in readers:
+        with pytest.raises(ValueError, match=f"{name} is not a regular file"):
+            getattr(run_directory, readers[name])
+    else:
+        assert not run_directory.environment or run_directory.writer is None
+    assert run("list", []) == 0

@@ -1,6 +1,7 @@
 """However a run ends, its process ends soon, with the documented status."""
 
 import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from vitlab.commands.dispatch import is_killed_worker, run
+from vitlab.runs.record import RunRecord
 from vitlab.signals import UNWRITTEN
 
 FIT = (sys.executable, "-W", "ignore", "-m", "vitlab", "fit", "--config")
@@ -99,6 +102,34 @@ def test_a_run_without_its_last_weights_is_not_finished(
     assert (RUN / "checkpoints/last.ckpt").is_file()
     assert (RUN / "summary.json").is_file()
     assert not (RUN / "checkpoints/previous.ckpt").exists()
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_epoch_end", "on_test_start"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_is_removed_ends_the_run(
+    hook: str,
+    again: bool,
+    tiny: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where another process has made a folder of that name since, whose files stay."""
+
+    def remove(self: RunRecord, trainer: Trainer, *args: object) -> None:
+        if trainer.current_epoch or hook == "on_test_start":
+            shutil.rmtree(RUN)
+            if again:
+                RUN.mkdir()
+                (RUN / ".lock").touch()
+
+    path = str(tiny({"trainer": {"max_epochs": 2, "limit_train_batches": 2}}))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, hook, remove)
+        assert run("fit", ["--config", path]) == UNWRITTEN
+    assert f"{RUN}: the run's folder was removed" in capsys.readouterr().err
+    assert [file.name for file in RUN.rglob("*")] == ([".lock"] if again else [])
+    assert run("fit", ["--config", path]) == 0
+    assert (RUN / "summary.json").is_file()
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
                 print(f"error in {call}:", file=sys.stderr)
             raise
         print(f"error: {message}", file=sys.stderr)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ESTALE):
             return UNWRITTEN
         return 1 if is_killed_worker(error) else 2
     return status

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vitlab.atomic_files import regular
 from vitlab.commands.options import StudyParser
 from vitlab.runs.directory import CONFIG, METRICS, RunDirectory, run_directories
 
@@ -80,7 +81,7 @@ def _model(config: str) -> str:
 
 def _epochs_logged(run: RunDirectory) -> int:
     try:
-        last = (run.path / METRICS).read_bytes().splitlines()[-1]
+        last = regular(run.path / METRICS).read_bytes().splitlines()[-1]
         return int(last.split(b",")[1]) + 1
     except (OSError, IndexError, ValueError):  # before the first row, or cut within one
         return 0

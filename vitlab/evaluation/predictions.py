@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, softmax
 
-from vitlab.atomic_files import written_whole
+from vitlab.atomic_files import regular, written_whole
 
 CALIBRATION_BINS = 15  # as torchmetrics and Guo et al. (2017)
 STRATUM = "stratum: "  # begins the names of columns
@@ -59,6 +59,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     import pandas as pd
 
+    regular(Path(path))
     try:
         table = pd.read_parquet(path)
     except FileNotFoundError:

@@ -23,6 +23,7 @@ from vitlab import log
 from vitlab.atomic_files import written_whole
 from vitlab.runs.finite_steps import FiniteSteps
 from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.runs.lock import check_held
 from vitlab.signals import PAUSED, SIGNALS, UNWRITTEN, is_ignored
 
 # Interval in steps at which several processes agree whether one has to stop or a checkpoint is due.
@@ -213,6 +214,7 @@ class RunCheckpoints(Checkpoint):
 
     def _publish(self, trainer: Trainer) -> None:
         if self._unpublished and trainer.is_global_zero:
+            check_held(self.directory.parent)
             if self._written_at in self.settings.keep:
                 self._keep(self._next, kept_state(self.directory, self._written_at))
                 if (best := self.directory / "best.ckpt").is_file():

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlab import log
-from vitlab.atomic_files import flaw, read_json
-from vitlab.config import Config, load_yaml, locate
+from vitlab.atomic_files import flaw, read_json, regular
+from vitlab.config import Config, expanded, load_yaml, locate
 from vitlab.runs.lock import Busy, check_idle
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RunDirectory:
         """A row for each logged event, with `step` and `epoch`."""
         import pandas as pd
 
-        file = self.path / METRICS
+        file = regular(self.path / METRICS)
         try:
             return pd.read_csv(file)
         except ValueError as error:  # of UTF-8 or of CSV
@@ -191,7 +191,7 @@ def config_file(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: not a run directory; the message names the runs below it.
     """
-    path = Path(path)
+    path = expanded(path)
     if not locate(path).is_dir():
         return path
     if (path / CONFIG).is_file():

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from vitlab import log
-from vitlab.atomic_files import created
+from vitlab.atomic_files import created, regular
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 RENAME = "give this run another --run.name"
+_HELD: dict[Path, int] = {}  # inodes of the lock files of this process, by directory
 
 
 class Busy(ValueError):
@@ -75,6 +76,19 @@ def refuse_links(folder: Path, root: Path) -> None:
         )
 
 
+def check_held(directory: Path) -> None:
+    """Raise OSError if a run directory that this process has locked was removed, and perhaps made anew by another."""
+    if directory in _HELD and _inode(directory / ".lock") != _HELD[directory]:
+        what = "the run's folder was removed while the run wrote to it. The same command begins it again"
+        raise OSError(errno.ESTALE, what, str(directory))
+
+
+def _inode(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.stat().st_ino
+    return None
+
+
 def check_idle(directory: Path, way_out: str = RENAME) -> None:
     """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
     path = directory / ".lock"
@@ -108,7 +122,7 @@ def _locked(path: Path, way_out: str) -> Iterator[None]:
         file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:
+            if _inode(path) == os.fstat(file).st_ino:
                 break
             os.close(file)  # its owner ended between the two calls, and removed it
         except OSError as error:
@@ -132,17 +146,19 @@ def _locked(path: Path, way_out: str) -> Iterator[None]:
     os.truncate(file, 0)
     os.write(file, json.dumps(owner).encode())
     os.fsync(file)
+    _HELD[path.parent] = os.fstat(file).st_ino
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if _inode(path) == _HELD.pop(path.parent):  # else another process has made the folder anew
+            path.unlink()
         os.close(file)
 
 
 def _owner(path: Path) -> dict[str, Any] | None:
     """Return the process that wrote the file; None where the file is empty or was copied with its run."""
     try:
-        owner: dict[str, Any] = json.loads(path.read_bytes())
+        owner: dict[str, Any] = json.loads(regular(path).read_bytes())
         return owner if owner["inode"] == path.parent.stat().st_ino else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

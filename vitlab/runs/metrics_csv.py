@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vitlab import log
 from vitlab.atomic_files import write_text
+from vitlab.runs.lock import check_held
 
 
 def as_written(value: Any) -> float:
@@ -62,6 +63,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        check_held(self.path.parent)
         row: dict[str, Any] = {"step": step or 0, **{k: f"{v:.8g}" for k, v in metrics.items() if k != "epoch"}}
         row["epoch"] = int(metrics.get("epoch", 0))
         keys = ("step", "epoch", *sorted(row), *(key for each in self._unwritten for key in each))

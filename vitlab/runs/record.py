@@ -32,6 +32,7 @@ from vitlab.evaluation.values import write_values
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
 from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, VALUES, RunDirectory
+from vitlab.runs.lock import check_held
 from vitlab.runs.metrics_csv import MetricsFile, as_written
 from vitlab.runs.origins import PACKAGES, continued, origins
 from vitlab.runs.resume import inexact
@@ -152,6 +153,7 @@ class RunRecord(Callback):
         return time.perf_counter() - self._started if self._started is not None else 0.0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_held(self.directory)
         checkpoint["vitlab_config"], checkpoint["vitlab_best"] = self.config, self.best
         if not is_within_an_epoch(trainer):
             self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -178,6 +180,7 @@ class RunRecord(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._outputs:
             return
+        check_held(self.directory)
         outputs = {name: in_order(torch.cat([o[name] for o in self._outputs])) for name in self._outputs[0]}
         self._outputs = []
         names: list[str] = trainer.datamodule.image_names("test")  # type: ignore[attr-defined]
@@ -232,6 +235,7 @@ class RunRecord(Callback):
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.finish()
         if trainer.is_global_zero:
+            check_held(self.directory)
             before = [RunDirectory(directory).summary for directory in self.before.values()]
             summary = {
                 "finished": True,

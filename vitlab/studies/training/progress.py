@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple, TextIO
 
+from vitlab.atomic_files import regular
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
@@ -36,7 +37,7 @@ class Active:
 def read_progress(metrics: Path, metric: Metric) -> Progress:
     """Read the progress from a metrics.csv that another process is writing."""
     try:
-        with metrics.open("rb") as file:
+        with regular(metrics).open("rb") as file:
             header = file.readline().decode("utf-8")
             file.seek(max(file.tell(), metrics.stat().st_size - TAIL_BYTES))
             lines = file.read().decode("utf-8", errors="ignore").splitlines()
