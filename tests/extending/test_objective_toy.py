@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torchvision.ops import sigmoid_focal_loss
 
 from tests.objectives.small import CROPS
 from vitlab.commands.dispatch import run
+from vitlab.experiment.experiment import Experiment
 from vitlab.objectives import Objective
 
 
@@ -62,3 +64,21 @@ def test_the_objective_is_a_complete_file(
     for command in ("test", "validate"):
         assert run(command, ["--config", config]) == 2
         assert len(capsys.readouterr().err.partition("error: ")[2].splitlines()) <= 2
+
+
+def test_the_loss_on_labels_trains_and_is_tested(
+    write_toy: Callable[[str], str], tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its oracle is torchvision's focal loss: with the logits 0 and x, a softmax is the sigmoid of x."""
+    assert len(write_toy("labeled").splitlines()) <= 60
+    short = {"max_epochs": 1, "limit_train_batches": 2}
+    changes = {"trainer": short, "model": {"class_path": "mine.labeled.Focal", "init_args": {"gamma": 1.5}}}
+    assert run("fit", ["--config", str(tiny(changes, "focal"))]) == 0
+    metrics = json.loads(Path("runs/focal/seed-0/summary.json").read_text())["metrics"]
+    assert {"test/top1", "test/ece", "val/loss"} <= metrics.keys()
+
+    objective = Experiment("runs/focal/seed-0").objective
+    x, labels = torch.randn(6), torch.tensor([0, 1, 1, 0, 1, 0])
+    monkeypatch.setattr(objective.backbone, "forward", lambda images: torch.stack([torch.zeros(6), x], dim=1))
+    expected = sigmoid_focal_loss(x, labels.float(), alpha=-1, gamma=1.5, reduction="mean")
+    torch.testing.assert_close(objective.loss([torch.zeros(6, 1, 8, 8)], labels), expected)

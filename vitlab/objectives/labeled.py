@@ -47,6 +47,8 @@ class LabeledObjective(Objective, ABC):
         extra_metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__(backbone, optimizer, schedule, init_from)
+        if self.task is None:
+            raise ValueError(f"{type(self).__name__} has no task; set one in the class, as examples/labeled.py does.")
         self.ema = ema
         self.average = WeightAverage(backbone) if ema else None
         splits = ("val", "test", "val_ema", "test_ema")
