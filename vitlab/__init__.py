@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.2.0"
 BEGAN = time.perf_counter()  # as near to the start of the command as our own code comes
 log = logging.getLogger("vitlab")
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import vitlab
 from vitlab.signals import signals_as_exit
 
 COMMANDS = {
@@ -27,6 +28,18 @@ COMMANDS = {
     "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "verify": "repeat a finished run, and compare the repetition with it",
     "benchmark": "cost of an experiment on this machine: FLOPs, images/s, peak memory, energy",
+}
+
+ELSEWHERE = {  # what other frameworks call a command
+    **dict.fromkeys(("train", "resume", "continue", "pretrain", "finetune", "run"), "fit"),
+    **dict.fromkeys(("tune", "sweep", "search", "study", "report"), "compare"),
+    **dict.fromkeys(("classify", "infer", "inference"), "predict"),
+    "evaluate": "test",
+    "eval": "test",
+    "features": "embed",
+    "remove": "rm",
+    "delete": "rm",
+    "ls": "list",
 }
 
 HELP = """\
@@ -69,17 +82,27 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(help_text(), end="")
         return 0
     command = arguments[0]
+    if command == "--version":
+        print(f"vitlab {vitlab.__version__}")
+        return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(COMMANDS)}."
+        if meant := ELSEWHERE.get(command):
+            hint = f"`{meant}`: {COMMANDS[meant]}."
         print(f"error: no command {command!r}. {hint}", file=sys.stderr)
         return 2
 
     from vitlab.commands.options import trust_given
-    from vitlab.config import load_yaml, split
+    from vitlab.config import load_yaml, pairs, split
+    from vitlab.experiment.errors import SECTIONS, nearest
 
-    try:  # a wrong path is answered before torch is loaded
+    try:  # a wrong path or section is answered before torch is loaded
         arguments = trust_given(arguments[1:])
+        for key, _ in pairs(arguments) if command in ("fit", "validate", "test") else ():
+            section, dot, _ = key.partition(".")
+            if dot and section not in SECTIONS and (hint := nearest(section, SECTIONS)):
+                raise ValueError(f"--{key}: no section {section}.{hint}")
         for file in split(arguments)[0]:
             if not Path(file).is_dir():
                 load_yaml(file)

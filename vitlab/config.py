@@ -82,6 +82,11 @@ SHIPPED = (Path(__file__).parent / "experiments").resolve()
 IS_INSTALLED = not (Path(__file__).parent / "experiments").is_symlink()
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the user's folder for `~`, and variables of the environment for their names."""
+    return Path(os.path.expandvars(path)).expanduser()
+
+
 def locate(path: str | Path) -> Path:
     """Return the file or folder that a path or a name means: a file, whose `.yaml` may be left out, or a run, else
     what vitlab ships.
@@ -89,7 +94,7 @@ def locate(path: str | Path) -> Path:
     `experiments/vit_cifar10.yaml` and `vit_cifar10` are the same experiment, `quickstart` is a study,
     `imagenet/deit_base` an experiment in a folder.
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_file() or (path / "config.yaml").is_file() or path.is_absolute() or ".." in path.parts:
         return path
     name = path.relative_to("experiments") if path.parts[:1] == ("experiments",) else path
@@ -249,6 +254,11 @@ def _missing(path: Path) -> str:
     if path.suffix in (".yaml", ".yml"):
         siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
         return f"No configuration {path}. {path.parent}/ contains {siblings}."
+    if path.parts[:1] == ("runs",) or path.name.startswith("seed-"):
+        above = next(parent for parent in path.parents if parent.is_dir())
+        runs = [str(file.parent) for deep in ("*", "*/*", "*/*/*") for file in above.glob(f"{deep}/config.yaml")]
+        near = difflib.get_close_matches(str(path), runs, n=4, cutoff=0.0)
+        return f"No run {path}. Runs in {above}/: {', '.join(near) or 'none'}. `python -m vitlab list` shows all."
     near = difflib.get_close_matches(str(path), shipped(), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}? " if near else ""
     return f"No configuration {path}. {hint}`python -m vitlab init` lists those that vitlab ships."
@@ -593,7 +603,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(argument)
         after_option = argument.startswith("--") and not equals and name not in {"--config", *FLAGS}
-    return files, rest
+    return [os.path.expanduser(os.path.expandvars(file)) for file in files], rest
 
 
 def _is_configuration(argument: str, first: bool) -> bool:

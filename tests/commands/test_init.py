@@ -73,6 +73,18 @@ def test_a_wrong_name_is_answered_with_the_nearest_one(command: str, capsys: pyt
     assert "No configuration vit_cifar1. Did you mean vit_cifar10?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [["runs/vit_cifar10/seed-0"], ["--config", "runs/vit_cifar10/seed-0"]])
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("vit_cifar1/seed-0", "study/swin/seed-3"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").write_text("{}")
+    assert main(["predict", *given, "--images", "photos"]) == 2
+    said = capsys.readouterr().err
+    assert "No run runs/vit_cifar10/seed-0. Runs in runs/: runs/vit_cifar1/seed-0, runs/study/swin/seed-3." in said
+
+
 def test_a_study_of_ones_own_takes_base_and_variants_by_name(tmp_path: Path) -> None:
     variants = "variants: {ViT: quickstart/vit, other: {seed_everything: 1}}"
     (tmp_path / "mine.yaml").write_text(f"base: vit_cifar10\n{variants}\nseeds: [1]\nbudget: {{epochs: 1}}")

@@ -1,6 +1,7 @@
 """The command line, run as a user runs it but in this process. Each silent trap of LightningCLI has its test here."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,13 +13,16 @@ import pytest
 import torch
 import yaml
 
+import vitlab
 from tests.conftest import EXPERIMENTS
 from vitlab.__main__ import COMMANDS, HELP, main
 from vitlab.commands.dispatch import run
+from vitlab.commands.options import StudyParser
 from vitlab.config import Config, flatten, load_yaml
 from vitlab.experiment.branch import branch_off
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone, VisionTransformer
+from vitlab.objectives import LabeledObjective, Supervised
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -568,6 +572,92 @@ def test_the_help_of_fit_is_short(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_misspelt_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fti"]) == 2
     assert "Did you mean `fit`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "ours"),
+    [("train", "fit"), ("resume", "fit"), ("tune", "compare"), ("sweep", "compare"), ("evaluate", "test")],
+)
+def test_the_name_of_a_command_elsewhere_is_answered_with_ours(
+    command: str, ours: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command]) == 2
+    assert f"no command '{command}'. `{ours}`: " in capsys.readouterr().err
+
+
+def test_the_version_and_a_misspelt_section_are_answered_before_torch_is_loaded(tiny: Write) -> None:
+    calls = [["--version"], ["fit", str(tiny()), "--trainr.max_epochs", "3"], ["fit", "--config=~/none.yaml"]]
+    code = f"import sys; from vitlab.__main__ import main; print(*map(main, {calls}), 'torch' in sys.modules)"
+    environment = {**os.environ, "HOME": str(Path.cwd())}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines() == [f"vitlab {vitlab.__version__}", "0 2 2 False"]
+    assert "--trainr.max_epochs: no section trainr. Did you mean trainer?" in done.stderr
+    assert f"No configuration {Path.cwd()}/none.yaml" in done.stderr
+
+
+def test_a_finished_run_is_trained_on_as_the_message_says(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny({"trainer": {"limit_train_batches": 2}, "run": {"test": False}})
+    assert fit("--config", path) == 0
+    assert fit("--config", path, "--model.optimizer.lr", "0.1") == 2
+    assert "ckpt_path" not in capsys.readouterr().err
+    assert fit("--config", path, "--trainer.max_epochs", "2") == 2
+    given = capsys.readouterr().err.partition("--run.name NEW ")[2].partition(";")[0].split()
+    assert fit("--config", path, "--trainer.max_epochs", "2", "--run.name", "new", *given) == 0
+    assert json.loads(Path("runs/new/seed-0/summary.json").read_text())["steps"] == 4
+    capsys.readouterr()
+    assert fit("--config", path, "--run.name", "new") == 2  # for less
+    assert "ckpt_path" not in capsys.readouterr().err
+
+
+def test_the_users_folder_and_variables_are_expanded_in_paths(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    monkeypatch.setenv("LAB", "lab")
+    settings = {"run": {"root": "~/$LAB"}, "ckpt_path": "$LAB/a.ckpt", "model": {"init_args": {"init_from": "~/b.pth"}}}
+    config = Experiment(tiny(settings)).config
+    assert config["run"]["root"] == f"{Path.cwd()}/lab"
+    assert config["model"]["init_args"]["init_from"] == f"{Path.cwd()}/b.pth"
+    tiny(name="lab")
+    assert Experiment.from_arguments(["--config=~/$LAB.yaml"]).config["run"]["name"] == "lab"
+    parser = StudyParser("python -m vitlab test", "")
+    parser.add_argument("--images", type=Path, nargs="+")
+    assert parser.parse_args(["--images", "~/a", "b"]).images == [Path.cwd() / "a", Path("b")]
+
+
+def test_a_setting_of_wandb_is_told_where_it_is_off(tiny: Write, caplog: pytest.LogCaptureFixture) -> None:
+    path = str(tiny({"run": {"wandb": {"mode": "disabled"}}}))
+    monkey = "--run.wandb.project has no effect"
+    with caplog.at_level("WARNING", "vitlab"):
+        vitlab.log.propagate = True
+        Experiment(path, "run.wandb.project=demo", "run.wandb.mode=offline")
+        assert monkey not in caplog.text
+        Experiment(path, "run.wandb.project=demo")
+        assert monkey in caplog.text
+
+
+class Untyped(Supervised):
+    def __init__(self, backbone, optimizer, schedule):  # type: ignore[no-untyped-def]
+        super().__init__(backbone, optimizer, schedule)
+
+
+class Taskless(LabeledObjective):
+    def loss(self, views: Any, labels: Any) -> Any:
+        return labels.sum()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", f"{__name__}.Untyped"], "Untyped.__init__ gives backbone no type"),
+        (["--model", f"{__name__}.Untyped", "--model.backbone", "vit_tiny_patch4_32"], "gives backbone no type"),
+        (["--model", f"{__name__}.Taskless"], "Taskless has no task; set one"),
+        (["--model.init_from", "above"], "init_from: above has runs in it; give one of above/seed-0."),
+    ],
+)
+def test_a_class_of_ones_own_that_lacks_something_is_told_so(
+    tiny: Write, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    Path("above/seed-0").mkdir(parents=True)
+    assert message in error_of(capsys, fit("--config", tiny(), *arguments))
 
 
 def test_the_help_of_a_named_size_lists_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from vitlab import log
-from vitlab.config import Config, load_yaml, merge, nest, pairs, parse_yaml, short, split, texts_of, trust
+from vitlab.config import Config, expanded, load_yaml, merge, nest, pairs, parse_yaml, short, split, texts_of, trust
 from vitlab.experiment.class_names import PLACES
 from vitlab.experiment.errors import explain
 from vitlab.internals import options_of
@@ -26,6 +26,8 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     Args:
         images: whether the command reads the experiment's images, which must then exist.
     """
+    refuse_unknown_name(arguments)
+
     from vitlab.commands.quiet import quiet
     from vitlab.experiment.experiment import Experiment
     from vitlab.experiment.parser import print_help_of_run
@@ -33,13 +35,14 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     if {"-h", "--help"} & set(arguments):
         print_help_of_run()
         raise SystemExit(0)
-    refuse_unknown_name(arguments)
     quiet()
     return Experiment.from_arguments(arguments, images)
 
 
 def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
     """Return the trained model that the arguments describe; that of a run alone needs no configuration to be read."""
+    refuse_unknown_name(arguments)
+
     from vitlab.commands.quiet import quiet
     from vitlab.deployment.load import load, of_experiment
 
@@ -112,6 +115,7 @@ class StudyParser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self.register("type", Path, expanded)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(explain(message, options_of(self)))

@@ -14,14 +14,16 @@ def run(arguments: Sequence[str]) -> int:
     )
     images = "pictures, and folders of them, nested as you like"
     parser.add_argument("--images", type=Path, nargs="+", required=True, help=images)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the tables and of the page index.html")
+    out = "folder of the tables and of the page index.html [predictions]"
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help=out)
     parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
     options, rest = parser.parse_known_args(arguments)
+
+    model = model_of(rest, options.raw)
 
     from vitlab.deployment.load import warn_of_broken
     from vitlab.deployment.predict import write_answers
 
-    model = model_of(rest, options.raw)
     answers = model.classify(options.images)
     warn_of_broken(answers.broken)
     page = write_answers(answers, model.source, options.out)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property, reduce
+from inspect import Parameter, signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
@@ -30,10 +31,12 @@ from vitlab.config import (
     changes,
     conflicts,
     dump_yaml,
+    expanded,
     flatten,
     gather,
     locate,
     modernize,
+    named,
     pairs,
     short,
     split,
@@ -111,6 +114,13 @@ class Experiment:
         self._restoring = False  # weights that the model would begin with are about to be replaced
         self._used = False  # what is built has other weights, counters or signals than at the start
         self._values = self._settings.values
+        for key in ("run.root", "ckpt_path", "model.init_args.init_from"):
+            if value := self._values.get(key):
+                self._values[key] = str(expanded(value))
+        if self._values.run.wandb.mode == "disabled":
+            for key, _ in pairs(arguments):
+                if key.startswith("run.wandb.") and key != "run.wandb.mode":
+                    log.warning("--%s has no effect: run.wandb.mode is disabled here. Add --run.wandb.mode auto.", key)
         if self._values.run.name is None:
             self._values.run.name = "-".join(file.stem for file in files) or "run"
         self.seed: int = self._values.seed_everything
@@ -201,6 +211,10 @@ class Experiment:
         log.info("data.root: %s, where the run was started.", arguments.root)
 
     def _fill_from_data(self) -> None:
+        for name, parameter in signature(named(self._values.model.class_path)).parameters.items():
+            if name in ("backbone", "optimizer", "schedule") and parameter.annotation is Parameter.empty:
+                what = f"model: {self._values.model.class_path}.__init__ gives {name} no type"
+                raise ValueError(f"{what}, by which a configuration becomes an object; examples/labeled.py has them.")
         facts = {name: getattr(self.data, name) for name in ("num_classes", "in_chans", "image_size")}
         for name, taken in FROM_DATA.items():
             model = self._values.model.init_args.get(name)
@@ -323,11 +337,15 @@ class Experiment:
         if all(key == ROOT for key, _, _ in changed) and self._compare_images(finished):
             changed = []
         if changed:
+            remedy, last = "Give this run another --run.name, or replace", RunDirectory(self.directory).last_checkpoint
+            longer = [key for key, old, new in changed if type(old) is type(new) is int and new > old]
+            if len(longer) == len(changed) and longer[0].startswith("trainer.max_") and last.is_file():
+                remedy = f"Train on from its last state: --run.name NEW --ckpt_path {last}; or replace"
             count = "1 difference" if len(changed) == 1 else f"{len(changed)} differences"
             raise ValueError(
                 f"{self.directory} is a run with another configuration ({count}):\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
-                + "\nGive this run another --run.name, or replace that one with --run.overwrite true."
+                + f"\n{remedy} that one with --run.overwrite true."
             )
         if own is not None and (state is None or not state.resolve().is_relative_to(own.resolve().parent)):
             raise ValueError(

@@ -229,14 +229,9 @@ class Objective(LightningModule, ABC):
         views, labels = batch
         loss = self.loss(views, labels)
         if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
-            shape = (
-                f"a tensor of shape {tuple(loss.shape)}, requires_grad {loss.requires_grad}"
-                if isinstance(loss, Tensor)
-                else loss
-            )
-            raise ValueError(
-                f"{type(self).__name__}.loss returned {shape}; return one number with a gradient, the batch's mean."
-            )
+            got = f"{[*loss.shape]}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else loss
+            what = f"{type(self).__name__}.loss returned {got}"
+            raise ValueError(f"{what}; return one number with a gradient, the batch's mean.")
         noted = {"train/loss": loss.detach()} | self.watched
         self.log_dict(noted, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
@@ -325,6 +320,8 @@ def weights_path(source: str, asked_by: str = "init_from") -> Path:
             raise FileNotFoundError(f"{asked_by}: {path} has a run for each seed; give one: {', '.join(seeds[:10])}.")
         path = in_folder(path) or path / "checkpoints" / "last.ckpt"
     if not path.is_file():
+        if seeds := sorted(map(str, Path(source).glob("seed-*"))):
+            raise FileNotFoundError(f"{asked_by}: {source} has runs in it; give one of {', '.join(seeds)}.")
         raise FileNotFoundError(
             f"{asked_by}: no weights at {path}; give a file, a folder from the hub, a run directory, or a name on the "
             "hub like timm/vit_small_patch16_224.augreg_in21k_ft_in1k."
