@@ -104,7 +104,7 @@ def test_a_watched_study_is_planned_at_its_own_level(write_study: Write, tmp_pat
     assert watched.need(0.05).seeds.low >= 4  # its first look
     table = [line.split()[0] for line in describe(watched, 0.02).partition("found, points")[2].splitlines()[1:6]]
     assert table == ["5", "7", "10", "15", "20"]
-    assert f"after 4 to 10 seeds, at the level {watched.pilot.alpha(4):.3f}" in describe(watched, 0.02)
+    assert f"after 4 to 10 seeds; a lead counts at p below {watched.pilot.alpha(4):.3f}" in describe(watched, 0.02)
 
 
 def test_the_margin_is_the_difference_to_plan_for(

@@ -175,8 +175,7 @@ def from_frame(
         only = f"--group {known['group']}: its only value is {table['group'].iloc[0]}"
         raise ValueError(f"{only}. Give a column of several groups, or leave it out.")
     table = _with_scores(table, notes)
-    right_or_wrong = bool(table["outcome"].dropna().isin((0, 1)).all())
-    runs = [_run(rows, key, right_or_wrong) for key, rows in table.groupby(["variant", "seed"], sort=False)]
+    runs = [_run(rows, key, _right_or_wrong(table)) for key, rows in table.groupby(["variant", "seed"], sort=False)]
     return Outcomes(runs, scored, notes)
 
 
@@ -226,9 +225,10 @@ def _told_apart(
     table: pd.DataFrame, frame: pd.DataFrame, known: dict[str, str], columns: Mapping[str, str], notes: list[str]
 ) -> None:
     """Add seeds, and items where they are asked for, and remove what numbers rows and no items; notes say which."""
-    steps = _steps(frame)
-    if "item" in columns and (steps if "item" not in table else known["item"] in steps):
-        raise ValueError(f"--item {columns['item']}: {steps[0]} counts steps of a training, not test items. {OF_STEPS}")
+    steps = _steps(frame, table)
+    if "item" in columns and (STEPS & {*words_of(columns["item"])[-1:]} or (steps and "item" not in table)):
+        what = steps[0] if steps else columns["item"]
+        raise ValueError(f"--item {columns['item']}: {what} counts steps of a training, not test items. {OF_STEPS}")
     run = ["variant", "seed"] if "seed" in table else ["variant"]
     if "item" in table and "item" not in columns and table["item"].nunique() > 1:
         of_file = frame.index.get_level_values(0) if frame.index.nlevels > 1 else np.zeros(len(frame))
@@ -240,7 +240,7 @@ def _told_apart(
             del table["item"]
     if "seed" not in table:
         by_row = columns.get("seed") == "row"
-        items = "item" in columns or "item" in table or steps or table["outcome"].isin((0, 1)).all()
+        items = "item" in columns or "item" in table or steps or _right_or_wrong(table)
         if not by_row and not items and table.duplicated("variant").any():
             others = [name for name in frame if name not in known.values()]
             texts = [n for n in others if pd.to_numeric(frame[n].astype(str), errors="coerce").isna().any()]
@@ -265,7 +265,7 @@ def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
         raise ValueError(f"{what}, beside {first.name[0]}. {where}")
     if "item" in table:
         return  # and a check says so
-    if steps := _steps(frame):
+    if steps := _steps(frame, table):
         raise ValueError(f"{what}, and {steps[0]} counts steps of a training. {OF_STEPS}")
     raise ValueError(
         f"{what}, and no column names the items: {_listed(frame)}.\nIf rows are test items, give --item COLUMN, or "
@@ -273,8 +273,13 @@ def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
     )
 
 
-def _steps(frame: pd.DataFrame) -> list[str]:
-    return [name for name in frame if STEPS & {*words_of(name)[-1:]}]
+def _steps(names: Iterable[str], table: pd.DataFrame) -> list[str]:
+    """Return the names that count steps of a training, which has scores between right and wrong."""
+    return [] if _right_or_wrong(table) else [name for name in names if STEPS & {*words_of(name)[-1:]}]
+
+
+def _right_or_wrong(table: pd.DataFrame) -> bool:
+    return bool(table["outcome"].dropna().isin((0, 1)).all())
 
 
 def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool, there: str) -> tuple[pd.Series, str]:
@@ -368,8 +373,13 @@ def _as_names(values: pd.Series) -> pd.Series:
         whole = isinstance(value, float | np.floating) and value.is_integer()
         return unicodedata.normalize("NFC", str(int(value) if whole else value)).strip()
 
-    names = values.astype(object).map(name).where(values.notna(), "").astype(object)
-    if (wrong := names.map(lambda text: "\0" in text)).any():
+    values = values.astype(object)
+    try:
+        codes, known = pd.factorize(values)  # -1: no name
+    except TypeError:  # lists
+        codes, known = pd.factorize(values.astype(str))
+    names = pd.Series(np.array([*map(name, known), ""], dtype=object)[codes], values.index, dtype=object)
+    if (wrong := names.str.contains("\0", regex=False)).any():
         raise ValueError(f"{_row(names.index[wrong][0])}, column {values.name}: a name has a NUL character. Remove it.")
     return names
 
@@ -382,7 +392,7 @@ def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
     """
     values, most = table["outcome"], 1 if "correct" in table and "item" in table else 100
     percent = "score" in table and table["score"].map(lambda value: str(value).strip().endswith("%")).any()
-    if not (values.dropna().isin((0, 1)).all() or names_fraction(name) or percent):
+    if not (_right_or_wrong(table) or names_fraction(name) or percent):
         return False
     if (wrong := values.notna() & ~values.between(0, most)).any():
         row = table.index[wrong][0]

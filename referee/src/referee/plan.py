@@ -107,7 +107,9 @@ def variances(planned: Plan, seen: int = 0) -> str:
     ]
     if len(looks) > 1:
         level = f"{pilot.level(looks[-1]):.3f}"
-        lines.append(f"  results are looked at after {looks[0]} to {looks[-1]} seeds, at the level {level}")
+        lines.append(
+            f"  results are looked at after {looks[0]} to {looks[-1]} seeds; a lead counts at p below {level}, not 0.05"
+        )
     elif seen > 1:
         lines.append(f"  results of {seen} seeds were looked at already, so more seeds have a stricter level")
     if metric.is_fraction and pilot.test_images > 1:

@@ -97,7 +97,7 @@ def named_by_path(
     """Return the tables with columns for what their paths say, and a note on what was taken from them."""
     named, notes = [], []
     runs = _runs_of([file for file in frames if files[file] is None])
-    seeded = any(seed for _, seed in runs.values())
+    seeded = any(seed for _, seed in runs.values()) or any(recognized(frame, "seed") for frame in frames.values())
     for file, frame in frames.items():
         names = files[file]
         if names is None:

@@ -25,11 +25,10 @@ def read(file: Path, metric: str | None) -> pd.DataFrame:
         # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
         records = [line for line in text.split("\n") if line.strip()] if suffix == ".jsonl" else [text]
         content = [json.loads(record, parse_int=str, parse_float=str) for record in records]
-        if suffix == ".json" and (
-            isinstance(content[0], list) or any(isinstance(v, list | dict) for v in content[0].values())
-        ):
-            content = content[0]  # not one row
-        frame = pd.DataFrame(content)
+        is_row = isinstance(content[0], dict) and not any(
+            isinstance(value, list | dict) for value in content[0].values()
+        )
+        frame = pd.DataFrame(content if suffix == ".jsonl" or is_row else content[0])
     if frame.empty:
         raise ValueError("it has no rows")
     nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]
