@@ -268,7 +268,7 @@ def _within(pair: Pair, design: Design) -> Pair:
         return pair
     whole = -margin < pair.interval.low and pair.interval.high < margin
     equal = whole or (not pair.settled and difference.is_within(margin))
-    return pair._replace(settled=pair.settled and not equal, equal=equal)
+    return pair._replace(equal=equal)
 
 
 def _of_models(

@@ -25,7 +25,7 @@ def conclusion(verdict: Verdict) -> str:
         scored = f"{best.name} scored {'highest' if metric.mode == 'max' else 'lowest'} ({shown})"
         return f"{scored}, but a single seed cannot distinguish a difference from chance."
     margin = "" if verdict.margin is None else metric.size(verdict.margin)
-    ahead = [pair for pair in against if pair.settled]
+    ahead = [pair for pair in against if pair.settled and not pair.equal]
     equal = [pair for pair in against if pair.equal]
     level = [pair for pair in against if not pair.settled and not pair.equal]
     if all(pair.equal for pair in verdict.pairs):

@@ -72,7 +72,7 @@ class Pair(NamedTuple):
     difference: Difference | None  # None where one of them has one seed and the other several
     p: float = math.nan  # adjusted for all pairs; of the look that settled the pair
     settled: bool = False  # the first is better beyond chance
-    equal: bool = False  # not settled, and equal to within the margin
+    equal: bool = False  # equal to within the margin, by the whole interval if settled
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ class Pair(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        return BETTER if self.settled else EQUAL if self.equal else OPEN
+        return EQUAL if self.equal else BETTER if self.settled else OPEN
 
     @property
     def lead(self) -> float:

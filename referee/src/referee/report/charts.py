@@ -49,7 +49,7 @@ def differences(verdict: Verdict, layout: Layout, score: str = "") -> Figure:
         axes.plot([low, high], [row, row], color=style_of(pair.better.index)["color"], linewidth=2.5, alpha=0.55)
         ends = "" if np.isnan(low) else f" ({low:.4g} to {high:.4g})"
         tip = f"{pair.name}: {lead:.4g}{' points' if metric.is_fraction else ''}{ends}"
-        point(axes, pair.better.index, lead, row, 9, tip, hollow=not pair.settled)
+        point(axes, pair.better.index, lead, row, 9, tip, hollow=pair.verdict != "better")
     space = "\n" if layout.columns == 1 else " "
     axes.set_yticks(range(len(pairs)), [f"{p.better.name} –{space}{p.worse.name}" for p in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)

@@ -18,7 +18,7 @@ def as_latex(verdict: Verdict) -> str:
         half = metric.scale * max(high - variant.score.mean, variant.score.mean - low)
         shown = f"{metric.scale * variant.score.mean:.{digits}f}"
         shown += "" if math.isnan(half) else rf" \pm {half:.{digits}f}"
-        bold = pair is None or (pair.difference is not None and not pair.settled)
+        bold = pair is None or (pair.difference is not None and pair.verdict != "better")
         score = rf"$\mathbf{{{shown}}}$" if bold else f"${shown}$"
         lead = "--"
         if pair is not None:
