@@ -257,8 +257,8 @@ def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
     again = table[table.duplicated([*run, "item"] if "item" in table else run)]
     if again.empty:
         return
-    second = again.iloc[0]
-    first = table[(table[run] == second[run]).all(axis=1)].iloc[0]
+    second: Any = again.iloc[0]
+    first: Any = table[(table[run] == second[run]).all(axis=1)].iloc[0]
     what = f"{_row(second.name)} is a second one of {second['variant']}, seed {second['seed']}"
     if isinstance(second.name, tuple) and first.name[0] != second.name[0]:
         where = "Name the seed in the path, like logs/{variant}/{seed}.txt, or leave one of the files out."
@@ -273,7 +273,7 @@ def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
     )
 
 
-def _steps(names: Iterable[str], table: pd.DataFrame) -> list[str]:
+def _steps(names: Iterable[Any], table: pd.DataFrame) -> list[Any]:
     """Return the names that count steps of a training, which has scores between right and wrong."""
     return [] if _right_or_wrong(table) else [name for name in names if STEPS & {*words_of(name)[-1:]}]
 
@@ -328,7 +328,7 @@ def _are_labels(table: pd.DataFrame) -> pd.Series:
         # Else they may answer open questions, or the run may always name one class.
         if found and labels.isdisjoint(found) and (other_kind or (len(found) > 1 and 2 * len(there) <= len(rows))):
             raise ValueError(
-                f"{', seed '.join(run)} predicts {listed(sorted(found))}, and labels are {listed(sorted(labels))}. "
+                f"{', seed '.join(map(str, run))} predicts {listed(sorted(found))}, and labels are {listed(sorted(labels))}. "
                 "Give both the same names, or --correct COLUMN."
             )
     return (table["prediction"] == table["label"]).astype(float)
@@ -401,7 +401,7 @@ def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
         highest = table.groupby(["variant", "seed"], sort=False)["outcome"].max()
         low = highest[highest <= 1]
         if len(low) and 100 * low.max() > highest.max() / 2:  # else a variant may be at chance
-            first, second = (", seed ".join(each.idxmax()) for each in (low, highest))
+            first, second = (", seed ".join(map(str, each.index[each.argmax()])) for each in (low, highest))
             raise ValueError(
                 f"{name}: {first} has at most {low.max():g}, {second} {highest.max():g}. Give all as fractions, or all "
                 "in per cent."
