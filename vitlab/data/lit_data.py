@@ -172,13 +172,11 @@ def _index(stream: Any) -> Path:
 
 
 def _refuse_code(place: str, index: Path) -> None:
-    """Raise ValueError for a field that is unpickled, which runs what it contains, asked for or not."""
-    formats = read_json(index, missing={"config": {}})["config"].get("data_format") or []
-    if unsafe := [each for each in formats if str(each).split(":")[0] in ("pickle", "graph")]:
-        raise ValueError(
-            f"a field is stored as {unsafe[0]}, and reading it would run what it contains. Write {place} anew with "
-            "images, bytes, text and numbers alone"
-        )
+    """Raise ValueError for a field that is unpickled, which runs what it contains, whether it is asked for or not."""
+    for stored in read_json(index, missing={"config": {}})["config"].get("data_format") or []:
+        if stored.split(":")[0] in ("pickle", "graph"):
+            remedy = f"Write {place} anew with pictures, bytes, texts and numbers alone"
+            raise ValueError(f"a field is stored as {stored}, and reading it would run what it contains. {remedy}")
 
 
 def _picture(value: Any) -> Any:
