@@ -270,10 +270,10 @@ MUTANTS = [
         "tests/evaluation/test_features.py",
     ),
     Mutant(
-        "k-NN: ties go to the farthest",
+        "k-NN on pixels: of several splits, the first alone votes",
         "vitlab/evaluation/knn.py",
-        "weight = 1 + (0.5 ** torch.arange",
-        "weight = 1 - (0.5 ** torch.arange",
+        "for each in bank]",
+        "for each in bank[:1]]",
         "tests/evaluation/test_knn.py",
     ),
     # Statistics

@@ -2,13 +2,14 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 from referee.formats import SPACE
 from sklearn.datasets import load_digits
@@ -62,6 +63,10 @@ class Digits:
 
     def raw_images(self, split: str, indices: Sequence[int]) -> list[np.ndarray]:
         return list(self.pixels[self.splits[split][list(indices)]])
+
+    def batches(self, split: str, device: object, every: int = 1) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+        rows = self.splits[split][::every]
+        yield [torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2) / 255], torch.from_numpy(self.target[rows])
 
     def contents(self, split: str) -> np.ndarray:
         return np.array([content_of(image.tobytes()) for image in self.pixels[self.splits[split]]], np.uint64)
@@ -185,7 +190,7 @@ def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyR
         failures=[],
         costs={},
         cost_failures={},
-        baselines=Baselines(0.34, "cat", 0.5, 3, 100, 100, False, 8),
+        baselines=Baselines(0.34, "cat", 0.5, 100, 100, False),
         class_names=["cat", "dog", "eel"],
     )
     return dataclasses.replace(complete, **changes)

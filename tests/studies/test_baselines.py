@@ -1,37 +1,41 @@
-from collections.abc import Sequence
+import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_study import Digits
-from sklearn.neighbors import KNeighborsClassifier
 
 import vitlab.data
+from vitlab.evaluation import knn
 from vitlab.studies.results import baselines as module
-from vitlab.studies.results.baselines import baselines, pixels, stratified_sample
+from vitlab.studies.results.baselines import baselines
 
 
-def test_lines_are_those_of_counting_and_of_scikit_learn(digits: Digits, tmp_path: Path) -> None:
+def test_the_majority_class_is_that_of_counting(digits: Digits, tmp_path: Path) -> None:
     measured = baselines(digits, {"class_path": "Digits"}, tmp_path / "cache.json")
-    flat = {split: digits.pixels[rows].reshape(len(rows), -1) / 255 for split, rows in digits.splits.items()}
     train, test = digits.labels("train"), digits.labels("test")
     most = np.bincount(train).argmax()
     assert measured.majority == (test == most).mean()
     assert measured.majority_class == str(most)
-    expected = KNeighborsClassifier(measured.k).fit(flat["train"], train).score(flat["test"], test)
-    assert measured.knn == pytest.approx(expected, abs=0.003)  # scikit-learn breaks ties another way
     assert measured.knn > 0.95
     assert not measured.subsampled
 
 
 def test_the_cache_serves_the_same_data_only(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = baselines(digits, {"split_seed": 0}, tmp_path / "cache.json")
-    monkeypatch.setattr(module, "BANK_IMAGES", 50)
-    assert baselines(digits, {"split_seed": 0}, tmp_path / "cache.json") == first
-    other = baselines(digits, {"split_seed": 1}, tmp_path / "cache.json")
+    file = tmp_path / "cache.json"
+    first = baselines(digits, {"split_seed": 0}, file)
+    monkeypatch.setattr(module, "classify_pixels", partial(knn.classify_pixels, most=50))
+    assert baselines(digits, {"split_seed": 0}, file) == first
+    other = baselines(digits, {"split_seed": 1}, file)
     assert other.bank_images == 50
-    assert other.subsampled
-    assert "a stratified sample of 50 training images" in other.describe_knn()
+    assert other.describe_knn() == "as k-NN tests features, k = 20, among 50 of the training images"
+    older = json.loads(file.read_text())  # as files had it when there were two ways to measure
+    older["baselines"] |= {"k": 20, "side": 8, "as_features": True, "knn": 0.25}
+    file.write_text(json.dumps(older))
+    assert baselines(digits, {"split_seed": 1}, file).knn == 0.25
+    file.write_text(json.dumps(older | {"as_features": False}))  # of Euclidean neighbors
+    assert baselines(digits, {"split_seed": 1}, file) == other
 
 
 def test_the_baseline_of_a_folder_whose_images_changed_is_measured_again(tmp_path: Path) -> None:
@@ -45,7 +49,7 @@ def test_the_baseline_of_a_folder_whose_images_changed_is_measured_again(tmp_pat
 def test_pixels_are_tested_as_features_are_that_are_tested_by_neighbors(tmp_path: Path) -> None:
     """Votes of the 20 most similar images, exp(cosine / 0.07) each (DINO's eval_knn.py), in NumPy."""
     data = vitlab.data.Digits(image_size=8)
-    measured = baselines(data, {"class_path": "Digits"}, tmp_path / "cache.json", as_features=True)
+    measured = baselines(data, {"class_path": "Digits"}, tmp_path / "cache.json")
     rows, labels = {}, {}
     for split in ("train", "test"):
         batches = [(images.numpy(), targets.numpy()) for (images,), targets in data.batches(split, "cpu")]  # type: ignore
@@ -58,26 +62,3 @@ def test_pixels_are_tested_as_features_are_that_are_tested_by_neighbors(tmp_path
     expected = (votes.sum(axis=1).argmax(axis=1) == labels["test"]).mean()
     assert measured.knn == pytest.approx(expected, abs=0.002)  # float32 breaks ties another way
     assert measured.describe_knn() == "as k-NN tests features, k = 20, among 1,078 training images"
-    assert baselines(data, {"class_path": "Digits"}, tmp_path / "cache.json").as_features is False  # no cached one
-
-
-def test_a_sample_keeps_the_proportions() -> None:
-    labels = np.repeat([0, 1, 2], [5000, 3000, 2000])
-    chosen = stratified_sample(labels, 100, np.random.default_rng(0))
-    assert len(set(chosen)) == 100
-    assert np.bincount(labels[chosen]).tolist() == [50, 30, 20]
-    assert stratified_sample(labels[:40], 100, np.random.default_rng(0)).tolist() == list(range(40))
-
-
-class Photos(Digits):
-    """Images of different sizes: class by brightness."""
-
-    def raw_images(self, split: str, indices: Sequence[int]) -> list[np.ndarray]:
-        assert len(indices) == 1
-        return [np.full((60 + index % 7, 90, 3), index % 256, dtype=np.uint8) for index in indices]
-
-
-def test_photos_are_shrunk_one_by_one_whatever_their_size() -> None:
-    rows = pixels(Photos(), "test", np.arange(300), 32)
-    assert rows.shape == (300, 32 * 32 * 3)
-    assert rows[200].tolist() == pytest.approx([200 / 255] * (32 * 32 * 3), abs=1e-5)

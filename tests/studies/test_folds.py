@@ -21,7 +21,7 @@ from vitlab.studies.planning import plan_study
 from vitlab.studies.results.context import context_of
 
 Write = Callable[..., Path]
-FROM = {"model": {"init_args": {"init_from": "experiments/mae_vit.yaml"}}}
+FROM = {"model": {"init_args": {"init_from": "before.yaml"}}}
 TWO = {"A": variant(0.9), "B": variant(0.96)}
 
 
@@ -150,16 +150,25 @@ def test_the_planner_counts_all_images_and_the_runs_of_all_folds(
         ),
         (
             {"variants": {**TWO, "B": merge(TWO["B"], FROM)}},
-            "takes weights from experiments/mae_vit.yaml, perhaps trained on images that some parts test",
+            "takes weights from before.yaml, perhaps trained on images that some parts test",
         ),
     ],
 )
 def test_what_would_test_on_images_of_the_training_is_refused(
-    changes: dict, message: str, folded: Write, tmp_path: Path
+    changes: dict, message: str, folded: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {"data": {"class_path": "fake.Digits", "init_args": {"root": "another"}}}
+    Path("before.yaml").write_text(yaml.safe_dump(before))
     with pytest.raises(ValueError, match=message):
         plan(read_study(folded(**changes)), tmp_path)
     assert yaml.safe_load((tmp_path / "study.yaml").read_text())["name"] == "Small study"
+
+
+def test_folds_may_start_from_an_experiment_on_another_data_set(folded: Write, tmp_path: Path) -> None:
+    start = {"model": {"init_args": {"init_from": "experiments/mae_vit.yaml"}}}
+    runs = plan(read_study(folded(variants={**TWO, "B": merge(TWO["B"], start)})), tmp_path)
+    assert {run.config["model"]["init_args"].get("init_from") for run in runs} == {None, "experiments/mae_vit.yaml"}
 
 
 def test_an_experiment_on_the_same_images_follows_the_folds(folded: Write, tmp_path: Path) -> None:

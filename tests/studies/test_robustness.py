@@ -4,6 +4,8 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -263,3 +265,15 @@ def test_runs_of_a_place_lie_beside_it_and_a_variant_may_be_called_none(tmp_path
     (place / "none").mkdir()
     ((run,), _) = finished_runs(place)
     assert run.directory == place / "none/seed-1"
+
+
+def test_a_sample_of_the_test_images_keeps_the_proportions(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.repeat([0, 1, 2], [5000, 3000, 2000])
+    stored = SimpleNamespace(labels=labels)
+    monkeypatch.setattr("vitlab.runs.directory.RunDirectory.predictions", property(lambda directory: stored))
+    run: Any = SimpleNamespace(directory=Path())
+    chosen = robustness._sample(run, 100)
+    assert len(set(chosen)) == 100
+    assert np.bincount(labels[chosen]).tolist() == [50, 30, 20]
+    stored.labels = labels[:40]
+    assert robustness._sample(run, 100).tolist() == robustness._sample(run, None).tolist() == list(range(40))

@@ -135,18 +135,20 @@ def references(experiment: Experiment, untrained: ImageModel | None, device: tor
     """
     import torch
 
-    from vitlab.evaluation.features import extract, pixels
-    from vitlab.evaluation.knn import MOST_NEIGHBORS, predict_weighted
+    from vitlab.evaluation.features import extract
+    from vitlab.evaluation.knn import MOST_NEIGHBORS, classify_pixels, predict_weighted
     from vitlab.evaluation.probe import Accuracy
 
-    data, model = experiment.data, (untrained or experiment.model).to(device)
+    data = experiment.data
     known: list[Literal["train", "val"]] = ["train"] if data.tests_on_validation else ["train", "val"]
-    every = -(-sum(len(data.labels(split)) for split in known) // MOST_NEIGHBORS)
-    found = {}
-    for name, embed in ({"raw pixels": pixels} | ({"untrained": model.embed} if untrained else {})).items():
-        banks = [extract(model, data.batches(split, device, every), embed=embed) for split in known]
+    classes, truth, examples = classify_pixels(data, known, "test", device)
+    found = {"raw pixels": Accuracy.of(classes, truth)}
+    if untrained is not None:
+        every = -(-sum(len(data.labels(split)) for split in known) // MOST_NEIGHBORS)
+        banks = [extract(untrained.to(device), data.batches(split, device, every)) for split in known]
         bank, labels = (torch.cat(parts) for parts in zip(*banks, strict=True))
-        test, truth = extract(model, data.batches("test", device), embed=embed)
-        found[name] = Accuracy.of(predict_weighted(test, bank, labels, data.num_classes), truth)
-        print(f"{name}: k-NN (k = 20) {found[name]}, among {len(labels):,} training images")
+        test, truth = extract(untrained, data.batches("test", device))
+        found["untrained"] = Accuracy.of(predict_weighted(test, bank, labels, data.num_classes), truth)
+    for name, accuracy in found.items():
+        print(f"{name}: k-NN (k = 20) {accuracy}, among {examples:,} training images")
     return {f"knn_{name.replace(' ', '_')}": asdict(accuracy) for name, accuracy in found.items()}

@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from vitlab.config import Config, load_yaml, named, untrusted
+from vitlab.config import Config, load_yaml, locate, named, untrusted
 from vitlab.internals import Complaint, is_parsing_failure, missing_arguments, parsing_failure
 
 MOST_LINES = 5
@@ -61,11 +61,11 @@ def check_sections(config: Config) -> None:
             )
 
 
-def refuse_variant(config: Config, file: Path | None) -> None:
+def refuse_variant(config: Config, file: Path | None = None) -> None:
     """Refuse settings of a model without its class: a variant of a study, or an overlay; name the base before it."""
     if not isinstance(config.get("model"), dict) or "class_path" in config["model"]:
         return
-    base: object = "BASE.yaml"
+    base, file = "BASE.yaml", file and locate(file)
     places = [place for parent in file.parents[:3] for place in (parent, parent / "studies")] if file else []
     for study in (path for place in places for path in sorted(place.glob("*.yaml"))):
         content = load_yaml(study)

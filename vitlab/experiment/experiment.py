@@ -34,7 +34,6 @@ from vitlab.config import (
     expanded,
     flatten,
     gather,
-    locate,
     modernize,
     named,
     pairs,
@@ -107,7 +106,7 @@ class Experiment:
         files = [source for source in sources if isinstance(source, Path)]
         named, arguments = _spelled_out(sources, [*arguments, *(f"--{setting}" for setting in settings)])
         if "model" not in dict(pairs(arguments)):
-            refuse_variant(named, locate(files[-1]) if files else None)
+            refuse_variant(named, *files[-1:])
         self._settings = Settings(named, arguments)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
         self._compiled = False

@@ -1,7 +1,6 @@
 """k-NN accuracy and collapse metrics of frozen features during pre-training."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from vitlab import log
 from vitlab.evaluation.collapse import rank_me, relative_std
-from vitlab.evaluation.features import extract, pixels, require_classes
-from vitlab.evaluation.knn import predict_weighted
+from vitlab.evaluation.features import extract, require_classes
+from vitlab.evaluation.knn import classify_pixels, predict_weighted
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
 from vitlab.runs.last_epoch import is_last_epoch
@@ -49,7 +48,10 @@ class KnnMonitor(Callback):
         if trainer.ckpt_path is not None:  # else they come with the checkpoint
             return
         untrained, _ = self._measure(trainer, pl_module)
-        raw, _ = self._measure(trainer, pl_module, embed=pixels)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        most = self.most or len(data.labels("train"))
+        found, truth, _ = classify_pixels(data, ["train"], "val", pl_module.device, most)
+        raw = float((found == truth).float().mean())
         self.references = {"val/knn_untrained": untrained, "val/knn_pixels": raw}
         if trainer.is_global_zero:
             log.info("k-NN before training: %.1f %%, on raw pixels %.1f %%", 100 * untrained, 100 * raw)
@@ -80,14 +82,12 @@ class KnnMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.references, self.last = state_dict["references"], state_dict["last"]
 
-    def _measure(
-        self, trainer: Trainer, objective: Objective, embed: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[float, Float[Tensor, "N C"]]:
+    def _measure(self, trainer: Trainer, objective: Objective) -> tuple[float, Float[Tensor, "N C"]]:
         """Return the accuracy of k-NN, and the features of the validation images."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         every = 1 if self.most is None else -(-len(data.labels("train")) // self.most)
         with gathered(objective):
-            bank, labels = extract(objective.encoder, data.batches("train", objective.device, every), embed=embed)
-            queries, truth = extract(objective.encoder, data.batches("val", objective.device), embed=embed)
+            bank, labels = extract(objective.encoder, data.batches("train", objective.device, every))
+            queries, truth = extract(objective.encoder, data.batches("val", objective.device))
         correct = predict_weighted(queries, bank, labels, data.num_classes) == truth
         return float(correct.float().mean()), queries

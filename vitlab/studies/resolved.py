@@ -68,8 +68,7 @@ class ResolvedStudy:
         """The accuracies that every model must beat; None where another metric ranks."""
         if not self.metric.is_accuracy:
             return None
-        file, probed = self.folder / "baselines.json", all(run.config["run"].get("probe") for run in self.runs)
-        return baselines(self.images, self.runs[0].config["data"], file, as_features=probed)
+        return baselines(self.images, self.runs[0].config["data"], self.folder / "baselines.json")
 
     @cached_property
     def leaks(self) -> list[str]:

@@ -165,7 +165,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
         first, *_ = results.study.variants
         trained_on = {run.training_images for run in results.finished if run.run.seed == results.study.seeds[0]}
         whose = f", those of {first}" if len(trained_on) > 1 else ""
-        notes = lines.describe_knn(results.tested_on_validation) + whose, f"always “{lines.majority_class}”"
+        notes = lines.describe_knn() + whose, f"always “{lines.majority_class}”"
         for (name, accuracy), note in zip(reversed(lines.lines.items()), notes, strict=True):
             rows.append((accuracy, 1, Row(name, (percent(accuracy, digits), note), reference=True)))
     # A variant that ties with a baseline does not beat it, and is listed below.
