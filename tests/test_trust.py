@@ -85,7 +85,7 @@ TRAPS = {
     "a module, plugins": lambda: own("trainer.plugins"),
     "a module, profiler": lambda: own("trainer.profiler"),
     "a module, text": lambda: nest("trainer.logger", "trap.Class"),
-    "a file with a module": lambda: nest("model.init_args.backbone", "trap.yaml"),
+    "a file with a function": lambda: nest("trainer.callbacks", "callbacks.yaml"),
 }
 QUICK = ("a command in an argument of any type", "a function that reads pickles", "a module, objective")
 
@@ -100,7 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv(IMPORT)
         trap = "import pathlib\npathlib.Path(__file__).with_name('TRAP').touch()\n"
         Path("trap.py").write_text(trap + "from vitlab.models import VisionTransformer as Class\n")
-        Path("trap.yaml").write_text("class_path: trap.Class\n")
+        Path("callbacks.yaml").write_text(yaml.safe_dump(callback("torch.hub.load")["trainer"]["callbacks"]))
         Path("tiny.yaml").write_text(yaml.safe_dump(merge(TINY, {"trainer": {"limit_train_batches": 1}})))
         Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save("picture.png")
         assert main(["fit", "tiny.yaml"]) == 0
@@ -111,7 +111,8 @@ def plant(trap: Config) -> None:
     """Write the trap into an experiment, a study and the finished run, its checkpoints too."""
     config = merge(TINY, trap)
     Path("trapped.yaml").write_text(yaml.safe_dump(config))
-    variants = {"one": {}, "two": {"seed_everything": 2}}
+    decay = "model.init_args.optimizer.init_args.weight_decay"
+    variants = {"one": nest(decay, 0.1), "two": nest(decay, 0.2)}
     study = {"name": "s", "base": "trapped.yaml", "variants": variants, "seeds": [1], "budget": {"epochs": 1}}
     Path("study.yaml").write_text(yaml.safe_dump(study))
     shutil.rmtree("planted", ignore_errors=True)
@@ -143,6 +144,7 @@ def given(command: str, file: str) -> list[str]:
         "embed": ["--images", "picture.png", "--out", "out.parquet"],
         "visualize": ["--out", "drawn"],
         "export": ["--out", "exported"],
+        "transfer": ["--sizes", "20", "--out", "transferred"],
         "list": ["--root", "planted"],
         "rm": ["--root", "planted"],
         "claims": ["--check", file],
@@ -165,8 +167,8 @@ def test_a_class_is_not_even_imported_where_none_is_expected(place: Path) -> Non
     assert "run.wandb.tags" in said("fit", "trapped.yaml")
 
 
-# Those that read what is wrong here as data, or nothing of it.
-READERS = {"list", "rm", "init", "verdict", "predict", "embed"}
+# Those that read what is wrong here as data, or first ask for a finished study or a claim.
+READERS = {"list", "rm", "init", "verdict", "predict", "embed", "robustness", "claims"}
 
 
 @pytest.mark.parametrize("trap", ["a command in an argument of any type", "a module, backbone"])
