@@ -59,26 +59,29 @@ def regular(path: Path) -> Path:
 
 
 def read_json(path: Path, remedy: str = "Remove it, and give the same command again.", missing: Any = None) -> Any:
-    """Return the content of a JSON file; `missing`, where that is given and there is no file.
+    """Return the content of a JSON file; `missing`, of the same type, where that is given and there is no file.
 
     Raises:
         FileNotFoundError: it does not exist.
-        ValueError: it is cut or otherwise damaged; the message names it.
+        ValueError: it is damaged, or of another type than `missing`, by default a dict; the message names it.
     """
     if missing is not None and not path.is_file():
         return missing
     regular(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict if missing is None else type(missing)):
+            raise ValueError(f"a {type(content).__name__} is not what it contains")
+        return content
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
         raise ValueError(f"{path} is damaged ({error}). {remedy}") from None
 
 
 def read_cache(path: Path, missing: Any) -> Any:
     """Return the content of a JSON file that can be computed again, or `missing` where it is missing or damaged."""
     try:
-        return read_json(path)
-    except (FileNotFoundError, ValueError):
+        return read_json(path, missing=missing)
+    except ValueError:
         return missing
 
 

@@ -95,7 +95,7 @@ class FakeExperiment:
         self.config = merge(DEFAULTS, config)
         init_args = self.config["data"].get("init_args", {})
         self.data = Fold(images, init_args) if init_args.get("folds") else images
-        self.trainer, self.before = SimpleNamespace(callbacks=[]), dict
+        self.trainer, self.before, self.check = SimpleNamespace(callbacks=[]), dict, dict
         self.run = SimpleNamespace(probe=self.config.get("run", {}).get("probe"))
         if "backbone" not in self.config["model"]["init_args"]:
             raise ValueError("model.init_args.backbone is missing. Name a backbone.")

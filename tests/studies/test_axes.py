@@ -256,7 +256,6 @@ def test_costs_are_measured_again_only_where_steps_differ() -> None:
         ),
         ({"along": {"train_images": [50, 50]}}, "Expected a list of two different numbers or more"),
         ({"along": {"train_images": [0, 50]}}, "Expected numbers above 0"),
-        ({"along": {"train_images": [20, 50]}}, "ViT has 20 training images, fewer than one batch of 32"),
         ({"along": [50, 100]}, "Expected one axis and its values, like {train_images: .50, 100, 200.}"),
         ({"along": {"images": [50, 100]}}, "an axis of budgets, and budget: 4 epochs. Remove one of the two"),
         ({"along": {"epochs": [5, 10], "train_images": [50, 100]}, "budget": "absent"}, "Expected one axis"),

@@ -160,11 +160,23 @@ def test_seeds_alone_may_not_help(finished: Path, tmp_path: Path) -> None:
     assert "seeds: {" not in text
 
 
+def test_without_a_margin_the_study_as_it_is_written_is_planned(finished: Path, tmp_path: Path) -> None:
+    planned = plan_study(finished, tmp_path / "runs")
+    text, runs = describe(planned, None), len(planned.study.seeds) * len(planned.study.variants)
+    assert f"as it is written, {len(planned.study.seeds)} seeds of each variant, takes" in text
+    assert re.search(rf"runs +{runs}; {planned.finished} are finished\n +hours .*\n +disk .*B", text)
+    assert "Give --difference" in text
+    few = dataclasses.replace(planned, pilot=planned.pilot._replace(test_images=13))
+    assert "With 13 test images, more pictures, or `folds`, which tests each of them, help more" in describe(few, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--difference", "1"], "plan takes one study"),
-        (["STUDY"], "has no margin, so the plan needs --difference"),
+        (["STUDY", "--seeds", "9"], "--seeds: the study's file says this; edit `seeds` there, or in a copy."),
+        (["STUDY", "--budget.epochs=9"], "--budget.epochs=9: the study's file says this; edit `budget` there"),
+        (["STUDY", "--data", "photos"], "--data: the study's file says this; give --data.root FOLDER."),
         (["STUDY", "--difference", "0"], "--difference 0: expected a number above 0"),
         (["STUDY", "--difference", "100"], "below 100"),
         (["STUDY", "--difference", "one"], "--difference"),

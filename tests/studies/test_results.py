@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from fake_study import result, results, right
+from fake_study import Digits, measured, plain, result, results, right, seeds
 from referee.formats import NONE, SPACE
 from referee.report.document import Table
 from referee.statistics.intervals import t_interval
@@ -16,8 +16,13 @@ from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import Outcome
-from vitlab.studies.report import sections
+from vitlab.studies.report import page, sections
 from vitlab.studies.report.beaten import not_beyond_baselines
+from vitlab.studies.report.looks import read_looks
+from vitlab.studies.report.remarks import remarks_above
+from vitlab.studies.report.verdict import verdict
+from vitlab.studies.results.baselines import baselines
+from vitlab.studies.results.duplicates import duplicates
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.table import StudyResults
 
@@ -52,10 +57,56 @@ def test_runs_that_cannot_be_compared_stand_among_the_failures(tmp_path: Path) -
     assert [result.run.seed for result in finished] == [1, 2]
     reasons = {run.seed: failure for run, failure in failures}
     assert reasons[3] == "was tested on other images or labels than the other runs"
-    assert reasons[4] == "its predictions are not finite numbers"
+    assert reasons[4] == "its predictions or their score are not finite numbers"
     assert str(reasons[5]).startswith("its results cannot be read")
     assert reasons[6] == "exit status 1"
     assert str(reasons[7]).startswith("its predictions are of other weights or settings; run `test` on ")
+
+
+@pytest.mark.parametrize("summary", ["[]", "{}", "[" * 100_000, '{"seconds": 3, "metrics": {"test/top1": NaN}}'])
+def test_a_summary_that_is_none_is_a_failure_that_names_it(summary: str, tmp_path: Path) -> None:
+    good, bad = finished_run(tmp_path, 1), finished_run(tmp_path, 2)
+    (bad.run.directory / "summary.json").write_text(summary)
+    finished, ((run, why),) = read_results([good, bad])
+    assert ([result.run.seed for result in finished], run.seed) == ([1], 2)
+    assert str(bad.run.directory / "summary.json") in str(why) or "are not finite numbers" in str(why)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[1]", "[" * 100_000, '{"baselines": []}'])
+def test_what_is_no_look_is_named_and_what_is_no_cache_made_again(content: str, digits: Digits, tmp_path: Path) -> None:
+    right, found = baselines(digits, {}, tmp_path / "a.json"), duplicates(digits, {}, tmp_path / "b.json")
+    for name in ("a.json", "b.json"):
+        keyed = (tmp_path / name).read_text().replace('"baselines": {', '"baselines": {"x": 1, ')
+        (tmp_path / name).write_text(keyed if content == "{}" and name == "a.json" else content)
+    assert baselines(digits, {}, tmp_path / "a.json") == right
+    assert duplicates(digits, {}, tmp_path / "b.json") == found
+    (tmp_path / "looks.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=r"looks\.jsonl, line 1 is damaged"):
+        read_looks(tmp_path)
+
+
+def test_a_ranking_by_validation_images_says_so_everywhere() -> None:
+    study = measured(
+        results({"A": seeds([0.9, 0.91]), "B": seeds([0.8, 0.82])}),
+        Metric("val/top1", "max"), {"A": [0.5, 0.6], "B": [0.7, 0.8]},
+    )  # fmt: skip
+    for each in study.finished:
+        each.data["splits"] = {"val": {"images": 77}}
+    said = plain(" ".join([*page._summary(study), *sections._notes_on_ranking(study), *remarks_above(study)]))
+    assert said.count("77 validation images") == 2
+    assert "validation top1 (higher is better)" in said
+    assert "Variants are ranked by val/top1, of validation images" in said
+    assert "test top1" not in said
+    assert "1,000 test images" not in said
+
+
+def test_no_variant_above_the_best_baseline_is_said_in_the_headline_and_first() -> None:
+    study = results({"A": seeds([0.9, 0.91, 0.9]), "B": seeds([0.8, 0.82, 0.8])})
+    assert study.baselines is not None
+    near = replace(study, baselines=replace(study.baselines, majority=0.899, knn=0.95))
+    assert plain(verdict(near)).endswith("No variant reaches k-NN on raw pixels (95.0 %): A 90.3, B 80.7.")
+    assert "No variant reaches" in remarks_above(near)[0]
+    assert "No variant" not in verdict(study)
 
 
 def test_a_run_that_was_cut_short_is_no_result(tmp_path: Path) -> None:

@@ -202,6 +202,8 @@ BAD = {
         {"tune": {"space": {"model.init_args.backbone.init_args.depth": [1, 2]}, "within": "study"},
          "budget": {"flops": 1.0e+9}},
         "Give a budget in epochs or images"),
+    "seeds are tuned": (
+        {"tune": {"space": {"seed_everything": [1, 2]}}}, "seed_everything is what `seeds` and `vary` set"),
     "tuning of seeds that may never be trained": (
         {"tune": {"space": {"model.init_args.lr": [1, 2]}}, "seeds": {"from": 4, "to": 9}},
         "Give `seeds` as a list, or write `within: study`"),
@@ -322,6 +324,23 @@ def test_a_setting_that_agrees_with_the_study_or_is_of_an_experiment_of_its_own_
     each = read_study(write_study(variants={"A": longer, "B": variant(0.8)}, budget=None))
     assert [run.epochs for run in plan(each, tmp_path / "runs")[:2]] == [9, 3]
     assert overruled(each) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"init_args": {"batch_size": 5000}}}, "batch_size 5000 is larger than the training set: "),
+        ({"trainer": {"accumulate_grad_batches": 500}}, ", 500 times a step, is larger than the training set"),
+    ],
+)
+def test_what_fit_refuses_of_the_data_is_refused_before_any_cost_is_measured(
+    change: dict, message: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = {"model": {"init_args": {"label_smoothing": 0.2}}}
+    content = {"base": str(tiny()), "seeds": [1], "variants": {"A": other, "B": change}, "budget": {"epochs": 1}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=f"Variant 'B' of .*{re.escape(message)}"):
+        plan(read_study(tmp_path / "own.yaml"), tmp_path / "runs")
 
 
 def test_a_study_of_no_length_is_refused(write_study: Write, tmp_path: Path) -> None:

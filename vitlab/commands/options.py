@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import takewhile
@@ -126,7 +127,12 @@ class StudyParser(argparse.ArgumentParser):
         files, rest = split(arguments)
         options, others = self.parse_known_args(rest)
         files += [word for word in others if not word.startswith("-")]  # after a flag, which takes no value
+        from vitlab.studies.file.study import KEYS  # here, because commands import this first
+
         if unknown := [word for word in others if word.startswith("-")]:
+            if (key := re.split(r"[.=]", unknown[0].lstrip("-"))[0]) in (*KEYS, "data"):
+                remedy = "give --data.root FOLDER" if key == "data" else f"edit `{key}` there, or in a copy"
+                raise ValueError(f"{unknown[0]}: the study's file says this; {remedy}.")
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         if len(files) != 1:
             command = self.prog.split()[-2]

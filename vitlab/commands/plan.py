@@ -15,7 +15,9 @@ def run(arguments: Sequence[str]) -> int:
         "from a study's finished runs, or before any run from the size of the test set. `--data.root` as in compare.",
     )
     parser.add_argument(
-        "--difference", type=float, help="to be found: points of accuracy, else the metric's unit [the study's margin]"
+        "--difference",
+        type=float,
+        help="to be found: points of accuracy, else the metric's unit [the study's margin]",
     )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
     arguments, data = split_data(arguments)
@@ -31,7 +33,8 @@ def run(arguments: Sequence[str]) -> int:
     planned = plan_study(study, options.root, data)
     difference = difference or planned.study.margin
     if difference is None:
-        raise ValueError(f"{study} has no margin, so the plan needs --difference, like --difference 1.0.")
+        print(describe(planned, None))
+        return 0
     if planned.metric.is_log and difference <= 1:
         raise ValueError(f"--difference {difference:g}: a factor on a logarithmic scale; give one above 1, like 1.5.")
     if planned.metric.is_fraction and difference >= 100:

@@ -389,6 +389,12 @@ class Experiment:
         above = [*self.directory.parents] or [self.directory / ".."]
         return above[min(len(Path(self._values.run.name).parts), len(above) - 1)]
 
+    def check(self) -> None:
+        """Read the data and raise ValueError for what `fit` refuses before the first step, as far as it is known."""
+        self.data.trainer = self.trainer
+        self.data.setup("fit")
+        check_precision(str(self.trainer.precision), self.objective)
+
     def before(self) -> dict[str, "Experiment"]:
         """Return, by setting, the experiments that this one takes weights from, with its seed; see `chain`.
 

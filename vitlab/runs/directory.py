@@ -107,7 +107,7 @@ class RunDirectory:
     @property
     def metrics(self) -> dict[str, float]:
         """The results, by names like `test/top1`."""
-        return self.summary["metrics"]
+        return dict(self.summary.get("metrics", {}))
 
     # ---- how far
 

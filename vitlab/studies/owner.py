@@ -29,6 +29,8 @@ def claim_folder(study: Study, root: Path) -> None:
     digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
     known = read_cache(record, {})
     path, variants = str(study.path.resolve()), known.get("variants", {})
+    if not isinstance(variants, dict):
+        raise ValueError(f"{record} is damaged. Remove it, if {record.parent} is this study's.")
     nested = variants.items() <= digests.items() or digests.items() <= variants.items()
     if known.get("file", path) != path and not nested:
         raise ValueError(

@@ -25,6 +25,7 @@ from vitlab.studies.file.runs import images_of, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
 from vitlab.studies.owner import begun_study
+from vitlab.studies.report.verdict import few_images
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import StudyResults
@@ -106,7 +107,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         source=source,
         unit="image",
         looks=study.looks,
-        seconds=[np.array([result.seconds / folds for result in own]) for own in past.values()] if seen else None,
+        seconds=[np.array([_wall_seconds(each) / folds for each in own]) for own in past.values()] if seen else None,
         per_seed=folds + (study.tuning.runs(1) - once if study.tuning else 0),
         once=once,
         jobs=allot(runs, study.jobs).jobs,
@@ -129,6 +130,11 @@ def _assumed_accuracy(path: Path, metric: Metric, finished: Sequence[RunResult],
     return float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
 
 
+def _wall_seconds(result: RunResult) -> float:
+    """Return the seconds of a result from the starts of its processes to their ends."""
+    return sum(max(part.seconds, part.summary.get("wall_seconds", 0.0)) for part in result.parts or (result,))
+
+
 def _mean_bytes(results: Sequence[RunResult]) -> float:
     return float(np.mean([RunDirectory(each).size for result in results for each in result.directories]))
 
@@ -140,13 +146,28 @@ def _joules(result: RunResult) -> float | None:
     return None
 
 
-def describe(planned: Planned, difference: float) -> str:
-    """Return the plan as text; `difference` is to be found, in the metric's unit, accuracy as a fraction."""
+def describe(planned: Planned, difference: float | None) -> str:
+    """Return the plan as text.
+
+    Args:
+        difference: is to be found, in the metric's unit, accuracy as a fraction; None: the seeds are as in the file.
+    """
+    if difference is None:
+        seeds = len(planned.study.seeds)
+        shown = {"runs": f"{planned.runs(seeds) * len(planned.study.variants):,}"}
+        for name, row in _rows(planned).items():
+            shown[name] = shown.get(name, "") + row(Range(seeds, seeds, seeds))
+        most = "at most " if planned.looks else ""
+        title = f"The study as it is written, {most}{counted(seeds, 'seed')} of each variant, takes"
+        takes = "\n".join([title, *(f"  {name:<22} {text}" for name, text in shown.items())])
+    else:
+        takes = needed(planned, difference, _rows(planned))
     parts = [
         f"{planned.study.name}: {variances(planned, planned.seen)}",
-        needed(planned, difference, _rows(planned)),
+        takes,
         sizes(planned),
-        _advice(planned, difference),
+        _advice(planned, difference) if difference else "Give --difference, like 1.0, for the seeds that find it.",
+        *(few_images(planned.study, planned.pilot.test_images) if planned.pilot.test_images > 1 else ()),
     ]
     return "\n\n".join(filter(None, parts)).replace(SPACE, " ")
 
@@ -157,7 +178,9 @@ def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
     if planned.finished:
         rows["runs"] = lambda seeds: f"; {planned.finished} are finished"
     if planned.seconds is None:
-        return rows | {"hours, disk, energy": lambda seeds: "known once a run has finished"}
+        return rows | {
+            "hours, disk, energy": lambda seeds: "known once a run has finished; `compare` measures the speed first"
+        }
 
     def hours(seeds: Range) -> str:
         shown = in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end]))

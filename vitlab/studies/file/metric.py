@@ -41,6 +41,16 @@ class Metric(referee.metric.Metric):
         return self.name if "/" in self.name else f"test/{self.name}"
 
     @property
+    def split(self) -> str:
+        """What a run is ranked on: test, or validation."""
+        return "validation" if self.name.startswith("val/") else "test"
+
+    @property
+    def score(self) -> str:
+        """Its name with what it is of: test rank, validation top1."""
+        return f"{self.split} {self.name.removeprefix('val/')}"
+
+    @property
     def label(self) -> str:
         """Its name in a sentence."""
         return (self.title or "accuracy") if self.is_accuracy else self.name

@@ -17,6 +17,7 @@ import yaml
 from vitlab.config import ABSENT, ROOT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
+from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
@@ -182,6 +183,8 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
             if study.tuning:
                 refuse_untuned(experiment, metric)
             experiment.before()
+            if not decided and not RunDirectory(first.directory).is_finished:  # else they were checked before
+                experiment.check()
     except ValueError as error:
         if call_of_user_code(error):
             raise
@@ -353,7 +356,7 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
 
 def _cut_short(study: Study, run: Run) -> Iterator[str]:
     """Yield settings that end a run early or skip images; fewer training batches are a fair budget."""
-    trainer, data = run.config.get("trainer", {}), run.config["data"]["init_args"]
+    trainer = run.config.get("trainer", {})
     if study.budget is None and trainer.get("max_epochs") in (None, -1):
         yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
     for key, value in trainer.items():
@@ -362,12 +365,6 @@ def _cut_short(study: Study, run: Run) -> Iterator[str]:
                 f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short and yield no "
                 "result. Remove it; `budget` sets the training length."
             )
-    images, batch = data.get("train_images"), data.get("batch_size")
-    if images is not None and batch is not None and images < batch:
-        yield (
-            f"{run.variant} has {images} training images, fewer than one batch of {batch}. "
-            f"Set train_images to {batch} or more, or data.init_args.batch_size to {images} or less."
-        )
 
 
 def _unknown_keys(study: Study, runs: Sequence[Run]) -> Iterator[str]:

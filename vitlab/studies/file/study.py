@@ -4,8 +4,7 @@
     question: Which of ViT and Swin serves small images best?  # printed above the report's headline; may be left out
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
     variants:                         # only the differences: a mapping, or the path of a YAML file; with
-                                      # `frozen: {probe: linear}` nothing is trained but a classifier (or knn);
-                                      # `published: {value: 81.4, what: …, source: …}` stands beside its score
+                                      # `frozen: {probe: linear}` nothing is trained but a classifier (or knn)
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3];
                                       # with `first: 21`, the seeds are 21 to 32 and not 1 to 12
@@ -51,7 +50,7 @@ from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
 from vitlab.studies.file.content import beside, content_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.space import Tuning, parse_tuning
-from vitlab.studies.file.vary import BY_DEFAULT, parse_seeds, parse_vary
+from vitlab.studies.file.vary import BY_DEFAULT, parse_seeds, parse_vary, seed_settings
 
 REQUIRED = ("base", "variants", "seeds")
 VALIDATION = "check_val_every_n_epoch"
@@ -148,7 +147,6 @@ class Study:
     settings: Config = field(default_factory=dict)  # of that place
     files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
     like: Path | None = None  # the study that it changes
-    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by variant: value, what, source
     given: Config = field(default_factory=dict)  # settings of the data from the command line, which change the base
 
     @property
@@ -275,11 +273,6 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         given |= {"folds": given["folds"][IF], "folds_without_test": True}
     seeds, looks = _seeds_and_looks(content["seeds"])
     variants, budget = _variants(content["variants"], path), parse_budget(content.get("budget"))
-    published = {
-        name: _published(name, override.pop("published"))
-        for name, override in variants.items()
-        if "published" in override
-    }
     study = Study(
         path=path,
         name=str(content.get("name") or path.stem),
@@ -293,7 +286,6 @@ def _parse(content: Config, path: Path, base: Path) -> Study:
         claim=parse_claim(content.get("claim"), variants, given.get("margin")),
         vary=parse_vary(content.get("vary")),
         along=parse_along(content.get("along"), budget),
-        published=published,
         **given,
     )
     for contradiction in _contradictions(study):
@@ -383,6 +375,8 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
         )
     if study.looks and study.tuning and study.tuning.within_seeds:
         yield "tune: a seed that a look may never train is not tuned. Give `seeds` as a list, or write `within: study`."
+    if seeds := [key for key in study.tuned if key in seed_settings((), 0, 0)]:
+        yield f"tune: space: {seeds[0]} is what `seeds` and `vary` set. Remove it."
     if study.tuned and study.branch:
         yield "branch: shorter runs continue the longest, and tuning could give them other settings."
 
@@ -429,18 +423,6 @@ def _thawed(name: str, override: Config) -> Config:
     if not known:
         raise ValueError(f"variants: {name}: frozen: {frozen!r}. Expected {{probe: …}}, one of {', '.join(PROBES)}.")
     return merge(rest, {"trainer": {"max_epochs": 0}, "run": {"probe": frozen["probe"]}})
-
-
-def _published(name: str, value: Any) -> Mapping[str, Any]:
-    """Check a published figure, in the unit of the report."""
-    texts = [value.get(key) for key in ("what", "source")] if isinstance(value, dict) else [None]
-    number = value.get("value") if isinstance(value, dict) else None
-    if type(number) not in (int, float) or not all(isinstance(text, str) for text in texts) or len(value) > 3:
-        raise ValueError(
-            f"variants: {name}: published: {value!r}. Expected a value as the report shows it, what was measured, and "
-            "the source, like {value: 81.4, what: test top-1 after 300 epochs, source: 'arXiv 2012.12877, table 5'}."
-        )
-    return value
 
 
 def is_frozen(config: Config) -> bool:

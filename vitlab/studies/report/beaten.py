@@ -16,7 +16,8 @@ from vitlab.studies.results.table import StudyResults
 def not_beyond_baselines(results: StudyResults) -> list[str]:
     """Name, for each baseline and for the start of the training, the variants whose lead over it can be chance."""
     lines, digits = [], results.verdict.digits
-    for line, value in results.baselines.lines.items() if results.baselines else ():
+    known_lines = results.baselines.lines.items() if results.baselines else ()
+    for line, value in sorted(known_lines, key=lambda each: -each[1]):  # what beats the best beats all
         below = [result for result in results.ranking if not _beats(result, value, results)]
         if not below:
             continue

@@ -27,7 +27,7 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
 
 def differences(results: StudyResults, layout: Layout) -> Figure:
     """Draw the lead of each pair's first variant."""
-    return referee.report.charts.differences(results.verdict, layout, f"test {results.metric.name}")
+    return referee.report.charts.differences(results.verdict, layout, results.metric.score)
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:

@@ -13,6 +13,7 @@ from vitlab.studies.report.verdict_file import as_record
 from vitlab.studies.results.table import StudyResults
 
 FILE = "looks.jsonl"
+KEYS = {"time", "seeds", "stop", "variants"}
 
 
 def read_looks(folder: Path) -> list[dict[str, Any]]:
@@ -25,7 +26,8 @@ def read_looks(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         try:
             looks.append(json.loads(line))
-        except ValueError:  # of JSON or of UTF-8
+            assert looks[-1].keys() >= KEYS
+        except (ValueError, RecursionError, AssertionError, AttributeError):  # of JSON, of UTF-8, or another's
             raise ValueError(
                 f"{path}, line {number} is damaged. Delete this line, and give the same command again; the study then "
                 "does not know that it looked at its results there."
@@ -37,7 +39,7 @@ def append_look(results: StudyResults, folder: Path) -> None:
     """Record what a look shows; the last look again, by a study that is started anew, is none."""
     looks = read_looks(folder)
     look = json.loads(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **as_record(results)}))
-    if not looks or looks[-1] | {"time": None} != look | {"time": None}:
+    if not looks or looks[-1] | look != looks[-1] | {"time": look["time"]}:  # earlier versions recorded more
         lines = [json.dumps(each, ensure_ascii=False, allow_nan=False) for each in (*looks, look)]
         write_text(folder / FILE, "".join(f"{line}\n" for line in lines))
 

@@ -111,13 +111,13 @@ def _summary(results: StudyResults) -> list[str]:
     if (groups := results.outcomes.groups) is not None:
         over = f"seeds and {counted(int(groups.max()) + 1, 'group')} of test images"
     if not metric.is_accuracy:
-        unit = f"test {metric.name} ({'higher' if metric.mode == 'max' else 'lower'} is better)"
+        unit = f"{metric.score} ({'higher' if metric.mode == 'max' else 'lower'} is better)"
     simultaneous = "simultaneous " if len(results.verdict.pairs) > 1 else ""
     intervals = any(len(result.runs) > 1 for result in results.ranking)
     return [
         f"{counted(len(results.ranking), 'variant')}, {_seeds(results)} each, "
         + (f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, " if epochs else "")
-        + f"{counted(len(results.labels), 'test image')}{validation}{classes}. Leads are in {unit}"
+        + f"{results.scored}{validation}{classes}. Leads are in {unit}"
         + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if intervals else ". ")
         + describe_draws(study.vary, study.folds)
     ]

@@ -39,8 +39,8 @@ def methods(results: StudyResults) -> list[str]:
         *_trained(results),
         *_weights(results),
         *([f"We chose {joined(tuned)} of each variant on the validation images."] if tuned else []),
-        f"Scores are {results.metric.label} of the weights after the last epoch on the test images, means over seeds "
-        f"with 95{SPACE}% t-intervals.",
+        f"Scores are {results.metric.label} of the weights after the last epoch on the {results.metric.split} images, "
+        f"means over seeds with 95{SPACE}% t-intervals.",
         *_tested(results),
         *_software(results.finished),
     ]

@@ -276,6 +276,14 @@ def _leaks(results: StudyResults) -> Iterator[str]:
     yield from results.context.leaks
 
 
+def _ranked_on_validation(results: StudyResults) -> Iterator[str]:
+    if results.metric.split == "validation":
+        yield (
+            f"Variants are ranked by {results.metric.name}, of validation images, by which checkpoints and settings "
+            "may have been chosen; test images may rank them otherwise."
+        )
+
+
 def _other_studies(results: StudyResults) -> Iterator[str]:
     if studies := results.context.studies:
         count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"
@@ -292,6 +300,7 @@ Kind = Callable[[StudyResults], Iterable[str]]
 # What may change what a reader concludes or does next, the gravest first.
 DECISIVE: tuple[Kind, ...] = (
     _failures,
+    _ranked_on_validation,
     _leaks,
     not_beyond_baselines,
     _extension,

@@ -24,7 +24,6 @@ from vitlab.studies.report.beaten import design_effect
 from vitlab.studies.report.cost import cost_section, row_of
 from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.paper import for_a_paper
-from vitlab.studies.report.published import published_parts
 from vitlab.studies.report.remarks import remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
@@ -114,7 +113,6 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
         ),
         Table("Ranking", columns, _ranked_rows(results), left=[INTERVAL]),
         Note(" ".join(_notes_on_ranking(results))),
-        *published_parts(results),
         Details(
             "All runs",
             [Table("All runs", ["Variant", "Seed", metric.column, *own_columns, "Training time"], _run_rows(results))],
@@ -189,7 +187,7 @@ def _notes_on_ranking(results: StudyResults) -> Iterator[str]:
     mean = "geometric mean" if metric.is_log else "mean"
     yield (
         f"{name} of the weights after the last epoch, {mean} over seeds. The interval shows where it would lie with "
-        f"other seeds on the same {counted(len(results.labels), 'test image')}."
+        f"other seeds on the same {results.scored}."
     )
     if metric.is_accuracy:
         best = results.ranking[0]

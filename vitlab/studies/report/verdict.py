@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import referee.outlooks
 from referee.checks import Check
+from referee.formats import counted
 from referee.statistics.power import MOST_SEEDS, Need
 from referee.statistics.relations import OPEN
 from referee.verdict import Pair, Verdict
 
 from vitlab.studies.file.format import duration
+from vitlab.studies.file.study import Study
+from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.remarks import objections
 from vitlab.studies.results.table import StudyResults
+
+FEW_IMAGES = 100  # below which 95 % intervals of an accuracy are 10 points wide and more
 
 
 def judged(results: StudyResults) -> Verdict:
@@ -20,8 +25,9 @@ def judged(results: StudyResults) -> Verdict:
 
 
 def verdict(results: StudyResults) -> str:
-    """Return the headline: what the study shows, or why it shows nothing about its variants."""
-    return judged(results).sentence
+    """Return the headline: what the study shows, or why it shows nothing; and if no variant beats a baseline."""
+    vain = [line for line in not_beyond_baselines(results) if line.startswith("No variant")][:1]
+    return " ".join([judged(results).sentence, *vain])
 
 
 def outlooks(results: StudyResults) -> list[str]:
@@ -42,7 +48,16 @@ def outlooks(results: StudyResults) -> list[str]:
         time = duration(MOST_SEEDS * each, None) if low is None else duration(low, high)
         return time if results.study.jobs else f"{time}, one run at a time"
 
-    return referee.outlooks.outlooks(judged(results), is_claimed if claim else None, time_of)
+    if objections(results):
+        return []
+    lines = referee.outlooks.outlooks(judged(results), is_claimed if claim else None, time_of)
+    return [*lines, *few_images(results.study, len(results.labels))] if lines and results.by_image else lines
+
+
+def few_images(study: Study, images: int) -> list[str]:
+    """Say what helps more than seeds where there are few test images."""
+    remedy = "more pictures help" if study.folds else "more pictures, or `folds`, which tests each of them, help"
+    return [f"With {counted(images, 'test image')}, {remedy} more than seeds."] if images < FEW_IMAGES else []
 
 
 def runs_at_once(results: StudyResults) -> int:

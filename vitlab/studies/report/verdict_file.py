@@ -10,7 +10,6 @@ from referee.verdict import VOID
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.registration import keep_word
-from vitlab.studies.report.published import compared
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import judged, runs_at_once
 from vitlab.studies.results.table import StudyResults
@@ -59,7 +58,6 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "seeds": study.seeds,
         "variants": record["variants"],
         "pairs": [{key: value for key, value in pair.items() if key in PAIR} for pair in record["pairs"]],
-        "published": [each.record() for each in compared(results)],
         "objections": objections(results),
         "failures": {str(run): why for run, why in results.failures},
     }

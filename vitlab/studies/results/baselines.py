@@ -5,6 +5,7 @@ Reports mark the runs that do not exceed them, which would otherwise go unnotice
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,9 @@ def baselines(images: Images, data: Config, cache: Path) -> Baselines:
     splits = images.facts()["splits"]  # a folder may have other images than before
     key = {"data": data, "splits": splits, "as_features": True}  # which files of Euclidean neighbors lack
     known = read_cache(cache, {})
-    if {name: known.get(name) for name in key} == key:
-        return Baselines(**{each.name: known["baselines"][each.name] for each in fields(Baselines)})
+    with suppress(KeyError, TypeError):  # another's
+        if {name: known.get(name) for name in key} == key:
+            return Baselines(**{each.name: known["baselines"][each.name] for each in fields(Baselines)})
     measured = _averaged([measure_baselines(part) for part in getattr(images, "parts", [images])])
     write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
     return measured

@@ -6,6 +6,7 @@ their pixels. Photographs are also compared by 128 signs, whether each of 9 × 9
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,10 +64,11 @@ class Duplicates(NamedTuple):
 def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
     """Return the copies in a data set, from the cache if that has these images, and `data`, what chooses them."""
     key = {"data": data, "splits": images.facts()["splits"]}
-    known = read_cache(cache, [])
+    known = [record for record in read_cache(cache, []) if isinstance(record, dict)]
     for record in known:
-        if {name: record.get(name) for name in key} == key:
-            return Duplicates(**record["duplicates"])
+        with suppress(KeyError, TypeError):  # another's
+            if {name: record.get(name) for name in key} == key:
+                return Duplicates(**record["duplicates"])
     signs: Signs = {}
     found = [_find(part, signs) for part in getattr(images, "parts", [images])]  # of a `Pool`
     totals = {split: sum(each.copies.get(split, 0) for each in found) for split in found[0].copies}

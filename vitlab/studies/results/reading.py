@@ -1,12 +1,11 @@
 """Read finished runs; a result that no average may include is a failure with the reason."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vitlab.runs.directory import RunDirectory
+from vitlab.runs.directory import SUMMARY, RunDirectory
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.state import UNFINISHED, Outcome, cut_short
 from vitlab.studies.results.folds import joined
@@ -29,11 +28,14 @@ def read_results(outcomes: Sequence[Outcome], folds: int | None = None) -> tuple
             why, d = cut_short(run), RunDirectory(run.directory)
             if why is None:
                 result = RunResult(run, d.predictions, d.summary, d.environment, d.history, d.data, d.values)
-                if not (np.isfinite(result.predictions.logits).all() and math.isfinite(result.score)):
-                    why = "its predictions are not finite numbers"
+                scores = result.score, result.seconds, d.metrics.get(run.metric.test, 0.0)
+                if not (np.isfinite(scores).all() and np.isfinite(result.predictions.logits).all()):
+                    why = "its predictions or their score are not finite numbers"
                 elif _is_of_another_test(result):
                     why = f"its predictions are of other weights or settings; run `test` on {run.directory}"
-        except (OSError, ValueError, KeyError) as error:
+        except KeyError as error:
+            why = f"{run.directory / SUMMARY} has no {error}"
+        except (OSError, ValueError, TypeError) as error:
             why = f"its results cannot be read: {error}"
         if why is None:
             results.append(result)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from referee.claim import Line
+from referee.formats import counted
 from referee.judging import of_trainings
 from referee.outcomes import Outcomes
 from referee.outcomes import Run as Row
@@ -100,6 +101,14 @@ class StudyResults:
         margin = None if study.margin is None else self.metric.own(study.margin)
         design = Design(study.test, margin, study.looks, seeds, self.earlier_plans, study.claim, self._unmet)
         return of_trainings(self.outcomes, design)
+
+    @property
+    def scored(self) -> str:
+        """The images that the metric is of, in words."""
+        if self.metric.split == "test":
+            return counted(len(self.labels), "test image")
+        known = self.finished[0].data.get("splits", {}).get("val", {}).get("images")
+        return counted(known, "validation image") if known else "validation images"
 
     @property
     def _unmet(self) -> tuple[str, ...]:
