@@ -145,7 +145,7 @@ def from_frame(
         columns.setdefault("score", column)
     known, notes = _known_columns(frame, columns)
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
-    for kind in table.columns.intersection(TEXTS):
+    for kind in (kind for kind in TEXTS if kind in table):
         table[kind] = _as_names(table[kind])
         if kind != "prediction" and (empty := table[kind] == "").any():
             where = f"{_row(frame.index[empty][0])} has no {kind} in column {known[kind]}"
@@ -179,7 +179,7 @@ def from_frame(
     return Outcomes(runs, scored, notes)
 
 
-def _column(frame: pd.DataFrame, name: str) -> str | None:
+def _column(frame: pd.DataFrame, name: str) -> Any:
     """Return the column of a name, else the first whose name differs in capitals and signs alone."""
     return name if name in frame else next((each for each in frame if words_of(each) == words_of(name)), None)
 
@@ -193,7 +193,8 @@ def recognized(frame: pd.DataFrame, kind: str) -> list[str]:
 
 def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the column of each kind, and a note on those that were recognized by a name of many."""
-    known, notes = {}, [f"{name}: numbers of rows, left out." for name in frame if str(name).startswith("Unnamed: ")]
+    known: dict[str, Any] = {}
+    notes = [f"{name}: numbers of rows, left out." for name in frame if str(name).startswith("Unnamed: ")]
     for kind, name in columns.items():
         if kind not in NAMES:
             raise ValueError(f"columns: {kind} is no kind of column. Give one of {', '.join(NAMES)}.")
@@ -204,7 +205,7 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
     for kind in NAMES:
         if kind in columns or (kind == "correct" and {"score", "prediction"} & known.keys()):
             continue
-        present = [name for name in recognized(frame, kind) if name not in known.values()]
+        present: list[Any] = [name for name in recognized(frame, kind) if name not in known.values()]
         if kind == "score" and not present and not {"correct", "prediction", "probabilities"} & known.keys():
             present = [name for name in frame if mode_of(str(name)) and "train" not in words_of(name)]
             present = present if len(present) == 1 else []
@@ -328,8 +329,8 @@ def _are_labels(table: pd.DataFrame) -> pd.Series:
         # Else they may answer open questions, or the run may always name one class.
         if found and labels.isdisjoint(found) and (other_kind or (len(found) > 1 and 2 * len(there) <= len(rows))):
             raise ValueError(
-                f"{', seed '.join(map(str, run))} predicts {listed(sorted(found))}, and labels are {listed(sorted(labels))}. "
-                "Give both the same names, or --correct COLUMN."
+                f"{', seed '.join(map(str, run))} predicts {listed(sorted(found))}, and labels are "
+                f"{listed(sorted(labels))}. Give both the same names, or --correct COLUMN."
             )
     return (table["prediction"] == table["label"]).astype(float)
 
