@@ -251,7 +251,7 @@ def test_an_argument_that_names_another_class_drops_the_files_arguments(tmp_path
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"model": {"class_path": "M", "init_args": {"optimizer": ADAMW}}}))
     files, rest = split(["--config", str(tmp_path / "a.yaml"), "--model.optimizer=SGD", "--x", "1"])
     assert rest == ["--model.optimizer=SGD", "--x", "1"]
-    optimizer = {"class_path": "vitlab.optim.AdamW"}
+    optimizer = {"class_path": "SGD"}
     assert gather(files, rest) == {"model": {"class_path": "M", "init_args": {"optimizer": optimizer}}}
     same = gather(files, ["--model.optimizer", "AdamW"])
     assert same["model"]["init_args"]["optimizer"] == ADAMW
@@ -296,3 +296,14 @@ def test_an_image_without_a_group_is_named(tmp_path: Path) -> None:
     table.write_text("image,patient\npatient1/a.jpg,1\npatient2/b.jpg,\nc.jpg,3\n")
     with pytest.raises(ValueError, match=r"no row for the image patient2/b\.jpg, or no patient there"):
         groups_by_name(f"{table}:patient", names)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_objective_and_a_backbone_given_together_are_both_new(turned: bool) -> None:
+    """MAE takes no Swin: the reader must not meet the new objective with the old backbone, nor the other way round."""
+    given = ["--model.backbone=VisionTransformer", "--model=MAE"]
+    swin = {"class_path": "vitlab.models.SwinTransformerV2", "init_args": {"window_size": 4}}
+    old = {"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"backbone": swin}}}
+    model = gather([old], given[::-1] if turned else given)["model"]
+    assert model["class_path"] == "MAE"
+    assert model["init_args"]["backbone"] == {"class_path": "VisionTransformer"}

@@ -651,7 +651,7 @@ def _choose_class(config: Config, key: str, value: str, report: Report | None, p
     if not path and here in RECIPES:
         return merge(config, {here: named}, report)
     _report_change(f"{path}{here}", node, named, report)
-    return {**config, here: {"class_path": node["class_path"]}}
+    return {**config, here: {"class_path": named["class_path"]}}
 
 
 def plain(name: str) -> str:

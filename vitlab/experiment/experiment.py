@@ -530,6 +530,10 @@ class Experiment:
                 f"run.probe: {self.run.probe} of a frozen encoder is a test by one process; set trainer.devices: 1 and "
                 "run.test: true."
             )
+        if self._values.trainer.sync_batchnorm and self.trainer.strategy.root_device.type == "cpu":
+            raise ValueError(
+                "trainer.sync_batchnorm is true, which takes GPUs, and this run is on the CPU; set it false."
+            )
         for known in known_test_images(self) if self.run.test and not finished else ():
             log.warning("%s, so this run's test is none of new images. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
