@@ -1,8 +1,10 @@
 """A study in Python: `vitlab.Study("study.yaml")`."""
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
+import pandas as pd
 from referee.verdict import Pair
 
 from vitlab.studies.compare import compare, results_of
@@ -23,6 +25,12 @@ class Results:
     def sentence(self) -> str:
         """Who leads, by how much, and how sure that is."""
         return verdict(self.details)
+
+    def _repr_html_(self) -> str:
+        metric, digits = self.details.metric, self.details.verdict.digits
+        rows = [(each.variant, metric.text(each.score.mean, digits), len(each.runs)) for each in self.ranking]
+        table = pd.DataFrame(rows, columns=["Variant", metric.column, "Seeds"])
+        return f"<p>{escape(self.sentence)}</p>{table.to_html(index=False)}"
 
     @property
     def ranking(self) -> list[VariantResult]:
@@ -58,4 +66,6 @@ class Study:
 
     def results(self) -> Results:
         """Read the runs that are finished; train nothing."""
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"There is no {self.folder.resolve()}. Call run(), or give `root`.")
         return Results(*results_of(self.path, self.root))
