@@ -37,6 +37,7 @@ from vitlab.config import (
     modernize,
     named,
     pairs,
+    rows_by_name,
     short,
     split,
     weights_of,
@@ -56,7 +57,7 @@ from vitlab.experiment.same_images import OTHER, departures, known_test_images, 
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
-from vitlab.models.stored import rows_by_name, stored_facts
+from vitlab.models.stored import stored_facts
 from vitlab.models.weights import load_weights
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import weights_path

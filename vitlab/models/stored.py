@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,12 +57,6 @@ def _checkpoint(path: Path) -> Settings:
     except (RuntimeError, pickle.UnpicklingError):
         return {}
     return stored if isinstance(stored, dict) else {}
-
-
-def rows_by_name(known: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-    """Return for each class wanted its place among those known; None where no name is the same in Unicode's NFC."""
-    places = {unicodedata.normalize("NFC", str(name)): place for place, name in enumerate(known)}
-    return [places.get(unicodedata.normalize("NFC", str(name))) for name in wanted]
 
 
 def build(kind: type[T], settings: Settings) -> T:

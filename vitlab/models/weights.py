@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vitlab.atomic_files import written_whole
+from vitlab.config import rows_by_name
 from vitlab.internals import pickled_name
 from vitlab.models.backbone import ImageModel
 from vitlab.models.layers import pair, resize_pos_embed
-from vitlab.models.stored import rows_by_name, stored_facts
+from vitlab.models.stored import stored_facts
 
 Shape = tuple[int, ...]
 Weights = dict[str, Tensor]

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlab import log
+from vitlab.config import rows_by_name
 from vitlab.models import ImageModel, TimmModel
-from vitlab.models.stored import build, rows_by_name, stored_facts
+from vitlab.models.stored import build, stored_facts
 from vitlab.models.timm_model import normalization_of
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.output_cache import OutputCache, fingerprint
