@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from inspect import Parameter, isclass, isfunction, isroutine, signature
@@ -206,7 +206,7 @@ class Loader(SafeLoader):
         number: float = super().construct_yaml_float(node)
         return int(number) if "." not in node.value and number.is_integer() else number
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Config:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         self.flatten_mapping(node)
         for key, value in node.value:
             named = key.value in TEXTS and isinstance(value, yaml.ScalarNode) and not value.tag.endswith(":null")

@@ -41,7 +41,7 @@ class LabelTable(Files):
         table = expanded(table)
         super().__init__(Path(expanded(root) if root else Path(table).parent), mode)
         self.location, rows = table, _read(table)
-        names = [name for name in rows if name not in ("file", "split")]
+        names = [str(name) for name in rows if name not in ("file", "split")]
         index = [] if labels else [name for name in names if _is_index(name, rows[name])]
         if index:
             self.notes = [f"Columns of {table} that number its rows and are no labels: {', '.join(index)}."]
@@ -50,7 +50,7 @@ class LabelTable(Files):
         missing = [name for name, place in zip(self.class_names, places, strict=True) if place is None]
         if "file" not in rows or missing or not self.class_names:
             what = "file" if "file" not in rows else missing[0] if missing else "of labels"
-            raise ValueError(f"{table} has no column {what}; it has {', '.join(rows)}.")
+            raise ValueError(f"{table} has no column {what}; it has {', '.join(map(str, rows))}.")
         if (unnamed := rows["file"] == "").any():
             raise ValueError(f"{table}, line {rows.index[unnamed][0]}: file is empty; give a picture.")
         values = rows[[names[place] for place in places if place is not None]]

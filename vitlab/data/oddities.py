@@ -33,13 +33,13 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
     for split, (names, labels, contents) in parts.items():
         _, start, group = np.unique(contents, return_index=True, return_inverse=True)
         first = np.where(contents == 0, np.arange(len(names)), start[group])  # of those that are equal
-        other = np.flatnonzero((labels != labels[first]).reshape(len(names), -1).any(axis=1)).tolist()
-        if other:
+        doubled = np.flatnonzero((labels != labels[first]).reshape(len(names), -1).any(axis=1)).tolist()
+        if doubled:
             kind = [f" ({class_names[k]})" for k in labels] if labels.ndim == 1 else [""] * len(names)
-            pairs = [f"{names[i]}{kind[i]} = {names[first[i]]}{kind[first[i]]}" for i in other[:_NAMED]]
+            pairs = [f"{names[i]}{kind[i]} = {names[first[i]]}{kind[first[i]]}" for i in doubled[:_NAMED]]
             lines.append(
                 f"Images of the {split} split with two labels, though byte for byte the same: "
-                f"{len(other):,} of {len(names):,} ({_some(pairs, len(other))})."
+                f"{len(doubled):,} of {len(names):,} ({_some(pairs, len(doubled))})."
             )
     for split, other in (pair for pair in _PAIRS if parts.keys() >= set(pair)):
         names, _, contents = parts[split]

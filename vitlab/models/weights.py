@@ -428,7 +428,8 @@ def _classifier_of(model: nn.Module, file: Iterable[str]) -> set[str]:
 
     if not isinstance(model, ImageModel):
         return set()
-    tensors, left_out = model.head_parameters(), []
+    tensors: list[Tensor] = [*model.head_parameters()]
+    left_out = list[str]()
     if isinstance(model, TimmModel):
         tensors += [buffer for head in model.heads for buffer in head.buffers()]
         left_out = [] if model.num_classes else [name for name in file if name.startswith(model.head_prefixes)]

@@ -107,8 +107,8 @@ def _compare(
     if study.branch:
         _branches(plans)  # refuses runs that cannot branch
     claim_folder(study, root)
-    missing = [run for planned in plans for run in planned.runs if weights_of(run.config) and not is_finished(run)]
-    for run in {run.variant: run for run in missing}.values():
+    waiting = [run for planned in plans for run in planned.runs if weights_of(run.config) and not is_finished(run)]
+    for run in {run.variant: run for run in waiting}.values():
         experiment_of(run.config).find_weights()  # or each run would fail
     for planned in plans:
         if not overwrite and planned.study.determined:

@@ -402,7 +402,7 @@ def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
         highest = table.groupby(["variant", "seed"], sort=False)["outcome"].max()
         low = highest[highest <= 1]
         if len(low) and 100 * low.max() > highest.max() / 2:  # else a variant may be at chance
-            first, second = (", seed ".join(map(str, each.index[each.argmax()])) for each in (low, highest))
+            first, second = (", seed ".join(map(str, each.index[int(each.argmax())])) for each in (low, highest))
             raise ValueError(
                 f"{name}: {first} has at most {low.max():g}, {second} {highest.max():g}. Give all as fractions, or all "
                 "in per cent."
