@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitlab.data import checking
 from vitlab.data.checking import check_images
-from vitlab.data.decoding import Pixels, read_photo
+from vitlab.data.decoding import read_regular
 
 
 def _broken(folder: Path, kind: str) -> str:
@@ -69,11 +69,11 @@ def test_second_check_decodes_only_what_changed(tmp_path: Path, monkeypatch: pyt
         Image.new("RGB", (4, 4)).save(tmp_path / name)
     opened: list[str] = []
 
-    def spy(path: Path) -> Pixels:
+    def spy(path: Path) -> bytes:
         opened.append(path.name)
-        return read_photo(path)
+        return read_regular(path)
 
-    monkeypatch.setattr(checking, "read_photo", spy)
+    monkeypatch.setattr(checking, "read_regular", spy)
     check_images(tmp_path, names)
     assert sorted(opened) == names
     opened.clear()
@@ -100,17 +100,17 @@ def test_interrupted_check_goes_on_where_it_stopped(tmp_path: Path, monkeypatch:
     for name in names:
         Image.new("RGB", (4, 4)).save(tmp_path / name)
 
-    def interrupt(path: Path) -> Pixels:
+    def interrupt(path: Path) -> bytes:
         if path.name == "3.png":
             raise KeyboardInterrupt
-        return read_photo(path)
+        return read_regular(path)
 
-    monkeypatch.setattr(checking, "read_photo", interrupt)
+    monkeypatch.setattr(checking, "read_regular", interrupt)
     with pytest.raises(KeyboardInterrupt):
         check_images(tmp_path, names)
 
     opened: list[str] = []
-    monkeypatch.setattr(checking, "read_photo", lambda path: opened.append(path.name) or read_photo(path))
+    monkeypatch.setattr(checking, "read_regular", lambda path: opened.append(path.name) or read_regular(path))
     check_images(tmp_path, names)
     assert sorted(opened) == ["3.png", "4.png", "5.png"]
 

@@ -123,11 +123,10 @@ def test_a_second_fit_of_the_same_run_is_refused(
 ) -> None:
     """Also one that shall overwrite the run."""
     path = tiny()
-    for folder in ("run", "runs/tiny"):
-        Path(folder).mkdir(parents=True)
+    Path("runs/tiny/seed-0").mkdir(parents=True)
+    (tmp_path / "run").symlink_to(tmp_path / "runs/tiny/seed-0")
     process = start()
     assert _said(process)
-    Path("runs/tiny/seed-0").symlink_to(tmp_path / "run")
     for overwrite in ("false", "true"):
         assert run("fit", ["--config", str(path), "--run.overwrite", overwrite]) == 2
         assert f"is being written by process {process.pid}" in capsys.readouterr().err

@@ -278,7 +278,7 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
         {"along": {"trainer.max_epochs": [2, 6]}, "budget": {"epochs": 4}},
         {"along": {LR: [0.1, 0.3]}, "variants": {"A": merge(variant(0.8), nest(LR, 0.1)), "B": variant(0.9)}},
         {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.2, 0.4]}, "within": "study"}},
-        {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.1, 0.3]}, "trials": 2, "within": "study"}},
+        {"along": {LR: [0.1, 0.3]}, "tune": {"space": {LR: [0.1, 0.3]}, "within": "study"}},
     ],
 )
 def test_a_place_whose_setting_something_else_sets_is_refused(

@@ -149,14 +149,13 @@ def test_a_variant_has_the_name_that_the_file_has(name: str, write_study: Write,
 def test_a_number_without_a_point_is_one_as_in_an_experiment(write_study: Write) -> None:
     """PyYAML reads 5e-1 as a text, as YAML 1.1 says; jsonargparse, which reads experiments, does not."""
     path = write_study(
-        margin="MARGIN", budget={"images": "IMAGES"}, tune={"space": {"model.init_args.lr": {"from": "LOW", "to": 1}},
-        "trials": 2, "within": "study"}
+        margin="MARGIN", budget={"images": "IMAGES"}, tune={"space": {"model.init_args.lr": ["LOW", 1]}}
     )  # fmt: skip
     path.write_text(path.read_text().replace("MARGIN", "5e-1").replace("IMAGES", "1e5").replace("LOW", "1e-3"))
     study = read_study(path)
     assert (study.margin, study.budget) == (0.5, Budget("images", 100_000))
     assert study.tuning is not None
-    assert study.tuning.space == {"model.init_args.lr": {"from": 0.001, "to": 1, "log": True}}
+    assert study.tuning.space == {"model.init_args.lr": [0.001, 1]}
 
 
 BAD = {
@@ -185,14 +184,14 @@ BAD = {
     "variant names no file": ({"variants": {"ViT": variant(0.9), "Swin": "x.yaml"}}, "No configuration"),
     "variant changes nothing": ({"variants": {"ViT": variant(0.9), "Swin": {}}}, "Variant 'Swin'"),
     "equal variants": ({"variants": {"A": variant(0.9), "B": variant(0.9)}}, "'A' and 'B'"),
-    "refused by the experiment": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
+    "refused by the experiment": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Name a backbone"),
     "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
     "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
     "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops"),
     "tune misspelt": ({"tune": {"space": {"model.init_args.rl": [1, 2]}}}, "has a key `model.init_args.rl`. Did you"),
     "one value": ({"tune": {"space": {"model.init_args.lr": [1]}}}, "Expected a list of values"),
     "equal values": ({"tune": {"space": {"model.init_args.lr": [1, 1]}}}, "would share the folder lr-1/"),
-    "unknown key of tune": ({"tune": {"space": {"model": [1, 2]}, "trial": 4}}, "Did you mean `trials`?"),
+    "unknown key of tune": ({"tune": {"space": {"model": [1, 2]}, "sed": 4}}, "Did you mean `seeds`?"),
     "tune as it was written": ({"tune": {"key": "lr", "values": [1, 2]}}, "Expected a mapping with a `space` of keys"),
     "tune is a word": ({"tune": "lr"}, "Expected a mapping with a `space` of keys"),
     "a batch is tuned at a budget of images": (

@@ -25,7 +25,8 @@ def final_metrics(objective: Objective, callbacks: Iterable[Callback]) -> dict[s
         for split, metrics in objective.metrics.items():
             assert isinstance(metrics, MetricCollection)
             if not split.endswith("_ema") or objective.average is not None:
-                known |= {str(name): metric.higher_is_better for name, metric in metrics.items()}
+                inner = {name: getattr(metric, "wrapped_metric", metric) for name, metric in metrics.items()}
+                known |= {str(name): metric.higher_is_better for name, metric in inner.items()}
     if isinstance(objective, Distillation):
         known["test/agreement"] = None
     for each in callbacks:

@@ -59,6 +59,8 @@ def check_label_smoothing(label_smoothing: float) -> None:
 class TopAccuracy(MeanMetric):
     """The fraction of images whose label is among the k highest logits; of equal logits the first is higher."""
 
+    higher_is_better = True
+
     def __init__(self, k: int) -> None:
         super().__init__()
         self.k = k

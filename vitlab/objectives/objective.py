@@ -323,8 +323,6 @@ def weights_path(source: str, asked_by: str = "init_from") -> Path:
         return _download(source, asked_by)
     path = Path(source)
     if path.is_dir():
-        if seeds := sorted(map(str, path.glob("seed-*/"))):
-            raise FileNotFoundError(f"{asked_by}: {path} has a run for each seed; give one: {', '.join(seeds[:10])}.")
         path = in_folder(path) or path / "checkpoints" / "last.ckpt"
     if not path.is_file():
         if seeds := sorted(map(str, Path(source).glob("seed-*"))):
