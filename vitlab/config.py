@@ -192,9 +192,8 @@ def _is_harmless(made: Any) -> bool:
     except ValueError:
         return False
     home = str(getattr(made, "__module__", None))
-    if _is_in(home, _trusted()) or (
-        isfunction(made) and home in ("vitlab.models", "vitlab.models.layers")
-    ):  # a size, a start
+    named_size_or_start = isfunction(made) and home in ("vitlab.models", "vitlab.models.layers")
+    if _is_in(home, _trusted()) or named_size_or_start:
         return True
     names = {f"{base.__module__}.{base.__name__}" for base in getattr(made, "__mro__", ())}
     called = any("__call__" in vars(base) for base in getattr(made, "__mro__", ()))

@@ -21,7 +21,7 @@ from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.studies.file import runs as grid
-from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.budget import Budget, refuse_unknown
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study
@@ -98,7 +98,7 @@ class FakeExperiment:
         self.trainer, self.before, self.check = SimpleNamespace(callbacks=[]), dict, dict
         self.run = SimpleNamespace(probe=self.config.get("run", {}).get("probe"))
         if "backbone" not in self.config["model"]["init_args"]:
-            raise ValueError("model.init_args.backbone is missing. Name a backbone.")
+            refuse_unknown({"x": 1}, ("backbone",), "key of model")  # as vitlab refuses, not as code of a user fails
         self.objective = SimpleNamespace(task=TASKS.get(self.config["model"]["class_path"], ClassificationTask()))
 
 

@@ -184,7 +184,7 @@ BAD = {
     "variant names no file": ({"variants": {"ViT": variant(0.9), "Swin": "x.yaml"}}, "No configuration"),
     "variant changes nothing": ({"variants": {"ViT": variant(0.9), "Swin": {}}}, "Variant 'Swin'"),
     "equal variants": ({"variants": {"A": variant(0.9), "B": variant(0.9)}}, "'A' and 'B'"),
-    "refused by the experiment": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Name a backbone"),
+    "refused by the experiment": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
     "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
     "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
     "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops"),
