@@ -9,6 +9,7 @@ from fake_study import variant
 
 from vitlab.config import load_yaml, merge
 from vitlab.experiment.experiment import Experiment
+from vitlab.studies.compare import compare
 from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.runs import differing_keys, plan
@@ -333,13 +334,14 @@ def test_a_setting_that_agrees_with_the_study_or_is_of_an_experiment_of_its_own_
     ],
 )
 def test_what_fit_refuses_of_the_data_is_refused_before_any_cost_is_measured(
-    change: dict, message: str, tiny: Callable[..., Path], tmp_path: Path
+    change: dict, message: str, tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {"model": {"init_args": {"label_smoothing": 0.2}}}
     content = {"base": str(tiny()), "seeds": [1], "variants": {"A": other, "B": change}, "budget": {"epochs": 1}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(ValueError, match=f"Variant 'B' of .*{re.escape(message)}"):
-        plan(read_study(tmp_path / "own.yaml"), tmp_path / "runs")
+        compare(tmp_path / "own.yaml", tmp_path / "runs")
 
 
 def test_a_study_of_no_length_is_refused(write_study: Write, tmp_path: Path) -> None:

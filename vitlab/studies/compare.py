@@ -11,7 +11,7 @@ from pathlib import Path
 from referee.formats import counted
 from referee.report.claim import decided, headline
 
-from vitlab.config import Config, weights_of
+from vitlab.config import Config
 from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
 from vitlab.runs.lock import refuse_links, run_lock
@@ -19,7 +19,7 @@ from vitlab.studies.estimate import estimate
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.registration import register
-from vitlab.studies.file.runs import Run, experiment_of
+from vitlab.studies.file.runs import Run, check_first
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study
 from vitlab.studies.owner import begun_study, claim_folder
@@ -107,9 +107,9 @@ def _compare(
     if study.branch:
         _branches(plans)  # refuses runs that cannot branch
     claim_folder(study, root)
-    waiting = [run for planned in plans for run in planned.runs if weights_of(run.config) and not is_finished(run)]
+    waiting = [run for planned in plans for run in planned.runs if not is_finished(run)]
     for run in {run.variant: run for run in waiting}.values():
-        experiment_of(run.config).find_weights()  # or each run would fail
+        check_first(study, run)  # or each run would fail
     for planned in plans:
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)

@@ -17,7 +17,6 @@ import yaml
 from vitlab.config import ABSENT, ROOT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
-from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.fairness import kind_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.images import Images
@@ -95,6 +94,23 @@ def experiment_of(config: Config) -> "Experiment":
     from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
 
     return Experiment(config)
+
+
+def check_first(study: Study, run: Run) -> None:
+    """Raise what `fit` refuses of weights, data and precision before it trains, so that it is told once.
+
+    Raises:
+        ValueError, OSError: naming the variant.
+    """
+    experiment = experiment_of(run.config)
+    try:
+        if weights_of(run.config):
+            experiment.find_weights()
+        experiment.check()
+    except ValueError as error:
+        if call_of_user_code(error):
+            raise
+        raise ValueError(f"Variant {run.variant!r} of {study.path}: {error}") from None
 
 
 def images_of(run: Run) -> Images:
@@ -183,8 +199,6 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
             if study.tuning:
                 refuse_untuned(experiment, metric)
             experiment.before()
-            if not decided and not RunDirectory(first.directory).is_finished:  # else they were checked before
-                experiment.check()
     except ValueError as error:
         if call_of_user_code(error):
             raise

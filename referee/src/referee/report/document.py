@@ -122,7 +122,7 @@ class Document(NamedTuple):
 def render(document: Document, template: str) -> str:
     """Render a document as `report.html` or `report.md`."""
     pages = templates(Path(__file__).parent)
-    pages.filters |= {"percent": percent, "emphasized": _emphasized, "literal": _literal}
+    pages.filters |= {"percent": percent, "emphasized": _emphasized, "marked": _marked, "literal": _literal}
     context = {"document": document, "colors": COLORS, "markers": MARKERS}
     return pages.get_template(f"{template}.jinja").render(context)
 
@@ -149,9 +149,14 @@ def write_document(document: Document, folder: Path) -> Path:
     return folder / "report.html"
 
 
+def _marked(text: str) -> Markup:
+    """Return a sentence as HTML, `code` as such."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def _emphasized(text: str) -> Markup:
     """Return a note as HTML."""
-    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(escape(text))))
+    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", _marked(text)))
 
 
 def _literal(text: str) -> str:
