@@ -24,6 +24,7 @@ class Noise(LightningDataModule):
         self.batch_size, self.num_classes, self.seed = data.batch_size, data.num_classes, data.seed
         self.mean, self.std, self.multi_crop = data.mean, data.std, data.multi_crop
         self.in_chans, self.training_shares = data.in_chans, data.training_shares
+        self.class_names: list[str] = []  # noise has none, whatever a teacher knows
 
     def batch(self) -> Batch:
         """Return what a loader would."""
