@@ -59,7 +59,7 @@ def check_label_smoothing(label_smoothing: float) -> None:
 class TopAccuracy(MeanMetric):
     """The fraction of images whose label is among the k highest logits; of equal logits the first is higher."""
 
-    higher_is_better = True
+    higher_is_better = True  # type: ignore[assignment]
 
     def __init__(self, k: int) -> None:
         super().__init__()
