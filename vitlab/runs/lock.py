@@ -67,7 +67,8 @@ def refuse_links(folder: Path, root: Path) -> None:
     Whoever gave the folder away chose where the link leads, and what is written there. `root` itself may be a link.
     """
     top, here = os.path.realpath(root), os.path.realpath(folder)
-    inside = (Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files))
+    walked = ((at, names) for at, *names in os.walk(folder) if "wandb" not in Path(at).relative_to(folder).parts)
+    inside = (Path(at, name) for at, (folders, files) in walked for name in (*folders, *files))  # W&B links to its logs
     out = [path for path in inside if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(here)]
     if out := out if Path(here).is_relative_to(top) else [folder]:
         raise ValueError(
