@@ -82,9 +82,9 @@ SHIPPED = (Path(__file__).parent / "experiments").resolve()
 IS_INSTALLED = not (Path(__file__).parent / "experiments").is_symlink()
 
 
-def expanded(path: str | Path) -> Path:
-    """Return a path with the user's folder for `~`, and variables of the environment for their names."""
-    return Path(os.path.expandvars(path)).expanduser()
+def expanded(path: str | Path) -> str:
+    """Return a path with `~` and `$NAME` replaced as a shell would, unless there is a file of just this name."""
+    return os.fspath(path) if os.path.exists(path) else os.path.expanduser(os.path.expandvars(path))
 
 
 def locate(path: str | Path) -> Path:
@@ -94,7 +94,7 @@ def locate(path: str | Path) -> Path:
     `experiments/vit_cifar10.yaml` and `vit_cifar10` are the same experiment, `quickstart` is a study,
     `imagenet/deit_base` an experiment in a folder.
     """
-    path = expanded(path)
+    path = Path(expanded(path))
     if path.is_file() or (path / "config.yaml").is_file() or path.is_absolute() or ".." in path.parts:
         return path
     name = path.relative_to("experiments") if path.parts[:1] == ("experiments",) else path
@@ -606,7 +606,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(argument)
         after_option = argument.startswith("--") and not equals and name not in {"--config", *FLAGS}
-    return [os.path.expanduser(os.path.expandvars(file)) for file in files], rest
+    return [expanded(file) for file in files], rest
 
 
 def _is_configuration(argument: str, first: bool) -> bool:

@@ -55,15 +55,15 @@ def test_other_bits_are_different_and_their_environments_are_compared(finished: 
     environment = json.loads((other / "environment.json").read_text())
     environment["torch"] = "1.0"
     (other / "environment.json").write_text(json.dumps(environment))
-    said = verify.differences(finished, other)
+    said = verify.conclusion(finished, other)
     assert said[0] == "Different: the metrics are equal."
     assert said[1].startswith("First difference: state_dict.")
     assert "torch was" in said[2]
     summary = json.loads((other / "summary.json").read_text())
     summary["metrics"]["test/top1"] += 0.5
     (other / "summary.json").write_text(json.dumps(summary))
-    assert verify.differences(finished, other)[0].startswith("Different: test/top1 ")
-    assert verify.differences(finished, finished) == []
+    assert verify.conclusion(finished, other)[0].startswith("Different: test/top1 ")
+    assert verify.conclusion(finished, finished) == []
 
 
 @pytest.mark.slow

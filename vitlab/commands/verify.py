@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     root = root_of_images(options.run)
     with TemporaryDirectory(prefix="vitlab-verify-") as temporary:
         repeated = repeat(options.run, options.out or Path(temporary), root)
-        lines = differences(options.run, repeated)
+        lines = conclusion(options.run, repeated)
     same = "Equal to the bit: weights, averages, optimizer, random generators, metrics and predictions."
     print("\n".join(lines or [same]))
     return 1 if lines else 0
@@ -77,7 +77,7 @@ def repeat(directory: Path, root: Path, data: Config) -> Path:
     return repeated
 
 
-def differences(first: Path, second: Path) -> list[str]:
+def conclusion(first: Path, second: Path) -> list[str]:
     """Return in sentences where two runs differ, and what differs around them; nothing if they are equal to the bit."""
     from vitlab.runs.exactness import TIMINGS, disagreements
     from vitlab.runs.resume import inexact

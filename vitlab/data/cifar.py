@@ -16,10 +16,10 @@ import torchvision  # type: ignore[import-untyped]
 from jaxtyping import Int64, UInt8
 
 from vitlab.atomic_files import written_whole
+from vitlab.config import expanded
 from vitlab.data.augment import BatchAugment
 from vitlab.data.dataset import Split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
-from vitlab.data.source import expanded
 from vitlab.data.splitting import stratified_split
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")

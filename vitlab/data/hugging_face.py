@@ -8,11 +8,12 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Int64
 
+from vitlab.config import expanded
 from vitlab.data.checking import Check, check_all
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, read_regular
 from vitlab.data.folder import split_of
-from vitlab.data.source import PhotoSource, expanded, numbers_of
+from vitlab.data.source import PhotoSource, numbers_of
 
 
 @final

@@ -14,7 +14,7 @@ from jaxtyping import Int, Int64, UInt8, UInt64
 from PIL import Image
 
 from vitlab import log
-from vitlab.config import plain, rows_by_name
+from vitlab.config import expanded, plain, rows_by_name
 from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
 from vitlab.data.counter_rng import Draws, Stream, host_seed
@@ -39,7 +39,7 @@ from vitlab.data.photos import (
     transformed,
 )
 from vitlab.data.sampler import Key
-from vitlab.data.source import PhotoSource, Subset, expanded
+from vitlab.data.source import PhotoSource, Subset
 from vitlab.data.splitting import check_fraction, stratified_split
 
 _MAX_NAMED = 3  # broken images that a message names

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from vitlab.config import plain, rows_by_name
+from vitlab.config import expanded, plain, rows_by_name
 from vitlab.data.decoding import PictureMode, read_regular
 from vitlab.data.folder import Files, split_of, walk
-from vitlab.data.source import expanded
 
 if TYPE_CHECKING:
     import pandas as pd

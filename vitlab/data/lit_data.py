@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.atomic_files import read_json, written_whole
-from vitlab.config import rows_by_name
+from vitlab.config import expanded, rows_by_name
 from vitlab.data.checking import Check, cache_of, content_of
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
-from vitlab.data.source import PhotoSource, expanded, numbers_of
+from vitlab.data.source import PhotoSource, numbers_of
 from vitlab.data.terminal import counted
 from vitlab.internals import images_of_chunks
 

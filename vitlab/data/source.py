@@ -1,6 +1,5 @@
 """Where photographs come from: a folder of files, a table, a stream of shards, or a class of the user's own."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from typing import NamedTuple
@@ -12,11 +11,6 @@ from vitlab.config import rows_by_name
 from vitlab.data.checking import Check
 from vitlab.data.dataset import Labels, Split
 from vitlab.data.decoding import Half, Pixels
-
-
-def expanded(path: str) -> str:
-    """Return a path with `~` and `$NAME` replaced as a shell would, unless there is a file of just this name."""
-    return path if os.path.exists(path) else os.path.expanduser(os.path.expandvars(path))
 
 
 def numbers_of(place: str, classes: Sequence[str], split: Split, own: Sequence[str]) -> Int64[np.ndarray, "{len(own)}"]:

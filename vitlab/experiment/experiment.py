@@ -116,7 +116,7 @@ class Experiment:
         self._values = self._settings.values
         for key in ("run.root", "ckpt_path", "model.init_args.init_from"):
             if value := self._values.get(key):
-                self._values[key] = str(expanded(value))
+                self._values[key] = expanded(value)
         if self._values.run.wandb.mode == "disabled":
             for key, _ in pairs(arguments):
                 if key.startswith("run.wandb.") and key != "run.wandb.mode":

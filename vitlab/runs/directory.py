@@ -191,7 +191,7 @@ def config_file(path: str | Path) -> Path:
     Raises:
         FileNotFoundError: not a run directory; the message names the runs below it.
     """
-    path = expanded(path)
+    path = Path(expanded(path))
     if not locate(path).is_dir():
         return path
     if (path / CONFIG).is_file():

@@ -7,6 +7,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, combinations
 from pathlib import Path
@@ -102,15 +103,22 @@ def check_first(study: Study, run: Run) -> None:
     Raises:
         ValueError, OSError: naming the variant.
     """
-    experiment = experiment_of(run.config)
-    try:
+    with _naming(study, run.variant):
+        experiment = experiment_of(run.config)
         if weights_of(run.config):
             experiment.find_weights()
         experiment.check()
+
+
+@contextmanager
+def _naming(study: Study, variant: str) -> Iterator[None]:
+    """Name the variant in a mistake of its settings; an error in code of the user's own stays as it is."""
+    try:
+        yield
     except ValueError as error:
         if call_of_user_code(error):
             raise
-        raise ValueError(f"Variant {run.variant!r} of {study.path}: {error}") from None
+        raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
 
 
 def images_of(run: Run) -> Images:
@@ -186,7 +194,7 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     config = merge(merge(merge(study.base_config, study.variants[variant]), fixed), decided)
     config = _on_the_same_images(study, config, study.given)
     _refuse_moved(study, variant, flatten(config))
-    try:
+    with _naming(study, variant):
         experiment = experiment_of(config)
         with warnings.catch_warnings(action="ignore"):
             try:  # to build it, so that a mistake shows before anything is trained; without memory for weights
@@ -199,10 +207,6 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
             if study.tuning:
                 refuse_untuned(experiment, metric)
             experiment.before()
-    except ValueError as error:
-        if call_of_user_code(error):
-            raise
-        raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
     # As read back from a file, where tuples are lists, to be comparable with the run directories.
     config = yaml.safe_load(yaml.safe_dump(experiment.config, sort_keys=False))
     return replace(first, config=config, metric=metric)

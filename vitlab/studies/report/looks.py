@@ -26,8 +26,9 @@ def read_looks(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
         try:
             looks.append(json.loads(line))
-            assert looks[-1].keys() >= KEYS
-        except (ValueError, RecursionError, AssertionError, AttributeError):  # of JSON, of UTF-8, or another's
+            if not (isinstance(looks[-1], dict) and looks[-1].keys() >= KEYS):
+                raise ValueError("no look")
+        except (ValueError, RecursionError):  # of JSON, of UTF-8, or another's
             raise ValueError(
                 f"{path}, line {number} is damaged. Delete this line, and give the same command again; the study then "
                 "does not know that it looked at its results there."

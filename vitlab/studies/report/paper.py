@@ -95,7 +95,7 @@ def _trained(results: StudyResults) -> list[str]:
 def _weights(results: StudyResults) -> Iterator[str]:
     for each in results.context.compute:
         verb = "was taught by" if each.taught else "started from"
-        own = ", a run of its own for each seed" if each.in_each_run and "seed_everything=" not in each.source else ""
+        own = ", a run of its own for each seed" if each.by_seed else ""
         names = joined([f"“{name}”" for name in each.variants])
         yield f"{names} {verb} {each.source}{own}."
 

@@ -117,7 +117,7 @@ def _weights(results: StudyResults) -> Iterator[str]:
         who = "all variants" if everyone else joined(each.variants)
         if each.in_each_run:
             verb = "is taught by" if each.taught else "starts from"
-            own = "" if "seed_everything=" in each.source else " with its own seed"
+            own = " with its own seed" if each.by_seed else ""
             yield (
                 f"Each run of {who} {verb} a run of {each.source}{own}. Training time includes that; "
                 "images seen leave it out."

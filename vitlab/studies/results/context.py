@@ -31,7 +31,13 @@ class Compute(NamedTuple):
     taught: bool  # whether it is a teacher, else weights to start from
     seconds: float | None = None  # None: unknown
     images: int | None = None
-    in_each_run: bool = False  # trained with each seed, and counted in the times of the runs
+    in_each_run: bool = False  # trained by the runs, and counted in their times
+
+    @property
+    def by_seed(self) -> bool:
+        """Whether each seed trains its own."""
+        source = Source.parse(self.source) if self.in_each_run else None
+        return source is not None and not source.has_seed
 
 
 class Trials(NamedTuple):
