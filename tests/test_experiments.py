@@ -52,12 +52,12 @@ NARROW = {  # else a ViT-L, its teacher and 65,536 outputs take 12 GB and a quar
 }
 
 
-def make_cifar(root: Path) -> None:
+def make_cifar(root: Path, images: int = 6) -> None:
     rng = np.random.default_rng(0)
     root.mkdir()
     for classes in (10, 100):
         arrays = {}
-        for split, n in (("train", 6 * classes), ("test", 2 * classes)):
+        for split, n in (("train", images * classes), ("test", 2 * classes)):
             arrays[f"x_{split}"] = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
             arrays[f"y_{split}"] = np.arange(n) % classes
         np.savez(root / f"cifar{classes}.npz", **arrays)

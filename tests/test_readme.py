@@ -23,6 +23,12 @@ from vitlab.studies.file.study import read_study
 ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {"README " + part.partition("\n")[0]: part for part in re.split(r"^## ", README, flags=re.M)[1:]} | DOCS
+FIRST = {
+    found[1]: name
+    for name, text in PAGES.items()
+    if (found := re.search(r"(?:^|`)((?:python -m )?vitlab (?:fit|compare) [^`\n]+|make (?!help|install|test|docs|claims)[\w-]+)", text, re.M))
+}
 SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`\n]*)", re.MULTILINE)
 COMMANDS = dict.fromkeys([*SHELL.findall(README.replace("\\\n", "")), *SHELL.findall(DOCS["commands.md"])])
 TARGETS = {target for text in (README, *DOCS.values()) for target in re.findall(r"[`(]make ([\w-]+)", text)}
@@ -81,6 +87,41 @@ def test_every_command_runs(no_costs: None, tmp_path: Path, monkeypatch: pytest.
             study.write_text(re.sub("seeds: .*", "seeds: [1]", text))
         assert main(arguments) == 0, command
     assert (tmp_path / "runs/quickstart/report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on a short training
+@pytest.mark.parametrize("command", FIRST)
+def test_the_first_command_of_every_section_and_page_runs_alone(
+    command: str,
+    no_costs: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In a folder without runs, on small data for two steps; what needs ImageNet says how to give it."""
+    monkeypatch.delenv("VITLAB_IMPORT")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    make_cifar(tmp_path / "data", images=20)
+    needs_imagenet = "imagenet" in command
+    if command.startswith("make "):
+        told = subprocess.run(["make", "--dry-run", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True)
+        command = next(line for line in told.stdout.splitlines() if "-m vitlab " in line)
+    name, *arguments = shlex.split(command.partition(" --executor")[0].partition("vitlab ")[2])  # no SLURM here
+    if name == "fit":
+        arguments += [part for option in SHORT.items() for part in option]
+    else:
+        study = tmp_path / "experiments/studies" / f"{Path(arguments[-1]).stem}.yaml"
+        if study.stem == "mine":
+            study.write_text(re.findall(r"```yaml\n(.*?)```", DOCS[FIRST[command]], re.DOTALL)[0])
+        text = re.sub(r"^seeds: .*", "seeds: [1]", study.read_text(), flags=re.M)
+        study.write_text(re.sub(r"^budget: .*\n", "", text, flags=re.M) + "budget: { epochs: 1 }\n")
+    status = main([name, *arguments])
+    if status:
+        assert "--data.root" in capsys.readouterr().err
+    assert status == (2 if needs_imagenet else 0)
 
 
 @pytest.mark.release

@@ -195,8 +195,8 @@ def test_a_model_is_loaded_from_trusted_modules_alone(place: Path) -> None:
 def test_what_the_user_names_is_trusted(way: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine_too.py").write_text("from vitlab.objectives import Supervised\nclass Mine(Supervised): ...\n")
     monkeypatch.setenv(IMPORT, "mine_too" if way == "environment" else "")
-    (config := merge(TINY, own("model", "mine_too.Mine")))["trainer"]["limit_train_batches"] = 1
-    Path("own.yaml").write_text(yaml.safe_dump(config))
+    one_step = {"trainer": {"limit_train_batches": 1}}
+    Path("own.yaml").write_text(yaml.safe_dump(merge(merge(TINY, one_step), own("model", "mine_too.Mine"))))
     if way == "trust":
         vitlab.trust("mine_too")
     arguments = {"--import": ["own.yaml", "--import", "mine_too"], "path": ["tiny.yaml", "--model", "mine_too.Mine"]}
