@@ -114,6 +114,8 @@ def test_the_first_command_of_every_section_and_page_runs_alone(
         arguments += [part for option in SHORT.items() for part in option]
     else:
         study = tmp_path / "experiments/studies" / f"{Path(arguments[-1]).stem}.yaml"
+        if study.is_file() and "for a GPU" in study.read_text().partition("\n")[0]:
+            pytest.skip("its head says so")
         if study.stem == "mine":
             study.write_text(re.findall(r"```yaml\n(.*?)```", DOCS[FIRST[command]], re.DOTALL)[0])
         text = re.sub(r"^seeds: .*", "seeds: [1]", study.read_text(), flags=re.M)
