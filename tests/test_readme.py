@@ -24,11 +24,10 @@ ROOT = EXPERIMENTS.parent
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 PAGES = {"README " + part.partition("\n")[0]: part for part in re.split(r"^## ", README, flags=re.M)[1:]} | DOCS
-FIRST = {
-    found[1]: name
-    for name, text in PAGES.items()
-    if (found := re.search(r"(?:^|`)((?:python -m )?vitlab (?:fit|compare) [^`\n]+|make (?!help|install|test|docs|claims)[\w-]+)", text, re.M))
-}
+TYPED = re.compile(
+    r"(?:^|`)((?:python -m )?vitlab (?:fit|compare) [^`\n]+|make (?!help|install|test|docs|claims)[\w-]+)", re.M
+)
+FIRST = {found[1]: name for name, text in PAGES.items() if (found := TYPED.search(text))}
 SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`\n]*)", re.MULTILINE)
 COMMANDS = dict.fromkeys([*SHELL.findall(README.replace("\\\n", "")), *SHELL.findall(DOCS["commands.md"])])
 TARGETS = {target for text in (README, *DOCS.values()) for target in re.findall(r"[`(]make ([\w-]+)", text)}

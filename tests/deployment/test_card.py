@@ -5,6 +5,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,9 +73,28 @@ def test_the_cards_code_gives_what_the_encoder_gives(
     torch.testing.assert_close(names["images"], view)
     assert len(ways) == 3
     for way in ways:
+        names["images"] = view
         exec(way, names)
         with torch.no_grad():
-            torch.testing.assert_close(torch.as_tensor(names["logits"]), encoder(names["images"]))
+            torch.testing.assert_close(torch.as_tensor(names["logits"]), encoder(torch.as_tensor(names["images"])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "tolerance"), [((8, 8), 1e-4), ((30, 50), 0.02), ((90, 40), 0.02)])
+def test_an_onnx_file_is_used_without_vitlab(
+    shape: tuple[int, int], tolerance: float, trained: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle is evaluation's transform, in another process; 0.02: Pillow's resize has levels off by one."""
+    *_, lines = code(export(trained, "--format", "onnx"))
+    experiment = Experiment.load(trained)
+    rows = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(rows).save("files/picture.png")
+    lines = lines.replace("picture.jpg", "picture.png") + "\nimport sys\nassert 'vitlab' not in sys.modules"
+    told = [sys.executable, "-c", lines + "\nprint(json.dumps(logits.tolist()))"]
+    logits = json.loads(subprocess.run(told, cwd="files", check=True, capture_output=True, text=True).stdout)
+    with torch.no_grad():
+        expected = experiment.model.eval()(experiment.data.preprocessing(Image.fromarray(rows))[None])
+    assert (torch.tensor(logits) - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 def test_the_card_states_the_accuracy_of_the_weights_exported(trained: Path, picture: Path) -> None:

@@ -92,9 +92,11 @@ def _looks(results: StudyResults) -> list[str]:
     if results.verdict.watch is None:
         return []
     end = ENDS.get(results.verdict.watch.stop or "", "")
-    which = "Each look tests" if results.study.margin is None else "Levels rise with the seeds; this look tests"
-    level = f"{which} at the level {results.verdict.level:.3f}"
-    return [f"{look_of(results)}{end}. {level}, so that all looks together make at most 5{SPACE}% false claims."]
+    which = "each look" if results.study.margin is None else "this look"
+    return [
+        f"{look_of(results)} (a look is a test of the seeds finished so far){end}. So that all looks together make at "
+        f"most 5{SPACE}% false claims, {which} asks for p < {results.verdict.level:.3f} instead of 0.05."
+    ]
 
 
 def _summary(results: StudyResults) -> list[str]:

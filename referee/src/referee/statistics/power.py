@@ -100,8 +100,9 @@ class Range(NamedTuple):
     high: int | None
 
     def __str__(self) -> str:
-        ends = dict.fromkeys(f"over {MOST_SEEDS:,}" if end is None else f"{_rounded(end):,}" for end in self[1:])
-        return " to ".join(ends)
+        if self.low is None or self.high is None:
+            return f"over {MOST_SEEDS:,}" if self.low is None else f"{_rounded(self.low):,} or more"
+        return " to ".join(dict.fromkeys(f"{_rounded(end):,}" for end in (self.low, self.high)))
 
 
 class Need(NamedTuple):
