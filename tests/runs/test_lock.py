@@ -14,19 +14,16 @@ import pytest
 
 from vitlab.atomic_files import created
 from vitlab.commands.dispatch import run
+from vitlab.runs.directory import RunDirectory
 from vitlab.runs.lock import run_lock
 
-# Holds the lock until its input ends; with a word for `lockf` to fail with, as on a file system without locks.
+# Holds the lock until its input ends.
 HOLD = """
-import errno, fcntl, os, sys, time
+import os, sys, time
 from pathlib import Path
 from vitlab.runs import lock
-if sys.argv[2]:
-    def lockf(*_):
-        raise OSError(getattr(errno, sys.argv[2]), "no locks")
-    fcntl.lockf = lockf
 with lock.run_lock(Path(sys.argv[1])):
-    worker = os.fork() if sys.argv[3:] else -1
+    worker = os.fork() if sys.argv[2:] else -1
     if worker == 0:
         time.sleep(60)
     print(worker, flush=True)
@@ -41,8 +38,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Return a function that starts a process which holds `run`; all of them are killed in the end."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start(failing_with: str = "", *options: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), failing_with, *options]
+    def start(*options: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), *options]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         processes.append(process)
         return process
@@ -53,26 +50,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-@pytest.fixture(params=["", "ENOLCK"], ids=["locks", "no locks"])
-def failing_with(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The error of `lockf` on a file system that has none, in this process too."""
-    name: str = request.param
-
-    def lockf(*_: object) -> None:
-        raise OSError(getattr(errno, name), "no locks")
-
-    if name:
-        monkeypatch.setattr(fcntl, "lockf", lockf)
-    return name
-
-
 def _said(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
-def test_a_second_writer_is_told_who_is_at_work(start: Start, failing_with: str, tmp_path: Path) -> None:
-    process = start(failing_with)
+def test_a_second_writer_is_told_who_is_at_work(start: Start, tmp_path: Path) -> None:
+    process = start()
     assert _said(process)
     with pytest.raises(ValueError, match="is being written by") as refused, run_lock(tmp_path / "run"):
         pass
@@ -87,8 +71,8 @@ def test_a_second_writer_is_told_who_is_at_work(start: Start, failing_with: str,
         assert (tmp_path / "run/.lock").is_file()
 
 
-def test_a_killed_writer_leaves_nothing_to_delete(start: Start, failing_with: str, tmp_path: Path) -> None:
-    process = start(failing_with)
+def test_a_killed_writer_leaves_nothing_to_delete(start: Start, tmp_path: Path) -> None:
+    process = start()
     assert _said(process)
     process.kill()
     process.wait()
@@ -99,7 +83,7 @@ def test_a_killed_writer_leaves_nothing_to_delete(start: Start, failing_with: st
 
 def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) -> None:
     """A data-loader worker is a fork that notices only after seconds that its parent is gone."""
-    process = start("", "with a worker")
+    process = start("with a worker")
     orphan = int(_said(process))
     try:
         process.kill()
@@ -111,11 +95,33 @@ def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) 
         os.kill(orphan, signal.SIGKILL)
 
 
-def test_a_copy_of_a_run_is_not_locked(start: Start, failing_with: str, tmp_path: Path) -> None:
-    assert _said(start(failing_with))
+def test_a_copy_of_a_run_is_not_locked(start: Start, tmp_path: Path) -> None:
+    assert _said(start())
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     with run_lock(tmp_path / "copy"):
         pass
+
+
+def test_asking_who_writes_does_not_end_the_own_lock(start: Start, tmp_path: Path) -> None:
+    with run_lock(tmp_path / "run"):
+        assert RunDirectory(tmp_path / "run").writer == f"{tmp_path / 'run'} is being written by this process"
+        process = start()
+        process.wait()
+        assert process.returncode == 1
+    assert RunDirectory(tmp_path / "run").writer is None
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with run_lock(tmp_path / "run"):
+        (tmp_path / "run/metrics.csv").touch()
+    assert f"{tmp_path / 'run'} has no file locks" in caplog.text
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["metrics.csv"]
 
 
 def test_a_second_fit_of_the_same_run_is_refused(

@@ -90,13 +90,17 @@ def test_a_broken_wandb_warns_once_and_never_raises(
     assert len(said) == 1
 
 
-def test_a_wandb_that_cannot_be_imported_is_left_out(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert Wandb(mode="offline").enabled
+def test_a_wandb_that_cannot_be_imported_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    logger = UnbreakableWandbLogger(Wandb(mode="online"), tmp_path, "name", {})
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert not Wandb(mode="offline").enabled
+    logger.start()
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.finish()
     (line,) = said
-    assert line.startswith("W&B cannot be imported")
+    assert line.startswith("W&B stopped working (import of wandb halted")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -4,28 +4,23 @@ The lock is a POSIX record lock on the file `.lock` in the directory. The kernel
 whatever reason, so that no stale lock remains. Forked data-loader workers do not inherit it; a lock by `flock`, which
 the package filelock uses, would be kept until the last orphaned worker has ended. On NFS it works between machines. The
 content of the file only names the owner in the message, so that a copied run directory is not locked.
-
-Some file systems have no locks (Lustre without the mount option `flock`). There the content decides, which knows only
-whether a process of this machine is alive.
 """
 
 import errno
 import fcntl
-import json
 import os
 import socket
 import sys
-import textwrap
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
 
 from vitlab import log
-from vitlab.atomic_files import created, regular
+from vitlab.atomic_files import created
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # as Lustre without the mount option `flock`
 RENAME = "give this run another --run.name"
 _HELD: dict[Path, int] = {}  # inodes of the lock files of this process, by directory
 
@@ -47,18 +42,83 @@ def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
         Busy: another process is writing to the directory.
     """
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    path, file = directory / ".lock", None
     try:
-        with ExitStack() as lock:
-            try:
-                lock.enter_context(_locked(directory / ".lock", way_out))
-            except OSError:
-                if not directory.exists() or os.access(directory, os.W_OK):
-                    raise
-            yield
+        try:
+            file = _locked(path, way_out)
+            _HELD[directory] = os.fstat(file).st_ino
+        except OSError:
+            if not directory.exists() or os.access(directory, os.W_OK):
+                raise
+        yield
     finally:
+        if file is not None:
+            if _inode(path) == _HELD.pop(directory):  # else another process has made the folder anew
+                path.unlink()
+            os.close(file)
         for folder in missing:  # nothing stays behind after a start that failed
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _locked(path: Path, way_out: str) -> int:
+    """Return the descriptor of the file, locked. POSIX releases the lock when this process closes any descriptor of the
+    file, so it must not open the file a second time."""
+    while True:
+        file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(file)
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise _rejection(path, way_out) from None
+                raise
+            log.warning("%s has no file locks: a second start of this run is not noticed.", path.parent)
+        if _inode(path) == os.fstat(file).st_ino:
+            break
+        os.close(file)  # its owner ended between the two calls, and removed it
+    command = shorten(" ".join(["python -m vitlab", *sys.argv[1:]]), 100, placeholder=" …")
+    since = datetime.now().astimezone().isoformat(" ", "seconds")
+    os.truncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since} ({command})".encode())
+    os.fsync(file)
+    return file
+
+
+def check_idle(directory: Path, way_out: str = RENAME) -> None:
+    """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
+    path = directory / ".lock"
+    if _inode(path) in _HELD.values():  # not to be opened
+        raise Busy(f"{directory} is being written by this process.")
+    if path.is_file():
+        try:
+            with path.open("rb") as file:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise _rejection(path, way_out) from None
+
+
+def _rejection(path: Path, way_out: str) -> Busy:
+    writer = ""
+    with suppress(OSError):
+        writer = path.read_text(encoding="utf-8", errors="replace")
+    writer = writer or "another process"
+    return Busy(f"{path.parent} is being written by {writer}.\nWait for it, stop it, or {way_out}.")
+
+
+def check_held(directory: Path) -> None:
+    """Raise OSError if a run directory that this process has locked was removed, and perhaps made anew by another."""
+    if directory in _HELD and _inode(directory / ".lock") != _HELD[directory]:
+        what = "the run's folder was removed while the run wrote to it. The same command begins it again"
+        raise OSError(errno.ESTALE, what, str(directory))
+
+
+def _inode(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.stat().st_ino
+    return None
 
 
 def refuse_links(folder: Path, root: Path) -> None:
@@ -75,108 +135,3 @@ def refuse_links(folder: Path, root: Path) -> None:
             f"{out[0]} leads to {os.path.realpath(out[0])}, and nothing is written through a link. "
             "Remove the link, or copy what it leads to."
         )
-
-
-def check_held(directory: Path) -> None:
-    """Raise OSError if a run directory that this process has locked was removed, and perhaps made anew by another."""
-    if directory in _HELD and _inode(directory / ".lock") != _HELD[directory]:
-        what = "the run's folder was removed while the run wrote to it. The same command begins it again"
-        raise OSError(errno.ESTALE, what, str(directory))
-
-
-def _inode(path: Path) -> int | None:
-    with suppress(OSError):
-        return path.stat().st_ino
-    return None
-
-
-def check_idle(directory: Path, way_out: str = RENAME) -> None:
-    """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
-    path = directory / ".lock"
-    owner = _owner(path)
-    if owner is None:
-        return
-    if owner["host"] == socket.gethostname() and owner["born"] is not None:
-        busy = _born(owner["pid"]) == owner["born"]
-    else:
-        busy = _is_locked(path)
-    if busy:
-        raise _rejection(path, way_out)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError as error:  # locked, or of another user
-        return error.errno not in NO_LOCKS
-    return False
-
-
-@contextmanager
-def _locked(path: Path, way_out: str) -> Iterator[None]:
-    """Lock the file. POSIX releases the lock when this process closes any descriptor of the file, so it must not open
-    the file a second time."""
-    while True:
-        file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _inode(path) == os.fstat(file).st_ino:
-                break
-            os.close(file)  # its owner ended between the two calls, and removed it
-        except OSError as error:
-            os.close(file)
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _rejection(path, way_out) from None
-            if error.errno not in NO_LOCKS:
-                raise
-            check_idle(path.parent, way_out)
-            log.warning("%s has no file locks: a second start on another machine is not noticed.", path.parent)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            break
-    owner = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "born": _born(os.getpid()),  # distinguishes the process from a later one with the same number
-        "since": datetime.now().astimezone().isoformat(" ", "seconds"),
-        "command": " ".join(["python -m vitlab", *sys.argv[1:]]),
-        "inode": path.parent.stat().st_ino,  # of the directory: a copy has another
-    }
-    os.truncate(file, 0)
-    os.write(file, json.dumps(owner).encode())
-    os.fsync(file)
-    _HELD[path.parent] = os.fstat(file).st_ino
-    try:
-        yield
-    finally:
-        if _inode(path) == _HELD.pop(path.parent):  # else another process has made the folder anew
-            path.unlink()
-        os.close(file)
-
-
-def _owner(path: Path) -> dict[str, Any] | None:
-    """Return the process that wrote the file; None where the file is empty or was copied with its run."""
-    try:
-        owner: dict[str, Any] = json.loads(regular(path).read_bytes())
-        return owner if owner["inode"] == path.parent.stat().st_ino else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _born(pid: int) -> str | None:
-    """Return the start of a running process of this machine in the kernel's ticks; None where there is no /proc too."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state == "Z" else rest[18]
-
-
-def _rejection(path: Path, way_out: str) -> Busy:
-    writer = "another process"
-    if owner := _owner(path):
-        command = textwrap.shorten(owner["command"], 100, placeholder=" …")
-        writer = f"process {owner['pid']} on {owner['host']} since {owner['since']} ({command})"
-    return Busy(f"{path.parent} is being written by {writer}.\nWait for it, stop it, or {way_out}.")

@@ -4,10 +4,11 @@ import logging
 import netrc
 import os
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 from urllib.parse import urlparse
 
@@ -43,37 +44,31 @@ class Wandb:
 
     @property
     def enabled(self) -> bool:
-        """Whether W&B is wanted and can be imported; if it cannot, that is logged."""
-        if self.mode == "disabled" or os.environ.get("WANDB_MODE") == "disabled":
-            return False
-        try:
-            import wandb  # noqa: F401
-        except Exception as error:  # also of a package that it needs, as protobuf
-            log.warning("W&B cannot be imported (%s); the run continues without it.", _one_line(error))
-            return False
-        return True
+        return self.mode != "disabled" and os.environ.get("WANDB_MODE") != "disabled"
 
     @property
     def offline(self) -> bool:
-        if self.mode == "auto":
-            return os.environ.get("WANDB_MODE") == "offline" or not _has_wandb_key()
-        return self.mode == "offline"
+        if self.mode != "auto" or os.environ.get("WANDB_MODE") == "offline":
+            return self.mode != "online"
+        host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+        try:
+            return not (os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host))
+        except (OSError, netrc.NetrcParseError):
+            return True
 
 
 class UnbreakableWandbLogger(WandbLogger):
     """Lightning's logger, whose errors become one line of the log, after which the run continues without it.
 
     The W&B run is opened by `start`, after the model and the data are set up, so that a rejected run leaves nothing in
-    W&B. Its id is kept in the run directory, so that a continued run continues the same W&B run.
-
-    Where W&B cannot be reached, or rejects the key, the run is kept offline, and `wandb sync` uploads it later.
-    W&B delays a run by `SECONDS_TO_OPEN` at the start and `SECONDS_TO_FINISH` at the end at most.
+    W&B. Its id is kept in the run directory, so that a continued run continues the same W&B run. Where W&B cannot be
+    reached, or rejects the key, the run is kept offline, and `wandb sync` uploads it later.
     """
 
     def __init__(self, settings: Wandb, run_directory: Path, name: str, config: dict[str, Any]) -> None:
-        own: dict[str, Any] = {key: value for key, value in vars(settings).items() if key != "mode"}
+        arguments: dict[str, Any] = {key: value for key, value in vars(settings).items() if key != "mode"}
         # W&B forgets a run that is created anew when it ends, however it ends.
-        super().__init__(name, run_directory, config=config, reinit="create_new", **own)
+        super().__init__(name, run_directory, config=config, reinit="create_new", **arguments)
         self.settings, self.directory, self.broken = settings, run_directory, False
         self._alone = True  # no run of the user's is open
 
@@ -88,24 +83,31 @@ class UnbreakableWandbLogger(WandbLogger):
         self._attempt(self._open)
 
     def _open(self) -> None:
-        wandb_arguments(self)["id"], kept = _run_id(self.directory), self.directory / "wandb/offline-run-*"
-        if not self.settings.offline:
-            try:
-                self._experiment = self._init("online")
-                log.info("W&B: %s", self._experiment.url)
-                return
-            except Exception as error:  # unreachable, a wrong key, another server's answer
-                self._end_service()  # it still has the run that it could not open
-                message = "W&B cannot be used (%s); the run is kept offline, `wandb sync %s` uploads it."
-                log.warning(message, _one_line(error), kept)
-        self._experiment = self._init("offline")
+        import wandb
+
+        self._alone = wandb.run is None
+        file, kept = self.directory / "wandb/run-id.txt", self.directory / "wandb/offline-run-*"
+        run_id = file.read_text().strip() if file.is_file() else ""  # empty where the disk was full
+        if not run_id:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(run_id := os.urandom(6).hex())
+        wandb_arguments(self)["id"] = run_id
         if self.settings.offline:
+            self._experiment = self._init("offline")
             log.info("W&B: offline; `wandb sync %s` uploads it", kept)
+            return
+        try:
+            self._experiment = self._init("online")
+            log.info("W&B: %s", self._experiment.url)
+        except Exception as error:  # unreachable, a wrong key, another server's answer
+            self._end_service()  # it still has the run that it could not open
+            message = "W&B cannot be used (%s); the run is kept offline, `wandb sync %s` uploads it."
+            log.warning(message, shorten(str(error) or repr(error), 200), kept)
+            self._experiment = self._init("offline")
 
     def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
-        self._alone = wandb.run is None
         settings = wandb_arguments(self)["settings"] = wandb.Settings(
             mode=mode,
             silent=True,
@@ -140,59 +142,27 @@ class UnbreakableWandbLogger(WandbLogger):
     def _attempt(self, call: Callable[[], object]) -> None:
         if self.broken:
             return
+        before, logging.raiseExceptions = logging.raiseExceptions, False  # a traceback for each line of W&B's log
         try:
-            with _no_logging_errors():
-                call()
+            call()
         except Exception as error:  # whatever W&B does, training continues
+            with suppress(Exception, SystemExit):
+                self.experiment.finish(exit_code=1)
             self.broken = True
-            if self._experiment is not None:
-                with suppress(Exception, SystemExit), _no_logging_errors():
-                    self._experiment.finish(exit_code=1)
             self._end_service()
-            log.warning("W&B stopped working (%s); the run continues, metrics.csv has every metric.", _one_line(error))
+            what = shorten(str(error) or repr(error), 200)
+            log.warning("W&B stopped working (%s); the run continues, metrics.csv has every metric.", what)
+        finally:
+            logging.raiseExceptions = before
 
     def _end_service(self) -> None:
         """End W&B's own process; otherwise W&B would look for it, and complain, when this process ends."""
-        import wandb
+        with suppress(Exception, SystemExit):  # SystemExit: with a killed service's status
+            import wandb
 
-        if self._alone:  # else the user's run would end, too
-            with suppress(Exception, SystemExit), _no_logging_errors():  # SystemExit: with a killed service's status
+            if self._alone:  # else the user's run would end, too
                 wandb.teardown()
 
     def __getstate__(self) -> dict[str, Any]:
         """Open no run to be copied into a process that Lightning spawns."""
         return vars(self) | {"_experiment": None}
-
-
-@contextmanager
-def _no_logging_errors() -> Iterator[None]:
-    """Keep `logging` from printing a traceback for each line that it cannot write."""
-    before, logging.raiseExceptions = logging.raiseExceptions, False
-    try:
-        yield
-    finally:
-        logging.raiseExceptions = before
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _run_id(run_directory: Path) -> str:
-    file = run_directory / "wandb" / "run-id.txt"
-    if file.is_file() and (known := file.read_text().strip()):  # empty where the disk was full
-        return known
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = os.urandom(6).hex()
-    file.write_text(new)
-    return new
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
