@@ -30,7 +30,9 @@ def named_size(build: Callable[P, Model], **defaults: Any) -> Callable[P, Model]
     parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
     create.__signature__ = signature.replace(parameters=parameters, return_annotation=build)  # type: ignore[attr-defined]
     create.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": build}
-    create.__doc__ = inspect.getdoc(build)
+    parents = [inspect.cleandoc(parent.__doc__ or "") for parent in getattr(build, "__mro__", ())[1:]]
+    shared = [text.partition("\nArgs:\n")[2] for text in parents]  # arguments that the class passes on
+    create.__doc__ = "\n".join(filter(None, [inspect.getdoc(build), *shared]))
     return create
 
 

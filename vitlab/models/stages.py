@@ -2,10 +2,12 @@
 
 import logging
 import math
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ from vitlab.models.layers import (
 from vitlab.models.windows import (
     PositionBias,
     Size,
+    WindowAttention,
     WindowBlock,
     clamp_window,
     kept_biases,
@@ -40,9 +43,6 @@ from vitlab.models.windows import (
 )
 
 logger = logging.getLogger(__name__)
-
-MakeBlock = Callable[[int, int, Size, Size, bool, float], WindowBlock]
-"""A block from its stage, width, map, window within it, whether every second block's windows shift, and drop path."""
 
 
 def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
@@ -116,36 +116,49 @@ class Stage(nn.Module):
 
 
 class StagedTransformer(Backbone):
-    """What Swin and Swin v2 have in common; they add their blocks, and what is learned of positions.
+    """What Swin and Swin v2 have in common; they add their attention, their blocks and their patch merging.
 
     Args:
-        new_block: returns a block.
-        merging: returns the patch merging of a width.
+        window_size: one side for all stages, [height, width], or one side per stage of three or more. A window larger
+            than its map is clamped to it and not shifted; a map that the window does not divide is padded.
+        shift: false shifts no block's windows.
+        dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
+            timm, because multi-crop objectives call one model on two sizes.
+        dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
+        init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
+        impulses: distance in tokens, like 1, of the neighbor that each head attends to at the start, see
+            `vitlab.models.impulses`; 0, as published: none.
+        grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
 
+    merging: Callable[[int], nn.Module]  # of a width
+    new_block: Callable[..., WindowBlock]  # from the arguments of WindowBlock
     table_resize = "bicubic"  # of a table of position biases
 
     def __init__(
         self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 4,
         *,
-        img_size: int | Size,
-        patch_size: int,
-        in_chans: int,
-        num_classes: int,
-        embed_dim: int,
-        depths: tuple[int, ...],
-        num_heads: tuple[int, ...],
-        window_size: int | tuple[int, ...],
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 96,
+        depths: tuple[int, ...] = (2, 2, 6, 2),
+        num_heads: tuple[int, ...] = (3, 6, 12, 24),
+        window_size: int | tuple[int, ...] = 7,
+        shift: bool = True,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
         position_bias: PositionBias,
-        new_block: MakeBlock,
-        merging: Callable[[int], nn.Module],
-        dynamic_img_size: bool,
-        dynamic_img_pad: bool,
-        drop_rate: float,
-        drop_path_rate: float,
-        init: Init | None,
-        impulses: int,
-        grad_checkpointing: bool,
+        dynamic_img_size: bool = True,
+        dynamic_img_pad: bool = False,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        init: Init | None = None,
+        impulses: int = 0,
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         check_stages(embed_dim, depths, num_heads)
@@ -161,8 +174,13 @@ class StagedTransformer(Backbone):
         self.layers = nn.ModuleList()
         for i, (depth, size) in enumerate(zip(depths, maps, strict=True)):
             dim, (window, _) = embed_dim * 2**i, clamp_window(size, self.windows[i])
-            blocks = [new_block(i, dim, size, window, j % 2 == 1, next(rates)) for j in range(depth)]
-            self.layers.append(Stage(merging(dim // 2) if i else nn.Identity(), blocks, grad_checkpointing))
+            blocks = []
+            for j in range(depth):
+                attn = self.new_attention(i, dim, num_heads[i], window, qkv_bias, attn_drop_rate, proj_drop_rate)
+                shifted = shift and j % 2 == 1
+                blocks.append(self.new_block(dim, size, shifted, attn, mlp_ratio, proj_drop_rate, next(rates)))
+            downsample = self.merging(dim // 2) if i else nn.Identity()
+            self.layers.append(Stage(downsample, blocks, grad_checkpointing))
         self.norm = nn.LayerNorm(self.num_features)
         fc = classifier(self.num_features, num_classes)
         self.head = nn.Sequential(OrderedDict(drop=nn.Dropout(drop_rate), fc=fc))
@@ -173,6 +191,28 @@ class StagedTransformer(Backbone):
         if position_bias == "absolute":  # the official code's `ape`
             N = self.patch_embed.grid_size[0] * self.patch_embed.grid_size[1]
             self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, N, embed_dim), std=0.02))
+
+    def __init_subclass__(cls) -> None:
+        """Show in a subclass's signature the arguments that it passes on; named sizes, exports and editors read it."""
+        own, parents = signature(cls.__init__).parameters, signature(cls.__mro__[1]).parameters
+        passes_on = any(each.kind is Parameter.VAR_KEYWORD for each in own.values())
+        known = dict(parents) | dict(own) if passes_on else dict(own)
+        variadic = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        named = [each for name, each in known.items() if name != "self" and each.kind not in variadic]
+        cls.__signature__ = Signature(sorted(named, key=lambda each: each.kind))  # type: ignore[attr-defined]
+
+    @abstractmethod
+    def new_attention(
+        self,
+        stage: int,
+        dim: int,
+        num_heads: int,
+        window: Size,
+        qkv_bias: bool,
+        attn_drop: float,
+        proj_drop: float,
+    ) -> WindowAttention:
+        """Return the attention of a block."""
 
     @property
     def blocks(self) -> list[Any]:  # type: ignore[override]  # timm's names have the blocks in stages

@@ -11,14 +11,13 @@ then also `attention=vitlab.models.swin.CosineAttention`.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitlab.models.bias_tables import look_up, new_bias_table, relative_position_index, resize_bias_table, zero_bias
-from vitlab.models.layers import Init
 from vitlab.models.stages import StagedTransformer, merge_2x2
 from vitlab.models.swin_v2 import ResPostNormBlock
 from vitlab.models.windows import Size, WindowAttention, WindowBlock, check_position_bias, cosine
@@ -100,77 +99,39 @@ class SwinTransformer(StagedTransformer):
     """Encode an image at ever coarser resolutions with blocks that attend within shifted windows.
 
     Args:
-        window_size: one side for all stages, [height, width], or one side per stage of three or more. A window larger
-            than its map is clamped to it and not shifted; a map that the window does not divide is padded.
-        shift: false shifts no block's windows.
         position_bias: a table as published, or `none` or `absolute` of the paper's Table 4.
         table_resize: how loading resizes the tables of another window: bicubic as Swin's fine-tuning, or geometric, as
             SimMIM's and BEiT's, so that offsets of one token keep their biases.
         block: the published Swin's by default; another class leads a step towards Swin v2, as does `attention`.
         attention: the published Swin's by default.
-        dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
-            timm, because multi-crop objectives call one model on two sizes.
-        dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
-        init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
-        impulses: distance in tokens, like 1, of the neighbor that each head attends to at the start, see
-            `vitlab.models.impulses`; 0, as published: none.
-        grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
+
+    merging = PatchMerging
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 4,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        embed_dim: int = 96,
-        depths: tuple[int, ...] = (2, 2, 6, 2),
-        num_heads: tuple[int, ...] = (3, 6, 12, 24),
-        window_size: int | tuple[int, ...] = 7,
-        shift: bool = True,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
+        *args: Any,
         position_bias: Literal["none", "absolute", "table"] = "table",
         table_resize: Literal["bicubic", "geometric"] = "bicubic",
         block: type[PreNormBlock] | type[ResPostNormBlock] = PreNormBlock,
         attention: type[DotProductAttention] = DotProductAttention,
-        dynamic_img_size: bool = True,
-        dynamic_img_pad: bool = False,
-        drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.1,
-        init: Init | None = None,
-        impulses: int = 0,
-        grad_checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
         check_position_bias(position_bias, ("none", "absolute", "table"))
         if table_resize not in ("bicubic", "geometric"):
             raise ValueError(f"table_resize must be bicubic or geometric, not {table_resize}.")
+        self.table_resize, self.table = table_resize, position_bias == "table"
+        self.new_block, self.attention = block, attention
+        super().__init__(*args, position_bias=position_bias, **kwargs)
 
-        def new_block(i: int, dim: int, size: Size, window: Size, odd: bool, drop_path: float) -> WindowBlock:
-            table = position_bias == "table"
-            attn = attention(dim, num_heads[i], window, table, qkv_bias, attn_drop_rate, proj_drop_rate)
-            return block(dim, size, shift and odd, attn, mlp_ratio, proj_drop_rate, drop_path)
-
-        super().__init__(
-            img_size=img_size,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            embed_dim=embed_dim,
-            depths=depths,
-            num_heads=num_heads,
-            window_size=window_size,
-            position_bias=position_bias,
-            new_block=new_block,
-            merging=PatchMerging,
-            dynamic_img_size=dynamic_img_size,
-            dynamic_img_pad=dynamic_img_pad,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            init=init,
-            impulses=impulses,
-            grad_checkpointing=grad_checkpointing,
-        )
-        self.table_resize = table_resize
+    def new_attention(
+        self,
+        stage: int,
+        dim: int,
+        num_heads: int,
+        window: Size,
+        qkv_bias: bool,
+        attn_drop: float,
+        proj_drop: float,
+    ) -> WindowAttention:
+        return self.attention(dim, num_heads, window, self.table, qkv_bias, attn_drop, proj_drop)

@@ -13,6 +13,7 @@ and the two of Swin's Table 4: none, and an absolute embedding.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -28,7 +29,6 @@ from vitlab.models.bias_tables import (
     resize_bias_table,
     zero_bias,
 )
-from vitlab.models.layers import Init
 from vitlab.models.stages import StagedTransformer, merge_2x2
 from vitlab.models.windows import PositionBias, Size, WindowAttention, WindowBlock, check_position_bias, cosine
 
@@ -207,87 +207,51 @@ class SwinTransformerV2(StagedTransformer):
     """Encode an image at ever coarser resolutions with blocks that attend within shifted windows.
 
     Args:
-        window_size: one side for all stages, [height, width], or one side per stage of three or more. A window larger
-            than its map is clamped to it and not shifted; a map that the window does not divide is padded.
-        shift: false shifts no block's windows.
         pretrained_window_sizes: the window of each stage in the pre-training, after clamping ([12, 12, 12, 6] for
             192 px and window 12), or 0. Without it a larger window is interpolated.
         position_bias: log-spaced as published; `linear` or `table` (parametrized) of the paper's Table 1; `none` or
             `absolute` of Swin's Table 4.
-        dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
-            timm, because multi-crop objectives call one model on two sizes.
-        dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
-        init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
-        impulses: distance in tokens, like 1, of the neighbor that each head attends to at the start, see
-            `vitlab.models.impulses`; 0, as published: none.
         init_scale: 1/τ of each head at the start, the factor of the cosine; 10 as published. Lower values leave more to
             the position bias.
         init_values: initial weight of the norms that end the branches; by default 0 as released, and 0.5 below Swin-T's
             width of 96, where training is short and 0 costs it many steps.
-        grad_checkpointing: recompute each block's activations in the backward pass instead of storing them.
     """
+
+    merging = PatchMerging
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 4,
-        in_chans: int = 3,
-        num_classes: int = 1000,
+        *args: Any,
         embed_dim: int = 96,
         depths: tuple[int, ...] = (2, 2, 6, 2),
-        num_heads: tuple[int, ...] = (3, 6, 12, 24),
-        window_size: int | tuple[int, ...] = 7,
-        shift: bool = True,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
         pretrained_window_sizes: tuple[int, ...] = (0, 0, 0, 0),
         position_bias: PositionBias = "log",
-        dynamic_img_size: bool = True,
-        dynamic_img_pad: bool = False,
-        drop_rate: float = 0.0,
-        proj_drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.1,
-        init: Init | None = None,
-        impulses: int = 0,
         init_scale: float = 10.0,
         init_values: float | None = None,
-        grad_checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
         check_position_bias(position_bias, get_args(PositionBias))
         trained_at, beyond = pretrained_window_sizes[: len(depths)], pretrained_window_sizes[len(depths) :]
         if len(trained_at) < len(depths) or min(trained_at) < 0 or any(beyond):  # the default's zeros may be too many
             raise ValueError(f"pretrained_window_sizes {pretrained_window_sizes}: give {len(depths)} sides, or zeros.")
+        self.pretrained_windows, self.position_bias, self.init_scale = trained_at, position_bias, init_scale
         gain = init_values if init_values is not None else 0.0 if embed_dim >= 96 else 0.5
+        self.new_block = partial(ResPostNormBlock, init_values=gain)
+        super().__init__(*args, embed_dim=embed_dim, depths=depths, position_bias=position_bias, **kwargs)
 
-        def new_block(i: int, dim: int, size: Size, window: Size, odd: bool, drop_path: float) -> WindowBlock:
-            bias = relative_bias(position_bias, num_heads[i], window, (trained_at[i], trained_at[i]))
-            attn = ScaledCosineAttention(
-                dim, num_heads[i], window, bias, qkv_bias, attn_drop_rate, proj_drop_rate, init_scale
-            )
-            return ResPostNormBlock(dim, size, shift and odd, attn, mlp_ratio, proj_drop_rate, drop_path, gain)
-
-        super().__init__(
-            img_size=img_size,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            embed_dim=embed_dim,
-            depths=depths,
-            num_heads=num_heads,
-            window_size=window_size,
-            position_bias=position_bias,
-            new_block=new_block,
-            merging=PatchMerging,
-            dynamic_img_size=dynamic_img_size,
-            dynamic_img_pad=dynamic_img_pad,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            init=init,
-            impulses=impulses,
-            grad_checkpointing=grad_checkpointing,
-        )
-        self.position_bias = position_bias
+    def new_attention(
+        self,
+        stage: int,
+        dim: int,
+        num_heads: int,
+        window: Size,
+        qkv_bias: bool,
+        attn_drop: float,
+        proj_drop: float,
+    ) -> WindowAttention:
+        side = self.pretrained_windows[stage]
+        bias = relative_bias(self.position_bias, num_heads, window, (side, side))
+        return ScaledCosineAttention(dim, num_heads, window, bias, qkv_bias, attn_drop, proj_drop, self.init_scale)
 
     def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Let windows grow with the images, and keep offsets relative to the windows that the model was trained with.
