@@ -166,7 +166,7 @@ def fault_of_head(path: Path) -> str:
         "a long description": len(described) > (93 if path in {*FILES, *STUDIES} else 121),
         "no expected result": not expected.startswith("# Expected: "),
         "another command": not set(re.findall(r"python -m vitlab (\w+)", head)) <= set(COMMANDS),
-        "no command": not re.search(r"python -m vitlab (fit|compare)", command),
+        "no command": not re.search(r"python -m vitlab (fit|compare|probe)", command),
         "a file that does not exist": not all(file.is_file() for file in named),
         "another target": not set(re.findall(r"\bmake ([\w-]+)", command)) <= {*TARGETS},
     }

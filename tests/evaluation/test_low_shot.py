@@ -8,13 +8,16 @@ from vitlab.evaluation.low_shot import (
     LowShot,
     draw_images,
     draw_percent,
-    draw_subsets,
     fit_logistic,
     listed_images,
     measure_few_labels,
     measure_low_shot,
     preprocess,
 )
+from vitlab.experiment.protocols import Protocol
+
+MSN = Protocol.read("msn", {}).few_labels
+assert MSN is not None
 
 
 def clusters(n: int, spread: float, seed: int, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,21 +114,21 @@ def test_each_row_is_centered_and_scaled_alone() -> None:
 def test_the_subsets_are_the_published_ones_in_number() -> None:
     """1, 2 and 5 images per class three times, and 1 % once: 12 or 13 images per class of ImageNet."""
     labels = torch.arange(12_800) % 10
-    subsets = draw_subsets(labels)
+    subsets = MSN.drawn(labels)
     assert [(name, len(draws), len(draws[0])) for name, draws in subsets.items()] == [
         ("1 label per class", 3, 10),
         ("2 labels per class", 3, 20),
         ("5 labels per class", 3, 50),
         ("1 % of the labels", 1, 128),
     ]
-    assert sorted(labels[draw_percent(labels)].bincount().tolist()) == [12, 12, *[13] * 8]
-    assert len(set(draw_percent(labels).tolist())) == 128
-    assert labels[draw_percent(labels[:50])].bincount().tolist() == [1] * 10  # at least one
+    assert sorted(labels[draw_percent(labels, 1.0)].bincount().tolist()) == [12, 12, *[13] * 8]
+    assert len(set(draw_percent(labels, 1.0).tolist())) == 128
+    assert labels[draw_percent(labels[:50], 1.0)].bincount().tolist() == [1] * 10  # at least one
 
 
 def test_separated_classes_are_found_with_the_papers_strengths() -> None:
     train, test = clusters(600, 1.0, 1), clusters(80, 1.0, 2)
-    results = measure_few_labels(train, test, {**draw_subsets(train[1]), "more": [torch.arange(200)]})
+    results = measure_few_labels(MSN, train, test, {**MSN.drawn(train[1]), "more": [torch.arange(200)]})
     assert [result.strength for result in results] == [0.0025, 0.0025, 0.0025, 0.075, 0.075]
     assert [len(result.draws) for result in results] == [3, 3, 3, 1, 1]
     assert results[-1].draws[0] > 0.85
@@ -134,7 +137,7 @@ def test_separated_classes_are_found_with_the_papers_strengths() -> None:
 def test_a_class_that_is_not_labeled_is_never_predicted() -> None:
     train, test = clusters(600, 1.0, 1), clusters(80, 1.0, 2)
     chosen = (train[1] >= 2).nonzero().flatten()  # the last two of four classes
-    (result,) = measure_few_labels(train, test, {"two": [chosen]})
+    (result,) = measure_few_labels(MSN, train, test, {"two": [chosen]})
     assert 0.4 < result.draws[0] <= 0.5
 
 

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitlab.evaluation.trained_linear import DINO, MAE, LinearProtocol, Progress, lars, sgd, step_sizes, train_linear
+from vitlab.evaluation.trained_linear import LinearProbe, train_linear
+from vitlab.experiment.protocols import Protocol
+
+DINO, MAE = (Protocol.read(name, {}).linear for name in ("dino", "mae"))
+assert DINO is not None
+assert MAE is not None
 
 
 def clusters(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -23,20 +28,23 @@ TRAIN, TEST = clusters(90, 1), clusters(50, 2)
 
 
 def trained(
-    protocol: LinearProtocol, progress: Progress | None = None, stop: int | None = None
+    probe: LinearProbe, file: Path | None = None, stop: int | None = None, key: str = "these weights"
 ) -> tuple[nn.ModuleList, list[list[float]], object]:
     """Return the heads, the rates of each step, and the result, of training on the same features every epoch."""
     kept: list[nn.ModuleList] = []
     rates: list[list[float]] = []
 
-    def spied(heads: nn.ModuleList, peaks: tuple[float, ...]) -> torch.optim.Optimizer:
-        optimizer = build(heads, peaks)
-        kept.append(heads)
-        optimizer.register_step_pre_hook(lambda *_: rates.append([group["lr"] for group in optimizer.param_groups]))
-        return optimizer
+    class Spied(LinearProbe):
+        def optimizer_of(self, linears: nn.ModuleList, peaks: Iterable[float]) -> torch.optim.Optimizer:
+            optimizer = super().optimizer_of(linears, peaks)
+            kept.append(linears)
+            optimizer.register_step_pre_hook(
+                lambda *_: rates.append([group["lr"] for group in optimizer.param_groups[::2]])
+            )
+            return optimizer
 
-    (x, labels), build = TRAIN, protocol.optimizer
-    sizes = step_sizes(protocol, len(labels))
+    x, labels = TRAIN
+    sizes = probe.step_sizes(len(labels))
     epoch = [
         (part, of_part)
         for step, of_step in zip(x[: sum(sizes)].split(sizes), labels[: sum(sizes)].split(sizes), strict=True)
@@ -49,19 +57,18 @@ def trained(
                 raise KeyboardInterrupt
             yield from epoch
 
-    cpu, protocol = torch.device("cpu"), replace(protocol, optimizer=spied)
     with tempfile.TemporaryDirectory() as folder:
-        progress = progress or Progress(Path(folder) / "probe.pt", "")
         result = train_linear(
-            protocol,
+            Spied(**vars(probe)),
             batches,
             train_images=len(labels),
             val=TEST,
             test=TEST,
             num_classes=3,
             seed=0,
-            device=cpu,
-            progress=progress,
+            device=torch.device("cpu"),
+            file=file or Path(folder) / "probe.pt",
+            key=key,
         )
     return kept[0], rates, result
 
@@ -78,7 +85,7 @@ def test_dino_is_sgd_with_a_cosine_by_epoch_for_each_rate() -> None:
     """eval_linear.py: SGD(lr · batch / 256, momentum 0.9, weight_decay 0), CosineAnnealingLR stepped once an epoch."""
     protocol = replace(DINO, epochs=5, batch_size=40, rates=(0.5, 5.0))
     heads, rates, result = trained(protocol)
-    assert step_sizes(protocol, 90) == [40, 40, 10]
+    assert protocol.step_sizes(90) == [40, 40, 10]
     for head, rate in zip(heads, protocol.rates, strict=True):
         oracle = start()
         optimizer = torch.optim.SGD(oracle.parameters(), rate * 40 / 256, momentum=0.9, weight_decay=0)
@@ -100,7 +107,7 @@ def test_dino_is_sgd_with_a_cosine_by_epoch_for_each_rate() -> None:
 def test_a_step_of_lars_is_the_released_one() -> None:
     """util/lars.py: the rate of tensors of two or more dimensions is 0.001 |p| / |g| times as large."""
     heads, weights, momenta = nn.ModuleList([start()]), list(start().parameters()), [torch.zeros(3, 6), torch.zeros(3)]
-    optimizer = lars(heads, (2.0,))
+    optimizer = MAE.optimizer_of(heads, (2.0,))
     for step in range(4):
         gradients = [torch.randn(shape, generator=torch.Generator().manual_seed(step)) for shape in ((3, 6), (3,))]
         for parameter, gradient in zip(heads.parameters(), gradients, strict=True):
@@ -118,9 +125,9 @@ def test_a_step_of_lars_is_the_released_one() -> None:
 def test_mae_normalizes_in_batches_of_a_device_and_warms_up_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """main_linprobe.py: BatchNorm1d without affine before the classifier; util/lr_sched.py; drop_last."""
     monkeypatch.setattr("vitlab.evaluation.trained_linear.NORM_BATCH", 20)
-    protocol = replace(MAE, epochs=12, batch_size=40, optimizer=sgd)
+    protocol = replace(MAE, epochs=12, batch_size=40, optimizer="sgd")
     heads, rates, _ = trained(protocol)
-    assert step_sizes(protocol, 90) == [40, 40]
+    assert protocol.step_sizes(90) == [40, 40]
 
     def rate(epoch: float) -> float:
         peak = 0.1 * 40 / 256
@@ -149,25 +156,27 @@ def test_of_several_rates_the_best_on_the_validation_images_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("published", [DINO, MAE], ids=["dino", "mae"])
-def test_an_interrupted_training_continues_to_the_bit(published: LinearProtocol, tmp_path: Path) -> None:
+def test_an_interrupted_training_continues_to_the_bit(published: LinearProbe, tmp_path: Path) -> None:
     protocol = replace(published, epochs=4, batch_size=40)
     whole, _, expected = trained(protocol)
-    progress = Progress(tmp_path / "probe.pt", "these weights")
+    file = tmp_path / "probe.pt"
     with pytest.raises(KeyboardInterrupt):
-        trained(protocol, progress, stop=2)
-    assert torch.stack([*progress.restore({})]).shape == (2, len(protocol.rates))
-    assert Progress(progress.file, "other weights").restore({}) == []
-    continued, rates, result = trained(protocol, progress)
-    assert len(rates) == 2 * len(step_sizes(protocol, 90))
+        trained(protocol, file, stop=2)
+    assert torch.load(file)["by_epoch"].shape == (2, len(protocol.rates))
+    interrupted = file.read_bytes()
+    for content, key in ((interrupted, "other weights"), (b"torn", "these weights")):
+        file.write_bytes(content)
+        assert len(trained(protocol, file, key=key)[1]) == 4 * len(protocol.step_sizes(90))
+    file.write_bytes(interrupted)
+    continued, rates, result = trained(protocol, file)
+    assert len(rates) == 2 * len(protocol.step_sizes(90))
     assert result == expected
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), continued.parameters(), strict=True))
-    assert not progress.file.exists()
-    progress.file.write_bytes(b"torn")
-    assert progress.restore({}) == []
+    assert not file.exists()
 
 
 def test_the_released_numbers() -> None:
     """eval_linear.py:105, 256-280 on 8 devices; FINETUNE.md, "Linear Probing"."""
-    assert (DINO.epochs, DINO.batch_size, DINO.schedule.warmup_epochs, DINO.batch_norm) == (100, 8 * 128, 0, False)
+    assert (DINO.epochs, DINO.batch_size, DINO.warmup_epochs, DINO.batch_norm) == (100, 8 * 128, 0, False)
     assert 0.001 in DINO.rates
-    assert (MAE.epochs, MAE.batch_size, MAE.rates, MAE.schedule.warmup_epochs) == (90, 32 * 512, (0.1,), 10)
+    assert (MAE.epochs, MAE.batch_size, MAE.rates, MAE.warmup_epochs) == (90, 32 * 512, (0.1,), 10)

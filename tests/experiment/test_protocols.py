@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import EXPERIMENTS
 from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 from vitlab.data import BatchAugment, Digits, ImageFolder, Mixup, PhotoAugment
 from vitlab.evaluation.knn import weighted_votes
 from vitlab.evaluation.low_shot import fit_logistic, preprocess
 from vitlab.experiment.experiment import Experiment
-from vitlab.experiment.protocols import simply_augmented
+from vitlab.experiment.protocols import Protocol, simply_augmented
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -126,10 +127,16 @@ def test_an_encoder_without_a_class_token_is_read_or_refused(tiny: Write, capsys
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--epochs", "3"], "--epochs is an option of --protocol dino and mae"),
-        (["--protocol", "mae", "--labeled", "x.txt"], "--labeled is an option of --protocol msn"),
-        (["--protocol", "dino", "--rates", "-1"], "--rates has -1; give rates above 0"),
-        (["--protocol", "mae", "--epochs", "0"], "--epochs is 0; give 1 or more"),
+        (["--epochs", "3"], "--epochs changes a --protocol"),
+        (["--protocol", "mae", "--labeled", "x.txt"], "--labeled changes `few_labels`, which "),
+        (
+            ["--protocol", "dino", "--rates", "-1"],
+            '"linear.rates": Not of type PositiveFloat: -1.0 does not conform to restriction v>0',
+        ),
+        (
+            ["--protocol", "mae", "--epochs", "0"],
+            '"linear.epochs": Not of type PositiveInt: 0 does not conform to restriction v>0',
+        ),
         (["--protocol", "moco"], "moco"),
         (["--protocol", "msn", "--labeled", "missing.txt"], "missing.txt"),
     ],
@@ -139,6 +146,13 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     assert run("probe", ["--config", str(tiny()), "--ckpt_path", "none", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted((EXPERIMENTS / "probes").glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_protocols_are_found_by_their_name_and_their_file(file: Path) -> None:
+    protocol = Protocol.read(file.stem, {})
+    assert protocol == Protocol.read(str(file), {}) == Protocol.read(f"experiments/probes/{file.name}", {})
+    assert protocol.knn or protocol.linear or protocol.few_labels
 
 
 def test_a_linear_probe_sees_crops_and_flips_whatever_the_run_saw() -> None:

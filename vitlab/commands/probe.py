@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from vitlab.experiment.experiment import Experiment
-    from vitlab.experiment.protocols import ProtocolResult
     from vitlab.models import ImageModel
 
 
@@ -25,10 +23,14 @@ def run(arguments: Sequence[str]) -> int:
     """Print the accuracies, and write them as JSON into the run directory.
 
     `--ckpt_path none` measures the weights as they are built: a pretrained timm model, or the untrained encoder.
-    `--protocol` measures as one paper does instead.
     """
     options, rest = parser().parse_known_args(arguments)
-    check(options)
+    given = {("linear", "epochs"): options.epochs, ("linear", "rates"): options.rates}
+    given = {
+        key: value for key, value in (given | {("few_labels", "labeled"): options.labeled}).items() if value is not None
+    }
+    if given and options.protocol is None:
+        raise ValueError(f"--{next(iter(given))[1]} changes a --protocol; give that too.")
     experiment = experiment_of(rest)
     experiment.warn_of_other_images()
 
@@ -36,20 +38,26 @@ def run(arguments: Sequence[str]) -> int:
 
     from vitlab.atomic_files import write_text
     from vitlab.evaluation.cost import device_for
+    from vitlab.experiment.protocols import Protocol, measure
     from vitlab.experiment.same_images import OTHER
     from vitlab.runs.directory import RunDirectory
 
+    protocol = options.protocol and Protocol.read(options.protocol, given)
     pretrained = any(key.startswith("model.init_args.backbone.") for key in weights_of(experiment.config))
-    as_built = None if options.protocol or pretrained else copy.deepcopy(experiment.model)
+    as_built = None if protocol or pretrained else copy.deepcopy(experiment.model)
     path, device = experiment.restore(), device_for("auto")
     name = path.stem if path else "none"
-    if options.protocol is None:
+    if protocol is None:
         beside = references(experiment, as_built if path else None, device)
         content = common_protocol(experiment, path, device) | beside
     else:
-        result = published_protocol(experiment, path, device, options)
+        name += f"-{protocol.name}"
+        stamp = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" if path else "none"
+        facts = json.dumps([experiment.config["model"], experiment.config["data"], experiment.seed, stamp])
+        file = experiment.directory / "features" / f"{name}.pt"
+        result = measure(protocol, experiment.model.to(device), experiment.data, device, file, facts)
         print(f"{path or 'weights as built'}, {result}")
-        content, name = asdict(result), f"{name}-{options.protocol}"
+        content = asdict(result)
     own = path is None or path.resolve().parent == RunDirectory(experiment.directory).checkpoints.resolve()
     step = 0 if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("global_step")
     folder = experiment.directory if own else experiment.directory / OTHER
@@ -66,48 +74,14 @@ def parser() -> StudyParser:
     )
     options.add_argument(
         "--protocol",
-        choices=["dino", "mae", "msn"],
-        help="measure as a paper does: dino, weighted k-NN among all images and a linear probe of several blocks; mae, "
-        "a linear probe by LARS; msn, 1, 2 and 5 labels per class and 1 %% of the labels [the same for every encoder]",
+        metavar="FILE",
+        help="measure as a paper does, by experiments/probes/FILE.yaml or a file like these: dino, weighted k-NN and a "
+        "linear probe of several blocks; mae, a linear probe by LARS; msn, few labels [the same for every encoder]",
     )
-    options.add_argument("--epochs", type=int, help="of dino's linear probe [100], or mae's [90; ViT-L and ViT-H: 50]")
-    options.add_argument("--rates", type=float, nargs="+", help="learning rates for a batch of 256 [the protocol's]")
+    options.add_argument("--epochs", type=int, help="of the protocol's linear probe")
+    options.add_argument("--rates", type=float, nargs="+", help="its learning rates for a batch of 256")
     options.add_argument("--labeled", type=Path, nargs="+", help="for msn: files with the names of labeled images")
     return options
-
-
-def check(options: argparse.Namespace) -> None:
-    """Raise ValueError for an option that the protocol has no use for, or a value that it cannot have."""
-    uses = {"epochs": ("dino", "mae"), "rates": ("dino", "mae"), "labeled": ("msn",)}
-    for name, protocols in uses.items():
-        if getattr(options, name) is not None and options.protocol not in protocols:
-            raise ValueError(f"--{name} is an option of --protocol {' and '.join(protocols)}; leave it out.")
-    if options.epochs is not None and options.epochs < 1:
-        raise ValueError(f"--epochs is {options.epochs}; give 1 or more.")
-    if options.rates is not None and min(options.rates) <= 0:
-        raise ValueError(f"--rates has {min(options.rates):g}; give rates above 0, like 0.001.")
-
-
-def published_protocol(
-    experiment: Experiment, path: Path | None, device: torch.device, options: argparse.Namespace
-) -> ProtocolResult:
-    """Return the accuracies by a paper's protocol."""
-    from vitlab.evaluation import trained_linear
-    from vitlab.evaluation.trained_linear import Progress
-    from vitlab.experiment.protocols import probe_dino, probe_mae, probe_msn
-
-    encoder, data = experiment.model.to(device), experiment.data
-    if options.protocol == "msn":
-        return probe_msn(encoder, data, device, options.labeled or ())
-    protocol = trained_linear.DINO if options.protocol == "dino" else trained_linear.MAE
-    given = {"epochs": options.epochs, "rates": options.rates and tuple(options.rates)}
-    protocol = replace(protocol, **{name: value for name, value in given.items() if value is not None})
-    measure = probe_dino if options.protocol == "dino" else probe_mae
-    file = experiment.directory / "features" / f"{path.stem if path else 'none'}-{options.protocol}.pt"
-    stamp = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" if path else "none"
-    facts = [experiment.config["model"], experiment.config["data"], experiment.seed, stamp]
-    key = f"{json.dumps(facts, sort_keys=True)} {protocol.epochs} {protocol.rates} {device.type}"
-    return measure(encoder, data, device, protocol, Progress(file, key))
 
 
 def common_protocol(experiment: Experiment, path: Path | None, device: torch.device) -> dict[str, object]:

@@ -6,11 +6,10 @@
 of length 1. λ is 0.075, MSN's for a ViT-S with 1 % of the labels: it is fixed because no labels are left to choose it
 on. The labeled images are drawn several times, the same for every encoder.
 
-`measure_few_labels` is MSN's evaluation (Assran et al. 2022, tables 1 and 2) of the class token before the final norm:
-b = 0, and x is z minus the mean over its own channels, of length 1. Source: logistic_eval.py of facebookresearch/msn;
-its solver, cyanure, takes the mean over i and λ over the number of images, and stops at a tolerance of 1e-3, where
-ours goes to the optimum. λ is 0.0025 in the README for a few images
-per class, and 0.075 for a ViT-S with 1 % of the labels (the author, issue 11).
+`measure_few_labels` is MSN's evaluation (Assran et al. 2022, tables 1 and 2) with the settings of
+`experiments/probes/msn.yaml`: b = 0, and x is z minus the mean over its own channels, of length 1. Source:
+logistic_eval.py of facebookresearch/msn; its solver, cyanure, takes the mean over i and λ over the number of images,
+and stops at a tolerance of 1e-3, where ours goes to the optimum.
 
 N images, C features, K classes.
 """
@@ -18,21 +17,20 @@ N images, C features, K classes.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from scipy import stats
 from torch import Tensor
 
 from vitlab.evaluation.features import Features
 
 SHOTS = (1, 2, 5, 10)
-SHOTS_OF_MSN = (1, 2, 5)
 DRAWS = 5
-DRAWS_OF_MSN = 3  # the repository lists three subsets of 1, 2 and 5 images per class, and one of 1 %
-FEW, MORE = 0.0025, 0.075  # λ: MSN's up to five images per class, and above
-PERCENT = "1 % of the labels"
+STRENGTH = 0.075  # λ
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,54 @@ def measure_low_shot(train: Features, test: Features, shots: tuple[int, ...] = S
     mean = train[0].mean(dim=0)
     x, queries = ((F.normalize(features - mean, dim=1), labels) for features, labels in (train, test))
     return tuple(
-        LowShot.of(name, len(choices[0]), MORE, [accuracy(x, queries, each, MORE, intercept=True) for each in choices])
+        LowShot.of(
+            name, len(choices[0]), STRENGTH, [accuracy(x, queries, each, STRENGTH, intercept=True) for each in choices]
+        )
         for name, choices in draw_shots(train[1], shots, DRAWS).items()
     )
 
 
-def measure_few_labels(train: Features, test: Features, subsets: dict[str, list[Tensor]]) -> tuple[LowShot, ...]:
+@dataclass(frozen=True)
+class FewLabels:
+    """Which training images are labeled, and λ: `few` up to the most `shots` per class, `more` above.
+
+    Args:
+        shots: Images per class, of which `draws` random choices are made.
+        percent: Of all labels, one random choice.
+        labeled: Files with names of labeled images instead, one a line; those of one name are draws of one subset.
+    """
+
+    shots: tuple[PositiveInt, ...]
+    draws: PositiveInt
+    percent: PositiveFloat
+    few: PositiveFloat
+    more: PositiveFloat
+    labeled: tuple[Path, ...] = ()
+
+    def listed(self, names: Sequence[str]) -> dict[str, list[Tensor]]:
+        """Return the indices of the listed images among those with these names, by the name of the list."""
+        subsets: dict[str, list[Tensor]] = {}
+        for file in self.labeled:
+            listed = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            subsets.setdefault(file.stem, []).append(listed_images(names, listed, str(file)))
+        return subsets
+
+    def drawn(self, labels: Tensor) -> dict[str, list[Tensor]]:
+        """Return random subsets of training images with labels (N,), by name."""
+        shots = draw_shots(labels, self.shots, self.draws)
+        return shots | {f"{self.percent:g} % of the labels": [draw_percent(labels, self.percent)]}
+
+
+def measure_few_labels(
+    few_labels: FewLabels, train: Features, test: Features, subsets: dict[str, list[Tensor]]
+) -> tuple[LowShot, ...]:
     """Fit on each subset of the training images, given by indices, and classify the test images."""
     x, queries = ((preprocess(features), labels) for features, labels in (train, test))
     results = []
     for name, choices in subsets.items():
-        few = name != PERCENT and int(train[1][choices[0]].bincount().max()) <= max(SHOTS_OF_MSN)
-        strength = FEW if few else MORE
+        most = int(train[1][choices[0]].bincount().max())
+        few = not name.endswith("% of the labels") and most <= max(few_labels.shots)
+        strength = few_labels.few if few else few_labels.more
         draws = [accuracy(x, queries, chosen, strength, intercept=False) for chosen in choices]
         results.append(LowShot.of(name, len(choices[0]), strength, draws))
     return tuple(results)
@@ -125,18 +159,13 @@ def draw_shots(labels: Tensor, shots: tuple[int, ...], draws: int) -> dict[str, 
     return found
 
 
-def draw_subsets(labels: Tensor) -> dict[str, list[Tensor]]:
-    """Return random subsets of training images with labels (N,), by name, as published: 1, 2, 5 per class, and 1 %."""
-    return draw_shots(labels, SHOTS_OF_MSN, DRAWS_OF_MSN) | {PERCENT: [draw_percent(labels)]}
-
-
 def draw_images(labels: Tensor, images_per_class: int, draw: int) -> Tensor:
     """Return the indices of random images of each class, the same for the same `draw`."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(draw))
     return torch.cat([order[labels[order] == label][:images_per_class] for label in labels.unique()])
 
 
-def draw_percent(labels: Tensor, percent: float = 1.0) -> Tensor:
+def draw_percent(labels: Tensor, percent: float) -> Tensor:
     """Return the indices of random images, as many of each class as of another ± 1, and at least one."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     turn = torch.empty_like(order)

@@ -1,86 +1,102 @@
-"""Linear probes as DINO and MAE publish them: trained by steps on augmented images, through the frozen encoder.
+"""A linear probe trained by steps on augmented images, through the frozen encoder, as DINO and MAE publish theirs.
 
-    DINO   softmax(W x + b)        SGD with momentum 0.9, a cosine by epoch, several learning rates
-    MAE    softmax(W norm(x) + b)  LARS (You et al. 2017), a warm-up and a cosine by step; norm: without weights
+    softmax(W x + b)  or  softmax(W norm(x) + b)    norm: a batch norm without weights
 
-MAE's batch norm is updated from all batches of 512 images here, and in the released run from those of one device.
+`experiments/probes/` has the papers' settings. Released code: eval_linear.py of facebookresearch/dino,
+main_linprobe.py and util/lars.py of facebookresearch/mae. MAE's batch norm is updated from all batches of 512 images
+here, and in the released run from those of one device.
 
-Released code: eval_linear.py of facebookresearch/dino, main_linprobe.py and util/lars.py of facebookresearch/mae.
-N images, C features, K classes, R learning rates.
+B images of a batch, N of a split, D the width of the tokens, C features, K classes, R learning rates.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from vitlab import log
 from vitlab.atomic_files import flaw, written_whole
 from vitlab.evaluation.features import Features
 from vitlab.evaluation.probe import Accuracy
+from vitlab.models import ImageModel, VisionTransformer
 from vitlab.optim import WarmupCosine
 
+BASE_WIDTH = 768  # a ViT-B's
 NORM_BATCH = 512  # images of one device of main_linprobe.py, whose batch norm is not synchronized
 
-
-def sgd(heads: nn.ModuleList, rates: tuple[float, ...]) -> torch.optim.Optimizer:
-    """Return SGD with momentum, without weight decay: each head has its own learning rate."""
-    groups = [{"params": [*head.parameters()], "lr": rate} for head, rate in zip(heads, rates, strict=True)]
-    return torch.optim.SGD(groups, momentum=0.9)
+Tokens = Literal["class_token", "raw_class_token", "last_blocks"]
 
 
-def lars(heads: nn.ModuleList, rates: tuple[float, ...]) -> torch.optim.Optimizer:
-    """Return LARS without weight decay; the rates of biases are not adapted to their norms."""
-    from timm.optim.lars import Lars
+def has_class_token(encoder: ImageModel) -> TypeGuard[VisionTransformer]:
+    """Return whether class tokens of several blocks can be read."""
+    return isinstance(encoder, VisionTransformer) and encoder.cls_token is not None
 
-    groups = []
-    for head, rate in zip(heads, rates, strict=True):
-        groups.append({"params": [head.weight], "lr": rate, "always_adapt": True})
-        groups.append({"params": [head.bias], "lr": rate, "always_adapt": False})
-    return Lars(groups, momentum=0.9, trust_coeff=0.001, eps=0.0)
+
+def read_tokens(encoder: ImageModel, images: Tensor, tokens: Tokens) -> Float[Tensor, "B C"]:
+    """Return what a probe reads of a ViT's class token; of an encoder without one its embedding.
+
+    Args:
+        tokens: class_token: after the final norm, if that is not after the pooling. raw_class_token: before it, as MSN
+            (src/deit.py:266-288). last_blocks: as DINO (eval_linear.py:164-173, 256-260), those of the last four blocks
+            after the norm, (B, 4·D); from a ViT-B on, the last block's and the mean of its patches, (B, 2·D).
+    """
+    if not has_class_token(encoder):
+        return encoder.embed(images)
+    if tokens == "raw_class_token" or (tokens == "last_blocks" and encoder.num_features < BASE_WIDTH):
+        last, norm = (1, False) if tokens == "raw_class_token" else (min(4, len(encoder.blocks)), True)
+        maps = encoder.forward_intermediates(images, last, True, norm, intermediates_only=True)
+        return torch.cat([prefix[:, 0] for _, prefix in maps], dim=1)
+    features = encoder.forward_features(images)
+    mean = [features.patches.mean(dim=1)] if tokens == "last_blocks" else []
+    return torch.cat([features.prefix[:, 0], *mean], dim=1)
 
 
 @dataclass(frozen=True)
-class LinearProtocol:
-    """How a linear probe is trained; `rates` are for a batch of 256 and grow with `batch_size`."""
+class LinearProbe:
+    """How a linear probe is trained: on crops of 8 to 100 % of the area, half of them mirrored, with momentum 0.9.
 
-    epochs: int
-    batch_size: int
-    rates: tuple[float, ...]
-    optimizer: Callable[[nn.ModuleList, tuple[float, ...]], torch.optim.Optimizer]
-    schedule: WarmupCosine
-    by_epoch: bool  # whether the rate changes every epoch; else every step
-    batch_norm: bool
-    drop_last: bool
+    Args:
+        rates: For a batch of 256; they grow with the batch. The best on the validation images counts.
+        by_epoch: Whether the rate changes every epoch; else every step.
+        drop_last: Leave out an epoch's last images, if they do not fill a batch.
+        interpolation: Of the crops.
+    """
 
+    tokens: Tokens
+    optimizer: Literal["sgd", "lars"]
+    rates: tuple[PositiveFloat, ...]
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    warmup_epochs: NonNegativeFloat = 0.0
+    by_epoch: bool = False
+    batch_norm: bool = False
+    drop_last: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
-# eval_linear.py: 8 devices of 128 images. The paper sweeps the rate and names no values; 0.001 is the code's.
-DINO = LinearProtocol(
-    epochs=100,
-    batch_size=1024,
-    rates=(0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
-    optimizer=sgd,
-    schedule=WarmupCosine(),
-    by_epoch=True,
-    batch_norm=False,
-    drop_last=False,
-)
-# FINETUNE.md: 32 devices of 512 images; a ViT-L and a ViT-H train for 50 epochs.
-MAE = LinearProtocol(
-    epochs=90,
-    batch_size=16_384,
-    rates=(0.1,),
-    optimizer=lars,
-    schedule=WarmupCosine(warmup_epochs=10),
-    by_epoch=False,
-    batch_norm=True,
-    drop_last=True,
-)
+    def step_sizes(self, train_images: int) -> list[int]:
+        """Return the number of images of each step of an epoch; fewer than a batch are one step."""
+        batch = min(self.batch_size, train_images)
+        rest = 0 if self.drop_last else train_images % batch
+        return [batch] * (train_images // batch) + [rest] * (rest > 0)
+
+    def optimizer_of(self, linears: nn.ModuleList, rates: Iterable[float]) -> torch.optim.Optimizer:
+        """Return the optimizer, without weight decay, with each classifier's rate; LARS adapts those of weights."""
+        groups = [
+            {"params": [parameter], "lr": rate, "always_adapt": parameter.ndim > 1}
+            for linear, rate in zip(linears, rates, strict=True)
+            for parameter in linear.parameters()
+        ]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, momentum=0.9)
+        from timm.optim.lars import Lars
+
+        return Lars(groups, momentum=0.9, trust_coeff=0.001, eps=0.0)
 
 
 @dataclass(frozen=True)
@@ -96,33 +112,6 @@ class TrainedLinear:
     def __str__(self) -> str:
         best = f"best of all epochs and rates {100 * self.best:.1f} % (epoch {self.best_epoch})"
         return f"linear probe      {self.last}   rate {self.rate:g}; {best}"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the training of a linear probe continues after an interruption, to the bit."""
-
-    file: Path
-    key: str  # the weights, data and protocol that it belongs to
-
-    def restore(self, parts: dict[str, Any]) -> Iterable[Tensor]:
-        """Load the state after the last whole epoch, and return accuracies by epoch; none without such a state."""
-        if not self.file.is_file() or flaw(self.file) is not None:
-            return []
-        state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
-        if state["key"] != self.key:
-            return []
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        by_epoch: Tensor = state["by_epoch"]
-        log.info("Continued after epoch %d.", len(by_epoch))
-        return by_epoch
-
-    def save(self, parts: dict[str, Any], by_epoch: list[Tensor]) -> None:
-        """Replace the state by that of one more epoch."""
-        states = {name: part.state_dict() for name, part in parts.items()}
-        with written_whole(self.file) as file:
-            torch.save(states | {"by_epoch": torch.stack(by_epoch), "key": self.key}, file)
 
 
 class Heads(nn.Module):
@@ -145,7 +134,7 @@ class Heads(nn.Module):
 
     @torch.no_grad()
     def correct(self, features: Features) -> Tensor:
-        """Return which images each classifier names rightly, (R, N) bool."""
+        """Return which images each classifier gets right, (R, N) bool."""
         device, right = next(self.parameters()).device, []
         self.eval()
         for x, labels in zip(*(tensor.split(8192) for tensor in features), strict=True):
@@ -155,66 +144,66 @@ class Heads(nn.Module):
 
 
 def train_linear(
-    protocol: LinearProtocol,
+    probe: LinearProbe,
     batches: Callable[[range], Iterable[Features]],
-    *,
     train_images: int,
     val: Features,
     test: Features,
     num_classes: int,
     seed: int,
     device: torch.device,
-    progress: Progress,
+    file: Path,
+    key: str,
 ) -> TrainedLinear:
     """Train on features of augmented images, and test after every epoch.
 
     Args:
         batches: of some epochs: features (B, C) and labels (B,) on the device, in parts of the steps of `step_sizes`.
         val: chooses the learning rate.
+        file: has the state after the last whole epoch, from which an interrupted training continues to the bit.
+        key: of the weights, data and settings that this state belongs to.
     """
-    sizes = step_sizes(protocol, train_images)
-    heads = Heads(len(protocol.rates), test[0].shape[1], num_classes, protocol.batch_norm, seed).to(device)
-    optimizer = protocol.optimizer(heads.linears, tuple(rate * sizes[0] / 256 for rate in protocol.rates))
-    total, every = protocol.epochs * len(sizes), len(sizes) if protocol.by_epoch else 1
+    sizes = probe.step_sizes(train_images)
+    heads = Heads(len(probe.rates), test[0].shape[1], num_classes, probe.batch_norm, seed).to(device)
+    optimizer = probe.optimizer_of(heads.linears, [rate * sizes[0] / 256 for rate in probe.rates])
+    schedule = WarmupCosine(warmup_epochs=probe.warmup_epochs)
+    total, every = probe.epochs * len(sizes), len(sizes) if probe.by_epoch else 1
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: protocol.schedule.lr(1.0, step // every * every, total, protocol.epochs)
+        optimizer, lambda step: schedule.lr(1.0, step // every * every, total, probe.epochs)
     )
-    parts = {"heads": heads, "optimizer": optimizer, "scheduler": scheduler}
-    by_epoch: list[Tensor] = [*progress.restore(parts)]
-    epochs = range(len(by_epoch), protocol.epochs)
-    steps = _whole_steps(batches(epochs), sizes * len(epochs))
+    parts: dict[str, Any] = {"heads": heads, "optimizer": optimizer, "scheduler": scheduler}
+    by_epoch: list[Tensor] = []
+    if file.is_file() and flaw(file) is None:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        if state["key"] == key:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            by_epoch += state["by_epoch"]
+            log.info("Continued after epoch %d.", len(by_epoch))
+    epochs = range(len(by_epoch), probe.epochs)
+    pieces = iter(batches(epochs))
     for epoch in epochs:
-        for x, labels in islice(steps, len(sizes)):
+        for size in sizes:
+            step = [next(pieces)]
+            while sum(len(labels) for _, labels in step) < size:
+                step.append(next(pieces))
+            x, labels = (torch.cat(part) for part in zip(*step, strict=True))
             optimizer.zero_grad()
             torch.stack([F.cross_entropy(logits, labels) for logits in heads(x)]).sum().backward()
             optimizer.step()
             scheduler.step()
         by_epoch.append(heads.correct(test).double().mean(dim=1))
-        progress.save(parts, by_epoch)
-        log.info("epoch %d of %d: test top-1 %.4f", epoch + 1, protocol.epochs, float(by_epoch[-1].max()))
-    progress.file.unlink()
+        states = {name: part.state_dict() for name, part in parts.items()}
+        with written_whole(file) as opened:
+            torch.save(states | {"by_epoch": torch.stack(by_epoch), "key": key}, opened)
+        log.info("epoch %d of %d: test top-1 %.4f", epoch + 1, probe.epochs, float(by_epoch[-1].max()))
+    file.unlink()
     chosen = int(heads.correct(val).double().mean(dim=1).argmax())
     accuracies = torch.stack(by_epoch)  # (epochs, R)
     return TrainedLinear(
         last=Accuracy.of(heads.correct(test)[chosen], torch.ones(len(test[1]))),
-        rate=protocol.rates[chosen],
-        rates={f"{rate:g}": float(value) for rate, value in zip(protocol.rates, by_epoch[-1], strict=True)},
+        rate=probe.rates[chosen],
+        rates={f"{rate:g}": float(value) for rate, value in zip(probe.rates, by_epoch[-1], strict=True)},
         best=float(accuracies.max()),
-        best_epoch=1 + int(accuracies.argmax()) // len(protocol.rates),
+        best_epoch=1 + int(accuracies.argmax()) // len(probe.rates),
     )
-
-
-def step_sizes(protocol: LinearProtocol, train_images: int) -> list[int]:
-    """Return the number of images of each step of an epoch; fewer than a batch are one step."""
-    batch = min(protocol.batch_size, train_images)
-    rest = 0 if protocol.drop_last else train_images % batch
-    return [batch] * (train_images // batch) + [rest] * (rest > 0)
-
-
-def _whole_steps(batches: Iterable[Features], sizes: list[int]) -> Iterator[Features]:
-    parts = iter(batches)
-    for size in sizes:
-        step: list[Features] = []
-        while sum(len(labels) for _, labels in step) < size:
-            step.append(next(parts))
-        yield torch.cat([x for x, _ in step]), torch.cat([labels for _, labels in step])

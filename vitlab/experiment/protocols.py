@@ -1,45 +1,73 @@
-"""Frozen features measured as the papers measure them: DINO's, MAE's and MSN's protocols.
+"""Frozen features measured as a paper measures them, by a protocol in a YAML file: `experiments/probes/`.
 
-A linear probe trains on random crops of 8 to 100 % of the area, resized, half of them mirrored, whatever the run was
-trained on. Departures from the released code: where validation images are held out of the training set, the linear
-probe is not trained on them and chooses its learning rate on them, the papers choose on the test images; a crop of
-MAE's that does not fit into the image is drawn again, not clipped.
+Departures from the released code: where validation images are held out of the training set, the linear probe is not
+trained on them and chooses its learning rate on them, the papers choose on the test images; a crop of MAE's that does
+not fit into the image is drawn again, not clipped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse.typing import PositiveInt
 
+from vitlab.config import load_yaml, locate
 from vitlab.data import BatchAugment, ImageDataModule, PhotoAugment
 from vitlab.data.augment import CROP_SCALE
 from vitlab.data.dataset import Split
 from vitlab.data.photos import Interpolation
-from vitlab.evaluation.class_tokens import class_token, dino_features, has_class_token, raw_class_token
+from vitlab.evaluation import trained_linear
 from vitlab.evaluation.features import Features, extract
 from vitlab.evaluation.knn import predict_weighted
-from vitlab.evaluation.low_shot import LowShot, draw_subsets, listed_images, measure_few_labels
+from vitlab.evaluation.low_shot import FewLabels, LowShot, measure_few_labels
 from vitlab.evaluation.probe import Accuracy
-from vitlab.evaluation.trained_linear import LinearProtocol, Progress, TrainedLinear, step_sizes, train_linear
+from vitlab.evaluation.trained_linear import LinearProbe, Tokens, TrainedLinear, has_class_token, read_tokens
 from vitlab.models import ImageModel
 
-NEIGHBORS = (10, 20, 100, 200)  # k of eval_knn.py of facebookresearch/dino
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured of frozen features; `knn` are numbers of neighbors, whose votes DINO's temperature weighs."""
+
+    name: str
+    knn: tuple[PositiveInt, ...] = ()
+    linear: LinearProbe | None = None
+    few_labels: FewLabels | None = None
+
+    @classmethod
+    def read(cls, name: str, changes: Mapping[tuple[str, str], Any]) -> "Protocol":
+        """Read a file, or one that vitlab ships by its name, dino; `changes` are by section and setting."""
+        file = locate(name if Path(name).suffix else f"probes/{name}")
+        content, parser = load_yaml(file), ArgumentParser(exit_on_error=False)
+        parser.add_argument("--knn", type=tuple[PositiveInt, ...], default=())
+        for section, kind in (("linear", LinearProbe), ("few_labels", FewLabels)):
+            if section in content:
+                parser.add_class_arguments(kind, section)
+        for section, setting in changes:
+            if section not in content:
+                raise ValueError(f"--{setting} changes `{section}`, which {file} does not have; leave it out.")
+            content[section][setting] = changes[section, setting]
+        try:
+            return cls(file.stem, **vars(parser.instantiate(parser.parse_object(content))))
+        except ArgumentError as error:
+            raise ValueError(f"{file}: {' '.join(str(error).split())}") from None
 
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """Test accuracies of frozen features by one paper's protocol."""
+    """Test accuracies of frozen features by one protocol."""
 
     protocol: str
     features: int  # that the classifier reads
     train_images: int
     test_images: int
-    knn: dict[int, Accuracy] = field(default_factory=dict)
-    linear: TrainedLinear | None = None
-    low_shot: tuple[LowShot, ...] = ()
+    knn: dict[int, Accuracy]
+    linear: TrainedLinear | None
+    low_shot: tuple[LowShot, ...]
 
     def __str__(self) -> str:
         lines = [f"protocol {self.protocol}: {self.features} features, {self.train_images:,} training images"]
@@ -48,51 +76,72 @@ class ProtocolResult:
         return "\n".join([*lines, *map(str, self.low_shot)])
 
 
-def probe_dino(
-    encoder: ImageModel, data: ImageDataModule, device: torch.device, protocol: LinearProtocol, progress: Progress
+def measure(
+    protocol: Protocol, encoder: ImageModel, data: ImageDataModule, device: torch.device, file: Path, facts: str
 ) -> ProtocolResult:
-    """Weighted k-NN among all labeled images, temperature 0.07, and the linear probe of `dino_features`."""
-    train, test = _labeled(encoder, data, class_token, device)
-    queries, bank, labels = (tensor.to(device) for tensor in (test[0], *train))
-    knn = {
-        k: Accuracy.of(predict_weighted(queries, bank, labels, data.num_classes, k).cpu(), test[1])
-        for k in NEIGHBORS
-        if k <= len(labels)
-    }
-    linear, features = _linear(encoder, data, dino_features, protocol, "bilinear", device, progress)
-    return ProtocolResult("dino", features, len(train[1]), len(test[1]), knn=knn, linear=linear)
-
-
-def probe_mae(
-    encoder: ImageModel, data: ImageDataModule, device: torch.device, protocol: LinearProtocol, progress: Progress
-) -> ProtocolResult:
-    """The linear probe of the class token after a batch norm without weights."""
-    linear, features = _linear(encoder, data, class_token, protocol, "bicubic", device, progress)
-    images = len(data.labels("train")), len(data.labels("test"))
-    return ProtocolResult("mae", features, *images, linear=linear)
-
-
-def probe_msn(
-    encoder: ImageModel, data: ImageDataModule, device: torch.device, lists: Sequence[Path] = ()
-) -> ProtocolResult:
-    """Logistic regression on the class token before the final norm, with few labels.
+    """Return the accuracies; all labeled images vote, also those held out for validation.
 
     Args:
-        lists: files with the names of the labeled images, one a line; those of one name are draws of one subset. Empty:
-            1, 2 and 5 images per class and 1 % of the labels, drawn at random.
-
-    Raises:
-        ValueError: an encoder without a class token; a list with other images.
+        file: keeps the state of the linear probe, from which the same command continues.
+        facts: about the weights and the data, on which this state depends.
     """
-    if not has_class_token(encoder):
-        raise ValueError(
-            f"--protocol msn reads a class token before the final norm, and {type(encoder).__name__} has none.\n"
-            "Leave --protocol out: the protocol for every architecture has 1, 2, 5 and 10 labels per class too."
+    known: list[Split] = ["train"] if data.tests_on_validation else ["train", "val"]
+    features, images = 0, len(data.labels("train"))
+    knn: dict[int, Accuracy] = {}
+    linear: TrainedLinear | None = None
+    low_shot: tuple[LowShot, ...] = ()
+    if protocol.few_labels:
+        if not has_class_token(encoder):
+            raise ValueError(
+                f"{protocol.name} reads a class token, and {type(encoder).__name__} has none; omit --protocol."
+            )
+        listed = protocol.few_labels.listed([name for split in known for name in data.image_names(split)])
+        train, test = _labeled(encoder, data, known, "raw_class_token", device)
+        low_shot = measure_few_labels(protocol.few_labels, train, test, listed or protocol.few_labels.drawn(train[1]))
+        features, images = train[0].shape[1], len(train[1])
+    if protocol.knn:
+        train, test = _labeled(encoder, data, known, "class_token", device)
+        features, images = train[0].shape[1], len(train[1])
+        queries, bank, labels = (part.to(device) for part in (test[0], *train))
+        for k in (k for k in protocol.knn if k <= images):
+            knn[k] = Accuracy.of(predict_weighted(queries, bank, labels, data.num_classes, k).cpu(), test[1])
+    if protocol.linear:
+        key = f"{facts} {protocol.linear} {device.type}"
+        linear, features = _linear(encoder, data, protocol.linear, device, file, key)
+    return ProtocolResult(protocol.name, features, images, len(data.labels("test")), knn, linear, low_shot)
+
+
+def _labeled(
+    encoder: ImageModel, data: ImageDataModule, known: list[Split], tokens: Tokens, device: torch.device
+) -> tuple[Features, Features]:
+    """Return the features of the images of all splits with labels, and of the test's."""
+    embed = partial(read_tokens, encoder, tokens=tokens)
+    parts = [extract(encoder, data.batches(split, device), embed) for split in (*known, "test")]
+    x, labels = (torch.cat(part) for part in zip(*parts[:-1], strict=True))
+    return (x, labels), parts[-1]
+
+
+def _linear(
+    encoder: ImageModel, data: ImageDataModule, probe: LinearProbe, device: torch.device, file: Path, key: str
+) -> tuple[TrainedLinear, int]:
+    """Return the result of the linear probe, and the number of features that it reads."""
+    embed = partial(read_tokens, encoder, tokens=probe.tokens)
+    test = extract(encoder, data.batches("test", device), embed)
+    val = test if data.tests_on_validation else extract(encoder, data.batches("val", device), embed)
+    augmented = simply_augmented(data, probe.interpolation)
+    images = len(augmented.labels("train"))
+
+    @torch.no_grad()
+    def batches(epochs: range) -> Iterator[Features]:
+        for (view,), labels in augmented.training_passes(epochs, probe.step_sizes(images)[0], device, probe.drop_last):
+            yield embed(view).float(), labels
+
+    encoder.eval()
+    with encoder.biases_kept():
+        result = trained_linear.train_linear(
+            probe, batches, images, val, test, data.num_classes, data.seed, device=device, file=file, key=key
         )
-    listed = _listed(data, lists)
-    train, test = _labeled(encoder, data, raw_class_token, device)
-    low_shot = measure_few_labels(train, test, listed or draw_subsets(train[1]))
-    return ProtocolResult("msn", train[0].shape[1], len(train[1]), len(test[1]), low_shot=low_shot)
+    return result, test[0].shape[1]
 
 
 def simply_augmented(data: ImageDataModule, interpolation: Interpolation) -> ImageDataModule:
@@ -103,59 +152,3 @@ def simply_augmented(data: ImageDataModule, interpolation: Interpolation) -> Ima
     framing = augment.eval_interpolation or augment.interpolation
     plain = PhotoAugment(interpolation=interpolation, eval_interpolation=framing, rand_augment=None, erase_prob=0.0)
     return data.augmented_by(plain)
-
-
-def _linear(
-    encoder: ImageModel,
-    data: ImageDataModule,
-    read: Callable[[ImageModel, Tensor], Tensor],
-    protocol: LinearProtocol,
-    interpolation: Interpolation,
-    device: torch.device,
-    progress: Progress,
-) -> tuple[TrainedLinear, int]:
-    """Return the result of the linear probe, and the number of features that it reads."""
-    features = partial(extract, encoder, embed=partial(read, encoder))
-    test = features(data.batches("test", device))
-    val = test if data.tests_on_validation else features(data.batches("val", device))
-    augmented = simply_augmented(data, interpolation)
-    images = len(augmented.labels("train"))
-    step, embed = step_sizes(protocol, images)[0], torch.no_grad()(partial(read, encoder.eval()))
-
-    def batches(epochs: range) -> Iterator[Features]:
-        for (view,), labels in augmented.training_passes(epochs, step, device, protocol.drop_last):
-            yield embed(view).float(), labels
-
-    with encoder.biases_kept():
-        linear = train_linear(
-            protocol,
-            batches,
-            train_images=images,
-            val=val,
-            test=test,
-            num_classes=data.num_classes,
-            seed=data.seed,
-            device=device,
-            progress=progress,
-        )
-    return linear, test[0].shape[1]
-
-
-def _labeled(
-    encoder: ImageModel, data: ImageDataModule, read: Callable[[ImageModel, Tensor], Tensor], device: torch.device
-) -> tuple[Features, Features]:
-    """Return the features of all labeled images, to which those held out for validation belong, and of the test's."""
-    splits: list[Split] = ["train", "test"] if data.tests_on_validation else ["train", "val", "test"]
-    *known, test = (extract(encoder, data.batches(split, device), embed=partial(read, encoder)) for split in splits)
-    x, labels = (torch.cat(parts) for parts in zip(*known, strict=True))
-    return (x, labels), test
-
-
-def _listed(data: ImageDataModule, lists: Sequence[Path]) -> dict[str, list[Tensor]]:
-    """Return the indices of listed images among the labeled ones, by the name of the list."""
-    names = [*data.image_names("train"), *([] if data.tests_on_validation else data.image_names("val"))]
-    subsets: dict[str, list[Tensor]] = {}
-    for file in lists:
-        listed = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        subsets.setdefault(file.stem, []).append(listed_images(names, listed, str(file)))
-    return subsets
