@@ -154,36 +154,27 @@ def new_executor(name: str, settings: Sequence[str]) -> Executor:
     Raises:
         ValueError: no such executor, a package is missing, or it rejects a setting.
     """
-    pairs = [setting.partition("=") for setting in settings]
-    if wrong := [setting for setting, (_, equals, _) in zip(settings, pairs, strict=True) if not equals]:
-        raise ValueError(f"--executor {name} {wrong[0]}: expected KEY=VALUE, like address=tcp://host:8786.")
-    build, values = _imported(name), {key: _value(text) for key, _, text in pairs}
-    try:
-        executor = build(**values)
-    except (TypeError, ValueError, OSError, ConnectionError) as error:
-        raise ValueError(f"--executor {' '.join([name, *settings])}: {error}") from error
-    if not callable(getattr(executor, "submit", None)):
-        raise ValueError(f"--executor {name}: a {type(executor).__name__} has no `submit`, as executors have.")
-    return executor
-
-
-def _value(text: str) -> Any:
-    """Return a number, `true`, `null` or a list as JSON writes it, or the text; YAML would read 4:00:00 as 14,400."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _imported(name: str) -> Callable[..., Executor]:
-    short = {"slurm": slurm, "dask": dask, "ray": ray}
-    if name in short:
-        return short[name]
+    short: dict[str, Callable[..., Executor]] = {"slurm": slurm, "dask": dask, "ray": ray}
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(import_module(module), attribute)
+        build = short.get(name) or getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"--executor {name}: {error}. Give {', '.join(short)}, or an import path, like "
             "mpi4py.futures.MPIPoolExecutor."
         ) from None
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--executor {name} {setting}: expected KEY=VALUE, like address=tcp://host:8786.")
+        values[key] = text  # of JSON a number, true, null or a list; YAML would read 4:00:00 as 14,400
+        with suppress(ValueError):
+            values[key] = json.loads(text)
+    try:
+        executor: Executor = build(**values)
+    except (TypeError, ValueError, OSError) as error:
+        raise ValueError(f"--executor {' '.join([name, *settings])}: {error}") from error
+    if not callable(getattr(executor, "submit", None)):
+        raise ValueError(f"--executor {name}: a {type(executor).__name__} has no `submit`, as executors have.")
+    return executor
