@@ -114,9 +114,8 @@ def build(architecture: Architecture, part: Part, shape: Shape) -> nn.Sequential
     if architecture == "ViT":
         vit = VisionTransformer(shape.side, 1, 1, 1, embed_dim=shape.width, depth=shape.depth, num_heads=heads)
         return nn.Sequential(*(block if part == "block" else block.attn for block in vit.blocks)).eval()
-    swin = SwinTransformer(
-        shape.side, 1, 1, 1, shape.width, depths=(shape.depth,), num_heads=(heads,), window_size=shape.window
-    )
+    sizes = {"embed_dim": shape.width, "depths": (shape.depth,), "num_heads": (heads,), "window_size": shape.window}
+    swin = SwinTransformer(shape.side, 1, in_chans=1, num_classes=1, **sizes)
     blocks = [block for stage in swin.layers for block in stage.blocks]
     return nn.Sequential(*(block if part == "block" else Unmasked(block.attn) for block in blocks)).eval()
 
