@@ -25,10 +25,8 @@ def run(arguments: Sequence[str]) -> int:
     `--ckpt_path none` measures the weights as they are built: a pretrained timm model, or the untrained encoder.
     """
     options, rest = parser().parse_known_args(arguments)
-    given = {("linear", "epochs"): options.epochs, ("linear", "rates"): options.rates}
-    given = {
-        key: value for key, value in (given | {("few_labels", "labeled"): options.labeled}).items() if value is not None
-    }
+    places = {"epochs": ("linear", "epochs"), "rates": ("linear", "rates"), "labeled": ("few_labels", "labeled")}
+    given = {place: value for name, place in places.items() if (value := getattr(options, name)) is not None}
     if given and options.protocol is None:
         raise ValueError(f"--{next(iter(given))[1]} changes a --protocol; give that too.")
     experiment = experiment_of(rest)

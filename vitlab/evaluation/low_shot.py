@@ -93,6 +93,11 @@ class FewLabels:
     more: PositiveFloat
     labeled: tuple[Path, ...] = ()
 
+    @property
+    def share(self) -> str:
+        """The name of the subset of `percent`."""
+        return f"{self.percent:g} % of the labels"
+
     def listed(self, names: Sequence[str]) -> dict[str, list[Tensor]]:
         """Return the indices of the listed images among those with these names, by the name of the list."""
         subsets: dict[str, list[Tensor]] = {}
@@ -104,7 +109,7 @@ class FewLabels:
     def drawn(self, labels: Tensor) -> dict[str, list[Tensor]]:
         """Return random subsets of training images with labels (N,), by name."""
         shots = draw_shots(labels, self.shots, self.draws)
-        return shots | {f"{self.percent:g} % of the labels": [draw_percent(labels, self.percent)]}
+        return shots | {self.share: [draw_percent(labels, self.percent)]}
 
 
 def measure_few_labels(
@@ -115,7 +120,7 @@ def measure_few_labels(
     results = []
     for name, choices in subsets.items():
         most = int(train[1][choices[0]].bincount().max())
-        few = not name.endswith("% of the labels") and most <= max(few_labels.shots)
+        few = name != few_labels.share and most <= max(few_labels.shots)
         strength = few_labels.few if few else few_labels.more
         draws = [accuracy(x, queries, chosen, strength, intercept=False) for chosen in choices]
         results.append(LowShot.of(name, len(choices[0]), strength, draws))
