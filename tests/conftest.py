@@ -71,14 +71,8 @@ def _threads() -> None:
 
 
 @pytest.fixture
-def no_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure no costs of a study's variants, which takes half a minute."""
-    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *args, **options: ({}, {}))
-
-
-@pytest.fixture
-def forked_runs(no_costs: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train the runs of a study in forks of this process, which import nothing again, and measure no costs."""
+def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the runs of a study in forks of this process, which import nothing again."""
     if not hasattr(os, "fork"):
         pytest.skip("runs are forks of this process")
     from tests.kills import forked, last_words

@@ -16,7 +16,6 @@ from tests.conftest import EXPERIMENTS
 from tests.test_experiments import SHORT, make_cifar, make_photos
 from vitlab import __main__ as main_module
 from vitlab.__main__ import main
-from vitlab.evaluation.cost import step
 from vitlab.models import VisionTransformer
 from vitlab.studies.file.study import read_study
 
@@ -57,11 +56,9 @@ def write_small_photo_study(experiments: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_command_runs(no_costs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's, then those of docs/commands.md, in one directory, since later ones use what earlier ones made."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(step, "SECONDS", 0.1)
-    monkeypatch.setattr(step, "TURNS", 1)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     make_cifar(tmp_path / "data")
     make_photos(tmp_path / "photos")
@@ -93,7 +90,6 @@ def test_every_command_runs(no_costs: None, tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("command", FIRST)
 def test_the_first_command_of_every_section_and_page_runs_alone(
     command: str,
-    no_costs: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

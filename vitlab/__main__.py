@@ -27,7 +27,7 @@ COMMANDS = {
     "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "verify": "repeat a finished run, and compare the repetition with it",
-    "benchmark": "cost of an experiment on this machine: FLOPs, images/s, peak memory, energy",
+    "benchmark": "cost of an experiment on this machine: FLOPs, images/s, peak memory",
 }
 
 ELSEWHERE = {  # what other frameworks call a command

@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy
 
 from tests.kills import continued_after_a_kill
 from tests.models.small_models import SMALL
-from vitlab.commands.benchmark import measure
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Digits, Growth, MultiCrop
 from vitlab.evaluation.cost.flops import flops_of
 from vitlab.experiment.experiment import Experiment
+from vitlab.experiment.noise import flops_per_image
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Supervised
 
@@ -98,9 +98,9 @@ def test_training_images_grow_and_validation_images_do_not(
     counted = (1e12 * table.tflops / (table.images_per_second / 64)).tolist()
     assert counted == pytest.approx([(flops[8] + flops[12]) / 2, flops[16]], rel=0.05)
     monkeypatch.undo()
-    monkeypatch.setattr("vitlab.evaluation.cost.step.SECONDS", 0.02)
-    cost = measure(Experiment(path).config, iter(range(2)))
-    assert cost.train_flops == pytest.approx((0.25 * flops[8] + 0.25 * flops[12] + 0.5 * flops[16]) / 64, rel=0.01)
+    assert flops_per_image(Experiment(path).config) == pytest.approx(
+        (0.25 * flops[8] + 0.25 * flops[12] + 0.5 * flops[16]) / 64, rel=0.01
+    )
 
 
 @pytest.mark.slow

@@ -245,10 +245,9 @@ def with_start(start: Config, seeds: list[int]) -> Path:
 
 
 @pytest.mark.parametrize("where", ["runs/gone/seed-0", "gone.safetensors", "timm/vit_tiny_patch16_224", "before.yaml"])
-def test_weights_that_are_missing_are_refused_once_before_costs_and_runs(
+def test_weights_that_are_missing_are_refused_once_before_any_run(
     where: str, tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *args, **options: pytest.fail("measured"))
     monkeypatch.setattr("vitlab.studies.compare.run_all", lambda *args, **options: pytest.fail("trained"))
     tiny(name="base")
     tiny(merge(SIMMIM, {"model": {"init_args": {"init_from": "runs/gone/seed-0"}}}), "before")

@@ -20,7 +20,7 @@ def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def in_process(no_costs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stand-in for `fit` here, not in a process for each run."""
 
     def fit(run: Run) -> str | None:

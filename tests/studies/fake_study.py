@@ -20,6 +20,7 @@ from vitlab.data.folds import fold_numbers
 from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
+from vitlab.studies import resolved
 from vitlab.studies.file import runs as grid
 from vitlab.studies.file.budget import Budget, refuse_unknown
 from vitlab.studies.file.metric import Metric
@@ -113,6 +114,9 @@ def patch(images: Digits) -> None:
         return FakeExperiment(config, images) if fake else Experiment(config)
 
     grid.experiment_of = experiment_of  # type: ignore[assignment]
+    resolved.flops_per_image = lambda config: (
+        22e6 * config["model"]["init_args"]["backbone"]["init_args"].get("size", 1)
+    )
 
 
 def variant(accuracy: float, **init_args: Any) -> dict[str, Any]:
@@ -188,8 +192,6 @@ def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyR
         differences=[],
         finished=[result(name, seed, c, labels) for name, by_seed in correct.items() for seed, c in by_seed.items()],
         failures=[],
-        costs={},
-        cost_failures={},
         baselines=Baselines(0.34, "cat", 0.5, 100, 100, False),
         class_names=["cat", "dog", "eel"],
     )
@@ -207,6 +209,15 @@ def measured(study: StudyResults, metric: Metric, values: dict[str, list[float]]
         for each in study.finished
     ]
     return dataclasses.replace(study, finished=finished, metric=metric)
+
+
+def costing(study: StudyResults, **costs: dict[str, float]) -> StudyResults:
+    """Return results whose runs logged these costs, by variant."""
+    finished = [
+        dataclasses.replace(each, summary=each.summary | {"cost": costs.get(each.run.variant, {})})
+        for each in study.finished
+    ]
+    return dataclasses.replace(study, finished=finished)
 
 
 def right(accuracy: float, images: int = 1000, seed: int = 0) -> np.ndarray:

@@ -19,7 +19,6 @@ from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.slurm import Submitit
 
 Write = Callable[..., Path]
@@ -70,11 +69,6 @@ def test_data_that_have_no_top1_accuracy_are_refused_before_the_first_run(
         compare(write_study(**changes), tmp_path / "runs", program=FAKE_PROGRAM)
     assert len(str(raised.value).splitlines()) == 1
     assert not list(tmp_path.glob("runs/**/seed-*"))
-
-
-def test_results_of_a_study_whose_budget_nobody_measured_are_refused(write_study: Write, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="it has not been measured"):
-        results_of(write_study(budget={"flops": 1e12}), tmp_path / "runs")
 
 
 GROWING = {"variants": {"A": variant(0.95), "B": variant(0.9), "C": variant(0.945)}, "seeds": {"from": 3, "to": 8}}
@@ -221,25 +215,6 @@ def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
     rows = (tmp_path / "small-study/results.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows] == [row.split(",")[:2] for row in whole.splitlines()]
     assert [each["seeds"] for each in looks(tmp_path)[-1]["variants"]] == [4, 4]
-
-
-def test_the_report_of_a_look_has_the_costs(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[StudyResults] = []
-
-    def write(results: StudyResults, *rest: object) -> Path:
-        shown.append(results)
-        return tmp_path
-
-    def why(runs: list[Run], **_: object) -> tuple[dict, dict[str, str]]:
-        return {}, {run.variant: "busy" for run in runs}
-
-    monkeypatch.setattr("vitlab.studies.compare.write_report", write)
-    monkeypatch.setattr("vitlab.studies.compare.measure_costs", why)
-    compare(write_study(**GROWING), tmp_path, program=FAKE_PROGRAM)
-    assert len(shown) > 1  # of a look, and of the last
-    assert all(each.cost_failures == dict.fromkeys("ABC", "busy") for each in shown)
 
 
 def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_process: None, no_figures: None) -> None:

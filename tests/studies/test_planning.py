@@ -1,7 +1,7 @@
 """`python -m vitlab plan`: before any run, from a study's runs, and what it refuses."""
 
 import dataclasses
-import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -73,13 +73,12 @@ def test_finished_runs_tell_variances_hours_and_disk(finished: Path, tmp_path: P
     assert found == sorted(found, reverse=True)
 
 
-def test_measured_joules_become_kilowatt_hours(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    config = variant(0.9, cost={"train_joules_per_image": 3.6})
-    for name in ("a", "b"):
-        fake_vitlab.benchmark(config, tmp_path / "runs" / "small-study" / name / "cost.json", together=1)
+def test_measured_joules_become_kilowatt_hours(finished: Path, tmp_path: Path) -> None:
+    for file in (tmp_path / "runs").rglob("seed-*/summary.json"):
+        summary = json.loads(file.read_text())
+        file.write_text(json.dumps(summary | {"cost": {"train_joules": 7200.0}}))
     planned = plan_study(finished, tmp_path / "runs")
-    assert planned.kwh(5) == pytest.approx(5 * 2 * 1000 * 3.6 / 3.6e6)  # a fake run sees 1,000 images
+    assert planned.kwh(5) == pytest.approx(5 * 2 * 7200 / 2 / 3.6e6)  # two runs share the device
     assert "kWh" in describe(planned, 0.01)
 
 

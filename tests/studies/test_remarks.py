@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_study import AHEAD, plain, results, seeds
+from fake_study import AHEAD, costing, plain, results, seeds
 
 from vitlab.config import ABSENT
-from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.runs import Difference, Run
@@ -131,25 +130,22 @@ def test_an_argument_that_one_backbone_takes_from_the_data_is_no_difference() ->
 
 
 def test_a_winner_that_costs_more_than_what_it_beats_says_so_in_numbers() -> None:
-    cost = Cost(373_000, 32_800_000, 90_000_000, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15")
-    cheap = dataclasses.replace(cost, parameters=300_000, flops=8_700_000, train_flops=25_000_000)
-    (remark,) = map(plain, remarks(results(AHEAD, costs={"Swin": cost, "ViT": cheap})))
+    cost, cheap = {"parameters": 373_000, "flops": 32_800_000}, {"parameters": 300_000, "flops": 8_700_000}
+    (remark,) = map(plain, remarks(costing(results(AHEAD), Swin=cost, ViT=cheap)))
     assert remark == (
-        "Swin costs more than ViT: FLOPs per image 32.8 M instead of 8.70 M; training FLOPs 180 G instead of 50.0 G. "
-        "The budget was equal in epochs."
+        "Swin costs more than ViT: FLOPs per image 32.8 M instead of 8.70 M. The budget was equal in epochs."
     )
-    assert remarks(results(AHEAD, costs={"Swin": cheap, "ViT": cost})) == []
+    assert remarks(costing(results(AHEAD), Swin=cheap, ViT=cost)) == []
     slow = summaries(Swin={"seconds": 100.0})
     assert plain(remarks(slow)[0]).startswith("Swin costs more than ViT: training time 1:40 instead of 1:00.")
 
 
 def test_a_winner_that_costs_more_in_some_quantities_names_whom_in_each() -> None:
     """C has fewer FLOPs than A and more parameters, B the same FLOPs and fewer parameters."""
-    cost = Cost(373_000, 32_800_000, 90_000_000, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15")
+    cost = {"parameters": 373_000, "flops": 32_800_000}
     runs = {"A": seeds([0.95, 0.96, 0.95]), "B": seeds([0.7, 0.71, 0.7]), "C": seeds([0.7, 0.7, 0.71])}
-    costs = {"A": cost, "B": dataclasses.replace(cost, parameters=100_000)}
-    costs["C"] = dataclasses.replace(cost, parameters=500_000, flops=8_700_000)
-    (remark, *_) = map(plain, remarks(results(runs, costs=costs)))
+    costs = {"A": cost, "B": cost | {"parameters": 100_000}, "C": {"parameters": 500_000, "flops": 8_700_000}}
+    (remark, *_) = map(plain, remarks(costing(results(runs), **costs)))
     assert remark.startswith(
         "A costs more: FLOPs per image 32.8 M instead of 8.70 M of C; parameters 373 k instead of 100 k of B"
     )
@@ -402,9 +398,8 @@ def test_a_class_of_the_users_own_is_named_with_its_file_and_hash() -> None:
 
 
 def test_a_model_that_does_more_at_test_time_than_in_training_is_named() -> None:
-    cost = Cost(1, 300, 300, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", train_forward_flops=100)
-    costs = {"ViT": cost, "Swin": dataclasses.replace(cost, flops=100)}
-    (remark,) = remarks(results(AHEAD, costs=costs))
+    averaging, other = {"flops": 300, "train_forward_flops": 100}, {"flops": 300, "train_forward_flops": 300}
+    (remark,) = remarks(costing(results(AHEAD), ViT=averaging, Swin=other))
     assert remark == (
         "A forward pass of ViT takes 3.0 times as many FLOPs at test as in training, as one that averages several "
         "views of an image."

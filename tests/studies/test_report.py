@@ -215,10 +215,6 @@ def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path
     ):
         assert remark in top
         assert remark in (troubled / "report.md").read_text()
-    unmeasured = "Swin: its cost could not be measured (exit status 1: RuntimeError: out of memory)."
-    assert unmeasured not in top  # but further down
-    assert unmeasured in html
-    assert unmeasured in (troubled / "report.md").read_text()
     assert "1 of 2</td>" in html  # seeds of ViT
     assert "≤ majority class" in html
     assert re.findall(r">≠ (.*?)</span>", html) == ["image_size 256"]  # of Swin alone; the others have none

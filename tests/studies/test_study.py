@@ -333,13 +333,13 @@ def test_a_setting_that_agrees_with_the_study_or_is_of_an_experiment_of_its_own_
         ({"trainer": {"accumulate_grad_batches": 500}}, ", 500 times a step, is larger than the training set"),
     ],
 )
-def test_what_fit_refuses_of_the_data_is_refused_before_any_cost_is_measured(
+def test_what_fit_refuses_of_the_data_is_refused_before_any_run(
     change: dict, message: str, tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {"model": {"init_args": {"label_smoothing": 0.2}}}
     content = {"base": str(tiny()), "seeds": [1], "variants": {"A": other, "B": change}, "budget": {"epochs": 1}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr("vitlab.studies.compare.measure_costs", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("vitlab.studies.compare.run_all", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ValueError, match=f"Variant 'B' of .*{re.escape(message)}"):
         compare(tmp_path / "own.yaml", tmp_path / "runs")
 

@@ -171,7 +171,7 @@ def test_a_grid_of_two_settings_tries_every_combination(tuned: Callable, tmp_pat
 
 
 def test_a_study_tuned_within_seeds_continues_where_it_was(
-    write_study: Write, tmp_path: Path, no_figures: None, no_costs: None, monkeypatch: pytest.MonkeyPatch
+    write_study: Write, tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each run has its own value, and a second start trains nothing."""
     trained: list[str] = []

@@ -4,8 +4,6 @@ import re
 import numpy as np
 from fake_study import AHEAD, SIX, plain, results, right, seeds
 
-from vitlab.evaluation.cost import Cost
-from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
 
 
@@ -85,13 +83,6 @@ def test_nothing_to_compare_is_said() -> None:
     assert verdict(results({"A": seeds([0.9])})).startswith("Only A has finished runs")
     none = dataclasses.replace(results({"A": seeds([0.9])}), finished=[])
     assert verdict(none) == "No run finished, so there is nothing to compare."
-
-
-def test_a_busy_machine_is_told_beside_its_speeds() -> None:
-    cost = Cost(1, 2, 6, 45.0, 90.0, 1, 1, None, None, 64, 30, "a CPU", 1, "2.15", (31.0, 58.0), (89.0, 91.0), 1.7, 2)
-    (remark,) = remarks(results(AHEAD, costs={"ViT": cost}))
-    assert "other programs used 1.7 of 2 cores and the speed of ViT changed by more than a quarter" in remark
-    assert "idle" in remark
 
 
 def test_many_leads_that_are_not_settled_are_told_by_their_range() -> None:

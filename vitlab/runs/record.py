@@ -24,13 +24,17 @@ from vitlab import log
 from vitlab.atomic_files import write_text
 from vitlab.config import dump_yaml
 from vitlab.data import ImageDataModule
+from vitlab.data.photos import height_and_width
 from vitlab.distributed import from_all_processes
 from vitlab.evaluation.cost import processor_name
+from vitlab.evaluation.cost.flops import inference_cost
+from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.evaluation.values import write_values
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
+from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, VALUES, RunDirectory
 from vitlab.runs.lock import check_held
 from vitlab.runs.metrics_csv import MetricsFile, as_written
@@ -247,10 +251,37 @@ class RunRecord(Callback):
                 "images_seen": _images_seen(trainer) if self.images is None else self.images,
                 "partial": partial,
                 "metrics": metrics,
+                "cost": _cost(trainer, pl_module),
                 "best_epoch": self.best,
             }
             write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
             RunDirectory(self.directory).previous_checkpoint.unlink(missing_ok=True)  # nothing continues from it now
+
+
+def _cost(trainer: Trainer, pl_module: LightningModule) -> dict[str, float | None]:
+    """Return what the training took, and what a forward pass of its encoder takes; None: not known."""
+    assert isinstance(pl_module, Objective)
+    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    device = trainer.strategy.root_device
+    training = next(callback for callback in trainer.callbacks if isinstance(callback, Utilization))  # type: ignore[attr-defined]
+    joules = training.joules
+    if joules is not None and device.type == "cuda":
+        joules *= trainer.world_size  # of this process's device
+    cost = {
+        "parameters": sum(parameter.numel() for parameter in pl_module.backbone.parameters()),
+        "train_peak_bytes": training.peak_bytes,
+        "train_joules": joules,
+    }
+    if isinstance(trainer.strategy, FSDP):  # no process has the whole encoder
+        return cost
+    shape = (data.eval_batch_size or data.batch_size, data.in_chans, *height_and_width(data.image_size))
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    images, precision = trainer.precision_plugin.convert_input(images), trainer.precision_plugin.val_step_context
+    try:
+        return cost | inference_cost(pl_module.encoder, pl_module.backbone, images, precision)
+    except (RuntimeError, TypeError, ValueError) as error:  # the training is worth more than this
+        log.warning("The cost of a forward pass is not known: %s", error)
+        return cost
 
 
 def _images_seen(trainer: Trainer) -> int:

@@ -1,21 +1,17 @@
-"""A study from its YAML to its report: plan, train, measure, report."""
+"""A study from its YAML to its report: plan, train, report."""
 
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from referee.formats import counted
 from referee.report.claim import decided, headline
 
 from vitlab.config import Config
-from vitlab.evaluation.cost import Cost
 from vitlab.experiment.branch import branch_off
 from vitlab.runs.lock import refuse_links, run_lock
-from vitlab.studies.estimate import estimate
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.registration import register
@@ -32,15 +28,12 @@ from vitlab.studies.report.verdict import judged, outlooks, verdict
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.branching import branching_step, keeping
-from vitlab.studies.training.costs import costly, known_costs, measure_costs
 from vitlab.studies.training.executors import Fleet, Local
 from vitlab.studies.training.progress import Display
 from vitlab.studies.training.run_all import Train, run_all
 from vitlab.studies.training.slots import Slots, allot
 
 Dashboard = Callable[[StudyResults, Path], str]
-Costs = tuple[dict[str, Cost], dict[str, str]]
-"""By variant: the costs, and why some are missing."""
 PROGRAM = (sys.executable, "-m", "vitlab")
 
 
@@ -69,7 +62,7 @@ def compare(
         study_path: The study's YAML.
         root: Folder of all runs; the study's go to `root/<study>/<variant>/seed-<n>/`, its report to `root/<study>/`.
         overwrite: Retrain runs whose directory has another configuration than the study's.
-        program: The command line of vitlab, to which `fit` and `benchmark` are appended.
+        program: The command line of vitlab, to which `fit` is appended.
         dashboard: Also publishes the report, and returns where.
         register_anew: Register a claim whose settings have changed since it had a word.
         executors: Return what trains the runs, such as the executor of a cluster; none: this machine. Of several, each
@@ -125,34 +118,26 @@ def _compare(
             refuse_conflicts(runs)
         return run_all(runs, program, executor, Display(sys.stdout, runs), overwrite)
 
-    measure = _measured_once(partial(measure_costs, program=program, slots=slots))
-
-    def costs_at(plans: Sequence[ResolvedStudy]) -> list[Costs]:
-        return [measure(planned.first_runs()) for planned in reversed(plans)][::-1]  # at the last place first
-
     for planned in plans:
-        planned.spend_budget(measure)
-    if not all(is_finished(run) for planned in plans for run in planned.runs):
-        # A machine that submits to a cluster is not the one that trains.
-        speeds = [known for known, _ in costs_at(plans)] if isinstance(executor, Local) else [{} for _ in plans]
-        print(estimate(study, plans, speeds, slots.jobs), flush=True)
+        planned.spend_budget()
+    missing = sum(not is_finished(run) for planned in plans for run in planned.runs)
+    if missing:
+        tuning = sum(planned.missing_trials() for planned in plans)
+        most, of_tuning = " at most" if study.looks else "", f" ({tuning:,} of tuning)" if tuning else ""
+        print(f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}.", flush=True)
     for planned in plans:
         planned.tune(train)
-    costs = costs_at(plans)
     if study.along:
-        return _compare_along(study, plans, train, costs, root)
+        return _compare_along(study, plans, train, root)
     (planned,) = plans
 
-    measured, missing = costs[0]
-
     def show(results: StudyResults) -> None:
-        results = replace(results, costs=measured, cost_failures=missing)
         append_look(results, planned.folder)
         write_report(results, planned.images, planned.folder)
         print(f"  {look_of(results)}: {verdict(results)}", flush=True)
 
     outcomes = planned.train(train, overwrite, show)
-    results = planned.results(outcomes, measured, missing)
+    results = planned.results(outcomes)
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
     shown = judged(results)
@@ -182,31 +167,14 @@ def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> Non
     print(*leaks, *overruled(study), f"{study.name}: {size}; {slots}.", sep="\n", flush=True)
 
 
-def _measured_once(measure: Callable[[Sequence[Run]], Costs]) -> Callable[[Sequence[Run]], Costs]:
-    """Return a function that measures once what has the same steps: at all places, and where it fails."""
-    known: list[tuple[list[Config], Costs]] = []
-
-    def once(runs: Sequence[Run]) -> Costs:
-        steps = [costly(run.config) for run in runs]
-        costs = next((each for other, each in known if other == steps), None)
-        if costs is None:
-            costs = measure(runs)
-            known.append((steps, costs))
-        return costs
-
-    return once
-
-
-def _compare_along(
-    study: Study, plans: Sequence[ResolvedStudy], train: Train, costs: Sequence[Costs], root: Path
-) -> Path:
+def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, root: Path) -> Path:
     """Train the runs of all places together, and write a report of each place and one about all."""
     if study.branch:
         _branch(plans, train)
     outcomes = {outcome.run: outcome for outcome in train(in_turn(plans))}
     grid = []
-    for planned, measured in zip(plans, costs, strict=True):
-        results = planned.results([outcomes[run] for run in planned.runs], *measured)
+    for planned in plans:
+        results = planned.results([outcomes[run] for run in planned.runs])
         append_look(results, planned.folder)
         write_report(results, planned.images, planned.folder)
         grid.append(results)
@@ -248,11 +216,11 @@ def in_turn(plans: Sequence[ResolvedStudy]) -> list[Run]:
 
 
 def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResults, Images]:
-    """Return a study's results so far, and its images; starts no run and measures no cost.
+    """Return a study's results so far, and its images; starts no run.
 
     Raises:
-        ValueError: a run directory has another configuration than the study's, or `compare` has not yet measured the
-            budget or tuned the study.
+        ValueError: a run directory has another configuration than the study's, or `compare` has not yet tuned the
+            study.
     """
     study = begun_study(study_path, root)
     if study.along:
@@ -260,7 +228,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
             f"{study_path}: a study along an axis is many studies. Remove `along`, or read the report of `compare`."
         )
     planned = ResolvedStudy.of(study, root)
-    planned.spend_budget(known_costs)
+    planned.spend_budget()
     planned.tune(lambda runs: [])
     refuse_conflicts(planned.runs)
     failed = {run: why for look in read_looks(planned.folder)[-1:] for run, why in look["failures"].items()}
@@ -269,5 +237,4 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
         for run in planned.runs
         if not planned.study.looks or is_finished(run) or str(run) in failed
     ]
-    costs, _ = known_costs(planned.first_runs())
-    return planned.results(outcomes, costs), planned.images
+    return planned.results(outcomes), planned.images

@@ -5,8 +5,8 @@ The variances are those of the study's finished runs; without any, what the size
 Nothing here starts a run or writes a file.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from referee.statistics.power import Range, growing, guessed, measured
 from referee.verdict import Variant
 
 from vitlab.config import Config
-from vitlab.evaluation.cost import Cost
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.format import engineering
 from vitlab.studies.file.metric import Metric
@@ -42,7 +41,7 @@ class Planned(Plan):
     finished: int  # runs of the study
     seen: int  # seeds of the variant that has fewest
     bytes: list[float]  # of a run directory, by variant; empty unless each has a finished run
-    joules: list[float | None]  # of a run's training steps, by variant; None if never measured
+    joules: list[float]  # of a run's training, by variant; nan where it was not measured
 
     @property
     def watched(self) -> "Planned":
@@ -57,9 +56,9 @@ class Planned(Plan):
         return self.runs(seeds) * sum(self.bytes)
 
     def kwh(self, seeds: int) -> float | None:
-        """Return the energy of all training steps; None unless measured for every variant."""
-        joules = [each for each in self.joules if each is not None]
-        return self.runs(seeds) * sum(joules) / 3.6e6 if joules and len(joules) == len(self.joules) else None
+        """Return the energy of all trainings; None unless measured for every variant."""
+        total = self.runs(seeds) * sum(self.joules) / 3.6e6
+        return None if math.isnan(total) or not self.joules else total
 
     @property
     def first_look(self) -> int:
@@ -88,7 +87,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     past = {name: [result for result in finished if result.run.variant == name] for name in study.variants}
     metric, folds = runs[0].metric, study.folds or 1
     test_images = sum(len(images_of(run).labels("test")) for run in runs[:folds])
-    results = StudyResults(study, [], finished, [], {}, {}, None, [], metric=metric)
+    results = StudyResults(study, [], finished, [], None, [], metric=metric)
     variants = [Variant(name, i, results.outcomes.of(name), metric) for i, name in enumerate(past) if past[name]]
     resized = test_images if results.by_image else None
     known = measured([v.outcomes for v in variants], len(past), resized, results.outcomes.dependence)
@@ -100,7 +99,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     seen = min(map(len, past.values()))
     if looks := study.looks or ((seen,) if seen > 1 else ()):
         known = known._replace(level=growing(looks, bool(study.looks), study.test, study.margin is not None))
-    once = study.tuning.runs(0) if study.tuning else 0
+    once, slots = study.tuning.runs(0) if study.tuning else 0, allot(runs, study.jobs)
     return Planned(
         metric=metric,
         pilot=known,
@@ -110,12 +109,12 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         seconds=[np.array([_wall_seconds(each) / folds for each in own]) for own in past.values()] if seen else None,
         per_seed=folds + (study.tuning.runs(1) - once if study.tuning else 0),
         once=once,
-        jobs=allot(runs, study.jobs).jobs,
+        jobs=slots.jobs,
         study=study,
         finished=folds * len(finished),
         seen=seen,
         bytes=[_mean_bytes(own) for own in past.values()] if seen else [],
-        joules=[_joules(own[0]) for own in past.values()] if seen else [],
+        joules=[_mean_joules(own) / slots.sharing / folds for own in past.values()] if seen else [],
     )
 
 
@@ -139,11 +138,9 @@ def _mean_bytes(results: Sequence[RunResult]) -> float:
     return float(np.mean([RunDirectory(each).size for result in results for each in result.directories]))
 
 
-def _joules(result: RunResult) -> float | None:
-    with suppress(FileNotFoundError, ValueError):  # never measured
-        per_image = Cost.read(result.run.folder / "cost.json").train_joules_per_image
-        return per_image and per_image * result.images_seen / len(result.directories)
-    return None
+def _mean_joules(results: Sequence[RunResult]) -> float:
+    """Return the energy of the device while a run trained, that of runs beside it included."""
+    return float(np.mean([result.cost("train_joules") for result in results]))
 
 
 def describe(planned: Planned, difference: float | None) -> str:
@@ -178,9 +175,7 @@ def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
     if planned.finished:
         rows["runs"] = lambda seeds: f"; {planned.finished} are finished"
     if planned.seconds is None:
-        return rows | {
-            "hours, disk, energy": lambda seeds: "known once a run has finished; `compare` measures the speed first"
-        }
+        return rows | {"hours, disk, energy": lambda seeds: "known once a run has finished"}
 
     def hours(seeds: Range) -> str:
         shown = in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end]))
@@ -188,7 +183,7 @@ def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
 
     def energy(seeds: Range) -> str:
         shown = in_range(seeds, lambda n, end: two_digits(planned.kwh(n) or 0.0))
-        return "not measured" if planned.kwh(1) is None else f"{shown}, of the training steps"
+        return "not measured" if planned.kwh(1) is None else f"{shown}, of the trainings"
 
     def disk(seeds: Range) -> str:
         return in_range(seeds, lambda n, end: engineering(planned.disk(n), "B"))

@@ -6,14 +6,15 @@ from functools import cached_property
 from pathlib import Path
 
 from vitlab.config import Config
-from vitlab.evaluation.cost import Cost
+from vitlab.experiment.noise import flops_per_image
+from vitlab.runs.directory import SUMMARY
 from vitlab.studies.file.fairness import data_of
 from vitlab.studies.file.groups import groups_of, split_groups
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run, differing_keys, images_of, known_before, plan
 from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
-from vitlab.studies.file.study import Study
+from vitlab.studies.file.study import Study, slug
 from vitlab.studies.file.trials import Choice
 from vitlab.studies.report.looks import read_looks
 from vitlab.studies.results.baselines import Baselines, baselines
@@ -22,7 +23,7 @@ from vitlab.studies.results.duplicates import duplicates
 from vitlab.studies.results.folds import Pool
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.table import StudyResults
-from vitlab.studies.training.spending import Measure, spend_budget
+from vitlab.studies.training.spending import spend_budget
 from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune
 
 
@@ -92,11 +93,20 @@ class ResolvedStudy:
         """Return the run of each variant that has the first seed, and the first fold of that."""
         return [run for run in self.runs if (run.seed, run.fold) == (self.study.seeds[0], self.study.parts[0])]
 
-    def spend_budget(self, measure: Measure) -> None:
+    def spend_budget(self) -> None:
         """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
-        self.decided = spend_budget(self.study, self.first_runs(), self.training_images, measure, self.folder)
+        drafts = self.first_runs()
+        self.decided = spend_budget(self.study, drafts, self.training_images, flops_per_image, self.folder)
         if self.study.converts_budget:
             self.runs = plan(self.study, self.root, self.decided)
+
+    def missing_trials(self) -> int:
+        """Return how many runs of tuning are not finished."""
+        if self.study.tuning is None:
+            return 0
+        each, folder = self.study.tuning.runs(len(self.study.seeds)), self.study.tuning_folder(self.root)
+        done = [len([*folder.glob(f"{slug(variant)}/**/{SUMMARY}")]) for variant in self.study.variants]
+        return sum(max(0, each - number) for number in done)
 
     def tune(self, train: Train) -> None:
         """Tune, and plan with the chosen settings."""
@@ -104,18 +114,14 @@ class ResolvedStudy:
         if self.study.tuning is not None:
             self.runs = plan(self.study, self.root, self.decided, tuned)
 
-    def results(
-        self, outcomes: Sequence[Outcome], costs: dict[str, Cost] | None = None, failures: dict[str, str] | None = None
-    ) -> StudyResults:
-        """Return what the runs show, with the costs of the variants and why some are missing."""
+    def results(self, outcomes: Sequence[Outcome]) -> StudyResults:
+        """Return what the runs show."""
         finished, failed = read_results(outcomes, self.study.folds)
         results = StudyResults(
             study=self.study,
             differences=differing_keys(self.study, self.runs),
             finished=finished,
             failures=failed,
-            costs=costs or {},
-            cost_failures=failures or {},
             baselines=self.baselines,
             class_names=self.images.class_names,
             choices=self.choices,

@@ -1,15 +1,22 @@
-"""FLOPs of a step, and the peak FLOP/s of a device."""
+"""FLOPs of a step, what a forward pass of a trained model takes, and the peak FLOP/s of a device."""
 
+import copy
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitlab.evaluation.cost.device import wait_for
+from vitlab.evaluation.cost.memory import PeakMemory
 from vitlab.internals import count_attention_on_cpu
+from vitlab.models import ImageModel
+from vitlab.models.backbone import in_eval_mode
 
+PASSES = 5  # of which the median is the speed of inference
 GEMM_SIDE = 4096  # large enough to keep the largest GPU busy for a tenth of a millisecond
 
 
@@ -36,6 +43,41 @@ def count_flops_in_training(model: nn.Module, images: Tensor) -> int:
     model.train()
     with torch.no_grad():
         return flops_of(lambda: model(images)) // len(images)
+
+
+def inference_cost(
+    encoder: ImageModel, backbone: ImageModel, images: Tensor, precision: Callable[[], AbstractContextManager[None]]
+) -> dict[str, float]:
+    """Return what a forward pass of a trained encoder takes on the device of `images`, as in a test.
+
+    `flops` are of one image, two per multiply-add. `train_forward_flops`, of the backbone in training, are fewer where
+    a model averages several views at test time.
+    """
+    device, place = images.device, next(encoder.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # what comes later draws as without
+        trained = copy.deepcopy(backbone).to(device)  # whose statistics change
+        train_forward_flops = count_flops_in_training(trained, images[:1].expand(2, -1, -1, -1))
+        del trained
+    encoder.to(device)
+    seconds = []
+    with in_eval_mode(encoder), encoder.biases_kept(), torch.inference_mode(), precision():
+        memory = PeakMemory(device)
+        for _ in range(PASSES + 1):
+            wait_for(device)
+            begin = time.perf_counter()
+            encoder(images)
+            wait_for(device)
+            seconds.append(time.perf_counter() - begin)
+        peak = memory.growth()
+    with in_eval_mode(encoder):
+        flops = count_flops(encoder, images[:1])
+    encoder.to(place)
+    return {
+        "flops": flops,
+        "train_forward_flops": train_forward_flops,
+        "inference_images_per_second": len(images) / median(seconds[1:]),  # the first warms up
+        "inference_peak_bytes": peak + sum(each.nbytes for each in (*encoder.parameters(), *encoder.buffers())),
+    }
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -1,7 +1,7 @@
-"""Peak memory of a step: on a GPU that of its tensors, on a CPU the growth of the process.
+"""Peak memory: on a GPU that of its tensors, on a CPU the growth of the process.
 
-By default glibc keeps freed memory in fragments, and a process may be twice as large as its tensors; so it is told
-otherwise (mallopt(3), malloc_trim(3)). With another C library the growth includes the fragments.
+A measurement begins when glibc has given freed memory back to the system (malloc_trim(3)); with another C library the
+process keeps it, and grows less than its tensors.
 """
 
 import contextlib
@@ -9,13 +9,9 @@ import ctypes
 import gc
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-
-from vitlab.evaluation.cost.device import wait_for
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
 
@@ -28,6 +24,7 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         elif sys.platform == "linux":
+            _call("malloc_trim", 0)
             # proc(5): sets the peak resident size to the current one. Where this is forbidden only what exceeds an
             # earlier peak counts, which matters to models smaller than their libraries.
             with contextlib.suppress(OSError):
@@ -43,36 +40,6 @@ class PeakMemory:
     def growth(self) -> int:
         """Return the bytes at the peak, beyond what was in use at construction."""
         return self.peak() - self.base
-
-
-class TrainingPeak(Callback):
-    """Measures the peak of a training step: the bytes of all weights, gradients, moments and activations.
-
-    The first step includes what libraries load once. So on a CPU the peak is the growth in the second step, beyond the
-    tensors that the first one left. Then freed memory is kept, for the steps that are timed.
-    """
-
-    peak = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.left = 0  # by the first step
-        self.memory = PeakMemory(pl_module.device)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if pl_module.device.type == "cuda":
-            return
-        if trainer.global_step == 1 and not self.left:
-            give_back_freed_memory()
-            self.left = bytes_of_tensors()
-            self.memory = PeakMemory(pl_module.device)
-        elif trainer.global_step == 2 and not self.peak:
-            self.peak = self.left + self.memory.growth()
-            hold_freed_memory()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if pl_module.device.type == "cuda":
-            wait_for(pl_module.device)
-            self.peak = self.memory.peak()
 
 
 def process_status(field: str) -> int:
@@ -107,16 +74,6 @@ def memory_of(tensor: Tensor) -> tuple[int, int] | None:
 
 
 # ---- what glibc does with freed memory
-
-
-def map_tensors() -> None:
-    """Map each tensor separately and unmap it when freed, so that the process grows by its tensors alone."""
-    _call("mallopt", M_MMAP_THRESHOLD, 2**16)
-
-
-def give_back_freed_memory() -> None:
-    """Return free memory to the system."""
-    _call("malloc_trim", 0)
 
 
 def hold_freed_memory() -> None:

@@ -22,13 +22,6 @@ def engineering(value: float, unit: str = "") -> str:
     return f"{scaled:,.{decimals}f}{SPACE}{prefix}{unit}".rstrip()
 
 
-def speed(images_per_second: float, quartiles: tuple[float, float] | None) -> str:
-    """Return images per second, with the quartiles in brackets if known."""
-    if quartiles is None:
-        return f"{images_per_second:,.0f}"
-    return f"{images_per_second:,.0f} [{quartiles[0]:,.0f},{SPACE}{quartiles[1]:,.0f}]"
-
-
 def clock(seconds: float) -> str:
     """Return m:ss, or h:mm:ss from an hour."""
     minutes, rest = divmod(round(seconds), 60)

@@ -9,7 +9,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from referee.formats import tick
 from referee.report.drawing import DASHED, MUTED, Chart, Layout, draw_curve, panels_of, point, put_legend, style_of
 
-from vitlab.evaluation.cost import Cost
 from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.results.run import VariantResult
@@ -84,24 +83,24 @@ def calibration(results: StudyResults, layout: Layout) -> Figure:
 
 def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
     """Draw the mean test score, with its interval, against each cost, and the Pareto front."""
-    quantities: tuple[tuple[str, Callable[[VariantResult, Cost], float], bool], ...] = (  # the last: more is better
-        ("parameters", lambda result, cost: cost.parameters, False),
-        ("FLOPs per image", lambda result, cost: cost.flops, False),
-        ("training time, minutes", lambda result, cost: result.mean("seconds") / 60, False),
-        ("training, images/s", lambda result, cost: cost.train_images_per_second, True),
-        ("inference, images/s", lambda result, cost: cost.inference_images_per_second, True),
-        ("training memory, bytes", lambda result, cost: cost.train_peak_bytes, False),
+    quantities: tuple[tuple[str, Callable[[VariantResult], float], bool], ...] = (  # the last: more is better
+        ("parameters", lambda result: result.cost("parameters"), False),
+        ("FLOPs per image", lambda result: result.cost("flops"), False),
+        ("training time, minutes", lambda result: result.mean("seconds") / 60, False),
+        ("training, images/s", lambda result: result.speed[1] if result.speed else np.nan, True),
+        ("inference, images/s", lambda result: result.cost("inference_images_per_second"), True),
+        ("training memory, bytes", lambda result: result.cost("train_peak_bytes"), False),
     )
     metric, columns = results.metric, layout.columns + 1
     figure, panels = panels_of(Layout(layout.width, columns), len(quantities), 215, share_y=True)
-    known = [(result, results.costs[result.variant]) for result in results.ranking if result.variant in results.costs]
     for axes, (title, quantity, more) in zip(panels, quantities, strict=True):
-        values = [quantity(result, cost) for result, cost in known]
-        scores = [metric.scale * result.score.mean for result, _ in known]
+        known = [result for result in results.ranking if np.isfinite(quantity(result))]
+        values = [quantity(result) for result in known]
+        scores = [metric.scale * result.score.mean for result in known]
         front = pareto_front(values, [metric.sign * score for score in scores], more)
         steps = [values[i] for i in front], [scores[i] for i in front]
         axes.plot(*steps, color=MUTED, linewidth=1, linestyle=DASHED)
-        for (result, _), value, mean in zip(known, values, scores, strict=True):
+        for result, value, mean in zip(known, values, scores, strict=True):
             ends = [metric.scale * result.score.low, metric.scale * result.score.high]
             axes.plot([value] * 2, ends, color=style_of(result.index)["color"], linewidth=2, alpha=0.55)
             shown = f"{mean:.2f} %" if metric.is_accuracy else f"{mean:.4g}"

@@ -1,5 +1,6 @@
 """Remarks on where the runs of a study come from: their environment, code, weights and training images."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -147,10 +148,10 @@ def own_code(results: StudyResults) -> list[str]:
 
 def more_at_test_time(results: StudyResults) -> Iterator[str]:
     """Name variants that compute more at test time than in training, as one does that averages views."""
-    for variant, cost in results.costs.items():
-        training = cost.train_forward_flops
-        if training and cost.flops > TEST_TIME * training:
+    for result in results.ranking:
+        times = result.cost("flops") / (result.cost("train_forward_flops") or math.nan)
+        if times > TEST_TIME:
             yield (
-                f"A forward pass of {variant} takes {cost.flops / training:.1f} times as many FLOPs at test as in "
-                "training, as one that averages several views of an image."
+                f"A forward pass of {result.variant} takes {times:.1f} times as many FLOPs at test as in training, as "
+                "one that averages several views of an image."
             )

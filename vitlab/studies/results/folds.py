@@ -88,7 +88,11 @@ def _summary(parts: Sequence[RunResult]) -> dict[str, Any]:
     total = {key: sum(each.get(key, 0) for each in summaries) for key in ("seconds", "seconds_before", "images_seen")}
     least = min((each.get("epochs", part.run.epochs) for each, part in zip(summaries, parts, strict=True)))
     means = {str(name): float(np.average(values, weights=weights)) for name, values in metrics.items()}
-    return {**total, "epochs": least, "metrics": means}
+    costs = pd.DataFrame([each.get("cost", {}) for each in summaries]).astype(float)
+    cost = {str(name): float(value) for name, value in costs.mean().items()}
+    if "train_joules" in cost:
+        cost["train_joules"] *= len(parts)
+    return {**total, "epochs": least, "metrics": means, "cost": cost}
 
 
 def _environment(parts: Sequence[RunResult]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -123,18 +124,21 @@ class RunResult:
         return int(self.environment.get("devices") or 1)
 
     @cached_property
-    def images_per_second(self) -> float | None:
-        """Training images per second and device without validation and checkpoints; None if the run did not log it.
+    def speeds(self) -> np.ndarray:
+        """Logged training images per second and device, by epoch, without validation and checkpoints.
 
-        The median over the epochs after the first, which includes what libraries load once; where images grow, the
-        number of all images over the time that they took.
+        The first epoch is left out if there are others, as it includes what libraries load once. Where images grow, it
+        is a single value: the number of all images over the time that they took.
         """
-        speeds = self.by_epoch("images_per_second")
-        if not len(speeds):
-            return None
-        if self.run.config.get("data", {}).get("init_args", {}).get("grow"):
-            return float(1 / (1 / speeds).mean()) / self.devices
-        return float(speeds.iloc[1 if len(speeds) > 1 else 0 :].median()) / self.devices
+        speeds = self.by_epoch("images_per_second").to_numpy() / self.devices
+        if len(speeds) and self.run.config.get("data", {}).get("init_args", {}).get("grow"):
+            return np.array([1 / (1 / speeds).mean()])
+        return speeds[1:] if len(speeds) > 1 else speeds
+
+    def cost(self, quantity: str) -> float:
+        """Return an entry of `cost` in summary.json; nan if it is not known, as of runs of older versions."""
+        value = self.summary.get("cost", {}).get(quantity)
+        return math.nan if value is None else float(value)
 
     @cached_property
     def train_flops(self) -> float | None:
@@ -223,6 +227,17 @@ class VariantResult:
     def mean(self, quantity: str) -> float:
         """Return the mean over seeds of a number of each run, like `seconds`; nan where a run has None."""
         return float(np.mean(np.array([getattr(result, quantity) for result in self.runs], dtype=float)))
+
+    def cost(self, quantity: str) -> float:
+        """Return the mean of what the runs logged in `cost`; nan if none did."""
+        known = [value for run in self.runs if not math.isnan(value := run.cost(quantity))]
+        return fmean(known) if known else math.nan
+
+    @property
+    def speed(self) -> tuple[float, float, float] | None:
+        """Quartiles of the training images per second and device over all epochs of all seeds; None if not logged."""
+        speeds = np.concatenate([run.speeds for run in self.runs])
+        return tuple(np.quantile(speeds, [0.25, 0.5, 0.75]).tolist()) if len(speeds) else None
 
     def seconds_to(self, target: float) -> float | None:
         """Return the mean training time to a validation score; None if a run did not reach it."""

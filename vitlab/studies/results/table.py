@@ -17,7 +17,6 @@ from referee.verdict import Design, Verdict
 
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
-from vitlab.evaluation.cost import Cost
 from vitlab.studies.file.fairness import name_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.groups import groups_of
@@ -46,8 +45,6 @@ class StudyResults:
     differences: list[Departure]
     finished: list[RunResult]
     failures: list[Outcome]
-    costs: dict[str, Cost]  # by variant; a variant may be missing
-    cost_failures: dict[str, str]  # by variant: why
     baselines: Baselines | None  # None unless ranked by accuracy
     class_names: list[str]
     choices: list[Choice] = field(default_factory=list)  # of tuning, by variant
@@ -248,19 +245,17 @@ class StudyResults:
         row |= {"epochs": result.run.epochs, "images_seen": result.images_seen, "train_seconds": result.seconds}
         if self.target is not None:
             row[f"seconds_to_{self.target:g}"] = result.seconds_to(self.target)
-        if (cost := self.costs.get(result.run.variant)) is not None:
-            row |= {
-                "parameters": cost.parameters,
-                "forward_flops_per_image": cost.flops,
-                "train_images_per_second": cost.train_images_per_second,
-                "inference_images_per_second": cost.inference_images_per_second,
-                "train_flops_per_image": cost.train_flops,
-                "train_joules_per_image": cost.train_joules_per_image,
-                "inference_joules_per_image": cost.inference_joules_per_image,
-                "train_peak_bytes": cost.train_peak_bytes,
-                "inference_peak_bytes": cost.inference_peak_bytes,
-                "cost_device": cost.device,
-            }
+        row |= {
+            "parameters": result.cost("parameters"),
+            "forward_flops_per_image": result.cost("flops"),
+            "train_images_per_second": np.median(result.speeds) if len(result.speeds) else math.nan,
+            "inference_images_per_second": result.cost("inference_images_per_second"),
+            "train_flops_per_image": result.train_flops,
+            "train_joules_per_image": result.cost("train_joules") / max(1, result.images_seen),
+            "train_peak_bytes": result.cost("train_peak_bytes"),
+            "inference_peak_bytes": result.cost("inference_peak_bytes"),
+            "device": result.environment.get("device"),
+        }
         return row | {"directory": " ".join(map(str, result.directories))}
 
 

@@ -9,28 +9,30 @@ from pathlib import Path
 
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import Config, flatten, merge, nest
-from vitlab.evaluation.cost import Cost
-from vitlab.studies.file.budget import Budget, Length, epoch_of
+from vitlab.studies.file.budget import Length, epoch_of
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import LENGTH, VALIDATION, WARMUP, Study
-from vitlab.studies.training.costs import costly
 
-Measure = Callable[[Sequence[Run]], tuple[dict[str, Cost], dict[str, str]]]
+RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
 
 
 def spend_budget(
-    study: Study, drafts: Sequence[Run], images: Callable[[Run], int], measure: Measure, folder: Path
+    study: Study,
+    drafts: Sequence[Run],
+    images: Callable[[Run], int],
+    flops_per_image: Callable[[Config], float],
+    folder: Path,
 ) -> dict[str, Config]:
     """Return overrides that set each variant's length, and scale its warm-up in proportion.
 
     Args:
         drafts: One run of each variant, of any length.
         images: Returns the training images of a run.
-        measure: Measures the cost of runs; called only for a budget in FLOPs.
+        flops_per_image: Counts those of a training step; called only for a budget in FLOPs.
 
     Raises:
-        ValueError: the budget is below half an epoch, a required cost could not be measured, or the warm-up cannot be
-            scaled because the base does not set the number of epochs.
+        ValueError: the budget is below half an epoch, or the warm-up cannot be scaled because the base does not set the
+            number of epochs.
     """
     drafts = [run for run in drafts if run.variant not in study.frozen]
     if not study.converts_budget:
@@ -47,7 +49,7 @@ def spend_budget(
         "images": known.get("images") if begun else {run.variant: images(run) for run in drafts},
     }
     if {key: known.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
-        known = {**inputs, **_lengths(study, drafts, images, measure)}
+        known = {**inputs, **_lengths(study, drafts, images, flops_per_image)}
         write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     batches, validated = known.get("batches", {}), known.get("validated", {})
     overrides = {}
@@ -58,11 +60,17 @@ def spend_budget(
     return overrides
 
 
-def _lengths(study: Study, drafts: Sequence[Run], images: Callable[[Run], int], measure: Measure) -> Config:
+def _lengths(
+    study: Study,
+    drafts: Sequence[Run],
+    images: Callable[[Run], int],
+    flops_per_image: Callable[[Config], float],
+) -> Config:
     """Return the cost of an image, the epochs, their batches and those between validations of each variant."""
     assert study.budget is not None
+    in_flops = study.budget.kind == "flops"
+    per_image = {run.variant: flops_per_image(run.config) if in_flops else 1.0 for run in drafts}
     try:
-        per_image = _cost_of_an_image(study.budget, drafts, measure)
         lengths = {
             run.variant: study.budget.length(per_image[run.variant], epoch_of(run.config, images(run)))
             for run in drafts
@@ -77,21 +85,24 @@ def _lengths(study: Study, drafts: Sequence[Run], images: Callable[[Run], int], 
     }
 
 
-def _cost_of_an_image(budget: Budget, drafts: Sequence[Run], measure: Measure) -> dict[str, float]:
-    """Return what a training image of each variant costs, in the unit of the budget."""
-    if budget.kind == "images":
-        return {run.variant: 1.0 for run in drafts}
-    costs, failures = measure(drafts)
-    for variant, why in failures.items():
-        raise ValueError(f"{budget}: the cost of {variant} could not be measured ({why}).")
-    return {variant: float(cost.train_flops) for variant, cost in costs.items()}
-
-
 def _decisive(config: Config) -> Config:
-    """Return what of a draft decides how long a budget lasts."""
-    data, trainer = config["data"]["init_args"], config.get("trainer", {})
-    length = {key: trainer.get(key) for key in LENGTH}
-    return {**costly(config), "images": data.get("train_images"), **length}
+    """Return what of a draft decides how long a budget lasts: not rates and schedule."""
+    model, trainer = config["model"], config.get("trainer", {})
+    arguments = {key: value for key, value in model["init_args"].items() if key != "schedule"}
+    if "optimizer" in arguments:
+        optimizer = arguments["optimizer"].get("init_args", {})
+        settings = {key: value for key, value in optimizer.items() if key not in RATES}
+        arguments["optimizer"] = {**arguments["optimizer"], "init_args": settings}
+    data = config["data"]["init_args"]
+    images = {key: value for key, value in data.items() if not key.startswith("train_images")}
+    return {
+        "model": {**model, "init_args": arguments},
+        "data": {**config["data"], "init_args": images},
+        "trainer": {key: value for key, value in trainer.items() if key not in LENGTH},
+        "compile": config.get("run", {}).get("compile", False),
+        "images": data.get("train_images"),
+        **{key: trainer.get(key) for key in LENGTH},
+    }
 
 
 def _refuse_unknown_warmup(study: Study, draft: Run) -> None:
