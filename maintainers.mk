@@ -1,4 +1,4 @@
-.PHONY: help-maintainers lint types unit unit-vitlab unit-rest slow test-full test-release mutants faults elsewhere lowest benchmark gpu gallery docs wheels speedrun-times
+.PHONY: help-maintainers lint types unit unit-vitlab unit-rest slow test-full test-release mutants faults elsewhere lowest benchmark gpu gallery docs wheels weight speedrun-times
 
 # What maintainers of vitlab need; `make help-maintainers` lists it. The tiers of the tests are those of CONTRIBUTING.md.
 
@@ -42,6 +42,9 @@ test-release: lint types docs  ## What a release needs: an hour
 
 faults: $(INSTALLED)  ## Kill workers and the process of a study of 60 runs, and compare with one worker alone
 	$(RUN) tests/studies/faults.py
+
+weight: $(INSTALLED)  ## Print the lines of each room beside its budget
+	$(RUN) -m tests.weight
 
 mutants: $(INSTALLED)  ## Plant 32 faults, each of which the quick tests must notice
 	$(RUN) -m tests.mutants
