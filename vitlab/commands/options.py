@@ -102,7 +102,8 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
         value = value if equals else next(pending, "")
         if not value or (value.startswith("--") and not equals):
             raise ValueError(f"{name} needs a value, like {name}=VALUE.")
-        data = merge(data, nest(short(name).removeprefix("--data."), parse_yaml(value, name)))
+        is_path = name.endswith(".root") and value != "null"  # a folder 0755 is no number
+        data = merge(data, nest(short(name).removeprefix("--data."), value if is_path else parse_yaml(value, name)))
     return rest, data
 
 

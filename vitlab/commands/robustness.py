@@ -22,10 +22,12 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.commands.quiet import quiet
     from vitlab.experiment.same_images import judged_by_features
     from vitlab.runs.directory import RunDirectory
+    from vitlab.runs.lock import refuse_links
     from vitlab.studies.file.format import clock
     from vitlab.studies.report.robustness import FILE, finished_runs, keep
 
     quiet()
+    refuse_links(options.study, options.study.parent)
     runs, excluded = finished_runs(options.study)
     if probed := [run for run in runs if judged_by_features(RunDirectory(run.directory).config)]:
         raise ValueError(

@@ -385,7 +385,7 @@ class Experiment:
         return {key: source for key, source in sources.items() if source}
 
     @property
-    def _root(self) -> Path:
+    def root(self) -> Path:
         """`run.root`, or that of a run that was moved."""
         above = [*self.directory.parents] or [self.directory / ".."]
         return above[min(len(Path(self._values.run.name).parts), len(above) - 1)]
@@ -410,7 +410,7 @@ class Experiment:
                     f"{key}: {source.file} has changed since this configuration was written ({source}).\n"
                     f"Give --{short(key)} {source.file} again, and the run another --run.name or --run.overwrite true."
                 )
-            runs[key] = Experiment(source.file, *source.settings, source.place(self._root, self.seed), alike)
+            runs[key] = Experiment(source.file, *source.settings, source.place(self.root, self.seed), alike)
         return runs
 
     def find_weights(self) -> None:
@@ -477,7 +477,7 @@ class Experiment:
         self._check_training(finished)
         if not fast and not any(isinstance(each, MetricsFile) for each in trainer.loggers):  # of a try that met a lock
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
-        refuse_links(self.directory, self._root)
+        refuse_links(self.directory, self.root)
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
@@ -606,7 +606,7 @@ class Experiment:
         return self._evaluate("test", weights)
 
     def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
-        refuse_links(self.directory, self._root)
+        refuse_links(self.directory, self.root)
         trainer, self._used = self._prepare(), True
         if weights is None:
             self._begin()

@@ -22,7 +22,7 @@ from vitlab.models.layers import pair
 from vitlab.models.stored import build, stored_settings
 from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
 from vitlab.objectives.task import Monitor, Task
-from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
+from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups, unreached
 
 _COMPILATIONS = 256  # of one kind of block; Swin-L's 24 rates of drop path, training and not, at two sizes are 96
 
@@ -260,12 +260,9 @@ class Objective(LightningModule, ABC):
         schedules = [self.schedule.at(scale, group.pop("layer_scale")) for group in groups]
         optimizer = self.optimizer.build(groups)
         clip_unscaled_gradients(optimizer)
-        if steps and epochs <= self.schedule.warmup_epochs:
-            lengths = f"The run has {epochs:g} epochs and warmup_epochs is {self.schedule.warmup_epochs:g}"
-            log.warning("%s: all of it is warm-up. Warm up for less or train longer.", lengths)
-        first = min(getattr(self.schedule, "milestones", ()), default=0.0)
-        if steps and epochs <= first:
-            log.warning("The run has %g epochs and the first of milestones is %g: the rate never falls.", epochs, first)
+        milestones = getattr(self.schedule, "milestones", ())
+        if steps and (missed := unreached(epochs, self.schedule.warmup_epochs, milestones)):
+            log.warning(missed)
         ends = [schedule.lr(peak, steps, steps, epochs) for schedule, peak in zip(schedules, peaks, strict=True)]
         rising = [peak for peak, end in zip(peaks, ends, strict=True) if end > peak]
         if steps and rising:

@@ -49,12 +49,17 @@ class Schedule(ABC):
     def at(self, scale: float, layer_scale: float = 1.0) -> "Schedule":
         """Return the schedule of a group whose rate is scaled by `scale` for batch and `layer_scale` for depth."""
         factor = (scale if self.scale_with_batch else 1.0) * (layer_scale if self.scale_with_layer else 1.0)
-        return self if factor == 1 else self.scaled(factor)
-
-    def scaled(self, scale: float) -> "Schedule":
-        """Return the schedule with all absolute rates multiplied."""
         names = [name for name in ("warmup_lr", "min_lr") if hasattr(self, name)]
-        return replace(self, **{name: scale * getattr(self, name) for name in names})
+        return self if factor == 1 else replace(self, **{name: factor * getattr(self, name) for name in names})
+
+
+def unreached(epochs: float, warmup_epochs: float = 0.0, milestones: list[float] | tuple[float, ...] = ()) -> str:
+    """Return what of its schedule a run of so many epochs never reaches, or nothing."""
+    if epochs <= warmup_epochs:
+        lengths = f"The run has {epochs:g} epochs and warmup_epochs is {warmup_epochs:g}"
+        return f"{lengths}: all of it is warm-up. Warm up for less or train longer."
+    first = f"The run has {epochs:g} epochs and the first of milestones is {min(milestones, default=0):g}"
+    return f"{first}: the rate never falls." if epochs <= min(milestones, default=0) else ""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from vitlab.runs.lock import refuse_links, run_lock
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.overruled import overruled
 from vitlab.studies.file.registration import register
-from vitlab.studies.file.runs import Run, check_first
+from vitlab.studies.file.runs import Run, check_first, never_reached
 from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.study import Study
 from vitlab.studies.owner import begun_study, claim_folder
@@ -124,7 +124,8 @@ def _compare(
     if missing:
         tuning = sum(planned.missing_trials() for planned in plans)
         most, of_tuning = " at most" if study.looks else "", f" ({tuning:,} of tuning)" if tuning else ""
-        print(f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}.", flush=True)
+        size = f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}."
+        print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
     for planned in plans:
         planned.tune(train)
     if study.along:

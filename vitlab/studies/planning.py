@@ -20,7 +20,7 @@ from vitlab.config import Config
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.format import engineering
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.runs import images_of, plan
+from vitlab.studies.file.runs import images_of, never_reached, plan
 from vitlab.studies.file.state import Outcome, conflicting, is_finished
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
 from vitlab.studies.owner import begun_study
@@ -42,6 +42,7 @@ class Planned(Plan):
     seen: int  # seeds of the variant that has fewest
     bytes: list[float]  # of a run directory, by variant; empty unless each has a finished run
     joules: list[float]  # of a run's training, by variant; nan where it was not measured
+    schedules: list[str]  # what runs are too short for
 
     @property
     def watched(self) -> "Planned":
@@ -115,6 +116,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         seen=seen,
         bytes=[_mean_bytes(own) for own in past.values()] if seen else [],
         joules=[_mean_joules(own) / slots.sharing / folds for own in past.values()] if seen else [],
+        schedules=[] if study.converts_budget else never_reached(runs),
     )
 
 
@@ -163,6 +165,7 @@ def describe(planned: Planned, difference: float | None) -> str:
         f"{planned.study.name}: {variances(planned, planned.seen)}",
         takes,
         sizes(planned),
+        *planned.schedules,
         _advice(planned, difference) if difference else "Give --difference, like 1.0, for the seeds that find it.",
         *(few_images(planned.study, planned.pilot.test_images) if planned.pilot.test_images > 1 else ()),
     ]

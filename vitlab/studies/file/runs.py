@@ -414,6 +414,18 @@ COMPLETE: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
+def never_reached(runs: Iterable[Run]) -> list[str]:
+    """Return for each variant what of its schedule its runs are too short for."""
+    from vitlab.optim import unreached  # here, because it takes seconds to import
+
+    missed = {}
+    for run in (run for run in runs if not run.is_frozen):
+        flat, key = flatten(run.config), f"{SCHEDULE}.init_args"
+        parts = [flat.get(f"{key}.{name}") for name in ("warmup_epochs", "milestones")]
+        missed[run.variant] = unreached(run.epochs, parts[0] or 0, parts[1] or ())
+    return [f"{variant}: {line}" for variant, line in missed.items() if line]
+
+
 def own_share(study: Study, run: Run) -> float:
     """Return the fraction of a run's steps that it shares with no longer run: of a branch its cooldown, else all."""
     if not study.branch or study.along is None or run.epochs == study.along.places[-1].x:

@@ -8,7 +8,7 @@ from referee.formats import SPACE, counted, joined, listed, percent
 
 from vitlab.studies.file.fairness import kind_of, matters, name_of, said
 from vitlab.studies.file.format import clock
-from vitlab.studies.file.runs import Difference
+from vitlab.studies.file.runs import Difference, never_reached
 from vitlab.studies.file.state import UNFINISHED
 from vitlab.studies.file.study import PROBES
 from vitlab.studies.report.beaten import not_beyond_baselines
@@ -241,6 +241,7 @@ def _off_plan(results: StudyResults) -> Iterator[str]:
                 f"{result.variant} trained {trained} instead of {short[0].run.epochs} (seed {seeds}): something "
                 "ended its runs early."
             )
+    yield from never_reached(run.run for result in results.ranking for run in result.runs)
     learners = [result for result in results.ranking if not result.is_frozen]
     seen = {result.variant: [run.images_seen for run in result.runs] for result in learners}
     unequal = budget is not None and budget.kind == "flops"
