@@ -26,12 +26,11 @@ from benchmarks.interleaved_timing import alternate, one_thread, ratios
 from benchmarks.table import OUT, machine, markdown, save
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
 from vitlab.data.counter_rng import Draws, Stream
+from vitlab.data.dataset import PhotoSource, Subset
 from vitlab.data.decoding import read_photo
 from vitlab.data.folder import Folder
-from vitlab.data.image_folder import Photos
-from vitlab.data.photos import PhotoAugment, half_will_do
+from vitlab.data.photos import PhotoAugment, Photos, half_will_do
 from vitlab.data.sampler import Key
-from vitlab.data.source import PhotoSource, Subset
 
 CPU = torch.device("cpu")
 SIZE = 224  # pixels of a crop

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch.strategies import FSDPStrategy
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
@@ -22,7 +21,7 @@ from vitlab.config import Config, merge
 from vitlab.models import SwinTransformer
 from vitlab.objectives import Supervised
 from vitlab.objectives.ema import Ema
-from vitlab.objectives.sharding import apply_fsdp, refuse_other_sharding
+from vitlab.objectives.sharding import apply_fsdp
 from vitlab.optim import AdamW, WarmupCosine
 
 TWO_STEPS: Config = {
@@ -119,11 +118,6 @@ def test_blocks_of_any_network_are_sharded(tmp_path: Path) -> None:
     finally:
         torch.distributed.destroy_process_group()
     assert sum(isinstance(module, FSDPModule) for module in objective.modules()) == 2 * 3 + 1
-
-
-def test_lightnings_older_sharding_is_refused() -> None:
-    with pytest.raises(ValueError, match="use fsdp2"):
-        refuse_other_sharding(FSDPStrategy())
 
 
 @pytest.mark.gpu

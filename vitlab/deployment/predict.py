@@ -17,11 +17,10 @@ from referee.report.templates import templates
 
 from vitlab import log
 from vitlab.atomic_files import write_text
-from vitlab.data.checking import is_faint
+from vitlab.data.checking import counted, is_faint
 from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, read_photo
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.oddities import blank
-from vitlab.data.terminal import counted
 
 SHOWN = 2000  # pictures of a page, which take it 10 MB
 HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vitlab import log
-from vitlab.data.terminal import show
+from vitlab.data.checking import show
 from vitlab.evaluation.cost.utilization import Utilization
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import RunCheckpoints
