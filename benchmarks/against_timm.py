@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.interleaved_timing import alternate, ratios
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, alternate, machine, markdown, ratios, save
 from vitlab import models
 from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.cost.device import clock_for, wait_for

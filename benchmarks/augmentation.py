@@ -20,8 +20,7 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from benchmarks.against_timm import make_step
-from benchmarks.interleaved_timing import Step, alternate, one_thread, quartiles, ratios
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, Step, alternate, machine, markdown, one_thread, quartiles, ratios, save
 from vitlab.data import CIFAR10, BatchAugment
 from vitlab.data.sampler import Key
 from vitlab.models import VisionTransformer

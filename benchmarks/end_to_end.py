@@ -25,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from benchmarks.against_timm import NAMES, TRAINER_PRECISION, misspelled, size_of
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, machine, markdown, save
 from vitlab.data.folder import list_images
 from vitlab.evaluation.cost import device_for
 

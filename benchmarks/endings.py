@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, machine, markdown, save
 from vitlab.runs import checkpoints
 from vitlab.runs.lock import run_lock
 

@@ -26,9 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.end_to_end import Training, spend
-from benchmarks.interleaved_timing import Quartiles, ratios
-from benchmarks.short_run import WARM_UP, train_steps
-from benchmarks.table import machine
+from benchmarks.measuring import WARM_UP, Quartiles, machine, ratios, train_steps
 from vitlab.data.sampler import TrainSampler
 from vitlab.evaluation.cost.device import clock_for
 from vitlab.objectives import Supervised

@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import norm, spearmanr
 
-from benchmarks.table import markdown
+from benchmarks.measuring import markdown
 
 SIGNS = {"train/loss": -1, "val/rank": 1}
 BASE = "experiments/lejepa_vit_small.yaml"

@@ -22,8 +22,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
-from benchmarks.interleaved_timing import alternate, one_thread, ratios
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, alternate, machine, markdown, one_thread, ratios, save
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import read_photo

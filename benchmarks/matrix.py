@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_ind
 
-from benchmarks.table import markdown
+from benchmarks.measuring import markdown
 from vitlab.commands import probe
 from vitlab.studies.file.study import Study, read_study
 

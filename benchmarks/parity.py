@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.against_timm import build, misspelled
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, machine, markdown, save
 
 CPU = torch.device("cpu")
 NAMES = (

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.against_timm import TRAINER_PRECISION
-from benchmarks.interleaved_timing import Step, alternate, quartiles
-from benchmarks.table import OUT, machine
+from benchmarks.measuring import OUT, Step, alternate, machine, quartiles
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.cost import device_for
 from vitlab.evaluation.cost.flops import dtype_of, flops_of

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, machine, markdown, save
 from vitlab.data import PlacedDigits
 from vitlab.models import Backbone, SwinTransformerV2, VisionTransformer
 from vitlab.models.layers import fan_in, trunc_normal

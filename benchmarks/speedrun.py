@@ -20,7 +20,7 @@ import torch
 from referee.report.drawing import COLORS
 from referee.statistics.intervals import t_interval
 
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, machine, markdown, save
 from vitlab.evaluation.cost.device import processor_name
 
 NAMES = {"vit": "ViT", "swin": "Swin", "swin-v2": "Swin v2"}

@@ -13,8 +13,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from referee.report.drawing import COLORS
 
+from benchmarks.measuring import OUT, machine
 from benchmarks.step_profile import KINDS, MUON, OTHER, Profile, profiled
-from benchmarks.table import OUT, machine
 
 PYTHON = "Python, the loop, waiting"
 

@@ -28,8 +28,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.short_run import WARM_UP, train_steps
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import OUT, WARM_UP, machine, markdown, save, train_steps
 from vitlab.experiment.experiment import Experiment
 from vitlab.optim import muon
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.gpu.architectures import ARCHITECTURES, SHARE_OF_TIMM, SHARE_OF_TIMM_OTHERS, TAXES
 from benchmarks.gpu.measuring import Figures, Results
-from benchmarks.table import markdown
+from benchmarks.measuring import markdown
 
 SPEEDRUN = "../docs/results.md#speedrun-cifar-10-in-ten-minutes-on-two-cpu-cores"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.short_run import WARM_UP
+from benchmarks.measuring import WARM_UP
 from benchmarks.step_figure import PYTHON, draw, parts
 from benchmarks.step_figure import main as draw_steps
 from benchmarks.step_profile import MUON, OTHER, REST, Profile, StepProfiler, kind_of, main, phase_of, shares

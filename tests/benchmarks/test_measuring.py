@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.interleaved_timing import alternate, one_thread, quartiles, ratios
+from benchmarks.measuring import alternate, one_thread, quartiles, ratios
 
 CPU = torch.device("cpu")
 
