@@ -40,6 +40,11 @@ def parser_of(name: str, description: str | None, out: str = "") -> argparse.Arg
     return parser
 
 
+def options_of(changes: Mapping[str, object]) -> list[str]:
+    """Return keys and values as `vitlab fit` takes them."""
+    return [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+
+
 def machine(device: torch.device, *packages: str) -> str:
     """Return the device, the number of threads and the versions of torch and other packages."""
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", *packages))
@@ -110,7 +115,6 @@ def train_steps(arguments: Sequence[str], folder: str, steps: int, changes: dict
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is left out here, like the validation
-        options = [word for key, value in changes.items() for word in (f"--{key}", value)]
-        experiment = Experiment.from_arguments([*arguments, *options])
+        experiment = Experiment.from_arguments([*arguments, *options_of(changes)])
         experiment.fit()
         return experiment

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.gpu import learning, loading, page, parity, profiles, speed, tests
-from benchmarks.gpu.measuring import Measurement, Results, Setting, close, left_to_do, measure, now
+from benchmarks.gpu import learning, loading, page, parity, speed
+from benchmarks.gpu.measurement import Measurement, Results, Setting, close, left_to_do, measure, now
 from vitlab.data import CIFAR10
 from vitlab.evaluation.cost import device_for
 
 STEPS: dict[str, Callable[[Setting], Iterable[Measurement]]] = {
-    "tests": tests.measurements,
+    "tests": parity.tests,
     "parity": parity.measurements,
-    "speed": speed.measurements,
+    "speed": speed.speeds,
     "loading": loading.measurements,
     "learning": learning.measurements,
-    "profiles": profiles.measurements,
+    "profiles": speed.profiles,
 }
 CIFAR10_FILES = ("cifar10.npz", CIFAR10.official.filename)
 NEEDED = "cuda"

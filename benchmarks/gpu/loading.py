@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import RandAugment
 
-from benchmarks.gpu.measuring import Figures, Measurement, Setting
+from benchmarks.gpu.measurement import Figures, Measurement, Setting
 from benchmarks.loaders import PLAIN, SIZE, make_photos
 from vitlab.data import ImageFolder, PhotoAugment
 from vitlab.data.augment import BOX_DRAWS, crop_box

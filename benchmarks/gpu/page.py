@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.gpu.architectures import ARCHITECTURES, SHARE_OF_TIMM, SHARE_OF_TIMM_OTHERS, TAXES
-from benchmarks.gpu.measuring import Figures, Results
+from benchmarks.gpu.measurement import Figures, Results
+from benchmarks.gpu.speed import ARCHITECTURES, SHARE_OF_TIMM, SHARE_OF_TIMM_OTHERS, TAXES
 from benchmarks.measuring import markdown
 
 SPEEDRUN = "../docs/results.md#speedrun-cifar-10-in-ten-minutes-on-two-cpu-cores"
