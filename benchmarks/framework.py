@@ -8,7 +8,6 @@ order; it logs, stores and checks nothing. Both do the same arithmetic on the sa
 to the bit.
 """
 
-import argparse
 import copy
 import json
 import statistics
@@ -26,18 +25,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.end_to_end import Training, spend
-from benchmarks.measuring import WARM_UP, Quartiles, machine, ratios, train_steps
+from benchmarks.measuring import CPU, WARM_UP, Quartiles, machine, parser_of, ratios, train_steps
 from vitlab.data.sampler import TrainSampler
 from vitlab.evaluation.cost.device import clock_for
 from vitlab.objectives import Supervised
 
-CPU = torch.device("cpu")
 IMPORTS = "import torch, lightning, timm"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the ratio of the two loops, and the start-up times."""
-    parser = argparse.ArgumentParser("python -m benchmarks.framework", description=__doc__.partition("\n")[0])
+    parser = parser_of("framework", __doc__)
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each [40]")
     parser.add_argument("--starts", type=int, default=5, help="timed starts of each command [5]")
     parser.epilog = "Other options as in `vitlab fit`, for a Supervised experiment without an average (ema: null)."

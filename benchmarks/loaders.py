@@ -122,19 +122,22 @@ def photographs(root: Path, seconds: float) -> list[dict[str, str]]:
     return rows
 
 
-def make_photos(root: Path) -> Path:
-    """Write smooth pictures with texture and noise, as JPEGs of two classes."""
-    rng = np.random.default_rng(0)
+def make_photos(root: Path, copies: int = 1) -> Path:
+    """Write smooth pictures with texture and noise, as JPEGs of two classes, unless they are there."""
+    if root.is_dir():
+        return root
+    new, rng = root.with_name(f"{root.name}.new"), np.random.default_rng(0)
     for number in range(PHOTOS):
         smooth, texture, noise = (
             Image.fromarray(rng.integers(0, 256, (MADE[1] // k, MADE[0] // k, 3), dtype=np.uint8)).resize(MADE)
             for k in (50, 6, 1)
         )
         picture = Image.blend(Image.blend(smooth, texture, 0.2), noise, 0.03)
-        path = root / ("a", "b")[number % 2] / f"{number:03d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path, quality=90)
-    return root
+        for copy in range(copies):
+            path = new / ("a", "b")[number % 2] / (f"{number:03d}_{copy}.jpg" if copy else f"{number:03d}.jpg")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path, quality=90)
+    return new.rename(root)  # a killed call leaves none that are half written
 
 
 def chosen(source: Folder) -> list[str]:

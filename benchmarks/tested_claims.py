@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from referee.claim import NOT_TESTED, Claim
+from referee.claim import NOT_TESTED
 from referee.formats import NONE, SPACE, counted, joined, listed, p_value
 from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
 from referee.statistics.comparison import LEVEL
@@ -47,21 +47,12 @@ LEAD = (
 
 
 def read_claims(folder: Path) -> list[Study]:
-    """Return the studies of a folder that test a claim, the cheapest first.
-
-    Raises:
-        ValueError: no such study.
-    """
+    """Return the studies of a folder that test a claim, the cheapest first."""
     found = (read_study(path) for path in sorted(folder.glob("*.yaml")) if {"claim", LIKE} & load_yaml(path).keys())
     studies = [study for study in found if study.claim]
     if not studies:
         raise ValueError(f"{folder} has no study with a `claim`. docs/claims.md explains how to write one.")
-    return sorted(studies, key=lambda study: math.inf if (minutes := _claim(study).minutes) is None else minutes)
-
-
-def _claim(study: Study) -> Claim:
-    assert study.claim is not None
-    return study.claim
+    return sorted(studies, key=lambda study: math.inf if study.claim.minutes is None else study.claim.minutes)
 
 
 def is_tested(study: Study, root: Path) -> bool:
@@ -90,10 +81,10 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
         p = record.get("p")
         shown = [NONE, NONE] if p is None else [p_value(p), p_value(adjusted[p])]
         short = [word.removesuffix(" within the margin") for word in (record["word"], first_word(study) or NONE)]
-        rows.append(Row(study.name, [_claim(study).sentence, *short, *shown]))
+        rows.append(Row(study.name, [study.claim.sentence, *short, *shown]))
     for study, record in others:
         state = "not finished" if record else "not tested yet"  # a look before the last has no word yet
-        rows.append(Row(study.name, [_claim(study).sentence, state, first_word(study) or NONE]))
+        rows.append(Row(study.name, [study.claim.sentence, state, first_word(study) or NONE]))
     columns = ["Claim", "Sentence", "Word", "First word", "p", "p of all"]
     table = Table("Claims", columns, rows, ["Sentence", "Word", "First word"], ["Sentence"], labeled=True)
     words = [record["word"] for _, record in tested]
@@ -114,7 +105,7 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
 
 
 def _surprise(record: dict[str, Any]) -> tuple[int, float]:
-    """Return a place in the order: what speaks against a paper comes first, and of that the least likely."""
+    """Return the place in an order: what speaks against a paper comes first, and of that the least likely."""
     order = (CONTRADICTED, EQUAL, OPEN, NOT_TESTED, REPEATED)
     p = record.get("p")
     return order.index(record["word"]), 1.0 if p is None else p if record["word"] in (CONTRADICTED, EQUAL) else -p
@@ -122,7 +113,7 @@ def _surprise(record: dict[str, Any]) -> tuple[int, float]:
 
 def _parts(study: Study, record: dict[str, Any]) -> list[Part]:
     """Return what was published, what is so here, and what would change the word, with the figure and the report."""
-    claim, place = _claim(study), slug(study.name)
+    claim, place = study.claim, slug(study.name)
     published = ", ".join(f"{variant} {value:g}" for variant, value in claim.published.items())
     minutes = f"The report of {study.name}, {record['minutes']:.0f} minutes"
     return [
@@ -150,8 +141,6 @@ def _expected(tested: Sequence[tuple[Study, dict[str, Any]]], adjusted: dict[flo
 
 
 class Check(NamedTuple):
-    """One thing that was looked at."""
-
     passed: bool
     text: str
 
@@ -160,11 +149,7 @@ class Check(NamedTuple):
 
 
 def checks(path: Path, root: Path) -> list[Check]:
-    """Check the claim of a study; nothing is trained or written.
-
-    Raises:
-        ValueError: the study has no claim, or a mistake that `compare` would refuse too.
-    """
+    """Check the claim of a study; nothing is trained or written."""
     study = read_study(path)
     if study.claim is None:
         raise ValueError(f"{path} has no `claim`. docs/claims.md explains how to write one.")
@@ -176,7 +161,6 @@ def checks(path: Path, root: Path) -> list[Check]:
 
 
 def _source(study: Study) -> Iterator[Check]:
-    assert study.claim is not None
     for pattern, what in ((PLACE, "table, figure or section"), (PAGE, "page"), (WHERE, "arXiv number, DOI or address")):
         found = pattern.search(study.claim.source)
         yield Check(bool(found), f"source: {'has' if found else 'add'} the {what}")
@@ -184,14 +168,12 @@ def _source(study: Study) -> Iterator[Check]:
 
 def _published(study: Study) -> Iterator[Check]:
     """Check that the published figures are as the claim expects them."""
-    assert study.claim is not None
     published, sign = study.claim.published, -1 if study.metric and study.metric["mode"] == "min" else 1
     for first, relation, second in study.claim.relations:
         if missing := [name for name in (first, second) if name not in published]:
             yield Check(False, f"published: add the figure of {missing[0]}, as printed")
             continue
-        lead = sign * (published[first] - published[second])
-        agrees = lead > 0 if relation == ">" else True
+        agrees = relation != ">" or sign * (published[first] - published[second]) > 0
         figures = f"{first} {published[first]:g}, {second} {published[second]:g}"
         yield Check(agrees, f"published: {figures}" + ("" if agrees else f" are not {first} {relation} {second}"))
 
@@ -208,7 +190,6 @@ def _registration(study: Study) -> Iterator[Check]:
 
 def _margin(planned: Planned) -> Check:
     """Check that a difference of the margin would be found with few seeds, by the finished runs or before any."""
-    assert planned.study.margin is not None
     takes = planned.need(planned.metric.own(planned.study.margin))
     basis = f"by {counted(planned.finished, 'finished run')}" if planned.finished else "before any run"
     if takes.images is not None:

@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = parity.noise(out / "noise") / "cifar" if options.dry_run else options.data.resolve()
     setting = Setting(out, data, (options.results or out).resolve(), device, options.dry_run, options.only)
     if options.inside:
-        since, until = options.inside
-        (step,) = steps
+        (since, until), (step,) = options.inside, steps
         threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
         setting = replace(setting, until=float(until))
         return 0 if measure(chosen(step, setting), Results(setting.results, step), setting, since) else 1

@@ -6,7 +6,6 @@ in memory, so that this is the most that a GPU could give. A photograph has 500 
 
 import itertools
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -90,14 +89,5 @@ def rate(batches: Iterator[Tensor], workers: int, setting: Setting) -> Figures:
 
 
 def photos(setting: Setting) -> Path:
-    """Make photographs once, enough for some batches an epoch."""
-    folder = setting.out / "photographs"
-    if not folder.is_dir():
-        new = folder.with_name("photographs.new")
-        shutil.rmtree(new, ignore_errors=True)  # left by a killed call
-        make_photos(new)
-        for file in list(new.rglob("*.jpg")):
-            for number in range(1 if setting.dry else COPIES - 1):
-                shutil.copyfile(file, file.with_stem(f"{file.stem}_{number}"))
-        new.rename(folder)
-    return folder
+    """Make photographs, enough for some batches an epoch."""
+    return make_photos(setting.out / "photographs", 2 if setting.dry else COPIES)

@@ -291,10 +291,5 @@ def noise(folder: Path) -> Path:
             arrays[f"x_{split}"] = rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
             arrays[f"y_{split}"] = np.arange(number) % classes
         np.savez(folder / "cifar" / f"cifar{classes}.npz", **arrays)  # type: ignore[arg-type]
-    shutil.rmtree(folder / "new", ignore_errors=True)  # left by a killed call
-    make_photos(folder / "new")
-    for file in list((folder / "new").rglob("*.jpg")):  # enough for two batches of repeated augmentation
-        for copy_number in range(3):
-            shutil.copyfile(file, file.with_stem(f"{file.stem}_{copy_number}"))
-    (folder / "new").rename(folder / "photos")
+    make_photos(folder / "photos", copies=4)  # enough for two batches of repeated augmentation
     return folder

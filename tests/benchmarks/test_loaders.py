@@ -10,7 +10,7 @@ from benchmarks import loaders
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loaders, "PHOTOS", 6)
-        root = loaders.make_photos(tmp_path_factory.mktemp("photos"))
+        root = loaders.make_photos(tmp_path_factory.mktemp("photos") / "made")
         return {row["method"]: row for row in loaders.photographs(root, seconds=0)}
 
 
@@ -37,7 +37,7 @@ def test_without_a_folder_photographs_are_made(
 
 def test_a_broken_photograph_is_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loaders, "PHOTOS", 4)
-    root = loaders.make_photos(tmp_path)
+    root = loaders.make_photos(tmp_path / "made")
     (root / "a" / "000.jpg").write_bytes(b"")
     assert loaders.chosen(loaders.Folder(root)) == ["a/002.jpg", "b/001.jpg", "b/003.jpg"]
 
