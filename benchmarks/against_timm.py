@@ -11,7 +11,6 @@ to the largest value. A gradient that is 0 in exact arithmetic, like that of a b
 models, so none is compared with less than a hundredth of the model's largest.
 """
 
-import difflib
 import multiprocessing
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +48,7 @@ SPEEDRUN: dict[str, tuple[str, dict[str, Any]]] = {
     "speedrun_swinv2": ("swinv2_tiny_window8_256", _STAGES),
 }
 """Models of both with the sizes of experiments/speedrun."""
+BOTH = [*SPEEDRUN, *filter(timm.is_model, models.__all__)]
 OF_PARITY = (
     "vit_tiny_patch16_224",
     "vit_small_patch32_224",
@@ -72,17 +72,14 @@ GEMM_SIDE = 2048
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure each model, and rewrite the table after it."""
     parser = parser_of("against_timm", __doc__, "models.md or parity.md")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"models that both have, or {', '.join(SPEEDRUN)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=BOTH, help="models that both have")
     parser.add_argument("--parity", action="store_true", help="compare what they compute")
     parser.add_argument("--precision", nargs="+", choices=TRAINER_PRECISION, default=list(TRAINER_PRECISION))
     parser.add_argument("--batch", type=int, default=8, help="images per step [8]")
     parser.add_argument("--repetitions", type=int, default=15, help="timed steps of each [15]")
     parser.add_argument("--compile", action="store_true", help="compile both with torch.compile")
     options = parser.parse_args(arguments)
-    if problem := misspelled(options.names):
-        parser.error(problem)
     device = CPU if options.parity else device_for("auto")
     names, rows = options.names or (OF_PARITY if options.parity else NAMES), []
     if options.parity:
@@ -103,7 +100,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compare(
     name: str, precision: str, batch_size: int, phase: str, compiled: bool, device: torch.device, repetitions: int
 ) -> dict[str, str]:
-    """Measure training or inference of one model; return a row of the table."""
     pair = {whose: build(name, whose, compiled, device) for whose in ("vitlab", "timm")}
     peak = gemm_peak(dtype_of(TRAINER_PRECISION[precision]), device, GEMM_SIDE, clock=clock_for(device))
     pair["vitlab"].load_state_dict(pair["timm"].state_dict())
@@ -169,17 +165,7 @@ def difference(ours: Tensor, theirs: Tensor, least: float = 0.0) -> float:
     return float((ours - theirs).abs().max()) / max(float(theirs.abs().max()), least)
 
 
-def misspelled(names: Sequence[str]) -> str:
-    """Return what is wrong with the first name that is not a model of both; nothing where all are."""
-    for name in names:
-        if name not in SPEEDRUN and (name not in models.__all__ or not timm.is_model(name)):
-            near = difflib.get_close_matches(name, filter(timm.is_model, models.__all__), n=1)
-            return f"vitlab and timm do not both have a model {name}." + (f" Did you mean {near[0]}?" if near else "")
-    return ""
-
-
 def size_of(name: str) -> tuple[int, int]:
-    """Return the height and width in pixels that a named model is made for."""
     published, changes = SPEEDRUN.get(name, (name, {}))
     with torch.device("meta"):
         return vars(models)[published](**changes).img_size

@@ -24,7 +24,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from benchmarks.against_timm import NAMES, TRAINER_PRECISION, misspelled, size_of
+from benchmarks.against_timm import BOTH, NAMES, TRAINER_PRECISION, size_of
 from benchmarks.measuring import machine, markdown, options_of, parser_of, save
 from vitlab.data.folder import list_images
 from vitlab.evaluation.cost import device_for
@@ -54,7 +54,6 @@ class Training:
 
     @cached_property
     def images(self) -> int:
-        """Training images of all epochs."""
         return self.epochs * len(list_images(self.root)[1]["train"][0])
 
     def experiment(self) -> dict[str, object]:
@@ -108,7 +107,6 @@ class Training:
 
 
 def race(training: Training, train_py: Path, device: str, repetitions: int) -> tuple[list[Spent], list[Spent]]:
-    """Train by both a number of times, alternating; return what vitlab and timm took."""
     ours: list[Spent] = []
     timms: list[Spent] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -159,10 +157,8 @@ def spend(command: Sequence[str], folder: Path) -> Spent:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Race each model, and rewrite the table after it."""
     parser = parser_of("end_to_end", __doc__, "end_to_end.md")
-    names = ["vit_tiny_patch16_224", *NAMES[1:3]]
-    parser.add_argument("names", nargs="*", metavar="NAME", default=names, help="models that both have")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=BOTH, help="models that both have")
     parser.add_argument("--root", type=Path, required=True, help="photographs: train/CLASS and val/CLASS")
     parser.add_argument("--train_py", type=Path, required=True, help="timm's train.py")
     parser.add_argument("--precision", nargs="+", choices=TRAINER_PRECISION, default=list(TRAINER_PRECISION))
@@ -172,15 +168,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="trainings of each [3]")
     parser.add_argument("--compile", action="store_true", help="both with torch.compile")
     options = parser.parse_args(arguments)
-    if problem := misspelled(options.names):
-        parser.error(problem)
     for path in (options.train_py, options.root / "train", options.root / "val"):
         if not path.exists():
             parser.error(f"There is no {path}.")
     device = device_for("auto")
     header = f"{machine(device, 'timm')} From command to end. Ratios above 1: vitlab is faster."
-    rows: list[dict[str, str]] = []
-    for name, precision in tqdm(list(product(options.names, options.precision))):
+    names, rows = options.names or ["vit_tiny_patch16_224", *NAMES[1:3]], []
+    for name, precision in tqdm(list(product(names, options.precision))):
         training = Training(
             name, precision, options.root, options.batch, options.epochs, options.workers, options.compile
         )

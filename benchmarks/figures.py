@@ -101,7 +101,6 @@ def draw_attention(images: Tensor, masks: Tensor, maps: Mapping[str, Tensor]) ->
 
 
 def attention(runs: Mapping[str, Path]) -> Figure:
-    """Print the mean similarity of each network's best heads with the masks, and draw some."""
     data = Shapes()
     data.prepare_data()
     data.setup("test")

@@ -34,7 +34,6 @@ IMPORTS = "import torch, lightning, timm"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the ratio of the two loops, and the start-up times."""
     parser = parser_of("framework", __doc__)
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each [40]")
     parser.add_argument("--starts", type=int, default=5, help="timed starts of each command [5]")
@@ -80,7 +79,6 @@ class PlainLoop:
             sampler.epoch += 1
 
     def step(self) -> None:
-        """Train on the next batch."""
         batch = move_data_to_device(next(self.batches), self.module.device)
         (images,), labels = self.data.on_after_batch_transfer(batch, 0)
         self.optimizer.zero_grad()
@@ -122,7 +120,6 @@ def overhead(seconds: dict[str, list[float]]) -> Quartiles:
 
 
 def print_start_up(repetitions: int) -> None:
-    """Print the processor time of the imports, of one training step on the digits, and of both helps."""
     fit = [sys.executable, "-m", "vitlab", "fit"]
     commands = {
         "imports": [sys.executable, "-c", IMPORTS],

@@ -54,7 +54,6 @@ BACKBONES: dict[str, dict[str, object]] = {  # by what they change of the experi
 
 
 def commands(root: Path) -> dict[str, list[str]]:
-    """Return the arguments of `vitlab fit` of each encoder."""
     runs = {}
     for (backbone, changes), rate in product(BACKBONES.items(), RATES):
         settings: dict[str, object] = {
@@ -74,7 +73,6 @@ def commands(root: Path) -> dict[str, list[str]]:
 
 
 def encoders(folder: Path) -> pd.DataFrame:
-    """Return the metrics of all finished runs under a folder, by name."""
     files = {
         file.parents[1].name: json.loads(file.read_text(encoding="utf-8")) for file in folder.rglob("summary.json")
     }
@@ -104,7 +102,6 @@ def report(table: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is missing, a thread each, and print the report."""
     parser = parser_of("label_free", __doc__)
     parser.add_argument("--root", type=Path, default=Path("runs/label-free"), help="folder of the runs [%(default)s]")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time [%(default)s]")

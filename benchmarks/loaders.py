@@ -63,7 +63,6 @@ SHIFT, FLIP_PROB, ERASE_PROB = 4, 0.5, 0.25
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure all methods for about the given time together."""
     parser = parser_of("loaders", __doc__, "photographs.md or small.md")
     parser.add_argument("images", choices=("photographs", "small"))
     parser.add_argument("--root", type=Path, help="photographs, one folder per class [synthetic ones of 500 × 375 px]")
@@ -241,7 +240,6 @@ def timed(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
 
 
 def in_batches(data: CIFAR10) -> Iterator[Tensor]:
-    """Yield what a data module makes of random images, without end."""
     dataset = data.dataset("train")
     rng = np.random.default_rng(0)
     for epoch in itertools.count():
@@ -251,7 +249,6 @@ def in_batches(data: CIFAR10) -> Iterator[Tensor]:
 
 
 def one_by_one(arrays: np.ndarray, data: CIFAR10) -> Iterator[Tensor]:
-    """Yield what torchvision and timm make of random images, without end."""
     erasing = RandomErasing(ERASE_PROB, mode="pixel", device="cpu")
     crop, flip = T.RandomCrop(32, padding=SHIFT), T.RandomHorizontalFlip(FLIP_PROB)
     transform: Callable[[Image.Image], Tensor] = T.Compose(

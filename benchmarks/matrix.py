@@ -53,7 +53,6 @@ def line(title: str, swin: Sequence[Probe], vit: Sequence[Probe], measure: str) 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Probe the runs, and print a table for each measure."""
     parser = parser_of("matrix", __doc__)
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of the runs [%(default)s]")
     parser.add_argument("study", type=Path, help="its claim has `along`, with both models")

@@ -58,7 +58,6 @@ def markdown(header: str, rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def save(file: Path, *tables: str) -> None:
-    """Write the tables below each other."""
     write_text(file, "\n".join(tables))
 
 
@@ -79,7 +78,6 @@ def alternate(steps: Mapping[str, Step], repetitions: int, device: torch.device)
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one torch thread within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -22,7 +22,6 @@ from typing import Any, Literal
 import matplotlib
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
@@ -100,7 +99,6 @@ def window_msa(h: int, w: int, C: int, M: int) -> int:
 
 
 def multiply_adds(architecture: Architecture, part: Part, shape: Shape) -> int:
-    """Return the multiply-adds of a forward pass."""
     side, width = shape.side, shape.width
     layer = msa(side, side, width) if architecture == "ViT" else window_msa(side, side, width, shape.window)
     if part == "block":  # two linear layers, from C to 4C and back
@@ -138,7 +136,6 @@ def tokens(architecture: Architecture, shape: Shape, device: torch.device) -> Te
 
 
 def measure(factor: Factor, base: Shape, precision: str, repetitions: int, device: torch.device) -> Iterator[Point]:
-    """Measure attention and blocks of both architectures along a factor, all sizes alternating."""
     cases: dict[str, tuple[Architecture, Part, Shape]] = {
         f"{number:02d} {architecture} {part}": (architecture, part, replace(base, **{factor: value}))
         for number, value in enumerate(SWEEPS[factor])
@@ -167,7 +164,6 @@ def seconds_per_multiply_add(curve: Sequence[Point]) -> float:
 
 
 def curve_of(points: Sequence[Point], factor: Factor, architecture: Architecture, part: Part) -> list[Point]:
-    """Return one curve's points, in the order of the factor's values."""
     curve = [p for p in points if (p.factor, p.architecture, p.part) == (factor, architecture, part)]
     return sorted(curve, key=lambda point: point.value)
 
@@ -191,11 +187,24 @@ a block 8hwC² more. Points are medians with quartiles."""
 
 
 def draw(points: Sequence[Point], base: Shape, measured_on: str) -> Figure:
-    """Draw one panel per factor, and the key in place of a sixth."""
     figure = Figure(figsize=(14.7, 10), layout="constrained")
     *panels, key = figure.subplots(2, 3).flat
-    for axes, factor in zip(panels, PANELS, strict=True):
-        _panel(axes, points, factor)
+    for axes, (factor, names) in zip(panels, PANELS.items(), strict=True):
+        for line in LINES:
+            curve, style = curve_of(points, factor, *line), _style(*line)
+            values, seconds = [p.value for p in curve], [p.seconds for p in curve]
+            formula = [seconds_per_multiply_add(curve) * p.multiply_adds for p in curve]
+            axes.plot(values, formula, color=style["color"], linestyle=style["linestyle"], linewidth=1.5)
+            errors = [[p.seconds - p.seconds_q1 for p in curve], [p.seconds_q3 - p.seconds for p in curve]]
+            axes.errorbar(values, seconds, yerr=errors, **{**style, "linestyle": "none"}, elinewidth=1.2, capsize=2.5)
+        axes.set(xscale="log", yscale="log", title=names[0], xlabel=names[1])
+        axes.xaxis.set_major_locator(FixedLocator(values[-1::-2]))  # every second one has room
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
+        axes.yaxis.set_major_formatter(EngFormatter("s"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     for axes in (panels[0], panels[3]):
         axes.set_ylabel("time of a forward pass")
     key.set_axis_off()
@@ -223,25 +232,6 @@ def title(points: Sequence[Point]) -> str:
     return f"{tokens} times the tokens: ViT's attention takes {growth[0]} times as long, Swin's {growth[1]} times"
 
 
-def _panel(axes: Axes, points: Sequence[Point], factor: Factor) -> None:
-    for architecture, part in LINES:
-        curve = curve_of(points, factor, architecture, part)
-        style = _style(architecture, part)
-        values, seconds = [p.value for p in curve], [p.seconds for p in curve]
-        line = [seconds_per_multiply_add(curve) * p.multiply_adds for p in curve]
-        axes.plot(values, line, color=style["color"], linestyle=style["linestyle"], linewidth=1.5)
-        errors = [[p.seconds - p.seconds_q1 for p in curve], [p.seconds_q3 - p.seconds for p in curve]]
-        axes.errorbar(values, seconds, yerr=errors, **{**style, "linestyle": "none"}, elinewidth=1.2, capsize=2.5)
-    axes.set(xscale="log", yscale="log", title=PANELS[factor][0], xlabel=PANELS[factor][1])
-    axes.xaxis.set_major_locator(FixedLocator(values[-1::-2]))  # every second one has room
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
-    axes.yaxis.set_major_formatter(EngFormatter("s"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 def _style(architecture: Architecture, part: Part) -> dict[str, Any]:
     """An architecture keeps its color and marker; blocks are filled and solid, attention layers open and dashed."""
     which = ("ViT", "Swin").index(architecture)
@@ -255,8 +245,7 @@ def _style(architecture: Architecture, part: Part) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure along each factor; write the table after each, and the figure at the end."""
-    parser = parser_of("scaling", __doc__, "scaling.csv, .png and .pdf")
+    parser = parser_of("scaling", __doc__, "scaling.csv and .png")
     parser.add_argument("--precision", choices=TRAINER_PRECISION, default="float32")
     parser.add_argument("--batch", type=int, help="images, except where the batch grows [1; 64 on a GPU]")
     parser.add_argument("--repetitions", type=int, default=11, help="timed forward passes of each [11]")
@@ -267,11 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for factor in tqdm(SWEEPS):
         points += measure(factor, base, options.precision, options.repetitions, device)
         write_text(options.out / "scaling.csv", pd.DataFrame(points).to_csv(index=False))
-    with matplotlib.rc_context({**STYLE, "pdf.fonttype": 42}):  # TrueType: text stays text
+    with matplotlib.rc_context(STYLE):
         figure = draw(points, base, f"{machine(device)} {options.precision}")
         figure.savefig(options.out / "scaling.png", dpi=144, facecolor="white")
-        figure.set_layout_engine("none")
-        figure.savefig(options.out / "scaling.pdf", facecolor="white", metadata={"CreationDate": None})
     print(options.out / "scaling.png")
 
 

@@ -1,9 +1,11 @@
-"""Simulated studies whose truth is known, and what vitlab's own functions say of them; docs/ has the tables.
+"""Simulated studies whose truth is known, and what vitlab's own functions say of them.
 
-python -m benchmarks.simulations crossings     # how often a crossing of two curves is found where it was planted
-python -m benchmarks.simulations folds         # how often folds call one of two equal learners better
-python -m benchmarks.simulations planning      # whether the planner's ranges hold the truth
-python -m benchmarks.simulations tuning_noise  # how often tuning makes equal architectures different
+    python -m benchmarks.simulations crossings     # how often a crossing of two curves is found where it was planted
+    python -m benchmarks.simulations folds         # how often folds call one of two equal learners better
+    python -m benchmarks.simulations planning      # whether the planner's ranges hold the truth
+    python -m benchmarks.simulations tuning_noise  # how often tuning makes equal architectures different
+
+Each case is described where it begins; docs/studies.md and docs/statistics.md have the tables.
 """
 
 import math
@@ -54,7 +56,6 @@ class World(NamedTuple):
     turn: Turn | None = None  # of the second law
 
     def errors(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the errors of both variants."""
         first, second = (law(n, *each) for each in self.laws)
         if self.turn is None:
             return first, second
@@ -232,8 +233,6 @@ DENSITY = 0.0871  # of the latent variable at 0: what a shift of 1 moves the acc
 
 
 class Setting(NamedTuple):
-    """A study to plan, and its pilot."""
-
     variants: int
     sd: float  # of a variant's accuracy over seeds, in points, before flips
     images: int
@@ -378,7 +377,6 @@ def compared(
 
 
 def rules(test: Images, val: Images) -> dict[str, Study]:
-    """Return the ways to tune that are compared."""
     own = partial(tuned, test=test, val=val)
     return {
         "own best, 1 seed": partial(own, tuning_seeds=1, ties=False),

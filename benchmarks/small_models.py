@@ -39,8 +39,6 @@ COLORS = ("#9ecae1", "#2171b5", "#fdd0a2", "#fd8d3c", "#a63603")
 
 
 class Start(NamedTuple):
-    """What the first steps of a training show."""
-
     losses: list[float]  # of every step
     added: list[float]  # of every step: RMS of what a block adds over RMS of its input, mean over blocks
     gradients: list[float]  # by block, of the first step: RMS over the block's matrices
@@ -49,7 +47,6 @@ class Start(NamedTuple):
 
 
 def matrices(block: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of a block's linear layers."""
     return [layer.weight for layer in block.modules() if isinstance(layer, nn.Linear)]
 
 

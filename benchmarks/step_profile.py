@@ -137,12 +137,10 @@ class StepProfiler(Profiler):
 
 
 def phase_of(action: str) -> str:
-    """Return the phase that an action of Lightning's belongs to."""
     return next((phase for pattern, phase in PHASES.items() if re.search(pattern, action)), REST)
 
 
 def kind_of(operation: str) -> str:
-    """Return the kind that an operation of ATen's belongs to."""
     return next((kind for pattern, kind in KINDS.items() if re.search(pattern, operation)), OTHER)
 
 
@@ -177,7 +175,6 @@ def parts(profile: Profile, images: int) -> dict[str, float]:
 
 
 def draw(bars: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """Draw a bar for each experiment, the first on top."""
     figure = Figure(figsize=(11, 1.6 + 0.5 * len(bars)), layout="constrained")
     axes = figure.subplots()
     left = dict.fromkeys(bars, 0.0)

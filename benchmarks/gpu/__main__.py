@@ -72,7 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def chosen(step: str, setting: Setting) -> list[Measurement]:
-    """Return the measurements of a step that were asked for."""
     return [each for each in STEPS[step](setting) if setting.only in each.name]
 
 

@@ -62,7 +62,6 @@ def needed(names: Iterable[str]) -> set[str]:
 
 
 def bounds(pyproject: Path) -> dict[str, str]:
-    """Return the versions that are allowed of each package that is needed."""
     dependencies = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
     parts = [re.match(r"([\w.-]+)(?:\[.*\])?(.*)", each) for each in dependencies]
     return {normal(part[1]): part[2] for part in parts if part}
@@ -89,7 +88,6 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def normal(name: str) -> str:
-    """Return the form of a name that all its spellings share."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

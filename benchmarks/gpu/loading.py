@@ -40,7 +40,6 @@ def measurements(setting: Setting) -> Iterator[Measurement]:
 
 
 def by_workers(workers: int, distorted: bool, setting: Setting) -> Figures:
-    """Measure vitlab's loader, up to normalized images on the device."""
     batch = 8 if setting.dry else BATCH
     root = photos(setting)
     augment = DISTORTED if distorted else PLAIN
@@ -52,7 +51,6 @@ def by_workers(workers: int, distorted: bool, setting: Setting) -> Figures:
 
 
 def by_device(distorted: bool, setting: Setting) -> Figures:
-    """Measure decoding, crops and distortion on the device."""
     files = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in sorted(photos(setting).rglob("*.jpg"))]
     size, distort = 8 if setting.dry else BATCH, RandAugment()
 
@@ -89,5 +87,4 @@ def rate(batches: Iterator[Tensor], workers: int, setting: Setting) -> Figures:
 
 
 def photos(setting: Setting) -> Path:
-    """Make photographs, enough for some batches an epoch."""
     return make_photos(setting.out / "photographs", 2 if setting.dry else COPIES)

@@ -51,8 +51,6 @@ class Cut(Exception):
 
 
 class Results:
-    """The file of one step."""
-
     def __init__(self, folder: Path, step: str) -> None:
         self.file = folder / f"{step}.jsonl"
 
@@ -65,11 +63,9 @@ class Results:
         return lines
 
     def last(self) -> dict[str, Figures]:
-        """Return the last line of each measurement."""
         return {line["name"]: line for line in self.lines()}
 
     def add(self, name: str, state: str, device: torch.device, **figures: Any) -> None:
-        """Append a line."""
         known = {"name": name, "state": state, "at": now(), "device": device_name(device), "torch": torch.__version__}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         torn = self.file.is_file() and not self.file.read_bytes().endswith(b"\n")

@@ -15,7 +15,6 @@ Rows = list[dict[str, object]]
 
 
 def write(file: Path, folder: Path, steps: Sequence[str]) -> None:
-    """Write the page from the results in a folder."""
     write_text(file, render({step: Results(folder, step).last() for step in steps}))
 
 
@@ -54,7 +53,6 @@ def measured_on(lines: Mapping[str, Figures]) -> str:
 
 
 def failures(lines: Mapping[str, Figures]) -> list[str]:
-    """Return what failed or was cut."""
     rows: Rows = [
         {"measurement": name, "": f"{line['state']}: {line['reason']}".replace("|", "\\|")[:300]}
         for name, line in lines.items()
@@ -124,7 +122,6 @@ def speed(done: Sequence[Figures]) -> list[str]:
 
 
 def gpu(line: Figures, done: Sequence[Figures]) -> dict[str, object]:
-    """Return a column of the GPU, where they differ."""
     return {"GPU": line["device"]} if len({x["device"] for x in done}) > 1 else {}
 
 

@@ -125,7 +125,6 @@ def run_tests(file: Path) -> Figures:
 
 
 def model(architecture: Architecture, setting: Setting) -> Figures:
-    """Compare a model of full size."""
     torch.manual_seed(0)
     net = moved(make(architecture, "vitlab", CPU, setting.dry).eval())
     images = torch.randn(2, 3, *[side(architecture, setting.dry)] * 2)
@@ -228,13 +227,11 @@ def out_of_memory(setting: Setting) -> Figures:
 
 
 def in_own_process(function: Callable[[Sequence[str]], tuple[int, str]], words: Sequence[str]) -> tuple[int, str]:
-    """Return what a function returns in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, words).result()
 
 
 def starved(words: Sequence[str]) -> tuple[int, str]:
-    """Train with little memory; return the exit status and the last line."""
     cap_memory(STARVED, device_for("auto"))
     with contextlib.redirect_stderr(io.StringIO()) as said:
         status = run("fit", words)

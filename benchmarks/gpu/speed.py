@@ -81,7 +81,6 @@ KINDS = {
 
 
 def chosen(dry: bool) -> dict[str, Architecture]:
-    """Return the models of a dry run, or all."""
     return {title: ARCHITECTURES[title] for title in DRY} if dry else ARCHITECTURES
 
 
@@ -97,14 +96,12 @@ def make(architecture: Architecture, whose: str, device: torch.device, dry: bool
 
 
 def side(architecture: Architecture, dry: bool) -> int:
-    """Return the side in pixels of its images."""
     if dry:
         return int(architecture.tiny.get("img_size", 64))
     return 256 if architecture.name.endswith("256") else 224
 
 
 def noise(architecture: Architecture, batch: int, setting: Setting) -> tuple[Tensor, Tensor]:
-    """Return random images and labels."""
     images = torch.randn(batch, 3, *[side(architecture, setting.dry)] * 2, device=setting.device)
     return images, torch.randint(NUM_CLASSES, (batch,), device=setting.device)
 
@@ -136,7 +133,6 @@ def compare(title: str, architecture: Architecture, phase: str, mode: str, setti
 
 
 def at_batch(architecture: Architecture, phase: str, mode: str, batch: int, setting: Setting) -> Figures:
-    """Measure both models at one batch size."""
     device = setting.device
     pair = {whose: make(architecture, whose, device, setting.dry) for whose in ("vitlab", "timm")}
     images, labels = noise(architecture, batch, setting)
@@ -200,7 +196,6 @@ def peak_bytes(
 
 @cache
 def peak_of(device: torch.device) -> float:
-    """Return the FLOP/s of a large product in bfloat16."""
     return gemm_peak(torch.bfloat16, device, *([] if device.type == "cuda" else [128, 1]))
 
 
@@ -223,7 +218,6 @@ def profiles(setting: Setting) -> Iterator[Measurement]:
 
 
 def profiled(title: str, architecture: Architecture, mode: str, setting: Setting) -> Figures:
-    """Profile a training step in bfloat16."""
     device, batch = setting.device, 2 if setting.dry else architecture.batch // 2
     model = make(architecture, "vitlab", device, setting.dry)
     compile_as(model, mode, setting.dry)
@@ -258,7 +252,6 @@ def profiled(title: str, architecture: Architecture, mode: str, setting: Setting
 
 
 def kind(name: str) -> str:
-    """Return what a kernel or an operation does."""
     return next((meaning for pattern, meaning in KINDS.items() if re.search(pattern, name)), kind_of(name))
 
 

@@ -69,5 +69,4 @@ def test_table_and_figure_are_written(
     assert (table.seconds_q1 <= table.seconds).all()
     assert (table.seconds <= table.seconds_q3).all()
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "scaling.pdf").read_bytes().startswith(b"%PDF")
     assert "scaling.png" in capsys.readouterr().out
