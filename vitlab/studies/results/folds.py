@@ -111,7 +111,7 @@ def overlap_of(folds: int | None) -> float:
     """Return by how much the variance over images grows where these also train the models that test each other.
 
     With many seeds, Nadeau and Bengio (2003, Machine Learning 52, 239-281) have σ² · n_test / n_train where independent
-    images would have σ² / folds. `benchmarks.folds` has the rates of false claims with and without.
+    images would have σ² / folds. `benchmarks.simulations` has the rates of false claims with and without.
     """
     return folds / (folds - 1) if folds else 1.0
 

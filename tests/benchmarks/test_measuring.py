@@ -1,9 +1,12 @@
 """Steps that take turns: their order, their clock, and the ratios of neighbors."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from benchmarks.interleaved_timing import alternate, one_thread, quartiles, ratios
+import benchmarks
+from benchmarks.measuring import alternate, one_thread, quartiles, ratios
 
 CPU = torch.device("cpu")
 
@@ -28,3 +31,11 @@ def test_one_thread_ends_with_as_many_as_before() -> None:
     with one_thread():
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_the_readme_has_every_script() -> None:
+    folder = Path(benchmarks.__file__).parent
+    readme = (folder / "README.md").read_text()
+    scripts = [path.stem for path in folder.glob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    assert len(scripts) > 10
+    assert [name for name in scripts if f"python -m benchmarks.{name}" not in readme] == []

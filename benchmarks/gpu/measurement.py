@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,35 +20,24 @@ import torch
 
 from vitlab.evaluation.cost import device_name
 
+ROOT = Path(__file__).parents[2]
 Figures = dict[str, Any]  # of one measurement, for JSON
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where to measure, and until when.
+    """Where to measure, and until when."""
 
-    Args:
-        out: Folder of runs and of data that are made.
-        data: Folder of CIFAR-10.
-        results: Folder of the files of results.
-        device: A GPU; a CPU in a dry run.
-        dry: Take the smallest sizes there are: to see that everything works, not how fast.
-        only: Measure what has this in its name.
-        until: The time (`time.time`) at which the step is to end.
-    """
-
-    out: Path
-    data: Path
+    out: Path  # runs, and data that are made
+    data: Path  # CIFAR-10
     results: Path
-    device: torch.device
-    dry: bool = False
-    only: str = ""
-    until: float = float("inf")
+    device: torch.device  # a GPU; a CPU in a dry run
+    dry: bool = False  # with the smallest sizes there are: to see that everything works, not how fast
+    only: str = ""  # measure what has this in its name
+    until: float = float("inf")  # the time (`time.time`) at which the step is to end
 
 
 class Measurement(NamedTuple):
-    """What is measured, and how."""
-
     name: str
     measure: Callable[[], Figures]
 
@@ -61,8 +51,6 @@ class Cut(Exception):
 
 
 class Results:
-    """The file of one step."""
-
     def __init__(self, folder: Path, step: str) -> None:
         self.file = folder / f"{step}.jsonl"
 
@@ -70,18 +58,14 @@ class Results:
         """Return all lines but those that a cut left incomplete."""
         lines = []
         for line in self.file.read_text(encoding="utf-8").splitlines() if self.file.is_file() else []:
-            try:
+            with suppress(json.JSONDecodeError):
                 lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
         return lines
 
     def last(self) -> dict[str, Figures]:
-        """Return the last line of each measurement."""
         return {line["name"]: line for line in self.lines()}
 
     def add(self, name: str, state: str, device: torch.device, **figures: Any) -> None:
-        """Append a line."""
         known = {"name": name, "state": state, "at": now(), "device": device_name(device), "torch": torch.__version__}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         torn = self.file.is_file() and not self.file.read_bytes().endswith(b"\n")
@@ -96,10 +80,9 @@ def now() -> str:
 
 def left_to_do(results: Results, names: Iterable[str], device: torch.device, since: str) -> list[str]:
     """Return the measurements that are not done on this device, nor have ended otherwise since the call began."""
-    last = results.last()
     ended = {
         name
-        for name, line in last.items()
+        for name, line in results.last().items()
         if line["device"] == device_name(device)
         and (line["state"] == "done" or (line["state"] in {"failed", "cut"} and line["at"] >= since))
     }
@@ -109,19 +92,15 @@ def left_to_do(results: Results, names: Iterable[str], device: torch.device, sin
 def measure(measurements: Iterable[Measurement], results: Results, setting: Setting, since: str) -> bool:
     """Make the measurements that are left while there is time. Return whether none has failed in this process, which
     an error of CUDA may have spoilt for the rest."""
-    measurements = list(measurements)
-    left = left_to_do(results, (name for name, _ in measurements), setting.device, since)
-    sound = True
-    for name, run in measurements:
-        if name not in left:
-            continue
+    runs, sound = dict(measurements), True
+    for name in left_to_do(results, runs, setting.device, since):
         if time.time() >= setting.until:
             break
         print(f"{results.file.stem}: {name}", file=sys.stderr, flush=True)
         results.add(name, "started", setting.device)
         begin = time.perf_counter()
         try:
-            figures = run()
+            figures = runs[name]()
         except Cut as cut:
             results.add(name, "cut", setting.device, **cut.figures)
         except (Exception, SystemExit) as error:
