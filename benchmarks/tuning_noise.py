@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from referee.statistics.comparison import LEVEL, differences
 
-from vitlab.studies.training.near_ties import choose, error_of_difference
+from vitlab.studies.training.tuning import choose, error_of_difference
 
 VALIDATION, TEST = 5_000, 10_000  # images
 SEED_POINTS = 0.5  # standard deviation
