@@ -26,9 +26,8 @@ from vitlab.atomic_files import read_json
 from vitlab.commands.quiet import quiet
 from vitlab.config import load_yaml
 from vitlab.studies.compare import RunsFailed, compare
-from vitlab.studies.file.content import LIKE
 from vitlab.studies.file.registration import first_word, record_of
-from vitlab.studies.file.study import Study, read_study, slug
+from vitlab.studies.file.study import LIKE, Study, read_study, slug
 from vitlab.studies.planning import plan_study
 
 MOST_SEEDS = 50  # of each variant; a claim that takes more is not decided in an afternoon

@@ -56,7 +56,7 @@ def own(key: str, path: str = "trap.Class") -> Config:
 def task() -> Config:
     """A class of vitlab whose objects start a process when they are called."""
     arguments = {"command": ["touch", str(Path.cwd() / "TRAP")], "log": "log", "seed": 0}
-    return {"class_path": "vitlab.studies.training.task.RunTask", "init_args": arguments}
+    return {"class_path": "vitlab.studies.training.executors.RunTask", "init_args": arguments}
 
 
 TRAPS = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vitlab.config import trust as trust
     from vitlab.deployment.load import load as load
     from vitlab.experiment.experiment import Experiment as Experiment
-    from vitlab.studies.front import Study as Study
+    from vitlab.studies.api import Study as Study
 
 
 def exported(package: str, places: Mapping[str, Sequence[str]]) -> tuple[list[str], Callable[[str], Any]]:
@@ -39,6 +39,6 @@ _PLACES = {
     "config": ["trust"],
     "deployment.load": ["load"],
     "experiment.experiment": ["Experiment"],
-    "studies.front": ["Study"],
+    "studies.api": ["Study"],
 }
 __all__, __getattr__ = exported("vitlab", _PLACES)

@@ -16,7 +16,7 @@ from referee.report.drawing import draw  # before a test leaves the charts empty
 from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, compare, in_turn
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.state import Outcome
+from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.curves import line_of
 from vitlab.studies.resolved import ResolvedStudy

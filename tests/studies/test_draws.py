@@ -14,7 +14,7 @@ from vitlab.config import Config, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.study import read_study
-from vitlab.studies.file.vary import describe_draws
+from vitlab.studies.file.variants import describe_draws
 
 Write = Callable[..., Path]
 

@@ -11,7 +11,7 @@ import pytest
 from fake_study import plain, results, variant
 
 from vitlab.studies.compare import compare
-from vitlab.studies.file.groups import groups_of, split_groups
+from vitlab.studies.file.fairness import groups_of, split_groups
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study

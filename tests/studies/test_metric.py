@@ -23,16 +23,15 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
 from vitlab.studies.file.runs import Run, plan
-from vitlab.studies.file.space import parse_tuning
+from vitlab.studies.file.space import Choice, Trial, parse_tuning
 from vitlab.studies.file.study import read_study
-from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
-from vitlab.studies.training.progress import Active, Display, Progress
+from vitlab.studies.training.run_all import Active, Display, Progress
 
 RMSE = Metric("rmse", "min", one_class=False)
 

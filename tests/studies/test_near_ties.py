@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.simulations import Images, accuracies, rules, simulate
-from vitlab.studies.training.near_ties import choose, error_of_difference
+from vitlab.studies.training.tuning import choose, error_of_difference
 
 nan = np.nan
 

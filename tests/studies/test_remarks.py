@@ -11,8 +11,8 @@ from fake_study import AHEAD, costing, plain, results, seeds
 from vitlab.config import ABSENT
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.registration import UNFINISHED, Outcome
 from vitlab.studies.file.runs import Difference, Run
-from vitlab.studies.file.state import UNFINISHED, Outcome
 from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results.context import Compute, Context, LeftOut, Trials

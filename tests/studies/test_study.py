@@ -9,13 +9,12 @@ from fake_study import variant
 
 from vitlab.config import load_yaml, merge
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.compare import compare
+from vitlab.studies.compare import begun_study, claim_folder, compare
 from vitlab.studies.file.budget import Budget
-from vitlab.studies.file.overruled import overruled
+from vitlab.studies.file.fairness import overruled
+from vitlab.studies.file.registration import conflicting
 from vitlab.studies.file.runs import differing_keys, plan
-from vitlab.studies.file.state import conflicting
 from vitlab.studies.file.study import read_study, slug
-from vitlab.studies.owner import begun_study, claim_folder
 from vitlab.studies.training.run_all import write_config
 
 Write = Callable[..., Path]

@@ -16,11 +16,10 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 from vitlab.config import Config
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric
+from vitlab.studies.file.registration import Outcome, is_finished
 from vitlab.studies.file.runs import Run, differing_keys, plan
-from vitlab.studies.file.space import Tuning
-from vitlab.studies.file.state import Outcome, is_finished
+from vitlab.studies.file.space import Choice, Trial, Tuning
 from vitlab.studies.file.study import Study, read_study
-from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
 from vitlab.studies.training.tuning import _score, refuse_unfit_images, tune
 

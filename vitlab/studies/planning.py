@@ -18,17 +18,17 @@ from referee.verdict import Variant
 
 from vitlab.config import Config
 from vitlab.runs.directory import RunDirectory
+from vitlab.studies.compare import begun_study
 from vitlab.studies.file.format import engineering
 from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.registration import Outcome, conflicting, is_finished
 from vitlab.studies.file.runs import images_of, never_reached, plan
-from vitlab.studies.file.state import Outcome, conflicting, is_finished
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
-from vitlab.studies.owner import begun_study
 from vitlab.studies.report.verdict import few_images
 from vitlab.studies.results.reading import read_results
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import StudyResults
-from vitlab.studies.training.slots import allot
+from vitlab.studies.training.executors import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
 

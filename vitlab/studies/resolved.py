@@ -8,14 +8,12 @@ from pathlib import Path
 from vitlab.config import Config
 from vitlab.experiment.noise import flops_per_image
 from vitlab.runs.directory import SUMMARY
-from vitlab.studies.file.fairness import data_of
-from vitlab.studies.file.groups import groups_of, split_groups
-from vitlab.studies.file.images import Images
+from vitlab.studies.file.fairness import Images, data_of, groups_of, split_groups
 from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.registration import Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.runs import Run, differing_keys, images_of, known_before, plan
-from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
+from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study, slug
-from vitlab.studies.file.trials import Choice
 from vitlab.studies.report.looks import read_looks
 from vitlab.studies.results.baselines import Baselines, baselines
 from vitlab.studies.results.context import context_of

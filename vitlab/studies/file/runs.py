@@ -18,13 +18,11 @@ import yaml
 from vitlab.config import ABSENT, ROOT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
-from vitlab.studies.file.fairness import kind_of
+from vitlab.studies.file.fairness import Images, kind_of, refuse_overruled
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
-from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study, is_frozen
-from vitlab.studies.file.vary import drawn_before, fixed_draws, seed_settings
+from vitlab.studies.file.variants import drawn_before, fixed_draws, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment

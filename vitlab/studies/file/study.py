@@ -22,9 +22,9 @@
     may_differ: [model.init_args.backbone]
     tune:                             # null: one recipe for all (`space`)
       space: {model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3, 2.0e-3]}
-    vary: [init, order, augmentation] # what seeds draw (`vary`)
-    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, or budgets (`axes`)
-    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
+    vary: [init, order, augmentation] # what seeds draw (`variants`)
+    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, or budgets (`variants`)
+    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`spending`)
     jobs: 2                           # parallel runs; null: one per GPU, or per core
 
 `like: ../muon.yaml` takes all that a study does not say from another one. The paths of `like`, `base` and variants are
@@ -34,6 +34,7 @@ relative to the study's file.
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,14 +44,57 @@ from typing import Any
 from referee.claim import Claim, parse_claim
 from referee.statistics.comparison import LEVEL, TESTS
 
-from vitlab.config import Config, flatten, gives_groups, load_yaml, locate, merge
+from vitlab.config import SHIPPED, Config, flatten, gives_groups, load_yaml, locate, merge
 from vitlab.experiment.chain import Source
-from vitlab.studies.file.axes import Axis, parse_along
 from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
-from vitlab.studies.file.content import beside, content_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.space import Tuning, parse_tuning
-from vitlab.studies.file.vary import BY_DEFAULT, parse_seeds, parse_vary, seed_settings
+from vitlab.studies.file.variants import BY_DEFAULT, Axis, parse_along, parse_seeds, parse_vary, seed_settings
+
+LIKE = "like"
+WHOLE = ("budget", "along", "metric")  # replaced, not merged: their keys exclude or explain each other
+
+
+def content_of(study: Path) -> tuple[Config, Path | None]:
+    """Return what a study says, and the study that it is like, if any: its own keys change those of that one.
+
+    Raises:
+        ValueError, FileNotFoundError: the other study does not exist, or is like a third.
+    """
+    own = load_yaml(study)
+    if LIKE not in own:
+        return own, None
+    other = beside(study, own.pop(LIKE))
+    if not other.is_file():
+        raise FileNotFoundError(f"{study}: like: there is no study {other}. The path is relative to the study's file.")
+    content = load_yaml(other)
+    if LIKE in content or not isinstance(content.get("variants"), dict):
+        raise ValueError(f"{study}: like: {other} is no study that says all by itself. Name one that does.")
+    content.pop("registered", None)
+    files = {name: value for name, value in content["variants"].items() if isinstance(value, str)}
+    changed = own["variants"] if isinstance(own.get("variants"), dict) else {}
+    for name, value in files.items():
+        merged = isinstance(changed.get(name), dict)
+        content["variants"][name] = load_yaml(beside(other, value)) if merged else _seen_from(study, other, value)
+    content["base"] = _seen_from(study, other, str(content.get("base")))
+    return merge({key: value for key, value in content.items() if key not in own or key not in WHOLE}, own), other
+
+
+def _seen_from(study: Path, other: Path, name: str) -> str:
+    """Return a path relative to another study as one relative to this one; that of a shipped file from any place."""
+    file, folder = (other.parent / name).resolve(), study.parent.resolve()
+    if not file.is_file():
+        return name
+    if file.is_relative_to(SHIPPED) and not folder.is_relative_to(SHIPPED):
+        return f"experiments/{file.relative_to(SHIPPED).as_posix()}"
+    return Path(os.path.relpath(file, folder)).as_posix()
+
+
+def beside(study: Path, name: Any) -> Path:
+    """Return the file that a study names: relative to its own, or one that vitlab ships."""
+    own, shipped = study.parent / str(name), locate(str(name))
+    return shipped if shipped.is_file() and not own.is_file() else own
+
 
 REQUIRED = ("base", "variants", "seeds")
 VALIDATION = "check_val_every_n_epoch"
@@ -139,7 +183,7 @@ class Study:
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
     registered: Mapping[str, Any] | None = None  # the claim: date, and digest of the settings
-    vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
+    vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `variants.DRAWS`
     along: Axis | None = None
     question: str = ""  # that the study asks, above the report's headline
     branch: bool = False  # shorter runs continue states of the longest

@@ -9,9 +9,9 @@ from referee.formats import NONE, SPACE, counted, joined
 from referee.report.along import line_parts
 from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
 
-from vitlab.studies.file.axes import Axis
 from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import Study
+from vitlab.studies.file.variants import Axis
 from vitlab.studies.report.cost import speed_remarks
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.report.sections import command_of, remarks_section, study_file

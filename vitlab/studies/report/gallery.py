@@ -6,7 +6,7 @@ import numpy as np
 
 from vitlab.evaluation.predictions import probabilities
 from vitlab.evaluation.thumbnails import PIXELATED_BELOW, data_uri
-from vitlab.studies.file.images import Images
+from vitlab.studies.file.fairness import Images
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import StudyResults
 

@@ -11,9 +11,9 @@ from referee.report.document import Document, write_document
 from referee.sentences import conclusion
 
 from vitlab.atomic_files import write_text
-from vitlab.studies.file.images import Images
+from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.registration import history
-from vitlab.studies.file.vary import describe_draws
+from vitlab.studies.file.variants import describe_draws
 from vitlab.studies.report import figures
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.looks import look_of

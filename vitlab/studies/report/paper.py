@@ -8,7 +8,7 @@ from referee.report.document import Code, Details, Note, Part, Text
 
 from vitlab.config import flatten
 from vitlab.studies.file.study import PROBES
-from vitlab.studies.file.vary import NAMES
+from vitlab.studies.file.variants import NAMES
 from vitlab.studies.results.run import RunResult, VariantResult
 from vitlab.studies.results.table import StudyResults
 

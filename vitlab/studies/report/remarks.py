@@ -8,8 +8,8 @@ from referee.formats import SPACE, counted, joined, listed, percent
 
 from vitlab.studies.file.fairness import kind_of, matters, name_of, said
 from vitlab.studies.file.format import clock
+from vitlab.studies.file.registration import UNFINISHED
 from vitlab.studies.file.runs import Difference, never_reached
-from vitlab.studies.file.state import UNFINISHED
 from vitlab.studies.file.study import PROBES
 from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks, costlier

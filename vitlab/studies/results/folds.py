@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vitlab.evaluation.predictions import Predictions
-from vitlab.studies.file.images import Images, Split
+from vitlab.studies.file.fairness import Images, Split
 from vitlab.studies.results.run import RunResult
 
 FOLDS = "folds.csv"  # in a study's folder

@@ -7,7 +7,7 @@ import numpy as np
 
 from vitlab.runs.directory import SUMMARY, RunDirectory
 from vitlab.studies.file.metric import TOP1
-from vitlab.studies.file.state import UNFINISHED, Outcome, cut_short
+from vitlab.studies.file.registration import UNFINISHED, Outcome, cut_short
 from vitlab.studies.results.folds import joined
 from vitlab.studies.results.run import RunResult
 

@@ -21,7 +21,7 @@ from vitlab.atomic_files import read_json
 from vitlab.experiment.errors import need
 from vitlab.internals import preemption_signal
 from vitlab.signals import STOPPED
-from vitlab.studies.training.task import RunTask
+from vitlab.studies.training.executors import RunTask
 
 if TYPE_CHECKING:
     import submitit

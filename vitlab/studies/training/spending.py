@@ -1,16 +1,23 @@
-"""The length of training that a study's budget buys each variant.
+"""The length of training that a study's budget buys each variant, and where runs of other lengths branch off.
 
-It is stored in the study's folder and reused, so that restarting a study continues the same study.
+A budget's lengths are stored in the study's folder and reused, so that restarting a study continues the same study.
+
+Until its cooldown begins, a run with `WarmupStableDecay` is the same run whatever its length (Hägele et al. 2024, arXiv
+2405.18392). A study with `along: {epochs: [2, 4, 8]}` and `branch: true` trains the longest run of each variant and
+seed, which keeps its state at the steps where the shorter ones begin to cool down. Each shorter run continues from
+there, as after an interruption, and equals to the bit the run that is trained from its beginning.
 """
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import floor
 from pathlib import Path
 
 from vitlab.atomic_files import read_json, write_text
-from vitlab.config import Config, flatten, merge, nest
+from vitlab.config import ABSENT, Config, flatten, merge, nest
 from vitlab.studies.file.budget import Length, epoch_of
-from vitlab.studies.file.runs import Run
+from vitlab.studies.file.runs import SCHEDULE, Run
 from vitlab.studies.file.study import LENGTH, VALIDATION, WARMUP, Study
 
 RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
@@ -135,3 +142,34 @@ def _interval(draft: Run, epochs: int) -> int | None:
     if every is None or planned in (None, -1):
         return None
     return max(1, round(every * epochs / planned))
+
+
+BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that change over the whole run
+
+
+def branching_step(run: Run, images: int) -> int:
+    """Return the optimizer steps of a run before its cooldown; `images` are those for training.
+
+    Raises:
+        ValueError: another length would be another run before that.
+    """
+    flat, epoch = flatten(run.config), epoch_of(run.config, images)
+    schedule = str(flat.get(f"{SCHEDULE}.class_path", "none"))
+    if not schedule.endswith("WarmupStableDecay"):
+        raise ValueError(
+            f"branch: {run.variant} has the schedule {schedule}. Give all variants vitlab.optim.WarmupStableDecay."
+        )
+    for key, value in flat.items():
+        if set(BY_LENGTH) & set(key.split(".")) and value not in (None, ABSENT):
+            raise ValueError(f"branch: {key} of {run.variant} changes over the whole run. Remove it.")
+    per_epoch = epoch.batches // epoch.step
+    before = floor((1 - flat[f"{SCHEDULE}.init_args.cooldown"]) * run.epochs * per_epoch)
+    warmup = flat[f"{SCHEDULE}.init_args.warmup_epochs"] * per_epoch
+    if before <= warmup:
+        raise ValueError(f"branch: {run} cools down after {before} steps, before its warm-up ends. Give more epochs.")
+    return before
+
+
+def keeping(trunk: Run, steps: list[int]) -> Run:
+    """Return a run that keeps its state after some steps."""
+    return replace(trunk, config=merge(trunk.config, {"run": {"checkpoint": {"keep": steps}}}))

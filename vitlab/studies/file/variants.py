@@ -1,22 +1,31 @@
-"""What the seeds of a study draw, its `vary`. What is not named keeps the draw of the first seed.
+"""What a study sets in its runs: what seeds draw, its `vary`, and the places of its axis, its `along`.
 
 init          initial weights, and what the model draws in training: dropout, masks
 order         the order of the training images
 augmentation  crops, flips, mixing, views
 images        which images `train_images` leaves to train on
+
+What is not named keeps the draw of the first seed. An axis is one of numbers of training images, of budgets, or of the
+values of any numeric setting; a study with an axis is the same study at each of its places, and a report about all:
+
+    along: {train_images: [50, 100, 200]}     # of each variant and seed the same, nested, as many of each class
+    along: {epochs: [4, 8, 16]}               # budgets: or images, flops
+    along: {model.init_args.label_smoothing: [0.0, 0.1]}
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from referee.formats import SPACE, joined
 
-from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, short
+from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, nest, short
 from vitlab.experiment.chain import Source
+from vitlab.studies.file.budget import KINDS, Budget, parse_budget, refuse_unknown
+from vitlab.studies.file.format import as_yaml
 
 SETTINGS = {"init": "init_seed", "order": "data.init_args.order_seed", "augmentation": "data.init_args.augment_seed"}
 IMAGES = "data.init_args.train_images_seed"  # as given, unless named
-KINDS = (*SETTINGS, "images")
+DRAWS = (*SETTINGS, "images")
 BY_DEFAULT = tuple(SETTINGS)
 NAMES = {
     "init": "the initialization",
@@ -30,13 +39,13 @@ def parse_vary(value: Any) -> tuple[str, ...]:
     """Parse `vary`.
 
     Raises:
-        ValueError: not a list of `KINDS`, or an empty one.
+        ValueError: not a list of `DRAWS`, or an empty one.
     """
     if value is None:
         return BY_DEFAULT
-    if not isinstance(value, list) or not value or not all(kind in KINDS for kind in value):
-        raise ValueError(f"vary: {value!r}. Expected a list of what seeds draw, any of {', '.join(KINDS)}.")
-    return tuple(kind for kind in KINDS if kind in value)
+    if not isinstance(value, list) or not value or not all(kind in DRAWS for kind in value):
+        raise ValueError(f"vary: {value!r}. Expected a list of what seeds draw, any of {', '.join(DRAWS)}.")
+    return tuple(kind for kind in DRAWS if kind in value)
 
 
 def parse_seeds(value: Any) -> list[int]:
@@ -89,7 +98,7 @@ def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
 
 def describe_draws(vary: Sequence[str], folds: int | None = None) -> str:
     """Return what differs between the seeds, and what does not."""
-    drawn = [NAMES[kind] for kind in KINDS if kind in vary]
+    drawn = [NAMES[kind] for kind in DRAWS if kind in vary]
     fixed = [NAMES[kind] for kind in BY_DEFAULT if kind not in vary]
     if folds:
         held = f" {joined(fixed).capitalize()} {'is' if len(fixed) == 1 else 'are'} held fixed." if fixed else ""
@@ -101,3 +110,55 @@ def describe_draws(vary: Sequence[str], folds: int | None = None) -> str:
         )
     fixed += ["the split"] if "images" in vary else ["training set", "split"]
     return f"Seeds vary {joined(drawn)}; {joined(fixed)} {'is' if len(fixed) == 1 else 'are'} held fixed."
+
+
+SHORT = {"train_images": "data.init_args.train_images"}  # axes with a short name
+
+
+class Place(NamedTuple):
+    """One value of an axis."""
+
+    label: str
+    x: float
+    override: Config
+    budget: Budget | None = None
+
+
+class Axis(NamedTuple):
+    """What a study varies in addition to its variants."""
+
+    name: str  # as in a figure
+    places: tuple[Place, ...]  # in increasing order
+
+
+def parse_along(value: Any, budget: Budget | None) -> Axis | None:
+    """Parse a study's `along`; `budget` is the study's own.
+
+    Raises:
+        ValueError: the message does not name the file.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ValueError(f"along: {value!r}. Expected one axis and its values, like {{train_images: [50, 100, 200]}}.")
+    ((name, values),) = value.items()
+    if "." not in name:
+        refuse_unknown([name], (*SHORT, *KINDS), "axis of `along`")
+    if budget is not None and name in KINDS:
+        raise ValueError(f"along: an axis of budgets, and budget: {budget}. Remove one of the two.")
+    numbers = isinstance(values, list) and all(type(each) in (int, float) for each in values)
+    if not numbers or len(values) < 2 or len(set(values)) < len(values):
+        raise ValueError(f"along: {name}: {as_yaml(values)}. Expected a list of two different numbers or more.")
+    if min(values) <= 0 and name in (*SHORT, *KINDS):
+        raise ValueError(f"along: {name}: {as_yaml(values)}. Expected numbers above 0.")
+    title = name.rpartition(".")[2].replace("_", " ").replace("train images", "training images")
+    return Axis(title, tuple(_place(name, each) for each in sorted(values)))
+
+
+def _place(name: str, value: int | float) -> Place:
+    if (budget := parse_budget({name: value}) if name in KINDS else None) is not None:
+        named = {"images": f"{value:,} images seen", "epochs": f"{value:,} epochs"}  # and so are the folders of runs
+        return Place(named.get(name, str(budget)), budget.amount, {}, budget)
+    key = SHORT.get(name, name)
+    label = f"{value:,} training images" if name in SHORT else f"{key.rpartition('.')[2]} {as_yaml(value)}"
+    return Place(label, float(value), nest(key, value))

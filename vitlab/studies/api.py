@@ -8,7 +8,7 @@ import pandas as pd
 from referee.verdict import Pair
 
 from vitlab.studies.compare import compare, results_of
-from vitlab.studies.file.images import Images
+from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results.table import StudyResults, VariantResult
