@@ -125,3 +125,12 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_option(
     assert "error: --out: file/model cannot be written (Not a directory); give another" in capsys.readouterr().err
     assert run("fit", [*arguments[:2], "--run.root", "file/runs"]) == 2
     assert "error: file/runs/tiny/seed-0: Not a directory." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "word"), [("comp", "compare"), ("quicks", "quickstart"), ("vit_cif", "vit_cifar10")])
+def test_bash_completes_commands_and_shipped_names(typed: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print_completion"]) == 0
+    printed = capsys.readouterr().out
+    script = f"{printed}compgen -W {printed.split(chr(39))[1]!r} -- {typed}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert word in done.stdout.split()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from vitlab import log
 from vitlab.config import Config, expanded, load_yaml, merge, nest, pairs, parse_yaml, short, split, texts_of, trust
 from vitlab.experiment.class_names import PLACES
-from vitlab.experiment.errors import explain
+from vitlab.experiment.errors import SECTIONS, explain
 from vitlab.internals import options_of
 
 if TYPE_CHECKING:
@@ -131,9 +131,10 @@ class StudyParser(argparse.ArgumentParser):
         from vitlab.studies.file.study import KEYS  # here, because commands import this first
 
         if unknown := [word for word in others if word.startswith("-")]:
-            if (key := re.split(r"[.=]", unknown[0].lstrip("-"))[0]) in (*KEYS, "data"):
+            if (key := re.split(r"[.=]", unknown[0].lstrip("-"))[0]) in (*KEYS, *SECTIONS):
                 remedy = "give --data.root FOLDER" if key == "data" else f"edit `{key}` there, or in a copy"
-                raise ValueError(f"{unknown[0]}: the study's file says this; {remedy}.")
+                where = "base" if key in SECTIONS and key != "data" else "file"
+                raise ValueError(f"{unknown[0]}: the study's {where} says this; {remedy}.")
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         if len(files) != 1:
             command = self.prog.split()[-2]

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from referee.formats import SPACE, counted, two_digits
@@ -98,6 +99,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         known = guessed(len(study.variants), test_images, accuracy)
         source = f"a guess for {100 * accuracy:.3g} % accuracy"
     seen = min(map(len, past.values()))
+    known_costs = [*past.values()] if seen else []
     if looks := study.looks or ((seen,) if seen > 1 else ()):
         known = known._replace(level=growing(looks, bool(study.looks), study.test, study.margin is not None))
     once, slots = study.tuning.runs(0) if study.tuning else 0, allot(runs, study.jobs)
@@ -114,8 +116,8 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         study=study,
         finished=folds * len(finished),
         seen=seen,
-        bytes=[_mean_bytes(own) for own in past.values()] if seen else [],
-        joules=[_mean_joules(own) / slots.sharing / folds for own in past.values()] if seen else [],
+        bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in known_costs],
+        joules=[fmean(run.cost("train_joules") for run in own) / slots.sharing / folds for own in known_costs],
         schedules=[] if study.converts_budget else never_reached(runs),
     )
 
@@ -134,15 +136,6 @@ def _assumed_accuracy(path: Path, metric: Metric, finished: Sequence[RunResult],
 def _wall_seconds(result: RunResult) -> float:
     """Return the seconds of a result from the starts of its processes to their ends."""
     return sum(max(part.seconds, part.summary.get("wall_seconds", 0.0)) for part in result.parts or (result,))
-
-
-def _mean_bytes(results: Sequence[RunResult]) -> float:
-    return float(np.mean([RunDirectory(each).size for result in results for each in result.directories]))
-
-
-def _mean_joules(results: Sequence[RunResult]) -> float:
-    """Return the energy of the device while a run trained, that of runs beside it included."""
-    return float(np.mean([result.cost("train_joules") for result in results]))
 
 
 def describe(planned: Planned, difference: float | None) -> str:

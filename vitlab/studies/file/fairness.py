@@ -95,11 +95,9 @@ def said(key: str) -> str:
 
 def own_classes(config: Config, recorded: Collection[str] = ()) -> list[str]:
     """Return the class paths in a configuration from outside `PACKAGES`, and those that a run recorded by hash."""
-    return sorted({text for text, named in texts_of(config) if text in recorded or (named and _is_own(text))})
-
-
-def _is_own(path: str) -> bool:
-    return "." in path and path.partition(".")[0] not in PACKAGES
+    named = {path for path, is_class in texts_of(config) if is_class and "." in path}
+    own = {path for path in named if path.partition(".")[0] not in PACKAGES}
+    return sorted(own | ({text for text, _ in texts_of(config)} & {*recorded}))
 
 
 EXAMPLES = 3

@@ -48,8 +48,11 @@ def sections_of(
     one_class = results.metric.one_class
     measured, paper = list[Section](), list[Section]()
     if results.finished:
+        claim, tested = results.study.claim, list[Part]()
+        if claim is not None:
+            tested = [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, judged(results)))]
         measured = [
-            Section("Claim", _claim(results, drawings)),
+            Section("Claim", tested),
             Section("Ranking", _ranking(results, drawings)),
             Section("Differences", differences_section(results.verdict, drawings["differences"])),
             Section("Tuning", tuning_section(results)),
@@ -92,12 +95,6 @@ def _commands(results: StudyResults, folder: Path) -> list[Part]:
     runs = [part for result in runs for part in result.parts][:1] or runs
     lines += [f"python -m vitlab fit --config {shlex.quote(str(r.run.config_path))}    # one of its runs" for r in runs]
     return [*map(Code, lines), study_file(results.study)]
-
-
-def _claim(results: StudyResults, drawings: Drawings) -> list[Part]:
-    if (claim := results.study.claim) is None:
-        return []
-    return [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, judged(results)))]
 
 
 def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:

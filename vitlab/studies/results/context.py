@@ -71,10 +71,13 @@ def context_of(
         others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(_inside(each, ""))]
         ends = tuple(f"-{name}" for name in others)
         finished = [each for each in finished if not each.relative_to(folder.parent).parts[0].endswith(ends)]
+    tuning = folder / study.tuning_folder(folder).name
+    trials = [RunDirectory(file.parent).summary for file in tuning.rglob(SUMMARY)]
+    seconds = sum(float(summary.get("seconds", 0)) for summary in trials)
     return Context(
         _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
         _compute(runs),
-        _trials(folder / study.tuning_folder(folder).name),
+        Trials(len(trials), seconds, sum(int(summary.get("images_seen", 0)) for summary in trials)),
         _other_studies(folder.parent if study.place else folder, finished[:1]),
         leaks,
     )
@@ -125,12 +128,6 @@ def _compute(runs: Sequence[Run]) -> list[Compute]:
         summary = source_run.summary if source_run.is_finished else {}
         compute.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
     return compute
-
-
-def _trials(folder: Path) -> Trials:
-    summaries = [RunDirectory(file.parent).summary for file in folder.rglob(SUMMARY)]
-    seconds = sum(float(summary.get("seconds", 0)) for summary in summaries)
-    return Trials(len(summaries), seconds, sum(int(summary.get("images_seen", 0)) for summary in summaries))
 
 
 def _other_studies(folder: Path, runs: Sequence[Path]) -> list[str]:

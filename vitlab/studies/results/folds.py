@@ -68,13 +68,15 @@ def joined(parts: Sequence[RunResult]) -> RunResult:
             if all(kind in each.strata for each in tested)
         },
     )
+    digests = [str(part.data.get("splits", {}).get("train", {}).get("digest")) for part in parts]
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
     return RunResult(
         run=replace(parts[0].run, fold=None),
         predictions=predictions,
         summary=_summary(parts),
         environment=_environment(parts),
         history=pd.concat([part.history for part in parts], ignore_index=True),
-        data=parts[0].data | {"splits": {"train": {"digest": _digest(parts)}}},
+        data=parts[0].data | {"splits": {"train": {"digest": digest}}},
         values=pd.concat([part.values for part in parts]),
         parts=tuple(parts),
     )
@@ -100,11 +102,6 @@ def _environment(parts: Sequence[RunResult]) -> dict[str, Any]:
     known = [part.environment for part in parts]
     texts = {key: dict.fromkeys(each.get(key) for each in known) for key, text in known[0].items() if type(text) is str}
     return known[0] | {key: " and ".join(map(str, values)) for key, values in texts.items()}
-
-
-def _digest(parts: Sequence[RunResult]) -> str:
-    digests = [str(part.data.get("splits", {}).get("train", {}).get("digest")) for part in parts]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def overlap_of(folds: int | None) -> float:
