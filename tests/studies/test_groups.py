@@ -61,7 +61,7 @@ def test_no_baseline_is_beaten_by_images_that_are_counted_ten_times() -> None:
     [
         ("val/", "groups: 'val/'. Expected a regular expression of image names, with one pair of parentheses"),
         ("(", "groups: '('. Expected a regular expression of image names"),
-        (7, "groups: 7. Expected a regular expression of image names"),
+        (7, "groups: 7. It should be a valid string"),
         ("(train)/", r"groups: '(train)/' does not match the image test/00000"),
         ("(test)/", "groups: '(test)/' puts all images into one group, test; it takes two or more"),
     ],

@@ -256,7 +256,7 @@ def test_unequal_numbers_of_training_images_are_named() -> None:
     (remark,) = remarks(summaries(ViT={"images_seen": 2100}))
     assert remark == "The runs did not see equally many training images: Swin 2,000; ViT 2,100."
     # A budget of FLOPs gives variants unequal numbers of images, but all runs of a variant the same.
-    assert remarks(summaries(Budget("flops", 1e9), ViT={"images_seen": 2100})) == []
+    assert remarks(summaries(Budget(flops=1e9), ViT={"images_seen": 2100})) == []
 
 
 def test_averaged_weights_that_are_clearly_better_are_named() -> None:

@@ -31,7 +31,7 @@ from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.executors import Fleet, Local, Slots, allot
 from vitlab.studies.training.run_all import Display, Train, run_all
-from vitlab.studies.training.spending import branching_step, keeping
+from vitlab.studies.training.spending import branching_step
 
 FILE = "study.json"
 
@@ -231,7 +231,9 @@ def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, r
 def _branch(plans: Sequence[ResolvedStudy], train: Train) -> None:
     """Train the longest runs first, and let the others continue from their states."""
     longest, branches = plans[-1], _branches(plans)
-    longest.runs = [keeping(run, [step for _, step in branches[run]]) for run in longest.runs]
+    for i, run in enumerate(longest.runs):
+        keep = {"run": {"checkpoint": {"keep": [step for _, step in branches[run]]}}}
+        longest.runs[i] = replace(run, config=merge(run.config, keep))
     for outcome, each in zip(train(longest.runs), branches.values(), strict=True):
         for run, step in each:
             if outcome.failure is None:

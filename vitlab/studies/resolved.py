@@ -27,8 +27,6 @@ from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune
 
 @dataclass
 class ResolvedStudy:
-    """A study with its images, and its runs as far as they are determined."""
-
     study: Study
     root: Path
     runs: list[Run]
@@ -53,7 +51,6 @@ class ResolvedStudy:
 
     @property
     def folder(self) -> Path:
-        """The folder of its report."""
         return self.study.folder(self.root)
 
     @cached_property
@@ -84,7 +81,6 @@ class ResolvedStudy:
         return self.images if data_of(run.config) == data_of(self.runs[0].config) else images_of(run)
 
     def training_images(self, run: Run) -> int:
-        """Return the number of training images of a run."""
         return len(self.images_of(run).labels("train"))
 
     def first_runs(self) -> list[Run]:
@@ -99,7 +95,6 @@ class ResolvedStudy:
             self.runs = plan(self.study, self.root, self.decided)
 
     def missing_trials(self) -> int:
-        """Return how many runs of tuning are not finished."""
         if self.study.tuning is None:
             return 0
         each, folder = self.study.tuning.runs(len(self.study.seeds)), self.study.tuning_folder(self.root)
@@ -107,13 +102,11 @@ class ResolvedStudy:
         return sum(max(0, each - number) for number in done)
 
     def tune(self, train: Train) -> None:
-        """Tune, and plan with the chosen settings."""
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images)
         if self.study.tuning is not None:
             self.runs = plan(self.study, self.root, self.decided, tuned)
 
     def results(self, outcomes: Sequence[Outcome]) -> StudyResults:
-        """Return what the runs show."""
         finished, failed = read_results(outcomes, self.study.folds)
         results = StudyResults(
             study=self.study,

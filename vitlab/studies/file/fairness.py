@@ -16,7 +16,7 @@ Split = Literal["train", "val", "test"]
 
 
 class Images(Protocol):
-    """The images of an experiment without augmentation: what a study reads of a data module."""
+    """What a study reads of a data module: its images without augmentation."""
 
     @property
     def num_classes(self) -> int: ...
@@ -139,30 +139,11 @@ LENGTH = "trainer.max_epochs"
 
 def refuse_overruled(study: Study) -> None:
     """Raise ValueError for the first setting that the study's file gives a variant, and the study another value."""
-    remedies, along = _remedies(study), flatten(study.settings)
-    for name, key, value in _replaced(study, remedies):
-        if key not in along and name not in study.files:
-            raise ValueError(
-                f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
-                f"{remedies[key]}"
-            )
-
-
-def overruled(study: Study) -> list[str]:
-    """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces."""
-    found: dict[str, list[str]] = {}
-    for name, key, value in _replaced(study, [*([LENGTH] if _epochs(study) else []), *study.tuned]):
-        found.setdefault(name, []).append(f"{key}: {as_yaml(value)}")
-    return [f"{name} has {listed(each)}, which the study's budget or tuning replaces." for name, each in found.items()]
-
-
-def _remedies(study: Study) -> Mapping[str, str]:
-    """Return what to do about each setting that the study gives to all of its runs."""
     seeds = "Remove it: `seeds` are the same for all variants, and `vary` says what they draw."
     folders = "Remove it: the study names the folders of its runs; --root and the study's `name` move them."
-    remedies: dict[str, str] = dict.fromkeys(seed_settings(study.vary, 0, 0), seeds)
-    remedies |= dict.fromkeys(("run.root", "run.name", "run.wandb.group"), folders)
-    remedies |= {
+    remedies = {
+        **dict.fromkeys(seed_settings(study.vary, 0, 0), seeds),
+        **dict.fromkeys(("run.root", "run.name", "run.wandb.group"), folders),
         "run.test": "Remove it: every run of a study is tested.",
         "run.overwrite": "Remove it: such a run would start again each time; `compare --overwrite` replaces runs.",
     }
@@ -173,7 +154,23 @@ def _remedies(study: Study) -> Mapping[str, str]:
             "Remove it; or remove `budget`, give each variant its own length, and add trainer.max_epochs to "
             "`may_differ`."
         )
-    return remedies
+    for name, key, value in _replaced(study, remedies):
+        if key not in flatten(study.settings) and name not in study.files:
+            raise ValueError(
+                f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
+                f"{remedies[key]}"
+            )
+
+
+def overruled(study: Study) -> list[str]:
+    """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces.
+
+    It may be a file, an experiment of its own, whose length and seed hold where it is trained alone.
+    """
+    found: dict[str, list[str]] = {}
+    for name, key, value in _replaced(study, [*([LENGTH] if _epochs(study) else []), *study.tuned]):
+        found.setdefault(name, []).append(f"{key}: {as_yaml(value)}")
+    return [f"{name} has {listed(each)}, which the study's budget or tuning replaces." for name, each in found.items()]
 
 
 def _epochs(study: Study) -> set[float]:

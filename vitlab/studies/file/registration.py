@@ -63,28 +63,23 @@ def register(study: Study, root: Path, anew: bool = False) -> None:
         if record:
             return
     elif known and (not record or any(each["words"] for each in record) or any(finished)):
-        _refuse(study, record, anew)
+        if not anew:
+            date = record[-1]["registered"] if record else known["date"]
+            raise ValueError(
+                f"{study.path}: the claim was registered and has results, but with other settings: one has changed "
+                f"since {date}.\nChange it back, or give --register-anew and new seeds."
+            )
+        used = {seed for each in record for seed in each["seeds"]}
+        if again := sorted(used & {*study.seeds}):
+            new = max(used) + 1
+            raise ValueError(
+                f"--register-anew: {study.path} has seen results of seeds {listed([*map(str, again)])}.\n"
+                f"Give new ones, from {new} on: a list, or `first: {new}` beside `from` and `to`."
+            )
     else:
         record = []  # nothing is known that a change could follow
     record.append({"registered": time.strftime("%Y-%m-%d"), "digest": study.digest, "seeds": study.seeds, "words": []})
     _write(study, record)
-
-
-def _refuse(study: Study, record: list[Registration], anew: bool) -> None:
-    if not anew:
-        date = record[-1]["registered"] if record else (study.registered or {})["date"]
-        raise ValueError(
-            f"{study.path}: the claim was registered and has results, but with other settings: its budget, metric, "
-            f"margin, seeds, order or another one has changed since {date}.\n"
-            "Change it back, or give --register-anew and new seeds."
-        )
-    used = {seed for each in record for seed in each["seeds"]}
-    if again := sorted(used & {*study.seeds}):
-        new = max(used) + 1
-        raise ValueError(
-            f"--register-anew: {study.path} has seen results of seeds {listed([*map(str, again)])}.\n"
-            f"Give new ones, from {new} on: a list, or `first: {new}` beside `from` and `to`."
-        )
 
 
 def _write(study: Study, record: list[Registration]) -> None:
@@ -97,9 +92,7 @@ def _write(study: Study, record: list[Registration]) -> None:
     try:
         parse_yaml(changed, str(study.path))
     except ValueError:
-        raise ValueError(
-            f"{study.path}: a claim is registered in its file. Write one key a line, not in {{}}."
-        ) from None
+        raise ValueError(f"{study.path}: a claim is registered in its file; write a key a line, not in {{}}.") from None
     try:
         if not os.access(study.path, os.W_OK):  # which a rename over it would not tell
             raise PermissionError(f"{study.path} is read-only")
@@ -109,8 +102,8 @@ def _write(study: Study, record: list[Registration]) -> None:
             write_text(study.path, changed)
     except OSError as error:
         raise ValueError(
-            f"{study.path}: a claim is registered in its file, and beside it in {_file(study)}, before it is run: "
-            f"{error}.\nCopy the study to a folder that you can write to."
+            f"{study.path}: a claim is registered in and beside its file: {error}.\n"
+            "Copy the study to a folder that you can write to."
         ) from None
 
 
@@ -164,7 +157,6 @@ class Outcome(NamedTuple):
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run has its results."""
     return RunDirectory(run.directory).is_finished
 
 
@@ -220,7 +212,6 @@ def refuse_conflicts(runs: Sequence[Run]) -> None:
 
 
 def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
-    """Return the runs to restart: those with another configuration and those that were cut short."""
-    replaced = set(conflicting(runs))
-    assert overwrite or not replaced
-    return replaced | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
+    """Return the runs to restart: those with another configuration, of which there are none unless `overwrite`, and
+    those that were cut short."""
+    return {*conflicting(runs)} | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}

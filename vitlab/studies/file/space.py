@@ -13,15 +13,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice, product
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from vitlab.studies.file.budget import refuse_unknown
-from vitlab.studies.file.format import as_yaml
+from annotated_types import Len
+from pydantic import model_validator
+
+from vitlab.studies.file.format import Section, as_yaml
 from vitlab.studies.file.metric import TOP1, Metric
-from vitlab.studies.file.variants import parse_seeds
+from vitlab.studies.file.variants import Seeds
 
-KEYS = ("space", "within", "seeds")
-WITHIN = ("seed", "study")
 TUNING_SEEDS = 3
 TUNE_FROM = 1000  # the first seed of the runs of a grid
 
@@ -48,8 +48,7 @@ class Tuning:
         return None not in self.chosen_for
 
     @property
-    def names(self) -> list[str]:
-        """The last words of the keys."""
+    def names(self) -> list[str]:  # the last words of the keys
         return [key.rpartition(".")[2] for key in self.space]
 
     def candidates(self, seed: int | None) -> list[Candidate]:
@@ -64,36 +63,27 @@ class Tuning:
         return math.prod(map(len, self.space.values())) * (seeds if self.within_seeds else len(self.seeds))
 
 
-def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
-    """Parse a study's `tune`; `seeds` are those of the comparison.
+class Tune(Section):
+    """`tune` of a study's file."""
 
-    Raises:
-        ValueError: the message does not name the file.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, dict) or not isinstance(value.get("space"), dict) or not value["space"]:
-        example = "{space: {model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3]}}"
-        raise ValueError(f"tune: {value!r}. Expected a mapping with a `space` of keys, like {example}.")
-    refuse_unknown(value, KEYS, "key of `tune`")
-    space = {**value["space"]}
-    for key, each in space.items():
-        if not isinstance(each, list) or len(each) < 2:
-            raise ValueError(f"tune: space: {key}: {as_yaml(each)}. Expected a list of values, like [5.0e-4, 1.0e-3].")
-    within, fixed = value.get("within", "seed"), value.get("seeds")
-    if within not in WITHIN:
-        raise ValueError(f"tune: within: {within!r}. Expected `seed` or `study`.")
-    if fixed is not None and within == "seed":
-        raise ValueError(
-            f"tune: seeds: {fixed}, but `within: seed` tunes with the study's seeds. Remove one of the two."
-        )
-    if within == "seed":
-        return Tuning(space, seeds, seeds)
-    try:
+    space: Annotated[dict[str, Annotated[list[Any], Len(2)]], Len(1)]
+    within: Literal["seed", "study"] = "seed"
+    seeds: Seeds | None = None
+
+    @model_validator(mode="after")
+    def _seeds_are_of_the_study(self) -> "Tune":
+        if self.seeds is not None and self.within == "seed":
+            raise ValueError(
+                f"seeds: {self.seeds}, but `within: seed` tunes with the study's seeds. Remove one of the two."
+            )
+        return self
+
+    def of(self, seeds: list[int]) -> Tuning:
+        """Return what a study with these seeds tunes."""
+        if self.within == "seed":
+            return Tuning(self.space, seeds, seeds)
         unused = islice((seed for seed in count(TUNE_FROM) if seed not in seeds), TUNING_SEEDS)
-        return Tuning(space, list(unused) if fixed is None else parse_seeds(fixed))
-    except ValueError as error:
-        raise ValueError(f"tune: {error}") from None
+        return Tuning(self.space, self.seeds or list(unused))
 
 
 class Trial(NamedTuple):
@@ -129,7 +119,6 @@ class Choice(NamedTuple):
 
     @property
     def chosen(self) -> Trial:
-        """The trial whose settings the variant is trained with."""
         return self.trials[self.taken]
 
     @property

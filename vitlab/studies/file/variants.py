@@ -14,14 +14,16 @@ values of any numeric setting; a study with an axis is the same study at each of
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+from annotated_types import Len
+from pydantic import AfterValidator, NonNegativeInt
 from referee.formats import SPACE, joined
 
 from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, nest, short
 from vitlab.experiment.chain import Source
-from vitlab.studies.file.budget import KINDS, Budget, parse_budget, refuse_unknown
-from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.format import as_yaml, refuse_unknown
 
 SETTINGS = {"init": "init_seed", "order": "data.init_args.order_seed", "augmentation": "data.init_args.augment_seed"}
 IMAGES = "data.init_args.train_images_seed"  # as given, unless named
@@ -35,31 +37,19 @@ NAMES = {
 }
 
 
-def parse_vary(value: Any) -> tuple[str, ...]:
-    """Parse `vary`.
-
-    Raises:
-        ValueError: not a list of `DRAWS`, or an empty one.
-    """
-    if value is None:
-        return BY_DEFAULT
-    if not isinstance(value, list) or not value or not all(kind in DRAWS for kind in value):
-        raise ValueError(f"vary: {value!r}. Expected a list of what seeds draw, any of {', '.join(DRAWS)}.")
-    return tuple(kind for kind in DRAWS if kind in value)
+def _distinct(values: list[Any]) -> list[Any]:
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"{values} contains {twice[0]} twice. Remove one.")
+    return values
 
 
-def parse_seeds(value: Any) -> list[int]:
-    """Parse a list of seeds.
-
-    Raises:
-        ValueError: not whole numbers from 0, or one of them twice.
-    """
-    if not isinstance(value, list) or not all(type(seed) is int and seed >= 0 for seed in value):
-        raise ValueError(f"seeds: {value!r}. Expected a list of whole numbers from 0, like [1, 2, 3].")
-    twice = sorted({seed for seed in value if value.count(seed) > 1})
-    if twice:
-        raise ValueError(f"seeds: {value} contains {twice[0]} twice; equal seeds give equal runs. Remove one.")
-    return value
+Seeds = Annotated[list[NonNegativeInt], AfterValidator(_distinct)]
+Vary = Annotated[
+    list[Literal["init", "order", "augmentation", "images"]],
+    Len(1),
+    AfterValidator(lambda kinds: tuple(kind for kind in DRAWS if kind in kinds)),
+]
+Along = Annotated[dict[str, Annotated[list[float | int], Len(2), AfterValidator(_distinct)]], Len(1, 1)]
 
 
 def seed_settings(vary: Sequence[str], seed: int, first: int) -> Config:
@@ -131,34 +121,27 @@ class Axis(NamedTuple):
     places: tuple[Place, ...]  # in increasing order
 
 
-def parse_along(value: Any, budget: Budget | None) -> Axis | None:
-    """Parse a study's `along`; `budget` is the study's own.
+def axis_of(along: Along, budget: Budget | None) -> Axis:
+    """Return the axis of a study's `along`; `budget` is the study's own.
 
     Raises:
         ValueError: the message does not name the file.
     """
-    if value is None:
-        return None
-    if not isinstance(value, dict) or len(value) != 1:
-        raise ValueError(f"along: {value!r}. Expected one axis and its values, like {{train_images: [50, 100, 200]}}.")
-    ((name, values),) = value.items()
-    if "." not in name:
-        refuse_unknown([name], (*SHORT, *KINDS), "axis of `along`")
-    if budget is not None and name in KINDS:
+    ((name, values),) = along.items()
+    key, kinds = SHORT.get(name, name), [*Budget.model_fields]
+    if "." not in key:
+        refuse_unknown([name], (*SHORT, *kinds), "axis of `along`")
+    if budget is not None and name in kinds:
         raise ValueError(f"along: an axis of budgets, and budget: {budget}. Remove one of the two.")
-    numbers = isinstance(values, list) and all(type(each) in (int, float) for each in values)
-    if not numbers or len(values) < 2 or len(set(values)) < len(values):
-        raise ValueError(f"along: {name}: {as_yaml(values)}. Expected a list of two different numbers or more.")
-    if min(values) <= 0 and name in (*SHORT, *KINDS):
+    if min(values) <= 0 and (name in SHORT or name in kinds):
         raise ValueError(f"along: {name}: {as_yaml(values)}. Expected numbers above 0.")
-    title = name.rpartition(".")[2].replace("_", " ").replace("train images", "training images")
-    return Axis(title, tuple(_place(name, each) for each in sorted(values)))
-
-
-def _place(name: str, value: int | float) -> Place:
-    if (budget := parse_budget({name: value}) if name in KINDS else None) is not None:
-        named = {"images": f"{value:,} images seen", "epochs": f"{value:,} epochs"}  # and so are the folders of runs
-        return Place(named.get(name, str(budget)), budget.amount, {}, budget)
-    key = SHORT.get(name, name)
-    label = f"{value:,} training images" if name in SHORT else f"{key.rpartition('.')[2]} {as_yaml(value)}"
-    return Place(label, float(value), nest(key, value))
+    places = []
+    for value in sorted(values):
+        if name in kinds:
+            each = Budget.model_validate({name: value})
+            named = {"images": f"{value:,} images seen", "epochs": f"{value:,} epochs"}  # and so are folders of runs
+            places.append(Place(named.get(name, str(each)), each.amount, {}, each))
+        else:
+            label = f"{value:,} training images" if name in SHORT else f"{key.rpartition('.')[2]} {as_yaml(value)}"
+            places.append(Place(label, float(value), nest(key, value)))
+    return Axis(name.rpartition(".")[2].replace("_", " ").replace("train images", "training images"), tuple(places))

@@ -42,12 +42,8 @@ SHORT = {
 class RunTask:
     """One run, to be called where it trains. It is pickled, so it has nothing but strings and its seed.
 
-    Args:
-        command: The command line that trains.
-        log: File for its output.
-        seed: Runs of one seed are compared, so they should train on machines of one kind.
-        once: Arguments for the first start only, before which there is no log: what replaces an earlier run, or a task
-            that is submitted again would.
+    Runs of one seed are compared, so they should train on machines of one kind. `once` are arguments for the first
+    start only, before which there is no log: a task that is submitted again must not replace its run.
     """
 
     def __init__(self, command: Sequence[str], log: Path, seed: int, once: Sequence[str] = ()) -> None:
@@ -91,7 +87,6 @@ class Slots(NamedTuple):
 
     @property
     def sharing(self) -> int:
-        """Number of runs that share a device."""
         return math.ceil(self.jobs / max(1, len(self.gpus)))
 
     def environment(self, slot: int) -> dict[str, str]:
@@ -147,7 +142,6 @@ class Local(Executor):
         self._lock, self._over = threading.Lock(), False
 
     def submit(self, task: RunTask) -> Future[int]:  # type: ignore[override]  # nothing else is submitted
-        """Train a run as soon as a slot is free."""
         return self._threads.submit(self._train, task)
 
     def _train(self, task: RunTask) -> int:
@@ -190,9 +184,7 @@ class Local(Executor):
 class Fleet(Executor):
     """Several kinds of machines, an executor each. All runs of a seed train on one, so that no variant gains by it.
 
-    Args:
-        executors: In turn for the seeds; one that is there twice gets twice as many.
-        seeds: Of the study, in order, so that a seed that was begun comes back to its machines.
+    They take the study's seeds in turn, so that a seed that was begun comes back; one that is there twice gets two.
     """
 
     def __init__(self, executors: Sequence[Executor], seeds: Sequence[int]) -> None:
@@ -222,11 +214,9 @@ class Fleet(Executor):
 
 
 def dask(address: str | None = None, **settings: Any) -> Executor:
-    """Return the executor of a Dask cluster.
+    """Return the executor of the Dask scheduler at `tcp://host:8786`, or of a new cluster on this machine.
 
-    Args:
-        address: Of its scheduler, like `tcp://host:8786`; null: a cluster of worker processes on this machine.
-        settings: Other arguments of `distributed.Client`, such as `n_workers` of a local cluster.
+    `settings` are other arguments of `distributed.Client`, such as `n_workers` of a local cluster.
     """
     need("dask", "distributed", what="--executor dask")
     from distributed import Client
@@ -243,11 +233,9 @@ class _Ray(Executor):
 
 
 def ray(address: str | None = None, **settings: Any) -> Executor:
-    """Return the executor of a Ray cluster.
+    """Return the executor of the Ray cluster at an address, like `auto`, or of a new one on this machine.
 
-    Args:
-        address: Of its head, like `auto`; null: a cluster on this machine.
-        settings: What a run needs, options of `ray.remote` such as `num_cpus`, `num_gpus`, `max_retries`.
+    `settings` are what a run needs, options of `ray.remote` such as `num_cpus`, `num_gpus`, `max_retries`.
     """
     need("ray", "ray", what="--executor ray")
     import ray as package

@@ -45,8 +45,6 @@ class Progress(NamedTuple):
 
 @dataclass
 class Active:
-    """A run in progress."""
-
     run: Run
     epochs_before: int  # completed before this start
     progress: Progress
@@ -114,7 +112,6 @@ class Display:
         self._printed: dict[Run, float] = {}
 
     def note(self, text: str) -> None:
-        """Print a permanent line."""
         self._erase()
         print(text, file=self.stream, flush=True)
 
@@ -134,7 +131,6 @@ class Display:
         self._shown = len(lines)
 
     def line(self, item: Active) -> str:
-        """Return the line of a run in progress."""
         score, metric = item.progress.score, item.run.metric
         shown = "" if score is None else f"val {100 * score:5.1f} %" if metric.is_accuracy else f"val {score:.4g}"
         epochs = f"epoch {item.progress.epochs:>{len(str(item.run.epochs))}}/{item.run.epochs}"
@@ -245,8 +241,6 @@ def in_order(runs: Sequence[Run]) -> list[Run]:
 
 
 class _Submitted:
-    """A run that was given to the executor."""
-
     def __init__(self, run: Run, program: Sequence[str], executor: Executor, replace: bool) -> None:
         write_config(run.config_path, run.config)
         if replace:
@@ -261,7 +255,6 @@ class _Submitted:
         self.future: Future[int] | Job = executor.submit(task)
 
     def observe(self) -> None:
-        """Read its progress."""
         run = self.active.run
         if self.began is None:
             if _size(run.log_path) == self._log_size:
@@ -273,7 +266,6 @@ class _Submitted:
         self.active.progress = read_progress(run.directory / METRICS, run.metric)
 
     def outcome(self) -> Outcome:
-        """Return how it ended."""
         run = self.active.run
         try:
             status = self.future.result()
@@ -306,7 +298,6 @@ def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
 
 
 def write_config(path: Path, config: Config) -> None:
-    """Write a configuration atomically."""
     write_text(path, dump_yaml(config))
 
 

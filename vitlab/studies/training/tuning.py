@@ -115,7 +115,6 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
 
 
 def nested(settings: Mapping[str, Any]) -> Config:
-    """Return settings by dotted key as an override."""
     return reduce(merge, (nest(key, value) for key, value in settings.items()), {})
 
 
