@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from vitlab.config import groups_by_name
 from vitlab.data.counter_rng import Stream, permutation
+from vitlab.data.groups import groups_by_name
 from vitlab.data.splitting import stratified_split
 
 Indices = Int64[np.ndarray, "_"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from referee.formats import counted
 
-from vitlab.config import find_groups, groups_by_name
+from vitlab.data.groups import find_groups, groups_by_name
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.study import Study
 

@@ -43,7 +43,8 @@ from typing import Any
 from referee.claim import Claim, parse_claim
 from referee.statistics.comparison import LEVEL, TESTS
 
-from vitlab.config import Config, flatten, gives_groups, load_yaml, locate, merge
+from vitlab.config import Config, flatten, load_yaml, locate, merge
+from vitlab.data.groups import gives_groups
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.axes import Axis, parse_along
 from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
