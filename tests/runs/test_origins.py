@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from vitlab.commands.dispatch import run
-from vitlab.runs import origins
-from vitlab.runs.origins import continued, sources, weights
+from vitlab.runs.record import continued, sources, weights
 
 SHIFTED = """
 import torch
