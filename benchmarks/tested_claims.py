@@ -23,7 +23,7 @@ from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
 from scipy.stats import false_discovery_control
 
 from vitlab.atomic_files import read_json
-from vitlab.commands.quiet import quiet
+from vitlab.commands.options import quiet
 from vitlab.config import load_yaml
 from vitlab.studies.compare import RunsFailed, compare
 from vitlab.studies.file.content import LIKE

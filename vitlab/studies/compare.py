@@ -10,7 +10,7 @@ from referee.formats import counted
 from referee.report.claim import decided, headline
 
 from vitlab.config import Config
-from vitlab.experiment.branch import branch_off
+from vitlab.experiment.chain import branch_off
 from vitlab.runs.lock import refuse_links, run_lock
 from vitlab.studies.file.images import Images
 from vitlab.studies.file.overruled import overruled
