@@ -3,8 +3,7 @@
 import torch
 
 from benchmarks.attention_figure import best_heads, draw, encoder
-from vitlab.analysis.attention import query_map
-from vitlab.analysis.segmentation import class_token_masks, jaccard
+from vitlab.analysis.attention import class_token_masks, jaccard, query_map
 
 
 def test_the_head_that_overlaps_most_is_drawn() -> None:
