@@ -20,13 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.interleaved_timing import alternate, ratios
+from benchmarks.interleaved_timing import alternate, clock_for, ratios
 from benchmarks.table import OUT, machine, markdown, save
 from vitlab import models
-from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.cost.device import clock_for, wait_for
-from vitlab.evaluation.cost.flops import dtype_of, flops_of, gemm_peak
-from vitlab.evaluation.cost.memory import PeakMemory
+from vitlab.evaluation.cost import PeakMemory, device_for, dtype_of, flops_of, gemm_peak, wait_for
 
 NAMES = (
     "vit_small_patch16_224",

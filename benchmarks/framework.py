@@ -26,11 +26,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.end_to_end import Training, spend
-from benchmarks.interleaved_timing import Quartiles, ratios
+from benchmarks.interleaved_timing import Quartiles, clock_for, ratios
 from benchmarks.short_run import WARM_UP, train_steps
 from benchmarks.table import machine
 from vitlab.data.sampler import TrainSampler
-from vitlab.evaluation.cost.device import clock_for
 from vitlab.objectives import Supervised
 
 CPU = torch.device("cpu")

@@ -5,13 +5,14 @@ ratio of two medians. With one thread on a CPU the clock is the process's own, w
 """
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
-from vitlab.evaluation.cost.device import clock_for, wait_for
+from vitlab.evaluation.cost import wait_for
 
 Step = Callable[[], object]
 
@@ -22,6 +23,11 @@ class Quartiles(NamedTuple):
     q1: float
     middle: float
     q3: float
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Return the clock that other programs disturb least: with several threads, waiting also counts as process time."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def alternate(steps: Mapping[str, Step], repetitions: int, device: torch.device) -> dict[str, list[float]]:

@@ -29,8 +29,7 @@ from benchmarks.against_timm import TRAINER_PRECISION
 from benchmarks.interleaved_timing import Step, alternate, quartiles
 from benchmarks.table import OUT, machine
 from vitlab.atomic_files import write_text
-from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.cost.flops import dtype_of, flops_of
+from vitlab.evaluation.cost import device_for, dtype_of, flops_of
 from vitlab.models import SwinTransformer, VisionTransformer
 
 Architecture = Literal["ViT", "Swin"]

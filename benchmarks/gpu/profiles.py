@@ -17,7 +17,7 @@ from benchmarks.gpu.architectures import Architecture, chosen, make, side
 from benchmarks.gpu.measuring import Figures, Measurement, Setting
 from benchmarks.gpu.speed import COMPILED, EAGER, compile_as, products_as_in
 from benchmarks.step_profile import kind_of
-from vitlab.evaluation.cost.device import wait_for
+from vitlab.evaluation.cost import wait_for
 
 WARM_UP, LARGEST = 3, 3
 

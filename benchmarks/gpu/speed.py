@@ -16,9 +16,7 @@ from benchmarks.against_timm import NUM_CLASSES, count_flops, make_step
 from benchmarks.gpu.architectures import Architecture, chosen, make, side
 from benchmarks.gpu.measuring import Figures, Measurement, Setting
 from benchmarks.interleaved_timing import alternate, ratios
-from vitlab.evaluation.cost.device import wait_for
-from vitlab.evaluation.cost.flops import choose_tf32, gemm_peak
-from vitlab.evaluation.cost.memory import PeakMemory
+from vitlab.evaluation.cost import PeakMemory, choose_tf32, gemm_peak, wait_for
 from vitlab.internals import is_out_of_memory
 from vitlab.models import ImageModel
 from vitlab.objectives import Supervised

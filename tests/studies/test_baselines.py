@@ -7,7 +7,7 @@ import pytest
 from fake_study import Digits
 
 import vitlab.data
-from vitlab.evaluation import knn
+from vitlab.evaluation import classifiers as knn
 from vitlab.studies.results import baselines as module
 from vitlab.studies.results.baselines import baselines
 

@@ -72,7 +72,7 @@ class LoadedModel:
         """
         from vitlab.deployment.given import pictures_of
         from vitlab.deployment.predict import SHOWN, Answers
-        from vitlab.evaluation.thumbnails import data_uri
+        from vitlab.evaluation.predictions import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
         pictures = pictures_of(images)

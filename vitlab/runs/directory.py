@@ -96,7 +96,7 @@ class RunDirectory:
     @cached_property
     def values(self) -> pd.DataFrame:
         """Metrics by test image (rows); empty where there are none."""
-        from vitlab.evaluation.values import read_values
+        from vitlab.evaluation.predictions import read_values
 
         return read_values(self.path / VALUES)
 

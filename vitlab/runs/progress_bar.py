@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitlab import log
 from vitlab.data.terminal import show
-from vitlab.evaluation.cost.utilization import Utilization
+from vitlab.evaluation.utilization import Utilization
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import RunCheckpoints
 from vitlab.runs.last_epoch import is_last_epoch

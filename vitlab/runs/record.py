@@ -27,11 +27,11 @@ from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.distributed import from_all_processes
 from vitlab.evaluation.cost import processor_name
-from vitlab.evaluation.cost.flops import inference_cost
-from vitlab.evaluation.cost.utilization import Utilization
+from vitlab.evaluation.cost import inference_cost
+from vitlab.evaluation.utilization import Utilization
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions
-from vitlab.evaluation.values import write_values
+from vitlab.evaluation.predictions import write_values
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import FSDP

@@ -14,7 +14,7 @@ import numpy as np
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
-from vitlab.evaluation.knn import classify_pixels
+from vitlab.evaluation.classifiers import classify_pixels
 from vitlab.studies.file.images import Images
 
 
