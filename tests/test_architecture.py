@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": {"models"},
     "runs": {"data", "objectives", "models", "evaluation"},
     "experiment": {"runs", "data", "objectives", "models", "evaluation"},
-    "studies": {"experiment", "runs", "evaluation", "analysis"},
+    "studies": {"experiment", "runs", "data", "evaluation", "analysis"},
     # `load` and `predict` frame pictures as the data do, without the training images.
     "deployment": {"experiment", "runs", "evaluation", "models", "data"},
     "commands": {
