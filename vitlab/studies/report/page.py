@@ -1,6 +1,7 @@
 """The report of a study: one self-contained HTML file, Markdown with its figures, and a table of the runs."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 from referee.formats import SPACE, counted
@@ -19,7 +20,7 @@ from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.looks import look_of
 from vitlab.studies.report.paper import TABLE
 from vitlab.studies.report.remarks import objections, remarks_above
-from vitlab.studies.report.robustness import Robustness, read_robustness
+from vitlab.studies.report.robustness import Robustness, draw_curves, read_robustness
 from vitlab.studies.report.sections import sections_of
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import judged, outlooks, verdict
@@ -48,7 +49,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         write_text(folder / FOLDS, table_of(results.finished).to_csv(index_label="image"))
     write_verdict(results, folder)
     study, claim = results.study, results.study.claim
-    robustness = read_robustness(folder, [result.run for result in results.finished])
+    robustness = read_robustness([result.run for result in results.finished])
     drawings = _drawings(results, robustness, folder / "figures") if results.finished else {}
     if results.finished and results.metric.one_class:
         write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
@@ -80,8 +81,9 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
 def _drawings(results: StudyResults, robustness: Robustness | None, folder: Path) -> dict[str, drawing.Drawing]:
     """Draw the charts of a study that has finished runs into a folder."""
     charts: list[drawing.Chart | None] = [*figures.charts_for(results.metric)]
-    if robustness and not robustness.table.empty:
-        charts.append(robustness.chart(list(results.study.variants)))
+    if robustness:
+        title = "Accuracy against strength for each corruption and variant."
+        charts.append(drawing.Chart("curves_of_robustness", title, partial(draw_curves, robustness)))
     if results.study.claim is not None:
         charts.append(chart_of(results.study.claim, results.verdict))
     return {chart.name: drawing.draw(chart, results, folder) for chart in charts if chart is not None}
