@@ -20,11 +20,9 @@ from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_c
 from vitlab.studies.file.study import Study
 from vitlab.studies.owner import begun_study, claim_folder
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.curves import answer, write_curves
-from vitlab.studies.report.looks import append_look, look_of, read_looks
-from vitlab.studies.report.page import write_report
+from vitlab.studies.report.page import answer, write_curves, write_report
 from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import judged, outlooks, verdict
+from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.branching import branching_step, keeping
