@@ -23,7 +23,7 @@ from scipy.stats import false_discovery_control
 
 from benchmarks.measuring import parser_of
 from vitlab.atomic_files import read_json
-from vitlab.commands.quiet import quiet
+from vitlab.commands.options import quiet
 from vitlab.config import load_yaml
 from vitlab.studies.compare import RunsFailed, compare
 from vitlab.studies.file.registration import first_word, record_of

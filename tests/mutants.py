@@ -242,14 +242,14 @@ MUTANTS = [
     ),
     Mutant(
         "restart: dropout draws anew",
-        "vitlab/runs/resume.py",
+        "vitlab/runs/exactness.py",
         '    torch.set_rng_state(state["torch"].cpu())\n',
         "",
         "tests/runs/test_kills.py",
     ),
     Mutant(
         "restart: an epoch's mean starts from zero",
-        "vitlab/runs/resume.py",
+        "vitlab/runs/exactness.py",
         "            mean.value = mean.value + value.to(mean.value.device)\n",
         "",
         "tests/runs/test_kills.py",

@@ -71,7 +71,7 @@ TRAPS = {
     "a command as a model": lambda: {"model": shell()},
     "a function that reads pickles": lambda: callback("torch.load"),
     "a function that runs a folder": lambda: callback({"class_path": "torch.hub.load", "init_args": {"model": "x"}}),
-    "a function of vitlab": lambda: callback("vitlab.commands.rm.run"),
+    "a function of vitlab": lambda: callback("vitlab.commands.runs.run_rm"),
     "a callable class of vitlab": lambda: callback(task()),
     "a module, objective": lambda: own("model"),
     "a module, data": lambda: own("data"),

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from tests.conftest import TINY
 from tests.objectives.small import CROPS
 from tests.objectives.test_distributed import FIT_EACH, MUON, SWIN_V2, VIT, experiment
-from vitlab.config import Config, merge
+from vitlab.config import Config, load_yaml, merge
 from vitlab.models import SwinTransformer
 from vitlab.objectives import Supervised
 from vitlab.objectives.ema import Ema
@@ -53,8 +53,8 @@ PARTS: Config = {"class_path": "fit_each.Parts"}
 
 
 def write(root: str, name: str, changes: Config) -> str:
-    strategy = {"shared": "fsdp2", "whole": "ddp"}[root]
-    config = merge(merge(EXPERIMENTS[name], TWO_STEPS), {"run": {"root": root}, "trainer": {"strategy": strategy}})
+    strategy = load_yaml("overlays/fsdp2") if root == "shared" else {"trainer": {"strategy": "ddp"}}
+    config = merge(merge(merge(EXPERIMENTS[name], TWO_STEPS), {"run": {"root": root}}), strategy)
     callbacks = [*config["trainer"].get("callbacks", []), *([PARTS] if root == "shared" else [])]
     path = Path(f"{root}-{changes['run']['name']}.yaml")
     path.write_text(yaml.safe_dump(merge(merge(config, {"trainer": {"devices": 2, "callbacks": callbacks}}), changes)))

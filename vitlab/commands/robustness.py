@@ -1,13 +1,12 @@
 """`robustness`: evaluate all models of a study on corrupted images."""
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlab import log
-from vitlab.commands.options import StudyParser
+from vitlab.commands.options import StudyParser, quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,14 +16,27 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """Measure what is missing in the study's robustness.csv, which is written after each model."""
-    options = _parse(arguments)
+    parser = StudyParser(
+        "python -m vitlab robustness",
+        "Evaluate a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion of increasing "
+        "strength. Finished models are kept; an interrupted command continues with the next model.",
+    )
+    parser.add_argument("alone", nargs="?", type=Path, metavar="STUDY", help="short for --study STUDY")
+    parser.add_argument("--study", type=Path, help="folder of a finished study, like runs/quickstart")
+    parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
+    options = parser.parse_args(arguments)
+    options.study = options.study or options.alone
+    if options.study is None:
+        raise ValueError("robustness takes the folder of a study. For example: robustness runs/quickstart")
+    if options.images is not None and options.images < 1:
+        raise ValueError(f"--images {options.images}: expected 1 or more.")
 
-    from vitlab.commands.quiet import quiet
+    from vitlab.data.corruptions import CORRUPTIONS
     from vitlab.experiment.same_images import judged_by_features
     from vitlab.runs.directory import RunDirectory
     from vitlab.runs.lock import refuse_links
     from vitlab.studies.file.format import clock
-    from vitlab.studies.report.robustness import FILE, finished_runs, keep
+    from vitlab.studies.report.robustness import FILE, current, finished_runs, keep, read_kept
 
     quiet()
     refuse_links(options.study, options.study.parent)
@@ -37,7 +49,11 @@ def run(arguments: Sequence[str]) -> int:
     for reason in excluded:
         log.warning("Excluded: %s", reason)
     chosen = _sample(runs[0], options.images)
-    jobs = [run for run in runs if not _is_measured(run, len(chosen), options.study)]
+    jobs = []
+    for run in runs:
+        known = current(read_kept(options.study), [run])
+        under = {*known[known["images"] == len(chosen)]["corruption"]}
+        jobs += [run] if {corruption.name for corruption in CORRUPTIONS} - under else []
     if len(jobs) < len(runs):
         log.info("%d of %d models are already measured.", len(runs) - len(jobs), len(runs))
     began = time.monotonic()
@@ -66,15 +82,6 @@ def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
     by_class = order[np.argsort(labels[order], kind="stable")]  # classes one after the other, each shuffled
     # Equidistant picks meet each class in proportion to its length, to within one image.
     return np.sort(by_class[(2 * np.arange(images) + 1) * len(labels) // (2 * images)])
-
-
-def _is_measured(run: "FinishedRun", images: int, study: Path) -> bool:
-    """Return whether a run's present model was measured on so many images, under every corruption."""
-    from vitlab.data.corruptions import CORRUPTIONS
-    from vitlab.studies.report.robustness import current, read_kept
-
-    known = current(read_kept(study), [run])
-    return {corruption.name for corruption in CORRUPTIONS} <= {*known[known["images"] == images]["corruption"]}
 
 
 def _measure(run: "FinishedRun", chosen: "np.ndarray") -> Any:
@@ -106,21 +113,3 @@ def _measure(run: "FinishedRun", chosen: "np.ndarray") -> Any:
     table = pd.DataFrame(rows, columns=["corruption", "strength", "top1", "measure"])
     measured = fingerprint(run.directory)
     return table.assign(variant=run.variant, seed=run.seed, images=len(chosen), predictions=measured)
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = StudyParser(
-        "python -m vitlab robustness",
-        "Evaluate a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion of increasing "
-        "strength. Finished models are kept; an interrupted command continues with the next model.",
-    )
-    parser.add_argument("alone", nargs="?", type=Path, metavar="STUDY", help="short for --study STUDY")
-    parser.add_argument("--study", type=Path, help="folder of a finished study, like runs/quickstart")
-    parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
-    options = parser.parse_args(arguments)
-    options.study = options.study or options.alone
-    if options.study is None:
-        raise ValueError("robustness takes the folder of a study. For example: robustness runs/quickstart")
-    if options.images is not None and options.images < 1:
-        raise ValueError(f"--images {options.images}: expected 1 or more.")
-    return options

@@ -26,6 +26,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
+from vitlab import log
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
 from vitlab.objectives.classification import ClassificationTask, accuracy
 from vitlab.objectives.ema import Ema
@@ -154,7 +155,8 @@ class Distillation(LabeledObjective):
 
     def on_train_end(self) -> None:
         if self.cache is not None:
-            self.cache.report()
+            known, of = self.cache.answered, self.cache.batches
+            log.info("Outputs of the frozen network: %d of %d batches from %s.", known, of, self.cache.folder)
 
     def head_logits(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         """Return the logits trained on the labels and on the teacher: the same for a single head."""

@@ -14,7 +14,7 @@ from vitlab.evaluation.features import extract, require_classes
 from vitlab.evaluation.knn import classify_pixels, predict_weighted
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
-from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.runs.checkpoints import is_last_epoch
 
 
 class KnnMonitor(Callback):

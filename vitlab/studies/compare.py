@@ -14,7 +14,7 @@ from referee.report.claim import decided, headline
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, merge
-from vitlab.experiment.branch import branch_off
+from vitlab.experiment.chain import branch_off
 from vitlab.runs.lock import refuse_links, run_lock
 from vitlab.studies.file.fairness import Images, overruled
 from vitlab.studies.file.format import as_yaml
