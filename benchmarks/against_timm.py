@@ -70,13 +70,15 @@ GEMM_SIDE = 2048
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("against_timm", __doc__, "models.md or parity.md")
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=BOTH, help="models that both have")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models that both have")
     parser.add_argument("--parity", action="store_true", help="compare what they compute")
     parser.add_argument("--precision", nargs="+", choices=TRAINER_PRECISION, default=list(TRAINER_PRECISION))
     parser.add_argument("--batch", type=int, default=8, help="images per step [8]")
     parser.add_argument("--repetitions", type=int, default=15, help="timed steps of each [15]")
     parser.add_argument("--compile", action="store_true", help="compile both with torch.compile")
     options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in BOTH]:
+        parser.error(f"vitlab and timm do not both have a model {unknown[0]}")
     device = CPU if options.parity else device_for("auto")
     names, rows = options.names or (OF_PARITY if options.parity else NAMES), []
     if options.parity:

@@ -158,7 +158,7 @@ def spend(command: Sequence[str], folder: Path) -> Spent:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("end_to_end", __doc__, "end_to_end.md")
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=BOTH, help="models that both have")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models that both have")
     parser.add_argument("--root", type=Path, required=True, help="photographs: train/CLASS and val/CLASS")
     parser.add_argument("--train_py", type=Path, required=True, help="timm's train.py")
     parser.add_argument("--precision", nargs="+", choices=TRAINER_PRECISION, default=list(TRAINER_PRECISION))
@@ -168,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=3, help="trainings of each [3]")
     parser.add_argument("--compile", action="store_true", help="both with torch.compile")
     options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in BOTH]:
+        parser.error(f"vitlab and timm do not both have a model {unknown[0]}")
     for path in (options.train_py, options.root / "train", options.root / "val"):
         if not path.exists():
             parser.error(f"There is no {path}.")

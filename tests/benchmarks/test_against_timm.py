@@ -45,7 +45,7 @@ def test_peak_memory_is_that_of_the_step() -> None:
 def test_a_name_that_only_one_of_the_two_has_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         against_timm.main([name])
-    assert f"invalid choice: '{name}'" in capsys.readouterr().err
+    assert f"vitlab and timm do not both have a model {name}" in capsys.readouterr().err
 
 
 def test_parity_is_written_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
