@@ -91,7 +91,7 @@ GPU_PYTHON ?= 3.12
 # Packages that are there, or that the measurements do without, a line for each as pip list --format=freeze prints them.
 HAVE ?= /dev/null
 
-gallery: $(INSTALLED)  ## Train the studies of docs/gallery.yaml that are missing, and keep their reports in docs/gallery; hours
+gallery: $(INSTALLED)  ## Train the studies of docs/gallery.yaml that are missing, and keep their reports; hours
 	$(RUN) docs/gallery.py
 
 # The pages keep their places, so that links are what they are in the repository.

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "vitlab"
 
 # commands ─► studies ─► experiment ─► runs ─► objectives ─► models          evaluation ─► models
-#     │          └─► evaluation, analysis    └─► data, evaluation            analysis ─► runs, data, objectives
+#     │          └─► evaluation, analysis, data  └─► data, evaluation        analysis ─► runs, data, objectives
 #     └─► deployment ─► experiment, evaluation                               everything ─► the ground floor
 GROUND = {
     "config",
@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": {"models"},
     "runs": {"data", "objectives", "models", "evaluation"},
     "experiment": {"runs", "data", "objectives", "models", "evaluation"},
-    "studies": {"experiment", "runs", "evaluation", "analysis"},
+    "studies": {"experiment", "runs", "evaluation", "analysis", "data"},
     # `load` and `predict` frame pictures as the data do, without the training images.
     "deployment": {"experiment", "runs", "evaluation", "models", "data"},
     "commands": {

@@ -15,7 +15,7 @@ BEGAN = time.perf_counter()  # as near to the start of the command as our own co
 log = logging.getLogger("vitlab")
 
 if TYPE_CHECKING:
-    from vitlab.commands.quiet import quiet as quiet
+    from vitlab.commands.options import quiet as quiet
     from vitlab.config import trust as trust
     from vitlab.deployment.load import load as load
     from vitlab.experiment.experiment import Experiment as Experiment
@@ -35,7 +35,7 @@ def exported(package: str, places: Mapping[str, Sequence[str]]) -> tuple[list[st
 
 
 _PLACES = {
-    "commands.quiet": ["quiet"],
+    "commands.options": ["quiet"],
     "config": ["trust"],
     "deployment.load": ["load"],
     "experiment.experiment": ["Experiment"],

@@ -15,14 +15,13 @@ from vitlab.commands.dispatch import run
 from vitlab.config import merge
 from vitlab.data import Digits
 from vitlab.deployment.load import load
+from vitlab.evaluation.classifiers import LinearProbe, fit_linear_probe, predict_weighted
 from vitlab.evaluation.features import Features, extract
-from vitlab.evaluation.knn import predict_weighted
-from vitlab.evaluation.linear import LinearProbe, fit_linear_probe
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import SPLITS, probe_features
 from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
-from vitlab.experiment.normalization import warn_of_normalization
+from vitlab.experiment.same_images import warn_of_normalization
 from vitlab.models import VisionTransformer
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.metric import TOP1, metric_of

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import vitlab
+from vitlab.config import load_yaml
 from vitlab.studies.report.verdict import verdict
 
 Write = Callable[..., Path]
@@ -34,3 +35,21 @@ def test_a_study_along_an_axis_is_refused_before_it_trains(write_study: Write, t
     along = write_study(along={"epochs": [1, 2]}, budget=None)
     with pytest.raises(ValueError, match="verdict at each place; use `python -m vitlab compare`"):
         vitlab.Study(along, tmp_path)
+
+
+def test_a_study_may_be_a_mapping_of_the_keys_of_its_file(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    file = write_study(seeds=[1, 2], question="Is <b> best?")
+    content = load_yaml(file) | {"base": file.parent / "base.yaml"}
+    study = vitlab.Study(content, tmp_path / "runs")
+    assert study.folder == tmp_path / "runs/small-study"
+    shown = study._repr_html_()
+    assert "Is &lt;b&gt; best?" in shown
+    assert [shown.count(f"<td>{name}</td>") for name in content["variants"]] == [3, 3, 3]
+    sentence = study.run().sentence
+    assert vitlab.Study(content, tmp_path / "runs").results().sentence == sentence
+    assert vitlab.Study(study.path, tmp_path / "runs").results().sentence == sentence
+    assert vitlab.Study(file, tmp_path / "other").run().sentence == sentence
+    with pytest.raises(ValueError, match="needs a `name`"):
+        vitlab.Study({key: value for key, value in content.items() if key != "name"}, tmp_path)

@@ -19,14 +19,14 @@ from vitlab.config import Config, merge
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import Batch, Split, View
 from vitlab.data.photos import Size, height_and_width
-from vitlab.evaluation.cost.utilization import Utilization
+from vitlab.evaluation.utilization import Utilization
 from vitlab.experiment.chain import TEACHER
 from vitlab.experiment.experiment import Experiment
 from vitlab.models.stored import without_weights
 from vitlab.objectives import Distillation
 from vitlab.runs.finite_steps import FiniteSteps
-from vitlab.runs.metrics_csv import MetricsFile
-from vitlab.runs.progress_bar import RunProgress
+from vitlab.runs.loggers import MetricsFile
+from vitlab.runs.trainer import RunProgress
 
 COUNTED = 16  # images of a batch, at most, of which FLOPs are counted
 

@@ -1,15 +1,20 @@
 """A study in Python: `vitlab.Study("study.yaml")`."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from referee.verdict import Pair
 
+from vitlab.atomic_files import write_text
+from vitlab.config import dump_yaml, flatten, short
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.fairness import Images
-from vitlab.studies.file.study import read_study
+from vitlab.studies.file.study import read_study, slug
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results.table import StudyResults, VariantResult
 
@@ -44,16 +49,28 @@ class Results:
 
 
 class Study:
-    """A study's YAML, and `root`, the folder of all runs."""
+    """A study's YAML, or a mapping of its keys, with a name; and `root`, the folder of all runs."""
 
-    def __init__(self, path: str | Path, root: str | Path = "runs") -> None:
-        self.path, self.root = Path(path), Path(root)
+    def __init__(self, path: str | Path | Mapping[str, Any], root: str | Path = "runs") -> None:
+        self.root = Path(root)
+        if isinstance(path, Mapping):  # kept in its folder; claims have a record beside it
+            if not (name := slug(str(path.get("name", "")))):
+                raise ValueError("A study that is a mapping needs a `name`, that of its folder.")
+            content, path = json.loads(json.dumps({**path}, default=str)), self.root / name / "study.yaml"
+            write_text(path, dump_yaml(content))
+        self.path = Path(path)
         study = read_study(self.path)
         if study.along:
             raise ValueError(
                 f"{path}: a study along an axis has a verdict at each place; use `python -m vitlab compare`."
             )
         self.folder = study.folder(self.root)
+
+    def _repr_html_(self) -> str:
+        study = read_study(self.path)
+        rows = [(name, short(key), x) for name, own in study.variants.items() for key, x in flatten(own).items()]
+        table = pd.DataFrame(rows, columns=["Variant", "Setting", "Value"])
+        return f"<p>{escape(study.question or study.name)}</p>{table.to_html(index=False)}"
 
     def run(self, overwrite: bool = False) -> Results:
         """Train what is missing and write `folder/report.html`, as `python -m vitlab compare` does.

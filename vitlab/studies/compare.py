@@ -14,19 +14,17 @@ from referee.report.claim import decided, headline
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, merge
-from vitlab.experiment.branch import branch_off
+from vitlab.experiment.chain import branch_off
 from vitlab.runs.lock import refuse_links, run_lock
 from vitlab.studies.file.fairness import Images, overruled
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.registration import UNFINISHED, Outcome, is_finished, refuse_conflicts, register
-from vitlab.studies.file.runs import Run, check_first, complete, experiment_of
+from vitlab.studies.file.runs import Run, check_first, complete, experiment_of, never_reached
 from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.curves import answer, write_curves
-from vitlab.studies.report.looks import append_look, look_of, read_looks
-from vitlab.studies.report.page import write_report
+from vitlab.studies.report.page import answer, write_curves, write_report
 from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import judged, outlooks, verdict
+from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.executors import Fleet, Local, Slots, allot
@@ -165,7 +163,8 @@ def _compare(
     if missing:
         tuning = sum(planned.missing_trials() for planned in plans)
         most, of_tuning = " at most" if study.looks else "", f" ({tuning:,} of tuning)" if tuning else ""
-        print(f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}.", flush=True)
+        size = f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}."
+        print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
     for planned in plans:
         planned.tune(train)
     if study.along:

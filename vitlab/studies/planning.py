@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from referee.formats import SPACE, counted, two_digits
@@ -22,11 +23,10 @@ from vitlab.studies.compare import begun_study
 from vitlab.studies.file.format import engineering
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome, conflicting, is_finished
-from vitlab.studies.file.runs import images_of, plan
+from vitlab.studies.file.runs import images_of, never_reached, plan
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
 from vitlab.studies.report.verdict import few_images
-from vitlab.studies.results.reading import read_results
-from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.run import RunResult, read_results
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.executors import allot
 
@@ -42,6 +42,7 @@ class Planned(Plan):
     seen: int  # seeds of the variant that has fewest
     bytes: list[float]  # of a run directory, by variant; empty unless each has a finished run
     joules: list[float]  # of a run's training, by variant; nan where it was not measured
+    schedules: list[str]  # what runs are too short for
 
     @property
     def watched(self) -> "Planned":
@@ -96,6 +97,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         known = guessed(len(study.variants), test_images, accuracy)
         source = f"a guess for {100 * accuracy:.3g} % accuracy"
     seen = min(map(len, past.values()))
+    known_costs = [*past.values()] if seen else []
     if looks := study.looks or ((seen,) if seen > 1 else ()):
         known = known._replace(level=growing(looks, bool(study.looks), study.test, study.margin is not None))
     once, slots = study.tuning.runs(0) if study.tuning else 0, allot(runs, study.jobs)
@@ -112,14 +114,9 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         study=study,
         finished=folds * len(finished),
         seen=seen,
-        bytes=[
-            float(np.mean([RunDirectory(each).size for result in own for each in result.directories]))
-            for own in (past.values() if seen else ())
-        ],
-        joules=[
-            float(np.mean([result.cost("train_joules") for result in own])) / slots.sharing / folds
-            for own in (past.values() if seen else ())
-        ],
+        bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in known_costs],
+        joules=[fmean(run.cost("train_joules") for run in own) / slots.sharing / folds for own in known_costs],
+        schedules=[] if study.converts_budget else never_reached(runs),
     )
 
 
@@ -167,6 +164,7 @@ def describe(planned: Planned, difference: float | None) -> str:
         f"{planned.study.name}: {variances(planned, planned.seen)}",
         takes,
         sizes(planned),
+        *planned.schedules,
         advice,
         *(few_images(planned.study, planned.pilot.test_images) if planned.pilot.test_images > 1 else ()),
     ]

@@ -7,7 +7,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from referee.formats import counted, listed
 
-from vitlab.config import ABSENT, HARMLESS, Config, find_groups, flatten, groups_by_name, short, texts_of
+from vitlab.config import ABSENT, HARMLESS, Config, flatten, short, texts_of
+from vitlab.data.groups import find_groups, groups_by_name
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.study import Study
 from vitlab.studies.file.variants import seed_settings
@@ -95,13 +96,9 @@ def said(key: str) -> str:
 
 def own_classes(config: Config, recorded: Collection[str] = ()) -> list[str]:
     """Return the class paths in a configuration from outside `PACKAGES`, and those that a run recorded by hash."""
-    return sorted(
-        {
-            text
-            for text, named in texts_of(config)
-            if text in recorded or (named and "." in text and text.partition(".")[0] not in PACKAGES)
-        }
-    )
+    named = {path for path, is_class in texts_of(config) if is_class and "." in path}
+    own = {path for path in named if path.partition(".")[0] not in PACKAGES}
+    return sorted(own | ({text for text, _ in texts_of(config)} & {*recorded}))
 
 
 EXAMPLES = 3

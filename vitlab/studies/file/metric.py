@@ -148,6 +148,6 @@ def refuse_untuned(experiment: "Experiment", metric: Metric) -> None:
 
 
 def _final_metrics(experiment: "Experiment") -> dict[str, bool | None] | None:
-    from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
+    from vitlab.experiment.results import final_metrics  # here, because it takes seconds to import
 
     return final_metrics(experiment.objective, experiment.trainer.callbacks)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, combinations
@@ -388,6 +388,18 @@ COMPLETE: Mapping[str, Callable[[Any], bool]] = {
     "max_steps": lambda steps: steps != 0,
     "max_time": lambda time: False,
 }
+
+
+def never_reached(runs: Iterable[Run]) -> list[str]:
+    """Return for each variant what of its schedule its runs are too short for."""
+    from vitlab.optim import unreached  # here, because it takes seconds to import
+
+    missed = {}
+    for run in (run for run in runs if not run.is_frozen):
+        flat, key = flatten(run.config), f"{SCHEDULE}.init_args"
+        parts = [flat.get(f"{key}.{name}") for name in ("warmup_epochs", "milestones")]
+        missed[run.variant] = unreached(run.epochs, parts[0] or 0, parts[1] or ())
+    return [f"{variant}: {line}" for variant, line in missed.items() if line]
 
 
 def own_share(study: Study, run: Run) -> float:

@@ -47,7 +47,8 @@ from pydantic_core import PydanticCustomError
 from referee.claim import Claim, parse_claim
 from referee.statistics.comparison import LEVEL
 
-from vitlab.config import SHIPPED, Config, flatten, gives_groups, load_yaml, locate, merge
+from vitlab.config import SHIPPED, Config, flatten, load_yaml, locate, merge
+from vitlab.data.groups import gives_groups
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.budget import Budget, Number
 from vitlab.studies.file.format import Section, expected, mistake, refuse_unknown
