@@ -23,7 +23,7 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
 from vitlab.studies.file.runs import Run, plan
-from vitlab.studies.file.space import Choice, Trial, Tune
+from vitlab.studies.file.space import Choice, Trial, Tuning
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
@@ -264,7 +264,9 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
     """A probe runs once, after the training: no validation accuracy could choose."""
     study = read_study(QUICKSTART.parents[1] / "claims" / "momentum_teacher.yaml")
     lr = "model.init_args.optimizer.init_args.lr"
-    tuned = dataclasses.replace(study, tuning=Tune.model_validate({"space": {lr: [5.0e-4, 1.0e-3]}}).of(study.seeds))
+    tuned = dataclasses.replace(
+        study, tuning=Tuning.model_validate({"space": {lr: [5.0e-4, 1.0e-3]}}).beside(study.seeds)
+    )
     with pytest.raises(ValueError, match=r"(?s)tune: DINO logs no k-NN accuracy of .*KnnMonitor"):
         plan(tuned, tmp_path)
     assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
@@ -273,7 +275,7 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
 def test_tuning_by_a_metric_of_test_images_alone_is_refused_before_the_first_run(tmp_path: Path) -> None:
     study = read_study(QUICKSTART)
     lr = "model.init_args.optimizer.init_args.lr"
-    tuning = Tune.model_validate({"space": {lr: [5.0e-4, 1.0e-3]}, "within": "study"}).of(study.seeds)
+    tuning = Tuning.model_validate({"space": {lr: [5.0e-4, 1.0e-3]}, "within": "study"}).beside(study.seeds)
     metric = {"name": "top1_size_8", "mode": "max"}
     with pytest.raises(ValueError, match=r"logs no val/top1_size_8 to choose by\.\nRank by one of val/"):
         plan(dataclasses.replace(study, tuning=tuning, metric=metric), tmp_path)

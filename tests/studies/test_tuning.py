@@ -92,7 +92,7 @@ def test_tuning_seeds_are_three_that_the_study_lacks(write_study: Write) -> None
     assert read_study(write_study(tune=TUNE, seeds=seeds)).tuning.seeds == [1000, 1002, 1003]  # type: ignore[union-attr]
     assert read_study(write_study(tune={**TUNE, "seeds": [1]}, seeds=seeds)).tuning.seeds == [1]  # type: ignore[union-attr]
     within = read_study(write_study(tune=GRID, seeds=seeds))
-    assert within.tuning.seeds == seeds  # type: ignore[union-attr]
+    assert within.tuning.seeds is None  # type: ignore[union-attr]
     assert read_study(write_study(tune={**TUNE, "within": "seed"}, seeds=seeds)).tuning == within.tuning
     for wrong, message in (
         ({"within": "seeds"}, "tune: within: 'seeds'. It should be 'seed' or 'study'"),
@@ -249,7 +249,7 @@ def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, mo
 
 def told(choices: list[Choice], **tuning: object) -> tuple[list[str], list[str], str]:
     """Return the sentence, the remarks and the section's text on some choices."""
-    study = Tuning(GRID["space"], **{"seeds": [1000, 1001, 1002], **tuning})  # type: ignore[arg-type]
+    study = Tuning(**{"space": GRID["space"], "within": "study", "seeds": [1000, 1001, 1002], **tuning})  # type: ignore[arg-type]
     outcomes = {seed: fake_study.right(0.9, seed=seed) for seed in (1, 2)}
     results = fake_study.results({"A": outcomes, "B": outcomes}, choices=choices)
     results = dataclasses.replace(results, study=dataclasses.replace(results.study, tuning=study))
@@ -299,7 +299,7 @@ def test_the_report_shows_the_chosen_values_by_seed() -> None:
         for seed, best in ((1, 0.7), (2, 0.95))
         for name in ("A", "B")
     ]
-    sentence, remarks, section = told(choices, seeds=[1, 2], chosen_for=[1, 2])
+    sentence, remarks, section = told(choices, within="seed", seeds=None)
     assert sentence == [
         "Each seed chose its own lr by its own tuning runs; the intervals include the noise of this choice."
     ]

@@ -11,7 +11,6 @@ Several lists are a grid: every combination is tried.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count, islice, product
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -34,18 +33,32 @@ class Candidate(NamedTuple):
     seeds: list[int]
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """Settings tuned on validation images, with the same candidates for every variant."""
+class Tuning(Section):
+    """`tune` of a study's file: settings with the same candidates for every variant."""
 
-    space: dict[str, list[Any]]  # by key, the values
-    seeds: list[int]  # of the tuning runs
-    chosen_for: Sequence[int | None] = (None,)  # the study's seeds that each choose; None: one choice for all of them
+    space: Annotated[dict[str, Annotated[list[Any], Len(2)]], Len(1)]  # by key, the values
+    within: Literal["seed", "study"] = "seed"
+    seeds: Seeds | None = None  # of the tuning runs; None: each seed of the study tunes for its own run
+
+    @model_validator(mode="after")
+    def _seeds_are_of_the_study(self) -> "Tuning":
+        if self.seeds is not None and self.within_seeds:
+            raise ValueError(
+                f"seeds: {self.seeds}, but `within: seed` tunes with the study's seeds. Remove one of the two."
+            )
+        return self
+
+    def beside(self, seeds: list[int]) -> "Tuning":
+        """Return the tuning of a study with these seeds, with three others for its own runs unless it names them."""
+        if self.within_seeds or self.seeds:
+            return self
+        unused = (seed for seed in count(TUNE_FROM) if seed not in seeds)
+        return self.model_copy(update={"seeds": list(islice(unused, TUNING_SEEDS))})
 
     @property
     def within_seeds(self) -> bool:
         """Whether each seed of the study makes its own choice."""
-        return None not in self.chosen_for
+        return self.within == "seed"
 
     @property
     def names(self) -> list[str]:  # the last words of the keys
@@ -53,37 +66,14 @@ class Tuning:
 
     def candidates(self, seed: int | None) -> list[Candidate]:
         """Return what each variant tries for the run of a seed, or for all runs."""
-        seeds = self.seeds if seed is None else [seed]
+        seeds = self.seeds or [] if seed is None else [seed]
         names = ["-".join(map("{}-{}".format, self.names, values)) for values in product(*self.space.values())]
         grid = [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
         return [Candidate(name, settings, seeds) for name, settings in zip(names, grid, strict=True)]
 
     def runs(self, seeds: int) -> int:
         """Return the number of tuning runs of a variant in a study of some seeds."""
-        return math.prod(map(len, self.space.values())) * (seeds if self.within_seeds else len(self.seeds))
-
-
-class Tune(Section):
-    """`tune` of a study's file."""
-
-    space: Annotated[dict[str, Annotated[list[Any], Len(2)]], Len(1)]
-    within: Literal["seed", "study"] = "seed"
-    seeds: Seeds | None = None
-
-    @model_validator(mode="after")
-    def _seeds_are_of_the_study(self) -> "Tune":
-        if self.seeds is not None and self.within == "seed":
-            raise ValueError(
-                f"seeds: {self.seeds}, but `within: seed` tunes with the study's seeds. Remove one of the two."
-            )
-        return self
-
-    def of(self, seeds: list[int]) -> Tuning:
-        """Return what a study with these seeds tunes."""
-        if self.within == "seed":
-            return Tuning(self.space, seeds, seeds)
-        unused = islice((seed for seed in count(TUNE_FROM) if seed not in seeds), TUNING_SEEDS)
-        return Tuning(self.space, self.seeds or list(unused))
+        return math.prod(map(len, self.space.values())) * (len(self.seeds) if self.seeds else seeds)
 
 
 class Trial(NamedTuple):

@@ -52,7 +52,7 @@ from vitlab.data.groups import gives_groups
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.budget import Budget, Number
 from vitlab.studies.file.format import Section, expected, mistake, refuse_unknown
-from vitlab.studies.file.space import Tune, Tuning
+from vitlab.studies.file.space import Tuning
 from vitlab.studies.file.variants import BY_DEFAULT, Along, Axis, Seeds, Vary, axis_of, seed_settings
 
 LIKE = "like"
@@ -161,7 +161,7 @@ class StudyFile(Section):
     name: str = ""
     question: str = ""
     budget: Budget | None = None
-    tune: Tune | None = None
+    tune: Tuning | None = None
     claim: dict[str, Any] | None = None  # see `referee.claim`
     vary: Vary | None = None
     along: Along | None = None
@@ -349,7 +349,7 @@ def _parse(content: Config, path: Path) -> Study:
         "files": {name: beside(path, each) for name, each in file.variants.items() if isinstance(each, str)},
         "seeds": seeds,
         "vary": file.vary or BY_DEFAULT,
-        "tuning": tune and tune.of(seeds),
+        "tuning": tune and tune.beside(seeds),
         "metric": file.metric and file.metric.model_dump(exclude_none=True),
         "claim": parse_claim(file.claim, variants, file.margin),
         "along": file.along and axis_of(file.along, file.budget),
@@ -381,7 +381,7 @@ def _contradictions(study: Study) -> Iterator[str]:
     folders = [point.folder(Path(), name).name for point in study.points for name in study.variants]
     if twice := _twice(folders):
         yield f"along: two places would share the folder {twice}/. Remove one of the two values."
-    names = [slug(each.name) for each in study.tuning.candidates(study.tuning.chosen_for[0])] if study.tuning else []
+    names = [slug(each.name) for each in study.tuning.candidates(None)] if study.tuning else []
     if twice := _twice(names):
         yield f"tune: space: two candidates would share the folder {twice}/. Remove one of equal values."
 

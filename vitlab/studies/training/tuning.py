@@ -109,7 +109,7 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
             for candidate in tuning.candidates(seed)
             for run in [run_of(variant, candidate)]
         ]
-        for seed in tuning.chosen_for
+        for seed in (study.seeds if tuning.within_seeds else [None])
         for variant in study.variants
     }
 
@@ -132,7 +132,8 @@ def tune(
     runs = plan_tuning(study, root, decided)
     train([run for cell in runs.values() for candidate in cell for run in candidate])
     size = len(images.labels("val"))
-    choices = [choice for seed in tuning.chosen_for for choice in _choices(study, tuning, runs, seed, size)]
+    seeds = study.seeds if tuning.within_seeds else [None]
+    choices = [choice for seed in seeds for choice in _choices(study, tuning, runs, seed, size)]
     chosen = {(choice.variant, choice.seed): nested(choice.chosen.settings) for choice in choices}
     for variant, seed in runs:
         if (variant, seed) not in chosen:
