@@ -25,12 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.measuring import CPU, alternate, machine, markdown, parser_of, ratios, save
+from benchmarks.measuring import CPU, alternate, clock_for, machine, markdown, parser_of, ratios, save
 from vitlab import models
-from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.cost.device import clock_for, wait_for
-from vitlab.evaluation.cost.flops import dtype_of, flops_of, gemm_peak
-from vitlab.evaluation.cost.memory import PeakMemory
+from vitlab.evaluation.cost import PeakMemory, device_for, dtype_of, flops_of, gemm_peak, wait_for
 
 NAMES = (
     "vit_small_patch16_224",

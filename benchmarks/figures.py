@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.measuring import CPU, parser_of
-from vitlab.analysis.attention import query_map
-from vitlab.analysis.segmentation import attention_overlap, class_token_masks, jaccard
+from vitlab.analysis.attention import attention_overlap, class_token_masks, jaccard, query_map
 from vitlab.data import Shapes
 from vitlab.models import VisionTransformer
 from vitlab.models.weights import load_weights

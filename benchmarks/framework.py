@@ -25,9 +25,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.end_to_end import Training, spend
-from benchmarks.measuring import CPU, WARM_UP, Quartiles, machine, parser_of, ratios, train_steps
+from benchmarks.measuring import CPU, WARM_UP, Quartiles, clock_for, machine, parser_of, ratios, train_steps
 from vitlab.data.sampler import TrainSampler
-from vitlab.evaluation.cost.device import clock_for
 from vitlab.objectives import Supervised
 
 IMPORTS = "import torch, lightning, timm"

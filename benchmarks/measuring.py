@@ -16,8 +16,7 @@ from typing import NamedTuple
 import torch
 
 from vitlab.atomic_files import write_text
-from vitlab.evaluation.cost import device_name
-from vitlab.evaluation.cost.device import clock_for, wait_for
+from vitlab.evaluation.cost import device_name, wait_for
 from vitlab.experiment.experiment import Experiment
 
 OUT = Path("runs/benchmark")
@@ -59,6 +58,11 @@ def markdown(header: str, rows: Sequence[Mapping[str, object]]) -> str:
 
 def save(file: Path, *tables: str) -> None:
     write_text(file, "\n".join(tables))
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Return the clock that other programs disturb least: with several threads, waiting also counts as process time."""
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def alternate(steps: Mapping[str, Step], repetitions: int, device: torch.device) -> dict[str, list[float]]:

@@ -32,8 +32,7 @@ from tqdm import tqdm
 from benchmarks.against_timm import TRAINER_PRECISION
 from benchmarks.measuring import Step, alternate, machine, parser_of, quartiles
 from vitlab.atomic_files import write_text
-from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.cost.flops import dtype_of, flops_of
+from vitlab.evaluation.cost import device_for, dtype_of, flops_of
 from vitlab.models import SwinTransformer, VisionTransformer
 
 Architecture = Literal["ViT", "Swin"]

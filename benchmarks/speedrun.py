@@ -20,7 +20,7 @@ from referee.report.drawing import COLORS
 from referee.statistics.intervals import t_interval
 
 from benchmarks.measuring import CPU, machine, markdown, parser_of, save
-from vitlab.evaluation.cost.device import processor_name
+from vitlab.evaluation.cost import processor_name
 
 NAMES = {"vit": "ViT", "swin": "Swin", "swin-v2": "Swin v2"}
 

@@ -264,14 +264,14 @@ MUTANTS = [
     # Evaluation
     Mutant(
         "k-NN: the farthest neighbors vote most",
-        "vitlab/evaluation/knn.py",
+        "vitlab/evaluation/classifiers.py",
         "(similarity / temperature).exp()",
         "(-similarity / temperature).exp()",
         "tests/evaluation/test_features.py",
     ),
     Mutant(
         "k-NN on pixels: of several splits, the first alone votes",
-        "vitlab/evaluation/knn.py",
+        "vitlab/evaluation/classifiers.py",
         "for each in bank]",
         "for each in bank[:1]]",
         "tests/evaluation/test_knn.py",

@@ -23,7 +23,7 @@ from benchmarks.loaders import PLAIN, SIZE, make_photos
 from vitlab.data import ImageFolder, PhotoAugment
 from vitlab.data.augment import BOX_DRAWS, crop_box
 from vitlab.data.counter_rng import Draws, Stream
-from vitlab.evaluation.cost.device import wait_for
+from vitlab.evaluation.cost import wait_for
 
 BATCH, COPIES, SECONDS = 256, 64, 10.0  # of the 32 photographs that are made
 EPOCHS = 100_000  # more than anybody waits for

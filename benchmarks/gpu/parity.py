@@ -36,8 +36,7 @@ from benchmarks.loaders import make_photos
 from benchmarks.measuring import CPU, options_of
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
-from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.cost.memory import process_status
+from vitlab.evaluation.cost import device_for, process_status
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import (
     DINO,

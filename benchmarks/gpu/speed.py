@@ -25,9 +25,7 @@ from benchmarks.gpu.measurement import Figures, Measurement, Setting
 from benchmarks.measuring import alternate, ratios
 from benchmarks.step_profile import kind_of
 from vitlab import models
-from vitlab.evaluation.cost.device import wait_for
-from vitlab.evaluation.cost.flops import choose_tf32, gemm_peak
-from vitlab.evaluation.cost.memory import PeakMemory
+from vitlab.evaluation.cost import PeakMemory, choose_tf32, gemm_peak, wait_for
 from vitlab.internals import is_out_of_memory
 from vitlab.objectives import Supervised
 from vitlab.optim import AdamW, WarmupCosine

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vitlab.analysis.canvas import to_pixels
-from vitlab.analysis.reconstructions import GRAY, panels
+from vitlab.analysis.figures import GRAY, panels
 
 
 def test_the_visible_part_is_the_image_and_the_hidden_part_the_prediction() -> None:

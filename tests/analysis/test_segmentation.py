@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitlab.analysis.segmentation import attention_overlap, has_class_attention, jaccard, keep_mass
+from vitlab.analysis.attention import attention_overlap, has_class_attention, jaccard, keep_mass
 from vitlab.models import AttentionMap, VisionTransformer
 
 SHAPES = {"data": {"class_path": "vitlab.data.Shapes", "init_args": {"batch_size": 100, "eval_batch_size": 300}}}

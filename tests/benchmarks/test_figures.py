@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from benchmarks.figures import best_heads, curve, draw_attention, encoder
-from vitlab.analysis.attention import query_map
-from vitlab.analysis.segmentation import class_token_masks, jaccard
+from vitlab.analysis.attention import class_token_masks, jaccard, query_map
 
 
 def test_the_head_that_overlaps_most_is_drawn() -> None:

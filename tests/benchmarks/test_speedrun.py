@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.speedrun import Entry, matrix_rate, read, row
-from vitlab.evaluation.cost.device import processor_name
+from vitlab.evaluation.cost import processor_name
 
 RECORDS = Path(__file__).parents[2] / "docs/records"
 

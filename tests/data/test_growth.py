@@ -17,7 +17,7 @@ from tests.models.small_models import SMALL
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Digits, Growth, MultiCrop
-from vitlab.evaluation.cost.flops import flops_of
+from vitlab.evaluation.cost import flops_of
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.noise import flops_per_image
 from vitlab.models import VisionTransformer

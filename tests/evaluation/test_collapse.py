@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vitlab.evaluation.collapse import rank_me, relative_std
+from vitlab.evaluation.features import rank_me, relative_std
 
 
 def test_rank_is_the_number_of_dimensions_in_equal_use() -> None:

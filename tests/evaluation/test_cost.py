@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitlab.evaluation.cost import count_flops, device_for
-from vitlab.evaluation.cost.flops import count_flops_in_training
+from vitlab.evaluation.cost import count_flops, count_flops_in_training, device_for
 
 
 def test_fused_attention_is_counted_like_its_products() -> None:

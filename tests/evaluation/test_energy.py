@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vitlab.evaluation.cost.energy import Rapl, meter_for
+from vitlab.evaluation.cost import Rapl, meter_for
 
 
 def package(root: Path, index: int, microjoules: int, kind: str = "package") -> Path:
@@ -29,7 +29,7 @@ def test_packages_add_up_and_an_overflow_is_no_step_back(tmp_path: Path) -> None
 def test_a_machine_without_counters_has_no_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="no energy counter"):
         Rapl(tmp_path)
-    monkeypatch.setattr("vitlab.evaluation.cost.energy.Rapl.__init__.__defaults__", (tmp_path,))
+    monkeypatch.setattr("vitlab.evaluation.cost.Rapl.__init__.__defaults__", (tmp_path,))
     assert meter_for(torch.device("cpu")) is None
 
 

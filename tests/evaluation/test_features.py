@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from vitlab.evaluation.classifiers import predict_weighted, weighted_votes
 from vitlab.evaluation.features import classify, extract
-from vitlab.evaluation.knn import predict_weighted, weighted_votes
 from vitlab.models import VisionTransformer
 from vitlab.models.backbone import in_eval_mode
 
@@ -70,6 +70,6 @@ def test_votes_among_many_examples_are_the_same_in_small_parts(monkeypatch: pyte
     queries, bank = torch.randn(9, 6, generator=generator), torch.randn(40, 6, generator=generator)
     labels = torch.randint(4, (40,), generator=generator)
     whole = weighted_votes(queries, bank, labels, 4)
-    monkeypatch.setattr("vitlab.evaluation.knn.MOST_SIMILARITIES", 90)  # two queries at a time
+    monkeypatch.setattr("vitlab.evaluation.classifiers.MOST_SIMILARITIES", 90)  # two queries at a time
     # exp(cosine / 0.07) makes a rounding of the cosine fourteen times as large.
     torch.testing.assert_close(weighted_votes(queries, bank, labels, 4), whole, rtol=1e-5, atol=0)

@@ -8,7 +8,7 @@ import torch
 
 from tests.objectives.small import SMALL, STAGES
 from vitlab.commands.dispatch import run
-from vitlab.evaluation.cost.flops import choose_tf32, dtype_of, gemm_peak
+from vitlab.evaluation.cost import choose_tf32, dtype_of, gemm_peak
 from vitlab.internals import flop_counter
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 

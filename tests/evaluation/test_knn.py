@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from vitlab.evaluation.knn import classify_pixels
+from vitlab.evaluation.classifiers import classify_pixels
 
 
 class Photos:

@@ -3,7 +3,7 @@
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from vitlab.evaluation.linear import fit_linear_probe
+from vitlab.evaluation.classifiers import fit_linear_probe
 
 
 def clusters(n: int, seed: int, spread: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from vitlab.evaluation.low_shot import (
+from vitlab.evaluation.probe import (
     LowShot,
     draw_images,
     draw_percent,

@@ -15,7 +15,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from vitlab import models
-from vitlab.evaluation.cost.memory import bytes_of_tensors
+from vitlab.evaluation.cost import bytes_of_tensors
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone
 
@@ -24,7 +24,7 @@ MIB = 2**20
 BLOCKS = """
 import ctypes, sys
 from vitlab.commands.dispatch import run
-from vitlab.evaluation.cost.memory import hold_freed_memory
+from vitlab.evaluation.cost import hold_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

@@ -10,7 +10,7 @@ import torch
 from tests.conftest import EXPERIMENTS
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
-from vitlab.evaluation.cost.flops import flops_of
+from vitlab.evaluation.cost import flops_of
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.noise import Noise, flops_per_image, on_noise
 from vitlab.objectives import Distillation

@@ -15,9 +15,8 @@ from vitlab.commands.dispatch import run
 from vitlab.config import merge
 from vitlab.data import Digits
 from vitlab.deployment.load import load
+from vitlab.evaluation.classifiers import LinearProbe, fit_linear_probe, predict_weighted
 from vitlab.evaluation.features import Features, extract
-from vitlab.evaluation.knn import predict_weighted
-from vitlab.evaluation.linear import LinearProbe, fit_linear_probe
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import SPLITS, probe_features
 from vitlab.experiment import frozen

@@ -13,8 +13,8 @@ from tests.conftest import EXPERIMENTS
 from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 from vitlab.data import BatchAugment, Digits, ImageFolder, Mixup, PhotoAugment
-from vitlab.evaluation.knn import weighted_votes
-from vitlab.evaluation.low_shot import fit_logistic, preprocess
+from vitlab.evaluation.classifiers import weighted_votes
+from vitlab.evaluation.probe import fit_logistic, preprocess
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.protocols import Protocol, simply_augmented
 

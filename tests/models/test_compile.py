@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 
 from tests.models.small_models import SMALL, images, shake
 from tests.objectives.small import BACKBONES, batch, crops
-from vitlab.evaluation.cost.utilization import Utilization
+from vitlab.evaluation.utilization import Utilization
 from vitlab.models import TimmModel, VisionTransformer
 from vitlab.objectives import (
     DINO,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.objectives.small import BACKBONES, CROPS, OTHER_PREFIXES, closed_form, crops, wake, without_gradient
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
-from vitlab.evaluation.collapse import rank_me
+from vitlab.evaluation.features import rank_me
 from vitlab.models import TimmModel, VisionTransformer
 from vitlab.models.layers import trunc_normal
 from vitlab.models.weights import load_weights

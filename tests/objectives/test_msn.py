@@ -13,7 +13,7 @@ from tests.objectives.small import BACKBONES, CROPS, OTHER_PREFIXES, closed_form
 from tests.objectives.test_dino import experiment as dino_experiment
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
-from vitlab.evaluation.collapse import rank_me
+from vitlab.evaluation.features import rank_me
 from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives import MSN
 from vitlab.objectives.heads import Prototypes

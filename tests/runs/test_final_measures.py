@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitlab.analysis.activations import amplitude, block_outputs
-from vitlab.analysis.segmentation import attention_overlap
+from vitlab.analysis.attention import attention_overlap
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Shapes

@@ -17,8 +17,8 @@ from lightning.pytorch import Trainer
 import vitlab
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits, PlacedDigits
+from vitlab.evaluation.classifiers import predict_weighted
 from vitlab.evaluation.features import extract
-from vitlab.evaluation.knn import predict_weighted
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import VisionTransformer

@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from vitlab.commands.dispatch import run
-from vitlab.evaluation.cost.flops import flops_of
-from vitlab.evaluation.cost.utilization import Utilization
+from vitlab.evaluation.cost import flops_of
+from vitlab.evaluation.utilization import Utilization
 from vitlab.models import VisionTransformer
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 
 from tests.runs.test_final_measures import SHAPES
-from vitlab.evaluation.values import jackknifed, read_values, write_values
+from vitlab.evaluation.predictions import jackknifed, read_values, write_values
 from vitlab.experiment.experiment import Experiment
 from vitlab.runs.directory import RunDirectory
 

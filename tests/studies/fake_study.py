@@ -27,7 +27,7 @@ from vitlab.studies.file.format import refuse_unknown
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study
-from vitlab.studies.results.baselines import Baselines
+from vitlab.studies.results.context import Baselines
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import StudyResults
 

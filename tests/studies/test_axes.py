@@ -18,7 +18,7 @@ from vitlab.studies.compare import RunsFailed, compare, in_turn
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
-from vitlab.studies.report.curves import line_of
+from vitlab.studies.report.page import line_of
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.context import context_of
 

@@ -7,9 +7,9 @@ import pytest
 from fake_study import Digits
 
 import vitlab.data
-from vitlab.evaluation import knn
-from vitlab.studies.results import baselines as module
-from vitlab.studies.results.baselines import baselines
+from vitlab.evaluation import classifiers
+from vitlab.studies.results import context as module
+from vitlab.studies.results.context import baselines
 
 
 def test_the_majority_class_is_that_of_counting(digits: Digits, tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_the_majority_class_is_that_of_counting(digits: Digits, tmp_path: Path) 
 def test_the_cache_serves_the_same_data_only(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cache.json"
     first = baselines(digits, {"split_seed": 0}, file)
-    monkeypatch.setattr(module, "classify_pixels", partial(knn.classify_pixels, most=50))
+    monkeypatch.setattr(module, "classify_pixels", partial(classifiers.classify_pixels, most=50))
     assert baselines(digits, {"split_seed": 0}, file) == first
     other = baselines(digits, {"split_seed": 1}, file)
     assert other.bank_images == 50

@@ -5,7 +5,7 @@ import numpy as np
 from fake_study import results
 from PIL import Image
 
-from vitlab.evaluation.thumbnails import data_uri
+from vitlab.evaluation.predictions import data_uri
 from vitlab.studies.report.gallery import gallery, interesting, shown_seed
 
 ALL = np.ones(6, dtype=bool)

@@ -15,7 +15,7 @@ from vitlab.studies.file.fairness import groups_of, split_groups
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
-from vitlab.studies.report.beaten import design_effect, not_beyond_baselines
+from vitlab.studies.report.remarks import design_effect, not_beyond_baselines
 from vitlab.studies.resolved import ResolvedStudy
 
 Write = Callable[..., Path]

@@ -16,7 +16,6 @@ from vitlab.studies.file.runs import Difference, Run
 from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results.context import Compute, Context, LeftOut, Trials
-from vitlab.studies.results.duplicates import Duplicates
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import StudyResults
 
@@ -415,10 +414,7 @@ def test_a_run_that_continued_with_other_code_is_named() -> None:
 
 
 def test_copies_of_training_images_in_the_test_split_are_named() -> None:
-    found = Duplicates(1000, {"train": 2, "val": 0}, [["a", "b"], ["c", "d"]])
-    (remark,) = remarks(results(AHEAD, context=Context(leaks=[str(found)])))
-    assert plain(remark).startswith("Of 1,000 test images, exact copies are also 2 in the train split, which inflates")
-    assert str(Duplicates(1000, {"train": 0}, [])) == ""
+    assert remarks(results(AHEAD, context=Context(leaks=["Of 1,000 test images …"]))) == ["Of 1,000 test images …"]
 
 
 def test_other_studies_on_the_same_test_images_are_named() -> None:

@@ -17,13 +17,11 @@ from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
 from vitlab.studies.report import page, sections
-from vitlab.studies.report.beaten import not_beyond_baselines
-from vitlab.studies.report.looks import read_looks
-from vitlab.studies.report.remarks import remarks_above
-from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results.baselines import baselines
+from vitlab.studies.report.remarks import not_beyond_baselines, remarks_above
+from vitlab.studies.report.verdict import read_looks, verdict
+from vitlab.studies.results.context import baselines
 from vitlab.studies.results.duplicates import duplicates
-from vitlab.studies.results.reading import read_results
+from vitlab.studies.results.run import read_results
 from vitlab.studies.results.table import StudyResults
 
 LABELS = np.arange(30) % 3

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,17 +22,9 @@ from vitlab.data.corruptions import CLEAN, CORRUPTIONS, accuracies, corrupt, sel
 from vitlab.evaluation.features import classify
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.models import VisionTransformer
-from vitlab.studies.report.robustness import (
-    FinishedRun,
-    Robustness,
-    draw_curves,
-    fingerprint,
-    finished_runs,
-    keep,
-    read_kept,
-    read_robustness,
-    summary,
-)
+from vitlab.runs.record import erase
+from vitlab.studies.file.runs import Run
+from vitlab.studies.report.robustness import Robustness, draw_curves, read_robustness, summary
 
 Write = Callable[..., Path]
 
@@ -44,20 +37,19 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     pd.DataFrame(rows, columns=["variant", "seed", "status"]).to_csv("runs/study/results.csv", index=False)
     assert run("robustness", ["--study", "runs/study"]) == 0
 
-    table = pd.read_csv("runs/study/robustness/robustness.csv", keep_default_na=False)
+    file = "runs/study/vit-small/seed-1/robustness.csv"
+    table = pd.read_csv(file, keep_default_na=False)
     assert len(table) == 1 + 5 * len(CORRUPTIONS)
     clean = table[table["corruption"] == CLEAN[0]]["top1"].item()
     summary = json.loads(Path("runs/study/vit-small/seed-1/summary.json").read_text())
     assert round(599 * clean) == round(599 * summary["metrics"]["test/top1"])  # to the image
     worst = table.groupby("corruption")["top1"].min()
     assert worst["occlusion"] < clean  # a tenth of the image cannot say as much as all of it
-    shown = capsys.readouterr()
-    assert shown.out.strip() == "runs/study/robustness/robustness.csv"
-    assert "Swin, seed 1: out of memory" in shown.err
+    assert "Swin, seed 1: out of memory" in capsys.readouterr().err
 
     # Fewer of everything; a mistake is answered in one line.
     assert run("robustness", ["--study", "runs/study", "--images", "60"]) == 0
-    table = pd.read_csv("runs/study/robustness/robustness.csv", keep_default_na=False)
+    table = pd.read_csv(file, keep_default_na=False)
     assert table["images"].value_counts().to_dict() == {599: 1 + 5 * len(CORRUPTIONS), 60: 1 + 5 * len(CORRUPTIONS)}
     assert run("robustness", ["runs/study", "--images", "0"]) == 2
     assert "expected 1 or more" in capsys.readouterr().err
@@ -110,10 +102,10 @@ def test_some_of_the_images_are_those_that_were_chosen() -> None:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> list[FinishedRun]:
+def study(tmp_path: Path) -> list[Run]:
     data = Digits()
     labels, names = data.labels("test"), data.image_names("test")
-    runs = [FinishedRun(variant, seed, tmp_path / variant / f"seed-{seed}") for seed in (1, 2) for variant in "ab"]
+    runs = [Run(variant, seed, {}, tmp_path / variant) for seed in (1, 2) for variant in "ab"]
     for number, model in enumerate(runs):
         model.directory.mkdir(parents=True)
         (model.directory / "config.yaml").write_text("run: {probe: null}")
@@ -122,10 +114,15 @@ def study(tmp_path: Path) -> list[FinishedRun]:
     return runs
 
 
+def read(runs: list[Run]) -> pd.DataFrame:
+    files = [run.directory / "robustness.csv" for run in runs]
+    return pd.concat([pd.read_csv(file, keep_default_na=False) for file in files if file.is_file()])
+
+
 class Bench:
     """Measures models whose accuracy is always 10 %; `measured` names them, and `stop_at` one that cannot be loaded."""
 
-    def __init__(self, study: list[FinishedRun], folder: Path) -> None:
+    def __init__(self, study: list[Run], folder: Path) -> None:
         self.study, self.folder = study, folder
         self.measured: list[str] = []
         self.stop_at = ""
@@ -133,27 +130,26 @@ class Bench:
         rows = [(run.variant, run.seed, "finished") for run in study]
         pd.DataFrame(rows, columns=["variant", "seed", "status"]).to_csv(folder / "results.csv", index=False)
 
-    def rows(self, run: FinishedRun, chosen: np.ndarray) -> pd.DataFrame:
-        self.measured.append(f"{run.variant}{run.seed}")
+    def rows(self, directory: Path, chosen: np.ndarray) -> pd.DataFrame:
+        self.measured.append(f"{directory.parent.name}{directory.name[-1]}")
         if self.measured[-1] == self.stop_at:
             raise RuntimeError
         kinds = [CLEAN, *((each.name, strength) for each in CORRUPTIONS for strength in each.strengths)]
         table = pd.DataFrame(kinds, columns=["corruption", "strength"])
         nines = float((self.labels[chosen] == 9).mean())
         table["measure"] = table["corruption"].map(lambda name: "" if name == CLEAN[0] else "σ")
-        facts = {"variant": run.variant, "seed": run.seed, "images": len(chosen), "top1": nines}
-        return table.assign(**facts, predictions=fingerprint(run.directory))
+        return table.assign(images=len(chosen), top1=nines)
 
     def measure(self, images: int) -> pd.DataFrame:
         self.measured.clear()
         robustness.run(["--study", str(self.folder), "--images", str(images)])
-        return read_kept(self.folder)
+        return read(self.study)
 
 
 @pytest.fixture
-def bench(study: list[FinishedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(study: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench(study, tmp_path)
-    monkeypatch.setattr(robustness, "_measure", bench.rows)
+    monkeypatch.setattr(robustness, "measure", bench.rows)
     return bench
 
 
@@ -165,41 +161,47 @@ def test_progress_is_shown_with_the_time_left(bench: Bench, capsys: pytest.Captu
     assert "(model" not in capsys.readouterr().err  # nothing is left to measure
 
 
-def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
+def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench) -> None:
     bench.stop_at = "a2"
     with pytest.raises(RuntimeError):
         bench.measure(50)
-    assert len(read_kept(tmp_path)) == 2 * 31
+    assert len(read(bench.study)) == 2 * 31
     bench.stop_at = ""
     table = bench.measure(50)
     assert bench.measured == ["a2", "b2"]  # what was measured is not measured again
     assert len(table) == 4 * 31
     assert set(table["images"]) == {50}
 
-    # A run that was trained again is measured again, and one that lacks a corruption; a curve needs all runs.
-    labels, names = Digits().labels("test"), Digits().image_names("test")
-    again = Predictions(names, labels, np.full((len(labels), 10), 9.0, dtype=np.float32))
-    write_predictions(bench.study[2].directory / "predictions.parquet", again)
+    # A run that is trained again is measured again, and one that lacks a corruption; a curve needs all runs.
+    directory = bench.study[2].directory
+    shutil.copytree(directory, directory.with_name("before"))
+    erase(directory)
+    assert not (directory / "robustness.csv").exists()
+    for name in ("config.yaml", "predictions.parquet"):
+        shutil.copy(directory.with_name("before") / name, directory)
+    report = read_robustness(bench.study)
+    assert report is not None
+    assert report.missing == ["a, seed 2"]
     bench.measure(50)
     assert bench.measured == ["a2"]
-    kept = read_kept(tmp_path)
-    one = (kept["variant"] == "b") & (kept["seed"] == 1) & (kept["corruption"] == "JPEG")
-    kept[~one].to_csv(tmp_path / "robustness/robustness.csv", index=False)
-    report = read_robustness(tmp_path, bench.study)
+    kept = read(bench.study[1:2])
+    kept[kept["corruption"] != "JPEG"].to_csv(bench.study[1].directory / "robustness.csv", index=False)
+    report = read_robustness(bench.study)
     assert report is not None
     assert [*report.measures] == [each.name for each in CORRUPTIONS if each.name != "JPEG"]
     assert report.missing == []
     bench.measure(50)
     assert bench.measured == ["b1"]
+    assert len(read(bench.study)) == 4 * 31
 
 
 def test_a_study_that_ranks_features_is_refused_before_anything_is_measured(bench: Bench) -> None:
     (bench.study[-1].directory / "config.yaml").write_text("run: {probe: knn}")
-    with pytest.raises(ValueError, match=r"ranks b by its features"):
+    with pytest.raises(ValueError, match=r"ranks b, seed 2 by its features"):
         bench.measure(50)
     assert not bench.measured
     (bench.study[-1].directory / "config.yaml").write_text("{run: {probe: linear}, trainer: {max_epochs: 0}}")
-    assert len(bench.measure(50)["seed"].unique()) == 2  # a linear probe of a frozen network is its own head
+    assert len(bench.measure(50)) == 4 * 31  # a linear probe of a frozen network is its own head
 
 
 def test_fewer_images_are_of_each_class_in_proportion_and_the_same_for_all(bench: Bench) -> None:
@@ -209,18 +211,13 @@ def test_fewer_images_are_of_each_class_in_proportion_and_the_same_for_all(bench
     assert table["top1"].nunique() == 1
 
 
-def test_a_report_shows_the_number_of_images_that_most_runs_were_tested_on(
-    study: list[FinishedRun], tmp_path: Path
-) -> None:
-    row = {"corruption": CLEAN[0], "strength": 0.0, "top1": 0.5, "measure": ""}
-    for images, runs in ((50, study), (599, study[:1])):
-        for model in runs:
-            own = {"variant": model.variant, "seed": model.seed, "images": images}
-            keep(pd.DataFrame([row | own | {"predictions": fingerprint(model.directory)}]), tmp_path)
-    report = read_robustness(tmp_path, study)
+def test_a_report_shows_the_number_of_images_that_most_runs_were_tested_on(bench: Bench) -> None:
+    bench.measure(50)
+    bench.rows(bench.study[0].directory, np.arange(599)).to_csv(bench.study[0].directory / "robustness.csv")
+    report = read_robustness(bench.study)
     assert report is not None
     assert set(report.table["images"]) == {50}
-    assert report.missing == []
+    assert report.missing == ["a, seed 1"]
 
 
 def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_over_seeds() -> None:
@@ -244,36 +241,31 @@ def test_a_variant_has_its_color_also_where_another_failed() -> None:
     rows = [("Swin", 1, name, strength, 0.9, 100) for name, strength in (CLEAN, ("noise", 0.1))]
     table = pd.DataFrame(rows, columns=["variant", "seed", "corruption", "strength", "top1", "images"])
     for layout in (drawing.WIDE, drawing.NARROW):
-        (axes,) = draw_curves(Robustness(table.assign(measure="σ"), []), ["ViT", "Swin"], layout).axes
+        study: Any = SimpleNamespace(study=SimpleNamespace(variants={"ViT": {}, "Swin": {}}))
+        (axes,) = draw_curves(Robustness(table.assign(measure="σ"), []), study, layout).axes
         assert axes.lines[0].get_color() == drawing.COLORS[1]
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"contains no results\.csv"):
-        finished_runs(tmp_path)
+        robustness.finished_runs(tmp_path)
     (tmp_path / "results.csv").write_text("variant,seed,status\nViT,1,killed\n")
     with pytest.raises(ValueError, match="none of its runs finished"):
-        finished_runs(tmp_path)
+        robustness.finished_runs(tmp_path)
 
 
 def test_runs_of_a_place_lie_beside_it_and_a_variant_may_be_called_none(tmp_path: Path) -> None:
     place = tmp_path / "50-training-images"
     place.mkdir()
     (place / "results.csv").write_text("variant,seed,status\nNone,1,finished\n")
-    ((run,), _) = finished_runs(place)
-    assert run == FinishedRun("None", 1, tmp_path / "none-50-training-images/seed-1")
+    assert robustness.finished_runs(place) == {"None, seed 1": tmp_path / "none-50-training-images/seed-1"}
     (place / "none").mkdir()
-    ((run,), _) = finished_runs(place)
-    assert run.directory == place / "none/seed-1"
+    assert robustness.finished_runs(place) == {"None, seed 1": place / "none/seed-1"}
 
 
-def test_a_sample_of_the_test_images_keeps_the_proportions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_the_test_images_keeps_the_proportions() -> None:
     labels = np.repeat([0, 1, 2], [5000, 3000, 2000])
-    stored = SimpleNamespace(labels=labels)
-    monkeypatch.setattr("vitlab.runs.directory.RunDirectory.predictions", property(lambda directory: stored))
-    run: Any = SimpleNamespace(directory=Path())
-    chosen = robustness._sample(run, 100)
+    chosen = robustness.sample(labels, 100)
     assert len(set(chosen)) == 100
     assert np.bincount(labels[chosen]).tolist() == [50, 30, 20]
-    stored.labels = labels[:40]
-    assert robustness._sample(run, 100).tolist() == robustness._sample(run, None).tolist() == list(range(40))
+    assert robustness.sample(labels[:40], 100).tolist() == robustness.sample(labels[:40], None).tolist() == [*range(40)]

@@ -3,13 +3,15 @@
 from vitlab import exported
 
 _PLACES = {
+    "activations": ["filter_components", "position_similarity"],
     "agreement": ["draw_agreement"],
     "attention": ["attention_distance", "input_map", "query_at", "query_map"],
     "canvas": ["show_image", "to_pixels"],
-    "embeddings": ["filter_components", "position_similarity"],
-    "figures": ["draw_distances", "draw_filters", "draw_heads", "draw_images", "draw_maps", "draw_positions"],
+    "figures": [
+        *("draw_distances", "draw_filters", "draw_heads", "draw_images", "draw_maps", "draw_positions"),
+        "draw_reconstructions",
+    ],
     "image_logging": ["some_images"],
-    "reconstructions": ["draw_reconstructions"],
     "windows": ["draw_masks", "draw_pictures", "draw_tokens", "regions"],
 }
 __all__, __getattr__ = exported("vitlab.analysis", _PLACES)

@@ -57,38 +57,33 @@ def draw_agreement(
     first = next(iter(student.values()))
     figure = new_figure(13, 4.6)
     bars, table, heat = figure.subplots(1, 3, width_ratios=[1.2, 0.8, 1.4])
-    _draw_bars(bars, student, teacher, labels)
-    _draw_table(table, right_and_wrong(first, teacher, labels))
-    _draw_decisions(heat, decisions(first, teacher), class_names)
-    figure.suptitle(f"{title}, {len(labels):,} validation images", color=MUTED, fontsize=10)
-    return figure
-
-
-def _draw_bars(axes: Axes, student: dict[str, Tensor], teacher: Tensor, labels: Tensor) -> None:
     right = teacher.argmax(dim=1) == labels
     for offset, (name, chosen) in enumerate({"teacher right": right, "teacher wrong": ~right}.items()):
         if not chosen.any():
             continue
         shares = [float(agreement(logits, teacher)[chosen].float().mean()) for logits in student.values()]
         places = [i + 0.36 * (offset - 0.5) for i in range(len(shares))]
-        bars = axes.barh(places, shares, 0.34, color=COLORS[offset], label=f"{name} ({int(chosen.sum()):,} images)")
-        axes.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, color=INK)
-    axes.set_yticks(range(len(student)), list(student))
-    axes.set(xlim=(0, 1.18), ylim=(len(student) - 0.5, -0.5), title="student agrees with the teacher")
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=1)
+        drawn = bars.barh(places, shares, 0.34, color=COLORS[offset], label=f"{name} ({int(chosen.sum()):,} images)")
+        bars.bar_label(drawn, [f"{share:.1%}" for share in shares], padding=3, color=INK)
+    bars.set_yticks(range(len(student)), list(student))
+    bars.set(xlim=(0, 1.18), ylim=(len(student) - 0.5, -0.5), title="student agrees with the teacher")
+    bars.xaxis.set_major_formatter(PercentFormatter(1))
+    bars.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    bars.spines[["top", "right"]].set_visible(False)
+    bars.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=1)
 
-
-def _draw_table(axes: Axes, shares: Tensor) -> None:
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1.2)
-    for (row, column), share in np.ndenumerate(shares.numpy()):
+    right_or_wrong = right_and_wrong(first, teacher, labels).numpy()
+    table.imshow(right_or_wrong, cmap="Blues", vmin=0, vmax=1.2)
+    for (row, column), share in np.ndenumerate(right_or_wrong):
         color = "white" if share > 0.6 else INK
-        axes.text(column, row, f"{share:.1%}", ha="center", va="center", color=color, fontsize=12)
-    axes.set_xticks([0, 1], ["right", "wrong"])
-    axes.set_yticks([0, 1], ["right", "wrong"], rotation=90, va="center")
-    axes.set(xlabel="student", ylabel="teacher", title="who is right")
+        table.text(column, row, f"{share:.1%}", ha="center", va="center", color=color, fontsize=12)
+    table.set_xticks([0, 1], ["right", "wrong"])
+    table.set_yticks([0, 1], ["right", "wrong"], rotation=90, va="center")
+    table.set(xlabel="student", ylabel="teacher", title="who is right")
+
+    _draw_decisions(heat, decisions(first, teacher), class_names)
+    figure.suptitle(f"{title}, {len(labels):,} validation images", color=MUTED, fontsize=10)
+    return figure
 
 
 def _draw_decisions(axes: Axes, counts: Tensor, class_names: list[str]) -> None:

@@ -1,10 +1,13 @@
-"""Figures of attention, positions, filters, block outputs and features."""
+"""Figures of attention, positions, filters, block outputs, features and reconstructions.
+
+B images of H x W pixels in C channels, values from 0 to 1.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
@@ -15,6 +18,7 @@ from vitlab.analysis.canvas import RIGHT, WRONG, new_figure, new_grid, no_ticks,
 HEAT = "inferno"
 LARGEST_MOSAIC = 14  # maps per side: more are too small to see
 MOST_HEADS = 12  # per row
+GRAY = 0.5  # of hidden pixels
 
 
 @styled
@@ -152,18 +156,6 @@ def draw_maps(
     The arguments but `names` are by model; models may see images at different sizes. A model may have no captions.
     """
     figure, panels = new_grid(len(names), len(maps) + 1, 1.75, 1.9)
-    fill_with_maps(panels, images, maps, captions, names)
-    return figure
-
-
-def fill_with_maps(
-    panels: np.ndarray,
-    images: Mapping[str, Sequence[Float[np.ndarray, "H W C"]] | Float[np.ndarray, "B H W C"]],
-    maps: Mapping[str, Float[np.ndarray, "B h w"]],
-    captions: Mapping[str, list[Caption]],
-    names: list[str],
-) -> None:
-    """Draw as `draw_maps` does on axes (rows, columns), in the style that they were made in."""
     for i, (row, name) in enumerate(zip(panels, names, strict=True)):
         show_image(row[0], next(iter(images.values()))[i])
         row[0].set_xlabel(_short(name), color=MUTED)
@@ -173,6 +165,7 @@ def fill_with_maps(
                 _write_caption(axes, captions[model][i])
     for axes, title in zip(panels[0], ["image", *maps], strict=True):
         axes.set_title(title)
+    return figure
 
 
 def _short(name: str) -> str:
@@ -217,3 +210,36 @@ def draw_class_token(
         name: [(f"{heat.max():.0%}", None) for heat in head] for name, head in maps.items()
     }
     return draw_maps(dict.fromkeys(maps, images), maps, captions, names)
+
+
+def panels(
+    images: Float[np.ndarray, "B H W C"], pred: Float[np.ndarray, "B H W C"], mask: Bool[np.ndarray, "B H W"]
+) -> dict[str, Float[np.ndarray, "B H W C"]]:
+    """Return the image, its visible part, the whole prediction, and the image, its hidden part predicted."""
+    hidden = mask[..., None]
+    return {
+        "image": images,
+        "visible": np.where(hidden, GRAY, images),
+        "prediction": pred,
+        "filled in": np.where(hidden, pred, images),
+    }
+
+
+@styled
+def draw_reconstructions(
+    images: Float[np.ndarray, "B H W C"],
+    pred: Float[np.ndarray, "B H W C"],
+    mask: Bool[np.ndarray, "B H W"],
+    title: str,
+) -> Figure:
+    """Draw one column of four panels per image."""
+    rows = panels(images, pred, mask)
+    _, height, width, _ = images.shape
+    side = 1.35  # inches
+    figure, grid = new_grid(len(rows), len(images), side, side * height / width)
+    for row, (name, pictures) in zip(grid, rows.items(), strict=True):
+        row[0].set_ylabel(name)
+        for axes, picture in zip(row, pictures, strict=True):
+            show_image(axes, picture)
+    figure.suptitle(f"{title}, {mask.mean():.0%} hidden", color=MUTED, fontsize=10)
+    return figure

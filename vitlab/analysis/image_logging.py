@@ -10,12 +10,13 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from vitlab.analysis.agreement import agreement, divergence, draw_agreement
 from vitlab.analysis.canvas import to_pixels, write_png
-from vitlab.analysis.reconstructions import draw_reconstructions
+from vitlab.analysis.figures import draw_reconstructions
 from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives import Distillation
 from vitlab.objectives.pretraining import MaskedPretraining
@@ -35,9 +36,7 @@ class Pictures(Callback, ABC):
     name: ClassVar[str]
     """Prefix of the file names."""
 
-    def __init__(self, every_n_epochs: int) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"{type(self).__name__}: every_n_epochs is {every_n_epochs}; it must be 1 or more.")
+    def __init__(self, every_n_epochs: PositiveInt = 10) -> None:
         self.every_n_epochs = every_n_epochs
 
     @abstractmethod
@@ -74,10 +73,8 @@ class Reconstructions(Pictures):
 
     name = "reconstructions"
 
-    def __init__(self, every_n_epochs: int = 10, images: int = 8) -> None:
+    def __init__(self, every_n_epochs: PositiveInt = 10, images: PositiveInt = 8) -> None:
         super().__init__(every_n_epochs)
-        if images < 1:
-            raise ValueError(f"Reconstructions: images is {images}; it must be 1 or more.")
         self.images = images
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -106,9 +103,6 @@ class TeacherAgreement(Pictures):
     """
 
     name = "teacher-agreement"
-
-    def __init__(self, every_n_epochs: int = 10) -> None:
-        super().__init__(every_n_epochs)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Distillation):

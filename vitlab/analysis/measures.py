@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from vitlab.analysis.activations import amplitude, block_outputs
-from vitlab.analysis.segmentation import attention_overlap, has_class_attention
+from vitlab.analysis.attention import attention_overlap, has_class_attention
 from vitlab.data import ImageDataModule
 from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode

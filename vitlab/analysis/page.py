@@ -19,10 +19,9 @@ from referee.report.drawing import Chart, Drawing
 from torch import Tensor
 
 from vitlab.analysis import figures
-from vitlab.analysis.activations import amplitude, block_outputs
+from vitlab.analysis.activations import amplitude, block_outputs, filter_components, position_similarity
 from vitlab.analysis.attention import attention_distance, query_at, query_map
 from vitlab.analysis.canvas import to_pixels, write_png
-from vitlab.analysis.embeddings import filter_components, position_similarity
 from vitlab.analysis.relevance import heat_of
 from vitlab.atomic_files import write_text
 from vitlab.models import AttentionMap, Backbone, ImageModel
@@ -80,11 +79,22 @@ class Picture(NamedTuple):
     text: str
     figure: Figure
 
+    def draw(self, results: object, layout: object) -> Figure:
+        return self.figure
+
 
 @torch.no_grad()
 def write_page(subjects: list[Subject], images: Shown, out: Path) -> Path:
     """Draw everything into a folder and return the path of its index.html."""
-    title = f"What {', '.join(subject.name for subject in subjects)} learned"
+    title, sections = f"What {', '.join(subject.name for subject in subjects)} learned", []
+    for picture in (picture for draw in PICTURES for picture in draw(subjects, images)):
+        path, alt = out / f"{picture.name}.png", html.escape(picture.title)
+        write_png(picture.figure, path)
+        data = base64.b64encode(path.read_bytes()).decode()
+        image = f'<img src="data:image/png;base64,{data}" alt="{alt}" style="max-width: 100%">'
+        chart = Chart(picture.name, picture.title, picture.draw)
+        figure = document.Figure(Drawing(chart, image, ""), picture.text)
+        sections.append(document.Section(picture.title, [figure]))
     page = document.Document(
         title=title,
         kicker=f"Measured on {len(images.names)} images.",
@@ -95,20 +105,10 @@ def write_page(subjects: list[Subject], images: Shown, out: Path) -> Path:
             for subject in subjects
             if subject.lacks
         ],
-        sections=[_section(picture, out) for draw in PICTURES for picture in draw(subjects, images)],
+        sections=sections,
     )
     write_text(out / "index.html", document.render(page, "report.html"))
     return out / "index.html"
-
-
-def _section(picture: Picture, out: Path) -> document.Section:
-    """Write a picture's PNG, and return the section that shows it."""
-    path = out / f"{picture.name}.png"
-    write_png(picture.figure, path)
-    data, title = base64.b64encode(path.read_bytes()).decode(), html.escape(picture.title)
-    image = f'<img src="data:image/png;base64,{data}" alt="{title}" style="max-width: 100%">'
-    chart = Chart(picture.name, picture.title, lambda _, layout: picture.figure)
-    return document.Section(picture.title, [document.Figure(Drawing(chart, image, ""), picture.text)])
 
 
 def _heat(subjects: Sequence[Subject], images: Shown) -> Iterator[Picture]:

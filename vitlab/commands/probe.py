@@ -109,8 +109,8 @@ def references(experiment: Experiment, untrained: ImageModel | None, device: tor
     """
     import torch
 
+    from vitlab.evaluation.classifiers import MOST_NEIGHBORS, classify_pixels, predict_weighted
     from vitlab.evaluation.features import extract
-    from vitlab.evaluation.knn import MOST_NEIGHBORS, classify_pixels, predict_weighted
     from vitlab.evaluation.probe import Accuracy
 
     data = experiment.data

@@ -3,19 +3,18 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitlab import log
 from vitlab.commands.options import StudyParser, quiet
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from vitlab.studies.report.robustness import FinishedRun
+    import pandas as pd
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Measure what is missing in the study's robustness.csv, which is written after each model."""
+    """Write what is missing of each run's robustness.csv."""
     parser = StudyParser(
         "python -m vitlab robustness",
         "Evaluate a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion of increasing "
@@ -25,56 +24,86 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--study", type=Path, help="folder of a finished study, like runs/quickstart")
     parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
     options = parser.parse_args(arguments)
-    options.study = options.study or options.alone
-    if options.study is None:
+    study = options.study or options.alone
+    if study is None:
         raise ValueError("robustness takes the folder of a study. For example: robustness runs/quickstart")
     if options.images is not None and options.images < 1:
         raise ValueError(f"--images {options.images}: expected 1 or more.")
 
+    import pandas as pd
+
+    from vitlab.atomic_files import write_text
     from vitlab.data.corruptions import CORRUPTIONS
     from vitlab.experiment.same_images import judged_by_features
-    from vitlab.runs.directory import RunDirectory
+    from vitlab.runs.directory import ROBUSTNESS, RunDirectory
     from vitlab.runs.lock import refuse_links
     from vitlab.studies.file.format import clock
-    from vitlab.studies.report.robustness import FILE, current, finished_runs, keep, read_kept
 
     quiet()
-    refuse_links(options.study, options.study.parent)
-    runs, excluded = finished_runs(options.study)
-    if probed := [run for run in runs if judged_by_features(RunDirectory(run.directory).config)]:
+    refuse_links(study, study.parent)
+    runs = finished_runs(study)
+    if probed := [name for name, run in runs.items() if judged_by_features(RunDirectory(run).config)]:
         raise ValueError(
-            f"--study {options.study} ranks {probed[0].variant} by its features (run.probe), and "
-            "corruptions are measured on a network's own answers. Give a study of classifiers."
+            f"--study {study} ranks {probed[0]} by its features (run.probe), and corruptions are measured on a "
+            "network's own answers. Give a study of classifiers."
         )
-    for reason in excluded:
-        log.warning("Excluded: %s", reason)
-    chosen = _sample(runs[0], options.images)
-    jobs = []
-    for run in runs:
-        known = current(read_kept(options.study), [run])
-        under = {*known[known["images"] == len(chosen)]["corruption"]}
-        jobs += [run] if {corruption.name for corruption in CORRUPTIONS} - under else []
+    chosen = sample(RunDirectory(next(iter(runs.values()))).predictions.labels, options.images)
+    files = {run: run / ROBUSTNESS for run in runs.values() if (run / ROBUSTNESS).is_file()}
+    known = {run: pd.read_csv(file, keep_default_na=False) for run, file in files.items()}
+    measured = {run: {*table[table["images"] == len(chosen)]["corruption"]} for run, table in known.items()}
+    names = {corruption.name for corruption in CORRUPTIONS}
+    jobs = {name: run for name, run in runs.items() if not names <= measured.get(run, set())}
     if len(jobs) < len(runs):
         log.info("%d of %d models are already measured.", len(runs) - len(jobs), len(runs))
     began = time.monotonic()
-    for done, finished in enumerate(jobs):
+    for done, (name, run) in enumerate(jobs.items()):
         left = f", about {clock((time.monotonic() - began) / done * (len(jobs) - done))} left" if done else ""
-        log.info("%s, seed %d (model %d of %d)%s", finished.variant, finished.seed, done + 1, len(jobs), left)
-        keep(_measure(finished, chosen), options.study)
-    print(options.study / FILE)
+        log.info("%s (model %d of %d)%s", name, done + 1, len(jobs), left)
+        table = pd.concat([*([known[run]] if run in known else []), measure(run, chosen)])
+        table = table.drop_duplicates(["corruption", "strength", "images"], keep="last")
+        write_text(run / ROBUSTNESS, table.to_csv(index=False))
     log.info("`compare` adds these curves to the study's report; it does not repeat finished runs.")
     return 0
 
 
-def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
+def finished_runs(study: Path) -> dict[str, Path]:
+    """Return the run directories of a study's folder, in the report's order, by variant and seed; name the others.
+
+    Raises:
+        FileNotFoundError: not the folder of a finished study.
+        ValueError: no run finished, or the study has folds.
+    """
+    import pandas as pd
+
+    from vitlab.studies.file.study import folder_of_variant
+    from vitlab.studies.results.folds import FOLDS
+
+    path = study / "results.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--study {study}: contains no {path.name}. Expected the folder of a finished study, like runs/quickstart."
+        )
+    if (study / FOLDS).is_file():
+        raise ValueError(f"--study {study}: with folds each image has another model. Give a study without `folds`.")
+    table = pd.read_csv(path, dtype={"variant": str}, keep_default_na=False)  # a variant may be called None
+    runs = {}
+    for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):
+        if status == "finished":
+            runs[f"{variant}, seed {seed}"] = folder_of_variant(study, variant) / f"seed-{seed}"
+        else:
+            log.warning("Excluded: %s, seed %d: %s", variant, seed, status)
+    if not runs:
+        raise ValueError(f"--study {study}: none of its runs finished; see {path}.")
+    return runs
+
+
+def sample(labels: "np.ndarray", images: int | None) -> "np.ndarray":
     """Return the positions of so many test images, stratified by class and the same for every model; None: all."""
     import numpy as np
     import torch
 
     from vitlab.evaluation.features import require_classes
-    from vitlab.runs.directory import RunDirectory
 
-    labels = RunDirectory(run.directory).predictions.labels
     require_classes(torch.from_numpy(labels))
     if images is None or len(labels) <= images:
         return np.arange(len(labels))
@@ -84,8 +113,8 @@ def _sample(run: "FinishedRun", images: int | None) -> "np.ndarray":
     return np.sort(by_class[(2 * np.arange(images) + 1) * len(labels) // (2 * images)])
 
 
-def _measure(run: "FinishedRun", chosen: "np.ndarray") -> Any:
-    """Return rows of robustness.csv."""
+def measure(directory: Path, chosen: "np.ndarray") -> "pd.DataFrame":
+    """Return rows of a run's robustness.csv."""
     import pandas as pd
     import torch
 
@@ -93,23 +122,18 @@ def _measure(run: "FinishedRun", chosen: "np.ndarray") -> Any:
     from vitlab.evaluation.cost import device_for
     from vitlab.experiment.experiment import Experiment
     from vitlab.experiment.same_images import other_images
-    from vitlab.studies.report.robustness import fingerprint
 
     device = device_for("auto")
-    experiment = Experiment.load(run.directory)
+    experiment = Experiment.load(directory)
     model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
-    if model.num_classes != len(data.class_names):
-        raise ValueError(f"{run.directory}: the model was trained without labels, so it classifies no image.")
-    if others := other_images(run.directory, data, ("test",)):
+    if others := other_images(directory, data, ("test",)):
         raise ValueError(
-            f"{run.directory} was tested on other images than these ({'; '.join(others)}), and may have been trained "
-            "on some of them.\nRestore the images."
+            f"{directory} was tested on other images than these ({'; '.join(others)}), and may have been trained on "
+            "some of them.\nRestore the images."
         )
     with torch.inference_mode(), model.biases_kept():
         batches = select_images(data.batches("test", device), chosen)
         top1 = accuracies(model, batches, CORRUPTIONS, data.mean, data.std)
     measures = {corruption.name: corruption.measure for corruption in CORRUPTIONS}
-    rows = [(*kind, value, measures.get(kind[0], "")) for kind, value in top1.items()]
-    table = pd.DataFrame(rows, columns=["corruption", "strength", "top1", "measure"])
-    measured = fingerprint(run.directory)
-    return table.assign(variant=run.variant, seed=run.seed, images=len(chosen), predictions=measured)
+    rows = [(name, measures.get(name, ""), strength, len(chosen), value) for (name, strength), value in top1.items()]
+    return pd.DataFrame(rows, columns=["corruption", "measure", "strength", "images", "top1"])

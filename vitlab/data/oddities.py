@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import UInt64
 
 from vitlab.data.checking import Check
 from vitlab.data.dataset import Split, Subset
@@ -41,11 +42,13 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
                 f"{len(doubled):,} of {len(names):,} ({_some(pairs, len(doubled))})."
             )
     for split, other in (pair for pair in _PAIRS if parts.keys() >= set(pair)):
-        names, _, contents = parts[split]
-        others, _, other_contents = parts[other]
-        twins = np.flatnonzero(np.isin(contents, other_contents[other_contents != 0])).tolist()
+        names, others, twins = (
+            parts[split].names,
+            parts[other].names,
+            copies(parts[split].contents, parts[other].contents),
+        )
         if twins:
-            pairs = [f"{names[i]} = {others[int(np.argmax(other_contents == contents[i]))]}" for i in twins[:_NAMED]]
+            pairs = [f"{names[i]} = {others[k]}" for i, k in [*twins.items()][:_NAMED]]
             lines.append(
                 f"Images of the {split} split that are in the {other} split too, byte for byte, which inflates "
                 f"accuracy: {len(twins):,} of {len(names):,} ({_some(pairs, len(twins))})."
@@ -53,6 +56,13 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
     if known.faint:
         lines.append(f"{blank(known.faint, len(known.contents))}\nConvert all to 8 bits by one range.")
     return lines
+
+
+def copies(contents: UInt64[np.ndarray, "N"], others: UInt64[np.ndarray, "M"]) -> dict[int, int]:
+    """Return the index of each image that another split has too, and that of its first copy there; 0 is no hash."""
+    known, first = np.unique(others, return_index=True)
+    originals = dict(zip(known.tolist(), first.tolist(), strict=True))
+    return {i: originals[each] for i, each in enumerate(contents.tolist()) if each and each in originals}
 
 
 def blank(faint: Sequence[str], total: int) -> str:

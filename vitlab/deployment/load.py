@@ -73,7 +73,7 @@ class LoadedModel:
         """
         from vitlab.deployment.pictures import Pictures
         from vitlab.deployment.predict import SHOWN, Answers
-        from vitlab.evaluation.thumbnails import data_uri
+        from vitlab.evaluation.predictions import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
         pictures = Pictures(images)

@@ -1,6 +1,6 @@
 """How well frozen features tell what is at each place of an image: segmentation by the maps of a model's stages.
 
-    linear   multinomial logistic regression on the features of places, see `vitlab.evaluation.linear`
+    linear   multinomial logistic regression on the features of places, see `vitlab.evaluation.classifiers`
     k-NN     the weighted vote of the most similar places of the training images, see `knn.weighted_votes`
 
 Scores of places are resized to pixels (bilinear), and the largest is the answer. Its quality is the intersection over
@@ -11,6 +11,7 @@ Letters: N images, K classes with the ground first, H x W pixels, h x w places o
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vitlab.evaluation.knn import weighted_votes
-from vitlab.evaluation.linear import fit_linear_probe
-from vitlab.evaluation.values import jackknifed
+from vitlab.evaluation.classifiers import fit_linear_probe, weighted_votes
+from vitlab.evaluation.predictions import jackknifed
 from vitlab.models import ImageModel
 
 MOST_STAGES = 4  # of the network, evenly spaced, the last among them
@@ -65,18 +65,20 @@ def segment(model: ImageModel, split: Callable[[Any], Labeled], num_classes: int
         raise ValueError(f"{type(model).__name__} gives no maps to segment by: it has no `feature_info`.")
     taken = sorted(set(np.linspace(len(stages) - 1, 0, MOST_STAGES).round().astype(int).tolist()))
     train, held_out = (places_of(model, *split(name), taken) for name in ("train", "val"))
-    answers = [answers_of(bank, chosen_by, num_classes + 1) for bank, chosen_by in zip(train, held_out, strict=True)]
+    answers: list[dict[str, Answer]] = []
+    for bank, chosen_by in zip(train, held_out, strict=True):
+        with torch.enable_grad():
+            linear = fit_linear_probe(bank, chosen_by, num_classes + 1).logits
+        answers.append(
+            {
+                "linear": linear,
+                "knn": partial(weighted_votes, bank=bank[0], labels=bank[1], num_classes=num_classes + 1),
+            }
+        )
     scores = measure(model, *split("test"), taken, answers, num_classes + 1)
-    linear = [{"held_out": own["linear"]} for own in answers]
-    validation = measure(model, *split("val"), taken, linear, num_classes + 1)
+    linears = [{"held_out": own["linear"]} for own in answers]
+    validation = measure(model, *split("val"), taken, linears, num_classes + 1)
     return [StageResult(**found, **held_out) for found, held_out in zip(scores, validation, strict=True)]
-
-
-def answers_of(bank: Places, held_out: Places, num_classes: int) -> dict[str, Answer]:
-    """Return how a stage's places are classified, by name."""
-    with torch.enable_grad():
-        linear = fit_linear_probe(bank, held_out, num_classes).logits
-    return {"linear": linear, "knn": lambda places: weighted_votes(places, *bank, num_classes)}
 
 
 def places_of(

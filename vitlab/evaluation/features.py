@@ -1,4 +1,4 @@
-"""What a network makes of a split without a trainer: embeddings, predicted classes.
+"""What a network makes of a split without a trainer: embeddings, predicted classes; and the spread of the embeddings.
 
 N images, C the width of the embedding.
 """
@@ -6,8 +6,9 @@ N images, C the width of the embedding.
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode
@@ -31,7 +32,7 @@ def extract(encoder: ImageModel, batches: Batches, embed: Callable[[Tensor], Ten
         ValueError: the labels are not classes, or a feature is not finite.
     """
     with in_eval_mode(encoder), encoder.biases_kept():
-        found, labels = _collected(batches, lambda images: (embed or encoder.embed)(images).float())
+        found, labels = collected(batches, lambda images: (embed or encoder.embed)(images).float())
     if broken := int((~found.isfinite()).flatten(1).any(dim=1).sum()):
         raise ValueError(f"The features of {broken} of {len(found)} images are not finite: the weights have diverged.")
     return found, labels
@@ -45,15 +46,10 @@ def classify(model: ImageModel, batches: Batches) -> tuple[Tensor, Tensor]:
         ValueError: the labels are not classes.
     """
     with model.biases_kept():
-        return _collected(batches, lambda images: model(images).argmax(dim=1))
+        return collected(batches, lambda images: model(images).argmax(dim=1))
 
 
-def extract_pixels(batches: Batches) -> Features:
-    """Return the images of `batches` as `pixels`, and their labels."""
-    return _collected(batches, pixels)
-
-
-def _collected(batches: Batches, read: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def collected(batches: Batches, read: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Return what `read` makes of all images and their labels, in order and on the CPU."""
     pairs = []
     for (images,), labels in batches:
@@ -66,7 +62,7 @@ def _collected(batches: Batches, read: Callable[[Tensor], Tensor]) -> tuple[Tens
 def pixels(images: Tensor) -> Tensor:
     """Return images (B, C, H, W) as rows of pixels, at most 32 px a side; for `embed`, to compare features with."""
     side = min(MOST_PIXELS, *images.shape[-2:])
-    return interpolate(images, (side, side), mode="bilinear", antialias=True).flatten(1)
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True).flatten(1)
 
 
 def require_classes(labels: Tensor) -> None:
@@ -77,3 +73,21 @@ def require_classes(labels: Tensor) -> None:
             f"The labels of these data, ({shape}) {str(labels.dtype).removeprefix('torch.')}, are not classes; k-NN, "
             "probes and accuracies need one class per image."
         )
+
+
+def rank_me(features: Float[Tensor, "N C"]) -> float:
+    """Return RankMe, the effective number of dimensions, from 1 to C (Garrido et al. 2023, equations 1 and 2).
+
+    exp(−Σ_k p_k ln p_k) with p_k = σ_k / Σ σ, σ the singular values of the features, not centered. 1 if all are 0.
+    """
+    singular = torch.linalg.eigvalsh(features.double().T @ features.double()).clamp_min(0).sqrt()  # (C,)
+    return float(torch.special.entr(singular / singular.sum().clamp_min(1e-300)).sum().exp())
+
+
+def relative_std(features: Float[Tensor, "N C"]) -> float:
+    """Return the standard deviation over images of features of length 1, averaged over channels, times √C.
+
+    0 if all images have the same features, near 1 if they point in all directions (Chen and He 2021, section 4.1).
+    """
+    deviation = F.normalize(features.double(), dim=1).std(dim=0)  # (C,)
+    return float(deviation.mean()) * features.shape[1] ** 0.5

@@ -1,21 +1,32 @@
-"""Per-image logits of a model on a split, stored so that models can be compared image by image.
+"""Outputs of a model by test image, stored so that models can be compared image by image; small pictures beside them.
+
+`predictions.parquet` has the logits, `values.parquet` other metrics, by which a study's intervals are over images too.
 
 N: images, K: classes.
 """
 
+import base64
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from vitlab.atomic_files import regular, written_whole
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 CALIBRATION_BINS = 15  # as torchmetrics and Guo et al. (2017)
 STRATUM = "stratum: "  # begins the names of columns
+PIXELATED_BELOW = 64  # px: smaller images are enlarged without smoothing
+LARGEST = 160  # px: larger images are reduced
 
 
 @dataclass(frozen=True)
@@ -122,3 +133,62 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gap = np.bincount(bins, weights=correct(logits, labels) - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gap).sum() / len(labels))
+
+
+def write_values(path: Path, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
+    """Add a column for each metric, (N,), to what the file has of the same images, atomically.
+
+    A damaged file is replaced.
+    """
+    import pandas as pd  # here, because it takes half a second to import
+
+    table = pd.DataFrame({"image": pd.Series(images, dtype=object), **values})
+    with suppress(ValueError, OSError, KeyError):
+        known = pd.read_parquet(path)
+        if known["image"].tolist() == [*images]:
+            table = pd.concat([known.drop(columns=table.columns, errors="ignore"), table], axis=1)
+    with written_whole(path) as file:
+        table.to_parquet(file, index=False)
+
+
+def read_values(path: Path) -> "pd.DataFrame":
+    """Return the values by image (rows) and metric; empty without a file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(path).set_index("image")
+    except (ValueError, OSError, KeyError) as error:
+        first, *_ = str(error).splitlines()
+        raise ValueError(f"{path} is damaged ({first}). Remove it; intervals are then over seeds alone.") from None
+
+
+def jackknifed(whole: float, without: np.ndarray) -> np.ndarray:
+    """Return values of N images whose mean is a number of all, and whose spread is that of the number (Tukey 1958).
+
+    Args:
+        without: the number without each of the images, (N,).
+    """
+    moved = (len(without) - 1) * (whole - without)
+    return np.asarray(whole + moved - moved.mean())
+
+
+def data_uri(image: np.ndarray) -> str:
+    """Encode an image (H, W, C) as a data URI: small images as PNG, larger ones as reduced JPEG.
+
+    Of other channels than gray or color, the first ones are shown.
+    """
+    picture = Image.fromarray(image[..., 0] if image.shape[2] < 3 else np.ascontiguousarray(image[..., :3]))
+    picture.thumbnail((LARGEST, LARGEST))  # never enlarges
+    lossless = max(image.shape[:2]) < PIXELATED_BELOW
+    out = io.BytesIO()
+    if lossless:
+        picture.save(out, "PNG", optimize=True)
+    else:
+        picture.save(out, "JPEG", quality=85)
+    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}"

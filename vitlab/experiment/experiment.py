@@ -43,7 +43,7 @@ from vitlab.config import (
     weights_of,
 )
 from vitlab.data import ImageDataModule
-from vitlab.evaluation.cost.memory import hold_freed_memory
+from vitlab.evaluation.cost import hold_freed_memory
 from vitlab.evaluation.features import require_classes
 from vitlab.experiment.chain import TAKEN_FROM, Source, directory_of, placed
 from vitlab.experiment.class_names import spell_out, spell_out_arguments

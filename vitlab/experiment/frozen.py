@@ -17,9 +17,8 @@ from torch import Tensor
 
 from vitlab import log
 from vitlab.data import ImageDataModule
+from vitlab.evaluation.classifiers import LinearProbe, fit_linear_probe, weighted_votes
 from vitlab.evaluation.features import Features, extract
-from vitlab.evaluation.knn import weighted_votes
-from vitlab.evaluation.linear import LinearProbe, fit_linear_probe
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, top_k_accuracy, write_predictions
 from vitlab.evaluation.probe import hold_out

@@ -19,7 +19,7 @@ from vitlab.config import Config, merge
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import Batch, Split, View
 from vitlab.data.photos import Size, height_and_width
-from vitlab.evaluation.cost.utilization import Utilization
+from vitlab.evaluation.utilization import Utilization
 from vitlab.experiment.chain import TEACHER
 from vitlab.experiment.experiment import Experiment
 from vitlab.models.stored import without_weights

@@ -21,10 +21,9 @@ from vitlab.data.augment import CROP_SCALE
 from vitlab.data.dataset import Split
 from vitlab.data.photos import Interpolation
 from vitlab.evaluation import trained_linear
+from vitlab.evaluation.classifiers import predict_weighted
 from vitlab.evaluation.features import Features, extract
-from vitlab.evaluation.knn import predict_weighted
-from vitlab.evaluation.low_shot import FewLabels, LowShot, measure_few_labels
-from vitlab.evaluation.probe import Accuracy
+from vitlab.evaluation.probe import Accuracy, FewLabels, LowShot, measure_few_labels
 from vitlab.evaluation.trained_linear import LinearProbe, Tokens, TrainedLinear, has_class_token, read_tokens
 from vitlab.models import ImageModel
 

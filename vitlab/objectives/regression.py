@@ -32,7 +32,7 @@ class RegressionTask(Task):
         apart = outputs.astype(np.float64) - labels
         squares, N = (apart**2).mean(axis=1), len(apart)
         whole, without = np.sqrt(squares.mean()), np.sqrt((squares.sum() - squares) / max(N - 1, 1))
-        moved = (N - 1) * (whole - without)  # the jackknife, as `vitlab.evaluation.values` has it
+        moved = (N - 1) * (whole - without)  # the jackknife, as `vitlab.evaluation.predictions` has it
         return {"mae": np.abs(apart).mean(axis=1), "rmse": whole + moved - moved.mean()}
 
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:

@@ -7,6 +7,7 @@
     checkpoints/          last.ckpt, previous.ckpt while it trains, best.ckpt
     predictions.parquet   the logits of the test images
     values.parquet        other metrics by test image, where a run has some
+    robustness.csv        accuracy on corrupted test images, of the command `robustness`
     summary.json          times and metrics; there exactly when the run is finished
 
 Neither torch nor NumPy is imported before a checkpoint, the metrics or the predictions are asked for.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 CONFIG, ENVIRONMENT, DATA = "config.yaml", "environment.json", "data.json"
 METRICS, PREDICTIONS, VALUES, SUMMARY = "metrics.csv", "predictions.parquet", "values.parquet", "summary.json"
+ROBUSTNESS = "robustness.csv"
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class RunDirectory:
     @cached_property
     def values(self) -> pd.DataFrame:
         """Metrics by test image (rows); empty where there are none."""
-        from vitlab.evaluation.values import read_values
+        from vitlab.evaluation.predictions import read_values
 
         return read_values(self.path / VALUES)
 

@@ -9,9 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vitlab import log
-from vitlab.evaluation.collapse import rank_me, relative_std
-from vitlab.evaluation.features import extract, require_classes
-from vitlab.evaluation.knn import classify_pixels, predict_weighted
+from vitlab.evaluation.classifiers import classify_pixels, predict_weighted
+from vitlab.evaluation.features import extract, rank_me, relative_std, require_classes
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
 from vitlab.runs.checkpoints import is_last_epoch

@@ -30,12 +30,10 @@ from vitlab.config import Config, dump_yaml, texts_of, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.distributed import from_all_processes
-from vitlab.evaluation.cost import processor_name
-from vitlab.evaluation.cost.flops import inference_cost
-from vitlab.evaluation.cost.utilization import Utilization
+from vitlab.evaluation.cost import inference_cost, processor_name
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
-from vitlab.evaluation.predictions import Predictions, write_predictions
-from vitlab.evaluation.values import write_values
+from vitlab.evaluation.predictions import Predictions, write_predictions, write_values
+from vitlab.evaluation.utilization import Utilization
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import weights_path
@@ -48,7 +46,7 @@ from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger, as_written
 KERNELS = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that choose kernels, and so how sums are rounded
 OWN_FILES = (  # patterns
     *(CONFIG, ENVIRONMENT, DATA, METRICS, PREDICTIONS, VALUES, SUMMARY),
-    *("per_class.csv", "per_stratum.csv", "confusion.csv", "pictures/*.png", "other_test/*"),
+    *("per_class.csv", "per_stratum.csv", "confusion.csv", "robustness.csv", "pictures/*.png", "other_test/*"),
     "checkpoints/**/*.ckpt",  # a user's own too
     "probe-*.json",  # of the earlier weights
     "wandb/run-id.txt",  # or the new curves would follow the old ones

@@ -18,9 +18,8 @@ from torch import Tensor
 from vitlab import log
 from vitlab.config import Config
 from vitlab.data.checking import show
-from vitlab.evaluation.cost import device_for
-from vitlab.evaluation.cost.flops import choose_tf32
-from vitlab.evaluation.cost.utilization import Utilization
+from vitlab.evaluation.cost import choose_tf32, device_for
+from vitlab.evaluation.utilization import Utilization
 from vitlab.internals import continue_after_whole_epochs, decide_after_validation
 from vitlab.objectives import Objective
 from vitlab.runs.checkpoints import (

@@ -3,7 +3,7 @@
 from vitlab import exported
 
 _PLACES = {
-    "results.baselines": ["measure_baselines"],
+    "results.context": ["measure_baselines"],
     "api": ["Study"],
     "report.gallery": ["gallery", "interesting"],
 }

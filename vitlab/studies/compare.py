@@ -22,11 +22,9 @@ from vitlab.studies.file.registration import UNFINISHED, Outcome, is_finished, r
 from vitlab.studies.file.runs import Run, check_first, complete, experiment_of, never_reached
 from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.curves import answer, write_curves
-from vitlab.studies.report.looks import append_look, look_of, read_looks
-from vitlab.studies.report.page import write_report
+from vitlab.studies.report.page import answer, write_curves, write_report
 from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import judged, outlooks, verdict
+from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.executors import Fleet, Local, Slots, allot

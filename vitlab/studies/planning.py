@@ -25,8 +25,7 @@ from vitlab.studies.file.registration import Outcome, conflicting, is_finished
 from vitlab.studies.file.runs import images_of, never_reached, plan
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
 from vitlab.studies.report.verdict import few_images
-from vitlab.studies.results.reading import read_results
-from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.run import RunResult, read_results
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.executors import allot
 

@@ -14,12 +14,11 @@ from vitlab.studies.file.registration import Outcome, is_finished, refuse_confli
 from vitlab.studies.file.runs import Run, differing_keys, images_of, known_before, plan
 from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study, slug
-from vitlab.studies.report.looks import read_looks
-from vitlab.studies.results.baselines import Baselines, baselines
-from vitlab.studies.results.context import context_of
+from vitlab.studies.report.verdict import read_looks
+from vitlab.studies.results.context import Baselines, baselines, context_of
 from vitlab.studies.results.duplicates import duplicates
 from vitlab.studies.results.folds import Pool
-from vitlab.studies.results.reading import read_results
+from vitlab.studies.results.run import read_results
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.spending import spend_budget
 from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune
@@ -72,7 +71,7 @@ class ResolvedStudy:
         cache = self.folder / "copies.json"
         runs = self.first_runs()
         searched = runs[:1] if self.study.folds else runs  # the folds of all variants are of the same images
-        copies = [str(duplicates(self.images_of(run), data_of(run.config), cache)) for run in searched]
+        copies = [duplicates(self.images_of(run), data_of(run.config), cache) for run in searched]
         known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in known_before(run)]
         return [*dict.fromkeys(filter(None, [*copies, *known, split_groups(self.study, self.images)]))]
 

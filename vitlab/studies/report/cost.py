@@ -106,26 +106,14 @@ def share_of_budget(result: VariantResult, results: StudyResults) -> float | Non
 
 def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:
     """Return the figure and the tables of costs, with a note on what they mean."""
-    metric = results.metric
-    return [
-        Figure(
-            drawings[against_cost(metric)],
-            f"Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in {metric.label} "
-            "or cost without losing in the other.",
-        ),
-        _table_of_variants(results),
-        _table_of_runs(results),
-        _meaning(results),
-    ]
-
-
-def _table_of_variants(results: StudyResults) -> Table:
-    rows = []
+    metric, of_variants, of_runs = results.metric, list[Row](), list[Row]()
+    shares = {result.variant: share_of_budget(result, results) for result in results.ranking}
+    spent = ["Of the budget"] if any(share is not None for share in shares.values()) else []
     for result in results.ranking:
-        speed = result.speed
+        first, speed, share = result.runs[0], result.speed, shares[result.variant]
         waits = [wait for run in result.runs for wait in run.by_epoch("data_wait")]
         cells = [
-            results.metric.text(result.score.mean, results.verdict.digits),
+            metric.text(result.score.mean, results.verdict.digits),
             _shown(result.cost("parameters")),
             _shown(result.cost("flops")),
             f"{speed[1]:,.0f} [{speed[0]:,.0f},{SPACE}{speed[2]:,.0f}]" if speed else NONE,
@@ -134,29 +122,29 @@ def _table_of_variants(results: StudyResults) -> Table:
             _shown(result.cost("train_peak_bytes"), "B"),
             _shown(result.cost("inference_peak_bytes"), "B"),
         ]
-        rows.append(row_of(result, *cells))
-    speeds = ["Training\nimages/s", "Waiting\nfor data", "Inference\nimages/s"]
-    memory = ["Peak memory\ntraining", "Peak memory\ninference"]
-    return Table("Cost", ["Variant", results.metric.column, "Parameters", "FLOPs / image", *speeds, *memory], rows)
-
-
-def _table_of_runs(results: StudyResults) -> Table:
-    rows, shares = [], {result.variant: share_of_budget(result, results) for result in results.ranking}
-    known = any(share is not None for share in shares.values())
-    for result in results.ranking:
-        first, share = result.runs[0], shares[result.variant]
+        of_variants.append(row_of(result, *cells))
         cells = [
             str(first.run.epochs),
             f"{first.images_seen:,}",
             _shown(flops_of(result) or math.nan),
             clock(result.mean("seconds")),
-            *([NONE if share is None else f"{percent(share, 0)}{SPACE}%"] if known else []),
+            *([NONE if share is None else f"{percent(share, 0)}{SPACE}%"] if spent else []),
             _shown(result.cost("train_joules") / max(1, first.images_seen)),
         ]
-        rows.append(row_of(result, *cells))
-    spent = ["Of the budget"] if known else []
+        of_runs.append(row_of(result, *cells))
+    speeds = ["Training\nimages/s", "Waiting\nfor data", "Inference\nimages/s"]
+    memory = ["Peak memory\ntraining", "Peak memory\ninference"]
     columns = ["Run of", "Epochs", "Images seen", "Training FLOPs", "Training time", *spent, "Energy, J/image"]
-    return Table("Cost of a run", columns, rows)
+    return [
+        Figure(
+            drawings[against_cost(metric)],
+            f"Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in {metric.label} "
+            "or cost without losing in the other.",
+        ),
+        Table("Cost", ["Variant", metric.column, "Parameters", "FLOPs / image", *speeds, *memory], of_variants),
+        Table("Cost of a run", columns, of_runs),
+        _meaning(results),
+    ]
 
 
 def _shown(value: float, unit: str = "") -> str:

@@ -1,29 +1,37 @@
-"""The report of a study: one self-contained HTML file, Markdown with its figures, and a table of the runs."""
+"""The report of a study: one self-contained HTML file, Markdown with its figures, and a table of the runs.
+
+Of a study along an axis, each place has such a report, and one page is about all: a curve of each variant, crossings,
+laws.
+"""
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from referee.formats import SPACE, counted
+from referee.along import Line, Reference, best_where, interval_of, number
+from referee.formats import NONE, SPACE, counted, joined
 from referee.report import drawing
+from referee.report.along import line_parts
 from referee.report.claim import about, decided, headline
 from referee.report.claim import chart as chart_of
-from referee.report.document import Document, write_document
+from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
 from referee.sentences import conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.registration import history
-from vitlab.studies.file.variants import describe_draws
+from vitlab.studies.file.runs import own_share
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.variants import Axis, describe_draws
 from vitlab.studies.report import figures
-from vitlab.studies.report.cost import costlier
-from vitlab.studies.report.looks import look_of
-from vitlab.studies.report.paper import TABLE
-from vitlab.studies.report.remarks import objections, remarks_above
-from vitlab.studies.report.robustness import Robustness, read_robustness
-from vitlab.studies.report.sections import sections_of
+from vitlab.studies.report.cost import costlier, speed_remarks
+from vitlab.studies.report.provenance import TABLE
+from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
+from vitlab.studies.report.robustness import draw_curves, read_robustness
+from vitlab.studies.report.sections import command_of, remarks_section, sections_of, study_file
 from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import judged, outlooks, verdict
-from vitlab.studies.report.verdict_file import write_claim, write_verdict
+from vitlab.studies.report.verdict import judged, look_of, outlooks, verdict, write_claim, write_verdict
 from vitlab.studies.results.folds import FOLDS, table_of
 from vitlab.studies.results.table import StudyResults
 
@@ -48,14 +56,20 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         write_text(folder / FOLDS, table_of(results.finished).to_csv(index_label="image"))
     write_verdict(results, folder)
     study, claim = results.study, results.study.claim
-    robustness = read_robustness(folder, [result.run for result in results.finished])
-    drawings = _drawings(results, robustness, folder / "figures") if results.finished else {}
-    if results.finished and results.metric.one_class:
-        write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
+    robustness = read_robustness([result.run for result in results.finished])
+    charts: list[drawing.Chart | None] = []
     if results.finished:
         write_text(folder / TABLE, results.verdict.latex() + "\n")
-    if results.finished and claim is not None:
-        write_claim(results, folder)
+        charts += figures.charts_for(results.metric)
+        if robustness:
+            title = "Accuracy against strength for each corruption and variant."
+            charts.append(drawing.Chart("curves_of_robustness", title, partial(draw_curves, robustness)))
+        if results.metric.one_class:
+            write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
+        if claim is not None:
+            write_claim(results, folder)
+            charts.append(chart_of(claim, results.verdict))
+    drawings = {each.name: drawing.draw(each, results, folder / "figures") for each in charts if each is not None}
     document = Document(
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
@@ -75,16 +89,6 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         question=study.question,
     )
     return write_document(document, folder)
-
-
-def _drawings(results: StudyResults, robustness: Robustness | None, folder: Path) -> dict[str, drawing.Drawing]:
-    """Draw the charts of a study that has finished runs into a folder."""
-    charts: list[drawing.Chart | None] = [*figures.charts_for(results.metric)]
-    if robustness and not robustness.table.empty:
-        charts.append(robustness.chart(list(results.study.variants)))
-    if results.study.claim is not None:
-        charts.append(chart_of(results.study.claim, results.verdict))
-    return {chart.name: drawing.draw(chart, results, folder) for chart in charts if chart is not None}
 
 
 def _looks(results: StudyResults) -> list[str]:
@@ -115,20 +119,110 @@ def _summary(results: StudyResults) -> list[str]:
     if not metric.is_accuracy:
         unit = f"{metric.score} ({'higher' if metric.mode == 'max' else 'lower'} is better)"
     simultaneous = "simultaneous " if len(results.verdict.pairs) > 1 else ""
-    intervals = any(len(result.runs) > 1 for result in results.ranking)
+    finished = [len(result.runs) for result in results.ranking]
+    low, high, seeds = min(finished), max(finished), counted(len(study.seeds), "seed")
+    if low < len(study.seeds):
+        seeds = f"{low} of {seeds}" if low == high else f"{low} to {high} of {seeds}"
     return [
-        f"{counted(len(results.ranking), 'variant')}, {_seeds(results)} each, "
+        f"{counted(len(results.ranking), 'variant')}, {seeds} each, "
         + (f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, " if epochs else "")
         + f"{results.scored}{validation}{classes}. Leads are in {unit}"
-        + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if intervals else ". ")
+        + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if high > 1 else ". ")
         + describe_draws(study.vary, study.folds)
     ]
 
 
-def _seeds(results: StudyResults) -> str:
-    """Return how many seeds finished, and of how many: 3 seeds, 2 to 4 of 5 seeds."""
-    finished, planned = [len(result.runs) for result in results.ranking], counted(len(results.study.seeds), "seed")
-    low, high = min(finished), max(finished)
-    if low == len(results.study.seeds):
-        return planned
-    return f"{low} of {planned}" if low == high else f"{low} to {high} of {planned}"
+# ---- a study along an axis
+
+
+def line_of(axis: Axis, grid: Sequence[StudyResults]) -> Line:
+    """Return the results at all places of an axis."""
+    x, labels = [place.x for place in axis.places], [place.label for place in axis.places]
+    level = min(results.verdict.level for results in grid) / len(grid)
+    knn = [results.baselines.knn for results in grid if results.baselines]
+    pixels = Reference("k-NN on pixels", knn, "k-NN, on the first seed's draw of the images alone")
+    reference = pixels if len(knn) == len(grid) else None
+    return Line(axis.name, x, labels, [judged(results) for results in grid], level, reference=reference)
+
+
+def answer(axis: Axis, grid: Sequence[StudyResults]) -> str:
+    """Return the study's answer in a sentence."""
+    if not all(results.finished for results in grid):
+        return "Some places have no finished run, so there is nothing to say about the axis."
+    return best_where(line_of(axis, grid))
+
+
+def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Path:
+    """Write report.html and report.md about all places of a study; return the path of the first."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    assert study.along is not None
+    sections = [Section("Places", _places(study, study.along, grid))]
+    if all(results.finished for results in grid):
+        parts = line_parts(line_of(study.along, grid), "curves", folder / "figures")
+        sections.insert(0, Section(f"Along {study.along.name}", parts))
+    command = Code(command_of(study, folder.parent))
+    above = _merged(grid, objections)
+    gravest = [line for line in _merged(grid, remarks_above) if line not in above]
+    above += gravest[:ABOVE]
+    below = [line for line in _merged(grid, remarks) if line not in above]
+    further = [remarks_section(below)] if below else []
+    document = Document(
+        title=f"{study.name} – a comparison along {study.along.name}",
+        kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
+        heading=answer(study.along, grid),
+        lead=[_summary_of_places(study, grid)],
+        remarks=above,
+        sections=[*sections, *further, Section("Reproduce", [command, study_file(study)])],
+        question=study.question,
+    )
+    return write_document(document, folder)
+
+
+def _merged(grid: Sequence[StudyResults], listed: Callable[[StudyResults], list[str]]) -> list[str]:
+    """Return the remarks of all places, those that are not of every place with their names.
+
+    The page shows no speeds, so what is remarked on them is left to the pages of the places.
+    """
+    by_text: dict[str, list[str]] = {}
+    for results in grid:
+        of_speeds = speed_remarks(results)
+        for remark in listed(results):
+            if remark not in of_speeds:
+                by_text.setdefault(remark, []).append(results.study.place)
+    return [text if len(places) == len(grid) else f"At {joined(places)}: {text}" for text, places in by_text.items()]
+
+
+def _summary_of_places(study: Study, grid: Sequence[StudyResults]) -> str:
+    runs = sum(len(results.finished) for results in grid)
+    minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
+    length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
+    spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
+    level = min(results.verdict.level for results in grid)
+    tested = (
+        "Statements about several places are valid for all of them together: each is tested at "
+        f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
+    )
+    return (
+        f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, at "
+        f"{counted(len(grid), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {tested}"
+    )
+
+
+def _places(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> list[Part]:
+    metric, rows = grid[0].metric, []
+    for place, results in zip(axis.places, grid, strict=True):
+        scores = {}
+        for result in results.ranking:
+            interval, digits = interval_of(result.judged, results.outcomes.dependence), results.verdict.digits
+            scores[result.variant] = f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}"
+        knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
+        rows.append(Row(number(place.x), [*(scores.get(variant, NONE) for variant in study.variants), knn]))
+    heading = axis.name[0].upper() + axis.name[1:]
+    table = Table("Places", [heading, *study.variants, "k-NN"], rows)
+    pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in grid]
+    return [
+        table,
+        Note(f"{metric.column}: mean, with the 95 % interval over seeds and test images."),
+        Text("Each place has its own report, in the same folder:"),
+        Links(pages),
+    ]

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import islice
 
+import numpy as np
 from referee.formats import SPACE, counted, joined, listed, percent
+from referee.statistics.comparison import LEVEL, half_width
+from referee.statistics.intervals import spread, t_interval
 
 from vitlab.studies.file.fairness import kind_of, matters, name_of, said
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.registration import UNFINISHED
-from vitlab.studies.file.runs import Difference, never_reached
+from vitlab.studies.file.runs import never_reached
 from vitlab.studies.file.study import PROBES
-from vitlab.studies.report.beaten import not_beyond_baselines
 from vitlab.studies.report.cost import cost_remarks, costlier
 from vitlab.studies.report.provenance import (
     confounded_environments,
@@ -42,7 +44,7 @@ def remarks(results: StudyResults) -> list[str]:
     """List what qualifies the conclusion, the gravest kind first; begins with the objections."""
     if not results.finished:
         return [*_failures(results)]
-    return [*objections(results), *(line for kind in (*DECISIVE, *FURTHER) for line in kind(results))]
+    return [*objections(results), *(line for kind in (*DECISIVE, _further) for line in kind(results))]
 
 
 def remarks_above(results: StudyResults) -> list[str]:
@@ -74,39 +76,20 @@ def _undeclared(results: StudyResults) -> Iterator[str]:
 def _declared(results: StudyResults) -> Iterator[str]:
     """Name the declared differences that are not architecture; tuned ones and those of the budget have own sections."""
     chosen = tuple(results.study.may_differ)
-    others = [
-        each
-        for each in results.differences
-        if each.declared and each.key.startswith(chosen) and matters(each.key, each.values)
-    ]
-    named = _by_kind(each for each in others if kind_of(each.key) != "architecture")
+    kinds: dict[str, dict[str, None]] = {}  # names of settings by kind
+    for each in results.differences:
+        kind = kind_of(each.key)
+        if kind != "architecture" and each.declared and each.key.startswith(chosen) and matters(each.key, each.values):
+            kinds.setdefault(kind, {})[name_of(each.key)] = None
+    named = "; ".join(f"{listed([*names])} ({kind})" for kind, names in sorted(kinds.items()))
     if named and _architecture_differs(results):
         yield f"Declared, but not architecture: {named}. The differences are not the architectures' alone."
     elif named:
         yield f"All variants have the same architecture; they differ, as declared, in {named}."
 
 
-def _frozen(results: StudyResults) -> Iterator[str]:
-    """Name the variants whose network is not trained."""
-    if frozen := [result for result in results.ranking if result.is_frozen]:
-        names = joined([result.variant for result in frozen])
-        how = joined(list(dict.fromkeys(PROBES[result.runs[0].run.config["run"]["probe"]] for result in frozen)))
-        verb, whose = ("is", "its") if len(frozen) == 1 else ("are", "their")
-        yield f"{names} {verb} frozen: no step trains the network, {how} of {whose} features is all that is fitted."
-
-
 def _architecture_differs(results: StudyResults) -> bool:
     return any(kind_of(each.key) == "architecture" for each in results.differences)
-
-
-def _by_kind(differences: Iterable[Difference]) -> str:
-    """Return the names of settings with their kinds, like "lr, batch_size (recipe); crop_pct (data)"."""
-    ordered = sorted(differences, key=lambda each: kind_of(each.key))
-    groups = []
-    for kind, members in groupby(ordered, key=lambda each: kind_of(each.key)):
-        names = list(dict.fromkeys(name_of(each.key) for each in members))
-        groups.append(f"{listed(names)} ({kind})")
-    return "; ".join(groups)
 
 
 def _weights(results: StudyResults) -> Iterator[str]:
@@ -149,40 +132,32 @@ def _failures(results: StudyResults) -> Iterator[str]:
     total = len(results.finished) + len(results.failures)
     which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
     yield f"{len(results.failures)} of {counted(total, 'run')} failed and are excluded from all averages ({which})."
-    leaders = _settled_leaders(results)
-    yield from (f"{_survivors(r, results)}." for r in results.ranking if _failed(r, results) and r not in leaders)
+    yield from (f"{line}." for line in _survivors(results, leading=False))
 
 
 def _selected(results: StudyResults) -> Iterator[str]:
     """Object to a lead of survivors."""
-    leaders = _settled_leaders(results)
-    return (f"{_survivors(r, results)}, so its lead is that of selected runs." for r in leaders if _failed(r, results))
+    return (f"{line}, so its lead is that of selected runs." for line in _survivors(results, leading=True))
 
 
-def _settled_leaders(results: StudyResults) -> list[VariantResult]:
-    """Return the variants that are better than another one."""
+def _survivors(results: StudyResults, leading: bool) -> Iterator[str]:
+    """Name the variants with failed seeds: those that are better than another one, or the rest."""
     better = [pair.better for pair in results.verdict.pairs if pair.settled]
-    return [result for result in results.ranking if any(each is result.judged for each in better)]
-
-
-def _survivors(result: VariantResult, results: StudyResults) -> str:
-    failed = _failed(result, results)
-    scores = [each.score for each in results.finished if each.run.variant == result.variant]
-    total = len(scores) + failed
-    text = f"{result.variant} failed in {failed} of {counted(total, 'seed')}"
-    if not results.metric.is_accuracy:
-        return text
-    chance = 1 / len(results.class_names)
-    mean = (sum(scores) + failed * chance) / total
-    level = percent(chance, 0 if chance >= 0.01 else 1)
-    return (
-        f"{text}; counted as chance ({level}{SPACE}%), its mean would be {_score(mean, results)} instead of "
-        f"{_score(result.score.mean, results)}"
-    )
-
-
-def _failed(result: VariantResult, results: StudyResults) -> int:
-    return sum(run.variant == result.variant and why != UNFINISHED for run, why in results.failures)
+    for result in results.ranking:
+        failed = sum(run.variant == result.variant and why != UNFINISHED for run, why in results.failures)
+        if not failed or leading != any(each is result.judged for each in better):
+            continue
+        total = len(result.runs) + failed
+        text = f"{result.variant} failed in {failed} of {counted(total, 'seed')}"
+        if results.metric.is_accuracy:
+            chance = 1 / len(results.class_names)
+            mean = (sum(run.score for run in result.runs) + failed * chance) / total
+            level = percent(chance, 0 if chance >= 0.01 else 1)
+            text += (
+                f"; counted as chance ({level}{SPACE}%), its mean would be {_score(mean, results)} instead of "
+                f"{_score(result.score.mean, results)}"
+            )
+        yield text
 
 
 def _left_out(results: StudyResults) -> Iterator[str]:
@@ -264,6 +239,63 @@ def _averaged(results: StudyResults) -> Iterator[str]:
             )
 
 
+# ---- baselines
+
+
+def not_beyond_baselines(results: StudyResults) -> list[str]:
+    """Name, for each baseline and for the start of the training, the variants whose lead over it can be chance.
+
+    Three sources of chance: the seeds of the variant, the test images of its accuracy, and those of the baseline's. A
+    variant and a baseline find the same images hard, so that adding the last two is on the safe side.
+    """
+    lines, digits = [], results.verdict.digits
+    known_lines = results.baselines.lines.items() if results.baselines else ()
+    for line, value in sorted(known_lines, key=lambda each: -each[1]):  # what beats the best beats all
+        below = [result for result in results.ranking if not _beats(result, value, results)]
+        if not below:
+            continue
+        at = f"{line} ({percent(value, digits)}{SPACE}%)"
+        known = f"{at} beyond chance"
+        scores = [(result.variant, percent(result.score.mean, digits)) for result in below]
+        if len(below) == len(results.ranking) > 1:
+            beats = f"beats {known}" if results.ranking[0].score.mean > value else f"reaches {at}"
+            lines.append(f"No variant {beats}: {', '.join(map(' '.join, scores))}.")
+        else:
+            who = [f"{variant} ({score}{SPACE}%)" for variant, score in scores]
+            verb = "does" if len(who) == 1 else "do"
+            lines.append(f"{joined(who)} {verb} not beat {known}.")
+    vain = []
+    for result in results.ranking:
+        gains = [run.score - run.untrained for run in result.runs if run.untrained is not None]
+        if any(gain <= 0 for gain in gains) if len(gains) < 2 else not t_interval(gains).low > 0:
+            vain.append(result.variant)
+    if vain:
+        lines.append(f"The training of {joined(vain)} improved no features beyond chance.")
+    return lines
+
+
+def design_effect(rate: np.ndarray, groups: np.ndarray | None) -> float:
+    """Return by how much the variance of a mean over images (N,) grows, as those of a group are alike; 1 or more."""
+    if groups is None or not rate.var():
+        return 1.0
+    sums = np.bincount(groups, rate - rate.mean())
+    return max(1.0, float(np.square(sums).sum() / (len(rate) * rate.var())))
+
+
+def _beats(result: VariantResult, line: float, results: StudyResults) -> bool:
+    """Whether the 95 % interval of a variant's lead over a baseline lies above zero."""
+    assert results.baselines is not None
+    N, S = len(results.labels), len(result.runs)
+    several = [other for other in results.ranking if len(other.runs) > 1]
+    variances = [spread(np.array([run.score for run in other.runs]), 1 / N) ** 2 for other in several]
+    freedom = [len(other.runs) - 1 for other in several]
+    seeds = float(np.average(variances, weights=freedom)) / S if several else 0.0
+    rate = np.mean([run.correct for run in result.runs], axis=0)  # of being right, (N,)
+    images = float(rate.var()) / N + line * (1 - line) / results.baselines.test_images
+    images *= design_effect(rate, results.outcomes.groups)
+    return result.score.mean - line > half_width(LEVEL, seeds, images, sum(freedom) or 1)
+
+
 # ---- images
 
 
@@ -285,15 +317,6 @@ def _ranked_on_validation(results: StudyResults) -> Iterator[str]:
         )
 
 
-def _other_studies(results: StudyResults) -> Iterator[str]:
-    if studies := results.context.studies:
-        count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"
-        yield (
-            f"{count} in this folder used the same test images ({listed(studies)}); choices made by those results are "
-            "not accounted for."
-        )
-
-
 # ---- order
 
 Kind = Callable[[StudyResults], Iterable[str]]
@@ -312,17 +335,24 @@ DECISIVE: tuple[Kind, ...] = (
     _averaged,
     tuning_remarks,
 )
-# What a reader may want to know besides.
-FURTHER: tuple[Kind, ...] = (
-    costlier,
-    _frozen,
-    _weights,
-    own_code,
-    more_at_test_time,
-    mixed_environments,
-    cost_remarks,
-    _other_studies,
-)
+
+
+def _further(results: StudyResults) -> Iterator[str]:
+    """Yield what a reader may want to know besides."""
+    yield from costlier(results)
+    if frozen := [result for result in results.ranking if result.is_frozen]:
+        names = joined([result.variant for result in frozen])
+        how = joined(list(dict.fromkeys(PROBES[result.runs[0].run.config["run"]["probe"]] for result in frozen)))
+        verb, whose = ("is", "its") if len(frozen) == 1 else ("are", "their")
+        yield f"{names} {verb} frozen: no step trains the network, {how} of {whose} features is all that is fitted."
+    for kind in (_weights, own_code, more_at_test_time, mixed_environments, cost_remarks):
+        yield from kind(results)
+    if studies := results.context.studies:
+        count = "Another study" if len(studies) == 1 else f"{len(studies)} other studies"
+        yield (
+            f"{count} in this folder used the same test images ({listed(studies)}); choices made by those results are "
+            "not accounted for."
+        )
 
 
 # ---- words

@@ -20,11 +20,10 @@ from vitlab.evaluation.per_class import in_order
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.study import Study
-from vitlab.studies.report.beaten import design_effect
 from vitlab.studies.report.cost import cost_section, row_of
 from vitlab.studies.report.gallery import gallery, shown_seed
-from vitlab.studies.report.paper import for_a_paper
-from vitlab.studies.report.remarks import remarks_below
+from vitlab.studies.report.provenance import for_a_paper
+from vitlab.studies.report.remarks import design_effect, remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.report.verdict import judged
@@ -45,14 +44,13 @@ def sections_of(
     results: StudyResults, images: Images, drawings: Drawings, robustness: Robustness | None, folder: Path
 ) -> list[Section]:
     """Return the sections of the page, in their order; without finished runs the last two alone."""
-    one_class = results.metric.one_class
-    measured, paper = list[Section](), list[Section]()
+    one_class, claim, runs = results.metric.one_class, results.study.claim, results.finished[:1]
+    measured, paper, claimed = list[Section](), list[Section](), list[Part]()
     if results.finished:
-        claim, tested = results.study.claim, list[Part]()
         if claim is not None:
-            tested = [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, judged(results)))]
+            claimed = [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, judged(results)))]
         measured = [
-            Section("Claim", tested),
+            Section("Claim", claimed),
             Section("Ranking", _ranking(results, drawings)),
             Section("Differences", differences_section(results.verdict, drawings["differences"])),
             Section("Tuning", tuning_section(results)),
@@ -65,7 +63,14 @@ def sections_of(
             Section("Configuration", _configuration(results)),
         ]
         paper = [Section("For a paper", for_a_paper(results))]
-    ends = [remarks_section(remarks_below(results)), *paper, Section("Reproduce", _commands(results, folder))]
+    root = folder.parents[1] if results.study.place else folder.parent
+    runs = [part for result in runs for part in result.parts][:1] or runs
+    commands = [f"{command_of(results.study, root)}    # the whole study"]
+    commands += [
+        f"python -m vitlab fit --config {shlex.quote(str(r.run.config_path))}    # one of its runs" for r in runs
+    ]
+    reproduce = Section("Reproduce", [*map(Code, commands), study_file(results.study)])
+    ends = [remarks_section(remarks_below(results)), *paper, reproduce]
     return [section for section in (*measured, *ends) if section.parts]
 
 
@@ -87,22 +92,19 @@ def command_of(study: Study, root: Path) -> str:
     return shlex.join(["python", "-m", "vitlab", "compare", "--config", str(study.path), *place, *given])
 
 
-def _commands(results: StudyResults, folder: Path) -> list[Part]:
-    """Return what repeats the study, and one of its runs."""
-    root = folder.parents[1] if results.study.place else folder.parent
-    runs = results.finished[:1]
-    lines = [f"{command_of(results.study, root)}    # the whole study"]
-    runs = [part for result in runs for part in result.parts][:1] or runs
-    lines += [f"python -m vitlab fit --config {shlex.quote(str(r.run.config_path))}    # one of its runs" for r in runs]
-    return [*map(Code, lines), study_file(results.study)]
-
-
 def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric = results.metric
     own_columns = ["NLL", "ECE, %"] if metric.one_class else []
     ema_columns = [f"Averaged weights{', %' if metric.is_accuracy else ''}"] if _averaged(results) else []
     loss_columns = ["LeJEPA's loss"] if _losses(results) else []
     columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *own_columns, *loss_columns]
+    rows = []
+    for result in results.ranking:
+        for run in result.runs:
+            nll_ece = [signed(run.nll, 3), percent(run.ece, 1)] if metric.one_class else []
+            cells = [str(run.run.seed), metric.text(run.score, results.verdict.digits), *nll_ece, clock(run.seconds)]
+            rows.append(row_of(result, *cells, marks=_below_baselines(results, run.score, run.untrained)))
+    rows += [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
     return [
         Figure(
             drawings["ranking"],
@@ -112,7 +114,7 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
         Note(" ".join(_notes_on_ranking(results))),
         Details(
             "All runs",
-            [Table("All runs", ["Variant", "Seed", metric.column, *own_columns, "Training time"], _run_rows(results))],
+            [Table("All runs", ["Variant", "Seed", metric.column, *own_columns, "Training time"], rows)],
         ),
     ]
 
@@ -165,17 +167,6 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
             rows.append((accuracy, 1, Row(name, (percent(accuracy, digits), note), reference=True)))
     # A variant that ties with a baseline does not beat it, and is listed below.
     return [row for *_, row in sorted(rows, key=lambda row: (-row[0], -row[1]))]
-
-
-def _run_rows(results: StudyResults) -> list[Row]:
-    rows = []
-    for result in results.ranking:
-        for run in result.runs:
-            nll_ece = [signed(run.nll, 3), percent(run.ece, 1)] if results.metric.one_class else []
-            score = results.metric.text(run.score, results.verdict.digits)
-            cells = [str(run.run.seed), score, *nll_ece, clock(run.seconds)]
-            rows.append(row_of(result, *cells, marks=_below_baselines(results, run.score, run.untrained)))
-    return rows + [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
 
 
 def _notes_on_ranking(results: StudyResults) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from referee.formats import SPACE, joined
 from referee.report.document import Cell, Heading, Note, Part, Row, Table
 
-from vitlab.studies.file.space import Choice, Trial, Tuning
+from vitlab.studies.file.space import Choice, Trial
 from vitlab.studies.results.table import StudyResults
 
 FAIR = "Every variant tried the same values, and no test image was used."
@@ -33,55 +33,44 @@ def as_tuned(results: StudyResults) -> list[str]:
 
 def tuning_section(results: StudyResults) -> list[Part]:
     """Return the scores of all trials, and the chosen ones."""
-    tuning = results.study.tuning
-    if tuning is None or not results.choices:
+    tuning, metric, choices = results.study.tuning, results.metric, results.choices
+    if tuning is None or not choices:
         return []
-    return _scores_by_seed(results, tuning) if tuning.within_seeds else _scores_of_all(results, tuning)
-
-
-def _grid(results: StudyResults, tuning: Tuning, rows: list[Row]) -> Table:
-    return Table("Tuning", [", ".join(tuning.space), *(trial.text for trial in results.choices[0].trials)], rows)
-
-
-def _unit(results: StudyResults) -> str:
-    return ", in %" if results.metric.is_accuracy else ""
-
-
-def _scores_by_seed(results: StudyResults, tuning: Tuning) -> list[Part]:
-    """Return the chosen values and the scores of a grid that each seed tried."""
-    rows = [Row(f"{choice.variant}, seed {choice.seed}", _scores(choice, results)) for choice in results.choices]
-    rows.sort(key=lambda row: list(results.study.variants).index(row.head.rpartition(", seed ")[0]))
-    chosen = {(choice.variant, choice.seed): choice.chosen.text for choice in results.choices}
+    columns, unit = (
+        [", ".join(tuning.space), *(trial.text for trial in choices[0].trials)],
+        metric.is_accuracy * ", in %",
+    )
+    note = f"Validation {metric.label} after the last epoch{unit}"
+    if not tuning.within_seeds:
+        error = metric.difference(max(choice.error for choice in choices), results.verdict.digits)
+        seeds = choices[0].seeds
+        of_seeds = f", mean over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
+        return [
+            Table("Tuning", columns, [Row(choice.variant, _scores(choice, results)) for choice in choices]),
+            Note(
+                f"{note}{of_seeds}. {FAIR} Bold: the value that the variant was then trained with. ≈: within a "
+                f"standard error ({error}) of the variant's best value, and treated as equal to it; of such values, "
+                "the variants take as few different ones as possible."
+            ),
+        ]
+    rows = [
+        Row(f"{choice.variant}, seed {choice.seed}", _scores(choice, results))
+        for variant in results.study.variants
+        for choice in choices
+        if choice.variant == variant
+    ]
+    chosen = {(choice.variant, choice.seed): choice.chosen.text for choice in choices}
     seeds, title = results.study.seeds, "Chosen values by seed"
     values = [Row(variant, [chosen[variant, seed] for seed in seeds]) for variant in results.study.variants]
     return [
         Heading(title),
         Table(title, ["Variant", *(f"Seed {seed}" for seed in seeds)], values),
         Heading("Scores of the tuning runs"),
-        _grid(results, tuning, rows),
+        Table("Tuning", columns, rows),
         Note(
-            f"Validation {results.metric.label} after the last epoch{_unit(results)}, of each seed's own tuning runs. "
-            f"{FAIR} Bold: the value that the run of the comparison has. ≈: so near the best that the validation "
-            "images do not tell them apart; of such values, the variants of a seed take one in common."
-        ),
-    ]
-
-
-def _scores_of_all(results: StudyResults, tuning: Tuning) -> list[Part]:
-    """Return the scores of a grid that was tried once for all seeds."""
-    metric, choices = results.metric, results.choices
-    error = metric.difference(max(choice.error for choice in choices), results.verdict.digits)
-    seeds = choices[0].seeds
-    of_seeds = f", mean over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
-    rule = (
-        f" ≈: within a standard error ({error}) of the variant's best value, and treated as equal to it; of such "
-        "values, the variants take as few different ones as possible."
-    )
-    return [
-        _grid(results, tuning, [Row(choice.variant, _scores(choice, results)) for choice in choices]),
-        Note(
-            f"Validation {metric.label} after the last epoch{_unit(results)}{of_seeds}. {FAIR} Bold: the value that "
-            f"the variant was then trained with.{rule}"
+            f"{note}, of each seed's own tuning runs. {FAIR} Bold: the value that the run of the comparison has. ≈: so "
+            "near the best that the validation images do not tell them apart; of such values, the variants of a seed "
+            "take one in common."
         ),
     ]
 
@@ -116,23 +105,22 @@ def tuning_remarks(results: StudyResults) -> list[str]:
                 f"{name} was tuned with a single seed: which value is best is largely chance, and equal architectures "
                 "may differ in it. Three seeds are the default."
             )
-    lines += _at_the_edge(results)
-    for variant in results.study.variants:
-        lines += _remarks_on(variant, [choice for choice in results.choices if choice.variant == variant], results)
+    edges: list[tuple[str, str, str]] = []  # variants whose best value is at the edge of those tried
+    of_variant = {name: [each for each in results.choices if each.variant == name] for name in results.study.variants}
+    for variant, choices in of_variant.items():
+        if some := [choice for choice in choices if choice.at_the_edge]:
+            edges.append((variant, _values(choice.best for choice in some), _seeds_of(some)))
+    if len(edges) == 1:
+        ((variant, best, of_seeds),) = edges
+        lines.append(
+            f"The best value for {variant}, {best}, is at the edge of those tried{of_seeds and f' ({of_seeds})'}."
+        )
+    elif edges:
+        each = [f"{variant} ({best}{of_seeds and f', {of_seeds}'})" for variant, best, of_seeds in edges]
+        lines.append(f"The best values are at the edge of those tried for {joined(each)}.")
+    for variant, choices in of_variant.items():
+        lines += _remarks_on(variant, choices, results)
     return lines
-
-
-def _at_the_edge(results: StudyResults) -> list[str]:
-    """Name all variants whose best value is at the edge of those tried."""
-    named: list[tuple[str, str, str]] = []
-    for variant in results.study.variants:
-        if some := [choice for choice in results.choices if choice.variant == variant and choice.at_the_edge]:
-            named.append((variant, _values(choice.best for choice in some), _seeds_of(some)))
-    if len(named) == 1:
-        ((variant, best, seeds),) = named
-        return [f"The best value for {variant}, {best}, is at the edge of those tried{seeds and f' ({seeds})'}."]
-    each = [f"{variant} ({best}{seeds and f', {seeds}'})" for variant, best, seeds in named]
-    return [f"The best values are at the edge of those tried for {joined(each)}."] if each else []
 
 
 def _seeds_of(choices: list[Choice]) -> str:

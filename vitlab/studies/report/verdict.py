@@ -1,21 +1,34 @@
-"""The verdict of a study: referee's, unless something else than the declared settings differs between its variants."""
+"""The verdict of a study: referee's, unless something else than the declared settings differs between its variants.
 
+For other programs it is in `verdict.json`, whose keys docs/studies.md lists, and `claim.json`; `looks.jsonl` records
+each look at the test results: testing repeatedly, or adding seeds after seeing results, inflates false positives.
+"""
+
+import json
+import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import referee.outlooks
 from referee.checks import Check
 from referee.formats import counted
+from referee.report.claim import deciding
 from referee.statistics.power import MOST_SEEDS, Need
-from referee.statistics.relations import OPEN
-from referee.verdict import Pair, Verdict
+from referee.statistics.relations import OPEN, p_of_claim
+from referee.verdict import VOID, Pair, Verdict
 
+from vitlab.atomic_files import write_text
 from vitlab.studies.file.format import duration
+from vitlab.studies.file.registration import keep_word
 from vitlab.studies.file.study import Study
-from vitlab.studies.report.beaten import not_beyond_baselines
-from vitlab.studies.report.remarks import objections
+from vitlab.studies.report.remarks import not_beyond_baselines, objections, remarks
 from vitlab.studies.results.table import StudyResults
 
 FEW_IMAGES = 100  # below which 95 % intervals of an accuracy are 10 points wide and more
+PAIR = ("better", "worse", "verdict", "mean", "low", "high", "adjusted_p")
+LOOKS = "looks.jsonl"  # in the study's folder
+LOOK = {"time", "seeds", "stop", "variants"}  # its keys
 
 
 def judged(results: StudyResults) -> Verdict:
@@ -63,3 +76,85 @@ def few_images(study: Study, images: int) -> list[str]:
 def runs_at_once(results: StudyResults) -> int:
     """Return how many runs the study trains at a time, whichever machine reads this: one where its file gives none."""
     return min(results.study.jobs or 1, len(results.finished))
+
+
+def write_verdict(results: StudyResults, folder: Path) -> None:
+    """Write verdict.json into a study's folder."""
+    record = as_record(results) | {"looks": results.log, "remarks": remarks(results)}
+    write_text(folder / "verdict.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_claim(results: StudyResults, folder: Path) -> None:
+    """Write claim.json into the folder of a study that tests a claim, for the page about all claims."""
+    claim, verdict = results.study.claim, judged(results)
+    assert claim is not None
+    is_tested = verdict.verdict != VOID and not verdict.design.unmet
+    seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
+    record = {
+        "word": verdict.word,
+        "p": p_of_claim(verdict.relations) if verdict.relations and is_tested else None,
+        "here": [f"{order}: {lead} {interval}" for order, lead, interval, *_ in deciding(claim, verdict)],
+        "files": results.study.digest,
+        "ended": not results.failures and (results.verdict.watch is None or results.verdict.watch.stop is not None),
+        "minutes": seconds / 60 / runs_at_once(results),
+    }
+    write_text(folder / "claim.json", json.dumps(record))
+    keep_word(results.study, record["word"], [len(result.runs) for result in results.ranking], record["ended"])
+
+
+def as_record(results: StudyResults) -> dict[str, Any]:
+    """Return the verdict in plain values; scores and differences as the report shows them, accuracies in per cent."""
+    verdict, study, looks = judged(results), results.study, len(results.earlier_plans) + 1
+    record, claim = verdict.record(), study.claim
+    return {
+        "study": study.name,
+        "headline": record["headline"],
+        "verdict": record["verdict"],
+        "claim": None if claim is None else {"sentence": claim.sentence, "word": verdict.word},
+        **{key: record[key] for key in ("metric", "test", "level")},
+        "margin": study.margin,
+        "look": record["look"] if results.verdict.watch else looks,
+        "of": len(study.looks) or looks,
+        "stop": record["stop"],
+        "seeds": study.seeds,
+        "variants": record["variants"],
+        "pairs": [{key: value for key, value in pair.items() if key in PAIR} for pair in record["pairs"]],
+        "objections": objections(results),
+        "failures": {str(run): why for run, why in results.failures},
+    }
+
+
+def read_looks(folder: Path) -> list[dict[str, Any]]:
+    """Return the looks so far, the first one first.
+
+    Raises:
+        ValueError: a line is damaged; the message names it.
+    """
+    path, looks = folder / LOOKS, []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.is_file() else [], 1):
+        try:
+            looks.append(json.loads(line))
+            if not (isinstance(looks[-1], dict) and looks[-1].keys() >= LOOK):
+                raise ValueError("no look")
+        except (ValueError, RecursionError):  # of JSON, of UTF-8, or another's
+            raise ValueError(
+                f"{path}, line {number} is damaged. Delete this line, and give the same command again; the study then "
+                "does not know that it looked at its results there."
+            ) from None
+    return looks
+
+
+def append_look(results: StudyResults, folder: Path) -> None:
+    """Record what a look shows; the last look again, by a study that is started anew, is none."""
+    looks = read_looks(folder)
+    look = json.loads(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **as_record(results)}))
+    if not looks or looks[-1] | look != looks[-1] | {"time": look["time"]}:  # earlier versions recorded more
+        lines = [json.dumps(each, ensure_ascii=False, allow_nan=False) for each in (*looks, look)]
+        write_text(folder / LOOKS, "".join(f"{line}\n" for line in lines))
+
+
+def look_of(results: StudyResults) -> str:
+    """Return which look this is, like "Look 4 of at most 7"; empty for a fixed list of seeds."""
+    if results.verdict.watch is None:
+        return ""
+    return f"Look {len(results.verdict.watch.looks)} of at most {len(results.study.looks)}"

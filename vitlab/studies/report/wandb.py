@@ -26,6 +26,10 @@ def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
     """
     settings = results.finished[0].run.config.get("run", {}).get("wandb", {})
     project, entity = settings.get("project") or "vitlab", settings.get("entity")
+    conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})
+    frames = {"verdict": conclusions, "runs": results.table(), "pairs": results.verdict.table()}
+    if results.metric.one_class:
+        frames["classes"] = results.per_class.reset_index()
     with wandb.init(
         project=project,
         entity=entity,
@@ -36,7 +40,9 @@ def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
         mode="online" if online else "offline",
         settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
     ) as run:
-        run.log(_tables(results))
+        # Plain Python values, with None in empty cells.
+        plain = {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}
+        run.log({name: wandb.Table(dataframe=frame) for name, frame in plain.items()})
         run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))})
         run.log({"report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)})
         run.summary.update({f"{results.metric.label}/{r.variant}": r.score.mean for r in results.ranking})
@@ -72,14 +78,3 @@ def workspace(results: StudyResults, project: str, entity: str | None) -> Any:
         ],
         runset_settings=ws.RunsetSettings(filters=And(ws.Metric("Group") == results.study.name)),
     )
-
-
-def _tables(results: StudyResults) -> dict[str, wandb.Table]:
-    """Return the report's tables: verdict, runs, pairs and classes."""
-    conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})
-    frames = {"verdict": conclusions, "runs": results.table(), "pairs": results.verdict.table()}
-    if results.metric.one_class:
-        frames["classes"] = results.per_class.reset_index()
-    # Plain Python values, with None in empty cells.
-    plain = {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}
-    return {name: wandb.Table(dataframe=frame) for name, frame in plain.items()}

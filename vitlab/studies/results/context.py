@@ -1,16 +1,26 @@
-"""What belongs to a study but is in none of its averages: runs left out, compute before the runs, leaked images."""
+"""What belongs to a study but is in none of its averages: runs left out, compute before the runs, leaked images.
 
+And two baselines that every model must beat: predicting the most frequent class, and k-NN on raw pixels. Reports mark
+the runs that do not exceed them, which would otherwise go unnoticed.
+"""
+
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitlab.config import weights_of
+import numpy as np
+
+from vitlab.atomic_files import read_cache, write_text
+from vitlab.config import Config, weights_of
+from vitlab.evaluation.classifiers import classify_pixels
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import SUMMARY, RunDirectory
+from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import RESERVED_SLUGS, Study
@@ -71,30 +81,34 @@ def context_of(
         others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(_inside(each, ""))]
         ends = tuple(f"-{name}" for name in others)
         finished = [each for each in finished if not each.relative_to(folder.parent).parts[0].endswith(ends)]
-    tuning = folder / study.tuning_folder(folder).name
-    trials = [RunDirectory(file.parent).summary for file in tuning.rglob(SUMMARY)]
-    seconds = sum(float(summary.get("seconds", 0)) for summary in trials)
+    counted = {run.directory for run in used}
+    summaries = [
+        RunDirectory(file.parent).summary for file in (folder / study.tuning_folder(folder).name).rglob(SUMMARY)
+    ]
+    own = folder.parent if study.place else folder
+    split = _test_split(finished[:1])
+    siblings = sorted(path for path in own.parent.glob("*") if path.is_dir() and path != own)
     return Context(
-        _left_out(study, [each for each in finished if each not in {run.directory for run in used}], metric),
-        _compute(runs),
-        Trials(len(trials), seconds, sum(int(summary.get("images_seen", 0)) for summary in trials)),
-        _other_studies(folder.parent if study.place else folder, finished[:1]),
-        leaks,
+        left_out=[_left_out(study, each, metric) for each in finished if each not in counted],
+        compute=_compute(runs),
+        trials=Trials(
+            len(summaries),
+            sum(float(summary.get("seconds", 0)) for summary in summaries),
+            sum(int(summary.get("images_seen", 0)) for summary in summaries),
+        ),
+        studies=[each.name for each in siblings if split is not None and _test_split(_finished(each)) == split],
+        leaks=leaks,
     )
 
 
-def _left_out(study: Study, directories: Sequence[Path], metric: Metric) -> list[LeftOut]:
+def _left_out(study: Study, directory: Path, metric: Metric) -> LeftOut:
     names = {study.folder(Path(), variant).name: variant for variant in study.variants}
-    runs = []
-    for directory in directories:
-        fold, seed = directory.parent.name, directory.name.replace("-", " ")
-        short = directory.parents[1].name if (of_a_fold := fold.startswith("fold-")) else fold
-        name = ", ".join([names.get(short, short), seed, *([fold.replace("-", " ")] if of_a_fold else [])])
-        score = RunDirectory(directory).metrics.get(metric.test)
-        if metric.is_log and score is not None:
-            score = math.log(score) if score > 0 else None
-        runs.append(LeftOut(name, score))
-    return runs
+    fold, seed = directory.parent.name, directory.name.replace("-", " ")
+    short = directory.parents[1].name if (of_a_fold := fold.startswith("fold-")) else fold
+    score = RunDirectory(directory).metrics.get(metric.test)
+    if metric.is_log and score is not None:
+        score = math.log(score) if score > 0 else None
+    return LeftOut(", ".join([names.get(short, short), seed, *([fold.replace("-", " ")] if of_a_fold else [])]), score)
 
 
 def _finished(folder: Path, variants: str = "*") -> Iterator[Path]:
@@ -130,13 +144,65 @@ def _compute(runs: Sequence[Run]) -> list[Compute]:
     return compute
 
 
-def _other_studies(folder: Path, runs: Sequence[Path]) -> list[str]:
-    own = _test_split(runs)
-    siblings = sorted(path for path in folder.parent.glob("*") if path.is_dir() and path != folder)
-    return [each.name for each in siblings if own is not None and _test_split(_finished(each)) == own]
-
-
 def _test_split(runs: Iterable[Path]) -> Any:
     """Return what identifies the test images of the first of some runs; None where there is none."""
     with suppress(ValueError):  # of a damaged data.json, which the results name as theirs
         return next((RunDirectory(run).data.get("splits", {}).get("test") for run in runs), None)
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Accuracies on the test split, and how they were measured."""
+
+    majority: float
+    majority_class: str
+    knn: float
+    bank_images: int
+    test_images: int
+    subsampled: bool
+    folds: int = 0  # over which the accuracies are averaged
+
+    @property
+    def lines(self) -> dict[str, float]:
+        """The accuracy of each baseline."""
+        return {"majority class": self.majority, "k-NN on raw pixels": self.knn}
+
+    def describe_knn(self) -> str:
+        """Describe how k-NN was run."""
+        each = f" of each of {self.folds} folds" if self.folds else ""
+        part = "of the " if self.subsampled else ""
+        return f"as k-NN tests features, k = 20, among {self.bank_images:,} {part}training images{each}"
+
+
+def baselines(images: Images, data: Config, cache: Path) -> Baselines:
+    """Return the baselines of a data set, from the cache if that has the same `data` section and the same images."""
+    splits = images.facts()["splits"]  # a folder may have other images than before
+    key = {"data": data, "splits": splits, "as_features": True}  # which files of Euclidean neighbors lack
+    known = read_cache(cache, {})
+    with suppress(KeyError, TypeError):  # another's
+        if {name: known.get(name) for name in key} == key:
+            return Baselines(**{each.name: known["baselines"][each.name] for each in fields(Baselines)})
+    parts = [measure_baselines(part) for part in getattr(images, "parts", [images])]
+    measured = parts[0]
+    if len(parts) > 1:  # folds: over all test images
+        weights = [part.test_images for part in parts]
+        majority, knn = np.average([(part.majority, part.knn) for part in parts], axis=0, weights=weights)
+        measured = replace(measured, majority=float(majority), knn=float(knn), test_images=sum(weights))
+        measured = replace(measured, folds=len(parts))
+    write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
+    return measured
+
+
+def measure_baselines(images: Any) -> Baselines:
+    """Return the baselines of a data module."""
+    train, test = images.labels("train"), images.labels("test")
+    found, truth, examples = classify_pixels(images, ["train"], "test")
+    majority = int(np.bincount(train, minlength=images.num_classes).argmax())
+    return Baselines(
+        majority=float((test == majority).mean()),
+        majority_class=images.class_names[majority],
+        knn=float((found == truth).double().mean()),
+        bank_images=examples,
+        test_images=len(truth),
+        subsampled=examples < len(train),
+    )

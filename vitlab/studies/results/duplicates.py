@@ -6,9 +6,8 @@ their pixels. Photographs are also compared by 128 signs, whether each of 9 × 9
 """
 
 import json
-from contextlib import suppress
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
+from vitlab.data.oddities import copies
 from vitlab.studies.file.fairness import Images, Split
 
 EXAMPLES = 3
@@ -27,79 +27,59 @@ Signs = dict[str, np.ndarray]
 """By the name of an image, (128,) of −1, 0 and 1."""
 
 
-class Duplicates(NamedTuple):
-    """The copies in a data set's test split."""
+def duplicates(images: Images, data: Config, cache: Path) -> str:
+    """State which test images are in other splits too, in one to three sentences; empty if none.
 
-    images: int  # of the test split
-    copies: dict[str, int]  # number of them that are in another split, by the name of that split
-    examples: list[list[str]]  # names of a test image and of its original
-    unknown: int = 0  # test images without a hash
-    near: int = 0  # test images that look like one of another split, and are no copies
-    near_examples: list[list[str]] = []  # noqa: RUF012  # never changed
-
-    def __str__(self) -> str:
-        """State what was found, in one to three sentences; empty if nothing."""
-        lines = []
-        if self.examples:
-            pairs = ", ".join(f"{name} = {original}" for name, original in self.examples)
-            where = " and ".join(f"{count:,} in the {split} split" for split, count in self.copies.items() if count)
-            lines.append(
-                f"Of {counted(self.images, 'test image')}, exact copies are also {where}, which inflates accuracy: "
-                f"{pairs}{' and more' if sum(self.copies.values()) > len(self.examples) else ''}."
-            )
-        if self.near:
-            pairs = ", ".join(f"{name} and {other}" for name, other in self.near_examples)
-            verb, more = "looks" if self.near == 1 else "look", " and more" * (self.near > len(self.near_examples))
-            lines.append(
-                f"{counted(self.near, 'test image')} {verb} almost like images of another split, which inflates "
-                f"accuracy if they show the same: {pairs}{more}. Move what shows one scene to one split; with `folds`, "
-                "`groups` keeps it together."
-            )
-        if self.unknown:
-            count = counted(self.unknown, "test image")
-            lines.append(f"Copies of {count} in other splits were not looked for: their source gives no hash.")
-        return " ".join(lines)
-
-
-def duplicates(images: Images, data: Config, cache: Path) -> Duplicates:
-    """Return the copies in a data set, from the cache if that has these images, and `data`, what chooses them."""
+    The sentences come from the cache if that has these images, and `data`, what chooses them.
+    """
     key = {"data": data, "splits": images.facts()["splits"]}
     known = [record for record in read_cache(cache, []) if isinstance(record, dict)]
     for record in known:
-        with suppress(KeyError, TypeError):  # another's
-            if {name: record.get(name) for name in key} == key:
-                return Duplicates(**record["duplicates"])
+        if "found" in record and {name: record.get(name) for name in key} == key:
+            return str(record["found"])
+    found = " ".join(_sentences(images))
+    write_text(cache, json.dumps([*known, key | {"found": found}], indent=2, ensure_ascii=False) + "\n")
+    return found
+
+
+def _sentences(images: Images) -> list[str]:
     signs: Signs = {}
-    found = [_find(part, signs) for part in getattr(images, "parts", [images])]  # of a `Pool`
-    totals = {split: sum(each.copies.get(split, 0) for each in found) for split in found[0].copies}
-    examples = [example for each in found for example in each.examples][:EXAMPLES]
-    near = [example for each in found for example in each.near_examples][:EXAMPLES]
-    whole = {name: sum(getattr(each, name) for each in found) for name in ("images", "unknown", "near")}
-    copies = Duplicates(copies=totals, examples=examples, near_examples=near, **whole)
-    known.append(key | {"duplicates": copies._asdict()})
-    write_text(cache, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    return copies
+    total = unknown = 0
+    counts: Counter[str] = Counter()
+    equal, near = list[str](), list[str]()
+    for part in getattr(images, "parts", [images]):  # of a `Pool`
+        test, names = part.contents("test"), part.image_names("test")
+        total, unknown = total + len(test), unknown + int((test == 0).sum())
+        # Where the test split is the validation split, the report says so.
+        splits: list[Split] = ["train"] if part.image_names("val") == names else ["train", "val"]
+        copied = np.zeros(len(test), dtype=bool)
+        for split in splits:
+            others, pairs = part.image_names(split), copies(test, part.contents(split))
+            equal += [f"{names[index]} = {others[original]}" for index, original in pairs.items()]
+            counts[split] += len(pairs)
+            copied[[*pairs]] = True
+        near += look_alikes(part, splits, copied, signs)
+    lines = []
+    if equal:
+        where = " and ".join(f"{count:,} in the {split} split" for split, count in counts.items() if count)
+        lines.append(
+            f"Of {counted(total, 'test image')}, exact copies are also {where}, which inflates accuracy: "
+            f"{', '.join(equal[:EXAMPLES])}{' and more' * (len(equal) > EXAMPLES)}."
+        )
+    if near:
+        lines.append(
+            f"{counted(len(near), 'test image')} look{'s' * (len(near) == 1)} almost like images of another split, "
+            "which inflates accuracy if they show the same: "
+            f"{', '.join(near[:EXAMPLES])}{' and more' * (len(near) > EXAMPLES)}. Move what shows one scene to one "
+            "split; with `folds`, `groups` keeps it together."
+        )
+    if unknown:
+        count = counted(unknown, "test image")
+        lines.append(f"Copies of {count} in other splits were not looked for: their source gives no hash.")
+    return lines
 
 
-def _find(images: Images, signs: Signs) -> Duplicates:
-    test, names = images.contents("test"), images.image_names("test")
-    copies: dict[str, int] = {}
-    examples: list[list[str]] = []
-    copied = np.zeros(len(test), dtype=bool)
-    # Where the test split is the validation split, the report says so.
-    splits: list[Split] = ["train"] if images.image_names("val") == names else ["train", "val"]
-    for split in splits:
-        others = images.image_names(split)
-        contents = images.contents(split)
-        hits = np.flatnonzero(np.isin(test, contents[contents != 0]))
-        copies[split], copied[hits] = len(hits), True
-        original = {content: others[index] for index, content in enumerate(contents.tolist())} if len(hits) else {}
-        examples += [[names[index], original[int(test[index])]] for index in hits[: EXAMPLES - len(examples)].tolist()]
-    near = _look_alikes(images, splits, copied, signs)
-    return Duplicates(len(test), copies, examples, int((test == 0).sum()), len(near), near[:EXAMPLES])
-
-
-def _look_alikes(images: Images, splits: list[Split], copied: np.ndarray, signs: Signs) -> list[list[str]]:
+def look_alikes(images: Images, splits: list[Split], copied: np.ndarray, signs: Signs) -> list[str]:
     """Return the names of test photographs that are no copies, each with the most similar image of another split."""
     everything: list[Split] = ["test", *splits]
     names = {split: images.image_names(split) for split in everything}
@@ -109,17 +89,14 @@ def _look_alikes(images: Images, splits: list[Split], copied: np.ndarray, signs:
     for split in everything:
         for index, name in enumerate(names[split]):
             if name not in signs:
-                signs[name] = _signs_of(*images.raw_images(split, [index]))
+                (image,) = images.raw_images(split, [index])
+                gray = torch.from_numpy(np.ascontiguousarray(image)).float().mean(dim=2)
+                fields = interpolate(gray[None, None], (9, 9), mode="bilinear", antialias=True)[0, 0]
+                across, down = fields[:8].diff(dim=1), fields[:, :8].diff(dim=0)  # (8, 8) each
+                signs[name] = torch.cat([across.flatten(), down.flatten()]).sign().numpy()
     others = [name for split in splits for name in names[split]]
     test, bank = (np.stack([signs[name] for name in part]) for part in (names["test"], others))
     differing = (test.shape[1] - test @ bank.T) / 2
     nearest = differing.argmin(axis=1)
     hits = np.flatnonzero((differing.min(axis=1) <= NEAR) & ~copied)
-    return [[names["test"][index], others[nearest[index]]] for index in hits.tolist()]
-
-
-def _signs_of(image: np.ndarray) -> np.ndarray:
-    gray = torch.from_numpy(np.ascontiguousarray(image)).float().mean(dim=2)
-    fields = interpolate(gray[None, None], (9, 9), mode="bilinear", antialias=True)[0, 0]
-    across, down = fields[:8].diff(dim=1), fields[:, :8].diff(dim=0)  # (8, 8) each
-    return torch.cat([across.flatten(), down.flatten()]).sign().numpy()
+    return [f"{names['test'][index]} and {others[nearest[index]]}" for index in hits.tolist()]

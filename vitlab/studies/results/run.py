@@ -1,8 +1,13 @@
-"""The results of finished runs, read from their directories: of a run, and of the runs of a variant together."""
+"""The results of finished runs, read from their directories: of a run, of a seed's folds, of a variant's runs.
 
+A result that no average may include is a failure with the reason.
+"""
+
+import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +21,9 @@ from referee.verdict import Variant
 
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
+from vitlab.runs.directory import SUMMARY, RunDirectory
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.registration import UNFINISHED, Outcome, cut_short
 from vitlab.studies.file.runs import Run
 
 
@@ -249,3 +257,96 @@ class VariantResult:
         """Return mean, low and high over the seeds of a column of metrics.csv, by epoch (rows), which count from 1."""
         table = pd.concat([result.by_epoch(column) for result in self.runs], axis=1)
         return pd.DataFrame({"mean": table.mean(axis=1), "low": table.min(axis=1), "high": table.max(axis=1)})
+
+
+def read_results(outcomes: Sequence[Outcome], folds: int | None = None) -> tuple[list[RunResult], list[Outcome]]:
+    """Read the finished runs; return them, and the failures.
+
+    A run that is unreadable, was cut short or was tested on other images than the rest is a failure with the reason:
+    no average includes it.
+
+    Args:
+        folds: the runs of a seed, which are one result together; a seed that is not complete is left out, and one that
+            failed is the failure of the seed.
+    """
+    failures = [outcome for outcome in outcomes if outcome.failure is not None]
+    results = []
+    for run in (outcome.run for outcome in outcomes if outcome.failure is None):
+        try:
+            why, d = cut_short(run), RunDirectory(run.directory)
+            if why is None:
+                result = RunResult(run, d.predictions, d.summary, d.environment, d.history, d.data, d.values)
+                scores = result.score, result.seconds, d.metrics.get(run.metric.test, 0.0)
+                known = d.metrics.get(TOP1.test) if run.metric.is_accuracy else None
+                if not (np.isfinite(scores).all() and np.isfinite(result.predictions.logits).all()):
+                    why = "its predictions or their score are not finite numbers"
+                elif known is not None and abs(known - result.score) > 2 / len(result.correct):  # float32 may turn one
+                    why = f"its predictions are of other weights or settings; run `test` on {run.directory}"
+        except KeyError as error:
+            why = f"{run.directory / SUMMARY} has no {error}"
+        except (OSError, ValueError, TypeError) as error:
+            why = f"its results cannot be read: {error}"
+        if why is None:
+            results.append(result)
+        else:
+            failures.append(Outcome(run, why))
+    if folds:
+        seeds: dict[tuple[str, int], dict[int, RunResult]] = {}
+        for result in results:
+            seeds.setdefault((result.run.variant, result.run.seed), {})[result.run.fold or 0] = result
+        results = [of_folds([parts[i] for i in sorted(parts)]) for parts in seeds.values() if len(parts) == folds]
+        failed: dict[tuple[str, int], list[Outcome]] = {}
+        for outcome in failures:
+            failed.setdefault((outcome.run.variant, outcome.run.seed), []).append(outcome)
+        failures = [min(each, key=lambda outcome: outcome.failure == UNFINISHED) for each in failed.values()]
+    test_sets = [(tuple(each.predictions.images), each.predictions.labels.tobytes()) for each in results]
+    usual = Counter(test_sets).most_common(1)[0][0] if results else None
+    others = [result for result, tested in zip(results, test_sets, strict=True) if tested != usual]
+    failures += [Outcome(each.run, "was tested on other images or labels than the other runs") for each in others]
+    return [result for result in results if result not in others], failures
+
+
+def of_folds(parts: Sequence[RunResult]) -> RunResult:
+    """Return the results of a seed's folds as those of one run, whose predictions are of all images by name.
+
+    It took what the runs took together; a metric is the mean over the images that they test.
+    """
+    tested, summaries = [part.predictions for part in parts], [part.summary for part in parts]
+    names = [name for each in tested for name in each.images]
+    order = np.argsort(names, kind="stable")
+    averaged = [each.logits_ema for each in tested if each.logits_ema is not None]
+    predictions = Predictions(
+        images=[names[index] for index in order],
+        labels=np.concatenate([each.labels for each in tested])[order],
+        logits=np.concatenate([each.logits for each in tested])[order],
+        logits_ema=np.concatenate(averaged)[order] if len(averaged) == len(parts) else None,
+        strata={
+            kind: np.concatenate([each.strata[kind] for each in tested])[order]
+            for kind in tested[0].strata
+            if all(kind in each.strata for each in tested)
+        },
+    )
+    total = {key: sum(each.get(key, 0) for each in summaries) for key in ("seconds", "seconds_before", "images_seen")}
+    least = min(part.summary.get("epochs", part.run.epochs) for part in parts)
+    metrics = pd.DataFrame([each.get("metrics", {}) for each in summaries]).dropna(axis=1)
+    weights = [len(each.images) for each in tested]
+    means = {str(name): float(np.average(values, weights=weights)) for name, values in metrics.items()}
+    costs = pd.DataFrame([each.get("cost", {}) for each in summaries]).astype(float)
+    cost = {str(name): float(value) for name, value in costs.mean().items()}
+    if "train_joules" in cost:
+        cost["train_joules"] *= len(parts)
+    first = parts[0]
+    texts = [key for key, value in first.environment.items() if type(value) is str]
+    both = {key: " and ".join(map(str, dict.fromkeys(part.environment.get(key) for part in parts))) for key in texts}
+    digests = [str(part.data.get("splits", {}).get("train", {}).get("digest")) for part in parts]
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return RunResult(
+        run=replace(first.run, fold=None),
+        predictions=predictions,
+        summary={**total, "epochs": least, "metrics": means, "cost": cost},
+        environment=first.environment | both,
+        history=pd.concat([part.history for part in parts], ignore_index=True),
+        data=first.data | {"splits": {"train": {"digest": digest}}},
+        values=pd.concat([part.values for part in parts]),
+        parts=tuple(parts),
+    )

@@ -25,14 +25,13 @@ from vitlab.studies.file.runs import Difference as Departure
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study
-from vitlab.studies.results.baselines import Baselines
-from vitlab.studies.results.context import Context
+from vitlab.studies.results.context import Baselines, Context
 from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.run import RunResult, VariantResult
 
 MACHINE = ("torch", "torchvision", "timm", "device", "precision")  # entries of environment.json
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
-DECISIVE = ("data.init_args.image_size", "data.init_args.crop_pct", "vitlab", "code", *MACHINE)
+SET_APART = ("data.init_args.image_size", "data.init_args.crop_pct", "vitlab", "code", *MACHINE)
 OWN_TO_A_RUN = ("command", "sources", "weights", "changed")  # entries of environment.json that belong to one run
 
 
@@ -56,6 +55,7 @@ class StudyResults:
         """The study as a table: a row for each finished run and test image, and one for each failed run."""
         items = np.asarray(self.images) if self.by_image else np.array([], dtype=str)
         groups = groups_of(self.study, self.images) if len(items) else None
+        watched = [key for key in MACHINE if key not in self.set_by_study and len(self.environment.get(key, [])) > 1]
         runs = [
             Row(
                 r.run.variant,
@@ -64,7 +64,7 @@ class StudyResults:
                 items,
                 groups=groups,
                 name=str(r.run),
-                block=self._machine(r),
+                block=", ".join(f"{key} {r.environment.get(key, ABSENT)}" for key in watched),
             )
             for r in self.finished
         ]
@@ -78,11 +78,6 @@ class StudyResults:
         """The entries of environment.json that the study varies itself."""
         names = {name_of(each.key) for each in self.differences}
         return names | ({"device"} if names & {"accelerator", "devices"} else set())
-
-    def _machine(self, result: RunResult) -> str:
-        """Return the kind of machine that a run trained on, by what differs among the runs; empty where nothing."""
-        known = {key: str(result.environment.get(key, ABSENT)) for key in MACHINE if key not in self.set_by_study}
-        return ", ".join(f"{key} {value}" for key, value in known.items() if len(self.environment.get(key, [])) > 1)
 
     @cached_property
     def by_image(self) -> bool:
@@ -189,7 +184,7 @@ class StudyResults:
     def set_apart(self, result: VariantResult) -> list[str]:
         """List how a variant was tested differently from most: resolution, crop, versions, device."""
         marks = []
-        for key in DECISIVE:
+        for key in SET_APART:
             values = {
                 r.variant: sorted(
                     {_text(flatten(run.run.config).get(key, run.environment.get(key, ABSENT))) for run in r.runs}
@@ -216,7 +211,36 @@ class StudyResults:
 
     def table(self) -> pd.DataFrame:
         """Return one row per run, failed ones included, for results.csv."""
-        rows = [self._row(result) for result in self.finished]
+        name, unscaled = self.metric.name, math.exp if self.metric.is_log else float
+        rows: list[dict[str, Any]] = []
+        for result in self.finished:
+            predictions, raw = result.predictions, self.baselines
+            row: dict[str, Any] = {"variant": result.run.variant, "seed": result.run.seed, "status": "finished"}
+            row[name] = unscaled(result.score)
+            if self.metric.one_class:
+                row |= {"nll": result.nll, "ece": result.ece}
+                if len(self.class_names) > 5:  # else it is 1
+                    row["top5"] = predicted.top_k_accuracy(predictions.logits, predictions.labels, 5)
+            if result.score_ema is not None:
+                row[f"{name}_ema"] = unscaled(result.score_ema)
+            if raw is not None:
+                row |= {"beats_majority": result.score > raw.majority, "beats_knn": result.score > raw.knn}
+            row |= {"epochs": result.run.epochs, "images_seen": result.images_seen, "train_seconds": result.seconds}
+            if self.target is not None:
+                row[f"seconds_to_{self.target:g}"] = result.seconds_to(self.target)
+            row |= {
+                "parameters": result.cost("parameters"),
+                "forward_flops_per_image": result.cost("flops"),
+                "train_images_per_second": np.median(result.speeds) if len(result.speeds) else math.nan,
+                "inference_images_per_second": result.cost("inference_images_per_second"),
+                "train_flops_per_image": result.train_flops,
+                "train_joules_per_image": result.cost("train_joules") / max(1, result.images_seen),
+                "train_peak_bytes": result.cost("train_peak_bytes"),
+                "inference_peak_bytes": result.cost("inference_peak_bytes"),
+                "device": result.environment.get("device"),
+                "directory": " ".join(map(str, result.directories)),
+            }
+            rows.append(row)
         rows += [
             {"variant": run.variant, "seed": run.seed, "status": failure, "directory": str(run.directory)}
             for run, failure in self.failures
@@ -224,38 +248,6 @@ class StudyResults:
         order = {variant: index for index, variant in enumerate(self.study.variants)}
         table = pd.DataFrame(rows).convert_dtypes()  # integers stay integers in columns with empty cells
         return table.sort_values(["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c)
-
-    def _row(self, result: RunResult) -> dict[str, Any]:
-        predictions, name = result.predictions, self.metric.name
-        row: dict[str, Any] = {"variant": result.run.variant, "seed": result.run.seed, "status": "finished"}
-        unscaled = math.exp if self.metric.is_log else float
-        row[name] = unscaled(result.score)
-        if self.metric.one_class:
-            row |= {"nll": result.nll, "ece": result.ece}
-            if len(self.class_names) > 5:  # else it is 1
-                row["top5"] = predicted.top_k_accuracy(predictions.logits, predictions.labels, 5)
-        if result.score_ema is not None:
-            row[f"{name}_ema"] = unscaled(result.score_ema)
-        if self.baselines is not None:
-            row |= {
-                "beats_majority": result.score > self.baselines.majority,
-                "beats_knn": result.score > self.baselines.knn,
-            }
-        row |= {"epochs": result.run.epochs, "images_seen": result.images_seen, "train_seconds": result.seconds}
-        if self.target is not None:
-            row[f"seconds_to_{self.target:g}"] = result.seconds_to(self.target)
-        row |= {
-            "parameters": result.cost("parameters"),
-            "forward_flops_per_image": result.cost("flops"),
-            "train_images_per_second": np.median(result.speeds) if len(result.speeds) else math.nan,
-            "inference_images_per_second": result.cost("inference_images_per_second"),
-            "train_flops_per_image": result.train_flops,
-            "train_joules_per_image": result.cost("train_joules") / max(1, result.images_seen),
-            "train_peak_bytes": result.cost("train_peak_bytes"),
-            "inference_peak_bytes": result.cost("inference_peak_bytes"),
-            "device": result.environment.get("device"),
-        }
-        return row | {"directory": " ".join(map(str, result.directories))}
 
 
 def _text(value: Any) -> str:

@@ -12,9 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitlab.evaluation.cost.energy import Nvml, Rapl, meter_for
-from vitlab.evaluation.cost.flops import dtype_of, gemm_peak
-from vitlab.evaluation.cost.memory import PeakMemory, bytes_of_tensors
+from vitlab.evaluation.cost import Nvml, PeakMemory, Rapl, bytes_of_tensors, dtype_of, gemm_peak, meter_for
 from vitlab.internals import flop_counter
 
 
