@@ -24,7 +24,13 @@ def run(arguments: Sequence[str]) -> int:
     for name in options.names:
         file = locate(name)
         is_study = not {"variants", "like"}.isdisjoint(load_yaml(file))
-        for source in _files_of(file) if is_study else [file]:
+        files = [file]
+        if is_study:
+            from vitlab.studies.file.study import read_study
+
+            study = read_study(file)
+            files = [study.path, study.base, *study.files.values(), *filter(None, [study.like])]
+        for source in files:
             target = options.folder / _place(source)
             if target.exists() and target.read_bytes() != source.read_bytes():
                 raise ValueError(f"{target} exists, and differs from what vitlab ships. Give another folder.")
@@ -39,14 +45,6 @@ def first_line(path: Path) -> str:
     """Return what an experiment or a study is, the first line of its file."""
     with path.open(encoding="utf-8") as file:
         return file.readline().removeprefix("# ").strip()
-
-
-def _files_of(file: Path) -> list[Path]:
-    """Return a study's file, its base, those of its variants, and the study that it is like."""
-    from vitlab.studies.file.study import read_study
-
-    study = read_study(file)
-    return [study.path, study.base, *study.files.values(), *filter(None, [study.like])]
 
 
 def _place(file: Path) -> Path:

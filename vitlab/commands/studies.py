@@ -124,7 +124,11 @@ def run_verdict(arguments: Sequence[str]) -> int:
     study = options.study or options.alone
     if study is None:
         raise ValueError("verdict takes a study, its folder or its YAML file. For example: verdict runs/quickstart")
-    path = _folder(study, options.root) / "verdict.json"
+    path = study / "verdict.json"
+    if study.suffix in (".yaml", ".yml"):
+        from vitlab.studies.file.study import read_study
+
+        path = read_study(study).folder(options.root) / "verdict.json"
     if not path.is_file():
         if places := ", ".join(str(each.parent) for each in sorted(path.parent.glob("*/verdict.json"))):
             raise ValueError(f"{study} has a verdict for each place of its axis; give one of {places}.")
@@ -133,12 +137,3 @@ def run_verdict(arguments: Sequence[str]) -> int:
     lines, status = answered(record, options.better, options.than, f" of {study}")
     print(*lines, sep="\n")
     return status
-
-
-def _folder(study: Path, root: Path) -> Path:
-    """Return the folder of a study that is named by it, or by its YAML file."""
-    if study.suffix not in (".yaml", ".yml"):
-        return study
-    from vitlab.studies.file.study import read_study
-
-    return read_study(study).folder(root)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vitlab.models.backbone import ImageModel
@@ -39,9 +39,12 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
     eager = copy.deepcopy(model).to("cpu", torch.float32).eval()
     # The exporter flattens heads and windows by views where the layout of the attention's output allows them, and then
     # replaces the attention by its arithmetic, whose output lies in memory as that of this kernel.
+    images = torch.zeros(TRACED_BATCH, model.in_chans, *model.img_size)
     with sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad():
+            traced = torch.export.export(eager, (images,), dynamic_shapes=FREE_BATCH)
         program = torch.onnx.export(
-            _trace(eager),
+            traced,
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=FREE_BATCH,
@@ -56,12 +59,6 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
         _check(eager, draft)
         for file in sorted(Path(folder).iterdir(), reverse=True):  # weights before the file that names them
             file.replace(path.with_name(file.name))
-
-
-def _trace(model: ImageModel) -> ExportedProgram:
-    images = torch.zeros(TRACED_BATCH, model.in_chans, *model.img_size)
-    with torch.no_grad():
-        return torch.export.export(model, (images,), dynamic_shapes=FREE_BATCH)
 
 
 def _check(model: ImageModel, path: Path) -> None:

@@ -181,7 +181,11 @@ def _expected(types: Iterable[str], choices: Iterable[str], default: Any, value:
 def _readable(complaint: Complaint, options: Iterable[str]) -> str:
     match complaint.kind, complaint.words:
         case "abstract", (path,):
-            return _abstract(path)
+            module, _, name = path.rpartition(".")
+            if module.startswith("vitlab."):
+                return f"no class is named; give a class_path of the kind {name}."
+            missing = ", ".join(sorted(named(path).__abstractmethods__))
+            return f"{path} lacks {missing}; write these methods and properties."
         case "no class", (path,):
             return f"no class {path}."
         case "no subclass", (path, parent):
@@ -199,15 +203,6 @@ def _readable(complaint: Complaint, options: Iterable[str]) -> str:
         case "no option", (word,):
             return f"no option {word}.{nearest_key(word, (option.removeprefix('--') for option in options))}"
     return complaint.words[0]
-
-
-def _abstract(path: str) -> str:
-    """Return which methods a class lacks; for an abstract class of vitlab, that a subclass has to be named."""
-    module, _, name = path.rpartition(".")
-    missing = ", ".join(sorted(named(path).__abstractmethods__))
-    if module.startswith("vitlab."):
-        return f"no class is named; give a class_path of the kind {name}."
-    return f"{path} lacks {missing}; write these methods and properties."
 
 
 def need(extra: str, *packages: str, what: str) -> None:

@@ -608,8 +608,15 @@ class Experiment:
             self._begin()
         else:
             self._refuse_other_classes(weights)
-        if split == "test":
-            self._keep_own_results(weights)
+        if split == "test":  # what is of other weights, settings or images than a finished run's results lies elsewhere
+            finished = trainer.is_global_zero and RunDirectory(self.directory).is_finished
+            reasons = departures(self.directory, weights, self.config, self.data) if finished else []
+            self.record.results = self.directory / OTHER if reasons else self.directory
+            if reasons:
+                log.warning(
+                    "This is not the run's own test, whose results stay; the files of this one are in %s:\n%s",
+                    *(self.record.results, _listed(reasons)),
+                )
         else:
             self.warn_of_other_images()
         evaluate = trainer.validate if split == "val" else trainer.test
@@ -633,18 +640,6 @@ class Experiment:
         """Say so where a run's images are others than those of its start."""
         if others := other_images(self.directory, self.data):
             log.warning(OTHER_IMAGES, self.directory, "; ".join(others))
-
-    def _keep_own_results(self, weights: Path | None) -> None:
-        """Write elsewhere what is of other weights, settings or images than a finished run's results."""
-        finished = self.trainer.is_global_zero and RunDirectory(self.directory).is_finished
-        reasons = departures(self.directory, weights, self.config, self.data) if finished else []
-        self.record.results = self.directory / OTHER if reasons else self.directory
-        if reasons:
-            log.warning(
-                "This is not the run's own test, whose results stay; the files of this one are in %s:\n%s",
-                self.record.results,
-                _listed(reasons),
-            )
 
     def _prepare(self) -> Trainer:
         """Return the Trainer, with the objective compiled where `run.compile` is on."""

@@ -96,7 +96,9 @@ def build_trainer(
         *(_checkpoints(directory, settings, run, objective) if settings["enable_checkpointing"] is not False else []),
     ]
     loggers = [logger for logger in _as_list(settings["logger"]) if isinstance(logger, Logger)]
-    plugins = [*_slurm(), *_as_list(settings["plugins"]), AtomicCheckpointIO(run.checkpoint.on_failure)]
+    plugins = [*_as_list(settings["plugins"]), AtomicCheckpointIO(run.checkpoint.on_failure)]
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        plugins.insert(0, SLURMEnvironment(auto_requeue=False))  # else Lightning requeues a job with its own checkpoint
     precision = settings["precision"] or (
         "bf16-mixed" if device_for(settings["accelerator"]).type == "cuda" else "32-true"
     )
@@ -154,12 +156,6 @@ def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective:
         enable_version_counter=False,
     )
     return [best, last]  # in this order: the last state knows which epoch was best
-
-
-def _slurm() -> list[SLURMEnvironment]:
-    """Keep Lightning from requeuing a SLURM job with its own checkpoint, from which no run continues."""
-    by_torchrun = TorchElasticEnvironment.detect()
-    return [SLURMEnvironment(auto_requeue=False)] if not by_torchrun and SLURMEnvironment.detect() else []
 
 
 def _as_list(value: Any) -> list[Any]:
