@@ -26,7 +26,7 @@ from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, Fi
 from referee.statistics.sequential import levels
 
 from benchmarks import verdicts
-from benchmarks.table import OUT, markdown, save
+from benchmarks.measuring import OUT, markdown, save
 
 STUDIES = 4_000
 SEEDS = 4, 7, 20

@@ -9,7 +9,6 @@ processor time of all of a command's processes; on an idle one it gives the same
 all cores busy.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -19,13 +18,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import yaml
 from tqdm import tqdm
 
-from benchmarks.against_timm import NAMES, TRAINER_PRECISION, misspelled, size_of
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.against_timm import BOTH, NAMES, TRAINER_PRECISION, size_of
+from benchmarks.measuring import machine, markdown, options_of, parser_of, save
 from vitlab.data.folder import list_images
 from vitlab.evaluation.cost import device_for
 
@@ -33,17 +33,13 @@ RATE, WEIGHT_DECAY, ERASE = 5e-4, 0.05, 0.25
 
 
 @dataclass(frozen=True)
-class Spent:
-    """What a command and all of its processes took."""
-
+class Spent:  # by a command and all of its processes
     seconds: float
     processor_seconds: float
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training for both."""
-
     name: str
     precision: str
     root: Path
@@ -54,16 +50,13 @@ class Training:
 
     @cached_property
     def classes(self) -> int:
-        """The number of classes in the folder."""
         return len(list_images(self.root)[0])
 
     @cached_property
     def images(self) -> int:
-        """Training images of all epochs."""
         return self.epochs * len(list_images(self.root)[1]["train"][0])
 
     def experiment(self) -> dict[str, object]:
-        """Return vitlab's experiment."""
         return {
             "model": {
                 "class_path": "vitlab.objectives.Supervised",
@@ -86,15 +79,11 @@ class Training:
                     "augment": {"rand_augment": None, "erase_prob": ERASE},
                 },
             },
-            "trainer": {
-                "max_epochs": self.epochs,
-                "precision": TRAINER_PRECISION[self.precision],
-            },
+            "trainer": {"max_epochs": self.epochs, "precision": TRAINER_PRECISION[self.precision]},
             "run": {"test": False, "compile": self.compiled, "wandb": {"mode": "disabled"}},
         }
 
     def arguments_of_timm(self, device: str) -> list[str]:
-        """Return the arguments of timm's `train.py`."""
         values = {
             "data-dir": self.root.resolve(),
             "val-split": "val",
@@ -113,13 +102,11 @@ class Training:
             "reprob": ERASE,
             "output": "timm",
         }
-        options = [word for name, value in values.items() for word in (f"--{name}", str(value))]
         amp = ["--amp", "--amp-dtype", "bfloat16"] if self.precision == "bfloat16" else []
-        return [*options, *amp, *(["--torchcompile"] if self.compiled else [])]
+        return [*options_of(values), *amp, *(["--torchcompile"] if self.compiled else [])]
 
 
 def race(training: Training, train_py: Path, device: str, repetitions: int) -> tuple[list[Spent], list[Spent]]:
-    """Train by both a number of times, alternating; return what vitlab and timm took."""
     ours: list[Spent] = []
     timms: list[Spent] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +142,7 @@ def row(training: Training, ours: Sequence[Spent], timms: Sequence[Spent]) -> di
 
 
 def spend(command: Sequence[str], folder: Path) -> Spent:
-    """Run a command in a folder; return what it took, or raise a ValueError with its last lines if it failed."""
+    """Run a command in a folder; a ValueError with its last lines if it failed."""
     with tempfile.TemporaryFile("w+") as log:
         begin = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
@@ -170,10 +157,8 @@ def spend(command: Sequence[str], folder: Path) -> Spent:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Race each model, and rewrite the table after it."""
-    parser = argparse.ArgumentParser("python -m benchmarks.end_to_end", description=__doc__.partition("\n")[0])
-    names = ["vit_tiny_patch16_224", *NAMES[1:3]]
-    parser.add_argument("names", nargs="*", metavar="NAME", default=names, help="models that both have")
+    parser = parser_of("end_to_end", __doc__, "end_to_end.md")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=BOTH, help="models that both have")
     parser.add_argument("--root", type=Path, required=True, help="photographs: train/CLASS and val/CLASS")
     parser.add_argument("--train_py", type=Path, required=True, help="timm's train.py")
     parser.add_argument("--precision", nargs="+", choices=TRAINER_PRECISION, default=list(TRAINER_PRECISION))
@@ -182,17 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that decode [1]")
     parser.add_argument("--repetitions", type=int, default=3, help="trainings of each [3]")
     parser.add_argument("--compile", action="store_true", help="both with torch.compile")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of end_to_end.md [{OUT}]")
     options = parser.parse_args(arguments)
-    if problem := misspelled(options.names):
-        parser.error(problem)
     for path in (options.train_py, options.root / "train", options.root / "val"):
         if not path.exists():
             parser.error(f"There is no {path}.")
     device = device_for("auto")
     header = f"{machine(device, 'timm')} From command to end. Ratios above 1: vitlab is faster."
-    rows: list[dict[str, str]] = []
-    for name, precision in tqdm([(name, precision) for name in options.names for precision in options.precision]):
+    names, rows = options.names or ["vit_tiny_patch16_224", *NAMES[1:3]], []
+    for name, precision in tqdm(list(product(names, options.precision))):
         training = Training(
             name, precision, options.root, options.batch, options.epochs, options.workers, options.compile
         )

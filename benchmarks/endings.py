@@ -4,7 +4,6 @@ Each ending is a real process: a small ViT on handwritten digits. The time is fr
 run's last file) to the end of the process, its loader processes and W&B's included.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -12,15 +11,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Sequence
+from contextlib import chdir, nullcontext
 from itertools import product
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback
 
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import CPU, machine, markdown, parser_of, save
 from vitlab.runs import checkpoints
 from vitlab.runs.lock import run_lock
 
@@ -76,7 +74,8 @@ def measured(ending: str, arguments: list[str], wandb: str) -> tuple[int | str, 
     callback = {"class_path": "benchmarks.endings.Event", "init_args": {"ending": ending}}
     command = [*FIT, "--trainer.callbacks+", json.dumps(callback), *ARGUMENTS.get(ending, []), *arguments]
     command += ["--run.wandb.mode", wandb]
-    with held() if ending == "lock refused" else no_lock(), Path("log.txt").open("w") as log:
+    lock = run_lock(Path("runs/tiny/seed-0")) if ending == "lock refused" else nullcontext()  # of another process
+    with lock, Path("log.txt").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         event = None
         while process.poll() is None:
@@ -99,33 +98,19 @@ def happened(ending: str) -> bool:
     return words[ending] in Path("log.txt").read_text() if ending in words else Path("event").exists()
 
 
-@contextmanager
-def held() -> Iterator[None]:
-    """Let another process, this one, write to the run directory."""
-    with run_lock(Path("runs/tiny/seed-0")):
-        yield
-
-
-@contextmanager
-def no_lock() -> Iterator[None]:
-    yield
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=OUT)
-    out = parser.parse_args().out.absolute()
+def main(arguments: Sequence[str] | None = None) -> None:
+    out = parser_of("endings", __doc__, "endings.md").parse_args(arguments).out.absolute()
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path[1:2]])}
     rows = []
-    for (ending, status), (name, arguments), wandb in product(EXPECTED.items(), SETTINGS.items(), WANDB):
+    for (ending, status), (name, setting), wandb in product(EXPECTED.items(), SETTINGS.items(), WANDB):
         if "DDP" in name and wandb == "offline":
             continue
         with tempfile.TemporaryDirectory() as folder, chdir(folder):
-            told, seconds = measured(ending, arguments, wandb)
+            told, seconds = measured(ending, setting, wandb)
         row = {"ending": ending, "processes": name, "W&B": wandb, "documented": status, "status": told}
         rows.append(row | {"seconds to the end": f"{seconds:.1f}"})
         print(*rows[-1].values(), sep=" | ", flush=True)
-    save(out / "endings.md", markdown(machine(torch.device("cpu"), "lightning"), rows))
+    save(out / "endings.md", markdown(machine(CPU, "lightning"), rows))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ order; it logs, stores and checks nothing. Both do the same arithmetic on the sa
 to the bit.
 """
 
-import argparse
 import copy
 import json
 import statistics
@@ -26,19 +25,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from benchmarks.end_to_end import Training, spend
-from benchmarks.interleaved_timing import Quartiles, clock_for, ratios
-from benchmarks.short_run import WARM_UP, train_steps
-from benchmarks.table import machine
+from benchmarks.measuring import CPU, WARM_UP, Quartiles, clock_for, machine, parser_of, ratios, train_steps
 from vitlab.data.sampler import TrainSampler
 from vitlab.objectives import Supervised
 
-CPU = torch.device("cpu")
 IMPORTS = "import torch, lightning, timm"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the ratio of the two loops, and the start-up times."""
-    parser = argparse.ArgumentParser("python -m benchmarks.framework", description=__doc__.partition("\n")[0])
+    parser = parser_of("framework", __doc__)
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each [40]")
     parser.add_argument("--starts", type=int, default=5, help="timed starts of each command [5]")
     parser.epilog = "Other options as in `vitlab fit`, for a Supervised experiment without an average (ema: null)."
@@ -83,7 +78,6 @@ class PlainLoop:
             sampler.epoch += 1
 
     def step(self) -> None:
-        """Train on the next batch."""
         batch = move_data_to_device(next(self.batches), self.module.device)
         (images,), labels = self.data.on_after_batch_transfer(batch, 0)
         self.optimizer.zero_grad()
@@ -125,7 +119,6 @@ def overhead(seconds: dict[str, list[float]]) -> Quartiles:
 
 
 def print_start_up(repetitions: int) -> None:
-    """Print the processor time of the imports, of one training step on the digits, and of both helps."""
     fit = [sys.executable, "-m", "vitlab", "fit"]
     commands = {
         "imports": [sys.executable, "-c", IMPORTS],

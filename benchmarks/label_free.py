@@ -14,7 +14,6 @@ backbones with seed 501, it was 0.86 [0.48, 0.97], not settled; of the 24, with 
 coefficient.
 """
 
-import argparse
 import json
 import math
 import os
@@ -22,78 +21,58 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 from scipy.stats import norm, spearmanr
 
-from benchmarks.table import markdown
+from benchmarks.measuring import markdown, options_of, parser_of
 
 SIGNS = {"train/loss": -1, "val/rank": 1}
 BASE = "experiments/lejepa_vit_small.yaml"
 SEED = 502
 RATES = (0.0025, 0.005, 0.01, 0.02)
 SWIN = {
-    "patch_size": 4,
-    "embed_dim": 64,
-    "depths": [2, 4],
-    "num_heads": [2, 4],
-    "window_size": 4,
-    "drop_path_rate": 0.0,
+    "model.backbone": "vitlab.models.SwinTransformerV2",
+    "model.backbone.patch_size": 4,
+    "model.backbone.embed_dim": 64,
+    "model.backbone.depths": [2, 4],
+    "model.backbone.num_heads": [2, 4],
+    "model.backbone.window_size": 4,
+    "model.backbone.drop_path_rate": 0.0,
 }
 BACKBONES: dict[str, dict[str, object]] = {  # by what they change of the experiment's
     "vit": {},
     "shallow-vit": {"model.backbone.depth": 2},
-    "swin-v2": {
-        "model.backbone": "vitlab.models.SwinTransformerV2",
-        **{f"model.backbone.{name}": value for name, value in SWIN.items()},
-    },
+    "swin-v2": SWIN,
     "narrow-vit": {"model.backbone.embed_dim": 48},
     "coarse-vit": {"model.backbone.patch_size": 8},
-    "narrow-swin-v2": {
-        "model.backbone": "vitlab.models.SwinTransformerV2",
-        **{f"model.backbone.{name}": value for name, value in (SWIN | {"embed_dim": 32}).items()},
-    },
+    "narrow-swin-v2": SWIN | {"model.backbone.embed_dim": 32},
 }
 
 
 def commands(root: Path) -> dict[str, list[str]]:
-    """Return the arguments of `vitlab fit` of each encoder."""
     runs = {}
-    for backbone, changes in BACKBONES.items():
-        for rate in RATES:
-            settings: dict[str, object] = {
-                "model.optimizer.muon_lr": rate,
-                "model.optimizer.ns_dtype": "bfloat16",
-                "seed_everything": SEED,
-                "trainer.max_epochs": 1,
-                "trainer.precision": "bf16-mixed",
-                "trainer.enable_progress_bar": False,
-                "run.root": root,
-                "run.name": f"{backbone}-{rate}",
-                "run.probe": "null",
-                "run.test": False,
-                **changes,
-            }
-            words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-            runs[f"{backbone}-{rate}"] = ["fit", "--config", BASE, *words]
+    for (backbone, changes), rate in product(BACKBONES.items(), RATES):
+        settings: dict[str, object] = {
+            "model.optimizer.muon_lr": rate,
+            "model.optimizer.ns_dtype": "bfloat16",
+            "seed_everything": SEED,
+            "trainer.max_epochs": 1,
+            "trainer.precision": "bf16-mixed",
+            "trainer.enable_progress_bar": False,
+            "run.root": root,
+            "run.name": f"{backbone}-{rate}",
+            "run.probe": "null",
+            "run.test": False,
+        }
+        runs[f"{backbone}-{rate}"] = ["fit", "--config", BASE, *options_of(settings | changes)]
     return runs
 
 
-def train(root: Path, jobs: int) -> None:
-    """Train the encoders that are not finished, a thread each."""
-    left = [
-        words for name, words in commands(root).items() if not (root / name / f"seed-{SEED}/summary.json").is_file()
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with ThreadPoolExecutor(jobs) as pool:
-        list(
-            pool.map(lambda w: subprocess.run([sys.executable, "-m", "vitlab", *w], env=environment, check=True), left)
-        )
-
-
 def encoders(folder: Path) -> pd.DataFrame:
-    """Return the metrics of all finished runs under a folder, by name."""
     files = {
         file.parents[1].name: json.loads(file.read_text(encoding="utf-8")) for file in folder.rglob("summary.json")
     }
@@ -123,12 +102,16 @@ def report(table: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is missing, and print the report."""
-    parser = argparse.ArgumentParser("python -m benchmarks.label_free", description=__doc__.partition("\n")[0])
+    parser = parser_of("label_free", __doc__)
     parser.add_argument("--root", type=Path, default=Path("runs/label-free"), help="folder of the runs [%(default)s]")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time [%(default)s]")
     options = parser.parse_args(arguments)
-    train(options.root, options.jobs)
+    finished = {file.parents[1].name for file in options.root.glob(f"*/seed-{SEED}/summary.json")}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    train = partial(subprocess.run, env=environment, check=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        left = [words for name, words in commands(options.root).items() if name not in finished]
+        list(pool.map(train, [[sys.executable, "-m", "vitlab", *words] for words in left]))
     print(report(encoders(options.root)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from referee.statistics.sequential import Rows, levels, watch
 
 from benchmarks import verdicts
-from benchmarks.table import OUT, markdown, save
+from benchmarks.measuring import OUT, markdown, save
 
 STUDIES = 1_000
 

@@ -8,7 +8,6 @@ a linear classifier with 1 and 10 labels a class; so are the networks before tra
 seeds (Welch's) and alone 95 %: of four times ten, two are expected to miss.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_ind
 
-from benchmarks.table import markdown
+from benchmarks.measuring import markdown, parser_of
 from vitlab.commands import probe
 from vitlab.studies.file.study import Study, read_study
 
@@ -28,13 +27,9 @@ Probe = dict[str, Any]
 MEASURES: dict[str, Callable[[Probe], float]] = {
     "k-NN": lambda found: found["knn"]["value"],
     "linear": lambda found: found["linear"]["value"],
-    "1 label a class": lambda found: _low_shot(found, "1 label per class"),
-    "10 labels a class": lambda found: _low_shot(found, "10 labels per class"),
+    "1 label a class": lambda found: {x["name"]: x["value"] for x in found["low_shot"]}["1 label per class"],
+    "10 labels a class": lambda found: {x["name"]: x["value"] for x in found["low_shot"]}["10 labels per class"],
 }
-
-
-def _low_shot(found: Probe, name: str) -> float:
-    return next(each["value"] for each in found["low_shot"] if each["name"] == name)
 
 
 def probes(study: Study, root: Path, variant: str, weights: str = "last") -> Iterator[Probe]:
@@ -58,8 +53,7 @@ def line(title: str, swin: Sequence[Probe], vit: Sequence[Probe], measure: str) 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Probe the runs, and print a table for each measure."""
-    parser = argparse.ArgumentParser("python -m benchmarks.matrix", description=__doc__.partition("\n")[0])
+    parser = parser_of("matrix", __doc__)
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of the runs [%(default)s]")
     parser.add_argument("study", type=Path, help="its claim has `along`, with both models")
     options = parser.parse_args(arguments)

@@ -9,25 +9,28 @@ are equations 1 and 2 of Liu et al. 2021 (https://arxiv.org/abs/2103.14030), in 
 h × w tokens of width C, windows of M × M. The MLP of a block adds 8hwC². Neither counts softmax or copies; their cost
 is what the measured time exceeds the formula by.
 
-All sizes along a factor alternate; a point is the median of its times with the quartiles.
+All sizes along a factor alternate; a point of the figure is the median of its times with the quartiles, and a line the
+formula, scaled by one constant.
 """
 
-import argparse
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import astuple, dataclass, replace
+from typing import Any, Literal
 
+import matplotlib
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
+from referee.report.drawing import COLORS, DASHES, INK, MARKERS, MUTED, STYLE
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.against_timm import TRAINER_PRECISION
-from benchmarks.interleaved_timing import Step, alternate, quartiles
-from benchmarks.table import OUT, machine
+from benchmarks.measuring import Step, alternate, machine, parser_of, quartiles
 from vitlab.atomic_files import write_text
 from vitlab.evaluation.cost import device_for, dtype_of, flops_of
 from vitlab.models import SwinTransformer, VisionTransformer
@@ -94,16 +97,11 @@ def window_msa(h: int, w: int, C: int, M: int) -> int:
     return 4 * h * w * C**2 + 2 * M**2 * h * w * C
 
 
-def mlp(h: int, w: int, C: int) -> int:
-    """Return the multiply-adds of a block's two linear layers, from C to 4C and back."""
-    return 2 * MLP_RATIO * h * w * C**2
-
-
 def multiply_adds(architecture: Architecture, part: Part, shape: Shape) -> int:
-    """Return the multiply-adds of a forward pass."""
     side, width = shape.side, shape.width
     layer = msa(side, side, width) if architecture == "ViT" else window_msa(side, side, width, shape.window)
-    layer += mlp(side, side, width) if part == "block" else 0
+    if part == "block":  # two linear layers, from C to 4C and back
+        layer += 2 * MLP_RATIO * side * side * width**2
     return shape.batch * shape.depth * layer
 
 
@@ -137,7 +135,6 @@ def tokens(architecture: Architecture, shape: Shape, device: torch.device) -> Te
 
 
 def measure(factor: Factor, base: Shape, precision: str, repetitions: int, device: torch.device) -> Iterator[Point]:
-    """Measure attention and blocks of both architectures along a factor, all sizes alternating."""
     cases: dict[str, tuple[Architecture, Part, Shape]] = {
         f"{number:02d} {architecture} {part}": (architecture, part, replace(base, **{factor: value}))
         for number, value in enumerate(SWEEPS[factor])
@@ -148,17 +145,8 @@ def measure(factor: Factor, base: Shape, precision: str, repetitions: int, devic
     times = alternate(steps, repetitions, device)
     for name, (architecture, part, shape) in cases.items():
         q1, middle, q3 = quartiles(times[name])
-        yield Point(
-            factor,
-            architecture,
-            part,
-            **asdict(shape),
-            multiply_adds=multiply_adds(architecture, part, shape),
-            flops=flops_of(steps[name]),
-            seconds=middle,
-            seconds_q1=q1,
-            seconds_q3=q3,
-        )
+        counts = multiply_adds(architecture, part, shape), flops_of(steps[name])
+        yield Point(factor, architecture, part, *astuple(shape), *counts, middle, q1, q3)
 
 
 def _step(architecture: Architecture, part: Part, shape: Shape, precision: str, device: torch.device) -> Step:
@@ -166,12 +154,7 @@ def _step(architecture: Architecture, part: Part, shape: Shape, precision: str, 
     dtype = dtype_of(TRAINER_PRECISION[precision])
     layers = build(architecture, part, shape).to(device, dtype)
     x = tokens(architecture, shape, device).to(dtype)
-
-    def step() -> None:
-        with torch.inference_mode():
-            layers(x)
-
-    return step
+    return torch.inference_mode()(lambda: layers(x))
 
 
 def seconds_per_multiply_add(curve: Sequence[Point]) -> float:
@@ -180,20 +163,91 @@ def seconds_per_multiply_add(curve: Sequence[Point]) -> float:
 
 
 def curve_of(points: Sequence[Point], factor: Factor, architecture: Architecture, part: Part) -> list[Point]:
-    """Return one curve's points, in the order of the factor's values."""
     curve = [p for p in points if (p.factor, p.architecture, p.part) == (factor, architecture, part)]
     return sorted(curve, key=lambda point: point.value)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure along each factor; write the table after each, and the figure at the end."""
-    from benchmarks.scaling_figure import write_figure
+LINES: dict[tuple[Architecture, Part], str] = {
+    ("ViT", "block"): "ViT, a block",
+    ("ViT", "attention"): "ViT, its attention layer",
+    ("Swin", "block"): "Swin, a block",
+    ("Swin", "attention"): "Swin, its attention layer",
+}
+PANELS: dict[Factor, tuple[str, str]] = {  # title and label
+    "side": ("larger images", "tokens of an image, h × w"),
+    "window": ("larger windows", "side of a window, M"),
+    "width": ("wider layers", "width, C"),
+    "depth": ("more layers", "layers"),
+    "batch": ("larger batches", "images"),
+}
+FORMULAS = """Lines are the formulas, each scaled by one constant:
+ViT  4hwC² + 2(hw)²C,  Swin  4hwC² + 2M²hwC,
+a block 8hwC² more. Points are medians with quartiles."""
 
-    parser = argparse.ArgumentParser("python -m benchmarks.scaling", description=__doc__.partition("\n")[0])
+
+def draw(points: Sequence[Point], base: Shape, measured_on: str) -> Figure:
+    figure = Figure(figsize=(14.7, 10), layout="constrained")
+    *panels, key = figure.subplots(2, 3).flat
+    for axes, (factor, names) in zip(panels, PANELS.items(), strict=True):
+        for line in LINES:
+            curve, style = curve_of(points, factor, *line), _style(*line)
+            values, seconds = [p.value for p in curve], [p.seconds for p in curve]
+            formula = [seconds_per_multiply_add(curve) * p.multiply_adds for p in curve]
+            axes.plot(values, formula, color=style["color"], linestyle=style["linestyle"], linewidth=1.5)
+            errors = [[p.seconds - p.seconds_q1 for p in curve], [p.seconds_q3 - p.seconds for p in curve]]
+            axes.errorbar(values, seconds, yerr=errors, **{**style, "linestyle": "none"}, elinewidth=1.2, capsize=2.5)
+        axes.set(xscale="log", yscale="log", title=names[0], xlabel=names[1])
+        axes.xaxis.set_major_locator(FixedLocator(values[-1::-2]))  # every second one has room
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
+        axes.yaxis.set_major_formatter(EngFormatter("s"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    for axes in (panels[0], panels[3]):
+        axes.set_ylabel("time of a forward pass")
+    key.set_axis_off()
+    handles = [Line2D([], [], linewidth=1.5, label=name, **_style(*line)) for line, name in LINES.items()]
+    key.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 1), borderaxespad=0, handlelength=3.4)
+    rest = (
+        f"Unless varied: {base.side} × {base.side} tokens,\nwindows of {base.window} × {base.window}, "
+        f"C = {base.width}, layers: {base.depth}, images: {base.batch}."
+    )
+    text: dict[str, Any] = {"va": "top", "transform": key.transAxes, "linespacing": 1.5, "wrap": True}
+    key.text(0, 0.60, f"{FORMULAS}\n\n{rest}", fontsize=11, color=INK, **text)
+    key.text(0, 0.14, measured_on, fontsize=10, color=MUTED, **text)
+    figure.suptitle(title(points), x=0.012, ha="left", fontsize=15)
+    return figure
+
+
+def title(points: Sequence[Point]) -> str:
+    """Return how the time of an attention layer grows from a quarter of the largest image to the whole of it."""
+    growth = []
+    for architecture in ("ViT", "Swin"):
+        *smaller, last = curve_of(points, "side", architecture, "attention")
+        first = max((p for p in smaller if 4 * p.value <= last.value), key=lambda p: p.value, default=smaller[0])
+        growth.append(f"{last.seconds / first.seconds:.2g}")
+    tokens = f"{last.value / first.value:.2g}"
+    return f"{tokens} times the tokens: ViT's attention takes {growth[0]} times as long, Swin's {growth[1]} times"
+
+
+def _style(architecture: Architecture, part: Part) -> dict[str, Any]:
+    """An architecture keeps its color and marker; blocks are filled and solid, attention layers open and dashed."""
+    which = ("ViT", "Swin").index(architecture)
+    return {
+        "color": COLORS[which],
+        "marker": MARKERS[which],
+        "markersize": 6.5,
+        "markerfacecolor": COLORS[which] if part == "block" else "white",
+        "linestyle": DASHES[0] if part == "block" else DASHES[1],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("scaling", __doc__, "scaling.csv and .png")
     parser.add_argument("--precision", choices=TRAINER_PRECISION, default="float32")
     parser.add_argument("--batch", type=int, help="images, except where the batch grows [1; 64 on a GPU]")
     parser.add_argument("--repetitions", type=int, default=11, help="timed forward passes of each [11]")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of scaling.csv, .png and .pdf [{OUT}]")
     options = parser.parse_args(arguments)
     device = device_for("auto")
     base = Shape(batch=options.batch or (64 if device.type == "cuda" else 1))  # one image leaves a GPU idle
@@ -201,7 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for factor in tqdm(SWEEPS):
         points += measure(factor, base, options.precision, options.repetitions, device)
         write_text(options.out / "scaling.csv", pd.DataFrame(points).to_csv(index=False))
-    write_figure(points, base, f"{machine(device)} {options.precision}", options.out)
+    with matplotlib.rc_context(STYLE):
+        figure = draw(points, base, f"{machine(device)} {options.precision}")
+        figure.savefig(options.out / "scaling.png", dpi=144, facecolor="white")
     print(options.out / "scaling.png")
 
 

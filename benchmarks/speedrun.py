@@ -1,14 +1,13 @@
 """The table and the curves of docs/results.md, from the run directories of `make speedrun` and `make speedrun-times`.
 
-python -m benchmarks.speedrun docs/records/speedrun{-first,-second,,-bf16} --times docs/records/speedrun-times
+    python -m benchmarks.speedrun docs/records/speedrun{-first,-second,,-bf16} --times docs/records/speedrun-times
 
 It reads run directories of any of these names; docs/records has those of the published runs.
 """
 
-import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -20,17 +19,10 @@ import torch
 from referee.report.drawing import COLORS
 from referee.statistics.intervals import t_interval
 
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import CPU, machine, markdown, parser_of, save
 from vitlab.evaluation.cost import processor_name
 
 NAMES = {"vit": "ViT", "swin": "Swin", "swin-v2": "Swin v2"}
-
-
-class Entry(NamedTuple):
-    """The seeds of an entry, and the one run that had the machine for itself."""
-
-    seeds: list["Finished"]
-    timed: "Finished | None"
 
 
 class Finished(NamedTuple):
@@ -48,6 +40,13 @@ class Finished(NamedTuple):
     precision: str  # Lightning's name
 
 
+class Entry(NamedTuple):
+    """The seeds of an entry, and the one run that had the machine for itself."""
+
+    seeds: list[Finished]
+    timed: Finished | None
+
+
 def read(directory: Path) -> Finished:
     """Read a finished run. Start-up and test are counted before the first epoch, other time equally over the epochs."""
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
@@ -59,20 +58,17 @@ def read(directory: Path) -> Finished:
     teraflops = (metrics["tflops"].dropna().to_numpy() * steps).sum()
     other = (summary["seconds"] - steps.sum()) / len(steps)
     ends = summary["wall_seconds"] - summary["seconds"] + np.cumsum(steps + other)
-    overhead = 1 - steps.sum() / summary["wall_seconds"]
-    validated = ends[accuracy.index.to_numpy()] / 60
-    test = 100 * summary["metrics"]["test/top1"]
     return Finished(
-        validated,
-        100 * accuracy.to_numpy(),
-        test,
-        summary["wall_seconds"] / 60,
-        overhead,
-        summary["images_seen"],
-        teraflops,
-        teraflops / steps.sum(),
-        environment["device"],
-        environment["precision"],
+        minutes=ends[accuracy.index.to_numpy()] / 60,
+        validation=100 * accuracy.to_numpy(),
+        test=100 * summary["metrics"]["test/top1"],
+        wall=summary["wall_seconds"] / 60,
+        overhead=1 - steps.sum() / summary["wall_seconds"],
+        images=summary["images_seen"],
+        teraflops=teraflops,
+        rate=teraflops / steps.sum(),
+        machine=environment["device"],
+        precision=environment["precision"],
     )
 
 
@@ -113,49 +109,43 @@ def row(study: str, name: str, entry: Entry, rates: Mapping[str, float]) -> dict
 def draw(entries: dict[tuple[str, str], Entry], path: Path) -> None:
     """Draw the seeds' validation accuracy at the minutes at which the timed run was validated."""
     figure, axes = plt.subplots(1, len(NAMES), figsize=(13, 3.8), sharey=True, layout="constrained")
-    for axis, (key, name) in zip(axes, NAMES.items(), strict=True):
-        for study, color in zip(dict.fromkeys(study for study, _ in entries), COLORS, strict=False):
-            seeds, timed = entries.get((study, key), Entry([], None))
-            if timed:
-                for run in seeds:
-                    axis.plot(timed.minutes, run.validation, color=color, alpha=0.25, linewidth=1)
-                axis.plot(
-                    timed.minutes, np.mean([run.validation for run in seeds], axis=0), "o-", color=color, label=study
-                )
+    colors = dict(zip(dict.fromkeys(study for study, _ in entries), COLORS, strict=False))
+    lines = {}
+    for (study, key), (seeds, timed) in entries.items():
+        if timed:
+            axis, color = axes[list(NAMES).index(key)], colors[study]
+            for run in seeds:
+                axis.plot(timed.minutes, run.validation, color=color, alpha=0.25, linewidth=1)
+            mean = np.mean([run.validation for run in seeds], axis=0)
+            (lines[study],) = axis.plot(timed.minutes, mean, "o-", color=color)
+    for axis, name in zip(axes, NAMES.values(), strict=True):
         axis.set(title=name, xlabel="minutes of two cores since the start of the command")
         axis.set_xlim(left=0)
     axes[0].set_ylabel("validation top-1, %")
-    lines = {
-        line.get_label(): line for axis in axes for line in axis.get_lines() if not line.get_label().startswith("_")
-    }
     axes[-1].legend(lines.values(), lines.keys(), frameon=False, loc="lower right")
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("speedrun", __doc__, "speedrun.md and speedrun.png")
     parser.add_argument("studies", nargs="+", type=Path, help="folders of studies, the first entry first")
-    parser.add_argument(
-        "--times", type=Path, required=True, help="a folder of runs that had the machine for themselves"
-    )
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
+    parser.add_argument("--times", type=Path, required=True, help="runs that had the machine for themselves")
+    options = parser.parse_args(arguments)
     entries: dict[tuple[str, str], Entry] = {}
-    for study, key in product(arguments.studies, NAMES):
+    for study, key in product(options.studies, NAMES):
         seeds, timed = (
             [read(summary.parent) for summary in sorted((folder / key).glob("seed-*/summary.json"))]
-            for folder in (study, arguments.times / study.name)
+            for folder in (study, options.times / study.name)
         )
         if seeds:
             entries[study.name, key] = Entry(seeds, timed[0] if timed else None)
     precisions = {entry.timed.precision for entry in entries.values() if entry.timed}
     rates = {precision: matrix_rate(precision) for precision in sorted(precisions)}
     rows = [row(study, NAMES[key], entry, rates) for (study, key), entry in entries.items()]
-    arguments.out.mkdir(parents=True, exist_ok=True)
     measured = ", ".join(f"{1000 * rate:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
-    table = markdown(f"{machine(torch.device('cpu'), 'lightning')} Matrix rate: {measured}.", rows)
-    save(arguments.out / "speedrun.md", table)
-    draw(entries, arguments.out / "speedrun.png")
+    table = markdown(f"{machine(CPU, 'lightning')} Matrix rate: {measured}.", rows)
+    save(options.out / "speedrun.md", table)
+    draw(entries, options.out / "speedrun.png")
     print(table)
 
 

@@ -1,7 +1,7 @@
 """What a training step spends its time on: by phases of the step, and by kinds of operations.
 
     python -m benchmarks.step_profile --config experiments/vit_cifar10.yaml
-    python -m benchmarks.step_figure experiments/speedrun/vit.yaml        # of several experiments, as a figure
+    python -m benchmarks.step_profile --figure experiments/speedrun/{vit,swin,swin_v2}.yaml  # beside each other
 
 Lightning tells a profiler when each part of its loop begins and ends. A phase's time excludes the phases within it: the
 optimizer's step calls the forward and the backward pass. Kinds of operations come from torch's profiler in further
@@ -9,14 +9,17 @@ steps, because watching each operation slows them down.
 
 A GPU is synchronized at both ends of a phase, so that its work is counted where it was launched. Such a step takes
 longer than an unobserved one, where the next phase is launched meanwhile.
+
+A bar of the figure is an unobserved step, in microseconds an image. Its parts are those of the profiled step, scaled to
+it; what no operation of PyTorch's takes is Python, Lightning's loop and waiting.
 """
 
-import argparse
 import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -24,12 +27,13 @@ from unittest import mock
 
 import torch
 from lightning.pytorch.profilers import Profiler
+from matplotlib.figure import Figure
+from referee.report.drawing import COLORS
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.short_run import WARM_UP, train_steps
-from benchmarks.table import OUT, machine, markdown, save
+from benchmarks.measuring import WARM_UP, machine, markdown, parser_of, save, train_steps
 from vitlab.experiment.experiment import Experiment
 from vitlab.optim import muon
 
@@ -56,6 +60,7 @@ KINDS = {
     r"copy|cat$|clone|index|gather|scatter|roll|pad|fill_|zero_|arange|empty|as_strided|view|slice|select": "copies",
 }
 OTHER = "sums, products, the rest"
+PYTHON = "Python, the loop, waiting"
 
 
 class Profile(NamedTuple):
@@ -91,7 +96,9 @@ class StepProfiler(Profiler):
 
     def _count(self) -> None:
         """Add the time since the last call to the innermost phase."""
-        now = _now()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
         if 0 <= self._step < self.steps:
             self._seconds[self._open[-1] if self._open else REST] += now - self._mark
         self._mark = now
@@ -108,15 +115,18 @@ class StepProfiler(Profiler):
             self._watch.start()
         elif self._step == 2 * self.steps and self._watch is not None:
             self._watch.stop()
-            self._write(self._watch)
+            self._write(self._watch.events())
 
-    def _write(self, watch: profile) -> None:
+    def _write(self, events: Iterable[FunctionEvent]) -> None:
         seconds: dict[str, float] = defaultdict(float)
-        for event in watch.events():
+        for event in events:
             fused = event.device_type == DeviceType.CUDA and event.name.startswith("triton_")  # after what it fuses
             if event.name.startswith("aten::") or fused:
                 took = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
-                kind = MUON if _is_within(event, MUON) else kind_of(event.name.removeprefix("aten::"))
+                parent: FunctionEvent | None = event
+                while parent is not None and parent.name != MUON:
+                    parent = parent.cpu_parent
+                kind = MUON if parent else kind_of(event.name.removeprefix("aten::"))
                 seconds[kind] += took / 1e6
         result = Profile(
             1000 * self._took / self.steps,
@@ -126,31 +136,12 @@ class StepProfiler(Profiler):
         self.file.write_text(json.dumps(result._asdict()), encoding="utf-8")
 
 
-def _is_within(event: FunctionEvent, name: str) -> bool:
-    parent: FunctionEvent | None = event
-    while parent is not None and parent.name != name:
-        parent = parent.cpu_parent
-    return parent is not None
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def phase_of(action: str) -> str:
-    """Return the phase that an action of Lightning's belongs to."""
-    return _first(PHASES, action, REST)
+    return next((phase for pattern, phase in PHASES.items() if re.search(pattern, action)), REST)
 
 
 def kind_of(operation: str) -> str:
-    """Return the kind that an operation of ATen's belongs to."""
-    return _first(KINDS, operation, OTHER)
-
-
-def _first(patterns: Mapping[str, str], name: str, otherwise: str) -> str:
-    return next((meaning for pattern, meaning in patterns.items() if re.search(pattern, name)), otherwise)
+    return next((kind for pattern, kind in KINDS.items() if re.search(pattern, operation)), OTHER)
 
 
 def profiled(arguments: Sequence[str], steps: int) -> tuple[Experiment, Profile]:
@@ -167,13 +158,55 @@ def profiled(arguments: Sequence[str], steps: int) -> tuple[Experiment, Profile]
         return experiment, Profile(**json.loads(file.read_text(encoding="utf-8")))
 
 
+def shares(title: str, times: Mapping[str, float]) -> list[dict[str, str]]:
+    """Return a row for each part of the time, the largest first."""
+    return [
+        {title: name, "ms": f"{value:.2f}", "share": f"{value / sum(times.values()):.1%}"}
+        for name, value in sorted(times.items(), key=lambda row: -row[1])
+    ]
+
+
+def parts(profile: Profile, images: int) -> dict[str, float]:
+    """Return microseconds an image by kind. Operations that add up to more than the step are scaled down to it."""
+    operations = sum(profile.kinds.values())
+    scale = 1000 / images * min(1.0, profile.step / operations)
+    kinds = {kind: scale * milliseconds for kind, milliseconds in profile.kinds.items()}
+    return kinds | {PYTHON: 1000 / images * profile.step - scale * operations}
+
+
+def draw(bars: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    figure = Figure(figsize=(11, 1.6 + 0.5 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    left = dict.fromkeys(bars, 0.0)
+    for index, kind in enumerate([*dict.fromkeys([MUON, *KINDS.values(), OTHER]), PYTHON]):
+        widths = [bar.get(kind, 0.0) for bar in bars.values()]
+        style = {"color": COLORS[index % len(COLORS)], "hatch": "//" if index >= len(COLORS) else None}
+        axes.barh(list(bars), widths, left=list(left.values()), label=kind, edgecolor="white", **style)
+        left = {name: left[name] + width for name, width in zip(bars, widths, strict=True)}
+    axes.invert_yaxis()
+    axes.set(xlabel="µs an image", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False)
+    return figure
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Profile the steps of an experiment."""
-    parser = argparse.ArgumentParser("python -m benchmarks.step_profile", description=__doc__.partition("\n")[0])
+    parser = parser_of("step_profile", __doc__, "step.md or steps.png")
     parser.add_argument("--steps", type=int, default=20, help="timed steps, and as many profiled ones [20]")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"folder of step.md [{OUT}]")
+    parser.add_argument("--figure", nargs="+", type=Path, metavar="FILE", help="draw the steps of these experiments")
+    parser.add_argument("--base", type=Path, help="an experiment that those of the figure are merged into")
+    parser.add_argument("--precisions", nargs="+", default=["32-true", "bf16-mixed"], help="of the figure")
     parser.epilog = "Other options as in `vitlab fit`."
     options, rest = parser.parse_known_args(arguments)
+    if options.figure:
+        bars = {}
+        for file, precision in product(options.figure, options.precisions):
+            configs = [f"--config={name}" for name in dict.fromkeys([options.base or file, file])]
+            experiment, result = profiled([*configs, *rest, "--trainer.precision", precision], options.steps)
+            bars[f"{file.stem}, {precision.partition('-')[0]}"] = parts(result, experiment.data.batch_size)
+        options.out.mkdir(parents=True, exist_ok=True)
+        draw(bars, machine(experiment.trainer.strategy.root_device)).savefig(options.out / "steps.png", dpi=110)
+        return
     experiment, result = profiled(rest, options.steps)
     header = (
         f"{type(experiment.objective).__name__} with {type(experiment.objective.backbone).__name__}, "
@@ -187,14 +220,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     save(options.out / "step.md", *tables)
     print("\n".join(tables), end="")
-
-
-def shares(title: str, times: Mapping[str, float]) -> list[dict[str, str]]:
-    """Return a row for each part of the time, the largest first."""
-    return [
-        {title: name, "ms": f"{value:.2f}", "share": f"{value / sum(times.values()):.1%}"}
-        for name, value in sorted(times.items(), key=lambda row: -row[1])
-    ]
 
 
 if __name__ == "__main__":

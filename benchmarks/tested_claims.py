@@ -6,30 +6,29 @@
 Each claim is a study, which `compare` runs; the page is written after each.
 """
 
-import argparse
 import math
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from referee.claim import NOT_TESTED, Claim
+from referee.claim import NOT_TESTED
 from referee.formats import NONE, SPACE, counted, joined, listed, p_value
 from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
 from referee.statistics.comparison import LEVEL
 from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
 from scipy.stats import false_discovery_control
 
+from benchmarks.measuring import parser_of
 from vitlab.atomic_files import read_json
-from vitlab.commands.quiet import quiet
+from vitlab.commands.options import quiet
 from vitlab.config import load_yaml
 from vitlab.studies.compare import RunsFailed, compare
-from vitlab.studies.file.content import LIKE
 from vitlab.studies.file.registration import first_word, record_of
-from vitlab.studies.file.study import Study, read_study, slug
-from vitlab.studies.planning import Planned, plan_study
+from vitlab.studies.file.study import LIKE, Study, read_study, slug
+from vitlab.studies.planning import plan_study
 
 MOST_SEEDS = 50  # of each variant; a claim that takes more is not decided in an afternoon
 PLACE = re.compile(r"\b(tables?|tab\.|figures?|fig\.|sections?|sec\.|appendix|equations?|eq\.)\s*\w", re.IGNORECASE)
@@ -47,42 +46,29 @@ LEAD = (
 
 
 def read_claims(folder: Path) -> list[Study]:
-    """Return the studies of a folder that test a claim, the cheapest first.
-
-    Raises:
-        ValueError: no such study.
-    """
+    """Return the studies of a folder that test a claim, the cheapest first."""
     found = (read_study(path) for path in sorted(folder.glob("*.yaml")) if {"claim", LIKE} & load_yaml(path).keys())
     studies = [study for study in found if study.claim]
     if not studies:
         raise ValueError(f"{folder} has no study with a `claim`. docs/claims.md explains how to write one.")
-    return sorted(studies, key=lambda study: math.inf if (minutes := _claim(study).minutes) is None else minutes)
-
-
-def _claim(study: Study) -> Claim:
-    assert study.claim is not None
-    return study.claim
+    return sorted(studies, key=lambda study: math.inf if study.claim.minutes is None else study.claim.minutes)
 
 
 def is_tested(study: Study, root: Path) -> bool:
     """Whether the study ended with the settings that its files have now."""
-    return _has_word(study, _record(study, root))
-
-
-def _has_word(study: Study, record: dict[str, Any]) -> bool:
+    record = record_of_runs(study, root)
     return bool(record) and record["ended"] and record.get("files") == study.digest
 
 
-def _record(study: Study, root: Path) -> dict[str, Any]:
+def record_of_runs(study: Study, root: Path) -> dict[str, Any]:
     """Return what the study's report wrote; empty before."""
     return read_json(root / slug(study.name) / "claim.json", missing={})
 
 
 def write_page(studies: Sequence[Study], root: Path) -> Path:
     """Write report.html and report.md about the claims, the most surprising first; return the path of the first."""
-    both = [(study, _record(study, root)) for study in studies]
-    tested = sorted((each for each in both if _has_word(*each)), key=lambda each: _surprise(each[1]))
-    others = [each for each in both if each not in tested]
+    tested = [(study, record_of_runs(study, root)) for study in studies if is_tested(study, root)]
+    tested.sort(key=lambda each: _surprise(each[1]))
     known = [record["p"] for _, record in tested if record.get("p") is not None]
     adjusted = dict(zip(known, false_discovery_control(known), strict=True)) if known else {}
     rows = []
@@ -90,10 +76,11 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
         p = record.get("p")
         shown = [NONE, NONE] if p is None else [p_value(p), p_value(adjusted[p])]
         short = [word.removesuffix(" within the margin") for word in (record["word"], first_word(study) or NONE)]
-        rows.append(Row(study.name, [_claim(study).sentence, *short, *shown]))
-    for study, record in others:
-        state = "not finished" if record else "not tested yet"  # a look before the last has no word yet
-        rows.append(Row(study.name, [_claim(study).sentence, state, first_word(study) or NONE]))
+        rows.append(Row(study.name, [study.claim.sentence, *short, *shown]))
+    for study in studies:
+        if not is_tested(study, root):  # a look before the last has no word yet
+            state = "not finished" if record_of_runs(study, root) else "not tested yet"
+            rows.append(Row(study.name, [study.claim.sentence, state, first_word(study) or NONE]))
     columns = ["Claim", "Sentence", "Word", "First word", "p", "p of all"]
     table = Table("Claims", columns, rows, ["Sentence", "Word", "First word"], ["Sentence"], labeled=True)
     words = [record["word"] for _, record in tested]
@@ -114,7 +101,7 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
 
 
 def _surprise(record: dict[str, Any]) -> tuple[int, float]:
-    """Return a place in the order: what speaks against a paper comes first, and of that the least likely."""
+    """Return the place in an order: what speaks against a paper comes first, and of that the least likely."""
     order = (CONTRADICTED, EQUAL, OPEN, NOT_TESTED, REPEATED)
     p = record.get("p")
     return order.index(record["word"]), 1.0 if p is None else p if record["word"] in (CONTRADICTED, EQUAL) else -p
@@ -122,7 +109,7 @@ def _surprise(record: dict[str, Any]) -> tuple[int, float]:
 
 def _parts(study: Study, record: dict[str, Any]) -> list[Part]:
     """Return what was published, what is so here, and what would change the word, with the figure and the report."""
-    claim, place = _claim(study), slug(study.name)
+    claim, place = study.claim, slug(study.name)
     published = ", ".join(f"{variant} {value:g}" for variant, value in claim.published.items())
     minutes = f"The report of {study.name}, {record['minutes']:.0f} minutes"
     return [
@@ -150,8 +137,6 @@ def _expected(tested: Sequence[tuple[Study, dict[str, Any]]], adjusted: dict[flo
 
 
 class Check(NamedTuple):
-    """One thing that was looked at."""
-
     passed: bool
     text: str
 
@@ -160,68 +145,53 @@ class Check(NamedTuple):
 
 
 def checks(path: Path, root: Path) -> list[Check]:
-    """Check the claim of a study; nothing is trained or written.
-
-    Raises:
-        ValueError: the study has no claim, or a mistake that `compare` would refuse too.
-    """
-    study = read_study(path)
+    """Check the claim of a study; nothing is trained or written."""
+    study, found = read_study(path), []
     if study.claim is None:
         raise ValueError(f"{path} has no `claim`. docs/claims.md explains how to write one.")
-    try:
-        margin = _margin(plan_study(path, root))
-    except ValueError as unknown:  # how a metric of its own varies
-        margin = Check(False, f"margin {study.margin:g}: {' '.join(str(unknown).removeprefix(f'{path}: ').split())}")
-    return [*_source(study), *_published(study), *_registration(study), margin]
-
-
-def _source(study: Study) -> Iterator[Check]:
-    assert study.claim is not None
     for pattern, what in ((PLACE, "table, figure or section"), (PAGE, "page"), (WHERE, "arXiv number, DOI or address")):
-        found = pattern.search(study.claim.source)
-        yield Check(bool(found), f"source: {'has' if found else 'add'} the {what}")
+        has = bool(pattern.search(study.claim.source))
+        found.append(Check(has, f"source: {'has' if has else 'add'} the {what}"))
 
-
-def _published(study: Study) -> Iterator[Check]:
-    """Check that the published figures are as the claim expects them."""
-    assert study.claim is not None
     published, sign = study.claim.published, -1 if study.metric and study.metric["mode"] == "min" else 1
     for first, relation, second in study.claim.relations:
         if missing := [name for name in (first, second) if name not in published]:
-            yield Check(False, f"published: add the figure of {missing[0]}, as printed")
+            found.append(Check(False, f"published: add the figure of {missing[0]}, as printed"))
             continue
-        lead = sign * (published[first] - published[second])
-        agrees = lead > 0 if relation == ">" else True
+        agrees = relation != ">" or sign * (published[first] - published[second]) > 0
         figures = f"{first} {published[first]:g}, {second} {published[second]:g}"
-        yield Check(agrees, f"published: {figures}" + ("" if agrees else f" are not {first} {relation} {second}"))
+        found.append(
+            Check(agrees, f"published: {figures}" + ("" if agrees else f" are not {first} {relation} {second}"))
+        )
 
-
-def _registration(study: Study) -> Iterator[Check]:
     record = record_of(study)
     known = bool(record) and record[-1]["digest"] == study.digest
-    yield Check(known, f"registered on {record[-1]['registered']}" if known else "register it: `compare` does, first")
+    registered = f"registered on {record[-1]['registered']}" if known else "register it: `compare` does, first"
     earlier = record[:-1] if known else record
     used = sorted({seed for each in earlier if each["words"] for seed in each["seeds"]} & {*study.seeds})
     seen = f"seeds {listed([*map(str, used)])} have results that were seen; give new ones"
-    yield Check(not used, seen if used else f"seeds {study.seeds[0]} to {study.seeds[-1]} are new")
+    new = f"seeds {study.seeds[0]} to {study.seeds[-1]} are new"
+    found += [Check(known, registered), Check(not used, seen if used else new)]
 
-
-def _margin(planned: Planned) -> Check:
-    """Check that a difference of the margin would be found with few seeds, by the finished runs or before any."""
-    assert planned.study.margin is not None
-    takes = planned.need(planned.metric.own(planned.study.margin))
-    basis = f"by {counted(planned.finished, 'finished run')}" if planned.finished else "before any run"
+    margin = f"margin {study.margin:g}: "
+    try:
+        planned = plan_study(path, root)
+        takes = planned.need(planned.metric.own(study.margin))
+    except ValueError as unknown:  # how a metric of its own varies
+        return [*found, Check(False, margin + " ".join(str(unknown).removeprefix(f"{path}: ").split()))]
     if takes.images is not None:
-        return Check(False, f"margin {planned.study.margin:g}: too small for the test images; take more, or another")
-    seeds = takes.seeds.point
+        return [*found, Check(False, f"{margin}too small for the test images; take more, or another")]
+    seeds, basis = takes.seeds.point, "before any run"
+    if planned.finished:
+        basis = f"by {counted(planned.finished, 'finished run')}"
     needs = f"over {MOST_SEEDS}" if seeds is None else counted(seeds, "seed")
     passed = seeds is not None and seeds <= MOST_SEEDS
     much = "" if passed else f"; at most {MOST_SEEDS}: take a larger margin, or trainings whose seeds agree"
-    return Check(passed, f"margin {planned.study.margin:g}: takes {needs} of each variant, {basis}{much}")
+    return [*found, Check(passed, f"{margin}takes {needs} of each variant, {basis}{much}")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.tested_claims", description="Test published claims.")
+    parser = parser_of("tested_claims", __doc__)
     parser.add_argument("--folder", type=Path, default=Path("experiments/claims"), help="[experiments/claims]")
     parser.add_argument("--root", type=Path, default=Path("runs/claims"), help="folder of runs and page [runs/claims]")
     parser.add_argument("--check", type=Path, metavar="FILE", help="check a new claim, and train nothing")

@@ -21,7 +21,7 @@ import numpy as np
 from referee.statistics.comparison import LEVEL, Dependence, differences
 from scipy import stats
 
-from benchmarks.table import OUT, markdown, save
+from benchmarks.measuring import OUT, markdown, save
 
 DIFFICULTY = 2.2, 1.5  # mean and standard deviation
 TASTE = 0.5  # standard deviation

@@ -76,8 +76,8 @@ def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("runs are forks of this process")
     from tests.kills import forked, last_words
+    from vitlab.studies.file.registration import Outcome
     from vitlab.studies.file.runs import Run
-    from vitlab.studies.file.state import Outcome
     from vitlab.studies.training.run_all import write_config
 
     def run_all(runs: list[Run], *args: object) -> list[Outcome]:

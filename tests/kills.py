@@ -19,7 +19,7 @@ from vitlab.objectives import Objective
 from vitlab.objectives.teacher import Teacher
 from vitlab.runs.checkpoints import RunCheckpoints
 from vitlab.runs.exactness import disagreements
-from vitlab.runs.metrics_csv import MetricsFile
+from vitlab.runs.loggers import MetricsFile
 from vitlab.runs.record import RunRecord
 
 

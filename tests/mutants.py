@@ -169,7 +169,7 @@ MUTANTS = [
     ),
     Mutant(
         "position bias: rows of the table overlap",
-        "vitlab/models/bias_tables.py",
+        "vitlab/models/windows.py",
         "row_offset * (2 * window[1] - 1) + column_offset",
         "row_offset * (2 * window[1] - 2) + column_offset",
         "tests/models/test_parity.py",
@@ -185,7 +185,7 @@ MUTANTS = [
     Mutant(
         "weight decay: of biases and norms too",
         "vitlab/optim/groups.py",
-        "decay = 0.0 if excluded else optimizer.weight_decay",
+        "decay = 0.0 if excluded else float(optimizer.weight_decay)",
         "decay = optimizer.weight_decay",
         "tests/test_optim.py",
     ),
@@ -220,7 +220,7 @@ MUTANTS = [
     ),
     Mutant(
         "split: held-out images are trained on",
-        "vitlab/data/splitting.py",
+        "vitlab/data/folds.py",
         "return np.setdiff1d(np.arange(len(labels)), chosen), chosen",
         "return np.arange(len(labels)), chosen",
         "tests/data",
@@ -242,14 +242,14 @@ MUTANTS = [
     ),
     Mutant(
         "restart: dropout draws anew",
-        "vitlab/runs/resume.py",
+        "vitlab/runs/exactness.py",
         '    torch.set_rng_state(state["torch"].cpu())\n',
         "",
         "tests/runs/test_kills.py",
     ),
     Mutant(
         "restart: an epoch's mean starts from zero",
-        "vitlab/runs/resume.py",
+        "vitlab/runs/exactness.py",
         "            mean.value = mean.value + value.to(mean.value.device)\n",
         "",
         "tests/runs/test_kills.py",

@@ -32,7 +32,8 @@ MAKE = "".join((EXPERIMENTS.parent / name).read_text() for name in ("Makefile", 
 TARGETS = {*re.findall(r"^([a-z-]+):", MAKE, re.MULTILINE), *(path.stem for path in (*FILES, *STUDIES))}
 COMMAND = re.compile(r"python -m vitlab ([^#\n`]*)")
 FIRST = {command: path for path in ALL if (command := COMMAND.findall(path.read_text())[0].strip())}
-FITS = [command for command, path in FIRST.items() if command.startswith("fit ") and path.parent.name != "imagenet"]
+TRAINED_ELSEWHERE = ("imagenet/", "overlays/fsdp2")  # the second by two processes, in tests/objectives/test_sharding.py
+FITS = [each for each in FIRST if each.startswith("fit ") and not any(part in each for part in TRAINED_ELSEWHERE)]
 
 SHORT = {
     "--trainer.max_epochs": "1",
@@ -71,6 +72,18 @@ def make_photos(root: Path) -> None:
             Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / name / f"{i}.jpg")
 
 
+def make_shards(folder: Path, photos: Path) -> None:
+    from litdata.streaming import Cache
+
+    for split in ("train", "val"):
+        cache = Cache(str(folder / split), chunk_size=5)
+        for i, file in enumerate(sorted(photos.rglob("*.jpg"))):
+            cache[i] = {"image": file.read_bytes(), "label": int(file.parent.name == "dog")}
+        cache.done()
+        cache.merge()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")  # of LitData
 @pytest.mark.parametrize(
     "command", [pytest.param(each, marks=[] if "deit_hard" in each else pytest.mark.slow) for each in FITS]
 )
@@ -82,6 +95,9 @@ def test_the_first_command_of_every_file_trains_two_steps(
     make_cifar(tmp_path / "data")
     for folder in ("photos", "imagenet", "imagenette2-160"):
         make_photos(tmp_path / folder)
+    if "shards" in command:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        make_shards(tmp_path / "shards", tmp_path / "photos")
     (tmp_path / "benchmarks").symlink_to(EXPERIMENTS.parent / "benchmarks")
     arguments = re.sub(r"--trainer.devices \d+", "", command).split()[1:]
     text = "".join(locate(file).read_text() for file in arguments if file.endswith(".yaml"))

@@ -56,7 +56,7 @@ def own(key: str, path: str = "trap.Class") -> Config:
 def task() -> Config:
     """A class of vitlab whose objects start a process when they are called."""
     arguments = {"command": ["touch", str(Path.cwd() / "TRAP")], "log": "log", "seed": 0}
-    return {"class_path": "vitlab.studies.training.task.RunTask", "init_args": arguments}
+    return {"class_path": "vitlab.studies.training.executors.RunTask", "init_args": arguments}
 
 
 TRAPS = {
@@ -71,7 +71,7 @@ TRAPS = {
     "a command as a model": lambda: {"model": shell()},
     "a function that reads pickles": lambda: callback("torch.load"),
     "a function that runs a folder": lambda: callback({"class_path": "torch.hub.load", "init_args": {"model": "x"}}),
-    "a function of vitlab": lambda: callback("vitlab.commands.rm.run"),
+    "a function of vitlab": lambda: callback("vitlab.commands.runs.run_rm"),
     "a callable class of vitlab": lambda: callback(task()),
     "a module, objective": lambda: own("model"),
     "a module, data": lambda: own("data"),
@@ -252,6 +252,35 @@ def test_a_study_writes_nothing_through_a_link(name: str, place: Path, tmp_path:
     link(Path("linked/s", name), elsewhere, content)
     assert "nothing is written through a link" in said("compare", "study.yaml", "--root", "linked")
     assert not any(elsewhere.iterdir()) if content is None else elsewhere.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["probe"], "features"),
+        (["probe"], "probe-last.json"),
+        (["probe"], "."),
+        (["probe", "--ckpt_path", RUN + "/checkpoints/last.ckpt"], "other_test"),
+        (["export", "--format", "safetensors"], "export"),
+        (["export", "--format", "safetensors"], "export/model.safetensors"),
+        (["export", "--format", "safetensors"], "export/README.md"),
+        (["robustness"], "robustness"),
+        (["robustness"], "../robustness/robustness.csv"),
+    ],
+)
+def test_what_measures_and_exports_a_run_writes_nothing_through_a_link(
+    command: list[str], name: str, place: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree("linked", ignore_errors=True)
+    shutil.copytree(RUN, "linked/tiny/seed-0")
+    elsewhere, content = tmp_path / "elsewhere", "theirs" if Path(name).suffix else None
+    link(Path(os.path.normpath(f"linked/tiny/seed-0/{name}")), elsewhere, content)
+    where = "linked/tiny" if command[0] == "robustness" else "linked/tiny/seed-0"
+    if name == ".":
+        shutil.copytree(RUN, elsewhere, dirs_exist_ok=True)
+    before = sorted(elsewhere.rglob("*")) if content is None else []
+    assert "nothing is written through a link" in said(command[0], where, *command[1:])
+    assert sorted(elsewhere.rglob("*")) == before if content is None else elsewhere.read_text() == content
 
 
 def test_the_folder_of_all_runs_may_be_a_link(place: Path, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ BEGAN = time.perf_counter()  # as near to the start of the command as our own co
 log = logging.getLogger("vitlab")
 
 if TYPE_CHECKING:
-    from vitlab.commands.quiet import quiet as quiet
+    from vitlab.commands.options import quiet as quiet
     from vitlab.config import trust as trust
     from vitlab.deployment.load import load as load
     from vitlab.experiment.experiment import Experiment as Experiment
-    from vitlab.studies.front import Study as Study
+    from vitlab.studies.api import Study as Study
 
 
 def exported(package: str, places: Mapping[str, Sequence[str]]) -> tuple[list[str], Callable[[str], Any]]:
@@ -35,10 +35,10 @@ def exported(package: str, places: Mapping[str, Sequence[str]]) -> tuple[list[st
 
 
 _PLACES = {
-    "commands.quiet": ["quiet"],
+    "commands.options": ["quiet"],
     "config": ["trust"],
     "deployment.load": ["load"],
     "experiment.experiment": ["Experiment"],
-    "studies.front": ["Study"],
+    "studies.api": ["Study"],
 }
 __all__, __getattr__ = exported("vitlab", _PLACES)

@@ -85,6 +85,11 @@ def _main(arguments: Sequence[str] | None) -> int:
     if command == "--version":
         print(f"vitlab {vitlab.__version__}")
         return 0
+    if command == "--print_completion":
+        from vitlab.config import shipped
+
+        print(f"complete -o default -W '{' '.join([*COMMANDS, *shipped()])}' vitlab")
+        return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(COMMANDS)}."

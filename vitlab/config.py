@@ -1,11 +1,9 @@
 """Experiments as plain dictionaries: read YAML files and arguments, merge them, list what differs. Knows no torch.
 
-Also which classes a configuration may name, what `groups` says, a setting that data and studies share, and how class
-names are compared.
+Also which classes a configuration may name, and how class names are compared.
 """
 
 import argparse
-import csv
 import difflib
 import os
 import re
@@ -40,7 +38,7 @@ HARMLESS = (
     "run.overwrite",
     "run.checkpoint",
     "run.not_finite",
-    "run.compile",  # `vitlab.runs.resume.inexact` reports it
+    "run.compile",  # `vitlab.runs.exactness.inexact` reports it
     "run.wandb",
     "data.init_args.num_workers",
     "model.init_args.teacher.cache",
@@ -62,20 +60,7 @@ TEXTS = ("name", "root", "question")  # keys whose value is a text, 001 or 2024_
 
 DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of any configuration and then some
 
-
-# Class paths that have moved since a run's config.yaml was written.
-RENAMED = {
-    "vitlab.runs.image_logging.Reconstructions": "vitlab.analysis.image_logging.Reconstructions",
-    "vitlab.runs.image_logging.TeacherAgreement": "vitlab.analysis.image_logging.TeacherAgreement",
-    "vitlab.runs.measures.AttentionJaccard": "vitlab.analysis.measures.AttentionJaccard",
-    "vitlab.runs.measures.Amplitude": "vitlab.analysis.measures.Amplitude",
-}
-
-# Settings that were removed, by class, with the value that turned them off: at this value a configuration keeps its
-# meaning without them, any other value is rejected.
-REMOVED: dict[str, dict[str, Any]] = {"ImageFolder": {"mask_folder": None, "bits": 8}}
-REMOVED_FROM_ALL_DATA: dict[str, Any] = {"sampling": None}  # of shipped data sets and of the user's own
-
+REMOVED_FROM_DATA = {"sampling": None, "mask_folder": None, "bits": 8}  # settings of older runs, as they had no effect
 
 SHIPPED = (Path(__file__).parent / "experiments").resolve()
 """The experiments that come with vitlab: `experiments/` of a clone, a folder of the installed package elsewhere."""
@@ -242,8 +227,33 @@ def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
     """
     path = locate(path)
     if not path.is_file():
-        raise FileNotFoundError(_missing(path))
-    content = parse_yaml(_text_of(path), str(path), loader)
+        if path.suffix in (".yaml", ".yml"):
+            siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
+            raise FileNotFoundError(f"No configuration {path}. {path.parent}/ contains {siblings}.")
+        if path.parts[:1] == ("runs",) or path.name.startswith("seed-"):
+            above = next(parent for parent in path.parents if parent.is_dir())
+            runs = [str(file.parent) for deep in ("*", "*/*", "*/*/*") for file in above.glob(f"{deep}/config.yaml")]
+            near = ", ".join(difflib.get_close_matches(str(path), runs, n=4, cutoff=0.0)) or "none"
+            raise FileNotFoundError(f"No run {path}. Runs in {above}/: {near}. `python -m vitlab list` shows all.")
+        hint = "".join(f"Did you mean {near}? " for near in difflib.get_close_matches(str(path), shipped(), 1, 0.5))
+        raise FileNotFoundError(
+            f"No configuration {path}. {hint}`python -m vitlab init` lists those that vitlab ships."
+        )
+    with path.open("rb") as file:
+        written = file.read(4096)
+        if b"\0" in written:
+            raise ValueError(
+                f"{path} is not a text file. Give a YAML file or a run directory; --ckpt_path takes a checkpoint."
+            )
+        written += file.read()
+    try:
+        content = parse_yaml(written.decode(), str(path), loader)
+    except UnicodeDecodeError as error:
+        line = written.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{written[error.start]:02x} is not UTF-8. Save the file as UTF-8, or convert "
+            f"it: iconv -f latin1 -t utf-8 {path}"
+        ) from None
     if content is None:
         raise ValueError(f"{path} is empty. Restore it, or give a mapping like `trainer: {{max_epochs: 10}}`.")
     if not isinstance(content, dict):
@@ -251,38 +261,6 @@ def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
             f"{path} contains a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."
         )
     return modernize(content)
-
-
-def _missing(path: Path) -> str:
-    if path.suffix in (".yaml", ".yml"):
-        siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
-        return f"No configuration {path}. {path.parent}/ contains {siblings}."
-    if path.parts[:1] == ("runs",) or path.name.startswith("seed-"):
-        above = next(parent for parent in path.parents if parent.is_dir())
-        runs = [str(file.parent) for deep in ("*", "*/*", "*/*/*") for file in above.glob(f"{deep}/config.yaml")]
-        near = difflib.get_close_matches(str(path), runs, n=4, cutoff=0.0)
-        return f"No run {path}. Runs in {above}/: {', '.join(near) or 'none'}. `python -m vitlab list` shows all."
-    near = difflib.get_close_matches(str(path), shipped(), n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    return f"No configuration {path}. {hint}`python -m vitlab init` lists those that vitlab ships."
-
-
-def _text_of(path: Path) -> str:
-    with path.open("rb") as file:
-        content = file.read(4096)
-        if b"\0" in content:
-            raise ValueError(
-                f"{path} is not a text file. Give a YAML file or a run directory; --ckpt_path takes a checkpoint."
-            )
-        content += file.read()
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8. Save the file as UTF-8, or convert "
-            f"it: iconv -f latin1 -t utf-8 {path}"
-        ) from None
 
 
 def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
@@ -298,21 +276,17 @@ def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
         _refuse_ambiguous(text, source)
         return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
-        raise ValueError(f"{source}, {_fault(error, error.problem_mark, text)}.") from None
+        mark: Any = error.problem_mark
+        at = "".join(text.splitlines()[mark.line :][:1])[mark.column :][:1]
+        began = f", {error.context} that begins in line {error.context_mark.line + 1}" if error.context_mark else ""
+        fault = f"not valid YAML, {error.problem}{began}"
+        if at == "\t":
+            fault = "a tab; indent with spaces"
+        elif at in ("@", "`", "%") and "cannot start" in str(error.problem):
+            fault = f"a value cannot begin with {at}; put it in quotes"
+        raise ValueError(f"{source}, line {mark.line + 1}, column {mark.column + 1}: {fault}.") from None
     except yaml.YAMLError as error:  # a character that no text has
         raise ValueError(f"{source} is not valid YAML: {error}".partition("\n")[0]) from None
-
-
-def _fault(error: yaml.MarkedYAMLError, mark: Any, text: str) -> str:
-    """Return what is wrong, and where."""
-    place = f"line {mark.line + 1}, column {mark.column + 1}"
-    at = "".join(text.splitlines()[mark.line :][:1])[mark.column :][:1]
-    if at == "\t":
-        return f"{place}: a tab; indent with spaces"
-    if at in ("@", "`", "%") and "cannot start" in str(error.problem):
-        return f"{place}: a value cannot begin with {at}; put it in quotes"
-    began = f", {error.context} that begins in line {error.context_mark.line + 1}" if error.context_mark else ""
-    return f"{place}: not valid YAML, {error.problem}{began}"
 
 
 @dataclass
@@ -322,73 +296,48 @@ class _Node:
     anchor: str | None = None
     lines: dict[str, int] | None = None  # of a mapping's keys
     children: int = 0
-    size: int = 1  # values, those that aliases repeat included
+    size: int = 0  # values, those that aliases repeat included
 
 
 def _refuse_ambiguous(text: str, source: str) -> None:
-    """Refuse keys given twice, of which PyYAML takes the last, and what grows without end when it is read."""
+    """Refuse keys given twice, of which PyYAML takes the last, and nesting and aliases that would crash it."""
     path, sizes = [_Node()], dict[str | None, int]()  # nodes from the top to the one that is read; sizes by anchor
     event: Any
     for event in yaml.parse(text, Loader=SafeLoader):
-        try:
-            if isinstance(event, yaml.CollectionEndEvent):
-                node = path.pop()
-                sizes[node.anchor] = node.size
-                path[-1].size += node.size
-            elif isinstance(event, yaml.NodeEvent):
-                _read_node(event, path, sizes)
-        except ValueError as error:
-            raise ValueError(f"{source}, line {event.start_mark.line + 1}: {error}") from None
-
-
-def _read_node(event: Any, path: list[_Node], sizes: Mapping[str | None, int]) -> None:
-    parent = path[-1]
-    parent.children += 1
-    if isinstance(event, yaml.CollectionStartEvent):
-        if len(path) > DEEPEST:
-            raise ValueError(f"more than {DEEPEST} levels of brackets or indentation. Close some.")
-        path.append(_Node(event.anchor, {} if isinstance(event, yaml.MappingStartEvent) else None))
-    elif isinstance(event, yaml.AliasEvent):
-        if any(node.anchor == event.anchor for node in path):
-            raise ValueError(f"*{event.anchor} repeats &{event.anchor}, which contains it. Write it out.")
-        parent.size += sizes.get(event.anchor, 1)
-        if parent.size > LARGEST:
-            raise ValueError(f"aliases like *{event.anchor} repeat more than {LARGEST:,} values. Use fewer.")
-    else:
-        parent.size += 1
-        if parent.lines is not None and parent.children % 2 and event.value != "<<":  # YAML merges several of these
-            if event.value in parent.lines:
-                first = parent.lines[event.value]
-                raise ValueError(f"`{event.value}` is given twice, also in line {first}. Remove or rename one.")
-            parent.lines[event.value] = event.start_mark.line + 1
+        node, line, fault = path[-1], event.start_mark.line + 1, None
+        if isinstance(event, yaml.CollectionEndEvent):
+            sizes[node.anchor] = node.size
+            path.pop()
+            path[-1].size += node.size
+        elif isinstance(event, yaml.NodeEvent):
+            node.children += 1
+            node.size += sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                path.append(_Node(event.anchor, {} if isinstance(event, yaml.MappingStartEvent) else None))
+                if len(path) > DEEPEST + 1:
+                    fault = f"more than {DEEPEST} levels of brackets or indentation. Close some."
+            elif isinstance(event, yaml.AliasEvent):
+                if any(each.anchor == event.anchor for each in path):
+                    fault = f"*{event.anchor} repeats &{event.anchor}, which contains it. Write it out."
+                elif node.size > LARGEST:
+                    fault = f"aliases like *{event.anchor} repeat more than {LARGEST:,} values. Use fewer."
+            elif node.lines is not None and node.children % 2 and (key := getattr(event, "value", "<<")) != "<<":
+                if key in node.lines:  # of `<<` YAML merges several
+                    fault = f"`{key}` is given twice, also in line {node.lines[key]}. Remove or rename one."
+                node.lines[key] = line
+        if fault:
+            raise ValueError(f"{source}, line {line}: {fault}")
 
 
 def modernize(config: Any) -> Any:
-    """Return a configuration with the present place of each class (`RENAMED`), less what was `REMOVED` or left empty.
-
-    Raises:
-        ValueError: a removed setting was in use.
-    """
-    if isinstance(config, dict):
-        given = {key: value for key, value in config.items() if key != "init_args" or value is not None}
-        renamed: dict[Any, Any] = {key: modernize(value) for key, value in given.items()}
-        _drop_removed(renamed)
-        return renamed
+    """Return a configuration without `REMOVED_FROM_DATA` and without arguments that were left empty."""
     if isinstance(config, list):
         return [modernize(each) for each in config]
-    return RENAMED.get(config, config) if isinstance(config, str) else config
-
-
-def _drop_removed(node: Config) -> None:
-    name, arguments = str(node.get("class_path")).rpartition(".")[2], node.get("init_args")
-    if name not in REMOVED and not (isinstance(arguments, dict) and "split_seed" in arguments):
-        return
-    for key, off in (REMOVED_FROM_ALL_DATA | REMOVED.get(name, {})).items():
-        if isinstance(arguments, dict) and (value := arguments.pop(key, off)) != off:
-            raise ValueError(
-                f"{name}.{key} is {value}, but this setting was removed: no experiment here uses it.\n"
-                f"Delete it from the file, or use the version of vitlab that wrote it."
-            )
+    if not isinstance(config, dict):
+        return config
+    removed = REMOVED_FROM_DATA if "split_seed" in config else {}  # every complete configuration of data has it
+    empty = {"init_args": None, **removed}
+    return {key: modernize(x) for key, x in config.items() if key not in empty or x != empty[key]}
 
 
 def merge(base: Config, override: Config, report: Report | None = None) -> Config:
@@ -438,21 +387,18 @@ def _inherit(old: Config, new: Config, home: str) -> Config:
     Of a method, those for which both classes publish the same default: MAE and SimMIM mask another share of an image.
     """
     takes, took = _parameters(new["class_path"], home), _parameters(old["class_path"], home)
-    inherited = {
-        name: _fitting(value, takes[name].annotation)
-        for name, value in old.get("init_args", {}).items()
-        if name in takes and (home != RECIPES["model"] or name not in took or took[name].default == takes[name].default)
-    }
+    inherited = {}
+    for name, value in old.get("init_args", {}).items():
+        if name not in takes or (
+            home == RECIPES["model"] and name in took and took[name].default != takes[name].default
+        ):
+            continue
+        kind = _dataclass_in(takes[name].annotation)
+        if isinstance(value, dict) and "class_path" not in value and kind is not None:
+            known = {field.name for field in fields(kind)}
+            value = {key: inner for key, inner in value.items() if key in known}
+        inherited[name] = value
     return {**new, "init_args": _merge(inherited, new.get("init_args", {}), "", None)}
-
-
-def _fitting(value: Any, annotation: Any) -> Any:
-    """Return those settings that the dataclass in the annotation has; any other value unchanged."""
-    kind = _dataclass_in(annotation)
-    if not isinstance(value, dict) or "class_path" in value or kind is None:
-        return value
-    names = {field.name for field in fields(kind)}
-    return {name: inner for name, inner in value.items() if name in names}
 
 
 def _dataclass_in(annotation: Any) -> Any:
@@ -569,19 +515,15 @@ def _is_default(stored: Any, wanted: Config, key: str, value: Any) -> bool:
         if part == "init_args":
             known = _parameters(wanted["class_path"], "")
         elif depth:
-            known = _fields(known[part]) if part in known else {}
+            default = getattr(known.get(part), "default", None)
+            kind = _dataclass_in(known[part].annotation) if part in known else None
+            inner = signature(kind, eval_str=True).parameters if kind else {}
+            known = {n: each.replace(default=getattr(default, n, each.default)) for n, each in inner.items()}
         stored, wanted = stored.get(part), wanted[part]
         if not isinstance(stored, dict):
             return False
     default = known[name].default if name in known else ABSENT
     return bool(default == (tuple(value) if isinstance(value, list) else value))
-
-
-def _fields(parameter: Parameter) -> Mapping[str, Parameter]:
-    """Return the arguments of the dataclass that a parameter takes, with the defaults that its own default has."""
-    kind = _dataclass_in(parameter.annotation)
-    known = signature(kind, eval_str=True).parameters if kind else {}
-    return {name: each.replace(default=getattr(parameter.default, name, each.default)) for name, each in known.items()}
 
 
 FLAGS = {"--print_config"}  # options of every command that take no value
@@ -601,16 +543,15 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         name, equals, value = argument.partition("=")
         if name in {"-c", "--config"}:
             files.append(value if equals else next(pending, ""))
-        elif not after_option and not argument.startswith("-") and _is_configuration(argument, not {*rest} - FLAGS):
+        elif not (after_option or argument.startswith("-")) and (
+            argument.endswith((".yaml", ".yml"))
+            or (not {*rest} - FLAGS and (Path(argument).is_dir() or locate(argument).is_file()))
+        ):
             files.append(argument)
         else:
             rest.append(argument)
         after_option = argument.startswith("--") and not equals and name not in {"--config", *FLAGS}
     return [expanded(file) for file in files], rest
-
-
-def _is_configuration(argument: str, first: bool) -> bool:
-    return argument.endswith((".yaml", ".yml")) or (first and (Path(argument).is_dir() or locate(argument).is_file()))
 
 
 def gather(sources: Sequence[str | Path | Config], rest: Sequence[str], report: Report | None = None) -> Config:
@@ -666,54 +607,3 @@ def rows_by_name(known: Sequence[str], wanted: Sequence[str]) -> list[int | None
     """Return for each class wanted its place among those known, None where none has its name, see `plain`."""
     places = {plain(name): place for place, name in enumerate(known)}
     return [places.get(plain(name)) for name in wanted]
-
-
-_TABLE = re.compile(r"(.+\.csv):(.+)")  # file, column
-
-
-def gives_groups(groups: str) -> bool:
-    """Return whether a text is one that `groups_by_name` understands."""
-    try:
-        return bool(_TABLE.fullmatch(groups)) or re.compile(groups).groups == 1
-    except re.error:
-        return False
-
-
-def groups_by_name(groups: str, names: Sequence[str]) -> list[str]:
-    """Return the group of each image.
-
-    Args:
-        groups: a regular expression of image names, whose one pair of parentheses contains the group; or `FILE:COLUMN`
-            of a CSV file that has a column `image`.
-
-    Raises:
-        ValueError: an image without a group, one group for all, or a file without these columns.
-    """
-    found = find_groups(groups, names)
-    if None in found:
-        table, image = _TABLE.fullmatch(groups), f"the image {names[found.index(None)]}"
-        wrong = f"has no row for {image}, or no {table[2]} there" if table else f"does not match {image}"
-        raise ValueError(f"groups: {groups!r} {wrong}.")
-    if len(set(found)) < 2:
-        raise ValueError(f"groups: {groups!r} puts all images into one group, {found[0]}; it takes two or more.")
-    return [str(group) for group in found]
-
-
-def find_groups(groups: str, names: Sequence[str]) -> list[str | None]:
-    """Return the group of each image, None where it has none."""
-    if table := _TABLE.fullmatch(groups):
-        known = _column(Path(table[1]), table[2])
-        return [known.get(name) or None for name in names]
-    return [match and match[1] for match in (re.search(groups, name) for name in names)]
-
-
-def _column(file: Path, column: str) -> dict[str, str]:
-    """Return a column of a CSV file by image."""
-    if not file.is_file():
-        raise ValueError(f"groups: there is no file {file}.")
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        rows = csv.DictReader(text)
-        if missing := sorted({"image", column} - set(rows.fieldnames or [])):
-            columns = ", ".join(rows.fieldnames or [])
-            raise ValueError(f"groups: {file} has no column {missing[0]}; its columns are {columns}.")
-        return {row["image"]: row[column] for row in rows}

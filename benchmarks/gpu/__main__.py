@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.gpu import learning, loading, page, parity, profiles, speed, tests
-from benchmarks.gpu.measuring import Measurement, Results, Setting, close, left_to_do, measure, now
+from benchmarks.gpu import learning, loading, page, parity, speed
+from benchmarks.gpu.measurement import Measurement, Results, Setting, close, left_to_do, measure, now
 from vitlab.data import CIFAR10
 from vitlab.evaluation.cost import device_for
 
 STEPS: dict[str, Callable[[Setting], Iterable[Measurement]]] = {
-    "tests": tests.measurements,
+    "tests": parity.tests,
     "parity": parity.measurements,
-    "speed": speed.measurements,
+    "speed": speed.speeds,
     "loading": loading.measurements,
     "learning": learning.measurements,
-    "profiles": profiles.measurements,
+    "profiles": speed.profiles,
 }
 CIFAR10_FILES = ("cifar10.npz", CIFAR10.official.filename)
 NEEDED = "cuda"
@@ -60,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = parity.noise(out / "noise") / "cifar" if options.dry_run else options.data.resolve()
     setting = Setting(out, data, (options.results or out).resolve(), device, options.dry_run, options.only)
     if options.inside:
-        since, until = options.inside
-        (step,) = steps
+        (since, until), (step,) = options.inside, steps
         threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
         setting = replace(setting, until=float(until))
         return 0 if measure(chosen(step, setting), Results(setting.results, step), setting, since) else 1
@@ -73,7 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def chosen(step: str, setting: Setting) -> list[Measurement]:
-    """Return the measurements of a step that were asked for."""
     return [each for each in STEPS[step](setting) if setting.only in each.name]
 
 

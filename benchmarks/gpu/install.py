@@ -37,14 +37,9 @@ def main() -> int:
         if not (ENVIRONMENT / "bin" / "python").exists():
             venv.create(ENVIRONMENT, system_site_packages=True, symlinks=True)  # pip is the system's
         return subprocess.run([ENVIRONMENT / "bin" / "python", __file__, *sys.argv[1:]], check=False).returncode
-    names = lacking(wheels, bounds(ROOT / "pyproject.toml"))
-    if names:
+    if names := lacking(wheels, bounds(ROOT / "pyproject.toml")):
         options = ["--no-index", "--no-deps", "--disable-pip-version-check", "--find-links", str(folder), "--upgrade"]
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "install", *options, *names], stdout=sys.stderr, check=False
-        )
-        if done.returncode:
-            return done.returncode
+        subprocess.run([sys.executable, "-m", "pip", "install", *options, *names], stdout=sys.stderr, check=True)
     print(sys.executable)
     return 0
 
@@ -67,7 +62,6 @@ def needed(names: Iterable[str]) -> set[str]:
 
 
 def bounds(pyproject: Path) -> dict[str, str]:
-    """Return the versions that are allowed of each package that is needed."""
     dependencies = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
     parts = [re.match(r"([\w.-]+)(?:\[.*\])?(.*)", each) for each in dependencies]
     return {normal(part[1]): part[2] for part in parts if part}
@@ -75,19 +69,16 @@ def bounds(pyproject: Path) -> dict[str, str]:
 
 def lacking(wheels: Iterable[Path], allowed: dict[str, str], installed: Callable[[str], str] = version) -> list[str]:
     """Return the packages among the wheels that are not installed, or in a version that is not allowed."""
-    names = dict.fromkeys(normal(wheel.name.split("-")[0]) for wheel in wheels)
-    return [name for name in names if not is_there(name, allowed.get(name, ""), installed)]
-
-
-def is_there(name: str, allowed: str, installed: Callable[[str], str]) -> bool:
-    """Return whether a package is installed in an allowed version."""
-    try:
-        own = numbers(installed(name))
-    except PackageNotFoundError:
-        return False
-    return all(
-        own >= numbers(limit) if sign == ">=" else own < numbers(limit) for sign, limit in BOUND.findall(allowed)
-    )
+    lack = []
+    for name in dict.fromkeys(normal(wheel.name.split("-")[0]) for wheel in wheels):
+        limits = BOUND.findall(allowed.get(name, ""))
+        try:
+            own = numbers(installed(name))
+        except PackageNotFoundError:
+            own = ()
+        if not own or not all(own >= numbers(x) if sign == ">=" else own < numbers(x) for sign, x in limits):
+            lack.append(name)
+    return lack
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -97,7 +88,6 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def normal(name: str) -> str:
-    """Return the form of a name that all its spellings share."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -18,8 +18,8 @@ from unittest import mock
 
 import pandas as pd
 
-from benchmarks.gpu.measuring import Cut, Figures, Measurement, Setting
-from benchmarks.gpu.tests import ROOT
+from benchmarks.gpu.measurement import ROOT, Cut, Figures, Measurement, Setting
+from benchmarks.measuring import options_of
 from vitlab.commands.dispatch import run
 from vitlab.objectives import Teacher
 from vitlab.signals import PAUSED, STOPPED
@@ -49,18 +49,19 @@ def measurements(setting: Setting) -> Iterator[Measurement]:
 
 
 def train(name: str, setting: Setting) -> Figures:
-    """Train an experiment, or continue it.
-
-    Raises:
-        Cut: the time is over before the run.
-        AssertionError: it failed.
-    """
+    """Train an experiment, or continue it; a `Cut` where the time is over before the run."""
     root = setting.out / "learning"
     directory = root / Path(name).name / ("seed-101" if name.startswith("speedrun") else "seed-0")
     words = arguments(name, root, setting)
-    status = fit_here(words) if setting.dry else fit_apart(words, setting.until, root / f"{Path(name).name}.log")
+    if setting.dry:  # in this process, where two steps make no teacher that is better than chance
+        with mock.patch.object(Teacher, "examine"), contextlib.redirect_stderr(io.StringIO()):
+            status = run("fit", words)
+    else:
+        status = fit_apart(words, setting.until, root / f"{Path(name).name}.log")
     if status in (PAUSED, STOPPED) or (status < 0 and time.time() >= setting.until):
-        raise Cut(epochs=epochs(directory))
+        file = directory / "metrics.csv"
+        begun = file.is_file() and file.stat().st_size
+        raise Cut(epochs=int(pd.read_csv(file)["epoch"].max()) + 1 if begun else 0)
     assert status == 0, f"exit status {status}; see {root}/{Path(name).name}.log"
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     return {
@@ -87,12 +88,6 @@ def fit_apart(words: Sequence[str], until: float, log: Path) -> int:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def fit_here(words: Sequence[str]) -> int:
-    """Run `vitlab fit` in this process, where two steps make no teacher that is better than chance."""
-    with mock.patch.object(Teacher, "examine"), contextlib.redirect_stderr(io.StringIO()):
-        return run("fit", words)
 
 
 def arguments(name: str, root: Path, setting: Setting) -> list[str]:
@@ -127,10 +122,4 @@ def arguments(name: str, root: Path, setting: Setting) -> list[str]:
         if name == EXPERIMENTS[0] and not (root / Path(name).name).exists():
             changes["run.checkpoint.pause_after"] = 1
     file = ROOT / "experiments" / f"{name}.yaml"
-    return ["--config", str(file), *(word for key, value in changes.items() for word in (f"--{key}", str(value)))]
-
-
-def epochs(directory: Path) -> int:
-    """Return how many epochs a run has behind it."""
-    file = directory / "metrics.csv"
-    return int(pd.read_csv(file)["epoch"].max()) + 1 if file.is_file() and file.stat().st_size else 0
+    return ["--config", str(file), *options_of(changes)]

@@ -6,7 +6,6 @@ in memory, so that this is the most that a GPU could give. A photograph has 500 
 
 import itertools
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +18,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import RandAugment
 
-from benchmarks.gpu.measuring import Figures, Measurement, Setting
+from benchmarks.gpu.measurement import Figures, Measurement, Setting
 from benchmarks.loaders import PLAIN, SIZE, make_photos
 from vitlab.data import ImageFolder, PhotoAugment
 from vitlab.data.augment import BOX_DRAWS, crop_box
@@ -41,7 +40,6 @@ def measurements(setting: Setting) -> Iterator[Measurement]:
 
 
 def by_workers(workers: int, distorted: bool, setting: Setting) -> Figures:
-    """Measure vitlab's loader, up to normalized images on the device."""
     batch = 8 if setting.dry else BATCH
     root = photos(setting)
     augment = DISTORTED if distorted else PLAIN
@@ -53,7 +51,6 @@ def by_workers(workers: int, distorted: bool, setting: Setting) -> Figures:
 
 
 def by_device(distorted: bool, setting: Setting) -> Figures:
-    """Measure decoding, crops and distortion on the device."""
     files = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in sorted(photos(setting).rglob("*.jpg"))]
     size, distort = 8 if setting.dry else BATCH, RandAugment()
 
@@ -90,14 +87,4 @@ def rate(batches: Iterator[Tensor], workers: int, setting: Setting) -> Figures:
 
 
 def photos(setting: Setting) -> Path:
-    """Make photographs once, enough for some batches an epoch."""
-    folder = setting.out / "photographs"
-    if not folder.is_dir():
-        new = folder.with_name("photographs.new")
-        shutil.rmtree(new, ignore_errors=True)  # left by a killed call
-        make_photos(new)
-        for file in list(new.rglob("*.jpg")):
-            for number in range(1 if setting.dry else COPIES - 1):
-                shutil.copyfile(file, file.with_stem(f"{file.stem}_{number}"))
-        new.rename(folder)
-    return folder
+    return make_photos(setting.out / "photographs", 2 if setting.dry else COPIES)

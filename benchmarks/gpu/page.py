@@ -3,68 +3,33 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.gpu.architectures import ARCHITECTURES, SHARE_OF_TIMM, SHARE_OF_TIMM_OTHERS, TAXES
-from benchmarks.gpu.measuring import Figures, Results
-from benchmarks.table import markdown
+from benchmarks.gpu.measurement import ROOT, Figures, Results
+from benchmarks.gpu.speed import ARCHITECTURES, SHARE_OF_TIMM, SHARE_OF_TIMM_OTHERS, TAXES
+from benchmarks.measuring import markdown
+from vitlab.atomic_files import write_text
 
 SPEEDRUN = "../docs/results.md#speedrun-cifar-10-in-ten-minutes-on-two-cpu-cores"
 
-HEAD = """\
-# On a GPU
-
-`make gpu` writes this page from what it has measured.
-
-```sh
-make gpu DATA=data                               # all steps; DATA holds CIFAR-10
-make gpu STEPS="speed profiles"                  # some of them: tests parity speed loading learning profiles
-make gpu STEPS=learning ARGS="--only lejepa"     # measurements with this in their names
-make wheels                                      # with a network: download what such a machine may lack
-make wheels HAVE=have.txt                        # less: not what it has, by its python -m pip list --format=freeze
-make gpu WHEELS=wheels DATA=data                 # without one: install it from there first
-```
-
-A step stops after eight minutes (`ARGS="--minutes 30"` gives it more, `--total 9` ends the whole call after nine). The
-same command then continues and does not repeat what is measured. Results are in `runs/gpu/` or `--results FOLDER`, a
-file of JSON lines for each step; runs and made data are in `runs/gpu/` or `--out FOLDER`. Without CIFAR-10 the step
-`learning` is left out. With `WHEELS`, what is missing or has another version than `pyproject.toml` allows is installed
-into the active virtual environment, or without one into `.venv/gpu`, which sees the packages of the system. torch 2.11
-or later and its torchvision have to be there.
-
-`python -m benchmarks.gpu --dry-run` tries all of it on a CPU with tiny sizes.
-"""
-
+HEAD = (ROOT / "benchmarks/gpu.md").read_text(encoding="utf-8").partition("\n## Goals")[0]  # written by hand
 Rows = list[dict[str, object]]
 
 
 def write(file: Path, folder: Path, steps: Sequence[str]) -> None:
-    """Write the page from the results in a folder."""
-    results = {step: Results(folder, step).last() for step in steps}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render(results), encoding="utf-8")
+    write_text(file, render({step: Results(folder, step).last() for step in steps}))
 
 
 def render(results: Mapping[str, Mapping[str, Figures]]) -> str:
-    """Return the page.
-
-    Args:
-        results: of each step the last line of each measurement, by name.
-    """
+    """Return the page from the last line of each measurement, by step and name."""
     parts = [HEAD, *([] if any(results.values()) else ["Nothing has been measured on a GPU yet.\n"]), goals()]
     for step, lines in results.items():
         title, tables = SECTIONS[step]
-        parts.append(f"## {title}\n")
-        if not lines:
-            parts.append("Not measured yet.\n")
-            continue
-        parts.append(f"{measured_on(lines)}\n")
+        parts += [f"## {title}\n", f"{measured_on(lines)}\n" if lines else "Not measured yet.\n"]
         done = [line for line in lines.values() if line["state"] == "done"]
-        parts += tables(done) if done else []
-        parts += failures(lines)
+        parts += [*(tables(done) if done else []), *failures(lines)]
     return "\n".join(parts)
 
 
 def goals() -> str:
-    """Return what is aimed at."""
     rows: Rows = [
         {"model": title, "goal, images/s": f"{architecture.goal:,}"}
         for title, architecture in ARCHITECTURES.items()
@@ -80,7 +45,6 @@ def goals() -> str:
 
 
 def measured_on(lines: Mapping[str, Figures]) -> str:
-    """Return on which devices, with which torch and until when."""
     devices = ", ".join(dict.fromkeys(line["device"] for line in lines.values()))
     torches = ", ".join(dict.fromkeys(line["torch"] for line in lines.values()))
     states = [line["state"] for line in lines.values()]
@@ -89,7 +53,6 @@ def measured_on(lines: Mapping[str, Figures]) -> str:
 
 
 def failures(lines: Mapping[str, Figures]) -> list[str]:
-    """Return what failed or was cut."""
     rows: Rows = [
         {"measurement": name, "": f"{line['state']}: {line['reason']}".replace("|", "\\|")[:300]}
         for name, line in lines.items()
@@ -159,32 +122,20 @@ def speed(done: Sequence[Figures]) -> list[str]:
 
 
 def gpu(line: Figures, done: Sequence[Figures]) -> dict[str, object]:
-    """Return the column that says on which GPU a line was measured, where they differ."""
     return {"GPU": line["device"]} if len({x["device"] for x in done}) > 1 else {}
 
 
 def taxes(done: Sequence[Figures]) -> list[str]:
     """Return the time of one architecture over another's at equal FLOPs: the ratio of their FLOP/s."""
-    rates = {
-        (x["model"], x["phase"], x["mode"]): (
-            x["gflops"] * x["images_per_second"],
-            x["gflops"] * x["timm_images_per_second"],
-        )
-        for x in done
-    }
+    by_model = {(x["model"], x["phase"], x["mode"]): x for x in done}
     rows: Rows = []
     for taxed, free in TAXES:
-        for _, phase, mode in [key for key in rates if key[0] == taxed and (free, *key[1:]) in rates]:
-            (ours, timms), (base, timms_base) = rates[taxed, phase, mode], rates[free, phase, mode]
-            rows.append(
-                {
-                    "": f"{taxed} ÷ {free}",
-                    "phase": phase,
-                    "mode": mode,
-                    "vitlab": f"{base / ours:.2f}",
-                    "timm": f"{timms_base / timms:.2f}",
-                }
-            )
+        for phase, mode in [key[1:] for key in by_model if key[0] == taxed and (free, *key[1:]) in by_model]:
+            row: dict[str, object] = {"": f"{taxed} ÷ {free}", "phase": phase, "mode": mode}
+            for whose, key in (("vitlab", "images_per_second"), ("timm", "timm_images_per_second")):
+                rates = [x["gflops"] * x[key] for x in (by_model[name, phase, mode] for name in (free, taxed))]
+                row[whose] = f"{rates[0] / rates[1]:.2f}"
+            rows.append(row)
     header = "### The architecture tax\n\nTime for equal FLOPs. Compare architectures in one mode only."
     return [markdown(header, rows)] if rows else []
 

@@ -1,5 +1,6 @@
 """Does a GPU compute what a CPU computes, to the bit where it is promised, and does every experiment run on it?
 
+- All tests that need a GPU, file by file.
 - Each architecture at full size, and each objective with each small backbone that it trains: loss and gradients in
   float32 without TF32, the same weights, images and masks on both devices.
 - A run that is killed (SIGKILL) and continued equals an undisturbed one to the bit, with deterministic algorithms.
@@ -11,9 +12,13 @@ import contextlib
 import copy
 import io
 import multiprocessing
+import os
 import random
+import re
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -24,12 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.architectures import Architecture, chosen, make, side
-from benchmarks.gpu.measuring import Figures, Measurement, Setting
-from benchmarks.gpu.speed import products_as_in
-from benchmarks.gpu.tests import ROOT
+from benchmarks.against_timm import difference, gradients_of, largest_difference
+from benchmarks.gpu.measurement import ROOT, Figures, Measurement, Setting
+from benchmarks.gpu.speed import Architecture, chosen, make, products_as_in, side
 from benchmarks.loaders import make_photos
-from benchmarks.parity import difference, gradients_of, largest_difference
+from benchmarks.measuring import CPU, options_of
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.evaluation.cost import device_for, process_status
@@ -49,7 +53,6 @@ from vitlab.objectives import (
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.runs.exactness import differences_after_kills
 
-CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # relative, of sums of thousands of rounded numbers in another order
 EXPERIMENTS = ROOT / "experiments"
 
@@ -97,16 +100,32 @@ def measurements(setting: Setting) -> Iterator[Measurement]:
         yield Measurement(f"two steps: {name}", partial(two_steps, name, setting))
 
 
-# ---- the same numbers
+def tests(setting: Setting) -> Iterator[Measurement]:
+    """Yield the files of tests that are marked `gpu`; in a dry run the first alone."""
+    mark = re.compile(r"pytest\.mark\.gpu\b")
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if mark.search(path.read_text("utf-8"))]
+    for file in files[:1] if setting.dry else files:
+        yield Measurement(str(file.relative_to(ROOT)), partial(run_tests, file))
+
+
+def run_tests(file: Path) -> Figures:
+    """Run the marked tests of a file; an AssertionError if one failed, or there is none."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short", str(file)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # vitlab may not be installed
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stdout, done.stderr, file=sys.stderr)
+        failed = [line.split(" - ")[0].rpartition("::")[2] for line in done.stdout.splitlines() if "FAILED" in line]
+        raise AssertionError(f"exit status {done.returncode}: {', '.join(failed) or 'see the output'}")
+    last = done.stdout.strip().rpartition("\n")[2]
+    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|skipped)", last)}
+    return {"passed": counts.get("passed", 0), "skipped": counts.get("skipped", 0)}
 
 
 def model(architecture: Architecture, setting: Setting) -> Figures:
-    """Compare a model of full size, whose parameters are moved: some start as 0 and would hide others."""
     torch.manual_seed(0)
-    net = make(architecture, "vitlab", CPU, setting.dry).eval()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    net = moved(make(architecture, "vitlab", CPU, setting.dry).eval())
     images = torch.randn(2, 3, *[side(architecture, setting.dry)] * 2)
     return compared(net, lambda net, device: net(images.to(device)).square().mean(), setting)
 
@@ -114,10 +133,7 @@ def model(architecture: Architecture, setting: Setting) -> Figures:
 def objective(build: Callable[[Backbone], Objective], backbone: str, setting: Setting) -> Figures:
     """Compare an objective on the views that it takes."""
     torch.manual_seed(0)
-    trained = build(BACKBONES[backbone]())
-    with torch.no_grad():
-        for parameter in trained.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    trained = moved(build(BACKBONES[backbone]()))
     sides = [16, 16, 8, 8] if isinstance(trained, DINO | MSN) else [16]
     views, labels = [torch.randn(8, 3, side, side) for side in sides], torch.arange(8)
 
@@ -130,14 +146,26 @@ def objective(build: Callable[[Backbone], Objective], backbone: str, setting: Se
     return compared(trained, loss, setting)
 
 
-def compared(net: nn.Module, loss: Callable[[nn.Module, torch.device], Tensor], setting: Setting) -> Figures:
-    """Return the relative differences between the device and the CPU.
+@torch.no_grad()
+def moved(net: nn.Module) -> nn.Module:
+    """Move the parameters: some start as 0 and would hide others."""
+    for parameter in net.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return net
 
-    Raises:
-        ArithmeticError: they are larger than rounding explains.
-    """
-    outcomes = []
-    with products_as_in("32-true"), mock.patch.object(masking, "_hide", partial(_hide_as_on_cpu, masking._hide)):
+
+def compared(net: nn.Module, loss: Callable[[nn.Module, torch.device], Tensor], setting: Setting) -> Figures:
+    """Return the relative differences between the device and the CPU; an ArithmeticError if rounding cannot explain
+    them."""
+    hide, outcomes = masking._hide, []
+
+    def hide_as_on_cpu(
+        batch: int, num_tokens: int, hidden: int, device: torch.device | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:  # each device has a generator of its own
+        keep, mask = hide(batch, num_tokens, hidden, None, generator)
+        return keep.to(device), mask.to(device)
+
+    with products_as_in("32-true"), mock.patch.object(masking, "_hide", hide_as_on_cpu):
         for device in (setting.device, CPU):
             there = copy.deepcopy(net).to(device)
             torch.manual_seed(0)
@@ -151,57 +179,37 @@ def compared(net: nn.Module, loss: Callable[[nn.Module, torch.device], Tensor], 
     return figures
 
 
-def _hide_as_on_cpu(
-    hide: Callable[..., tuple[Tensor, Tensor]],
-    batch: int,
-    num_tokens: int,
-    hidden: int,
-    device: torch.device | None,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """Draw a mask on the CPU, whatever the device: each has its own generator."""
-    keep, mask = hide(batch, num_tokens, hidden, None, generator)
-    return keep.to(device), mask.to(device)
-
-
-# ---- runs
-
-
 def restart(name: str, setting: Setting) -> Figures:
-    """Kill a run and continue it.
-
-    Raises:
-        ArithmeticError: it differs from an undisturbed run.
-    """
+    """Kill a run and continue it; an ArithmeticError if it differs from an undisturbed run."""
     folder = setting.out / "killed" / name
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier call that was cut
     steps, kills = (4, 1) if setting.dry else (12, 2)
-    limits = {"max_epochs": 2, "limit_train_batches": steps // 2, "limit_val_batches": 2, "limit_test_batches": 2}
-    changes = {**{f"trainer.{key}": value for key, value in limits.items()}, "trainer.deterministic": "true"}
-    changes |= {"run.checkpoint.every_n_steps": 2, "run.checkpoint.max_time_share": 1.0}
-    options = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    changes = {
+        "trainer.max_epochs": 2,
+        "trainer.limit_train_batches": steps // 2,
+        "trainer.limit_val_batches": 2,
+        "trainer.limit_test_batches": 2,
+        "trainer.deterministic": "true",
+        "run.checkpoint.every_n_steps": 2,
+        "run.checkpoint.max_time_share": 1.0,
+    }
     at = sorted(random.Random(0).sample(range(1, steps), kills))
-    differences = differences_after_kills([*arguments(name, setting), *options], at, folder)
+    differences = differences_after_kills([*arguments(name, setting), *options_of(changes)], at, folder)
     if differences:
         raise ArithmeticError(f"after kills at {at}, of what differs the first: {differences[0]}")
     return {"steps": steps, "kills": len(at)}
 
 
 def two_steps(name: str, setting: Setting) -> Figures:
-    """Train two steps of an experiment, validate and test a batch.
-
-    Raises:
-        AssertionError: it failed.
-    """
+    """Train two steps of an experiment, validate and test a batch."""
     root = setting.out / "two_steps"
     directory = root / Path(name).name
     shutil.rmtree(directory, ignore_errors=True)
-    limits = {"max_epochs": 1, **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), 2)}
-    changes = {**{f"trainer.{key}": value for key, value in limits.items()}, "run.root": root}
-    options = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    changes: dict[str, object] = {f"trainer.limit_{split}_batches": 2 for split in ("train", "val", "test")}
+    changes |= {"trainer.max_epochs": 1, "run.root": root}
     try:
         with mock.patch.object(Teacher, "examine"):  # on noise no teacher is better than chance
-            status = run("fit", [*arguments(name, setting), *options])
+            status = run("fit", [*arguments(name, setting), *options_of(changes)])
     finally:
         shutil.rmtree(directory, ignore_errors=True)  # the states of all experiments would fill the disk
     assert status == 0, f"exit status {status}"
@@ -209,27 +217,20 @@ def two_steps(name: str, setting: Setting) -> Figures:
 
 
 def out_of_memory(setting: Setting) -> Figures:
-    """Train in a process that may take little memory.
-
-    Raises:
-        AssertionError: it did not end as it should.
-    """
-    options = {"data.batch_size": BATCH, "run.root": setting.out / "starved", "trainer.max_epochs": 1}
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    status, said = in_own_process(starved, [*arguments("vit_cifar10", setting), *words])
+    """Train in a process that may take little memory: it should end with a message."""
+    changes = {"data.batch_size": BATCH, "run.root": setting.out / "starved", "trainer.max_epochs": 1}
+    status, said = in_own_process(starved, [*arguments("vit_cifar10", setting), *options_of(changes)])
     assert status == 2, f"exit status {status}: {said}"
     assert "error: out of memory." in said, said
     return {"message": said}
 
 
 def in_own_process(function: Callable[[Sequence[str]], tuple[int, str]], words: Sequence[str]) -> tuple[int, str]:
-    """Return what a function returns in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, words).result()
 
 
 def starved(words: Sequence[str]) -> tuple[int, str]:
-    """Train with little memory; return the exit status and the last line."""
     cap_memory(STARVED, device_for("auto"))
     with contextlib.redirect_stderr(io.StringIO()) as said:
         status = run("fit", words)
@@ -271,7 +272,7 @@ def arguments(name: str, setting: Setting) -> list[str]:
         changes |= {"model.teacher.weights": "null", "model.teacher.cache": "null"}
         if "pretrained" in teacher["model"]["init_args"]:
             changes["model.teacher.model.pretrained"] = False
-    return ["--config", str(file), *(word for key, value in changes.items() for word in (f"--{key}", str(value)))]
+    return ["--config", str(file), *options_of(changes)]
 
 
 def noise(folder: Path) -> Path:
@@ -286,10 +287,5 @@ def noise(folder: Path) -> Path:
             arrays[f"x_{split}"] = rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
             arrays[f"y_{split}"] = np.arange(number) % classes
         np.savez(folder / "cifar" / f"cifar{classes}.npz", **arrays)  # type: ignore[arg-type]
-    shutil.rmtree(folder / "new", ignore_errors=True)  # left by a killed call
-    make_photos(folder / "new")
-    for file in list((folder / "new").rglob("*.jpg")):  # enough for two batches of repeated augmentation
-        for copy_number in range(3):
-            shutil.copyfile(file, file.with_stem(f"{file.stem}_{copy_number}"))
-    (folder / "new").rename(folder / "photos")
+    make_photos(folder / "photos", copies=4)  # enough for two batches of repeated augmentation
     return folder

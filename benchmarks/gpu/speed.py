@@ -1,37 +1,113 @@
-"""Images/s, share of the device's peak and memory of training and inference in bfloat16, beside timm's.
+"""Images/s, share of the device's peak and memory of training and inference in bfloat16, beside timm's; and profiles.
 
 Both models take turns in one process, eager and compiled as a whole. A third mode compiles vitlab's by block, as
 `run.compile` does, beside timm's as a whole. A training step ends with fused AdamW.
+
+A profile has the three largest costs of a training step, by the kernels' names, on a CPU by PyTorch's operations.
+Kernels of which the names differ in their sizes alone are one.
 """
 
+import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.against_timm import NUM_CLASSES, count_flops, make_step
-from benchmarks.gpu.architectures import Architecture, chosen, make, side
-from benchmarks.gpu.measuring import Figures, Measurement, Setting
-from benchmarks.interleaved_timing import alternate, ratios
+from benchmarks.against_timm import NUM_CLASSES, build, count_flops, make_step
+from benchmarks.gpu.measurement import Figures, Measurement, Setting
+from benchmarks.measuring import alternate, ratios
+from benchmarks.step_profile import kind_of
+from vitlab import models
 from vitlab.evaluation.cost import PeakMemory, choose_tf32, gemm_peak, wait_for
 from vitlab.internals import is_out_of_memory
-from vitlab.models import ImageModel
 from vitlab.objectives import Supervised
 from vitlab.optim import AdamW, WarmupCosine
 
+
+class Architecture(NamedTuple):
+    """A model of 224 px, or of the size in its name."""
+
+    name: str  # timm's
+    batch: int  # images of a training step, halved until they fit
+    goal: int | None  # images/s of a training step on an H200, bfloat16, compiled
+    tiny: dict[str, Any]  # arguments that make it small for a dry run
+
+
+TINY_VIT: dict[str, Any] = {"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 2}
+TINY_SWIN: dict[str, Any] = {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": 16, "num_heads": (1, 1, 2, 2)}
+TINY_CONVNEXT: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}
+ARCHITECTURES = {
+    "ViT-S/16": Architecture("vit_small_patch16_224", 256, 10_000, TINY_VIT),
+    "ViT-B/16": Architecture("vit_base_patch16_224", 256, 3_750, TINY_VIT),
+    "Swin-T": Architecture("swin_tiny_patch4_window7_224", 256, 6_100, TINY_SWIN),
+    "Swin-B": Architecture("swin_base_patch4_window7_224", 128, None, TINY_SWIN),
+    "Swin v2-T": Architecture("swinv2_tiny_window8_256", 256, 4_600, TINY_SWIN),
+    "Swin v2-B": Architecture("swinv2_base_window8_256", 128, 2_000, TINY_SWIN),
+    "ConvNeXt-T": Architecture("convnext_tiny", 256, None, TINY_CONVNEXT),
+    "ResNet-50": Architecture("resnet50", 256, None, {}),
+}
+DRY = ("ViT-S/16", "Swin-T", "Swin v2-T", "ConvNeXt-T")  # one of each kind
+
+# The time for equal FLOPs of the first over that of the second.
+TAXES = (("Swin-T", "ViT-S/16"), ("Swin-B", "ViT-B/16"), ("Swin v2-T", "Swin-T"), ("Swin v2-B", "Swin-B"))
+
+# At most this share of timm's time.
+SHARE_OF_TIMM = {"Swin v2-T": 0.66, "Swin v2-B": 0.66}
+SHARE_OF_TIMM_OTHERS = 0.80
+
 EAGER, COMPILED, BY_BLOCK = "eager", "compiled", "compiled by block"
-PHASES = ("training", "inference")
 REPETITIONS, DRY_REPETITIONS = 20, 2
 LEAST_BATCH = 8
+WARM_UP, LARGEST = 3, 3  # steps before a profile; costs that are named
+
+# Names of CUDA kernels; the first that fits. What fits none is what `step_profile.kind_of` takes it for.
+KINDS = {
+    r"fmha|flash|attention": "attention, fused",
+    r"gemm|nvjet|cutlass|cublas|cudnn.*conv|convolve|wgrad|dgrad": "matrix products, convolutions",
+    r"layer_norm|batch_norm|bn_fw|bn_bw|LayerNorm": "norms",
+    r"[Gg]elu|[Ss]oft[Mm]ax|nll_loss": "GELU, softmax",
+    r"multi_tensor_apply|FusedAdam|fused_adam": "optimizer, weight averages",
+    r"copy|Cat|index|gather|scatter|roll|pad|Memcpy|Memset|transpose|fill": "copies",
+}
 
 
-def measurements(setting: Setting) -> Iterator[Measurement]:
+def chosen(dry: bool) -> dict[str, Architecture]:
+    return {title: ARCHITECTURES[title] for title in DRY} if dry else ARCHITECTURES
+
+
+def make(architecture: Architecture, whose: str, device: torch.device, dry: bool = False) -> nn.Module:
+    """Build vitlab's or timm's model without drop path; what vitlab has not of its own is timm's in its wrapper."""
+    changes = architecture.tiny if dry else {}
+    own = architecture.name in models.__all__
+    if whose == "timm" or own:
+        model = build(architecture.name, whose, False, device, **changes)
+        return model if own else model.to(memory_format=torch.channels_last)  # as `TimmModel` has it
+    wrapped: Callable[..., nn.Module] = models.TimmModel
+    return wrapped(architecture.name, num_classes=NUM_CLASSES, drop_path_rate=0.0, model_kwargs=changes).to(device)
+
+
+def side(architecture: Architecture, dry: bool) -> int:
+    if dry:
+        return int(architecture.tiny.get("img_size", 64))
+    return 256 if architecture.name.endswith("256") else 224
+
+
+def noise(architecture: Architecture, batch: int, setting: Setting) -> tuple[Tensor, Tensor]:
+    images = torch.randn(batch, 3, *[side(architecture, setting.dry)] * 2, device=setting.device)
+    return images, torch.randint(NUM_CLASSES, (batch,), device=setting.device)
+
+
+def speeds(setting: Setting) -> Iterator[Measurement]:
     """Yield eager training first, and what compiles longest last."""
     for mode in (EAGER, COMPILED, BY_BLOCK):
-        for phase in PHASES:
+        for phase in ("training", "inference"):
             for title, architecture in chosen(setting.dry).items():
                 if setting.dry and mode != EAGER and title != "ViT-S/16":
                     continue  # compiling takes long on a CPU, even by a backend that only traces
@@ -55,11 +131,9 @@ def compare(title: str, architecture: Architecture, phase: str, mode: str, setti
 
 
 def at_batch(architecture: Architecture, phase: str, mode: str, batch: int, setting: Setting) -> Figures:
-    """Measure both models at one batch size."""
     device = setting.device
     pair = {whose: make(architecture, whose, device, setting.dry) for whose in ("vitlab", "timm")}
-    images = torch.randn(batch, 3, *[side(architecture, setting.dry)] * 2, device=device)
-    labels = torch.randint(NUM_CLASSES, (batch,), device=device)
+    images, labels = noise(architecture, batch, setting)
     sample = images[: 2 if phase == "training" else 1]  # batch norm trains on two images or more
     flops = count_flops(pair["vitlab"], sample, labels[: len(sample)], phase) // len(sample)
     optimizers = {
@@ -95,7 +169,7 @@ def compile_as(model: nn.Module, mode: str, dry: bool) -> None:
     if mode == COMPILED:
         model.compile(backend=backend, dynamic=False)
     elif mode == BY_BLOCK:
-        assert isinstance(model, ImageModel)
+        assert isinstance(model, models.ImageModel)
         Supervised(model, AdamW(1e-3), WarmupCosine()).compile_parts(backend)
 
 
@@ -120,7 +194,6 @@ def peak_bytes(
 
 @cache
 def peak_of(device: torch.device) -> float:
-    """Return the FLOP/s of a large product in bfloat16."""
     return gemm_peak(torch.bfloat16, device, *([] if device.type == "cuda" else [128, 1]))
 
 
@@ -134,3 +207,56 @@ def products_as_in(precision: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def profiles(setting: Setting) -> Iterator[Measurement]:
+    for mode in (EAGER,) if setting.dry else (EAGER, COMPILED):
+        for title, architecture in chosen(setting.dry).items():
+            yield Measurement(f"{title}, {mode}", partial(profiled, title, architecture, mode, setting))
+
+
+def profiled(title: str, architecture: Architecture, mode: str, setting: Setting) -> Figures:
+    device, batch = setting.device, 2 if setting.dry else architecture.batch // 2
+    model = make(architecture, "vitlab", device, setting.dry)
+    compile_as(model, mode, setting.dry)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    step = make_step(model, *noise(architecture, batch, setting), "training", "bfloat16", optimizer)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with products_as_in("bf16-mixed"):
+        for _ in range(1 if setting.dry else WARM_UP):
+            step()
+        wait_for(device)
+        with profile(activities=activities) as watch:
+            step()
+            wait_for(device)
+    times: Counter[str] = Counter()  # microseconds of each kernel, or of each operation on a CPU
+    for event in watch.key_averages():
+        if device.type == "cuda" and event.device_type == DeviceType.CUDA and not event.is_user_annotation:
+            times[short(event.key)] += event.self_device_time_total
+        elif device.type != "cuda" and event.key.startswith("aten::"):
+            times[event.key.removeprefix("aten::")] += event.self_cpu_time_total
+    total = sum(times.values())
+    kinds: Counter[str] = Counter()
+    for name, took in times.items():
+        kinds[kind(name)] += took
+    return {
+        "model": title,
+        "mode": mode,
+        "batch": batch,
+        "milliseconds": total / 1e3,
+        "largest": [[name, took / total] for name, took in times.most_common(LARGEST)],
+        "kinds": {name: took / total for name, took in kinds.most_common()},
+    }
+
+
+def kind(name: str) -> str:
+    return next((meaning for pattern, meaning in KINDS.items() if re.search(pattern, name)), kind_of(name))
+
+
+def short(kernel: str) -> str:
+    """Return a kernel's name without types and arguments, and what a generic one is applied to."""
+    if product := re.search(r"cutlass_\w+", kernel):
+        return product[0]
+    name = re.split(r"[<(]", kernel.removeprefix("void "))[0].rpartition("::")[2]
+    applied = re.search(r"(\w*(?:Functor|KernelImpl|_kernel_cuda|Ops?)\w*)", kernel[len(name) :])
+    return f"{name}, {applied[1]}" if applied and re.search("elementwise|reduce|apply", name) else name

@@ -3,12 +3,13 @@
 import json
 import re
 import zipfile
+from html import escape
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from referee import read
+from referee import judge, read
 
 
 def write(file: Path, text: str) -> None:
@@ -418,3 +419,30 @@ def test_timm_numbers_classes_in_its_natural_order(tmp_path: Path) -> None:
     rows = [f"val/{name}/1.png,{index},0.9\n" for index, name in enumerate(["ant", "Bee2", "bee10"])]
     write(tmp_path / "vit.csv", "filename,index,prob\n" + "".join(rows))
     assert read([tmp_path / "vit.csv"]).runs[0].outcomes.all()
+
+
+@pytest.mark.parametrize("sign", ["", " %"])
+def test_decimal_commas_are_read_where_semicolons_separate(sign: str, tmp_path: Path) -> None:
+    """As a European Excel writes; names keep their commas, and other tables say what to write."""
+    rows = [(name, seed, 60 + 10 * float(name[0]) + seed / 4) for name in ("0,5", "1,5") for seed in range(1, 5)]
+    head = "model;seed;accuracy\n"
+    text = head + "".join(f"{m};{s};{f'{y:.2f}'.replace('.', ',')}{sign}\n" for m, s, y in rows)
+    (tmp_path / "point.csv").write_text(head + "".join(f"{m};{s};{y:.2f}{sign}\n" for m, s, y in rows))
+    (tmp_path / "comma.csv").write_text(text)
+    (tmp_path / "tabs.csv").write_text(text.replace(";", "\t"))
+    one, other = judge(tmp_path / "point.csv"), judge(tmp_path / "comma.csv")
+    assert one.sentence == other.sentence
+    assert one.table().equals(other.table())
+    assert [variant.name for variant in other.ranking] == ["1,5", "0,5"]
+    with pytest.raises(ValueError, match=r"'60,25.*' is not a number.*numbers have a point, like 81\.3"):
+        judge(tmp_path / "tabs.csv")
+    assert escape(other.sentence) in other._repr_html_()
+    assert "<td>better</td>" in other._repr_html_()
+
+
+@pytest.mark.parametrize("logits", ["cat", '["cat", "dog"]', '["cat", 0.2]', "[[0.1, 0.2]]", '{"cat": 0.1}'])
+def test_words_for_logits_are_one_message(logits: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"model": "A", "seed": 1, "item": ["a", "b"], "label": [0, 1], "logits": logits})
+    table.to_csv(tmp_path / "words.csv", index=False)
+    with pytest.raises(ValueError, match=r"^Row 0, column logits: .* is no list of a number for each class\. Give"):
+        judge(tmp_path / "words.csv")

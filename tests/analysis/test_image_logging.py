@@ -20,7 +20,7 @@ from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import ImageFolder
 from vitlab.objectives import MAE, Distillation, SimMIM, Teacher
-from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
+from vitlab.runs.loggers import UnbreakableWandbLogger, Wandb
 
 Write = Callable[..., Path]
 FOLDER = Path("runs/tiny/seed-0/pictures")

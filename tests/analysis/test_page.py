@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.commands.dispatch import run
-from vitlab.commands.visualize import told_apart
+from vitlab.commands.pictures import told_apart
 from vitlab.models import Backbone
 from vitlab.models.backbone import Features
 from vitlab.models.layers import PatchEmbed

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from benchmarks import framework
-from benchmarks.short_run import WARM_UP
+from benchmarks.measuring import WARM_UP
 from vitlab.config import Config
 
 RECIPE: Config = {

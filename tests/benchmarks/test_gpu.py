@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import install, learning, page, parity, profiles
-from benchmarks.gpu.architectures import ARCHITECTURES
-from benchmarks.gpu.measuring import Cut, Figures, Measurement, Results, Setting, close, left_to_do, measure, now
+from benchmarks.gpu import install, learning, page, parity, speed
+from benchmarks.gpu.measurement import Cut, Figures, Measurement, Results, Setting, close, left_to_do, measure, now
+from benchmarks.gpu.speed import ARCHITECTURES
 from tests.conftest import EXPERIMENTS
 from vitlab.objectives import Supervised
 
@@ -68,7 +68,7 @@ def test_the_page_without_results_says_so_and_names_the_goals() -> None:
     assert "Nothing has been measured on a GPU yet." in text
     assert text.count("Not measured yet.") == len(gpu.STEPS)
     assert "| Swin v2-B | 2,000 |" in text
-    assert (ROOT / "benchmarks/gpu.md").read_text().startswith(page.HEAD)
+    assert text.startswith((ROOT / "benchmarks/gpu.md").read_text().partition("## Goals")[0])
 
 
 def test_the_tax_is_the_time_for_equal_flops() -> None:
@@ -119,7 +119,7 @@ def test_measurements_of_another_device_do_not_count(tmp_path: Path, monkeypatch
     results = Results(tmp_path, "step")
     results.add("a", "done", CPU)
     assert left_to_do(results, ["a"], CPU, now()) == []
-    monkeypatch.setattr("benchmarks.gpu.measuring.device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr("benchmarks.gpu.measurement.device_name", lambda device: "NVIDIA H200")
     assert left_to_do(results, ["a"], CPU, now()) == ["a"]
 
 
@@ -144,7 +144,7 @@ def test_a_line_that_was_torn_off_costs_itself_alone(tmp_path: Path) -> None:
 def test_a_process_that_dies_ends_its_measurement_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process stands for that of a step: it dies in the first measurement; started again it does the second."""
     program = (
-        "import os, sys, torch; from pathlib import Path; from benchmarks.gpu import measuring as m\n"
+        "import os, sys, torch; from pathlib import Path; from benchmarks.gpu import measurement as m\n"
         "results, since = m.Results(Path(sys.argv[1]), 'step'), sys.argv[2]\n"
         "both = [m.Measurement('dies', lambda: os.abort()), m.Measurement('lives', dict)]\n"
         "setting = m.Setting(*[Path(sys.argv[1])] * 3, torch.device('cpu'))\n"
@@ -241,8 +241,8 @@ def test_every_architecture_is_one_that_timm_has() -> None:
     ],
 )
 def test_kernels_are_named_without_their_types(kernel: str, name: str, kind: str) -> None:
-    assert profiles.short(kernel) == name
-    assert profiles.kind(name) == kind
+    assert speed.short(kernel) == name
+    assert speed.kind(name) == kind
 
 
 # ---- installing

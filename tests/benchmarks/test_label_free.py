@@ -1,4 +1,4 @@
-"""Correlations of ranks with their intervals, and the curves of k-NN."""
+"""Correlations of ranks with their intervals."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.knn_figure import curve
 from benchmarks.label_free import commands, correlation, encoders, report
 from vitlab.experiment.experiment import Experiment
 
@@ -41,15 +40,3 @@ def test_each_encoder_is_a_run_that_can_be_parsed(tmp_path: Path) -> None:
         backbone = config["model"]["init_args"]["backbone"]
         assert backbone["init_args"].get("depth") == (2 if name.startswith("shallow") else None)
         assert backbone["class_path"].endswith("SwinTransformerV2") is ("swin" in name)
-
-
-def test_a_curve_begins_with_the_untrained_network(tmp_path: Path) -> None:
-    """Epochs of 10 steps of 6 images at 2 images/s take half a minute; at 0.5 TFLOP/s that is 15 TFLOP."""
-    (tmp_path / "config.yaml").write_text("data: {init_args: {batch_size: 6}}")
-    (tmp_path / "metrics.csv").write_text(
-        "step,epoch,images_per_second,tflops,val/knn,val/knn_untrained\n9,0,2,0.5,,\n19,1,2,0.5,0.4,0.3\n"
-    )
-    table = curve(tmp_path)
-    assert table["minutes"].tolist() == [0.0, 1.0]
-    assert table["tflop"].tolist() == [0.0, 30.0]
-    assert table["knn"].tolist() == pytest.approx([30.0, 40.0])

@@ -7,10 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.short_run import WARM_UP
-from benchmarks.step_figure import PYTHON, draw, parts
-from benchmarks.step_figure import main as draw_steps
-from benchmarks.step_profile import MUON, OTHER, REST, Profile, StepProfiler, kind_of, main, phase_of, shares
+from benchmarks.measuring import WARM_UP
+from benchmarks.step_profile import (
+    MUON,
+    OTHER,
+    PYTHON,
+    REST,
+    Profile,
+    StepProfiler,
+    draw,
+    kind_of,
+    main,
+    parts,
+    phase_of,
+    shares,
+)
 
 
 def test_a_training_step_is_split_into_phases_and_kinds(
@@ -91,10 +102,10 @@ def test_the_steps_of_experiments_are_drawn(
     tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
-    monkeypatch.setattr("benchmarks.step_figure.draw", lambda bars, title: drawn.append(bars) or draw(bars, title))
+    monkeypatch.setattr("benchmarks.step_profile.draw", lambda bars, title: drawn.append(bars) or draw(bars, title))
     muon = {"class_path": "vitlab.optim.Muon", "init_args": {"lr": 1e-3}}
     file = tiny({"model": {"init_args": {"optimizer": muon}}})
-    draw_steps([str(file), "--precisions", "32-true", "--steps", "2", "--out", str(tmp_path / "out")])
+    main(["--figure", str(file), "--precisions", "32-true", "--steps", "2", "--out", str(tmp_path / "out")])
     [bars] = drawn
     assert bars.keys() == {"tiny, 32"}
     assert min(bars["tiny, 32"][kind] for kind in (MUON, "norms", "matrix products, convolutions")) > 0

@@ -14,6 +14,7 @@ from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
 from vitlab.commands.options import StudyParser, split_data, with_config
 from vitlab.experiment.class_names import PLACES, choices
+from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.parser import ConfigurationReader
 from vitlab.internals import options_of
 
@@ -25,7 +26,6 @@ COMMANDS = [
     "verdict",
     "transfer",
     "embed",
-    "benchmark",
 ]
 
 
@@ -54,6 +54,15 @@ def test_a_setting_of_the_data_needs_a_value(arguments: list[str]) -> None:
     with pytest.raises(ValueError, match=r"^--data.root needs a value"):
         split_data(arguments)
     assert split_data(["--data.root", "photos", "--overwrite"]) == (["--overwrite"], {"root": "photos"})
+
+
+@pytest.mark.parametrize("root", ["0755", "1e3", "12:30", "off", "1_000", "0x1f"])
+def test_a_path_stays_the_text_that_was_typed(root: str) -> None:
+    assert split_data(["--data.root", root, "--data.batch_size=1e3"]) == ([], {"root": root, "batch_size": 1000})
+    given = ["--data.root", root, "--model.init_from", root, "--run.name", root]
+    config = Experiment.from_arguments(["vit_cifar10", *given], images=False).config
+    assert (config["data"]["init_args"]["root"], config["model"]["init_args"]["init_from"]) == (root, root)
+    assert Experiment(config, images=False).config == config
 
 
 @pytest.mark.parametrize("command", ["robustness", "verdict"])
@@ -96,13 +105,6 @@ def test_a_pipe_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (128 + 13, "")
 
 
-def test_benchmark_lists_its_own_option(capsys: pytest.CaptureFixture) -> None:
-    assert run("benchmark", ["--help"]) == 0
-    text = capsys.readouterr().out
-    assert "--json FILE" in text
-    assert "trainer" not in text  # fit's keys, which `fit --help` lists
-
-
 def test_the_help_of_fit_lists_every_option_and_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", ["--help"]) == 0
     said = capsys.readouterr().out
@@ -123,3 +125,12 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_option(
     assert "error: --out: file/model cannot be written (Not a directory); give another" in capsys.readouterr().err
     assert run("fit", [*arguments[:2], "--run.root", "file/runs"]) == 2
     assert "error: file/runs/tiny/seed-0: Not a directory." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "word"), [("comp", "compare"), ("quicks", "quickstart"), ("vit_cif", "vit_cifar10")])
+def test_bash_completes_commands_and_shipped_names(typed: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print_completion"]) == 0
+    printed = capsys.readouterr().out
+    script = f"{printed}compgen -W {printed.split(chr(39))[1]!r} -- {typed}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert word in done.stdout.split()

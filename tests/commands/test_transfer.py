@@ -17,8 +17,8 @@ from vitlab.commands.transfer import fine_tuning, resized, summary
 from vitlab.config import load_yaml
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
-from vitlab.models.bias_tables import look_up, relative_coords, relative_position_index
 from vitlab.models.weights import load_weights, save_weights
+from vitlab.models.windows import look_up, relative_coords, relative_position_index
 
 Write = Callable[..., Path]
 SWIN = {"patch_size": 2, "in_chans": 1, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4}

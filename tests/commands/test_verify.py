@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from vitlab.commands import verify
+from vitlab.commands import runs
 from vitlab.commands.dispatch import run
 from vitlab.experiment.experiment import Experiment
 
@@ -55,15 +55,15 @@ def test_other_bits_are_different_and_their_environments_are_compared(finished: 
     environment = json.loads((other / "environment.json").read_text())
     environment["torch"] = "1.0"
     (other / "environment.json").write_text(json.dumps(environment))
-    said = verify.conclusion(finished, other)
+    said = runs.conclusion(finished, other)
     assert said[0] == "Different: the metrics are equal."
     assert said[1].startswith("First difference: state_dict.")
     assert "torch was" in said[2]
     summary = json.loads((other / "summary.json").read_text())
     summary["metrics"]["test/top1"] += 0.5
     (other / "summary.json").write_text(json.dumps(summary))
-    assert verify.conclusion(finished, other)[0].startswith("Different: test/top1 ")
-    assert verify.conclusion(finished, finished) == []
+    assert runs.conclusion(finished, other)[0].startswith("Different: test/top1 ")
+    assert runs.conclusion(finished, finished) == []
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_a_run_that_fails_is_quoted(finished: Path, capsys: pytest.CaptureFixtur
 def test_other_images_are_the_cause_before_anything_is_trained(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "repeat", lambda *_: pytest.fail("trains"))
+    monkeypatch.setattr(runs, "repeat", lambda *_: pytest.fail("trains"))
     facts = json.loads((finished / "data.json").read_text())
     facts["splits"]["train"] = {"images": 2934, "digest": "of other images"}
     (finished / "data.json").write_text(json.dumps(facts))
@@ -101,12 +101,12 @@ def test_images_of_a_relative_root_are_found_from_another_folder(
     assert run("fit", ["--config", str(path)]) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    found = verify.root_of_images(tmp_path / RUN)
+    found = runs.root_of_images(tmp_path / RUN)
     assert found == {"data": {"init_args": {"root": str(tmp_path / "photos")}}}
     shutil.copytree(tmp_path / "photos", "photos")
     Path("photos/cat/new.png").write_bytes(Path("photos/cat/1.png").read_bytes())
     with pytest.raises(ValueError, match="its images are others now"):
-        verify.root_of_images(tmp_path / RUN)
+        runs.root_of_images(tmp_path / RUN)
     assert run("validate", ["--config", str(tmp_path / RUN)]) == 0
     assert "was trained on other images than these (" in capsys.readouterr().err
 
@@ -119,7 +119,7 @@ def test_what_is_no_finished_run_is_refused(tiny: Callable[..., Path], capsys: p
 def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "repeat", lambda *args: pytest.fail("repeated"))
+    monkeypatch.setattr(runs, "repeat", lambda *args: pytest.fail("repeated"))
     assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 0}}))]) == 0
     assert run("verify", [str(RUN)]) == 2
     assert f"{RUN} has no checkpoints/last.ckpt to compare" in capsys.readouterr().err
@@ -141,9 +141,9 @@ def test_a_repetition_does_not_pause(tiny: Callable[..., Path], monkeypatch: pyt
         commands.append(command)
         raise RuntimeError
 
-    monkeypatch.setattr(verify.subprocess, "run", begin)
+    monkeypatch.setattr(runs.subprocess, "run", begin)
     with pytest.raises(RuntimeError):
-        verify.repeat(directory, Path("whole"), {})
+        runs.repeat(directory, Path("whole"), {})
     ((_, _, _, fit, *arguments),) = commands
     assert fit == "fit"
     assert Experiment.from_arguments(arguments).run.checkpoint.pause_after is None

@@ -8,6 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitlab.data.checking import Check
+from vitlab.data.dataset import Files
+
+
+def check_images(root: Path, names: list[str]) -> Check:
+    """Decode some files of a folder that no earlier check decoded."""
+    files = Files(root)
+    files.splits = {"train": (names, np.zeros(len(names), np.int64))}
+    return files.check()
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:

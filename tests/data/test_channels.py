@@ -107,7 +107,7 @@ def test_models_of_other_channels_train(tmp_path: Path, channels: int) -> None:
     [
         ({"channels": 4}, "augment.rand_augment needs images of 1 or 3 channels"),
         ({"channels": 1, "multi_crop": MultiCrop()}, "multi_crop needs images of 3 channels"),
-        ({"channels": 3, "std": (0.5,)}, "one finite value per channel"),
+        ({"channels": 3, "std": (0.5,)}, "need one value per channel"),
     ],
 )
 def test_what_does_not_go_together_is_rejected(tmp_path: Path, settings: dict, message: str) -> None:

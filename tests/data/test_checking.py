@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitlab.data import checking
-from vitlab.data.checking import check_images
+from tests.data.conftest import check_images
+from vitlab.data import checking, dataset
 from vitlab.data.decoding import read_regular
 
 
@@ -73,7 +73,7 @@ def test_second_check_decodes_only_what_changed(tmp_path: Path, monkeypatch: pyt
         opened.append(path.name)
         return read_regular(path)
 
-    monkeypatch.setattr(checking, "read_regular", spy)
+    monkeypatch.setattr(dataset, "read_regular", spy)
     check_images(tmp_path, names)
     assert sorted(opened) == names
     opened.clear()
@@ -105,12 +105,12 @@ def test_interrupted_check_goes_on_where_it_stopped(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return read_regular(path)
 
-    monkeypatch.setattr(checking, "read_regular", interrupt)
+    monkeypatch.setattr(dataset, "read_regular", interrupt)
     with pytest.raises(KeyboardInterrupt):
         check_images(tmp_path, names)
 
     opened: list[str] = []
-    monkeypatch.setattr(checking, "read_regular", lambda path: opened.append(path.name) or read_regular(path))
+    monkeypatch.setattr(dataset, "read_regular", lambda path: opened.append(path.name) or read_regular(path))
     check_images(tmp_path, names)
     assert sorted(opened) == ["3.png", "4.png", "5.png"]
 

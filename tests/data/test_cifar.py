@@ -152,8 +152,3 @@ def test_damaged_pixels_are_noticed(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
         CIFAR10(root=str(tmp_path)).setup("fit")
-
-
-def test_impossible_image_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="image_size is 0"):
-        CIFAR10(image_size=0)

@@ -47,6 +47,30 @@ def test_misspelt_and_mistyped_arguments_are_refused(parser: jsonargparse.Argume
         _parse(parser, "Digits", **arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"eval_batch_size": 0}, "eval_batch_size"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"val_fraction": 1.0}, "val_fraction"),
+        ({"std": [0.0]}, "std"),
+        ({"augment": {"shift": -1}}, "shift"),
+        ({"augment": {"crop_scale": [0.5, 1.1]}}, "crop_scale"),
+        ({"mixup": {"prob": 2}}, "prob"),
+        ({"grow": {"start": 0, "step": 4}}, "start"),
+        ({"folds": {"count": 5, "test": 0}}, "test"),
+        ({"multi_crop": {"hue": -0.1}}, "hue"),
+        ({"multi_crop": {"local_crops": {"number": 2, "size": 0, "scale": [0.1, 0.4], "blur_prob": [0.5]}}}, "size"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(
+    parser: jsonargparse.ArgumentParser, arguments: dict, message: str
+) -> None:
+    with pytest.raises(jsonargparse.ArgumentError, match=rf"(?s){message}.*does not conform to restriction"):
+        _parse(parser, "Digits", **arguments)
+
+
 def test_saved_configuration_is_complete(parser: jsonargparse.ArgumentParser) -> None:
     # A saved configuration is complete: every argument of the constructor is in the dump, with its value.
     config = parser.parse_object({"data": {"class_path": "vitlab.data.ImageFolder", "init_args": {"root": "photos"}}})

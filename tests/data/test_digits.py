@@ -93,26 +93,9 @@ def test_mixup_gives_soft_labels_in_training_only() -> None:
     assert labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": -3}, "batch_size is -3"),
-        ({"eval_batch_size": 0}, "eval_batch_size is 0"),
-        ({"num_workers": -1}, "num_workers is -1"),
-        ({"seed": -1}, "seed is -1"),
-        ({"val_fraction": 0.0}, "val_fraction is 0.0"),
-        ({"val_fraction": 1.0}, "val_fraction is 1.0"),
-        ({"num_workers": 2}, "hold_on_device: false"),
-        ({"std": (0.0,)}, "std above 0"),
-        ({"augment": BatchAugment(shift=8)}, "shift is 8"),
-        ({"batch_size": 1, "mixup": Mixup()}, "mixup"),
-    ],
-)
-def test_impossible_arguments_are_refused_at_construction(arguments: dict, word: str) -> None:
-    with pytest.raises(ValueError, match=word) as raised:
-        Digits(**arguments)
-    assert len(str(raised.value).splitlines()) <= 5
+def test_workers_that_have_nothing_to_do_are_refused() -> None:
+    with pytest.raises(ValueError, match="hold_on_device: false"):
+        Digits(num_workers=2)
 
 
 def test_batch_that_the_training_set_cannot_fill_is_refused() -> None:

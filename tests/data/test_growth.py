@@ -129,9 +129,3 @@ def test_sizes_that_patches_do_not_divide_are_refused_before_training(
 def test_settings_that_contradict_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Digits(**wrong)
-
-
-@pytest.mark.parametrize("wrong", [{"start": 0}, {"step": 0}, {"until": 1.5}])
-def test_values_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"grow.{next(iter(wrong))}"):
-        Growth(**{"start": 8, "step": 4, **wrong})

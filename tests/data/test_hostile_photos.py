@@ -16,11 +16,10 @@ import yaml
 from PIL import Image, ImageFile
 
 from tests.conftest import TINY
-from tests.data.conftest import photo
+from tests.data.conftest import check_images, photo
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
 from vitlab.data import ImageFolder
-from vitlab.data.checking import check_images
 from vitlab.data.decoding import read_photo
 
 PhotoFolder = Callable[[dict[str, int]], Path]

@@ -130,21 +130,6 @@ def test_data_mix_by_groups_and_by_default_once_for_the_batch() -> None:
         assert len({round(float(lam), 5) for lam in own if lam < 1}) == draws
 
 
-@pytest.mark.parametrize("group", [0, 1, 7])
-def test_groups_consist_of_pairs(group: int) -> None:
-    with pytest.raises(ValueError, match=f"mixup.group is {group}; .* an even number"):
-        Mixup(group=group)
-
-
 def test_one_kind_alone() -> None:
     only_mixup = [draw_mixup(Mixup(cutmix_alpha=0.0), 0, 0, first, 8, 8) for first in range(50)]
     assert all(box is None for _, box in only_mixup)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [({"mixup_alpha": -1}, "mixup_alpha"), ({"prob": 2}, "prob"), ({"mixup_alpha": 0, "cutmix_alpha": 0}, "null")],
-)
-def test_impossible_settings_are_refused(arguments: dict, word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        Mixup(**arguments)

@@ -424,17 +424,7 @@ def test_photographs_do_not_depend_on_the_number_of_workers(photo_folder: PhotoF
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: Crops(number=-1, size=16, scale=(0.1, 0.4), blur_prob=(0.5,)), "-1 views"),
-        (lambda: Crops(number=1, size=0, scale=(0.1, 0.4), blur_prob=(0.5,)), "0 pixels"),
-        (lambda: Crops(number=1, size=16, scale=(0.0, 0.4), blur_prob=(0.5,)), "scale"),
-        (lambda: Crops(number=2, size=16, scale=(0.1, 0.4), blur_prob=(0.5, 0.1, 0.1)), "one for each of the 2"),
-        (lambda: Crops(number=2, size=16, scale=(0.1, 0.4), blur_prob=()), "blur_prob"),
-        (lambda: Crops(number=2, size=16, scale=(0.1, 0.4), blur_prob=(0.5,), solarize_prob=(1.2,)), "solarize_prob"),
         (lambda: MultiCrop(global_crops=Crops(number=0, size=16, scale=(0.1, 0.4), blur_prob=(0.5,))), "1 or more"),
-        (lambda: MultiCrop(hue=0.6), "hue is 0.6; it is 0 .off. to 0.5"),
-        (lambda: MultiCrop(contrast=-0.1), "contrast"),
-        (lambda: MultiCrop(gray_prob=1.1), "gray_prob"),
-        (lambda: MultiCrop(blur_radius=(2.0, 0.1)), "blur_radius"),
         (lambda: Digits(image_size=32, multi_crop=_SMALL, mixup=Mixup()), "set one of them to null"),
     ],
 )

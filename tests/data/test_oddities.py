@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.conftest import photo
+from tests.data.conftest import check_images, photo
 from vitlab.data import ImageFolder, LabelTable, checking
 from vitlab.data import image_folder as module
 from vitlab.data.decoding import IMAGE_SUFFIXES, read_photo
@@ -162,7 +162,7 @@ def test_sixteen_bit_colors_are_looked_at_too(tmp_path: Path) -> None:
     packed = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
     Image.new("RGB", (8, 8), (117, 117, 117)).save(tmp_path / "b.png")
-    assert checking.check_images(tmp_path, ["a.png", "b.png"]).faint == ["a.png"]
+    assert check_images(tmp_path, ["a.png", "b.png"]).faint == ["a.png"]
 
 
 # Suffixes.
@@ -196,7 +196,7 @@ def test_odd_tiffs_are_not_talked_about(tmp_path: Path, capfd: pytest.CaptureFix
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.filterwarnings("ignore", "", UserWarning, "PIL")  # as the module does; pytest forgets its filters
-        broken = checking.check_images(tmp_path, [f"{i}.tif" for i in range(60)]).broken
+        broken = check_images(tmp_path, [f"{i}.tif" for i in range(60)]).broken
     assert broken
     os.write(2, b"ours\n")
     assert capfd.readouterr().err == "ours\n"

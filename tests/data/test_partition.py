@@ -124,7 +124,6 @@ def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> Non
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: Folds(count=1), r"folds\.count is 1; give 2 parts or more"),
         (lambda root: Folds(count=5, test=6), r"folds\.test is 6; give a part from 1 to 5"),
         (lambda root: Shapes(folds=Folds(count=5)), "folds: Shapes has fixed test images"),
         (lambda root: PlacedDigits(folds=Folds(count=5)), "folds: PlacedDigits has fixed test images"),

@@ -181,19 +181,6 @@ def test_seeding_one_image_leaves_no_trace() -> None:
         assert [random.random(), np.random.rand(), torch.rand(1).item()] == inside  # noqa: NPY002
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
-        ({"flip_prob": -0.1}, "flip_prob"),
-        ({"erase_prob": 2.0}, "erase_prob"),
-    ],
-)
-def test_impossible_settings_are_refused(arguments: dict, word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        PhotoAugment(**arguments)
-
-
 def test_without_a_low_pass_filter_two_pixels_of_eight_are_seen() -> None:
     """tf.image.resize with antialias=False: the new centers are at 1.5 and 5.5, between pixels 1 and 2, 5 and 6."""
     image = np.repeat(np.array([9, 10, 30, 99, 99, 100, 200, 9], dtype=np.uint8)[None, :, None], 8, axis=0)

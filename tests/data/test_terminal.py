@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from vitlab.data import terminal
-from vitlab.data.terminal import counted
+from vitlab.data import checking as terminal
+from vitlab.data.checking import counted
 
 
 def test_a_terminal_shows_the_share_that_is_done_and_forgets_it(

@@ -11,7 +11,7 @@ import torch
 from tests.data.test_placed_digits import cut_out
 from vitlab.commands.dispatch import run
 from vitlab.data import CIFAR10, CIFAR100, Digits, ImageDataModule, ImageFolder, PlacedDigits
-from vitlab.data.splitting import balanced_order
+from vitlab.data.folds import balanced_order
 
 Make = Callable[..., ImageDataModule]
 

@@ -1,6 +1,8 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
@@ -62,3 +64,24 @@ def test_calibration_error_is_that_of_torchmetrics() -> None:
 
 def test_a_confident_network_that_is_always_right_is_calibrated() -> None:
     assert p.calibration_error(100 * np.eye(7)[LABELS], LABELS) == pytest.approx(0, abs=1e-12)
+
+
+WORDS, NUMBERS = [["cat", "dog"]] * 2, [[0.1, 0.2]] * 2
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"logits": WORDS},
+        {"logits": ["cat", "dog"]},
+        {"logits": [[0.1], [0.1, 0.2]]},
+        {"logits": [0.1, 0.2]},
+        {"logits": NUMBERS, "logits_ema": WORDS},
+        {},
+    ],
+)
+def test_logits_that_are_no_numbers_are_one_message(columns: dict[str, list[Any]], tmp_path: Path) -> None:
+    file = tmp_path / "predictions.parquet"
+    pd.DataFrame({"image": ["a", "b"], "label": [0, 1], **columns}).to_parquet(file)
+    with pytest.raises(ValueError, match=r"predictions\.parquet is damaged \(.*\)\. `test .*` writes it again"):
+        read_predictions(file)

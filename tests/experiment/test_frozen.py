@@ -21,7 +21,7 @@ from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import SPLITS, probe_features
 from vitlab.experiment import frozen
 from vitlab.experiment.experiment import Experiment
-from vitlab.experiment.normalization import warn_of_normalization
+from vitlab.experiment.same_images import warn_of_normalization
 from vitlab.models import VisionTransformer
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.file.metric import TOP1, metric_of

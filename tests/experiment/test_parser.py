@@ -19,7 +19,7 @@ from vitlab.__main__ import COMMANDS, HELP, main
 from vitlab.commands.dispatch import run
 from vitlab.commands.options import StudyParser
 from vitlab.config import Config, flatten, load_yaml
-from vitlab.experiment.branch import branch_off
+from vitlab.experiment.chain import branch_off
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives import LabeledObjective, Supervised

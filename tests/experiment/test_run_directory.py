@@ -22,8 +22,8 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.models import TimmModel
 from vitlab.models.layers import resize_pos_embed
 from vitlab.models.weights import load_weights, save_weights
+from vitlab.studies.file.registration import conflicting
 from vitlab.studies.file.runs import Run as StudyRun
-from vitlab.studies.file.state import conflicting
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")

@@ -11,7 +11,7 @@ from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2
 from vitlab.models.swin import CosineAttention, PreNormBlock
 from vitlab.models.swin_v2 import ContinuousBias, ResPostNormBlock
 from vitlab.models.weights import load_weights, save_weights
-from vitlab.models.windows import PositionBias, check_position_bias
+from vitlab.models.windows import PositionBias
 
 RELATIVE = ("table", "linear", "log")
 
@@ -64,8 +64,6 @@ def test_at_a_low_initial_scale_only_positions_tell_keys_apart() -> None:
     attn = SwinTransformerV2(**SWIN, init_scale=0.01).blocks[0].attn
     weights = attn.attention_probs(torch.randn(1, 4, 4, 8), None)
     torch.testing.assert_close(weights[0], attn.bias().softmax(dim=-1), rtol=0.021, atol=0)
-    with pytest.raises(ValueError, match="init_scale is 0"):
-        SwinTransformerV2(**SWIN, init_scale=0)
 
 
 @pytest.mark.parametrize("family", ["swin", "swinv2"])
@@ -278,21 +276,11 @@ def test_stages_that_do_not_fit_are_refused(build: Any) -> None:
         build(**SWIN | {"depths": (2, 2)})
     with pytest.raises(ValueError, match=r"embed_dim 8, in stage 2 a width of 16.*3 heads"):
         build(**SWIN | {"num_heads": (1, 3, 4)})
-    with pytest.raises(ValueError, match=r"depths \(2, 0, 2\).*at least one block"):
-        build(**SWIN | {"depths": (2, 0, 2)})
     with pytest.raises(ValueError, match="window_size"):
         build(**SWIN | {"window_size": 0})
 
 
-def test_a_position_bias_that_a_model_does_not_have_is_refused_with_those_it_has() -> None:
-    for model, kind in ((SwinTransformer, "log"), (SwinTransformerV2, "logarithm")):
-        with pytest.raises(Exception, match="position_bias"):  # the type checker of the tests may be first
-            model(**SWIN, position_bias=kind)
-    with pytest.raises(ValueError, match="position_bias is log; this model has none, absolute, table"):
-        check_position_bias("log", ("none", "absolute", "table"))
-
-
-@pytest.mark.parametrize("sides", [(8, 8), (8, 8, -8), (8, 8, 8, 8)])
+@pytest.mark.parametrize("sides", [(8, 8), (8, 8, 8, 8)])
 def test_pretrained_windows_are_one_for_each_stage(sides: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="pretrained_window_sizes"):
         SwinTransformerV2(**SWIN, pretrained_window_sizes=sides)

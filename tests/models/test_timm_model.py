@@ -128,7 +128,7 @@ def test_size_and_normalization_are_those_of_timms_weights() -> None:
     [
         ("resnet81", "resnet18"),
         ("convnext_ato", "convnext_atto"),
-        ("resnet18.a1_in1", "a1_in1k"),
+        ("resnet18.a1_in1", "a1_in1"),
         ("qqqqqqqqqqqqqq", "no model"),
     ],
 )
@@ -139,7 +139,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> N
 
 
 def test_weights_that_timm_does_not_have_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"no weights for vit_large_patch14_224"):
+    with pytest.raises(ValueError, match=r"No pretrained weights exist for vit_large_patch14_224"):
         TimmModel("vit_large_patch14_224", pretrained=True)
 
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
 from tests.kills import continued_after_a_kill
-from tests.models.small_models import SMALL, TIMM, VIT, images, relative_error, shake
+from tests.models.small_models import TIMM, VIT, images, relative_error, shake
 from vitlab.distributed import places
 from vitlab.models import VisionTransformer, layers
 from vitlab.models.layers import (
@@ -115,18 +114,6 @@ def test_distilled_logits_are_the_mean_of_both_heads() -> None:
     torch.testing.assert_close(dist, model.head_dist(features.prefix[:, 1]))  # type: ignore[misc]
 
 
-def test_distilled_training_returns_the_pair_in_training_only_as_timm_does() -> None:
-    theirs = shake(VisionTransformerDistilled(**VIT))
-    model = build(distilled=True)
-    model.load_state_dict(theirs.state_dict())
-    x = images(model)
-    for m in (model, theirs):
-        m.set_distilled_training(True)
-    for ours, expected in zip(model.train()(x), theirs.train()(x), strict=True):
-        torch.testing.assert_close(ours, expected)
-    torch.testing.assert_close(model.eval()(x), theirs.eval()(x))
-
-
 def test_a_distilled_model_pools_its_tokens_only() -> None:
     with pytest.raises(ValueError, match="global_pool"):
         VisionTransformer(**VIT, distilled=True, global_pool="avg")
@@ -135,24 +122,13 @@ def test_a_distilled_model_pools_its_tokens_only() -> None:
 
 
 def test_a_model_without_a_class_token_pools_its_patches_and_a_distilled_one_takes_no_registers() -> None:
-    with pytest.raises(ValueError, match="class_token is false; give global_pool: avg"):
+    with pytest.raises(ValueError, match="class_token is false; give avg"):
         VisionTransformer(**VIT, class_token=False)
-    with pytest.raises(ValueError, match="class_token is false; give global_pool: avg"):
+    with pytest.raises(ValueError, match="class_token is false; give avg"):
         VisionTransformer(**VIT, class_token=False, global_pool="avg").reset_classifier(3, "token")
     for changes in ({"class_token": False}, {"reg_tokens": 1}):
         with pytest.raises(ValueError, match="leave both settings out"):
             VisionTransformer(**VIT, distilled=True, **changes)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="reg_tokens is -1"):
-        VisionTransformer(**VIT, reg_tokens=-1)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"attn_drop_rate": 1.5}, {"attn_drop_rate": -0.2}, {"mlp_ratio": -1}, {"mlp_ratio": 0.01}], ids=str
-)
-@pytest.mark.parametrize("small", [SMALL["vit"], SMALL["swin"]])
-def test_a_rate_or_an_mlp_out_of_range_is_refused(small: Callable[..., nn.Module], wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        small(**wrong)
 
 
 @pytest.mark.parametrize("changes", [{"reg_tokens": 3}, {"class_token": False, "global_pool": "avg"}], ids=str)
@@ -203,14 +179,9 @@ def test_processes_together_drop_what_one_would(layer: nn.Module, monkeypatch: p
         assert torch.equal(layer(x[own]), whole[own])
 
 
-def test_widths_and_heads_that_do_not_fit_name_those_that_do() -> None:
-    with pytest.raises(ValueError, match=r"24 .* 5 heads.*20 or 25.*\[3, 4, 6\]"):
+def test_a_width_that_does_not_divide_among_the_heads_is_answered_with_those_that_do() -> None:
+    with pytest.raises(ValueError, match=r"24 .* 5 heads.*20 or 25"):
         VisionTransformer(**VIT | {"num_heads": 5})
-
-
-def test_a_vit_has_blocks() -> None:
-    with pytest.raises(ValueError, match="at least one block"):
-        VisionTransformer(**VIT | {"depth": 0})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -318,9 +289,7 @@ def test_averages_of_a_batch_norm_outlive_a_batch_that_is_not_finite() -> None:
         assert average[1] != known[1]
 
 
-def test_a_norm_that_there_is_not_and_statistics_counted_twice_are_refused() -> None:
-    with pytest.raises(ValueError, match="norm must be layer or batch, not group"):
-        build(norm="group")
+def test_statistics_counted_twice_are_refused() -> None:
     with pytest.raises(ValueError, match="grad_checkpointing: true would average each batch twice"):
         build(norm="batch", grad_checkpointing=True)
 

@@ -9,8 +9,6 @@ from timm.models.swin_transformer import window_partition as timm_partition
 from torchvision.models.swin_transformer import shifted_window_attention
 
 from tests.models.small_models import SMALL, shake
-from vitlab.models.bias_tables import relative_position_index, resize_bias_table
-from vitlab.models.stages import merge_2x2, stage_maps, stage_windows
 from vitlab.models.swin_v2 import ContinuousBias
 from vitlab.models.windows import (
     ScaledUnit,
@@ -18,9 +16,14 @@ from vitlab.models.windows import (
     clamp_window,
     in_windows,
     join_windows,
+    merge_2x2,
     pad_to_windows,
+    relative_position_index,
+    resize_bias_table,
     shift_mask,
     split_windows,
+    stage_maps,
+    stage_windows,
 )
 
 

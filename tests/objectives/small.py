@@ -12,7 +12,7 @@ from vitlab.config import Config
 from vitlab.models import Backbone, Features, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.layers import fan_in
 from vitlab.objectives import Objective
-from vitlab.objectives.pretraining import embed_hiding
+from vitlab.objectives.masking import embed_hiding
 
 SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "drop_path_rate": 0.0, "init": fan_in}
 STAGES = {"patch_size": 1, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}

@@ -14,7 +14,7 @@ from vitlab.optim import AnyOptimizer
 
 @pytest.mark.parametrize("name", ["lr", "weight_decay"])
 def test_what_the_groups_set_is_no_argument(name: str) -> None:
-    with pytest.raises(ValueError, match=f"arguments.{name} is 0.1; give `{name}` beside it"):
+    with pytest.raises(ValueError, match=f"arguments has {name}; give it beside `arguments`"):
         AnyOptimizer(1e-3, optimizer=torch.optim.NAdam, arguments={name: 0.1})
 
 

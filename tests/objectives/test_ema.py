@@ -59,8 +59,3 @@ def test_warmup_starts_fast_and_ends_at_the_decay() -> None:
     assert ema.at(1) == 2 / 11
     assert ema.at(1_000_000) == 0.999
     assert Ema(decay=0.999, warmup=False).at(1) == 0.999
-
-
-def test_a_decay_of_one_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ema\.decay is 1"):
-        Ema(decay=1.0)

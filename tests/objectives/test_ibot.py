@@ -192,16 +192,6 @@ def test_shares_that_cannot_be_drawn_are_refused(ratio: tuple[float, ...], width
         ibot(pred_ratio=ratio, pred_ratio_var=width)
 
 
-def test_a_temperature_of_patches_that_overflows_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"temperature is 0.01; with sinkhorn give 0.012"):
-        ibot(sinkhorn=True, warmup_teacher_patch_temp=0.01)
-
-
-def test_a_temperature_of_patches_of_zero_is_refused_by_its_name() -> None:
-    with pytest.raises(ValueError, match=r"above 0: teacher_patch_temp 0\.0, warmup_teacher_patch_temp 0\.04"):
-        ibot(teacher_patch_temp=0.0)
-
-
 def test_the_token_of_hidden_patches_learns_as_the_embedding_does() -> None:
     """As in DINOv2's get_vit_lr_decay_rate, where it is of layer 0, as the class token."""
     objective = ibot()

@@ -129,12 +129,3 @@ def test_a_single_view_is_refused_before_the_run_begins(
     said = capsys.readouterr().err
     assert "LeJEPA compares several views of an image; set data.multi_crop, with two views or more." in said
     assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"lamb": 1.5}, "lamb is 1.5; give the share of SIGReg"), ({"num_slices": 0}, "num_slices 0 are 1 or more")],
-)
-def test_wrong_numbers_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        lejepa(**changes)

@@ -222,12 +222,6 @@ def test_class_and_mask_token_are_decayed_as_released() -> None:
     assert mae().no_weight_decay() == set()
 
 
-@pytest.mark.parametrize(("ratio", "hidden"), [(0.0, 0), (1.0, 16), (0.99, 16), (1.5, 24), (-0.1, -2)])
-def test_a_ratio_that_hides_nothing_or_all_is_refused(ratio: float, hidden: int) -> None:
-    with pytest.raises(ValueError, match=rf"mask_ratio {ratio} of 16 patches hides {hidden};"):
-        mae(mask_ratio=ratio)
-
-
 def test_a_decoder_that_does_not_divide_among_its_heads_is_refused() -> None:
     with pytest.raises(ValueError, match="decoder_embed_dim of 32 does not divide among 3 heads"):
         mae(decoder_num_heads=3)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from tests.objectives.small import BACKBONES, quick_trainer
 from vitlab.data import Digits
-from vitlab.models import VisionTransformer, vit_tiny_patch16_224
+from vitlab.models import vit_tiny_patch16_224
 from vitlab.models.weights import load_weights
 from vitlab.objectives import MAE, Objective, Pretraining, SimMIM, Supervised
 from vitlab.objectives.ema import Ema, WeightAverage
@@ -111,10 +111,3 @@ def test_the_best_epoch_of_an_objective_without_a_teacher_is_of_the_lowest_valid
         backbone, AdamW(1e-3), WarmupCosine(), decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
     )  # type: ignore[arg-type]
     assert objective.monitor == ("val/loss", "min")
-
-
-def test_a_backbone_of_other_channels_than_the_data_is_refused() -> None:
-    backbone = VisionTransformer(8, 4, in_chans=4, num_classes=10, embed_dim=8, depth=1, num_heads=2)
-    objective = Supervised(backbone, AdamW(1e-3), WarmupCosine())
-    with pytest.raises(ValueError, match=r"takes images of 4 channels and the data have 1; give it in_chans=1\."):
-        quick_trainer(**SHORT).fit(objective, datamodule=Digits(batch_size=8))

@@ -11,18 +11,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch.strategies import FSDPStrategy
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
 from tests.conftest import TINY
 from tests.objectives.small import CROPS
 from tests.objectives.test_distributed import FIT_EACH, MUON, SWIN_V2, VIT, experiment
-from vitlab.config import Config, merge
+from vitlab.config import Config, load_yaml, merge
 from vitlab.models import SwinTransformer
 from vitlab.objectives import Supervised
 from vitlab.objectives.ema import Ema
-from vitlab.objectives.sharding import apply_fsdp, refuse_other_sharding
+from vitlab.objectives.sharding import apply_fsdp
 from vitlab.optim import AdamW, WarmupCosine
 
 TWO_STEPS: Config = {
@@ -54,8 +53,8 @@ PARTS: Config = {"class_path": "fit_each.Parts"}
 
 
 def write(root: str, name: str, changes: Config) -> str:
-    strategy = {"shared": "fsdp2", "whole": "ddp"}[root]
-    config = merge(merge(EXPERIMENTS[name], TWO_STEPS), {"run": {"root": root}, "trainer": {"strategy": strategy}})
+    strategy = load_yaml("overlays/fsdp2") if root == "shared" else {"trainer": {"strategy": "ddp"}}
+    config = merge(merge(merge(EXPERIMENTS[name], TWO_STEPS), {"run": {"root": root}}), strategy)
     callbacks = [*config["trainer"].get("callbacks", []), *([PARTS] if root == "shared" else [])]
     path = Path(f"{root}-{changes['run']['name']}.yaml")
     path.write_text(yaml.safe_dump(merge(merge(config, {"trainer": {"devices": 2, "callbacks": callbacks}}), changes)))
@@ -119,11 +118,6 @@ def test_blocks_of_any_network_are_sharded(tmp_path: Path) -> None:
     finally:
         torch.distributed.destroy_process_group()
     assert sum(isinstance(module, FSDPModule) for module in objective.modules()) == 2 * 3 + 1
-
-
-def test_lightnings_older_sharding_is_refused() -> None:
-    with pytest.raises(ValueError, match="use fsdp2"):
-        refuse_other_sharding(FSDPStrategy())
 
 
 @pytest.mark.gpu

@@ -88,15 +88,17 @@ def test_the_newest_whole_state_is_taken_and_the_others_named(tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"every_n_steps": 0}, "every_n_steps is 0"),
-        ({"pause_after": 0}, "pause_after is 0"),
-        ({"every_n_minutes": 0.0}, "every_n_minutes is 0"),
-        ({"max_time_share": 0.0}, "max_time_share is 0"),
+        ({"every_n_steps": 0}, "every_n_steps: must be >0."),
+        ({"pause_after": 0}, "pause_after: must be >0."),
+        ({"every_n_minutes": 0.0}, "every_n_minutes: must be >0."),
+        ({"max_time_share": 2.0}, "max_time_share: must be >=0 and <=1."),
     ],
 )
-def test_what_would_never_write_is_refused(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Checkpointing(**setting)
+def test_a_setting_out_of_range_is_refused(
+    setting: dict[str, Any], message: str, tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", ["--config", str(tiny({"run": {"checkpoint": setting}}))]) == 2
+    assert message in capsys.readouterr().err
 
 
 class _Clock:

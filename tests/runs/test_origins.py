@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vitlab.commands.dispatch import run
-from vitlab.runs import origins
-from vitlab.runs.origins import continued, sources, weights
+from vitlab.runs import record
+from vitlab.runs.record import continued, sources, weights
 
 SHIFTED = """
 import torch
@@ -50,7 +50,7 @@ def test_a_class_of_the_users_own_is_recorded_by_the_hash_of_its_files(own_class
     (path, source), *others = recorded("one")["sources"].items()
     assert (path, others) == ("own_shifted.Shifted", [])
     assert not {"weights", "changed"} & recorded("one").keys()
-    assert recorded("one")["code"] == origins.code()
+    assert recorded("one")["code"] == record.code()
     assert Path(source["file"]) == Path("own_shifted.py").resolve()
 
     config = {"model": {"class_path": "own_shifted.Shifted"}}
@@ -90,14 +90,14 @@ def test_the_code_that_trains_has_a_hash(monkeypatch: pytest.MonkeyPatch, tmp_pa
     for folder in (models, studies):
         folder.mkdir(parents=True)
         (folder / "a.py").write_text("a = 1\n")
-    monkeypatch.setattr(origins, "__file__", str(models / "origins.py"))
-    before = origins.code()
+    monkeypatch.setattr(record, "__file__", str(models / "record.py"))
+    before = record.code()
     (studies / "a.py").write_text("a = 2\n")  # a report does not train
-    assert origins.code() == before
+    assert record.code() == before
     (models / "a.py").write_text("a = 2\n")
-    changed = origins.code()
+    changed = record.code()
     (models / "a.py").rename(models / "b.py")
-    assert len({before, changed, origins.code()}) == 3
+    assert len({before, changed, record.code()}) == 3
 
 
 def test_a_run_that_continues_with_other_code_says_so() -> None:

@@ -26,7 +26,7 @@ from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.runs.exactness import differences_after_kills
 from vitlab.runs.knn_monitor import KnnMonitor
-from vitlab.runs.metrics_csv import MetricsFile
+from vitlab.runs.loggers import MetricsFile
 from vitlab.runs.record import RunRecord, erase
 
 
@@ -222,7 +222,7 @@ def test_a_long_epoch_is_heard_of_before_it_ends(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = itertools.count(0, 60)  # each look at the clock is a minute later, so a line is due
-    monkeypatch.setattr("vitlab.runs.progress_bar.time.perf_counter", lambda: float(next(seconds)))
+    monkeypatch.setattr("vitlab.runs.trainer.time.perf_counter", lambda: float(next(seconds)))
     run("fit", ["--config", str(tiny())])
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch 1/1")]
     assert len(lines) > 2

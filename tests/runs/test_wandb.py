@@ -17,7 +17,7 @@ import wandb
 from tests.conftest import EXPERIMENTS
 from tests.fake_wandb import Server, wandb_server
 from vitlab.commands.dispatch import run
-from vitlab.runs.wandb import UnbreakableWandbLogger
+from vitlab.runs.loggers import UnbreakableWandbLogger
 
 Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
@@ -156,7 +156,7 @@ FILL = """
 import subprocess, sys
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", "runs/tiny/seed-0/wandb"], check=True)
 from vitlab.commands.dispatch import run
-from vitlab.runs.wandb import UnbreakableWandbLogger
+from vitlab.runs.loggers import UnbreakableWandbLogger
 log_metrics, seen = UnbreakableWandbLogger.log_metrics, []
 def logged(self, metrics, step=None):
     seen.append(step)

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from vitlab.runs.metrics_csv import MetricsFile
-from vitlab.runs.wandb import UnbreakableWandbLogger, Wandb
+from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
 
 
 @pytest.fixture

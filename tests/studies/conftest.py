@@ -9,8 +9,8 @@ import fake_vitlab
 import pytest
 from fake_study import Digits
 
+from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.state import Outcome
 from vitlab.studies.training import run_all as runner
 
 

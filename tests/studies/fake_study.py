@@ -22,7 +22,8 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.studies import resolved
 from vitlab.studies.file import runs as grid
-from vitlab.studies.file.budget import Budget, refuse_unknown
+from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.format import refuse_unknown
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study
@@ -183,7 +184,7 @@ def results(correct: dict[str, dict[int, np.ndarray]], **changes: Any) -> StudyR
         Path("base.yaml"),
         {name: {} for name in correct},
         seeds,
-        Budget("epochs", 2),
+        Budget(epochs=2),
         [],
         None,
     )

@@ -68,8 +68,8 @@ def study(folder: Path, address: str | None) -> None:
     import fake_vitlab
 
     from vitlab.studies import compare as module
+    from vitlab.studies.file.registration import Outcome
     from vitlab.studies.file.runs import Run
-    from vitlab.studies.file.state import Outcome
     from vitlab.studies.training.executors import new_executor
 
     fake_study.patch(fake_study.Digits())

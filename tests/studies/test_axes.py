@@ -16,7 +16,7 @@ from referee.report.drawing import draw  # before a test leaves the charts empty
 from vitlab.config import merge, nest
 from vitlab.studies.compare import RunsFailed, compare, in_turn
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.state import Outcome
+from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.page import line_of
 from vitlab.studies.resolved import ResolvedStudy
@@ -234,16 +234,19 @@ def test_a_damaged_record_of_images_stops_no_report(tmp_path: Path) -> None:
     [
         (
             {"along": {"train_images": [50]}},
-            "along: train_images: .50.. Expected a list of two different numbers or more",
+            "along: train_images: .50.. List should have at least 2 items",
         ),
-        ({"along": {"train_images": [50, 50]}}, "Expected a list of two different numbers or more"),
+        ({"along": {"train_images": [50, 50]}}, ".50, 50. contains 50 twice"),
         ({"along": {"train_images": [0, 50]}}, "Expected numbers above 0"),
-        ({"along": [50, 100]}, "Expected one axis and its values, like {train_images: .50, 100, 200.}"),
+        ({"along": [50, 100]}, "along: .50, 100.. It should be a valid dictionary"),
         ({"along": {"images": [50, 100]}}, "an axis of budgets, and budget: 4 epochs. Remove one of the two"),
-        ({"along": {"epochs": [5, 10], "train_images": [50, 100]}, "budget": "absent"}, "Expected one axis"),
+        (
+            {"along": {"epochs": [5, 10], "train_images": [50, 100]}, "budget": "absent"},
+            "Dictionary should have at most 1 item",
+        ),
         ({"along": {"train_images": [50, 100]}, "seeds": {"from": 4, "to": 8}}, "have the same seeds. Give `seeds` as"),
         ({"along": {"data": {"a b": {}, "a-b": {}}}}, "unknown axis of `along` `data`"),
-        ({"along": {LR: [0.1, "high"]}}, "Expected a list of two different numbers or more"),
+        ({"along": {LR: [0.1, "high"]}}, f"{LR}: 'high'. It should be a valid number"),
         ({"along": {"train_images": [50, 100]}, "test": "exact", "seeds": [1, 2, 3, 4, 5]}, "exact has no crossings"),
         ({"along": {"train_image": [50, 100]}}, "unknown axis of `along` `train_image`. Did you mean `train_images`"),
     ],

@@ -76,18 +76,18 @@ def test_runs_of_older_versions_say_nothing_of_their_cost() -> None:
 
 def test_what_a_budget_planned_and_the_runs_spent_is_compared() -> None:
     speeds = {"ViT": 1_000.0, "Swin": 1_000.0}
-    assert cost_remarks(study(speeds, Budget("flops", 6e9))) == []  # 2,000 images of 3 MFLOP
-    (line, _) = cost_remarks(study(speeds, Budget("flops", 6e9), flops=2e6))  # the objective does less than planned
+    assert cost_remarks(study(speeds, Budget(flops=6e9))) == []  # 2,000 images of 3 MFLOP
+    (line, _) = cost_remarks(study(speeds, Budget(flops=6e9), flops=2e6))  # the objective does less than planned
     assert "ViT spent 67 % of its budget of 6e+09 training FLOPs." in plain(line)
-    assert cost_remarks(study(speeds, Budget("epochs", 2), seconds=600.0)) == []
-    (line, _) = cost_remarks(study(speeds, Budget("images", 1_600)))
+    assert cost_remarks(study(speeds, Budget(epochs=2), seconds=600.0)) == []
+    (line, _) = cost_remarks(study(speeds, Budget(images=1_600)))
     assert "ViT spent 125 % of its budget of 1,600 training images" in plain(line)
-    found = study(speeds, Budget("flops", 3e6 * 400))  # of each of five folds
+    found = study(speeds, Budget(flops=3e6 * 400))  # of each of five folds
     assert cost_remarks(dataclasses.replace(found, study=dataclasses.replace(found.study, folds=5))) == []
 
 
 def test_the_tables_have_what_the_runs_logged() -> None:
-    found = costing(study({"ViT": 602.0}, Budget("flops", 6e9), flops=3.3e6), ViT={"train_peak_bytes": 4e6})
+    found = costing(study({"ViT": 602.0}, Budget(flops=6e9), flops=3.3e6), ViT={"train_peak_bytes": 4e6})
     *_, cost, of_a_run, note = cost_section(found, {"accuracy_against_cost": Drawing(None, "", "")})  # type: ignore[arg-type]
     assert isinstance(cost, Table)
     assert isinstance(of_a_run, Table)

@@ -8,7 +8,7 @@ from referee.statistics.comparison import Dependence
 from referee.statistics.curves import Crossing, Gap, crossing, law, mean_interval, power_law
 from scipy import stats
 
-from benchmarks.crossings import APART, CROSSING, TURNS, World, shares
+from benchmarks.simulations import APART, CROSSING, TURNS, World, shares
 
 STUDIES = 60
 
@@ -72,7 +72,7 @@ def test_curves_that_cross_twice_have_no_single_crossing() -> None:
     assert crossing(x, gaps(np.full(5, 0.2), other, 1e-4)) is None
 
 
-# The truth is planted by `benchmarks.crossings`, which draws images, seeds and flips; 500 studies a world are in
+# The truth is planted by `benchmarks.simulations`, which draws images, seeds and flips; 500 studies a world are in
 # docs/studies.md. Limits: one in a thousand for a coverage of 93 %, and for claims in 5 %.
 @pytest.mark.parametrize("world", [*CROSSING, *TURNS], ids=str)
 def test_a_planted_crossing_lies_inside_its_interval(world: World) -> None:

@@ -15,8 +15,8 @@ from referee.report.document import Details, Part, Table
 from referee.report.drawing import Drawing
 from referee.statistics.comparison import differences, least_visible
 
+from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import figures
 from vitlab.studies.results.table import StudyResults
 

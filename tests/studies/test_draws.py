@@ -14,7 +14,7 @@ from vitlab.config import Config, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.study import read_study
-from vitlab.studies.file.vary import describe_draws
+from vitlab.studies.file.variants import describe_draws
 
 Write = Callable[..., Path]
 
@@ -55,11 +55,11 @@ def test_each_kind_varies_alone_in_real_runs(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
-        ([], "vary: []. Expected a list of what seeds draw, any of init, order, augmentation, images."),
-        ("init", "vary: 'init'. Expected"),
-        (["weights"], "vary: ['weights']. Expected"),
-        ([["init"]], "vary: [['init']]. Expected"),
-        ([{"init": 1}], "vary: [{'init': 1}]. Expected"),
+        ([], "vary: []. List should have at least 1 item"),
+        ("init", "vary: 'init'. It should be a valid list"),
+        (["weights"], "vary: 'weights'. It should be 'init', 'order', 'augmentation' or 'images'"),
+        ([["init"]], "vary: ['init']. It should be"),
+        ([{"init": 1}], "vary: {'init': 1}. It should be"),
     ],
 )
 def test_an_unknown_draw_is_refused(write_study: Write, vary: object, message: str) -> None:

@@ -17,16 +17,14 @@ from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.signals import UNWRITTEN
 from vitlab.studies.compare import compare
+from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run, plan
-from vitlab.studies.file.state import Outcome
 from vitlab.studies.file.study import read_study
-from vitlab.studies.training import executors, task
+from vitlab.studies.training import executors
 from vitlab.studies.training import run_all as run_all_module
-from vitlab.studies.training.executors import Fleet, new_executor
-from vitlab.studies.training.progress import Display
-from vitlab.studies.training.run_all import run_all
+from vitlab.studies.training.executors import Fleet, RunTask, new_executor
+from vitlab.studies.training.run_all import Display, run_all
 from vitlab.studies.training.slurm import Submitit, _Requeued, slurm
-from vitlab.studies.training.task import RunTask
 
 Write = Callable[..., Path]
 PAIR = {"A": variant(0.9), "B": variant(0.8)}
@@ -145,7 +143,7 @@ def test_a_run_whose_machine_has_no_room_is_submitted_again(
     tries: int, finishes: bool, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(task, "FULL_SECONDS", 0.0)
+    monkeypatch.setattr(executors, "FULL_SECONDS", 0.0)
     monkeypatch.setattr(run_all_module, "TRIES", tries)
     (tmp_path / "full.py").write_text(FULL)
     run, *_ = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path / "runs")
@@ -292,4 +290,4 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setattr("vitlab.experiment.errors.find_spec", lambda package: None)
     with pytest.raises(ValueError, match=rf"pip install 'vitlab\[{name}\]'"):
-        getattr(executors, name)()
+        new_executor(name, [])

@@ -213,7 +213,7 @@ def test_the_report_shows_copies_of_training_images_and_prints_them_first(
     line = "Of 597 test images, exact copies are also 4 in the train split, which inflates accuracy: test/00000 = "
     assert line in report.read_text().replace("\u00a0", " ")
     printed = capsys.readouterr().out.replace("\u00a0", " ")
-    assert printed.index(line) < printed.index("Measuring cost")
+    assert printed.index(line) < printed.index("Small study: 3 variants")
 
 
 def test_copies_in_the_data_of_one_variant_alone_are_found(

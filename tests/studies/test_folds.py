@@ -12,11 +12,10 @@ import yaml
 from fake_study import FAKE_PROGRAM, Digits, plain, variant
 
 from vitlab.config import merge
-from vitlab.studies.compare import RunsFailed, compare, results_of
+from vitlab.studies.compare import RunsFailed, begun_study, compare, results_of
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
-from vitlab.studies.owner import begun_study
 from vitlab.studies.planning import plan_study
 from vitlab.studies.results.context import context_of
 
@@ -48,7 +47,7 @@ def test_folds_may_be_for_data_without_test_images(
     has_test: bool, folded: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = SimpleNamespace(data=SimpleNamespace(has_test=has_test))
-    monkeypatch.setattr("vitlab.studies.owner.experiment_of", lambda config: data)
+    monkeypatch.setattr("vitlab.studies.compare.experiment_of", lambda config: data)
     variants = {"A": variant(0.9), "B": variant(0.8, size=2.0)}  # a key of the second alone may differ
     size = "model.init_args.backbone.init_args.size"
     keys = ["model.init_args.backbone", size]

@@ -11,7 +11,7 @@ import pytest
 from fake_study import plain, results, variant
 
 from vitlab.studies.compare import compare
-from vitlab.studies.file.groups import groups_of, split_groups
+from vitlab.studies.file.fairness import groups_of, split_groups
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
@@ -61,7 +61,7 @@ def test_no_baseline_is_beaten_by_images_that_are_counted_ten_times() -> None:
     [
         ("val/", "groups: 'val/'. Expected a regular expression of image names, with one pair of parentheses"),
         ("(", "groups: '('. Expected a regular expression of image names"),
-        (7, "groups: 7. Expected a regular expression of image names"),
+        (7, "groups: 7. It should be a valid string"),
         ("(train)/", r"groups: '(train)/' does not match the image test/00000"),
         ("(test)/", "groups: '(test)/' puts all images into one group, test; it takes two or more"),
     ],

@@ -13,13 +13,11 @@ import yaml
 from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.signals import SIGNALS
+from vitlab.studies.file.registration import Outcome, conflicting, is_finished, refuse_conflicts
 from vitlab.studies.file.runs import Run, plan
-from vitlab.studies.file.state import Outcome, conflicting, is_finished, refuse_conflicts
 from vitlab.studies.file.study import read_study
-from vitlab.studies.training.executors import Local
-from vitlab.studies.training.progress import Display
-from vitlab.studies.training.run_all import in_order, last_lines, run_all
-from vitlab.studies.training.slots import Slots, allot
+from vitlab.studies.training.executors import Local, Slots, allot
+from vitlab.studies.training.run_all import Display, in_order, last_lines, run_all
 
 Write = Callable[..., Path]
 Start = Callable[..., tuple[list[Outcome], str]]

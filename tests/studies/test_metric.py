@@ -23,16 +23,15 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
 from vitlab.studies.file.runs import Run, plan
-from vitlab.studies.file.space import parse_tuning
+from vitlab.studies.file.space import Choice, Trial, Tune
 from vitlab.studies.file.study import read_study
-from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
-from vitlab.studies.training.progress import Active, Display, Progress
+from vitlab.studies.training.run_all import Active, Display, Progress
 
 RMSE = Metric("rmse", "min", one_class=False)
 
@@ -187,8 +186,8 @@ QUICKSTART = Path(__file__).parents[2] / "experiments" / "studies" / "quickstart
 @pytest.mark.parametrize(
     ("name", "mode", "message"),
     [
-        ("accurcy", "max", r"there is no accurcy\. There are .*top1, top5"),
-        ("tp1", "max", r"there is no tp1\. Did you mean top1\?"),
+        ("accurcy", "max", r"there is no accurcy\. Known: .*top1, top5"),
+        ("tp1", "max", r"there is no tp1\. Did you mean `top1`\?"),
         ("top1", "min", "top1 is better where it is higher, so its mode is max"),
         ("ece", "max", "ece is better where it is lower, so its mode is min"),
         ("loss", "max", "loss is better where it is lower, so its mode is min"),
@@ -265,7 +264,7 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
     """A probe runs once, after the training: no validation accuracy could choose."""
     study = read_study(QUICKSTART.parents[1] / "claims" / "momentum_teacher.yaml")
     lr = "model.init_args.optimizer.init_args.lr"
-    tuned = dataclasses.replace(study, tuning=parse_tuning({"space": {lr: [5.0e-4, 1.0e-3]}}, study.seeds))
+    tuned = dataclasses.replace(study, tuning=Tune.model_validate({"space": {lr: [5.0e-4, 1.0e-3]}}).of(study.seeds))
     with pytest.raises(ValueError, match=r"(?s)tune: DINO logs no k-NN accuracy of .*KnnMonitor"):
         plan(tuned, tmp_path)
     assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
@@ -274,7 +273,7 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
 def test_tuning_by_a_metric_of_test_images_alone_is_refused_before_the_first_run(tmp_path: Path) -> None:
     study = read_study(QUICKSTART)
     lr = "model.init_args.optimizer.init_args.lr"
-    tuning = parse_tuning({"space": {lr: [5.0e-4, 1.0e-3]}, "within": "study"}, study.seeds)
+    tuning = Tune.model_validate({"space": {lr: [5.0e-4, 1.0e-3]}, "within": "study"}).of(study.seeds)
     metric = {"name": "top1_size_8", "mode": "max"}
     with pytest.raises(ValueError, match=r"logs no val/top1_size_8 to choose by\.\nRank by one of val/"):
         plan(dataclasses.replace(study, tuning=tuning, metric=metric), tmp_path)
@@ -349,5 +348,5 @@ def test_a_margin_of_a_logarithmic_scale_is_a_factor(write_study: Callable[..., 
     metric = {"name": "rank", "mode": "max", "scale": "log"}
     with pytest.raises(ValueError, match=r"margin: 0\.5 is a factor where the metric has `scale: log`"):
         read_study(write_study(metric=metric, margin=0.5))
-    with pytest.raises(ValueError, match="for a ratio or a loss `scale: log`"):
+    with pytest.raises(ValueError, match=r"metric: scale: 'sqrt'. It should be 'log'"):
         read_study(write_study(metric=metric | {"scale": "sqrt"}))

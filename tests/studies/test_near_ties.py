@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.tuning_noise import Images, accuracies, rules, simulate
-from vitlab.studies.training.near_ties import choose, error_of_difference
+from benchmarks.simulations import Images, accuracies, rules, simulate
+from vitlab.studies.training.tuning import choose, error_of_difference
 
 nan = np.nan
 
@@ -49,7 +49,7 @@ def test_one_seed_has_the_error_of_the_validation_images_where_scores_are_accura
 def test_equal_architectures_stay_equal_though_tuned() -> None:
     """Own best values make them differ in over 15 % of studies; ties in at most 8, choices within seeds in 5.
 
-    240 studies: the bounds have 1.65 standard errors of a share. `benchmarks.tuning_noise` has 2,000 of each.
+    240 studies: the bounds have 1.65 standard errors of a share. `benchmarks.simulations` has 2,000 of each.
     """
     ways = rules(Images(2_000), Images(5_000))
     shares = {name: simulate(rule, accuracies(5, 0.5), 10, studies=240)[0] for name, rule in ways.items()}

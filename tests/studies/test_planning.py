@@ -13,6 +13,8 @@ from fake_study import variant
 from referee.statistics.sequential import level_after, levels
 
 from vitlab.commands.dispatch import run
+from vitlab.config import Config, dump_yaml, load_yaml, merge
+from vitlab.studies.compare import compare
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import describe, plan_study
@@ -71,6 +73,39 @@ def test_finished_runs_tell_variances_hours_and_disk(finished: Path, tmp_path: P
     assert table == ["3", "5", "7", "10", "15", "20"]
     found = [planned.detectable(n).point for n in (3, 5, 7)]
     assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "missed"),
+    [
+        ({"warmup_epochs": 50}, "warmup_epochs is 50: all of it is warm-up"),
+        ({"warmup_epochs": 3.0}, "warmup_epochs is 3: all of it is warm-up"),
+        ({"warmup_epochs": 1, "milestones": [3, 5]}, "the first of milestones is 3: the rate never falls"),
+        ({"warmup_epochs": 2.9}, ""),
+        ({"warmup_epochs": None}, ""),
+    ],
+)
+def test_a_schedule_as_long_as_the_budget_is_named_before_the_first_run_and_in_the_report(
+    schedule: Config,
+    missed: str,
+    write_study: Write,
+    tmp_path: Path,
+    in_process: None,
+    no_figures: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Although the base's own max_epochs would be enough: the budget replaces it."""
+    own = {"model": {"init_args": {"schedule": {"init_args": schedule}}}, "trainer": {"max_epochs": 100}}
+    variants = {name: merge(each, {"model": own["model"]}) for name, each in TWO.items()}
+    path = write_study(variants={"A": variants["A"], "B": TWO["B"]}, budget={"epochs": 3}, may_differ=["model"])
+    base = path.parent / "base.yaml"
+    base.write_text(dump_yaml({**load_yaml(base), "trainer": own["trainer"]}))
+    planned = describe(plan_study(path, tmp_path / "runs"), None)
+    report = compare(path, tmp_path / "runs").with_suffix(".md").read_text()
+    before = capsys.readouterr().out.partition("To train")[0]
+    for text in (planned, before, report):
+        assert (f"A: The run has 3 epochs and {missed}" in text) == bool(missed)
+        assert "B: The run" not in text
 
 
 def test_measured_joules_become_kilowatt_hours(finished: Path, tmp_path: Path) -> None:
@@ -175,6 +210,7 @@ def test_without_a_margin_the_study_as_it_is_written_is_planned(finished: Path, 
         (["--difference", "1"], "plan takes one study"),
         (["STUDY", "--seeds", "9"], "--seeds: the study's file says this; edit `seeds` there, or in a copy."),
         (["STUDY", "--budget.epochs=9"], "--budget.epochs=9: the study's file says this; edit `budget` there"),
+        (["STUDY", "--trainer.max_epochs", "9"], "the study's base says this; edit `trainer` there, or in a copy."),
         (["STUDY", "--data", "photos"], "--data: the study's file says this; give --data.root FOLDER."),
         (["STUDY", "--difference", "0"], "--difference 0: expected a number above 0"),
         (["STUDY", "--difference", "100"], "below 100"),

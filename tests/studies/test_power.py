@@ -17,7 +17,7 @@ from referee.statistics.power import (
 )
 from scipy import stats
 
-from benchmarks.planning import SETTINGS, Setting, holds, outcomes
+from benchmarks.simulations import SETTINGS, Setting, holds
 
 
 def pilot(variants: int, seeds: float, images: float = 0.0, test_images: int = 1) -> Pilot:
@@ -42,12 +42,12 @@ def test_four_of_five_studies_of_the_planned_size_settle_the_difference(
 
 @pytest.mark.parametrize("setting", SETTINGS[:5], ids=str)
 def test_the_range_contains_the_truth_in_four_of_five_pilots(setting: Setting) -> None:
-    """A short run of `benchmarks.planning`, whose table shows 84 % and more."""
+    """A short run of `benchmarks.simulations planning`, whose table shows 84 % and more."""
     rng = np.random.default_rng(1)
     truth = need(setting.truth, setting.difference / 100)
     inside, asked = [], []
     for _ in range(60):
-        known = measured(outcomes(rng, setting, setting.pilot), setting.variants)
+        known = measured(setting.draw(rng, setting.pilot), setting.variants)
         assert known is not None
         answer = need(known, setting.difference / 100)
         inside.append(holds(answer, truth))

@@ -5,7 +5,7 @@ import pytest
 
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
-from vitlab.studies.training.progress import (
+from vitlab.studies.training.run_all import (
     Active,
     Display,
     Progress,

@@ -11,8 +11,8 @@ from fake_study import AHEAD, costing, plain, results, seeds
 from vitlab.config import ABSENT
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.registration import UNFINISHED, Outcome
 from vitlab.studies.file.runs import Difference, Run
-from vitlab.studies.file.state import UNFINISHED, Outcome
 from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
 from vitlab.studies.report.verdict import verdict
 from vitlab.studies.results.context import Compute, Context, LeftOut, Trials
@@ -255,7 +255,7 @@ def test_unequal_numbers_of_training_images_are_named() -> None:
     (remark,) = remarks(summaries(ViT={"images_seen": 2100}))
     assert remark == "The runs did not see equally many training images: Swin 2,000; ViT 2,100."
     # A budget of FLOPs gives variants unequal numbers of images, but all runs of a variant the same.
-    assert remarks(summaries(Budget("flops", 1e9), ViT={"images_seen": 2100})) == []
+    assert remarks(summaries(Budget(flops=1e9), ViT={"images_seen": 2100})) == []
 
 
 def test_averaged_weights_that_are_clearly_better_are_named() -> None:

@@ -7,19 +7,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from fake_study import FAKE_PROGRAM, Digits, results, right, variant, write_study
 from matplotlib import figure as drawn
+from matplotlib.text import Text as Text2D
 from referee.formats import SPACE
 from referee.report import drawing
 from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.metric import TOP1
-from vitlab.studies.report import figures, page
+from vitlab.studies.report import figures, page, sections
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.robustness import CLEAN
 from vitlab.studies.results.table import StudyResults
@@ -346,6 +348,21 @@ def dump(page: Path, width: int = 1280) -> str:
         f"--user-data-dir={page.parent / 'profile'}", f"--window-size={width},2000", "--dump-dom", page.as_uri(),
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.parametrize("layout", [drawing.WIDE, drawing.NARROW])
+def test_names_of_80_characters_leave_charts_their_room(layout: drawing.Layout) -> None:
+    names = [f"Swin v2 with {part} and further words up to eighty characters: {part}".ljust(80, "x") for part in "AB"]
+    study = results({name: {1: right(0.9), 2: right(0.91)} for name in names})
+    for chart in figures.charts_for(TOP1):
+        figure = chart.draw(study, layout)
+        figure.savefig(BytesIO())  # a layout that was given up is a warning, and so an error
+        widest = sum(axes.get_position().width for axes in figure.axes[: layout.columns])
+        assert widest > 0.4, chart.name
+        shown = [text.get_text() for text in figure.findobj(Text2D)]
+        assert not [text for text in shown if names[0] in text]
+    rows = sections._ranked_rows(study)
+    assert {*names} <= {row.head for row in rows}
 
 
 @needs_browser

@@ -14,8 +14,8 @@ from referee.statistics.intervals import t_interval
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.state import Outcome
 from vitlab.studies.report import page, sections
 from vitlab.studies.report.remarks import not_beyond_baselines, remarks_above
 from vitlab.studies.report.verdict import read_looks, verdict

@@ -9,13 +9,12 @@ from fake_study import variant
 
 from vitlab.config import load_yaml, merge
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.compare import compare
+from vitlab.studies.compare import begun_study, claim_folder, compare
 from vitlab.studies.file.budget import Budget
-from vitlab.studies.file.overruled import overruled
+from vitlab.studies.file.fairness import overruled
+from vitlab.studies.file.registration import conflicting
 from vitlab.studies.file.runs import differing_keys, plan
-from vitlab.studies.file.state import conflicting
 from vitlab.studies.file.study import read_study, slug
-from vitlab.studies.owner import begun_study, claim_folder
 from vitlab.studies.training.run_all import write_config
 
 Write = Callable[..., Path]
@@ -60,7 +59,7 @@ def test_a_study_may_be_like_another_but_for_what_it_says(write_study: Write, tm
     assert (study.variants, study.may_differ) == (other.variants, other.may_differ)
     assert (study.base.resolve(), study.files["A"].resolve()) == (other.base.resolve(), tmp_path / "a.yaml")
     assert (study.budget, study.seeds, study.like) == (
-        Budget("epochs", 4),
+        Budget(epochs=4),
         [*range(7, 13)],
         path.parent / "../study.yaml",
     )
@@ -88,7 +87,7 @@ def test_what_a_study_is_like_does_not_depend_on_where_it_lies(tmp_path: Path) -
         digests.add(read_study(tmp_path / folder / "study.yaml").digest)
     (tmp_path / "link").symlink_to(tmp_path / "x/y")
     linked = read_study(tmp_path / "link/study.yaml")
-    assert (digests, linked.budget) == ({linked.digest}, Budget("images", 2000))  # instead of that one's epochs
+    assert (digests, linked.budget) == ({linked.digest}, Budget(images=2000))  # instead of that one's epochs
     for there in ("[]", "{A: a.yaml}"):
         (tmp_path / "x/other.yaml").write_text(f"variants: {there}\nbase: base.yaml\n")
         (tmp_path / "link/study.yaml").write_text("like: ../other.yaml\n")
@@ -154,7 +153,7 @@ def test_a_number_without_a_point_is_one_as_in_an_experiment(write_study: Write)
     )  # fmt: skip
     path.write_text(path.read_text().replace("MARGIN", "5e-1").replace("IMAGES", "1e5").replace("LOW", "1e-3"))
     study = read_study(path)
-    assert (study.margin, study.budget) == (0.5, Budget("images", 100_000))
+    assert (study.margin, study.budget) == (0.5, Budget(images=100_000))
     assert study.tuning is not None
     assert study.tuning.space == {"model.init_args.lr": [0.001, 1]}
 
@@ -165,14 +164,14 @@ BAD = {
     "no base": ({"base": "absent"}, "has no `base`"),
     "base names no file": ({"base": "nowhere.yaml"}, "base: nowhere.yaml does not exist"),
     "seeds twice": ({"seeds": [1, 2, 1]}, "contains 1 twice"),
-    "seeds from too few": ({"seeds": {"from": 2, "to": 9}}, "Expected whole numbers with 3 <= from <= to"),
-    "seeds without an end": ({"seeds": {"from": 4}}, "like {from: 4, to: 12}"),
-    "unknown key of the seeds": ({"seeds": {"from": 4, "till": 9}}, "unknown key of `seeds` `till`"),
-    "a metric that is a list": ({"metric": {"name": [5], "mode": "max"}}, "Expected a metric of summary.json"),
+    "seeds from too few": ({"seeds": {"from": 2, "to": 9}}, "Expected {from: 4, to: 12} with 3 <= from <= to"),
+    "seeds without an end": ({"seeds": {"from": 4}}, "Expected {from: 4, to: 12}"),
+    "unknown key of the seeds": ({"seeds": {"from": 4, "till": 9}}, "seeds: unknown key `till`"),
+    "a metric that is a list": ({"metric": {"name": [5], "mode": "max"}}, "metric: name: [5]. It should be a"),
     "folders of variants": ({"variants": {"A,B": {}, "AB": {}}}, "'A,B' and 'AB' would share the folder ab/"),
     "folders of places": ({"along": {"model.init_args.lr": [-1, 1]}}, "two places would share the folder vit-lr-1/"),
-    "no margin": ({"margin": 0}, "margin: 0. Expected a number above 0"),
-    "unknown test": ({"test": "sign"}, "one of pooled, exact, paired"),
+    "no margin": ({"margin": 0}, "margin: 0. It should be greater than 0"),
+    "unknown test": ({"test": "sign"}, "test: 'sign'. It should be 'pooled', 'exact' or 'paired'"),
     "an exact test of a growing list": ({"test": "exact", "seeds": {"from": 4, "to": 9}}, "a fixed list of seeds"),
     "an exact test of too few seeds": ({"test": "exact"}, "for 3 variants it takes 5, since p is at least 2 of 20"),
     "no seeds": ({"seeds": []}, "has no `seeds`"),
@@ -187,14 +186,14 @@ BAD = {
     "equal variants": ({"variants": {"A": variant(0.9), "B": variant(0.9)}}, "'A' and 'B'"),
     "refused by the experiment": ({"variants": {"A": variant(0.9), "B": {"x": 1}}}, "Variant 'B' of"),
     "may_differ misspelt": ({"may_differ": ["model.init_args.backbon"]}, "Did you mean `model.init_args.backbone`?"),
-    "budget of nothing": ({"budget": {"epochs": 0}}, "Expected a whole number from 1"),
+    "budget of nothing": ({"budget": {"epochs": 0}}, "budget: epochs: 0. It should be greater than 0"),
     "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops"),
     "tune misspelt": ({"tune": {"space": {"model.init_args.rl": [1, 2]}}}, "has a key `model.init_args.rl`. Did you"),
-    "one value": ({"tune": {"space": {"model.init_args.lr": [1]}}}, "Expected a list of values"),
+    "one value": ({"tune": {"space": {"model.init_args.lr": [1]}}}, "lr: [1]. List should have at least 2 items"),
     "equal values": ({"tune": {"space": {"model.init_args.lr": [1, 1]}}}, "would share the folder lr-1/"),
     "unknown key of tune": ({"tune": {"space": {"model": [1, 2]}, "sed": 4}}, "Did you mean `seeds`?"),
-    "tune as it was written": ({"tune": {"key": "lr", "values": [1, 2]}}, "Expected a mapping with a `space` of keys"),
-    "tune is a word": ({"tune": "lr"}, "Expected a mapping with a `space` of keys"),
+    "tune as it was written": ({"tune": {"key": "lr", "values": [1, 2]}}, "tune: unknown key `key`. Known: space"),
+    "tune is a word": ({"tune": "lr"}, "tune: 'lr'. It should be a valid dictionary"),
     "a batch is tuned at a budget of images": (
         {"tune": {"space": {"data.init_args.batch_size": [8, 16]}, "within": "study"}, "budget": {"images": 900}},
         "Give a budget in epochs"),
@@ -212,9 +211,9 @@ BAD = {
          "along": {"epochs": [2, 4]}}, "could give them other settings"),
     "a claim along an axis": (
         {"claim": {"sentence": "A"}, "along": {"train_images": [60, 120]}}, "Remove one of the two"),
-    "a question that is no text": ({"question": ["Which?"]}, "question: ['Which?']. Expected a text"),
+    "a question that is no text": ({"question": ["Which?"]}, "question: ['Which?']. It should be a valid string"),
     "an experiment": ({"variants": "absent", "model": {}}, "this is an experiment, not a study: it has no variants."),
-    "jobs of nothing": ({"jobs": 0}, "Expected a whole number from 1, or null"),
+    "jobs of nothing": ({"jobs": 0}, "jobs: 0. It should be greater than 0"),
 }  # fmt: skip
 
 

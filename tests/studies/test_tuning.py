@@ -16,11 +16,10 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 from vitlab.config import Config
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric
+from vitlab.studies.file.registration import Outcome, is_finished
 from vitlab.studies.file.runs import Run, differing_keys, plan
-from vitlab.studies.file.space import Tuning
-from vitlab.studies.file.state import Outcome, is_finished
+from vitlab.studies.file.space import Choice, Trial, Tuning
 from vitlab.studies.file.study import Study, read_study
-from vitlab.studies.file.trials import Choice, Trial
 from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
 from vitlab.studies.training.tuning import _score, refuse_unfit_images, tune
 
@@ -96,11 +95,11 @@ def test_tuning_seeds_are_three_that_the_study_lacks(write_study: Write) -> None
     assert within.tuning.seeds == seeds  # type: ignore[union-attr]
     assert read_study(write_study(tune={**TUNE, "within": "seed"}, seeds=seeds)).tuning == within.tuning
     for wrong, message in (
-        ({"within": "seeds"}, "tune: within: 'seeds'. Expected `seed` or `study`"),
+        ({"within": "seeds"}, "tune: within: 'seeds'. It should be 'seed' or 'study'"),
         ({"within": "seed", "seeds": [7]}, r"tune: seeds: \[7\], but `within: seed` tunes with the study's seeds"),
-        ({"trials": 4}, "unknown key of `tune` `trials`"),
-        ({"space": {"lr": [0.1]}}, "tune: space: lr: .* Expected a list of values, like"),
-        ({"space": {"lr": {"from": 0.1, "to": 1.0}}}, "tune: space: lr: .* Expected a list of values, like"),
+        ({"trials": 4}, "tune: unknown key `trials`"),
+        ({"space": {"lr": [0.1]}}, r"tune: space: lr: \[0.1\]. List should have at least 2 items"),
+        ({"space": {"lr": {"from": 0.1, "to": 1.0}}}, "tune: space: lr: {.*}. It should be a valid list"),
         ({"seeds": [7, 7]}, r"tune: seeds: \[7, 7\] contains 7 twice"),
     ):
         with pytest.raises(ValueError, match=rf"study\.yaml: {message}"):

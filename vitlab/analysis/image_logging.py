@@ -21,9 +21,9 @@ from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives import Distillation
 from vitlab.objectives.pretraining import MaskedPretraining
 from vitlab.objectives.sharding import gathered, is_sharded
-from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.runs.checkpoints import is_last_epoch
+from vitlab.runs.loggers import UnbreakableWandbLogger
 from vitlab.runs.record import RunRecord
-from vitlab.runs.wandb import UnbreakableWandbLogger
 
 
 class Pictures(Callback, ABC):

@@ -1,1 +1,1 @@
-"""The commands of `python -m vitlab`, one file each."""
+"""The commands of `python -m vitlab`."""

@@ -15,10 +15,15 @@ from vitlab.internals import is_out_of_memory
 from vitlab.signals import UNWRITTEN
 
 EVALUATIONS = ("validate", "test")  # methods of an experiment, which print their metrics
+MODULES = {  # of commands that share one; each is its function `run_<command>`
+    **dict.fromkeys(("list", "rm", "verify"), "runs"),
+    **dict.fromkeys(("predict", "embed", "visualize"), "pictures"),
+    **dict.fromkeys(("compare", "plan", "verdict"), "studies"),
+}
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Run `vitlab.commands.<command>`, or the method of an experiment, and return the exit status."""
+    """Run the module of a command, or the method of an experiment, and return the exit status."""
     status: int = 0
     try:
         if command == "fit":
@@ -26,7 +31,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         elif command in EVALUATIONS:
             getattr(experiment_of(arguments), command)()
         else:
-            status = import_module(f"vitlab.commands.{command}").run(arguments)
+            module = import_module(f"vitlab.commands.{MODULES.get(command, command)}")
+            status = getattr(module, f"run_{command}" if command in MODULES else "run")(arguments)
         sys.stdout.flush()
     except SystemExit as stop:
         return int(stop.code or 0)

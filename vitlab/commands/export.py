@@ -35,7 +35,10 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.deployment.export import export_onnx
     from vitlab.deployment.timm_config import write_timm_config
     from vitlab.models.weights import save_weights
+    from vitlab.runs.lock import refuse_links
 
+    if options.out is None:
+        refuse_links(experiment.directory, experiment.root)
     checkpoint = experiment.restore()
     folder = _made(options.out or experiment.directory / "export")
     encoder = experiment.objective.backbone if options.raw else experiment.model

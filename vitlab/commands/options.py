@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
+import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import takewhile
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from vitlab import log
 from vitlab.config import Config, expanded, load_yaml, merge, nest, pairs, parse_yaml, short, split, texts_of, trust
 from vitlab.experiment.class_names import PLACES
-from vitlab.experiment.errors import explain
+from vitlab.experiment.errors import SECTIONS, explain
 from vitlab.internals import options_of
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     """
     refuse_unknown_name(arguments)
 
-    from vitlab.commands.quiet import quiet
     from vitlab.experiment.experiment import Experiment
     from vitlab.experiment.parser import print_help_of_run
 
@@ -44,7 +46,6 @@ def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
     """Return the trained model that the arguments describe; that of a run alone needs no configuration to be read."""
     refuse_unknown_name(arguments)
 
-    from vitlab.commands.quiet import quiet
     from vitlab.deployment.load import load, of_experiment
 
     if len(arguments) == 2 and arguments[0] == "--config" and Path(arguments[1]).is_dir():
@@ -102,7 +103,8 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
         value = value if equals else next(pending, "")
         if not value or (value.startswith("--") and not equals):
             raise ValueError(f"{name} needs a value, like {name}=VALUE.")
-        data = merge(data, nest(short(name).removeprefix("--data."), parse_yaml(value, name)))
+        is_path = name.endswith(".root") and value != "null"  # a folder 0755 is no number
+        data = merge(data, nest(short(name).removeprefix("--data."), value if is_path else parse_yaml(value, name)))
     return rest, data
 
 
@@ -130,12 +132,49 @@ class StudyParser(argparse.ArgumentParser):
         from vitlab.studies.file.study import KEYS  # here, because commands import this first
 
         if unknown := [word for word in others if word.startswith("-")]:
-            if (key := re.split(r"[.=]", unknown[0].lstrip("-"))[0]) in (*KEYS, "data"):
+            if (key := re.split(r"[.=]", unknown[0].lstrip("-"))[0]) in (*KEYS, *SECTIONS):
                 remedy = "give --data.root FOLDER" if key == "data" else f"edit `{key}` there, or in a copy"
-                raise ValueError(f"{unknown[0]}: the study's file says this; {remedy}.")
+                where = "base" if key in SECTIONS and key != "data" else "file"
+                raise ValueError(f"{unknown[0]}: the study's {where} says this; {remedy}.")
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         if len(files) != 1:
             command = self.prog.split()[-2]
             named = " and ".join(files) or "none"
             raise ValueError(f"{command} takes one study, got {named}. For example: {command} my_study.yaml")
         return Path(files[0]), options
+
+
+SILENCED = (
+    # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
+    ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
+    # DINO and MSN have no loss to validate by; `val/knn` comes from a callback.
+    ".*but have no `validation_step`.*",
+    # Both report that a run is continued or trained further, which is intended.
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*The dirpath has changed from.*",
+    # True of every run on a login node of a cluster.
+    ".*`srun` command is available.*",
+    # What the first process logs for all: speed, k-NN.
+    r".*use `self.log\('(images_per_second|data_wait|tflops|mfu|val/(knn|rank|std))'.*",
+    # Lightning 2.6 calls torch's pytree in a way that torch 2.15 has deprecated.
+    ".*treespec, LeafSpec.*",
+)
+
+
+def quiet() -> None:
+    """Print vitlab's log to stderr, and of Lightning only what the user turned on: a profiler, a model summary."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("profilers.profiler", "callbacks.model_summary"):
+        logger = logging.getLogger(f"lightning.pytorch.{name}")
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(log.level)
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message=message)

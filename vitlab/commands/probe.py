@@ -39,7 +39,9 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.experiment.protocols import Protocol, measure
     from vitlab.experiment.same_images import OTHER
     from vitlab.runs.directory import RunDirectory
+    from vitlab.runs.lock import refuse_links
 
+    refuse_links(experiment.directory, experiment.root)
     protocol = options.protocol and Protocol.read(options.protocol, given)
     pretrained = any(key.startswith("model.init_args.backbone.") for key in weights_of(experiment.config))
     as_built = None if protocol or pretrained else copy.deepcopy(experiment.model)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitlab import log
-from vitlab.commands.options import StudyParser
+from vitlab.commands.options import StudyParser, quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,14 +33,16 @@ def run(arguments: Sequence[str]) -> int:
     import pandas as pd
 
     from vitlab.atomic_files import write_text
-    from vitlab.commands.quiet import quiet
     from vitlab.data.corruptions import CORRUPTIONS
     from vitlab.experiment.same_images import judged_by_features
     from vitlab.runs.directory import ROBUSTNESS, RunDirectory
+    from vitlab.runs.lock import refuse_links
     from vitlab.studies.file.format import clock
 
     quiet()
     runs = finished_runs(study)
+    for run in runs.values():
+        refuse_links(run, study.parent)
     if probed := [name for name, run in runs.items() if judged_by_features(RunDirectory(run).config)]:
         raise ValueError(
             f"--study {study} ranks {probed[0]} by its features (run.probe), and corruptions are measured on a "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitlab import log
-from vitlab.commands.options import StudyParser, with_config
+from vitlab.commands.options import StudyParser, quiet, with_config
 from vitlab.config import Config, merge
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def run(arguments: Sequence[str]) -> int:
     import pandas as pd
 
     from vitlab.atomic_files import write_text
-    from vitlab.commands.quiet import quiet
 
     quiet()
     jobs = [

@@ -9,13 +9,15 @@ from vitlab import exported
 
 if TYPE_CHECKING:
     from vitlab.data.augment import BatchAugment as BatchAugment
+    from vitlab.data.augment import Growth as Growth
     from vitlab.data.cifar import CIFAR10 as CIFAR10
     from vitlab.data.cifar import CIFAR100 as CIFAR100
     from vitlab.data.datamodule import ImageDataModule as ImageDataModule
+    from vitlab.data.dataset import PhotoSource as PhotoSource
     from vitlab.data.decoding import decode as decode
     from vitlab.data.digits import Digits as Digits
+    from vitlab.data.digits import PlacedDigits as PlacedDigits
     from vitlab.data.folds import Folds as Folds
-    from vitlab.data.growth import Growth as Growth
     from vitlab.data.hugging_face import HuggingFace as HuggingFace
     from vitlab.data.image_folder import ImageFolder as ImageFolder
     from vitlab.data.in_memory import InMemoryDataModule as InMemoryDataModule
@@ -26,18 +28,16 @@ if TYPE_CHECKING:
     from vitlab.data.multi_crop import Crops as Crops
     from vitlab.data.multi_crop import MultiCrop as MultiCrop
     from vitlab.data.photos import PhotoAugment as PhotoAugment
-    from vitlab.data.placed_digits import PlacedDigits as PlacedDigits
     from vitlab.data.shapes import Shapes as Shapes
-    from vitlab.data.source import PhotoSource as PhotoSource
 
 _MODULES = {
-    "augment": ["BatchAugment"],
+    "augment": ["BatchAugment", "Growth"],
     "cifar": ["CIFAR10", "CIFAR100"],
     "datamodule": ["ImageDataModule"],
+    "dataset": ["PhotoSource"],
     "decoding": ["decode"],
-    "digits": ["Digits"],
+    "digits": ["Digits", "PlacedDigits"],
     "folds": ["Folds"],
-    "growth": ["Growth"],
     "hugging_face": ["HuggingFace"],
     "image_folder": ["ImageFolder"],
     "in_memory": ["InMemoryDataModule", "TensorImages"],
@@ -46,8 +46,6 @@ _MODULES = {
     "mixup": ["Mixup"],
     "multi_crop": ["Crops", "MultiCrop"],
     "photos": ["PhotoAugment"],
-    "placed_digits": ["PlacedDigits"],
     "shapes": ["Shapes"],
-    "source": ["PhotoSource"],
 }
 __all__, __getattr__ = exported("vitlab.data", _MODULES)

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from vitlab.data.counter_rng import Draws, Stream, to_device
+from vitlab.data.decoding import Size
 
 CROP_SCALE = (0.08, 1.0)  # fraction of the area: Szegedy et al., "Going deeper with convolutions", section 6
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
@@ -48,21 +50,12 @@ class BatchAugment:
         erase_prob: probability of filling a random box with noise.
     """
 
-    shift: int = 0
-    shift_prob: float = 1.0
-    crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = CROP_RATIO
-    flip_prob: float = 0.0
-    erase_prob: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.shift < 0:
-            raise ValueError(f"augment.shift is {self.shift}; it is a number of pixels, 0 or more.")
-        for name in ("shift_prob", "flip_prob", "erase_prob"):
-            check_probability(f"augment.{name}", vars(self)[name])
-        if self.crop_scale is not None:
-            check_range("augment.crop_scale", self.crop_scale, most=1.0)
-        check_range("augment.crop_ratio", self.crop_ratio)
+    shift: NonNegativeInt = 0
+    shift_prob: ClosedUnitInterval = 1.0
+    crop_scale: tuple[ClosedUnitInterval, ClosedUnitInterval] | None = None
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = CROP_RATIO
+    flip_prob: ClosedUnitInterval = 0.0
+    erase_prob: ClosedUnitInterval = 0.0
 
     def distort(self, images: Batch8, draws: Draws) -> Batch8:
         """Shift, crop and flip, each where it is on."""
@@ -75,18 +68,36 @@ class BatchAugment:
         return flip(images, draws.uniform(Stream.FLIP, 1), self.flip_prob) if self.flip_prob > 0 else images
 
 
-def check_probability(name: str, value: float) -> None:
-    """Raise ValueError for a value outside 0 to 1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; a probability lies between 0 and 1.")
+@dataclass(kw_only=True, unsafe_hash=True)
+class Growth:
+    """Training images that grow over the run: small ones are cheap while the network learns what is coarse.
 
+    Progressive resizing, as in EfficientNetV2 (Tan and Le 2021, https://arxiv.org/abs/2104.00298, section 4). With
+    patches of one size, a transformer sees fewer tokens of them, and resizes its position embeddings.
 
-def check_range(name: str, value: tuple[float, float], most: float = math.inf) -> None:
-    """Raise ValueError unless 0 < low <= high <= most."""
-    low, high = value
-    if not 0 < low <= high <= most:
-        limit = "" if most == math.inf else f" and at most {most:g}"
-        raise ValueError(f"{name} is [{low}, {high}]; give two numbers above 0{limit}, the smaller first.")
+    Args:
+        start: side in pixels at first.
+        step: pixels by which it grows each time, a multiple of the model's patch.
+        until: fraction of the run after which images have `image_size`; smaller sizes get equal shares before it.
+    """
+
+    start: PositiveInt
+    step: PositiveInt
+    until: ClosedUnitInterval = 0.6
+
+    def sides(self, image_size: int) -> list[int]:
+        """Return all sides in order."""
+        return [*range(self.start, image_size, self.step), image_size]
+
+    def side(self, image_size: int, progress: float) -> int:
+        """Return the side at a point of the run, from 0 to 1."""
+        sides = self.sides(image_size)
+        return sides[min(int(progress / self.until * (len(sides) - 1)), len(sides) - 1)]
+
+    def shares(self, image_size: int) -> dict[Size, float]:
+        """Return the fraction of the run for which each side is used."""
+        sides: list[Size] = [*self.sides(image_size)]
+        return {side: self.until / (len(sides) - 1) for side in sides[:-1]} | {image_size: 1 - self.until}
 
 
 def shift_and_flip(images: Batch8, draws: Draws, pixels: int, prob: float, flip_prob: float) -> Batch8:

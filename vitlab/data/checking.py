@@ -1,13 +1,19 @@
-"""The check before training that every photograph can be decoded; its results are cached."""
+"""The check before training that every photograph can be decoded, with its progress on a terminal.
+
+Its results are cached.
+"""
 
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
@@ -15,8 +21,7 @@ import simplejpeg
 from PIL import Image, ImageFile
 
 from vitlab.atomic_files import written_whole
-from vitlab.data.decoding import FORMATS, LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, decode, read_regular
-from vitlab.data.terminal import counted
+from vitlab.data.decoding import FORMATS, LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels
 
 _CHUNK = 32  # files that a thread decodes before it reports
 _LEVELS = 32  # of 256: a 16-bit picture with fewer uses less than an eighth of its range
@@ -43,16 +48,6 @@ Read = Callable[[str], tuple[Pixels, bytes]]
 Examined = tuple[int, bool] | str  # a hash of the bytes and whether the picture `is_faint`; or why it is broken
 
 
-def check_images(root: Path, names: Sequence[str]) -> Check:
-    """Decode every file under `root` once; the next start decodes files of another name, size or time of change."""
-
-    def read(name: str) -> tuple[Pixels, bytes]:
-        content = read_regular(root / name)
-        return decode(content), content
-
-    return check_all(root, names, [_mark(root / name) for name in names], read)
-
-
 def check_all(place: Path | str, names: Sequence[str], marks: Sequence[str], read: Read) -> Check:
     """Decode every photograph once.
 
@@ -63,7 +58,14 @@ def check_all(place: Path | str, names: Sequence[str], marks: Sequence[str], rea
     """
     cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")
     numbers = np.fromiter(map(_number, names, marks), np.uint64, len(names))
-    records, good = _recall(_read(cache), numbers)
+    known, records = _read(cache), np.zeros(len(names), _RECORD)
+    good = np.zeros(len(names), dtype=bool)
+    if len(known):
+        cached = known["mark"].copy()  # contiguous: millions are searched in a second
+        order = np.argsort(cached)
+        places = order[np.searchsorted(cached, numbers, sorter=order).clip(max=len(known) - 1)]
+        good = cached[places] == numbers
+        records[good] = known[places[good]]
     new = np.flatnonzero(~good).tolist()
     broken: dict[str, str] = {}
     try:
@@ -104,56 +106,30 @@ def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
         return False
 
 
-def _examined(name: str, read: Read) -> Examined:
-    try:
-        pixels, content = read(name)
-        return content_of(content), is_faint(io.BytesIO(content), pixels)
-    except (ValueError, OSError) as error:
-        return str(error)
-
-
 def _examine_all(names: Sequence[str], read: Read, indices: list[int]) -> Iterator[tuple[int, Examined]]:
     """Yield each index with its result."""
 
-    def examine_chunk(chunk: list[int]) -> list[Examined]:
-        return [_examined(names[index], read) for index in chunk]
+    def examine(index: int) -> Examined:
+        try:
+            pixels, content = read(names[index])
+            return content_of(content), is_faint(io.BytesIO(content), pixels)
+        except (ValueError, OSError) as error:
+            return str(error)
 
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # decoders release the interpreter's lock
     try:
-        done = zip(chunks, pool.map(examine_chunk, chunks), strict=True)
+        done = zip(chunks, pool.map(lambda chunk: list(map(examine, chunk)), chunks), strict=True)
         for chunk, results in counted(done, len(chunks), "Checking images"):
             yield from zip(chunk, results, strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _mark(file: Path) -> str:
-    """Return a file's size and time of change."""
-    try:
-        status = os.stat(file)
-    except OSError:  # a dangling link: decoding reports it
-        return ""
-    return f"{status.st_size}\0{status.st_mtime_ns}"
-
-
 def _number(name: str, mark: str) -> int:
     """Hash a photograph's name and mark, and the version of the decoders; 0 is always decoded again."""
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
     return content_of(os.fsencode(f"{rules}\0{mark}\0{name}")) if mark else 0
-
-
-def _recall(known: np.ndarray, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cached record of each file, and which files have one."""
-    records = np.zeros(len(marks), _RECORD)
-    if len(known) == 0:
-        return records, np.zeros(len(marks), dtype=bool)
-    cached = known["mark"].copy()  # contiguous: millions are searched in a second
-    order = np.argsort(cached)
-    places = order[np.searchsorted(cached, marks, sorter=order).clip(max=len(known) - 1)]
-    good = cached[places] == marks
-    records[good] = known[places[good]]
-    return records, good
 
 
 def _read(cache: Path) -> np.ndarray:
@@ -170,3 +146,26 @@ def _write(cache: Path, broken: dict[str, str], records: np.ndarray, place: Path
     with suppress(OSError), written_whole(cache) as file:  # which makes the folder
         cache.with_suffix(".txt").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         np.save(file, records)
+
+
+Item = TypeVar("Item")
+
+
+def show(line: str) -> None:
+    """Replace the line that was shown last; an empty one erases it."""
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns - 1  # of a line that wraps only the end would be replaced
+        print(f"\r\x1b[K{line[:columns]}", end="", file=sys.stderr, flush=True)
+
+
+def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """Yield the items, and show ten times a second which percentage of `total` is done."""
+    shown = -1.0
+    try:
+        for done, item in enumerate(items):
+            if (now := time.monotonic()) - shown >= 0.1:
+                shown = now
+                show(f"{what}: {done / total:.0%}")
+            yield item
+    finally:
+        show("")

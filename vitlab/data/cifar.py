@@ -14,13 +14,14 @@ import numpy as np
 import torch
 import torchvision  # type: ignore[import-untyped]
 from jaxtyping import Int64, UInt8
+from jsonargparse.typing import PositiveInt
 
 from vitlab.atomic_files import written_whole
 from vitlab.config import expanded
 from vitlab.data.augment import BatchAugment
 from vitlab.data.dataset import Split
+from vitlab.data.folds import stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
-from vitlab.data.splitting import stratified_split
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -39,7 +40,7 @@ class _CIFAR(InMemoryDataModule, ABC):
     names: ClassVar[tuple[str, ...]]
 
     root: str = "data"
-    batch_size: int = 128
+    batch_size: PositiveInt = 128
     image_size: int = 32
     augment: BatchAugment = BatchAugment(shift=4, flip_prob=0.5)
 

@@ -16,65 +16,64 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur  # type: ignore[import-untyped]
 
+from vitlab.data.augment import BatchF
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.dataset import View
 
 GRID = 8  # squares per side of the occlusion grid
 CLEAN = ("none", 0.0)  # name and strength of no corruption
 
-Images = Float[Tensor, "B C H W"]
-"""Values from 0 to 1."""
-
 
 class Corruption(NamedTuple):
-    """A corruption at five increasing strengths."""
+    """A corruption at five increasing strengths, of values from 0 to 1."""
 
     name: str
     measure: str
     """What the strengths are."""
     strengths: tuple[float, ...]
-    apply: Callable[[Images, float, Draws], Images]
+    apply: Callable[[BatchF, float, Draws], BatchF]
 
 
-def noise(images: Images, sigma: float, draws: Draws) -> Images:
+def noise(images: BatchF, sigma: float, draws: Draws) -> BatchF:
     """Add N(0, σ²) to each value, the same draw for an image at every σ."""
     normal = draws.normal(Stream.NOISE, images[0].numel()).view(images.shape)
     return (images + sigma * normal).clamp(0, 1)
 
 
-def blur(images: Images, sigma: float, draws: Draws) -> Images:
+def blur(images: BatchF, sigma: float, draws: Draws) -> BatchF:
     """Blur by a Gaussian whose σ is in pixels of an image 224 wide."""
     sigma *= images.shape[-1] / 224
     reach = min(math.ceil(4 * sigma), min(images.shape[-2:]) - 1)  # reflected at the border, so within the image
     return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2)
 
 
-def contrast(images: Images, share: float, draws: Draws) -> Images:
+def contrast(images: BatchF, share: float, draws: Draws) -> BatchF:
     """Scale the difference from each channel's mean."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return mean + share * (images - mean)
 
 
-def jpeg(images: Images, quality: float, draws: Draws) -> Images:
+def jpeg(images: BatchF, quality: float, draws: Draws) -> BatchF:
     """Compress and decompress by Pillow; other channels than RGB one by one."""
     pixels = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     parts = [pixels] if images.shape[1] == 3 else np.split(pixels, images.shape[1], axis=3)
-    compressed = np.concatenate([np.stack([_jpeg(image, int(quality)) for image in part]) for part in parts], axis=3)
+
+    def compress(image: np.ndarray) -> np.ndarray:
+        file = io.BytesIO()
+        flat = image.squeeze(2) if image.shape[2] == 1 else image
+        Image.fromarray(flat).save(file, "JPEG", quality=int(quality))
+        return np.asarray(Image.open(file, formats=["JPEG"])).reshape(image.shape)
+
+    compressed = np.concatenate([np.stack([compress(image) for image in part]) for part in parts], axis=3)
     return torch.from_numpy(compressed).permute(0, 3, 1, 2).to(images.device) / 255
 
 
-def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file, formats=["JPEG"])).reshape(image.shape)
-
-
-def resolution(images: Images, share: float, draws: Draws) -> Images:
+def resolution(images: BatchF, share: float, draws: Draws) -> BatchF:
     """Reduce both sides to this fraction and enlarge them again."""
     size = images.shape[-2:]
     small = [max(1, round(share * side)) for side in size]
@@ -82,7 +81,7 @@ def resolution(images: Images, share: float, draws: Draws) -> Images:
     return F.interpolate(reduced, size, mode="bicubic").clamp(0, 1)
 
 
-def occlude(images: Images, share: float, draws: Draws) -> Images:
+def occlude(images: BatchF, share: float, draws: Draws) -> BatchF:
     """Fill a fraction of a grid's squares with the mean color; squares of a smaller fraction stay hidden."""
     hidden = occlusion(share, draws).float()
     hidden = F.interpolate(hidden, images.shape[-2:], mode="nearest").bool()  # (B, 1, H, W)
@@ -135,13 +134,13 @@ def accuracies(
 
 
 def corrupt(
-    images: Images,
+    images: BatchF,
     corruption: Corruption,
     strength: float,
     indices: Int64[Tensor, "B"],
     mean: tuple[float, ...],
     std: tuple[float, ...],
-) -> Images:
+) -> BatchF:
     """Corrupt normalized images, whose places in the split are `indices`."""
     shift, scale = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (mean, std))
     plain = (images * scale + shift).clamp(0, 1)

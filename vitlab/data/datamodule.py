@@ -20,7 +20,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped, UInt64
+from jaxtyping import Bool, Float, Shaped, UInt64
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
@@ -29,15 +30,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitlab import log
-from vitlab.data.augment import BatchAugment, PerChannel, erase, normalize, resize
+from vitlab.data.augment import BatchAugment, Growth, PerChannel, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
-from vitlab.data.decoding import PictureMode
-from vitlab.data.folds import Folds
-from vitlab.data.growth import Growth
+from vitlab.data.decoding import PictureMode, Size, height_and_width
+from vitlab.data.folds import Folds, balanced_order
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
-from vitlab.data.photos import Framing, PhotoAugment, Size, height_and_width
+from vitlab.data.photos import Framing, PhotoAugment
 from vitlab.data.preprocessing import Preprocessing
 from vitlab.data.sampler import (
     EvalSampler,
@@ -50,7 +50,6 @@ from vitlab.data.sampler import (
     check_evaluation,
     pass_keys,
 )
-from vitlab.data.splitting import balanced_order, check_fraction
 from vitlab.distributed import places
 from vitlab.internals import end_workers, replaces_samplers, training_position
 from vitlab.signals import SIGNALS
@@ -87,20 +86,20 @@ class ImageDataModule(LightningDataModule, ABC):
         grow: training images that are smaller at first, see `Growth`. Null: always of `image_size`.
     """
 
-    batch_size: int = 64
-    eval_batch_size: int | None = None
-    num_workers: int | None = None
+    batch_size: PositiveInt = 64
+    eval_batch_size: PositiveInt | None = None
+    num_workers: NonNegativeInt | None = None
     seed: int = 0
     order_seed: int | None = None
     augment_seed: int | None = None
     split_seed: int = 0
-    val_fraction: float = 0.1
+    val_fraction: OpenUnitInterval = 0.1
     folds: Folds | None = None
-    train_images: int | None = None
+    train_images: PositiveInt | None = None
     train_images_seed: int = 0
     image_size: Size = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
     mixup: Mixup | None = None
     multi_crop: MultiCrop | None = None
     grow: Growth | None = None
@@ -109,32 +108,18 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self.mean, self.std = tuple(self.mean), tuple(self.std)
-        least = {"batch_size": 1, "eval_batch_size": 1, "image_size": 1, "repeats": 1}
-        least |= {"train_images": 1, "num_workers": 0}
-        least |= dict.fromkeys(("seed", "order_seed", "augment_seed", "split_seed", "train_images_seed"), 0)
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and min(value if isinstance(value, tuple | list) else [value]) < minimum:
-                raise ValueError(f"data.init_args.{name} is {value}; it must be {minimum} or more.")
-        check_fraction("val_fraction", self.val_fraction)
+        self.mean, self.std = tuple(self.mean), tuple(map(float, self.std))  # which are stored in checkpoints
         if self.folds is not None and not self.has_folds:
             name = type(self).__name__
             raise ValueError(f"data.init_args.folds: {name} has fixed test images; set folds: null.")
-        if self.mixup is not None and self.batch_size < 2:
-            raise ValueError(f"mixup needs two images, batch_size is {self.batch_size}; raise it or set mixup: null.")
         if self.mixup is not None and self.multi_crop is not None:
             raise ValueError("mixup and multi_crop are both on, but views are not mixed; set one of them to null.")
         if self.grow is not None and self.multi_crop is not None:
             raise ValueError("grow and multi_crop are both on, but crops have sizes of their own; set one to null.")
         if self.grow is not None and self.grow.start >= _one(self.image_size):
             raise ValueError(f"grow.start is {self.grow.start}; give less than image_size, {self.image_size}.")
-        finite = all(math.isfinite(x) for x in (*self.mean, *self.std)) and all(x > 0 for x in self.std)
-        if not finite or len(self.mean) != len(self.std):
-            raise ValueError(
-                f"mean {list(self.mean)} and std {list(self.std)} need one finite value per channel on the scale "
-                "0 … 1, std above 0."
-            )
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean {list(self.mean)} and std {list(self.std)} need one value per channel each.")
         self._datasets: dict[Split, ImageDataset] = {}
         self._chosen: np.ndarray | None = None  # by `train_images`, (n,) int64
         self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -223,29 +208,22 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return one split, reading the data on the first call."""
         if not self._datasets:
             splits = dict(self.read_splits())
-            if self.train_images is not None:
-                self._chosen = self._choose(splits["train"], self.train_images)
-                splits["train"] = splits["train"].take(self._chosen)
+            if (number := self.train_images) is not None:
+                pool = splits["train"]
+                if not has_one_class_each(pool):
+                    raise ValueError(
+                        f"train_images takes equally many images of each class, but the labels are {pool.labels.dtype} "
+                        f"{pool.labels.shape}; set train_images: null."
+                    )
+                if not self.num_classes <= number <= len(pool):
+                    raise ValueError(
+                        f"data.init_args.train_images is {number}; give {self.num_classes} (one image of each class) "
+                        f"to {len(pool)} (all training images), or null for all."
+                    )
+                self._chosen = np.sort(balanced_order(pool.labels, self.train_images_seed)[:number])
+                splits["train"] = pool.take(self._chosen)
             self._datasets = splits
         return self._datasets[split]
-
-    def _choose(self, dataset: ImageDataset, number: int) -> Int64[np.ndarray, "{number}"]:
-        """Return the indices of the training images that `train_images` leaves.
-
-        Raises:
-            ValueError: there are fewer images, more classes, or no classes to balance.
-        """
-        if not has_one_class_each(dataset):
-            raise ValueError(
-                f"train_images takes equally many images of each class, but the labels are {dataset.labels.dtype} "
-                f"{dataset.labels.shape}; set train_images: null."
-            )
-        if not self.num_classes <= number <= len(dataset):
-            raise ValueError(
-                f"data.init_args.train_images is {number}; give {self.num_classes} (one image of each class) to "
-                f"{len(dataset)} (all training images), or null for all."
-            )
-        return np.sort(balanced_order(dataset.labels, self.train_images_seed)[:number])
 
     def labels(self, split: Split) -> Labels:
         """Return the labels in evaluation order."""
@@ -370,11 +348,11 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
                     f"{dataset.labels.shape}; set mixup: null."
                 )
-            square = isinstance(self.image_size, int)
-            if self.multi_crop is not None and not (square and self.multi_crop.global_crops.size <= self.image_size):  # type: ignore[operator]
+            size = 0 if self.multi_crop is None else self.multi_crop.global_crops.size
+            if size and not (isinstance(self.image_size, int) and size <= self.image_size):
                 raise ValueError(
-                    f"multi_crop.global_crops.size is {self.multi_crop.global_crops.size}, but the model and "
-                    f"evaluation use image_size {self.image_size}; give at most that."
+                    f"multi_crop.global_crops.size is {size}, but the model and evaluation use image_size "
+                    f"{self.image_size}; give at most that."
                 )
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
 

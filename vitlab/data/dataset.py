@@ -1,10 +1,13 @@
-"""One split of a data set, read a batch at a time.
+"""One split of a data set, read a batch at a time, and the photographs of which it may consist.
 
 Letters: B images in the batch, N images in the split, C channels, H rows, W columns, K classes.
 """
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -12,8 +15,9 @@ from jaxtyping import Float, Float32, Int, Int64, Shaped, UInt8, UInt64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vitlab.data.checking import content_of
-from vitlab.data.photos import Size
+from vitlab.config import rows_by_name
+from vitlab.data.checking import Check, check_all, content_of
+from vitlab.data.decoding import Half, PictureMode, Pixels, Size, decode, read_regular
 from vitlab.data.sampler import Key
 
 Split = Literal["train", "val", "test"]
@@ -96,3 +100,146 @@ def as_classes(labels: Labels) -> Labels:
 def has_one_class_each(dataset: ImageDataset) -> bool:
     """Whether the labels are class indices, one per image."""
     return dataset.labels.ndim == 1 and np.issubdtype(dataset.labels.dtype, np.integer)
+
+
+def numbers_of(place: str, classes: Sequence[str], split: Split, own: Sequence[str]) -> Int64[np.ndarray, "{len(own)}"]:
+    """Return the number among the training classes of each class that a split has, by its name.
+
+    Raises:
+        ValueError: training has no class of this name.
+    """
+    rows = rows_by_name(classes, own)
+    if missing := [name for name, row in zip(own, rows, strict=True) if row is None]:
+        raise ValueError(
+            f"{place}: the {split} split has classes without a training image: {', '.join(missing[:8])}.\n"
+            f"Its classes are {', '.join(own[:8])}, those of train {', '.join(classes[:8])}; give the same names."
+        )
+    return np.array(rows, np.int64)
+
+
+class Subset(NamedTuple):
+    """Some photographs of a source."""
+
+    names: list[str]
+    labels: Labels
+    contents: UInt64[np.ndarray, "N"]  # see `Check`
+
+    def take(self, indices: Int64[np.ndarray, "n"]) -> "Subset":
+        """Return the photographs at the indices."""
+        return Subset([self.names[i] for i in indices], self.labels[indices], self.contents[indices])
+
+    def joined(self, other: "Subset") -> "Subset":
+        """Return these photographs and then the other ones."""
+        labels, contents = (np.concatenate(both) for both in zip(self[1:], other[1:], strict=True))
+        return Subset([*self.names, *other.names], labels, contents)
+
+    def without(self, names: Container[str]) -> "Subset":
+        """Return the photographs with other names."""
+        return self.take(np.array([i for i, name in enumerate(self.names) if name not in names], np.int64))
+
+
+class PhotoSource(ABC):
+    """Photographs by name. A subclass sets `class_names` and `splits` and reads one photograph at a time.
+
+    Attributes:
+        class_names: in the order of the labels.
+        splits: names and labels of each split.
+            A validation or test split that is missing is held out.
+        location: where the photographs are, for messages.
+        notes: remarks for the user.
+    """
+
+    class_names: list[str]
+    splits: dict[Split, tuple[list[str], Labels]]
+    location: str = "the data source"
+    notes: Sequence[str] = ()
+
+    @abstractmethod
+    def read(self, name: str, half: Half | None = None) -> Pixels:
+        """Return the pixels (H, W, C), uint8, of one photograph; see `decode` for `half`.
+
+        Called in workers too. A photograph that cannot be read raises ValueError with its name, which stops the run.
+        """
+
+    def blocks(self, names: Sequence[str]) -> Int[np.ndarray, "{len(names)}"] | None:
+        """Return a number for each name, equal where photographs are read together; None: one by one.
+
+        Training images are then shuffled a few blocks at a time.
+        """
+        return None
+
+    def check(self) -> Check:
+        """Return what is known of all photographs, one split after the other; by default, none is broken."""
+        return Check({}, None, np.zeros(sum(len(labels) for _, labels in self.splits.values()), np.uint64), [])
+
+    def address(self, name: str) -> str:
+        """Return where one photograph is, for messages."""
+        return os.path.join(self.location, name)
+
+    def subsets(self, known: Check) -> dict[Split, Subset]:
+        """Return the splits with what `check` found, broken photographs included."""
+        ends = np.cumsum([len(labels) for _, labels in self.splits.values()])
+        contents = np.split(known.contents, ends[:-1])
+        pairs = zip(self.splits.items(), contents, strict=True)
+        return {split: Subset(names, labels, own) for (split, (names, labels)), own in pairs}
+
+
+class EncodedPhotos(PhotoSource):
+    """Photographs as encoded bytes, all of which are decoded once before training, in a mode.
+
+    A subclass also gives the bytes of one photograph, and what changes with each of them.
+    """
+
+    cache_key: Path | str  # of what the check found
+    mode: PictureMode = "RGB"
+
+    @abstractmethod
+    def content(self, name: str) -> bytes:
+        """Return the bytes of one photograph, or raise ValueError with the reason."""
+
+    @abstractmethod
+    def marks(self) -> list[str]:
+        """Return for each photograph a text that changes with it; "" where it is always decoded again."""
+
+    def check(self) -> Check:
+        """Decode every photograph that no earlier check decoded."""
+
+        def read(name: str) -> tuple[Pixels, bytes]:
+            content = self.content(name)
+            return decode(content), content
+
+        names = [name for names, _ in self.splits.values() for name in names]
+        return check_all(self.cache_key, names, self.marks(), read)
+
+    def read(self, name: str, half: Half | None = None) -> Pixels:
+        """Decode one photograph."""
+        try:
+            return decode(self.content(name), self.mode, half)
+        except ValueError as error:
+            again = "Restore it, and give the same command again."
+            raise ValueError(f"{self.address(name)} cannot be decoded any more: {error}. {again}") from None
+
+
+class Files(EncodedPhotos):
+    """Image files, whose names are relative to `root`."""
+
+    def __init__(self, root: Path, mode: PictureMode = "RGB") -> None:
+        self.root, self.mode, self.cache_key = root, mode, root
+
+    def content(self, name: str) -> bytes:
+        return read_regular(self.root / name)
+
+    def marks(self) -> list[str]:
+        """Return each file's size and time of change."""
+
+        def mark(name: str) -> str:
+            try:
+                status = os.stat(self.root / name)
+            except OSError:  # a dangling link: decoding reports it
+                return ""
+            return f"{status.st_size}\0{status.st_mtime_ns}"
+
+        return [mark(name) for names, _ in self.splits.values() for name in names]
+
+    def address(self, name: str) -> str:
+        return str(self.root / name)

@@ -45,6 +45,12 @@ silence_libtiff()
 PictureMode = Literal["L", "RGB", "RGBA", "array"]
 Pixels = UInt8[np.ndarray, "H W C"]
 Half = Callable[[int, int], bool]  # of height and width: whether half the resolution is enough
+Size = int | tuple[int, int]  # of a square, or height and width
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return both sides."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
@@ -78,7 +84,17 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) 
         ValueError: the bytes cannot be decoded, or are not a photograph; the message gives the reason, not the file.
     """
     fast = _decode_jpeg(content, mode, half)
-    return _decode_by_pillow(content, mode) if fast is None else fast
+    if fast is not None:
+        return fast
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(*image.size)
+            image.load()
+            return to_array(upright(image), mode)
+    except UnidentifiedImageError:
+        raise ValueError("not an image of a known format" if content else "empty file") from None
+    except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def checked(pixels: np.ndarray) -> Pixels:
@@ -91,18 +107,6 @@ def checked(pixels: np.ndarray) -> Pixels:
         raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8")
     _check_size(pixels.shape[1], pixels.shape[0])
     return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _decode_by_pillow(content: bytes, mode: PictureMode) -> Pixels:
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _check_size(*image.size)
-            image.load()
-            return to_array(upright(image), mode)
-    except UnidentifiedImageError:
-        raise ValueError("not an image of a known format" if content else "empty file") from None
-    except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes
-        raise ValueError(str(error) or type(error).__name__) from None
 
 
 def _decode_jpeg(content: bytes, mode: PictureMode, half: Half | None) -> Pixels | None:

@@ -1,16 +1,26 @@
-"""Scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels that come with the package, without a download."""
+"""Scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels that come with the package, without a download.
+
+They are also placed at random on a larger black canvas. Nearest neighbors in pixels classify 98.8 % of the test images
+of the plain digits correctly, here 65 %: what counts is the shape, wherever it is.
+
+Letters: B images, C channels, H rows, W columns.
+"""
 
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int64, Shaped, UInt8
+from jsonargparse.typing import PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
 
 from vitlab.data.augment import BatchAugment
-from vitlab.data.dataset import Split
-from vitlab.data.folds import Folds
+from vitlab.data.counter_rng import Draws, Stream, to_device
+from vitlab.data.dataset import SPLITS, STRATUM, Batch, Split, View
+from vitlab.data.folds import Folds, stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
-from vitlab.data.splitting import stratified_split
 
 CLASS_NAMES = [str(digit) for digit in range(10)]
 SIDE = 8  # pixels
@@ -62,3 +72,122 @@ def read_digits(val_fraction: float, split_seed: int, folds: Folds | None = None
     splits: dict[Split, np.ndarray] = {"train": train, "val": val, "test": test}
     whole = TensorImages(images, labels, names)
     return {split: whole.take(indices) for split, indices in splits.items()}
+
+
+@final
+@dataclass(kw_only=True, eq=False, repr=False)
+class PlacedDigits(InMemoryDataModule):
+    """The images of `Digits` in the same splits, at their own 8 x 8 pixels or enlarged to several sizes.
+
+    A training image has a new place each time it is seen, by (seed, epoch, image). Validation and test images have one
+    place by `split_seed`, the same for every run; so have training images in galleries and baselines. Each image has
+    one of the sizes, by `split_seed` too.
+
+    Args:
+        image_size: side of the canvas in pixels, no less than a digit's; the canvas is not resized.
+        digit_sizes: sides of the digits in pixels, all equally likely; reports then give the accuracy by size. The
+            digits are 8 pixels wide, other sizes are interpolated.
+        test_places: of each test digit. With ten, a lead depends less on where the digits are. The images of a digit
+            fail together, so a study then needs `groups: '(digits/[0-9]+)'`.
+    """
+
+    image_size: int = 16
+    mean: tuple[float] = (0.0763,)
+    std: tuple[float] = (0.2297,)
+    digit_sizes: tuple[PositiveInt, ...] = (SIDE,)
+    test_places: PositiveInt = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.digit_sizes = tuple(self.digit_sizes)
+        if self.image_size < (widest := max(self.digit_sizes)):
+            raise ValueError(
+                f"image_size is {self.image_size}, but a digit is {widest} pixels wide; set {widest} or more."
+            )
+
+    @property
+    def native_size(self) -> int:
+        return self.image_size
+
+    @property
+    def class_names(self) -> list[str]:
+        return CLASS_NAMES
+
+    def read_splits(self) -> dict[Split, TensorImages]:
+        """Put each digit of `Digits` at its fixed place."""
+        splits = read_digits(self.val_fraction, self.split_seed)
+        splits["test"] = repeated(splits["test"], self.test_places)
+        for split, digits in splits.items():
+            indices = torch.arange(len(digits))
+            sizes, canvas = self._sizes(split, indices), torch.zeros(len(digits), 1, *2 * [self.image_size]).byte()
+            for size in set(self.digit_sizes):
+                canvas[sizes == size, :, :size, :size] = enlarge(digits.images[sizes == size], size)
+            digits.images = roll(canvas, self._fixed_places(split, indices))
+        return splits
+
+    def masks(self, split: Split) -> Bool[Tensor, "N H W"]:
+        """Return where the ink is, brighter than middle gray."""
+        dataset = self.dataset(split)
+        assert isinstance(dataset, TensorImages)
+        return dataset.images[:, 0] > 127
+
+    def strata(self, split: Split) -> dict[str, Shaped[np.ndarray, "N"]]:
+        if len(set(self.digit_sizes)) == 1:
+            return {}
+        indices = torch.arange(len(self.dataset(split)))
+        sizes = self._sizes(split, self._numbers(indices) if split == "train" else indices)
+        return {STRATUM: sizes.numpy().astype(str)}
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
+        """Move training images from their fixed places to those of the epoch, before any other augmentation."""
+        if batch.epoch is not None:
+            assert isinstance(batch.images, Tensor)
+            numbers = self._numbers(batch.indices)
+            draws = Draws(self.drawn_augmentation, batch.epoch, batch.indices)
+            places = self._places(draws, self._sizes("train", numbers))
+            moved = roll(batch.images, places - self._fixed_places("train", numbers))
+            batch = batch._replace(images=moved)
+        return super().on_after_batch_transfer(batch, dataloader_idx)
+
+    def _numbers(self, indices: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+        """Return the places that training images, or repeats of them, have among all, before `train_images` chose."""
+        indices = indices % len(self.dataset("train"))
+        return indices if self._chosen is None else to_device(torch.from_numpy(self._chosen), indices.device)[indices]
+
+    def _sizes(self, split: Split, indices: Int64[Tensor, "B"]) -> Int64[Tensor, "B"]:
+        """Return the side of each digit."""
+        u = self._fixed_draws(split, indices).uniform(Stream.SIZE, 1)[:, 0]
+        return to_device(torch.tensor(self.digit_sizes), u.device)[(u * len(self.digit_sizes)).long()]
+
+    def _places(self, draws: Draws, sizes: Int64[Tensor, "B"]) -> Int64[Tensor, "B 2"]:
+        """Return the row and the column of each digit's upper left pixel; all places are equally likely."""
+        return (draws.uniform(Stream.PLACE, 2) * (self.image_size - sizes[:, None] + 1)).long()
+
+    def _fixed_places(self, split: Split, indices: Int64[Tensor, "B"]) -> Int64[Tensor, "B 2"]:
+        return self._places(self._fixed_draws(split, indices), self._sizes(split, indices))
+
+    def _fixed_draws(self, split: Split, indices: Int64[Tensor, "B"]) -> Draws:
+        return Draws(self.split_seed, -1 - SPLITS.index(split), indices)  # no epoch is below 0
+
+
+def repeated(digits: TensorImages, times: int) -> TensorImages:
+    """Return all images `times` times, with names of their own: digits/0007, digits/0007/1, digits/0007/2, …"""
+    all_of_them = digits.take(np.tile(np.arange(len(digits)), times))
+    names = [name if i == 0 else f"{name}/{i}" for i in range(times) for name in digits.names]
+    return TensorImages(all_of_them.images, all_of_them.labels, names)
+
+
+def enlarge(digits: UInt8[Tensor, "B C h w"], size: int) -> UInt8[Tensor, "B C size size"]:
+    """Interpolate linearly; a digit of its own size stays as it is."""
+    if digits.shape[-1] == size:
+        return digits
+    return F.interpolate(digits.float(), (size, size), mode="bilinear", antialias=True).round().byte()
+
+
+def roll(images: UInt8[Tensor, "B C H W"], by: Int64[Tensor, "B 2"]) -> UInt8[Tensor, "B C H W"]:
+    """Move each image down and right by its own numbers of pixels; what leaves at one side comes in at the other."""
+    height, width = images.shape[-2:]
+    rows = (torch.arange(height, device=by.device) - by[:, :1]) % height  # (B, H)
+    columns = (torch.arange(width, device=by.device) - by[:, 1:]) % width  # (B, W)
+    moved = images.gather(2, rows[:, None, :, None].expand_as(images))
+    return moved.gather(3, columns[:, None, None, :].expand_as(images))

@@ -11,10 +11,8 @@ import numpy as np
 
 from vitlab import log
 from vitlab.config import plain, rows_by_name
-from vitlab.data.checking import Check, check_images
-from vitlab.data.dataset import SPLITS, Split
-from vitlab.data.decoding import IMAGE_SUFFIXES, Half, PictureMode, Pixels, as_text, read_photo
-from vitlab.data.source import PhotoSource
+from vitlab.data.dataset import SPLITS, Files, Split
+from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, as_text
 
 # Names of the splits' folders, in any letter case.
 _NAMES: dict[Split, tuple[str, ...]] = {
@@ -26,26 +24,6 @@ _NAMES: dict[Split, tuple[str, ...]] = {
 _SYSTEM = ("@eadir", "#recycle", "$recycle.bin", "system volume information", "__macosx")
 _FOLDER = "folder "  # how counted folders begin, among the suffixes of files
 _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
-
-
-class Files(PhotoSource):
-    """Image files, whose names are relative to `root`, decoded in a mode."""
-
-    def __init__(self, root: Path, mode: PictureMode = "RGB") -> None:
-        self.root, self._mode = root, mode
-
-    def check(self) -> Check:
-        """Decode every file that no earlier check decoded."""
-        return check_images(self.root, [name for names, _ in self.splits.values() for name in names])
-
-    def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Decode one file."""
-        try:
-            return read_photo(self.root / name, self._mode, half)
-        except ValueError as error:
-            raise ValueError(
-                f"{self.root / name} cannot be decoded any more: {error}. Restore it, and give the same command again."
-            ) from None
 
 
 @final

@@ -1,16 +1,47 @@
-"""Folds: parts of all labelled images of a data set, each of which tests the model that is trained on the others."""
+"""Which images are held out, and which are used: equally many of each class.
+
+Folds are parts of all labelled images of a data set, each of which tests the model that is trained on the others.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Int64, Integer, Shaped
+from jsonargparse.typing import PositiveInt
 
-from vitlab.config import groups_by_name
 from vitlab.data.counter_rng import Stream, permutation
-from vitlab.data.splitting import stratified_split
+from vitlab.data.groups import groups_by_name
 
 Indices = Int64[np.ndarray, "_"]
+
+
+def stratified_split(
+    labels: Integer[np.ndarray, "N"], fraction: float, seed: int
+) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "held_out"]]:
+    """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all."""
+    held_out = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        wanted = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        order = permutation(len(members), seed, int(label), Stream.SPLIT)
+        held_out.append(members[order[:wanted]])
+    chosen = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def balanced_order(labels: Integer[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
+    """Return all indices in a random order whose first n, for any n, have equally many images of each class, ± 1.
+
+    Class by class in turn, until a class has no image left.
+    """
+    turns = np.empty(len(labels), np.int64)
+    classes = np.unique(labels)
+    for label in classes:
+        members = np.flatnonzero(labels == label)
+        turns[members[permutation(len(members), seed, int(label), Stream.SUBSET)]] = np.arange(len(members))
+    first = np.argsort(permutation(len(classes), seed, -1, Stream.SUBSET))  # no label is below 0
+    return np.lexsort((first[np.searchsorted(classes, labels)], turns))
 
 
 @dataclass(kw_only=True, unsafe_hash=True)
@@ -24,14 +55,12 @@ class Folds:
             training and validation. Null: images are independent.
     """
 
-    count: int
-    test: int = 1
+    count: PositiveInt
+    test: PositiveInt = 1
     groups: str | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 2:
-            raise ValueError(f"folds.count is {self.count}; give 2 parts or more, e.g. 5.")
-        if not 1 <= self.test <= self.count:
+        if self.test > self.count:
             raise ValueError(f"folds.test is {self.test}; give a part from 1 to {self.count}.")
 
     def split(

@@ -9,15 +9,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from vitlab.config import expanded
-from vitlab.data.checking import Check, check_all
-from vitlab.data.dataset import SPLITS, Split
-from vitlab.data.decoding import Half, PictureMode, Pixels, decode, read_regular
+from vitlab.data.dataset import SPLITS, EncodedPhotos, Split, numbers_of
+from vitlab.data.decoding import PictureMode, read_regular
 from vitlab.data.folder import split_of
-from vitlab.data.source import PhotoSource, numbers_of
 
 
 @final
-class HuggingFace(PhotoSource):
+class HuggingFace(EncodedPhotos):
     """The examples of a data set that `datasets.load_dataset` or `load_from_disk` opens.
 
     All are on this machine, mapped into memory, so that order, augmentation and restarts are exact. `LitData` streams.
@@ -47,11 +45,18 @@ class HuggingFace(PhotoSource):
         splits: Mapping[Split, str] | None = None,
         mode: PictureMode = "RGB",
     ) -> None:
-        self._image, self._mode = image, mode
+        self._image, self.mode = image, mode
         path, data_files = expanded(path), _expanded(data_files)
         found = _open(path, name, data_files, revision)
-        self.location, self._folders = path, _places(path, data_files)
-        chosen = _splits(path, list(found), splits)
+        self.location, self.cache_key, self._folders = path, f"datasets {path}", _places(path, data_files)
+        customary = {split_of(name): name for name in list(found)[::-1]}  # the first of several
+        chosen: dict[Split, str] = dict(splits or {each: customary[each] for each in SPLITS if each in customary})
+        missing = [name for name in chosen.values() if name not in found]
+        if missing or "train" not in chosen:
+            raise ValueError(
+                f"{path} has the splits {', '.join(found)}, and no {missing[0] if missing else 'train'}.\n"
+                "Name them with splits, like {train: train, val: validation}."
+            )
         # Of Arrow, since in its own format `datasets` opens the pictures and documents of all columns by itself.
         self._data = {split: found[own].with_format("arrow") for split, own in chosen.items()}
         unused = ", ".join(sorted(set(found) - set(chosen.values())))
@@ -83,25 +88,15 @@ class HuggingFace(PhotoSource):
             for split, own in numbers.items()
         }
 
-    def check(self) -> Check:
-        """Decode every example that no earlier check decoded."""
-        names = [name for names, _ in self.splits.values() for name in names]
-        marks = [m for split, (own, _) in self.splits.items() for m in [_mark(self._data[split])] * len(own)]
+    def marks(self) -> list[str]:
+        """Return what changes with the files of each split."""
+        marks = []
+        for split, (names, _) in self.splits.items():
+            files = [Path(file["filename"]) for file in self._data[split].cache_files]
+            marks += [str([(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files])] * len(names)
+        return marks
 
-        def read(name: str) -> tuple[Pixels, bytes]:
-            content = self._content(name)
-            return decode(content), content
-
-        return check_all(f"datasets {self.location}", names, marks, read)
-
-    def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Decode one example."""
-        try:
-            return decode(self._content(name), self._mode, half)
-        except ValueError as error:
-            raise ValueError(f"{name} of {self.location}: {error}.") from None
-
-    def _content(self, name: str) -> bytes:
+    def content(self, name: str) -> bytes:
         split, row = name.split("/")
         value: Any = self._data[split][int(row)][self._image][0].as_py()  # type: ignore[index]
         if value is None:
@@ -147,12 +142,6 @@ def _require_labels(path: str, split: Split, label: str, number: int, missing: i
         )
 
 
-def _mark(table: Any) -> str:
-    """Return what changes with the files of a table."""
-    files = [Path(file["filename"]) for file in table.cache_files]
-    return str([(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
-
-
 def _open(path: str, name: str | None, data_files: Any, revision: str | None) -> Mapping[str, Any]:
     """Return the tables by split."""
     try:
@@ -169,19 +158,6 @@ def _open(path: str, name: str | None, data_files: Any, revision: str | None) ->
     except (OSError, ValueError) as error:  # no such data set, file or configuration, or no network
         raise ValueError(f"datasets cannot open {path}: {error}") from None
     return {str(split): table for split, table in found.items()}
-
-
-def _splits(path: str, found: list[str], given: Mapping[Split, str] | None) -> dict[Split, str]:
-    """Return the data set's names of our splits."""
-    customary = {split: name for split in SPLITS for name in reversed(found) if split_of(name) == split}  # the first
-    splits: dict[Split, str] = dict(given or customary)
-    missing = [name for name in splits.values() if name not in found]
-    if missing or "train" not in splits:
-        raise ValueError(
-            f"{path} has the splits {', '.join(found)}, and no {missing[0] if missing else 'train'}.\n"
-            "Name them with splits, like {train: train, val: validation}."
-        )
-    return splits
 
 
 def _classes(table: Any, label: str) -> tuple[list[str], Int64[np.ndarray, "N"]]:

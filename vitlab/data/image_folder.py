@@ -1,153 +1,26 @@
 """Photographs: a folder per class, or a source of another kind."""
 
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
-import torch
-from jaxtyping import Int, Int64, UInt8, UInt64
-from PIL import Image
+from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveInt
 
 from vitlab import log
 from vitlab.config import expanded, plain, rows_by_name
-from vitlab.data.augment import BOX_DRAWS
 from vitlab.data.checking import Check
-from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.datamodule import ImageDataModule
-from vitlab.data.dataset import Batch, Cut, ImageDataset, Images, Labels, Split, as_classes
-from vitlab.data.decoding import Half, Pixels, as_text
-from vitlab.data.folder import Files, Folder, below_split
-from vitlab.data.multi_crop import MultiCrop
+from vitlab.data.dataset import PhotoSource, Split, Subset
+from vitlab.data.decoding import as_text, height_and_width
+from vitlab.data.folder import Folder
+from vitlab.data.folds import stratified_split
 from vitlab.data.oddities import oddities
-from vitlab.data.photos import (
-    Framing,
-    Photo,
-    PhotoAugment,
-    Size,
-    apply,
-    central_crop,
-    half_will_do,
-    height_and_width,
-    make_rand_augment,
-    random_crop,
-    seeded,
-    transformed,
-)
-from vitlab.data.sampler import Key
-from vitlab.data.source import PhotoSource, Subset
-from vitlab.data.splitting import check_fraction, stratified_split
+from vitlab.data.photos import Framing, PhotoAugment, Photos, make_rand_augment
 
 _MAX_NAMED = 3  # broken images that a message names
-
-
-@dataclass(kw_only=True, eq=False, repr=False)
-class Photos(ImageDataset):
-    """One split of photographs, which are read, cropped and augmented one by one."""
-
-    source: PhotoSource
-    subset: InitVar[Subset]
-    image_size: Size
-    channels: int = 3
-    crop_pct: float | None = None
-    augment: PhotoAugment = PhotoAugment()
-    rand_augment: Callable[[Image.Image], Image.Image] | None = None
-    multi_crop: MultiCrop | None = None
-    seed: int = 0
-
-    def __post_init__(self, subset: Subset) -> None:
-        self.labels, self._contents = subset.labels, subset.contents
-        # An array: workers would write reference counts into the elements of a list, and so copy its pages of memory.
-        self._files = np.array([os.fsencode(name) for name in subset.names], dtype=np.bytes_)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the source, as text."""
-        return [as_text(os.fsdecode(file)) for file in self._files]
-
-    def take(self, indices: Int64[np.ndarray, "n"]) -> "Photos":
-        whole = Subset([os.fsdecode(file) for file in self._files], self.labels, self._contents)
-        return replace(self, subset=whole.take(indices))
-
-    def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
-        """Return the hash of each file; 0 where a source does not give it."""
-        return self._contents
-
-    @property
-    def knows_contents(self) -> bool:
-        return bool(self._contents.any())
-
-    def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
-        return self.source.blocks(self.names)
-
-    def _identity(self) -> list[bytes]:
-        """Return the names without the folder of the split, and the hashes of the files."""
-        return ["\0".join(below_split(name) for name in self.names).encode(), self._contents.tobytes()]
-
-    def __getitems__(self, keys: list[Key]) -> Batch:
-        epoch, first = keys[0].epoch, keys[0].first
-        indices = torch.tensor([key.image for key in keys])
-        labels = torch.from_numpy(as_classes(self.labels[indices.numpy() % len(self)]))
-        if epoch is None:
-            images = _stack([self._central(key.image) for key in keys])
-        elif self.multi_crop is not None:
-            return Batch(self._views(self.multi_crop, Draws(self.seed, epoch, indices)), labels, indices, epoch, first)
-        else:
-            draws = Draws(self.seed, epoch, indices)
-            boxes = draws.uniform(Stream.CROP, BOX_DRAWS).tolist()
-            flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
-            each = zip(keys, boxes, flips, strict=True)
-            images = _stack([self._random(epoch, key.image, box, flip) for key, box, flip in each])
-        host_indices = indices.numpy().copy()  # sending a tensor from a worker moves its memory
-        return Batch(images, labels, indices, epoch, first, host_indices)
-
-    def raw(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-        """Return one image as evaluation sees it: resized and cropped, not normalized."""
-        return self._central(index).permute(1, 2, 0).numpy()
-
-    def _open(self, index: int, half: Half | None = None) -> Pixels:
-        """Read one photograph; one that cannot be read stops the run."""
-        name = os.fsdecode(self._files[index % len(self)])
-        pixels = self.source.read(name, half)
-        if pixels.shape[2] != self.channels or pixels.dtype != np.uint8:
-            raise ValueError(
-                f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {pixels.dtype}, but mean "
-                f"has {self.channels} values.\nGive mean and std one value per channel, and pixels as uint8."
-            )
-        return pixels
-
-    def _views(self, multi_crop: MultiCrop, draws: Draws) -> list[Cut]:
-        """Return each view of all images."""
-        photos = [
-            multi_crop.views_of_photo(self._open(index), draw)
-            for index, draw in zip(draws.indices.tolist(), multi_crop.draw(draws).split(1, dim=1), strict=True)
-        ]
-        return [_stack(views) for views in zip(*photos, strict=True)]
-
-    def _central(self, index: int) -> Photo:
-        interpolation = self.augment.eval_interpolation or self.augment.interpolation
-        return central_crop(self._open(index), self.image_size, self.crop_pct, interpolation)
-
-    def _random(self, epoch: int, index: int, box: list[float], flip: bool) -> Photo:
-        image = self._open(index, half_will_do(box, self.image_size, self.augment))
-        photo = random_crop(image, box, self.image_size, self.augment)
-        if flip:
-            photo = photo.flip(-1)
-        if self.rand_augment is None and not self.augment.transforms:
-            return photo
-        with seeded(host_seed(self.seed, epoch, Stream.PHOTO, index)):
-            if self.rand_augment is not None:
-                photo = apply(self.rand_augment, photo)
-            return transformed(photo, self.augment.transforms)
-
-
-def _stack(photos: Sequence[Photo]) -> Images:
-    """Stack photographs, channels last in memory; `normalize` changes this to the models' order."""
-    return torch.stack([photo.permute(1, 2, 0) for photo in photos]).permute(0, 3, 1, 2)
 
 
 @final
@@ -195,25 +68,21 @@ class ImageFolder(ImageDataModule):
 
     root: str | None = None
     source: PhotoSource | None = None
-    test_fraction: float | None = None
-    crop_pct: float | None = 0.875
+    test_fraction: OpenUnitInterval | None = None
+    crop_pct: ClosedUnitInterval | None = 0.875
     broken: Literal["skip", "refuse"] = "refuse"
     augment: PhotoAugment = PhotoAugment()
-    repeats: int = 1
+    repeats: PositiveInt = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.root is None) == (self.source is None):
             raise ValueError("ImageFolder needs either data.init_args.root, a folder, or data.init_args.source.")
-        if self.test_fraction is not None:
-            check_fraction("test_fraction", self.test_fraction)
-            if self.folds is not None:
-                raise ValueError("test_fraction and folds both choose test images; set one of them to null.")
-            if self.val_fraction + self.test_fraction >= 1:
-                fractions = f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction}"
-                raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
-        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise ValueError(f"data.init_args.crop_pct is {self.crop_pct}; above 0 and at most 1, e.g. 0.875.")
+        if self.test_fraction is not None and self.folds is not None:
+            raise ValueError("test_fraction and folds both choose test images; set one of them to null.")
+        if self.val_fraction + (self.test_fraction or 0.0) >= 1:
+            fractions = f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction}"
+            raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
         channels = self.in_chans
         for name, setting, possible in (
             ("augment.rand_augment", self.augment.rand_augment, (1, 3)),
@@ -250,7 +119,9 @@ class ImageFolder(ImageDataModule):
 
     @property
     def framing(self) -> Framing:
-        return Framing(self.image_size, self.crop_pct, self.augment.eval_interpolation or self.augment.interpolation)
+        interpolation = self.augment.eval_interpolation or self.augment.interpolation
+        crop_pct = None if self.crop_pct is None else float(self.crop_pct)  # which is stored in checkpoints
+        return Framing(self.image_size, crop_pct, interpolation)
 
     def prepare_data(self) -> None:
         """Check every file in one process; the others read the result."""
@@ -281,7 +152,14 @@ class ImageFolder(ImageDataModule):
             "multi_crop": self.multi_crop,
             "seed": self.drawn_augmentation,
         }
-        self._log_oddities(splits, test_is_validation=all_files["test"] is all_files["val"])
+        for line in self.photos.notes:
+            log.info(line)
+        distinct = dict(splits)
+        if all_files["test"] is all_files["val"]:
+            log.info(f"{location} has no test folder: the test split is the validation split.")
+            del distinct["val"]
+        for line in oddities(self.class_names, distinct, self._known):
+            log.info(line)
         datasets = {split: Photos(subset=subset, **shared) for split, subset in splits.items()}
         datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
         return datasets
@@ -291,7 +169,7 @@ class ImageFolder(ImageDataModule):
         """The place of each class of the photographs among those of the run, which may be listed otherwise."""
         return rows_by_name(self.class_names, [as_text(name) for name in self.photos.class_names])
 
-    def _refuse_empty(self, splits: dict[Split, Subset], with_broken: Labels) -> None:
+    def _refuse_empty(self, splits: dict[Split, Subset], with_broken: np.ndarray) -> None:
         location = self.photos.location
         for split, subset in splits.items():
             if not subset.names:
@@ -308,15 +186,6 @@ class ImageFolder(ImageDataModule):
                 raise ValueError(
                     f"No training image of the class {name} in {location} can be decoded.\nRepair or remove the class."
                 )
-
-    def _log_oddities(self, splits: dict[Split, Subset], test_is_validation: bool) -> None:
-        for line in self.photos.notes:
-            log.info(line)
-        if test_is_validation:
-            log.info(f"{self.photos.location} has no test folder: the test split is the validation split.")
-            splits = {split: subset for split, subset in splits.items() if split != "val"}
-        for line in oddities(self.class_names, splits, self._known):
-            log.info(line)
 
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""
@@ -355,10 +224,9 @@ class ImageFolder(ImageDataModule):
     def _known(self) -> Check:
         """What is known of each file; broken ones are logged or refused when they are first checked."""
         known = self.photos.check()
-        location = str(self.photos.root) if isinstance(self.photos, Files) else self.photos.location
         if known.broken:
             count = f"{len(known.broken)} of {len(known.contents)} images cannot be decoded"
-            lines = [f"  {os.path.join(location, name)}: {why}" for name, why in known.broken.items()][:_MAX_NAMED]
+            lines = [f"  {self.photos.address(name)}: {why}" for name, why in known.broken.items()][:_MAX_NAMED]
             if len(known.broken) > _MAX_NAMED:
                 lines.append(f"  and {len(known.broken) - _MAX_NAMED} more, all in {known.listing}")
             some = "\n".join(lines)

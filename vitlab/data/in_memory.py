@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from jsonargparse.typing import NonNegativeInt
 from torch import Tensor
 
 from vitlab.data.augment import BatchAugment
@@ -64,7 +65,7 @@ class InMemoryDataModule(ImageDataModule, ABC):
             step waits for workers or copies.
     """
 
-    num_workers: int = 0
+    num_workers: NonNegativeInt = 0
     augment: BatchAugment = BatchAugment()
     hold_on_device: bool = True
 
@@ -75,8 +76,6 @@ class InMemoryDataModule(ImageDataModule, ABC):
                 f"num_workers is {self.num_workers}, but the images are kept on the device and workers have nothing to "
                 "do.\nSet num_workers: 0, or hold_on_device: false."
             )
-        if self.augment.shift >= self.native_size:
-            raise ValueError(f"augment.shift is {self.augment.shift}; the images are {self.native_size} pixels wide.")
 
     @property
     @abstractmethod

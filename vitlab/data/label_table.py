@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from vitlab.config import expanded, plain, rows_by_name
+from vitlab.data.dataset import Files
 from vitlab.data.decoding import PictureMode, read_regular
-from vitlab.data.folder import Files, split_of, walk
+from vitlab.data.folder import split_of, walk
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from vitlab.atomic_files import read_json, written_whole
 from vitlab.config import expanded, rows_by_name
-from vitlab.data.checking import Check, cache_of, content_of
-from vitlab.data.dataset import SPLITS, Split
+from vitlab.data.checking import Check, cache_of, content_of, counted
+from vitlab.data.dataset import SPLITS, PhotoSource, Split, numbers_of
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
-from vitlab.data.source import PhotoSource, numbers_of
-from vitlab.data.terminal import counted
 from vitlab.internals import images_of_chunks
 
 
@@ -106,7 +104,7 @@ class LitData(PhotoSource):
             try:
                 return decode(value, self._mode, half)
             except ValueError as error:
-                raise ValueError(f"{name} of {self.location}: {error}.") from None
+                raise ValueError(f"{self.address(name)}: {error}.") from None
         return _pixels(value, self._mode)
 
     def _stream(self, split: Split) -> Any:

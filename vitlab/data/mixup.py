@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from vitlab.data.counter_rng import Stream, host_seed, to_device
@@ -43,23 +44,11 @@ class Mixup:
             are mixed alike on any number of devices. Null: one draw for the global batch.
     """
 
-    mixup_alpha: float = 0.8
-    cutmix_alpha: float = 1.0
-    prob: float = 1.0
-    switch_prob: float = 0.5
-    group: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.group is not None and (self.group < 2 or self.group % 2):
-            raise ValueError(f"mixup.group is {self.group}; images are mixed in pairs: give an even number, or null.")
-        for name, alpha in (("mixup_alpha", self.mixup_alpha), ("cutmix_alpha", self.cutmix_alpha)):
-            if alpha < 0:
-                raise ValueError(f"mixup.{name} is {alpha}; it must be 0 (off) or more, 0.8 and 1.0 are customary.")
-        for name, prob in (("prob", self.prob), ("switch_prob", self.switch_prob)):
-            if not 0 <= prob <= 1:
-                raise ValueError(f"mixup.{name} is {prob}; a probability lies between 0 and 1.")
-        if self.mixup_alpha == self.cutmix_alpha == 0:
-            raise ValueError("mixup has mixup_alpha 0 and cutmix_alpha 0 and would do nothing; write `mixup: null`.")
+    mixup_alpha: NonNegativeFloat = 0.8
+    cutmix_alpha: NonNegativeFloat = 1.0
+    prob: ClosedUnitInterval = 1.0
+    switch_prob: ClosedUnitInterval = 0.5
+    group: PositiveInt | None = None
 
 
 def draw_mixup(

@@ -8,7 +8,6 @@ small ones in batches on the device, photographs one by one in the workers, by P
 Letters: B images in the batch, V views of each, R = V·B rows, D draws for each, C channels, S pixels a side.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +15,16 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
-from PIL import ImageFilter, ImageOps
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF  # type: ignore[import-untyped]
 
 from vitlab.data import pillow
-from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, check_probability, check_range, crop_boxes, flip
+from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, crop_boxes, flip
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.decoding import Pixels
-from vitlab.data.photos import Interpolation, Picture, apply, resized_box
+from vitlab.data.photos import Interpolation, apply, resized_box
 
 _DRAWS = (BOX_DRAWS, 1, 1, 4, 4, 1, 2, 1)  # of crop, flip, jitter at all, its order, its factors, gray, blur, solarize
 _NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # what leaves brightness, contrast, saturation and hue as they are
@@ -42,27 +42,11 @@ class Crops:
         solarize_prob: probability of inverting bright pixels, in the same form.
     """
 
-    number: int
-    size: int
-    scale: tuple[float, float]
-    blur_prob: tuple[float, ...]
-    solarize_prob: tuple[float, ...] = (0.0,)
-
-    def __post_init__(self) -> None:
-        if self.number < 0 or self.size < 1:
-            raise ValueError(
-                f"multi_crop asks for {self.number} views of {self.size} pixels; give a number and a side."
-            )
-        check_range("multi_crop's scale", self.scale, most=1.0)
-        for name in ("blur_prob", "solarize_prob"):
-            values = vars(self)[name]
-            if not 1 <= len(values) <= max(self.number, 1):
-                raise ValueError(
-                    f"multi_crop's {name} {list(values)} must name one probability for all views of its kind, or one "
-                    f"for each of the {self.number}."
-                )
-            for value in values:
-                check_probability(f"multi_crop's {name}", value)
+    number: NonNegativeInt
+    size: PositiveInt
+    scale: tuple[ClosedUnitInterval, ClosedUnitInterval]
+    blur_prob: tuple[ClosedUnitInterval, ...]
+    solarize_prob: tuple[ClosedUnitInterval, ...] = (0.0,)
 
 
 class ViewParams(NamedTuple):
@@ -102,29 +86,20 @@ class MultiCrop:
 
     global_crops: Crops = Crops(number=2, size=224, scale=(0.4, 1.0), blur_prob=(1.0, 0.1), solarize_prob=(0.0, 0.2))
     local_crops: Crops = Crops(number=8, size=96, scale=(0.05, 0.4), blur_prob=(0.5,))
-    ratio: tuple[float, float] = CROP_RATIO
+    ratio: tuple[PositiveFloat, PositiveFloat] = CROP_RATIO
     interpolation: Interpolation = "bicubic"
-    flip_prob: float = 0.5
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    jitter_prob: float = 0.8
-    gray_prob: float = 0.2
-    blur_radius: tuple[float, float] = (0.1, 2.0)
+    flip_prob: ClosedUnitInterval = 0.5
+    brightness: NonNegativeFloat = 0.4
+    contrast: NonNegativeFloat = 0.4
+    saturation: NonNegativeFloat = 0.2
+    hue: ClosedUnitInterval = 0.1
+    jitter_prob: ClosedUnitInterval = 0.8
+    gray_prob: ClosedUnitInterval = 0.2
+    blur_radius: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
 
     def __post_init__(self) -> None:
         if self.global_crops.number < 1:
             raise ValueError("multi_crop.global_crops.number is 0; the target is a global view: give 1 or more.")
-        check_range("multi_crop.ratio", self.ratio)
-        check_range("multi_crop.blur_radius", self.blur_radius)
-        for name in ("flip_prob", "jitter_prob", "gray_prob"):
-            check_probability(f"multi_crop.{name}", vars(self)[name])
-        for name in ("brightness", "contrast", "saturation", "hue"):
-            value, most = vars(self)[name], 0.5 if name == "hue" else math.inf
-            if not 0 <= value <= most:
-                limit = " to 0.5" if name == "hue" else " or more"
-                raise ValueError(f"multi_crop.{name} is {value}; it is 0 (off){limit}.")
 
     @property
     def kinds(self) -> tuple[Crops, ...]:
@@ -202,8 +177,8 @@ _JITTER = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.ad
 
 
 def _distort(
-    order: list[int], factors: list[float], gray: bool, radius: float, solarize: bool, picture: Picture
-) -> Picture:
+    order: list[int], factors: list[float], gray: bool, radius: float, solarize: bool, picture: Image.Image
+) -> Image.Image:
     """Do to one view what `_of_batch` does to many, with the operations of Pillow and torchvision."""
     for operation in order:
         if factors[operation] != _NEUTRAL[operation]:

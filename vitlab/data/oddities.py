@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import UInt64
 
 from vitlab.data.checking import Check
-from vitlab.data.dataset import Split
+from vitlab.data.dataset import Split, Subset
 from vitlab.data.decoding import as_text
-from vitlab.data.source import Subset
 
 _FEW = 10  # images of a class in the test split: each is then 10 % of the class's accuracy
 _NAMED = 3

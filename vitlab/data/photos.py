@@ -1,35 +1,42 @@
-"""Augmentation of single photographs in the workers: they are large and differ in size until they are cropped.
+"""Photographs, read, cropped and augmented one by one in the workers: they are large and differ in size until then.
 
 Every random number is a function of (seed, epoch, image): crop and flip take theirs as arguments; timm's RandAugment
 draws from the global generators, which are seeded for the image and then restored.
 """
 
 import math
+import os
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import InitVar, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int, Int64, UInt8, UInt64
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from PIL import Image
 from torch import Tensor, nn
 
-from vitlab.data.augment import CROP_RATIO, CROP_SCALE, check_probability, check_range, crop_box
-from vitlab.data.decoding import Half, Pixels
+from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box
+from vitlab.data.counter_rng import Draws, Stream, host_seed
+from vitlab.data.dataset import Batch, ImageDataset, Images, PhotoSource, Subset, as_classes
+from vitlab.data.decoding import Half, Pixels, Size, as_text, height_and_width
+from vitlab.data.folder import below_split
+from vitlab.data.sampler import Key
 from vitlab.internals import rand_augment
+
+if TYPE_CHECKING:
+    from vitlab.data.multi_crop import MultiCrop
 
 # timm ignores parts that it does not understand: `-minc1` would be plain RandAugment of another strength.
 _RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax)\d+|-inc[01]|-(mstd|p)\d+(\.\d+)?|-t(weights|3a|3aw))*")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Interpolation = Literal["bicubic", "bilinear"]
-Picture = Image.Image
-Size = int | tuple[int, int]  # of a square, or height and width
 Photo = UInt8[Tensor, "C h w"]
 
 
@@ -50,31 +57,22 @@ class PhotoAugment:
             (C, H, W) after RandAugment; what they draw is a function of (seed, epoch, image).
     """
 
-    crop_scale: tuple[float, float] = CROP_SCALE
-    crop_ratio: tuple[float, float] = CROP_RATIO
+    crop_scale: tuple[ClosedUnitInterval, ClosedUnitInterval] = CROP_SCALE
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = CROP_RATIO
     interpolation: Interpolation = "bicubic"
     antialias: bool = True
     eval_interpolation: Interpolation | Literal["area"] | None = None
-    flip_prob: float = 0.5
+    flip_prob: ClosedUnitInterval = 0.5
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
-    erase_prob: float = 0.25
+    erase_prob: ClosedUnitInterval = 0.25
     transforms: tuple[nn.Module, ...] = ()
 
     def __post_init__(self) -> None:
-        check_range("augment.crop_scale", self.crop_scale, most=1.0)
-        check_range("augment.crop_ratio", self.crop_ratio)
-        check_probability("augment.flip_prob", self.flip_prob)
-        check_probability("augment.erase_prob", self.erase_prob)
         if self.rand_augment is not None and not _RAND_AUGMENT.fullmatch(self.rand_augment):
             raise ValueError(
                 f"augment.rand_augment is {self.rand_augment!r}; write rand and any of -m9 (magnitude), -n2 (layers), "
                 "-p0.5, -mstd0.5, -mmax10, -inc1, -t3a, e.g. rand-m9-mstd0.5-inc1, or null for none."
             )
-
-
-def height_and_width(size: Size) -> tuple[int, int]:
-    """Return both sides."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 class Framing(NamedTuple):
@@ -122,15 +120,9 @@ def central_crop(
     image: Pixels, size: Size, crop_pct: float | None, interpolation: Interpolation | Literal["area"]
 ) -> Photo:
     """Resize to cover size / crop_pct and crop the center (timm's crop_mode center); None: squash."""
-    height, width, rows, columns = _central(image.shape[:2], size, crop_pct)
-    return _resize(image, height, width, interpolation)[:, rows, columns]
-
-
-def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[int, int, slice, slice]:
-    """Return the height and width to resize to, and the rows and columns to keep."""
-    rows, columns = height_and_width(size)
+    (rows, columns), shape = height_and_width(size), image.shape[:2]
     if crop_pct is None:
-        return rows, columns, slice(rows), slice(columns)
+        return _resize(image, rows, columns, interpolation)
     if rows == columns:  # in proportion, truncated as in torchvision
         shorter = math.floor(rows / crop_pct)
         height, width = (int(shorter * side / min(shape)) for side in shape)
@@ -138,7 +130,7 @@ def _central(shape: Sequence[int], size: Size, crop_pct: float | None) -> tuple[
         ratio = min(shape[0] / math.floor(rows / crop_pct), shape[1] / math.floor(columns / crop_pct))
         height, width = round(shape[0] / ratio), round(shape[1] / ratio)
     top, left = round((height - rows) / 2), round((width - columns) / 2)
-    return height, width, slice(top, top + rows), slice(left, left + columns)
+    return _resize(image, height, width, interpolation)[:, top : top + rows, left : left + columns]
 
 
 def _resize(
@@ -161,7 +153,7 @@ def _overlaps(old: int, new: int) -> Float32[Tensor, "new old"]:
     return (inside.clamp(min=0) * new / old).float()
 
 
-def apply(transform: Callable[[Picture], Picture], photo: Photo) -> Photo:
+def apply(transform: Callable[[Image.Image], Image.Image], photo: Photo) -> Photo:
     """Apply a function of Pillow's images to a tensor of one or three channels."""
     pixels = photo.permute(1, 2, 0).contiguous().numpy()
     result = np.array(transform(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)))
@@ -170,7 +162,7 @@ def apply(transform: Callable[[Picture], Picture], photo: Photo) -> Photo:
 
 def make_rand_augment(
     settings: PhotoAugment, size: int, mean: tuple[float, ...]
-) -> Callable[[Picture], Picture] | None:
+) -> Callable[[Image.Image], Image.Image] | None:
     """Return RandAugment as timm's training pipeline configures it, or None where it is off.
 
     Raises:
@@ -226,3 +218,103 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Photos(ImageDataset):
+    """One split of photographs, which are read, cropped and augmented one by one."""
+
+    source: PhotoSource
+    subset: InitVar[Subset]
+    image_size: Size
+    channels: int = 3
+    crop_pct: float | None = None
+    augment: PhotoAugment = PhotoAugment()
+    rand_augment: Callable[[Image.Image], Image.Image] | None = None
+    multi_crop: "MultiCrop | None" = None
+    seed: int = 0
+
+    def __post_init__(self, subset: Subset) -> None:
+        self.labels, self._contents = subset.labels, subset.contents
+        # An array: workers would write reference counts into the elements of a list, and so copy its pages of memory.
+        self._files = np.array([os.fsencode(name) for name in subset.names], dtype=np.bytes_)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the source, as text."""
+        return [as_text(os.fsdecode(file)) for file in self._files]
+
+    def take(self, indices: Int64[np.ndarray, "n"]) -> "Photos":
+        whole = Subset([os.fsdecode(file) for file in self._files], self.labels, self._contents)
+        return replace(self, subset=whole.take(indices))
+
+    def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
+        """Return the hash of each file; 0 where a source does not give it."""
+        return self._contents
+
+    @property
+    def knows_contents(self) -> bool:
+        return bool(self._contents.any())
+
+    def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
+        return self.source.blocks(self.names)
+
+    def _identity(self) -> list[bytes]:
+        """Return the names without the folder of the split, and the hashes of the files."""
+        return ["\0".join(below_split(name) for name in self.names).encode(), self._contents.tobytes()]
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        epoch, first = keys[0].epoch, keys[0].first
+        indices = torch.tensor([key.image for key in keys])
+        labels = torch.from_numpy(as_classes(self.labels[indices.numpy() % len(self)]))
+        if epoch is None:
+            images = _stack([self._central(key.image) for key in keys])
+        elif self.multi_crop is not None:
+            draws = Draws(self.seed, epoch, indices)
+            drawn = zip(keys, self.multi_crop.draw(draws).split(1, dim=1), strict=True)
+            views = [self.multi_crop.views_of_photo(self._open(key.image), draw) for key, draw in drawn]
+            return Batch([_stack(kind) for kind in zip(*views, strict=True)], labels, indices, epoch, first)
+        else:
+            draws = Draws(self.seed, epoch, indices)
+            boxes = draws.uniform(Stream.CROP, BOX_DRAWS).tolist()
+            flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
+            each = zip(keys, boxes, flips, strict=True)
+            images = _stack([self._random(epoch, key.image, box, flip) for key, box, flip in each])
+        host_indices = indices.numpy().copy()  # sending a tensor from a worker moves its memory
+        return Batch(images, labels, indices, epoch, first, host_indices)
+
+    def raw(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+        """Return one image as evaluation sees it: resized and cropped, not normalized."""
+        return self._central(index).permute(1, 2, 0).numpy()
+
+    def _open(self, index: int, half: Half | None = None) -> Pixels:
+        """Read one photograph; one that cannot be read stops the run."""
+        name = os.fsdecode(self._files[index % len(self)])
+        pixels = self.source.read(name, half)
+        if pixels.shape[2] != self.channels or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {pixels.dtype}, but mean "
+                f"has {self.channels} values.\nGive mean and std one value per channel, and pixels as uint8."
+            )
+        return pixels
+
+    def _central(self, index: int) -> Photo:
+        interpolation = self.augment.eval_interpolation or self.augment.interpolation
+        return central_crop(self._open(index), self.image_size, self.crop_pct, interpolation)
+
+    def _random(self, epoch: int, index: int, box: list[float], flip: bool) -> Photo:
+        image = self._open(index, half_will_do(box, self.image_size, self.augment))
+        photo = random_crop(image, box, self.image_size, self.augment)
+        if flip:
+            photo = photo.flip(-1)
+        if self.rand_augment is None and not self.augment.transforms:
+            return photo
+        with seeded(host_seed(self.seed, epoch, Stream.PHOTO, index)):
+            if self.rand_augment is not None:
+                photo = apply(self.rand_augment, photo)
+            return transformed(photo, self.augment.transforms)
+
+
+def _stack(photos: Sequence[Photo]) -> Images:
+    """Stack photographs, channels last in memory; `normalize` changes this to the models' order."""
+    return torch.stack([photo.permute(1, 2, 0) for photo in photos]).permute(0, 3, 1, 2)

@@ -17,13 +17,13 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, Pillow's "L"
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the operations of a color jitter, as `jitter` numbers them
 
-Images = Float[Tensor, "R C H W"]
+Views = Float[Tensor, "R C H W"]
 PerImage = Float[Tensor, "R"]
 Flags = Bool[Tensor, "R"]
 
 
 def resized_boxes(
-    images: Images, top: PerImage, left: PerImage, height: PerImage, width: PerImage, size: int, cubic: bool
+    images: Views, top: PerImage, left: PerImage, height: PerImage, width: PerImage, size: int, cubic: bool
 ) -> Float[Tensor, "R C S S"]:
     """Crop a box of whole pixels from each image and resize it by two matrices, low-pass filtered where it shrinks."""
     rows = _resize_weights(top, height, size, images.shape[-2], cubic)  # (R, S, H)
@@ -51,7 +51,7 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, near, far) * (x < 2)
 
 
-def jitter(images: Images, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "R 4"]) -> Images:
+def jitter(images: Views, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "R 4"]) -> Views:
     """Change brightness, contrast, saturation and hue in each image's own order: torchvision's ColorJitter.
 
     `order` names the operations, first to last; `factors` are in the operations' fixed order. A factor of 1, or a hue
@@ -72,7 +72,7 @@ def jitter(images: Images, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "
     return images
 
 
-def blend(images: Images, operation: Int64[Tensor, "R"], factor: PerImage) -> Images:
+def blend(images: Views, operation: Int64[Tensor, "R"], factor: PerImage) -> Views:
     """Move each image to or from black (brightness), its mean gray (contrast) or its own gray (saturation)."""
     gray = to_gray(images)  # (R, 1, H, W)
     operation, factor = _over_pixels(operation), _over_pixels(factor)
@@ -80,7 +80,7 @@ def blend(images: Images, operation: Int64[Tensor, "R"], factor: PerImage) -> Im
     return torch.lerp(base * (operation != BRIGHTNESS), images, factor).clamp_(0, 255).floor_()
 
 
-def to_gray(images: Images) -> Float[Tensor, "R 1 H W"]:
+def to_gray(images: Views) -> Float[Tensor, "R 1 H W"]:
     """Return the luma."""
     if images.shape[1] == 1:
         return images
@@ -88,7 +88,7 @@ def to_gray(images: Images) -> Float[Tensor, "R 1 H W"]:
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).round_()
 
 
-def turn_hue(images: Images, turn: PerImage) -> Images:
+def turn_hue(images: Views, turn: PerImage) -> Views:
     """Turn the hue by a fraction of the circle, in HSV; images of one channel have none.
 
     Saturation and value stay: a pixel keeps its largest and smallest channel values, and channels move between them.
@@ -109,12 +109,12 @@ def turn_hue(images: Images, turn: PerImage) -> Images:
     return torch.addcmul(low, chroma, from_opposite.abs_().sub_(1).clamp_(0, 1)).round_()
 
 
-def grayscale(images: Images, chosen: Flags) -> Images:
+def grayscale(images: Views, chosen: Flags) -> Views:
     """Replace the chosen images' channels by their luma."""
     return torch.where(_over_pixels(chosen), to_gray(images), images)
 
 
-def blur(images: Images, radius: PerImage, largest: float) -> Images:
+def blur(images: Views, radius: PerImage, largest: float) -> Views:
     """Blur by Pillow's GaussianBlur, three passes of a box blur of the same variance; a radius of 0 changes nothing.
 
     `largest` is the host's upper bound of `radius`. At the small radii of small images a sampled Gaussian would hardly
@@ -144,7 +144,7 @@ def _box_weights(radius: PerImage, pixels: int, largest: float) -> Float[Tensor,
     return inner
 
 
-def solarize(images: Images, chosen: Flags) -> Images:
+def solarize(images: Views, chosen: Flags) -> Views:
     """Invert what is brighter than the middle, threshold 128, in the chosen images."""
     return torch.where(_over_pixels(chosen) & (images >= 128), 255 - images, images)
 

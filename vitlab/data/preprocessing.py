@@ -7,11 +7,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 from jaxtyping import Float32
+from PIL import Image
 from torch import Tensor
 
 from vitlab.data.augment import normalize, resize
-from vitlab.data.decoding import PictureMode, Pixels, to_array, upright
-from vitlab.data.photos import Framing, Picture, Size, central_crop
+from vitlab.data.decoding import PictureMode, Pixels, Size, to_array, upright
+from vitlab.data.photos import Framing, central_crop
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Preprocessing:
     std: tuple[float, ...]
     picture_mode: PictureMode
 
-    def __call__(self, picture: Picture | Pixels) -> Float32[Tensor, "C h w"]:
+    def __call__(self, picture: Image.Image | Pixels) -> Float32[Tensor, "C h w"]:
         pixels = picture if isinstance(picture, np.ndarray) else to_array(upright(picture), self.picture_mode)
         if pixels.shape[2] != len(self.mean):
             raise ValueError(f"a picture of {pixels.shape[2]} channels, and the model takes {len(self.mean)}")

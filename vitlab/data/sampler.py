@@ -7,15 +7,17 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int64
-from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from vitlab.data.counter_rng import Stream, permutation
 from vitlab.distributed import places
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 WINDOW = 8  # blocks that are read at a time: chunks of 64 MB of a stream
 
@@ -52,7 +54,7 @@ class TrainSampler(Sampler[Key]):
     seed: int
     rank: int = 0
     world_size: int = 1
-    trainer: Trainer | None = None
+    trainer: "Trainer | None" = None
     repeats: int = 1
     batch_size: int = 1
     accumulate: int = 1
@@ -180,13 +182,14 @@ class TrainLoader(DataLoader):
         """Return what the images of the first n batches of an epoch depend on."""
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)
+        blocks = sampler.blocks
         return {
             "images": sampler.size,
-            "batch_size": self.batch_size,
+            "batch_size": int(sampler.batch_size),
             "seed": sampler.seed,
             "processes": sampler.world_size,
-            "repeats": sampler.repeats,
-            "blocks": _hash_of(sampler.blocks),
+            "repeats": int(sampler.repeats),
+            "blocks": None if blocks is None else hashlib.blake2b(blocks.tobytes(), digest_size=8).hexdigest(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -207,10 +210,6 @@ class TrainLoader(DataLoader):
                 f"images in the rest of it: {'; '.join(changed)}.\n"
                 "Continue with the old values, or from a checkpoint written at the end of an epoch."
             )
-
-
-def _hash_of(array: np.ndarray | None) -> str | None:
-    return None if array is None else hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest()
 
 
 def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: int = 1) -> None:

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from vitlab.data.augment import BatchAugment
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.dataset import STRATUM, Split
+from vitlab.data.folds import stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
-from vitlab.data.splitting import stratified_split
 
 SIDE = 32  # pixels
 TRAIN, TEST = 3600, 1200  # images, equally many of each class

@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vitlab import log
 from vitlab.config import Config, modernize, named
 from vitlab.data.preprocessing import Preprocessing
 from vitlab.models.backbone import ImageModel
@@ -26,7 +25,7 @@ from vitlab.runs.directory import CONFIG, RunDirectory
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vitlab.deployment.given import Given
+    from vitlab.deployment.pictures import Given
     from vitlab.deployment.predict import Answers
     from vitlab.experiment.experiment import Experiment
 
@@ -60,6 +59,8 @@ class LoadedModel:
         Args:
             images: files, folders, Pillow images, arrays (H, W, C) of uint8, or lists of these.
         """
+        from vitlab.deployment.pictures import warn_of_broken
+
         answers = self.classify(images)
         warn_of_broken(answers.broken)
         return answers.table()
@@ -70,12 +71,12 @@ class LoadedModel:
         Raises:
             ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
         """
-        from vitlab.deployment.given import pictures_of
+        from vitlab.deployment.pictures import Pictures
         from vitlab.deployment.predict import SHOWN, Answers
         from vitlab.evaluation.predictions import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
-        pictures = pictures_of(images)
+        pictures = Pictures(images)
         logits: list[Tensor] = []
         thumbnails: list[str] = []
         for _, arrays in pictures.read(self.transform.picture_mode):
@@ -95,9 +96,9 @@ class LoadedModel:
         """
         import pandas as pd
 
-        from vitlab.deployment.given import pictures_of
+        from vitlab.deployment.pictures import Pictures, warn_of_broken
 
-        pictures = pictures_of(images)
+        pictures = Pictures(images)
         rows = [self.run(arrays, self.model.embed) for _, arrays in pictures.read(self.transform.picture_mode)]
         warn_of_broken(pictures.broken)
         return pd.DataFrame({"file": pictures.names, "embedding": list(torch.cat(rows).numpy())})
@@ -111,13 +112,6 @@ class LoadedModel:
         """Return pictures (Pillow's, or arrays) as images (B, C, H, W) on the model's device."""
         device = next(self.model.parameters()).device
         return torch.stack([self.transform(picture) for picture in pictures]).to(device)
-
-
-def warn_of_broken(broken: Mapping[str, str]) -> None:
-    """Log which pictures a table leaves out."""
-    if broken:
-        name, why = next(iter(broken.items()))
-        log.warning("%d could not be decoded and are left out, the first of them %s: %s", len(broken), name, why)
 
 
 def load(source: str | Path, raw: bool = False, device: str | torch.device | None = None) -> LoadedModel:
@@ -175,8 +169,15 @@ def _read(source: str | Path, raw: bool) -> LoadedModel:
         return _of_checkpoint(newest, raw)
     if (path / WEIGHTS).is_file():
         return _exported(path / WEIGHTS, raw)
-    if not path.exists() and _is_hub_name(str(source)):
-        return _exported(_from_hub(str(source)), raw)
+    in_folder = path.parent.name == "runs" or path.parent.is_dir()
+    if HUB_NAME.fullmatch(str(source)) and not in_folder and not path.exists():  # `user/model`
+        try:
+            return _exported(from_hub(str(source), WEIGHTS), raw)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"could not download {WEIGHTS} of {source} from the Hugging Face Hub, and there is no such folder: "
+                f"{error}"
+            ) from None
     raise FileNotFoundError(
         f"{source} is neither a run directory ({CONFIG}), an exported folder ({WEIGHTS}) nor a name on the Hugging "
         "Face Hub (user/model)."
@@ -234,18 +235,3 @@ def _build(backbone: Config, facts: Mapping[str, Any], objective: str, source: s
     transform = Preprocessing.from_metadata(facts)
     activate = partial(torch.softmax, dim=1) if facts["one_class"] else partial(activated, objective)
     return LoadedModel(model, transform, facts["class_names"], facts["one_class"], activate, source)
-
-
-def _is_hub_name(source: str) -> bool:
-    """Return whether `user/model` is meant, rather than a path in a folder that is here or like runs/x."""
-    folder = Path(source).parent
-    return HUB_NAME.fullmatch(source) is not None and folder.name != "runs" and not folder.is_dir()
-
-
-def _from_hub(name: str) -> Path:
-    try:
-        return from_hub(name, WEIGHTS)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"could not download {WEIGHTS} of {name} from the Hugging Face Hub, and there is no such folder: {error}"
-        ) from None

@@ -1,30 +1,28 @@
-"""Classify a user's own pictures: tables, and an HTML gallery.
+"""Write what a model makes of a user's own pictures: tables and an HTML gallery of classes, features with their names.
 
-N pictures that can be decoded, K classes.
+N pictures that can be decoded, K classes, C channels.
 """
 
-import os
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from referee.report.templates import templates
 
-from vitlab import log
-from vitlab.atomic_files import write_text
-from vitlab.data.checking import is_faint
-from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, read_photo
-from vitlab.data.folder import but, left_out, walk
-from vitlab.data.oddities import blank
-from vitlab.data.terminal import counted
+from vitlab.atomic_files import write_text, written_whole
+from vitlab.data.decoding import as_text
+from vitlab.deployment.pictures import Pictures, warn_of_broken
+
+if TYPE_CHECKING:
+    from vitlab.deployment.load import LoadedModel
 
 SHOWN = 2000  # pictures of a page, which take it 10 MB
-HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels
 
 
 @dataclass(frozen=True)
@@ -59,53 +57,6 @@ class Answers:
         return pd.DataFrame(head | {f"p_{name}": self.probability[:, k] for k, name in enumerate(self.class_names)})
 
 
-class Pictures:
-    """The pictures in files and folders, decoded on all cores a few at a time.
-
-    Attributes:
-        names: of those that could be decoded so far, below `root`.
-        broken: files that cannot be decoded, and why.
-        faint: files of 16 bits that 8 bits leave nearly blank.
-        root: the folder that contains all of them.
-
-    Raises:
-        ValueError: a path does not exist, or a folder has no picture.
-    """
-
-    def __init__(self, images: Sequence[Path]) -> None:
-        self.files = list(dict.fromkeys(file for path in images for file in _files(path)))
-        self.faint: list[str] = []
-        self.root = Path(os.path.commonpath([p if p.is_dir() else p.parent for p in map(_absolute, images)]))
-        self.names: list[str] = []
-        self.broken: dict[str, str] = {}
-
-    def read(self, mode: PictureMode) -> Iterator[tuple[list[str], list[Pixels]]]:
-        """Yield names and pictures (H, W, C).
-
-        Raises:
-            ValueError: none of the files can be decoded.
-        """
-        starts = range(0, len(self.files), HELD)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in counted(starts, len(starts), "Pictures"):
-                chunk = self.files[start : start + HELD]
-                names = [as_text(file.relative_to(self.root).as_posix()) for file in chunk]
-                opened = dict(zip(names, pool.map(partial(_open, mode), chunk), strict=True))
-                self.broken |= {name: reason for name, reason in opened.items() if isinstance(reason, str)}
-                pictures = {name: pixels for name, pixels in opened.items() if not isinstance(pixels, str)}
-                self.names += pictures
-                files = [file for name, file in zip(names, chunk, strict=True) if name in pictures]
-                faint = pool.map(is_faint, files, pictures.values())
-                self.faint += [name for name, is_so in zip(pictures, faint, strict=True) if is_so]
-                if pictures:
-                    yield list(pictures), list(pictures.values())
-        if self.faint:
-            log.warning("%s Convert them to 8 bits by one range first.", blank(self.faint, len(self.names)))
-        if not self.names:
-            name, why = next(iter(self.broken.items()))
-            raise ValueError(f"--images: none of {len(self.files)} images can be decoded; {name}: {why}.")
-
-
 def write_answers(answers: Answers, model: str, out: Path) -> Path:
     """Write `predictions.csv`, `predictions.parquet` and, of classes, the page `index.html`; return what to open."""
     table = answers.table()
@@ -127,30 +78,32 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
     return out / "index.html"
 
 
-def _open(mode: PictureMode, file: Path) -> Pixels | str:
-    """Return the picture, or why there is none."""
-    try:
-        return read_photo(file, mode)
-    except ValueError as error:
-        return str(error)
+@torch.inference_mode()
+def write_features(
+    model: "LoadedModel", images: Sequence[Path], folder: Path, stages: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """Write `features.parquet`, a row per picture, `file` and `embedding`; return the table.
 
-
-def _files(path: Path) -> list[Path]:
-    """Return the pictures in a folder and below, or the one file."""
-    if not path.exists():
-        raise ValueError(f"--images {path}: there is no such file or folder.")
-    if not path.is_dir():
-        return [_absolute(path)]
-    ignored: Counter[str] = Counter()
-    found = [_absolute(Path(file)) for file in walk(path, ignored)]
-    if not found:
-        hint = f"Save them as {', '.join(IMAGE_SUFFIXES[:5])} …" if ignored else "Give one with images."
-        raise ValueError(f"--images {path} contains no image{but(ignored)}. {hint}")
-    if ignored:
-        log.warning("%s", left_out(path, ignored))
-    return found
-
-
-def _absolute(path: Path) -> Path:
-    """Return the path from the root, links in it left as they are."""
-    return Path(os.path.abspath(path))
+    Args:
+        stages: also write `maps.npz`: for each of these stages an array (N, C, H, W) by its name, in the order of the
+            rows, and `features`, the stages as JSON; empty: of all stages.
+    """
+    pictures = Pictures(images)
+    pyramid = None if stages is None else model.model.features_only(list(stages) or None)
+    rows, maps = [], []
+    for _, arrays in pictures.read(model.transform.picture_mode):
+        batch = model.batch(arrays)
+        rows.append(model.model.embed(batch).float().cpu())
+        maps.append([found.float().cpu() for found in pyramid(batch)] if pyramid else [])
+    warn_of_broken(pictures.broken)
+    table = pd.DataFrame({"file": pictures.names, "embedding": list(torch.cat(rows).numpy())})
+    with written_whole(folder / "features.parquet") as file:
+        table.to_parquet(file, index=False)
+    if pyramid is not None:
+        names = [stage["module"] for stage in pyramid.feature_info]
+        whole: dict[str, Any] = {
+            name: torch.cat(parts).numpy() for name, parts in zip(names, zip(*maps, strict=True), strict=True)
+        }
+        with written_whole(folder / "maps.npz") as file:
+            np.savez(file, features=np.array(json.dumps(pyramid.feature_info)), **whole)
+    return table

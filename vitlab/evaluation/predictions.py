@@ -73,9 +73,12 @@ def read_predictions(path: str | Path) -> Predictions:
     regular(Path(path))
     try:
         table = pd.read_parquet(path)
+        logits = {name: np.stack(table[name].tolist()) for name in ("logits", "logits_ema") if name in table}
+        if not all(each.ndim == 2 and each.dtype.kind in "fiu" for each in logits.values()) or "logits" not in logits:
+            raise ValueError("its logits are no numbers")
     except FileNotFoundError:
         raise
-    except (ValueError, OSError) as error:  # of its end, or of a page
+    except (ValueError, TypeError, OSError) as error:  # of its end, or of a page
         first, *_ = str(error).splitlines()
         reason = re.sub(r"^Could not open Parquet input source '.*?': ", "", first).partition(". ")[0].rstrip(".")
         raise ValueError(
@@ -86,8 +89,8 @@ def read_predictions(path: str | Path) -> Predictions:
     return Predictions(
         images=table["image"].tolist(),
         labels=np.stack(label.tolist()) if label.dtype == object else label.to_numpy().copy(),  # which was read-only
-        logits=np.stack(table["logits"].tolist()),
-        logits_ema=np.stack(table["logits_ema"].tolist()) if "logits_ema" in table.columns else None,
+        logits=logits["logits"],
+        logits_ema=logits.get("logits_ema"),
         strata={
             name.removeprefix(STRATUM): np.array(table[name].tolist())
             for name in table.columns

@@ -5,16 +5,22 @@ this run's seed (or with the one of a setting `seed_everything=0`), below `befor
 weights. Both are continued like any run. Runs that name the same experiment, settings and seed share it. The
 configuration keeps eight digits of a hash of the file, `experiments/mae_digits.yaml@1f0c52ab`, so that a run from
 another version of it is another run.
+
+Also where a configuration puts its run, and runs that branch off a state of another.
 """
 
 import hashlib
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import yaml
 
-from vitlab.config import Config, SafeLoader, load_yaml
+from vitlab.atomic_files import write_text
+from vitlab.config import Config, SafeLoader, dump_yaml, load_yaml
+from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, RunDirectory
 
 BEFORE = "before"  # folder of the runs that others start from
 TEACHER = "model.init_args.teacher.weights"
@@ -58,3 +64,61 @@ class Source(NamedTuple):
     def has_seed(self) -> bool:
         """Whether a setting gives it a seed, the same for all runs that start from it."""
         return any(setting.startswith("seed_everything=") for setting in self.settings)
+
+
+LONGEST = 255  # bytes of a folder's name
+
+
+def directory_of(config: Config) -> Path:
+    """Return where a configuration puts its run: `root/name/seed-<seed>`.
+
+    Raises:
+        ValueError: a name that leads out of the root, or that no folder should have.
+    """
+    run = config["run"]
+    name, path = run["name"], Path(run["name"])
+    odd = any(part.startswith("-") or len(os.fsencode(part)) > LONGEST for part in name.split("/"))
+    if odd or not name.strip() or not name.isprintable():
+        raise ValueError(f"run.name is {name[:40]!r}, as no folder should be called. Give one like vit_cifar10.")
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(
+            f"run.name is {name!r}, which leads out of run.root ({run['root']}).\n"
+            "Give a plain name, and another place as --run.root FOLDER."
+        )
+    return Path(run["root"]) / path / f"seed-{config['seed_everything']}"
+
+
+def placed(config: Config, directory: Path) -> Config:
+    """Return a run's configuration with the root and name that lead to its present directory."""
+    if directory.absolute().name != f"seed-{config['seed_everything']}":
+        return config  # copied to a folder of another form: the path alone leads there
+    name, root = directory.absolute().parent.name, directory.absolute().parent.parent
+    if not directory.is_absolute() and root.is_relative_to(Path.cwd()):
+        root = root.relative_to(Path.cwd())
+    return {**config, "run": {**config["run"], "root": str(root), "name": name}}
+
+
+COPIED = (METRICS, DATA, ENVIRONMENT)
+
+
+def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
+    """Make a run directory whose run continues after `step` steps of another; leave a run alone that has begun.
+
+    Raises:
+        FileNotFoundError: that state was not kept.
+    """
+    from vitlab.runs.checkpoints import kept_state  # here, because studies' files import this and start at once
+
+    if (directory / CONFIG).is_file():
+        return
+    own, kept = RunDirectory(directory), RunDirectory(trunk).checkpoints
+    state = kept_state(kept, step)
+    if not state.is_file():
+        raise FileNotFoundError(f"{state} does not exist. Train {trunk} with --run.checkpoint.keep [{step}].")
+    own.checkpoints.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        shutil.copyfile(trunk / name, directory / name)
+    shutil.copyfile(state, own.last_checkpoint)
+    if (best := kept_state(kept, step, "-best")).is_file():
+        shutil.copyfile(best, own.checkpoints / "best.ckpt")
+    write_text(directory / CONFIG, dump_yaml(config))

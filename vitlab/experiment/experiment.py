@@ -16,7 +16,7 @@ from functools import cached_property, reduce
 from inspect import Parameter, signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from lightning.fabric.utilities.seed import seed_everything
@@ -45,27 +45,26 @@ from vitlab.config import (
 from vitlab.data import ImageDataModule
 from vitlab.evaluation.cost import hold_freed_memory
 from vitlab.evaluation.features import require_classes
-from vitlab.experiment.chain import TAKEN_FROM, Source
+from vitlab.experiment.chain import TAKEN_FROM, Source, directory_of, placed
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.errors import refuse_variant
 from vitlab.experiment.frozen import FEATURES, classify_by_features
-from vitlab.experiment.normalization import warn_of_normalization
 from vitlab.experiment.parser import Settings, help_of_named_size
-from vitlab.experiment.place import directory_of, placed
 from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
-from vitlab.experiment.same_images import OTHER, departures, known_test_images, other_images
+from vitlab.experiment.same_images import OTHER, departures, known_test_images, other_images, warn_of_normalization
 from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
+from vitlab.models.layers import pair
 from vitlab.models.stored import stored_facts
 from vitlab.models.weights import load_weights
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import RunDirectory, config_file, run_of
+from vitlab.runs.exactness import generators, set_generators
 from vitlab.runs.lock import Busy, refuse_links, run_lock
-from vitlab.runs.metrics_csv import MetricsFile
-from vitlab.runs.resume import generators, set_generators
+from vitlab.runs.loggers import MetricsFile
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
 
 OTHER_IMAGES = "%s was trained on other images than these (%s)."
@@ -105,7 +104,12 @@ class Experiment:
             source if isinstance(source, dict) else config_file(source) for source in sources if source not in settings
         )
         files = [source for source in sources if isinstance(source, Path)]
-        named, arguments = _spelled_out(sources, [*arguments, *(f"--{setting}" for setting in settings)])
+        arguments = [*arguments, *(f"--{setting}" for setting in settings)]
+        replaced: list[str] = []
+        named = spell_out(gather(sources, arguments, replaced.append))
+        arguments = spell_out_arguments(arguments)
+        for line in replaced:  # by classes whose names are right
+            log.info(line)
         if "model" not in dict(pairs(arguments)):
             refuse_variant(named, *files[-1:])
         self._settings = Settings(named, arguments)
@@ -230,7 +234,7 @@ class Experiment:
                 key = f"model.{name}.{argument}"
                 if key not in self._given_keys:
                     arguments[argument] = facts[fact]
-                elif not _same_size(arguments[argument], facts[fact]):
+                elif pair(arguments[argument]) != pair(facts[fact]):
                     if argument == "num_classes" and (trained := RunDirectory(self.directory).newest_checkpoint()):
                         self._refuse_other_classes(trained)
                     raise ValueError(
@@ -385,7 +389,7 @@ class Experiment:
         return {key: source for key, source in sources.items() if source}
 
     @property
-    def _root(self) -> Path:
+    def root(self) -> Path:
         """`run.root`, or that of a run that was moved."""
         above = [*self.directory.parents] or [self.directory / ".."]
         return above[min(len(Path(self._values.run.name).parts), len(above) - 1)]
@@ -410,7 +414,7 @@ class Experiment:
                     f"{key}: {source.file} has changed since this configuration was written ({source}).\n"
                     f"Give --{short(key)} {source.file} again, and the run another --run.name or --run.overwrite true."
                 )
-            runs[key] = Experiment(source.file, *source.settings, source.place(self._root, self.seed), alike)
+            runs[key] = Experiment(source.file, *source.settings, source.place(self.root, self.seed), alike)
         return runs
 
     def find_weights(self) -> None:
@@ -466,7 +470,10 @@ class Experiment:
                 vars(self).pop(name, None)
             self._compiled, self.data = False, self._settings.build("data")
         if fresh := "objective" not in vars(self):
-            self._restoring = self._used = finished or self._continues(run)
+            # Weights that the backbone asks for are not loaded where those of the run's state replace them.
+            asks = any(key.startswith("model.init_args.backbone.") for key in weights_of(self.config))
+            own = self._values.ckpt_path is None and not self.run.overwrite and self.run.probe is None
+            self._restoring = self._used = finished or (asks and own and run.newest_checkpoint() is not None)
         before = {} if finished else self._train_before()
         fast = self._values.trainer.fast_dev_run
         if not fast and not all(RunDirectory(directory).is_finished for directory in before.values()):
@@ -477,7 +484,7 @@ class Experiment:
         self._check_training(finished)
         if not fast and not any(isinstance(each, MetricsFile) for each in trainer.loggers):  # of a try that met a lock
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
-        refuse_links(self.directory, self._root)
+        refuse_links(self.directory, self.root)
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
@@ -497,26 +504,15 @@ class Experiment:
             hold_freed_memory()
             self._used = True
             probes = self.run.test and self.run.probe is not None and trainer.is_global_zero
-            untrained = self._as_it_begins() if probes and not self.frozen else None
+            untrained = copy.deepcopy(self.model) if probes and not self.frozen else None
+            if untrained is not None and self.objective.init_from is not None:
+                path = weights_path(self.objective.init_from)
+                load_weights(untrained, path, self.objective.prefix_in(path))
             trainer.fit(self.objective, datamodule=self.data, ckpt_path=state)
             count_last_epoch(trainer)
             if trainer.interrupted or fast:
                 return {}
             return self._finish(untrained)
-
-    def _continues(self, run: RunDirectory) -> bool:
-        """Whether weights that the backbone asks for are replaced by those of the run's state, and not measured."""
-        asks = any(key.startswith("model.init_args.backbone.") for key in weights_of(self.config))
-        own = self._values.ckpt_path is None and not self.run.overwrite and self.run.probe is None
-        return asks and own and run.newest_checkpoint() is not None
-
-    def _as_it_begins(self) -> ImageModel:
-        """Return a copy of the encoder as the training begins, with the weights that `init_from` names."""
-        model = copy.deepcopy(self.model)
-        if self.objective.init_from is not None:
-            path = weights_path(self.objective.init_from)
-            load_weights(model, path, self.objective.prefix_in(path))
-        return model
 
     def _take_weights(self, before: dict[str, Path]) -> None:
         """Give the objective, by setting, the runs that it takes weights from."""
@@ -606,7 +602,7 @@ class Experiment:
         return self._evaluate("test", weights)
 
     def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
-        refuse_links(self.directory, self._root)
+        refuse_links(self.directory, self.root)
         trainer, self._used = self._prepare(), True
         if weights is None:
             self._begin()
@@ -658,24 +654,8 @@ class Experiment:
         return self.trainer
 
 
-def _spelled_out(sources: Sequence[str | Path | Config], arguments: Sequence[str]) -> tuple[Config, list[str]]:
-    """Return the merged files and the arguments with the import path of each class; log what classes replace."""
-    replaced: list[str] = []
-    named = spell_out(gather(sources, arguments, replaced.append))
-    arguments = spell_out_arguments(arguments)
-    for line in replaced:  # by classes whose names are right
-        log.info(line)
-    return named, arguments
-
-
 def _is_setting(source: str | Path | Config) -> bool:
     return isinstance(source, str) and re.match(r"[\w.]+\+?=", source) is not None and not Path(source).exists()
-
-
-def _same_size(size: Any, wanted: Any) -> bool:
-    """Return whether two numbers, or sizes of one or two sides, are equal."""
-    sides, others = ([x] * 2 if isinstance(x, int) else [*x] for x in (size, wanted))
-    return sides == others
 
 
 def _listed(lines: Sequence[str], most: int = 3) -> str:

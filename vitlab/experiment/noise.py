@@ -25,8 +25,8 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.models.stored import without_weights
 from vitlab.objectives import Distillation
 from vitlab.runs.finite_steps import FiniteSteps
-from vitlab.runs.metrics_csv import MetricsFile
-from vitlab.runs.progress_bar import RunProgress
+from vitlab.runs.loggers import MetricsFile
+from vitlab.runs.trainer import RunProgress
 
 COUNTED = 16  # images of a batch, at most, of which FLOPs are counted
 

@@ -12,11 +12,11 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not ours
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vitlab import models
-from vitlab.config import TRAINER_DEFAULTS, Config, Dumper, import_only_known, pairs, refuse_code
+from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known, pairs, refuse_code
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_names import PLACES, choices, nulls, settable
 from vitlab.experiment.errors import call_of_user_code, check_sections, explain, readable
@@ -30,6 +30,7 @@ tell_one_batch_from_all()
 # jsonargparse 4.53 gives a null for an argument of a class within a class (--model.teacher.weights null) on as "None".
 _load = get_loader("yaml")
 set_loader("yaml", lambda text: None if text.strip() == "None" else _load(text), (yaml.YAMLError,))
+set_dumper("yaml", dump_yaml)  # or a folder 1e3 becomes a number
 
 MAX_SEED = 2**32 - 1  # numpy's
 GROUPS = r"One or more arguments specifying.*|Path to a configuration file\."  # texts of what has options below
@@ -92,7 +93,7 @@ class ConfigurationReader(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults=TRAINER_DEFAULTS,
-            args=["--config", yaml.dump(named, Dumper=Dumper), *arguments],
+            args=["--config", dump_yaml(named), *arguments],
             run=False,
         )
 

@@ -1,13 +1,18 @@
-"""The metrics of a run as it prints them, and why they may be no result."""
+"""The metrics of a run: those that it will end with, how it prints them, and why they may be no result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
+from torchmetrics import MetricCollection
 
 from vitlab import log
 from vitlab.data import ImageDataModule
+from vitlab.objectives import Distillation, Objective
+from vitlab.objectives.labeled import LabeledObjective
+from vitlab.runs.knn_monitor import KnnMonitor
+from vitlab.runs.measures import Measure
 
 Metrics = dict[str, float]
 
@@ -41,3 +46,27 @@ def show(metrics: Mapping[str, float], partial: Sequence[str], data: ImageDataMo
         log.warning("Not a result: %s.", "; ".join(partial))
     shown = {name: value for name, value in metrics.items() if data.num_classes > 5 or not name.endswith("/top5")}
     log.info("%s", "  ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items())))
+
+
+def final_metrics(objective: Objective, callbacks: Iterable[Callback]) -> dict[str, bool | None] | None:
+    """Return by name, like `test/top1`, whether higher is better; None where that is not known.
+
+    None for the whole: classes of somebody else may log anything, or the metrics are those of the features.
+    """
+    callbacks = [*callbacks]
+    ours = all(type(each).__module__.startswith(("vitlab.", "lightning.")) for each in (objective, *callbacks))
+    if not ours or objective.task is None:
+        return None
+    known: dict[str, bool | None] = dict.fromkeys(objective.epoch_metrics)
+    if isinstance(objective, LabeledObjective):
+        for split, metrics in objective.metrics.items():
+            assert isinstance(metrics, MetricCollection)
+            if not split.endswith("_ema") or objective.average is not None:
+                inner = {name: getattr(metric, "wrapped_metric", metric) for name, metric in metrics.items()}
+                known |= {str(name): metric.higher_is_better for name, metric in inner.items()}
+    if isinstance(objective, Distillation):
+        known["test/agreement"] = None
+    for each in callbacks:
+        if isinstance(each, KnnMonitor | Measure):
+            known |= dict.fromkeys(each.LOGGED)
+    return known

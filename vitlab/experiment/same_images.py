@@ -1,4 +1,4 @@
-"""A run is trained, continued and tested on the images that it began with, or says so.
+"""A run is trained, continued and tested on the images that it began with, normalized as its weights were, or says so.
 
 Images that come or go would be split again: some that were trained on would then test. So would some that the weights
 it starts from were trained on, where that training split the images in another way.
@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitlab import log
 from vitlab.config import ROOT, Config, conflicts, merge, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import SPLITS, Split
+from vitlab.models.timm_model import normalization_of
 from vitlab.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -100,3 +102,16 @@ def _images(config: Config, folder: Path) -> tuple[object, ...]:
 
 def _arguments(config: Config) -> Config:
     return config["data"].get("init_args") or {}
+
+
+def warn_of_normalization(config: Config, data: ImageDataModule) -> None:
+    """Warn of images of another mean and deviation than those of timm's weights, by which accuracy is lost silently."""
+    for key, source in weights_of(config).items():
+        if not source.startswith("timm/") or "teacher" in key:  # a teacher has its own normalization
+            continue
+        mean, std = normalization_of(source.removeprefix("timm/"))
+        if mean is not None and std is not None and (tuple(data.mean), tuple(data.std)) != (mean, std):
+            log.warning(
+                "%s was trained on images of mean %s and std %s; these have %s and %s. Set data.mean and data.std.",
+                *(source, list(mean), list(std), list(data.mean), list(data.std)),
+            )

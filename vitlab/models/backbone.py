@@ -5,20 +5,36 @@ An `ImageModel` can be trained on labels. A `Backbone` encodes an image in three
     patch_embed(images)   -> tokens (B, H, W, D)
     add_pos_embed(tokens) -> tokens (B, H, W, D)
     encode(tokens)        -> Features
+
+Both give the maps of their stages by timm's names, for detection, segmentation and dense probes. A stage is a block of
+a ViT, where all maps have the stride of a patch, and a resolution of a Swin:
+
+    model.feature_info                     of each stage: `num_chs` C, `reduction` in pixels per place, `module`
+    model.forward_intermediates(images)    the features, and the maps (B, C, H, W) of all stages
+    model.features_only((1, 2, 3))         a module that returns the maps of some stages; it can be exported
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitlab.models.intermediates import FeatureInfo, FeatureMaps, Indices, outputs_of, taken
 from vitlab.models.layers import Init, PatchEmbed, new_classifier, resize_pos_embed, trunc_normal
+
+Indices = int | Sequence[int] | None
+
+
+class FeatureInfo(TypedDict):
+    """What a stage gives."""
+
+    module: str
+    num_chs: int
+    reduction: int
 
 
 class Features(NamedTuple):
@@ -56,6 +72,37 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def taken(indices: Indices, info: Sequence[FeatureInfo]) -> list[int]:
+    """Return which stages are meant, in the order of the network: all for None, the last n for an int n.
+
+    Raises:
+        ValueError: a stage that does not exist.
+    """
+    count = len(info)
+    given = range(count) if indices is None else range(-indices, 0) if isinstance(indices, int) else indices
+    wrong = [i for i in given if not -count <= i < count]
+    if wrong or len(given) == 0:
+        raise ValueError(
+            f"Stages {indices} are to be taken, and there are {count}: 0 to {count - 1} ({info[-1]['module']}), or "
+            "counted from the end by negative numbers."
+        )
+    return sorted({i % count for i in given})
+
+
+def outputs_of(modules: Sequence[nn.Module], run: Callable[[], Any]) -> tuple[Any, list[Tensor]]:
+    """Return what `run` returns, and the output that each of the modules has in it."""
+    outputs: list[Tensor] = []
+    handles = [module.register_forward_hook(lambda _, inputs, output: outputs.append(output)) for module in modules]
+    try:
+        result = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    # torch.compile looks for hooks when it compiles, and not again.
+    assert len(outputs) == len(modules), "the outputs of compiled blocks cannot be read; reload the model"
+    return result, outputs
 
 
 class ImageModel(nn.Module, ABC):
@@ -132,7 +179,7 @@ class ImageModel(nn.Module, ABC):
         """Return the maps of stages, see `Backbone.forward_intermediates`."""
         raise ValueError(f"{type(self).__name__} gives no maps: it has no `forward_intermediates`.")
 
-    def features_only(self, out_indices: Indices = None, norm: bool = False) -> FeatureMaps:
+    def features_only(self, out_indices: Indices = None, norm: bool = False) -> "FeatureMaps":
         """Return a module that maps images to the maps of some stages, None for all; it shares these weights."""
         return FeatureMaps(self, out_indices, norm)
 
@@ -212,8 +259,29 @@ class Backbone(ImageModel):
     def feature_info(self) -> list[FeatureInfo]:
         """Of each block, read off its output for a black image when first asked for."""
         if self._stages is None:
-            self._stages = _measured_stages(self)
+            like = next(self.parameters())
+            image = torch.zeros(1, self.in_chans, *self.img_size, dtype=like.dtype, device=like.device)
+            names = {id(module): name for name, module in self.named_modules()}
+            with torch.no_grad(), in_eval_mode(self):
+                _, outputs = outputs_of(list(self.blocks), lambda: self.forward_features(image))
+            stages = [(names[id(block)], x) for block, x in zip(self.blocks, outputs, strict=True)]
+            self._stages = [
+                FeatureInfo(module=name, num_chs=x.shape[-1], reduction=self._stride_of(name, x)) for name, x in stages
+            ]
         return self._stages
+
+    def _stride_of(self, name: str, x: Tensor) -> int:
+        """Return the side in pixels of one place of a block's output, a map or a sequence of all patches."""
+        height, width = self.patch_embed.grid_size
+        sides = tuple(x.shape[1:3]) if x.ndim == 4 else (height, width) if x.shape[1] >= height * width else (0, 0)
+        halved = [self.patch_size * 2**i for i in range(8)]  # first: where a map was padded, a quotient would be less
+        for stride in (*halved, round(self.img_size[0] / max(sides[0], 1))):
+            if stride and sides == tuple(math.ceil(pixels / stride) for pixels in self.img_size):
+                return stride
+        raise ValueError(
+            f"{type(self).__name__}: {name} gives {tuple(x.shape)} for one image of {self.img_size} px. Blocks give "
+            f"maps (B, H, W, C), or prefix tokens and all {height * width} patches (B, P + N, C)."
+        )
 
     def forward_intermediates(  # type: ignore[override]
         self,
@@ -236,22 +304,21 @@ class Backbone(ImageModel):
             output_fmt: NCHW (B, C, H, W), or NLC (B, N, C).
             intermediates_only: return the list alone.
         """
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt must be NCHW or NLC, not {output_fmt}.")
         stages = [self.get_submodule(self.feature_info[i]["module"]) for i in taken(indices, self.feature_info)]
         features, outputs = outputs_of(stages, lambda: self.encode(self.add_pos_embed(self.patch_embed(images))))
         grid = self.patch_embed.grid_of(images)
-        maps = [_prefix_and_map(self._normalized(x) if norm else x, grid) for x in outputs]
-        fitted = [(x.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else x.flatten(1, 2)) for _, x in maps]
-        pairs = [(x, prefix) for (prefix, _), x in zip(maps, fitted, strict=True)]
-        intermediates = pairs if return_prefix_tokens else fitted
+        intermediates: list[Any] = []
+        for x in outputs:
+            if norm and x.shape[-1] == self.num_features:
+                x = self.get_submodule("norm")(x)
+            if x.ndim == 4:
+                prefix, fitted = x.flatten(1, 2)[:, :0], x  # a map
+            else:
+                num_prefix = x.shape[1] - grid[0] * grid[1]
+                prefix, fitted = x[:, :num_prefix], x[:, num_prefix:].unflatten(1, grid)
+            fitted = fitted.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else fitted.flatten(1, 2)
+            intermediates.append((fitted, prefix) if return_prefix_tokens else fitted)
         return intermediates if intermediates_only else (features, intermediates)
-
-    def _normalized(self, x: Float[Tensor, "B *grid C"]) -> Float[Tensor, "B *grid C"]:
-        final = dict(self.named_children()).get("norm")
-        if final is None:
-            raise ValueError(f"norm: true, and {type(self).__name__} has no final norm by the name `norm`.")
-        return final(x) if x.shape[-1] == self.num_features else x
 
     def embed(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B C"]:
         return self.pool(self.forward_features(images))
@@ -271,57 +338,6 @@ class Backbone(ImageModel):
         return resize_pos_embed(tensor, num_prefix, (side, side), self.patch_embed.grid_size)
 
 
-@torch.no_grad()
-def _measured_stages(model: Backbone) -> list[FeatureInfo]:
-    """Return what the blocks give for one image."""
-    like = next(model.parameters())
-    image = torch.zeros(1, model.in_chans, *model.img_size, dtype=like.dtype, device=like.device)
-    names = {id(module): name for name, module in model.named_modules()}
-    with in_eval_mode(model):
-        _, outputs = outputs_of(list(model.blocks), lambda: model.forward_features(image))
-    stages = [(names[id(block)], x) for block, x in zip(model.blocks, outputs, strict=True)]
-    return [FeatureInfo(module=name, num_chs=x.shape[-1], reduction=_stride(model, name, x)) for name, x in stages]
-
-
-def _stride(model: Backbone, name: str, x: Tensor) -> int:
-    """Return the side in pixels of one place of a block's output.
-
-    Raises:
-        ValueError: it is neither a map nor a sequence of all patches.
-    """
-    height, width = model.patch_embed.grid_size
-    sides = tuple(x.shape[1:3]) if x.ndim == 4 else (height, width) if x.shape[1] >= height * width else (0, 0)
-    halved = [model.patch_size * 2**i for i in range(8)]  # first: where a map was padded, a quotient would be less
-    for stride in (*halved, round(model.img_size[0] / max(sides[0], 1))):
-        if stride and sides == tuple(math.ceil(pixels / stride) for pixels in model.img_size):
-            return stride
-    raise ValueError(
-        f"{type(model).__name__}: {name} gives {tuple(x.shape)} for one image of {model.img_size} px. Blocks give maps "
-        f"(B, H, W, C), or prefix tokens and all {height * width} patches (B, P + N, C)."
-    )
-
-
-def _prefix_and_map(x: Tensor, grid: tuple[int, int]) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B H W C"]]:
-    """Split the output of a stage: a map as it is, or prefix tokens and the patches of a grid."""
-    if x.ndim == 4:
-        return x.flatten(1, 2)[:, :0], x
-    num_prefix = x.shape[1] - grid[0] * grid[1]
-    return x[:, :num_prefix], x[:, num_prefix:].unflatten(1, grid)
-
-
-def check_attributes(model: ImageModel) -> None:
-    """Raise a ValueError that names the attributes that an architecture's `__init__` does not set."""
-    names = ["num_classes", "num_features", "img_size", "in_chans", "blocks"]
-    names += ["patch_embed"] if isinstance(model, Backbone) else []
-    names += ["head"] if type(model).head_parameters is ImageModel.head_parameters else []
-    missing = [name for name in names if getattr(model, name, None) is None]
-    if missing:
-        raise ValueError(
-            f"{type(model).__name__}.__init__ sets no {', '.join(missing)}; {type(model).__mro__[1].__name__} in "
-            "vitlab/models/backbone.py lists what an architecture sets."
-        )
-
-
 def recompute_attention(
     model: Backbone, attentions: Sequence[nn.Module], images: Float[Tensor, "B Cin Hpx Wpx"]
 ) -> list[Float[Tensor, "_ _ _ _"]]:
@@ -338,3 +354,31 @@ def recompute_attention(
         for handle in handles:
             handle.remove()
     return probs
+
+
+class FeatureMaps(nn.Module):
+    """Map images to the maps of some stages (timm's `features_only=True`).
+
+    Args:
+        model: an `ImageModel`.
+        out_indices: which stages; None for all.
+        norm: apply the model's final norm to the maps whose width it has.
+
+    Raises:
+        ValueError: the model gives no maps, or has no such stage.
+    """
+
+    def __init__(self, model: ImageModel, out_indices: Indices = None, norm: bool = False) -> None:
+        super().__init__()
+        if not model.feature_info:
+            raise ValueError(f"{type(model).__name__} gives no maps: it has no `feature_info`.")
+        self.model, self.norm = model, norm
+        self.out_indices = taken(out_indices, model.feature_info)
+        self.feature_info: list[FeatureInfo] = [model.feature_info[i] for i in self.out_indices]
+        self.in_chans, self.img_size = model.in_chans, model.img_size
+
+    def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> list[Float[Tensor, "B _ _ _"]]:
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, self.out_indices, norm=self.norm, intermediates_only=True
+        )
+        return maps

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitlab.models.bias_tables import Size
 from vitlab.models.layers import sincos_waves
 
+Size = tuple[int, int]  # rows and columns of tokens
 CPU = torch.device("cpu")  # where all is computed, whichever device a model is built on
 NINE = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2))  # a token itself, and those around it
 

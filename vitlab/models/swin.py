@@ -17,10 +17,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.bias_tables import look_up, new_bias_table, relative_position_index, resize_bias_table, zero_bias
-from vitlab.models.stages import StagedTransformer, merge_2x2
+from vitlab.models.impulses import Size
 from vitlab.models.swin_v2 import ResPostNormBlock
-from vitlab.models.windows import Size, WindowAttention, WindowBlock, check_position_bias, cosine
+from vitlab.models.windows import (
+    StagedTransformer,
+    WindowAttention,
+    WindowBlock,
+    cosine,
+    look_up,
+    merge_2x2,
+    new_bias_table,
+    relative_position_index,
+    resize_bias_table,
+    zero_bias,
+)
 
 
 class DotProductAttention(WindowAttention):
@@ -117,21 +127,9 @@ class SwinTransformer(StagedTransformer):
         attention: type[DotProductAttention] = DotProductAttention,
         **kwargs: Any,
     ) -> None:
-        check_position_bias(position_bias, ("none", "absolute", "table"))
-        if table_resize not in ("bicubic", "geometric"):
-            raise ValueError(f"table_resize must be bicubic or geometric, not {table_resize}.")
         self.table_resize, self.table = table_resize, position_bias == "table"
         self.new_block, self.attention = block, attention
         super().__init__(*args, position_bias=position_bias, **kwargs)
 
-    def new_attention(
-        self,
-        stage: int,
-        dim: int,
-        num_heads: int,
-        window: Size,
-        qkv_bias: bool,
-        attn_drop: float,
-        proj_drop: float,
-    ) -> WindowAttention:
-        return self.attention(dim, num_heads, window, self.table, qkv_bias, attn_drop, proj_drop)
+    def new_attention(self, stage: int, dim: int, num_heads: int, window: Size, *rest: Any) -> WindowAttention:
+        return self.attention(dim, num_heads, window, self.table, *rest)

@@ -13,24 +13,28 @@ and the two of Swin's Table 4: none, and an absolute embedding.
 
 import math
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.bias_tables import (
+from vitlab.models.impulses import Size
+from vitlab.models.windows import (
+    PositionBias,
+    StagedTransformer,
+    WindowAttention,
+    WindowBlock,
+    cosine,
     look_up,
+    merge_2x2,
     new_bias_table,
     relative_coords,
     relative_position_index,
     resize_bias_table,
     zero_bias,
 )
-from vitlab.models.stages import StagedTransformer, merge_2x2
-from vitlab.models.windows import PositionBias, Size, WindowAttention, WindowBlock, check_position_bias, cosine
 
 
 class ContinuousBias(nn.Sequential):
@@ -105,15 +109,6 @@ class TableBias(nn.Module):
         self.window = window
 
 
-def relative_bias(
-    kind: PositionBias, num_heads: int, window: Size, pretrained_window: Size
-) -> ContinuousBias | TableBias | None:
-    """Return the bias of an attention; None for the kinds without one."""
-    if kind in ("log", "linear"):
-        return ContinuousBias(num_heads, window, pretrained_window, log_spaced=kind == "log")
-    return TableBias(num_heads, window) if kind == "table" else None
-
-
 class ScaledCosineAttention(WindowAttention):
     """softmax(cos(q, k) / τ + B) v, with a learned τ for each head."""
 
@@ -126,11 +121,10 @@ class ScaledCosineAttention(WindowAttention):
         qkv_bias: bool,
         attn_drop: float,
         proj_drop: float,
+        *,
         init_scale: float = 10.0,
     ) -> None:
         super().__init__(dim, num_heads, window, attn_drop, proj_drop)
-        if init_scale <= 0:
-            raise ValueError(f"init_scale is {init_scale}; give a positive 1/τ, like 10.")
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(init_scale)))
         self.cpb_mlp = relative_bias  # timm's name, whatever the kind
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -171,18 +165,8 @@ class ResPostNormBlock(WindowBlock):
     raises the norms by about one learning rate a step.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        size: Size,
-        shifted: bool,
-        attn: WindowAttention,
-        mlp_ratio: float,
-        proj_drop: float,
-        drop_path: float,
-        init_values: float = 0.0,
-    ) -> None:
-        super().__init__(dim, size, shifted, attn, mlp_ratio, proj_drop, drop_path)
+    def __init__(self, *args: Any, init_values: float = 0.0) -> None:
+        super().__init__(*args)
         for norm in (self.norm1, self.norm2):
             nn.init.constant_(norm.weight, init_values)
 
@@ -222,36 +206,32 @@ class SwinTransformerV2(StagedTransformer):
     def __init__(
         self,
         *args: Any,
-        embed_dim: int = 96,
-        depths: tuple[int, ...] = (2, 2, 6, 2),
         pretrained_window_sizes: tuple[int, ...] = (0, 0, 0, 0),
         position_bias: PositionBias = "log",
         init_scale: float = 10.0,
         init_values: float | None = None,
         **kwargs: Any,
     ) -> None:
-        check_position_bias(position_bias, get_args(PositionBias))
-        trained_at, beyond = pretrained_window_sizes[: len(depths)], pretrained_window_sizes[len(depths) :]
-        if len(trained_at) < len(depths) or min(trained_at) < 0 or any(beyond):  # the default's zeros may be too many
-            raise ValueError(f"pretrained_window_sizes {pretrained_window_sizes}: give {len(depths)} sides, or zeros.")
-        self.pretrained_windows, self.position_bias, self.init_scale = trained_at, position_bias, init_scale
-        gain = init_values if init_values is not None else 0.0 if embed_dim >= 96 else 0.5
-        self.new_block = partial(ResPostNormBlock, init_values=gain)
-        super().__init__(*args, embed_dim=embed_dim, depths=depths, position_bias=position_bias, **kwargs)
+        self.pretrained_windows, self.position_bias = pretrained_window_sizes, position_bias
+        self.init_scale, self.init_values = init_scale, init_values
+        super().__init__(*args, position_bias=position_bias, **kwargs)
+        stages, given = len(self.layers), pretrained_window_sizes
+        if len(given) < stages or any(given[stages:]):  # the default's zeros may be too many
+            raise ValueError(f"pretrained_window_sizes {given}: give {stages} sides, or zeros.")
 
-    def new_attention(
-        self,
-        stage: int,
-        dim: int,
-        num_heads: int,
-        window: Size,
-        qkv_bias: bool,
-        attn_drop: float,
-        proj_drop: float,
-    ) -> WindowAttention:
-        side = self.pretrained_windows[stage]
-        bias = relative_bias(self.position_bias, num_heads, window, (side, side))
-        return ScaledCosineAttention(dim, num_heads, window, bias, qkv_bias, attn_drop, proj_drop, self.init_scale)
+    def new_attention(self, stage: int, dim: int, num_heads: int, window: Size, *rest: Any) -> WindowAttention:
+        bias: ContinuousBias | TableBias | None = None
+        if self.position_bias in ("log", "linear"):
+            side = max(self.pretrained_windows[stage : stage + 1], default=0)  # too few are refused in the end
+            bias = ContinuousBias(num_heads, window, (side, side), log_spaced=self.position_bias == "log")
+        elif self.position_bias == "table":
+            bias = TableBias(num_heads, window)
+        return ScaledCosineAttention(dim, num_heads, window, bias, *rest, init_scale=self.init_scale)
+
+    def new_block(self, *args: Any) -> WindowBlock:
+        width = self.patch_embed.proj.out_channels
+        gain = self.init_values if self.init_values is not None else 0.0 if width >= 96 else 0.5
+        return ResPostNormBlock(*args, init_values=gain)
 
     def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Let windows grow with the images, and keep offsets relative to the windows that the model was trained with.

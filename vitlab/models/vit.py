@@ -16,9 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlab.models.backbone import AttentionMap, Backbone, Features, recompute_attention
+from vitlab.models.backbone import AttentionMap, Backbone, FeatureInfo, Features, recompute_attention
 from vitlab.models.impulses import start_with_impulses
-from vitlab.models.intermediates import FeatureInfo
 from vitlab.models.layers import (
     BatchNorm,
     DropPath,
@@ -30,7 +29,6 @@ from vitlab.models.layers import (
     add_positions,
     attention,
     check_heads,
-    check_rate,
     classifier,
     default_init,
     drop_path_rates,
@@ -54,7 +52,6 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool, attn_drop: float, proj_drop: float) -> None:
         super().__init__()
-        check_rate(attn_drop, "attn_drop_rate")
         self.num_heads, self.attn_drop = num_heads, attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -172,9 +169,10 @@ class VisionTransformer(Backbone):
         self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, embed_dim
         self.init = init or default_init(embed_dim, published=192)
         self.distilled, self.no_embed_class, self.grad_checkpointing = distilled, no_embed_class, grad_checkpointing
-        self._check_prefix(class_token, reg_tokens)
+        if distilled and (reg_tokens or not class_token):
+            raise ValueError("distilled: true has DeiT's class token and no registers; leave both settings out.")
         self.num_class_tokens, self.num_prefix_tokens = class_token + distilled, class_token + distilled + reg_tokens
-        self.global_pool, self.distilled_training = self._check_pool(global_pool), False
+        self.global_pool = self._check_pool(global_pool)
 
         embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, None, dynamic_img_size, dynamic_img_pad)
         self.patch_embed, self.img_size, (H, W) = embed, embed.img_size, embed.grid_size
@@ -184,7 +182,9 @@ class VisionTransformer(Backbone):
         embed_len = H * W + (0 if no_embed_class else self.num_prefix_tokens)
         self.pos_embed = nn.Parameter(torch.zeros(1, embed_len, embed_dim), requires_grad=not fixed_pos_embed)
         self.pos_drop, self.patch_drop = nn.Dropout(pos_drop_rate), PatchDropout(patch_drop_rate)
-        new_norm = self._new_norm(norm)
+        if norm == "batch" and grad_checkpointing:
+            raise ValueError("norm: batch with grad_checkpointing: true would average each batch twice; turn one off.")
+        new_norm: Callable[[int], nn.Module] = layer_norm if norm == "layer" else BatchNorm
         blocks = []
         for rate in drop_path_rates(drop_path_rate, depth):
             attn = Attention(embed_dim, num_heads, qkv_bias, attn_drop_rate, proj_drop_rate)
@@ -219,31 +219,12 @@ class VisionTransformer(Backbone):
             qkvs = [block.attn.qkv for block in blocks]
             start_with_impulses(qkvs, num_heads, self.pos_embed[0, -H * W :], (H, W), impulses)
 
-    def _check_prefix(self, class_token: bool, reg_tokens: int) -> None:
-        if reg_tokens < 0:
-            raise ValueError(f"reg_tokens is {reg_tokens}; give a number of registers, 0 for none.")
-        if self.distilled and (reg_tokens or not class_token):
-            raise ValueError(
-                f"class_token {class_token} and reg_tokens {reg_tokens} with distilled: true: DeiT's has a "
-                "class token and no registers; leave both settings out."
-            )
-
     def _check_pool(self, global_pool: str) -> str:
         if global_pool == "token" and not self.num_class_tokens:
-            raise ValueError(
-                "global_pool token reads the class token, and class_token is false; give global_pool: avg."
-            )
-        if global_pool not in (("token",) if self.distilled else ("token", "avg")):
-            choices = "token for a distilled model" if self.distilled else "token or avg"
-            raise ValueError(f"global_pool must be {choices}, not {global_pool}.")
+            raise ValueError("global_pool token reads the class token, and class_token is false; give avg.")
+        if global_pool == "avg" and self.distilled:
+            raise ValueError("global_pool must be token for a distilled model, not avg.")
         return global_pool
-
-    def _new_norm(self, norm: str) -> Callable[[int], nn.Module]:
-        if norm not in ("layer", "batch"):
-            raise ValueError(f"norm must be layer or batch, not {norm}.")
-        if norm == "batch" and self.grad_checkpointing:
-            raise ValueError("norm: batch with grad_checkpointing: true would average each batch twice; turn one off.")
-        return layer_norm if norm == "layer" else BatchNorm
 
     def add_pos_embed(self, tokens: Float[Tensor, "B H W D"]) -> Float[Tensor, "B H W D"]:
         return add_positions(tokens, self.pos_embed, self.patch_embed.grid_size)
@@ -283,17 +264,6 @@ class VisionTransformer(Backbone):
         if self.distilled:
             return torch.stack(self.forward_heads(features)).mean(dim=0)
         return self.head(self.head_drop(self.pool(features)))
-
-    def forward(  # type: ignore[override]  # the pair is timm's protocol
-        self, images: Float[Tensor, "B Cin Hpx Wpx"]
-    ) -> Float[Tensor, "B K"] | tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        features = self.forward_features(images)
-        pair = self.distilled_training and self.training
-        return self.forward_heads(features) if pair else self.forward_head(features)
-
-    def set_distilled_training(self, enable: bool = True) -> None:
-        """Make `forward` return the pair of logits while training, as in timm."""
-        self.distilled_training = enable
 
     @property
     def feature_info(self) -> list[FeatureInfo]:

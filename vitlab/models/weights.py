@@ -189,12 +189,27 @@ def _follow_names(
 
 
 def _encoder_in(path: str | Path, own: Weights, prefix: str | None) -> tuple[Weights, str, str]:
-    """Return the weights in a file, what the names of the encoder begin with among them, and their container."""
+    """Return the weights in a file, what the names of the encoder begin with among them, and their container.
+
+    Without a given prefix it is the one under which most of the model's names are found, if they are half of them.
+    """
     weights, encoder_prefix, container = read_weights(path)
     file = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
     if prefix is None:
         inside = [name[len(encoder_prefix) :] for name in file if name.startswith(encoder_prefix)]
-        prefix = encoder_prefix + _find_prefix(inside, own)
+        found: Counter[str] = Counter()
+        for parts in (name.split(".") for name in inside):
+            found.update(
+                "".join(f"{part}." for part in parts[:i]) for i in range(len(parts)) if ".".join(parts[i:]) in own
+            )
+        rank = {prefix: -i for i, prefix in enumerate(PREFIXES)}
+
+        def preference(prefix: str) -> tuple[int, bool, int]:
+            place = rank.get(prefix.removesuffix("net."), -len(PREFIXES))  # TimmModel's own level
+            return found[prefix], bool(AVERAGED.search(prefix)), place
+
+        best = max(found, key=preference, default="")
+        prefix = encoder_prefix + (best if 2 * found[best] >= len(own) else "")
     return file, prefix, container
 
 
@@ -207,7 +222,7 @@ def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int], p
         prefix: as for `load_weights`.
 
     Raises:
-        ValueError: a row for more or fewer classes than the model has, or beyond the file's; a file without classifier.
+        ValueError: a file without classifier.
     """
     own = _with_timm_names(model).state_dict()
     whole, prefix, _ = _encoder_in(path, own, prefix)
@@ -216,11 +231,6 @@ def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int], p
     names = [name for name in own if CLASSIFIER.match(name)]
     if not names or any(name not in file for name in names):
         raise ValueError(f"{path} has no classifier {', '.join(names)}, from which rows could be taken.")
-    if len(rows) != model.num_classes or not 0 <= min(rows) <= max(rows) < len(file[names[0]]):
-        raise ValueError(
-            f"{len(rows)} rows up to {max(rows, default=0)} are listed for the {model.num_classes} classes; give each "
-            f"class one of the {len(file[names[0]])} rows in {path}, from 0."
-        )
     _with_timm_names(model).load_state_dict(own | {name: file[name][rows] for name in names})
 
 
@@ -301,8 +311,25 @@ def read_weights(path: str | Path) -> tuple[Weights, str, str]:
         raise unsafe(path, error) from None
     except Exception as error:  # bytes that are not a pickle fail anywhere in the unpickler
         raise not_weights(path, error) from None
-    weights, container = _unwrap(content, path)
-    return weights, content.get("vitlab_encoder", "") if isinstance(content, Mapping) else "", container
+    encoder_prefix = content.get("vitlab_encoder", "") if isinstance(content, Mapping) else ""
+    said = ""
+    while isinstance(content, Mapping):
+        tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+        sizes = {key: _size(inner) for key, inner in content.items()}
+        raw = max([len(tensors), *(size for key, size in sizes.items() if not AVERAGED.search(str(key)))])
+        averages = [key for key, size in sizes.items() if AVERAGED.search(str(key)) and size and size >= raw]
+        key = next((key for key in (*averages, *CONTAINERS) if isinstance(content.get(key), Mapping)), None)
+        if key is None and tensors:
+            return tensors, encoder_prefix, said
+        if key is None:
+            break
+        others = [str(other) for other, size in sizes.items() if size and other != key]
+        others += [f"{len(tensors)} tensors"] * bool(tensors)
+        if others:
+            said = f"{key} taken{', the average' if key in averages else ''}; {_some(others)} not used"
+        content = content[key]
+    keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    raise ValueError(f"{path} contains no weights under {', '.join(CONTAINERS)} or at its top; its keys are {keys}.")
 
 
 def unsafe(path: str | Path, error: pickle.UnpicklingError) -> ValueError:
@@ -326,28 +353,6 @@ def not_weights(path: str | Path, error: Exception) -> ValueError:
             "If it was downloaded, the download failed: get the file itself."
         )
     return ValueError(f"{path} is not a file of weights ({type(error).__name__} while reading it).")
-
-
-def _unwrap(content: object, path: Path) -> tuple[Weights, str]:
-    """Return the weights in a checkpoint, and which container they are of, where others hold weights too."""
-    said = ""
-    while isinstance(content, Mapping):
-        tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-        sizes = {key: _size(inner) for key, inner in content.items()}
-        raw = max([len(tensors), *(size for key, size in sizes.items() if not AVERAGED.search(str(key)))])
-        averages = [key for key, size in sizes.items() if AVERAGED.search(str(key)) and size and size >= raw]
-        key = next((key for key in (*averages, *CONTAINERS) if isinstance(content.get(key), Mapping)), None)
-        if key is None and tensors:
-            return tensors, said
-        if key is None:
-            break
-        others = [str(other) for other, size in sizes.items() if size and other != key]
-        others += [f"{len(tensors)} tensors"] * bool(tensors)
-        if others:
-            said = f"{key} taken{', the average' if key in averages else ''}; {_some(others)} not used"
-        content = content[key]
-    keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-    raise ValueError(f"{path} contains no weights under {', '.join(CONTAINERS)} or at its top; its keys are {keys}.")
 
 
 def _size(content: object) -> int:
@@ -385,27 +390,6 @@ def convert_names(weights: Weights, own: Container[str] = ()) -> Weights:
 
 def _with_timm_names(model: nn.Module) -> nn.Module:
     return model.stored_module if isinstance(model, ImageModel) else model
-
-
-def _find_prefix(file: Iterable[str], own: Mapping[str, Tensor]) -> str:
-    """Return the prefix under which most of the model's names are found in the file, none if that is not even half."""
-    found: Counter[str] = Counter()
-    for name in file:
-        parts = name.split(".")
-        for i in range(len(parts)):
-            if ".".join(parts[i:]) in own:
-                found["".join(f"{part}." for part in parts[:i])] += 1
-    rank = {prefix: -i for i, prefix in enumerate(PREFIXES)}
-
-    def preference(prefix: str) -> tuple[int, bool, int]:
-        return (
-            found[prefix],
-            bool(AVERAGED.search(prefix)),
-            rank.get(prefix.removesuffix("net."), -len(PREFIXES)),
-        )  # TimmModel's own level
-
-    best = max(found, key=preference, default="")
-    return best if 2 * found[best] >= len(own) else ""
 
 
 def _offsets_resized(model: nn.Module, file: Weights) -> dict[str, tuple[Shape, Shape]]:

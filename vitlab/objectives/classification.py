@@ -50,12 +50,6 @@ def accuracy(num_classes: int, prefix: str) -> MetricCollection:
     return MetricCollection({"top1": MulticlassAccuracy(num_classes, average="micro")}, prefix=prefix)
 
 
-def check_label_smoothing(label_smoothing: float) -> None:
-    """Raise a ValueError unless ε in y ← (1 − ε) y + ε / K is a fraction below 1."""
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}; give a value from 0 to below 1, like 0.1.")
-
-
 class TopAccuracy(MeanMetric):
     """The fraction of images whose label is among the k highest logits; of equal logits the first is higher."""
 

@@ -20,16 +20,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, mean_over_processes, num_processes
 from vitlab.models import Backbone
-from vitlab.models.backbone import in_eval_mode
-from vitlab.models.intermediates import outputs_of
+from vitlab.models.backbone import in_eval_mode, outputs_of
 from vitlab.models.layers import trunc_normal
-from vitlab.objectives.masking import num_hidden, rectangles
+from vitlab.objectives.masking import embed_hiding, num_hidden, rectangles
 from vitlab.objectives.objective import Labels, Objective, Scalar, Views
-from vitlab.objectives.pretraining import embed_hiding, require_final_norm, start_as_beit
+from vitlab.objectives.pretraining import require_final_norm, start_as_beit
 from vitlab.objectives.self_distillation import SelfDistillation
 from vitlab.optim import Optimizer, Schedule
 
@@ -62,8 +62,8 @@ class Data2Vec(SelfDistillation):
         min_mask_patches: int = 16,
         target_layers: int = 6,
         l1_beta: float = 2.0,
-        momentum_teacher: float = 0.9998,
-        clip_grad: float | None = 3.0,
+        momentum_teacher: ClosedUnitInterval = 0.9998,
+        clip_grad: PositiveFloat | None = 3.0,
         released_init: bool = False,
         init_from: str | None = None,
     ) -> None:

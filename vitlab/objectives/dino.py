@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
 from vitlab.distributed import mean_over_processes
@@ -28,6 +29,7 @@ from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.self_distillation import SelfDistillation, embed_views, sinkhorn
 from vitlab.optim import Optimizer, Schedule
 
+LEAST = 0.012  # temperature of which e^(1/τ) is finite
 Temperatures = tuple[float, float, int, int]  # what `teacher_temperature` takes after the epoch
 
 
@@ -89,26 +91,26 @@ class DINO(SelfDistillation):
         head_init: Init = trunc_normal,
         head_batch_norm: bool = False,
         freeze_last_layer: int = 1,
-        student_temp: float = 0.1,
-        teacher_temp: float = 0.04,
-        warmup_teacher_temp: float = 0.04,
+        student_temp: PositiveFloat = 0.1,
+        teacher_temp: PositiveFloat = 0.04,
+        warmup_teacher_temp: PositiveFloat = 0.04,
         warmup_teacher_temp_epochs: int = 0,
-        momentum_teacher: float = 0.996,
-        momentum_teacher_end: float = 1.0,
+        momentum_teacher: ClosedUnitInterval = 0.996,
+        momentum_teacher_end: ClosedUnitInterval = 1.0,
         centering: bool = True,
         center_momentum: float = 0.9,
         sinkhorn: bool = False,
         koleo_weight: float = 0.0,
         sharpening: bool = True,
-        clip_grad: float | None = 3.0,
+        clip_grad: PositiveFloat | None = 3.0,
         init_from: str | None = None,
     ) -> None:
         sizes = backbone.num_features, hidden_dim, bottleneck_dim, out_dim, norm_last_layer, head_init, head_batch_norm
         head = new_head(*sizes)
         moving = (head, momentum_teacher, clip_grad, init_from, momentum_teacher_end)
         super().__init__(backbone, optimizer, schedule, *moving)
-        teachers = {"teacher_temp": teacher_temp, "warmup_teacher_temp": warmup_teacher_temp}
-        require_temperatures(sinkhorn, student_temp=student_temp, **teachers)
+        if sinkhorn and min(teacher_temp, warmup_teacher_temp) < LEAST:
+            raise ValueError(f"teacher_temp {teacher_temp} overflows with sinkhorn; give {LEAST} or more.")
         self.head_sizes = sizes
         self.freeze_last_layer, self.student_temp = freeze_last_layer, student_temp
         self.teacher_temps = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs, 0)
@@ -185,18 +187,6 @@ def new_head(
 def outputs_of(head: nn.Module, tokens: Float[Tensor, "*B N C"]) -> Float[Tensor, "*B N K"]:
     """Return a head's outputs for each patch or region."""
     return head(tokens.flatten(0, -2)).unflatten(0, tokens.shape[:-1])
-
-
-def require_temperatures(sinkhorn: bool, **temperatures: float) -> None:
-    """Raise ValueError for temperatures that divide by zero, or by which `sinkhorn` overflows."""
-    coldest = min(temperatures.values())
-    if coldest <= 0:
-        given = ", ".join(f"{name} {value}" for name, value in temperatures.items())
-        raise ValueError(
-            f"Temperatures are above 0: {given}. 0.1 for the student and 0.04 for the teacher are a start."
-        )
-    if sinkhorn and coldest < 0.012:
-        raise ValueError(f"A temperature is {coldest}; with sinkhorn give 0.012 or more, or e^(1/τ) overflows.")
 
 
 def teacher_temperature(epoch: int, start: float, end: float, warmup_epochs: int, first_epoch: int = 0) -> float:

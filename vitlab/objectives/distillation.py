@@ -22,11 +22,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric
 
+from vitlab import log
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
-from vitlab.objectives.classification import ClassificationTask, accuracy, check_label_smoothing
+from vitlab.objectives.classification import ClassificationTask, accuracy
 from vitlab.objectives.ema import Ema
 from vitlab.objectives.labeled import LabeledObjective, Predictions
 from vitlab.objectives.objective import Batch, Labels, Scalar, Views
@@ -60,12 +62,8 @@ class SoftTarget(Target):
         per_class: Divide by K too, as the released code does; the term is then K times smaller.
     """
 
-    tau: float = 1.0
+    tau: PositiveFloat = 1.0
     per_class: bool = True
-
-    def __post_init__(self) -> None:
-        if self.tau <= 0:
-            raise ValueError(f"target.tau is {self.tau}; give a temperature above 0: 1 (released code) or 3 (paper).")
 
     def loss(self, logits: Float[Tensor, "B K"], teacher: Float[Tensor, "B K"]) -> Float[Tensor, ""]:
         log_q, log_p = (x / self.tau for x in (logits, teacher))
@@ -103,16 +101,19 @@ class Distillation(LabeledObjective):
         target: Target,
         optimizer: Optimizer,
         schedule: Schedule,
-        alpha: float = 0.5,
-        label_smoothing: float = 0.0,
+        alpha: ClosedUnitInterval = 0.5,
+        label_smoothing: ClosedUnitInterval = 0.0,
         ema: Ema | None = None,
         init_from: str | None = None,
         extra_metrics: Mapping[str, Metric] | None = None,
     ) -> None:
-        check_label_smoothing(label_smoothing)
         super().__init__(backbone, optimizer, schedule, ema, init_from, extra_metrics)
         self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
-        check_student(backbone, alpha, self.two_heads)
+        if isinstance(backbone, TimmModel) and isinstance(backbone.net.get_classifier(), tuple):
+            raise ValueError("This timm student averages its two heads; use vitlab's model of the same name.")
+        if self.two_heads and alpha in (0, 1):
+            wasted = "distillation" if alpha == 0 else "class"
+            raise ValueError(f"alpha is {alpha}: the {wasted} head would learn nothing; set distilled: false.")
         self.teacher, self.target, self.alpha, self.label_smoothing = teacher, target, alpha, label_smoothing
         self.cache: OutputCache | None = None
         self.agreement = MeanMetric()
@@ -154,7 +155,8 @@ class Distillation(LabeledObjective):
 
     def on_train_end(self) -> None:
         if self.cache is not None:
-            self.cache.report()
+            known, of = self.cache.answered, self.cache.batches
+            log.info("Outputs of the frozen network: %d of %d batches from %s.", known, of, self.cache.folder)
 
     def head_logits(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         """Return the logits trained on the labels and on the teacher: the same for a single head."""
@@ -181,21 +183,3 @@ class Distillation(LabeledObjective):
         prob = torch.logaddexp(cls.log_softmax(dim=1), dist.log_softmax(dim=1)) - math.log(2)
         named = {"": (cls + dist) / 2, "_class": cls, "_distillation": dist, "_prob": prob}
         return named | ({} if self.average is None else {"_ema": self.average.module(images)})
-
-
-def check_student(student: ImageModel, alpha: float, two_heads: bool) -> None:
-    """Raise a ValueError for a share outside 0 to 1 or one that idles a head, and for timm's two heads."""
-    if isinstance(student, TimmModel) and isinstance(student.net.get_classifier(), tuple):
-        raise ValueError(
-            "This timm student averages its two heads before they can be separated; use vitlab's model of the same "
-            "name, e.g. class_path: vitlab.models.deit_tiny_distilled_patch16_224."
-        )
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; give the teacher a share from 0 to 1.")
-    if alpha == 0 and two_heads:
-        raise ValueError("alpha is 0: the distillation head would learn nothing. Take a student with distilled: false.")
-    if alpha == 1 and two_heads:
-        raise ValueError(
-            "alpha is 1: the class head of this student would learn nothing, and half of every decision is its. "
-            "Give a share below 1, like 0.5, or take a student without a distillation token."
-        )

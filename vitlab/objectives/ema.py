@@ -8,6 +8,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -21,12 +22,8 @@ class Ema:
         warmup: Use min(decay, (1 + t) / (10 + t)) after t steps, so that a short run forgets its initial weights.
     """
 
-    decay: float = 0.9999
+    decay: ClosedUnitInterval = 0.9999
     warmup: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"ema.decay is {self.decay}; give a value from 0 to below 1, like 0.9999.")
 
     def at(self, step: int) -> float:
         """Return the decay after `step` optimizer steps."""

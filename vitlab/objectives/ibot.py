@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from jsonargparse.typing import PositiveFloat
 from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone, Features
 from vitlab.models.layers import multiples_around
-from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, new_head, outputs_of, require_temperatures
+from vitlab.objectives.dino import DINO, clip_each, cross_view_entropy, new_head, outputs_of
 from vitlab.objectives.ema import WeightAverage
-from vitlab.objectives.masking import rectangles
+from vitlab.objectives.masking import embed_hiding, rectangles
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.pretraining import embed_hiding, require_final_norm
+from vitlab.objectives.pretraining import require_final_norm
 from vitlab.objectives.self_distillation import embed_views
 
 
@@ -62,8 +63,8 @@ class IBOT(DINO):
         pred_ratio_var: tuple[float, ...] = (0.0,),
         pred_start_epoch: int = 0,
         separate_head: bool = False,
-        teacher_patch_temp: float = 0.07,
-        warmup_teacher_patch_temp: float = 0.04,
+        teacher_patch_temp: PositiveFloat = 0.07,
+        warmup_teacher_patch_temp: PositiveFloat = 0.04,
         **more: Any,
     ) -> None:
         super().__init__(backbone, *dino, **more)
@@ -75,8 +76,6 @@ class IBOT(DINO):
                 f"pred_ratio {[*pred_ratio]} and pred_ratio_var {[*pred_ratio_var]} are as many numbers, whose "
                 "differences and sums are from 0 to below 1, like [0.0, 0.3] and [0.0, 0.2]."
             )
-        patches = {"teacher_patch_temp": teacher_patch_temp, "warmup_teacher_patch_temp": warmup_teacher_patch_temp}
-        require_temperatures(self.sinkhorn, **patches)
         self.lambda1, self.lambda2 = lambda1, lambda2
         self.ranges, self.pred_start_epoch = ranges, pred_start_epoch
         self.patch_temps = (warmup_teacher_patch_temp, teacher_patch_temp, self.teacher_temps[2], pred_start_epoch)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from jsonargparse.typing import ClosedUnitInterval
 from torch import Tensor
 from torchvision.ops import MLP  # type: ignore[import-untyped]
 
@@ -55,16 +56,12 @@ class LeJEPA(Objective):
         backbone: ImageModel,
         optimizer: Optimizer,
         schedule: Schedule,
-        lamb: float = 0.05,
+        lamb: ClosedUnitInterval = 0.05,
         hidden_dim: int = 2048,
         proj_dim: int = 128,
         num_slices: int = 256,
         init_from: str | None = None,
     ) -> None:
-        if not 0 <= lamb <= 1:
-            raise ValueError(f"lamb is {lamb}; give the share of SIGReg in the loss, from 0 to 1, like 0.05.")
-        if min(hidden_dim, proj_dim, num_slices) < 1:
-            raise ValueError(f"hidden_dim {hidden_dim}, proj_dim {proj_dim} and num_slices {num_slices} are 1 or more.")
         backbone.reset_classifier(0)  # the data's number of classes may have been filled in
         super().__init__(backbone, optimizer, schedule, init_from)
         self.lamb, self.num_slices, self.global_views = lamb, num_slices, 2

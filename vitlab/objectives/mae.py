@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from jsonargparse.typing import OpenUnitInterval
 from torch import Tensor, nn
 
 from vitlab import log
@@ -26,7 +27,6 @@ from vitlab.models.vit import Attention, Block
 from vitlab.objectives.masking import (
     enlarge,
     gather_tokens,
-    num_hidden,
     patchify,
     random_masking,
     scatter_tokens,
@@ -108,7 +108,7 @@ class MAE(MaskedPretraining):
         backbone: VisionTransformer,
         optimizer: Optimizer,
         schedule: Schedule,
-        mask_ratio: float = 0.75,
+        mask_ratio: OpenUnitInterval = 0.75,
         norm_pix_loss: bool = True,
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
@@ -121,11 +121,6 @@ class MAE(MaskedPretraining):
         super().__init__(backbone, optimizer, schedule, init_from)
         require_final_norm(backbone)
         height, width = backbone.patch_embed.grid_size
-        if not 0 < num_hidden(height * width, mask_ratio) < height * width:
-            raise ValueError(
-                f"mask_ratio {mask_ratio} of {height * width} patches hides {num_hidden(height * width, mask_ratio)}; "
-                "some must be hidden and some stay visible: give a share between 0 and 1, like 0.75."
-            )
         self.backbone: VisionTransformer = backbone
         self.mask_ratio, self.norm_pix_loss, self.loss_on = mask_ratio, norm_pix_loss, loss_on
         if released_init:

@@ -1,4 +1,4 @@
-"""Random masking of image patches: pure functions.
+"""Random masking of image patches.
 
 A mask is bool, True = hidden; `keep` are the indices of visible tokens. Random numbers come from the device's global
 generator, whose state is part of checkpoints, unless a generator is given.
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+from vitlab.models import Backbone
 
 ASPECT = math.log(0.3), math.log(1 / 0.3)  # of a rectangle, height to width
 
@@ -151,3 +153,12 @@ def scatter_tokens(
     """Return N tokens: `tokens` at `keep`, and `fill` everywhere else."""
     whole = fill.to(tokens.dtype).expand(len(tokens), num_tokens, -1)
     return whole.scatter(1, keep[:, :, None].expand(-1, -1, tokens.shape[2]), tokens)
+
+
+def embed_hiding(
+    backbone: Backbone, images: Float[Tensor, "B _ _ _"], hidden: Bool[Tensor, "B h w"], token: Float[Tensor, "1 1 D"]
+) -> Float[Tensor, "B H W D"]:
+    """Return the tokens of images, with positions, of which the hidden ones, or patches of them, are `token`."""
+    tokens = backbone.patch_embed(images)
+    hidden = enlarge(hidden, tokens.shape[1] // hidden.shape[1])
+    return backbone.add_pos_embed(torch.where(hidden[..., None], token.to(tokens.dtype), tokens))

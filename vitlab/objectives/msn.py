@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, mean_over_processes, num_processes
@@ -68,27 +69,21 @@ class MSN(SelfDistillation):
         num_prototypes: int = 1024,
         hidden_dim: int = 2048,
         output_dim: int = 256,
-        patch_drop: float = 0.15,
+        patch_drop: ClosedUnitInterval = 0.15,
         masking: Literal["random", "uniform"] = "random",
         mask_patch_size: int | None = None,
         mask_per_image: bool = False,
-        temperature: float = 0.1,
-        sharpen: float = 0.25,
+        temperature: PositiveFloat = 0.1,
+        sharpen: PositiveFloat = 0.25,
         me_max_weight: float = 1.0,
         sinkhorn: bool = True,
-        momentum_teacher: float = 0.996,
+        momentum_teacher: ClosedUnitInterval = 0.996,
         released_init: bool = False,
-        clip_grad: float | None = 3.0,
+        clip_grad: PositiveFloat | None = 3.0,
         init_from: str | None = None,
     ) -> None:
         side = mask_patch_size or backbone.patch_size
         check_masks(backbone, masking, side, backbone.img_size)
-        if not 0 <= patch_drop < 1:
-            raise ValueError(f"patch_drop is {patch_drop}; give a share from 0 to below 1, like 0.15.")
-        if temperature <= 0 or sharpen <= 0:
-            raise ValueError(
-                f"temperature {temperature} and sharpen {sharpen} are above 0; 0.1 and 0.25 are published."
-            )
         require_final_norm(backbone)
         if released_init:
             nn.init.kaiming_normal_(backbone.patch_embed.proj.weight)

@@ -4,25 +4,25 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from vitlab import log
 from vitlab.internals import clip_unscaled_gradients, trainer_of
 from vitlab.models import ImageModel, TimmModel
-from vitlab.models.backbone import Backbone, check_attributes
+from vitlab.models.backbone import Backbone
 from vitlab.models.layers import pair
 from vitlab.models.stored import build, stored_settings
-from vitlab.objectives.sharding import FSDP, apply_fsdp, refuse_other_sharding
+from vitlab.objectives.sharding import FSDP, apply_fsdp
 from vitlab.objectives.task import Monitor, Task
-from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups
+from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups, unreached
 
 _COMPILATIONS = 256  # of one kind of block; Swin-L's 24 rates of drop path, training and not, at two sizes are 96
 
@@ -60,7 +60,6 @@ class Objective(LightningModule, ABC):
         self, backbone: ImageModel, optimizer: Optimizer, schedule: Schedule, init_from: str | None = None
     ) -> None:
         super().__init__()
-        check_attributes(backbone)
         self.backbone = backbone
         self.optimizer = optimizer
         self.schedule = schedule
@@ -86,24 +85,15 @@ class Objective(LightningModule, ABC):
         A plain Trainer's checkpoint stores no configuration: pass the constructor's arguments, as in Lightning.
 
         Raises:
-            ValueError: the run trained another objective, or arguments are missing.
+            ValueError: the run trained another objective.
         """
         path = Path(checkpoint_path)
         settings = None if kwargs else stored_settings(path)
         if settings is None:
-            try:
-                return super().load_from_checkpoint(path, map_location, hparams_file, strict, weights_only, **kwargs)
-            except TypeError as error:
-                raise ValueError(
-                    f"{path} contains no configuration from which a {cls.__name__} could be built ({error}); give what "
-                    "it was built with: load_from_checkpoint(path, backbone=…, optimizer=…, schedule=…)."
-                ) from None
+            return super().load_from_checkpoint(path, map_location, hparams_file, strict, weights_only, **kwargs)
         objective = build(Objective, settings)  # type: ignore[type-abstract]
         if not isinstance(objective, cls):
-            raise ValueError(
-                f"{path} contains a {type(objective).__name__}, not a {cls.__name__}; "
-                f"{type(objective).__name__}.load_from_checkpoint or Objective.load_from_checkpoint takes it."
-            )
+            raise ValueError(f"{path} contains a {type(objective).__name__}, not a {cls.__name__}.")
         state = torch.load(path, map_location=map_location or "cpu", weights_only=True)["state_dict"]
         objective.load_state_dict(state, strict=strict is not False)
         return objective.to(next(iter(state.values())).device)
@@ -163,12 +153,6 @@ class Objective(LightningModule, ABC):
                 f"{type(self).__name__} needs the number of classes and the batch size, which loaders do not give; "
                 "give the Trainer a data module: datamodule=vitlab.data.ImageFolder(…)."
             )
-        channels: int = self.trainer.datamodule.in_chans  # type: ignore[attr-defined]
-        if self.backbone.in_chans != channels:
-            raise ValueError(
-                f"The backbone takes images of {self.backbone.in_chans} channels and the data have {channels}; "
-                f"give it in_chans={channels}."
-            )
         if stage == "fit" and self.trainer.max_epochs == self.trainer.max_steps == -1:
             raise ValueError(
                 "A schedule needs the length of the run, which trainer.max_time does not give; "
@@ -176,7 +160,8 @@ class Objective(LightningModule, ABC):
             )
         if stage == "fit":
             self._check_views(self.trainer.datamodule)  # type: ignore[attr-defined]
-        refuse_other_sharding(self.trainer.strategy)
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError("trainer.strategy fsdp shards weights and their EMA differently; use fsdp2.")
         if self.init_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
             self.load_backbone(weights_path(self.init_from))
 
@@ -235,10 +220,6 @@ class Objective(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
         views, labels = batch
         loss = self.loss(views, labels)
-        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
-            got = f"{[*loss.shape]}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else loss
-            what = f"{type(self).__name__}.loss returned {got}"
-            raise ValueError(f"{what}; return one number with a gradient, the batch's mean.")
         noted = {"train/loss": loss.detach()} | self.watched
         self.log_dict(noted, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss
@@ -260,12 +241,9 @@ class Objective(LightningModule, ABC):
         schedules = [self.schedule.at(scale, group.pop("layer_scale")) for group in groups]
         optimizer = self.optimizer.build(groups)
         clip_unscaled_gradients(optimizer)
-        if steps and epochs <= self.schedule.warmup_epochs:
-            lengths = f"The run has {epochs:g} epochs and warmup_epochs is {self.schedule.warmup_epochs:g}"
-            log.warning("%s: all of it is warm-up. Warm up for less or train longer.", lengths)
-        first = min(getattr(self.schedule, "milestones", ()), default=0.0)
-        if steps and epochs <= first:
-            log.warning("The run has %g epochs and the first of milestones is %g: the rate never falls.", epochs, first)
+        milestones = getattr(self.schedule, "milestones", ())
+        if steps and (missed := unreached(epochs, self.schedule.warmup_epochs, milestones)):
+            log.warning(missed)
         ends = [schedule.lr(peak, steps, steps, epochs) for schedule, peak in zip(schedules, peaks, strict=True)]
         rising = [peak for peak, end in zip(peaks, ends, strict=True) if end > peak]
         if steps and rising:
@@ -276,7 +254,7 @@ class Objective(LightningModule, ABC):
             )
         # LambdaLR multiplies the peak; dividing by it keeps the schedule's absolute rates as written.
         factors = [
-            partial(_relative_lr, schedule, peak, steps, epochs)
+            lambda step, schedule=schedule, peak=peak: schedule.lr(peak, step, steps, epochs) / peak
             for schedule, peak in zip(schedules, peaks, strict=True)
         ]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)  # type: ignore[arg-type]  # list is invariant
@@ -311,16 +289,16 @@ def length(trainer: Trainer) -> tuple[int, float]:
     return steps, steps / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
-def _relative_lr(schedule: Schedule, peak: float, steps: int, epochs: float, step: int) -> float:
-    return schedule.lr(peak, step, steps, epochs) / peak
-
-
 def weights_path(source: str, asked_by: str = "init_from") -> Path:
     """Return the file that a setting refers to: itself, one in a folder, a run's last checkpoint, a download."""
-    from vitlab.models.weights import in_folder
+    from vitlab.models.weights import from_hub, in_folder
 
     if source.startswith("timm/"):
-        return _download(source, asked_by)
+        try:
+            return from_hub(source, "model.safetensors")
+        except FileNotFoundError as error:
+            hub = "the Hugging Face Hub"
+            raise ValueError(f"{asked_by}: could not download {source} from {hub} ({error}).") from None
     path = Path(source)
     if path.is_dir():
         path = in_folder(path) or path / "checkpoints" / "last.ckpt"
@@ -332,15 +310,3 @@ def weights_path(source: str, asked_by: str = "init_from") -> Path:
             "hub like timm/vit_small_patch16_224.augreg_in21k_ft_in1k."
         )
     return path
-
-
-def _download(name: str, asked_by: str) -> Path:
-    from vitlab.models.weights import from_hub
-
-    try:
-        return from_hub(name, "model.safetensors")
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{asked_by}: could not download {name} from the Hugging Face Hub ({error}).\n"
-            f"Check the name and the network, or give {asked_by} a file of weights."
-        ) from None

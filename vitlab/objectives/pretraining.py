@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from vitlab.models import Backbone, ImageModel, VisionTransformer
 from vitlab.objectives.ema import WeightAverage
-from vitlab.objectives.masking import enlarge
 from vitlab.objectives.objective import Batch, Objective
 from vitlab.objectives.task import Monitor
 from vitlab.optim import Optimizer, Schedule
@@ -62,15 +61,6 @@ class MaskedPretraining(Pretraining, ABC):
 
         A prediction of normalized pixels is given the true mean and deviation, which the model never learned.
         """
-
-
-def embed_hiding(
-    backbone: Backbone, images: Float[Tensor, "B _ _ _"], hidden: Bool[Tensor, "B h w"], token: Float[Tensor, "1 1 D"]
-) -> Float[Tensor, "B H W D"]:
-    """Return the tokens of images, with positions, of which the hidden ones, or patches of them, are `token`."""
-    tokens = backbone.patch_embed(images)
-    hidden = enlarge(hidden, tokens.shape[1] // hidden.shape[1])
-    return backbone.add_pos_embed(torch.where(hidden[..., None], token.to(tokens.dtype), tokens))
 
 
 @torch.no_grad()

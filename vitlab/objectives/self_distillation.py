@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
 
 from vitlab import log
@@ -59,18 +60,13 @@ class SelfDistillation(Objective, ABC):
         optimizer: Optimizer,
         schedule: Schedule,
         head: nn.Module | None = None,
-        momentum_teacher: float = 0.996,
-        clip_grad: float | None = None,
+        momentum_teacher: ClosedUnitInterval = 0.996,
+        clip_grad: PositiveFloat | None = None,
         init_from: str | None = None,
-        momentum_teacher_end: float = 1.0,
+        momentum_teacher_end: ClosedUnitInterval = 1.0,
     ) -> None:
         backbone.reset_classifier(0)  # the data's number of classes may have been filled in
         super().__init__(backbone, optimizer, schedule, init_from)
-        if clip_grad is not None and clip_grad <= 0:
-            raise ValueError(f"clip_grad is {clip_grad}; give a length above 0, like 3.0, or null for no clipping.")
-        for name, m in (("momentum_teacher", momentum_teacher), ("momentum_teacher_end", momentum_teacher_end)):
-            if not 0 <= m <= 1:
-                raise ValueError(f"{name} is {m}; give the share that is kept, from 0 (a copy) to 1, like 0.996.")
         if head is not None:
             self.head = head
         self.teacher = WeightAverage(self.student)

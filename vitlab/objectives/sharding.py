@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -36,12 +36,6 @@ class FSDP(ModelParallelStrategy):
 
 
 StrategyRegistry.register("fsdp2", FSDP, description="Parameters, gradients and optimizer states sharded by block")
-
-
-def refuse_other_sharding(strategy: Strategy) -> None:
-    """Raise ValueError for Lightning's FSDP, which breaks averages of weights."""
-    if isinstance(strategy, FSDPStrategy):
-        raise ValueError("trainer.strategy fsdp shards weights and their EMA differently; use fsdp2.")
 
 
 def apply_fsdp(objective: LightningModule, mesh: DeviceMesh) -> None:

@@ -13,14 +13,15 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from jsonargparse.typing import OpenUnitInterval, PositiveInt
 from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone
 from vitlab.models.backbone import in_eval_mode
-from vitlab.objectives.masking import block_masking, enlarge, num_hidden_blocks
+from vitlab.objectives.masking import block_masking, embed_hiding, enlarge, num_hidden_blocks
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.pretraining import MaskedPretraining, embed_hiding, require_final_norm, start_as_beit
+from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm, start_as_beit
 from vitlab.optim import Optimizer, Schedule
 
 
@@ -46,9 +47,9 @@ class SimMIM(MaskedPretraining):
         backbone: Backbone,
         optimizer: Optimizer,
         schedule: Schedule,
-        mask_patch_size: int = 32,
-        mask_ratio: float = 0.6,
-        norm_targets: int | None = None,
+        mask_patch_size: PositiveInt = 32,
+        mask_ratio: OpenUnitInterval = 0.6,
+        norm_targets: PositiveInt | None = None,
         no_decay_positions: bool = False,
         loss_on: Literal["masked", "all"] = "masked",
         released_init: bool = False,
@@ -56,12 +57,18 @@ class SimMIM(MaskedPretraining):
     ) -> None:
         super().__init__(backbone, optimizer, schedule, init_from)
         require_final_norm(backbone)
-        check_blocks(backbone, mask_patch_size, mask_ratio)
-        check_patches(backbone)
-        if norm_targets is not None and (norm_targets < 3 or norm_targets % 2 == 0):
+        (height, width), patch, block = backbone.img_size, backbone.patch_size, mask_patch_size
+        blocks = (height // block) * (width // block)
+        whole = not any(side % each for side in (height, width) for each in (block, backbone.stride))
+        if block % patch or not whole or num_hidden_blocks(blocks, mask_ratio) == blocks:
             raise ValueError(
-                f"norm_targets is {norm_targets}; a window has a middle and neighbors: give an odd side from 3."
+                f"mask_patch_size {block} at mask_ratio {mask_ratio} does not fit {height} × {width} px in patches of "
+                f"{patch} px: blocks consist of whole patches and fill images, as do tokens of {backbone.stride} px, "
+                "and some stay visible."
             )
+        check_patches(backbone)
+        if norm_targets is not None and norm_targets % 2 == 0:
+            raise ValueError(f"norm_targets is {norm_targets}; a window has a middle: give an odd side from 3.")
         self.backbone: Backbone = backbone
         self.block = mask_patch_size // backbone.patch_size  # tokens a side
         self.mask_ratio, self.norm_targets, self.no_decay_positions = mask_ratio, norm_targets, no_decay_positions
@@ -142,32 +149,6 @@ def local_statistics(
     mean = mean_around(images)
     variance = (mean_around(images.square()) - mean.square()) * count / (count - 1)
     return mean, (variance.clamp(min=0) + 1e-6).sqrt()
-
-
-def check_blocks(backbone: Backbone, mask_patch_size: int, mask_ratio: float) -> None:
-    """Raise a ValueError unless blocks of this size fill the image, consist of whole tokens, and some stay visible."""
-    (height, width), patch = backbone.img_size, backbone.patch_size
-    if height % backbone.stride or width % backbone.stride:
-        raise ValueError(
-            f"Images of {height} × {width} px do not divide into the {backbone.stride} px that a token of the last map "
-            "stands for; take fewer stages, smaller patches, or images of a multiple of that."
-        )
-    if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio is {mask_ratio}; give a share between 0 and 1, like 0.6.")
-
-    def fits(block: int) -> bool:
-        if block < 1 or block % patch or height % block or width % block:
-            return False
-        blocks = (height // block) * (width // block)
-        return num_hidden_blocks(blocks, mask_ratio) < blocks
-
-    if not fits(mask_patch_size):
-        sizes = [block for block in range(patch, min(height, width) + 1, patch) if fits(block)]
-        raise ValueError(
-            f"mask_patch_size {mask_patch_size} at mask_ratio {mask_ratio} does not fit {height} × {width} px in "
-            f"patches of {patch} px: blocks consist of whole patches, fill the image, and are not all hidden.\n"
-            f"Sizes that work: {', '.join(map(str, sizes)) or 'none; lower mask_ratio'}."
-        )
 
 
 @torch.no_grad()

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from jsonargparse.typing import ClosedUnitInterval
 from torchmetrics import Metric
 
 from vitlab.models import Backbone, ImageModel
 from vitlab.models.whitening import whiten_patches
-from vitlab.objectives.classification import ClassificationTask, check_label_smoothing
+from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.ema import Ema
 from vitlab.objectives.labeled import LabeledObjective
 from vitlab.objectives.objective import Labels, Scalar, Views
@@ -49,7 +50,7 @@ class Supervised(LabeledObjective):
         backbone: ImageModel,
         optimizer: Optimizer,
         schedule: Schedule,
-        label_smoothing: float = 0.0,
+        label_smoothing: ClosedUnitInterval = 0.0,
         head_init_scale: float = 1.0,
         ema: Ema | None = None,
         init_from: str | None = None,
@@ -58,7 +59,6 @@ class Supervised(LabeledObjective):
         head_rows: str | None = None,
         extra_metrics: Mapping[str, Metric] | None = None,
     ) -> None:
-        check_label_smoothing(label_smoothing)
         if whiten and not isinstance(backbone, Backbone):
             raise ValueError(f"whiten is true, but a {type(backbone).__name__} has no patch_embed; set whiten: false.")
         if whiten and init_from is not None:
@@ -78,14 +78,8 @@ class Supervised(LabeledObjective):
         super().load_backbone(path)
         if self.head_rows is None:
             return
-        if not Path(self.head_rows).is_file():
-            raise FileNotFoundError(
-                f"head_rows: no file {self.head_rows}; give one with a row of the classifier in {path} for each class."
-            )
-        rows = Path(self.head_rows).read_text(encoding="utf-8").split()
-        if not all(row.isdecimal() for row in rows):
-            raise ValueError(f"head_rows: {self.head_rows} has other words than numbers; write one row for each class.")
-        load_classifier_rows(self.backbone, path, [int(row) for row in rows], self.prefix_in(path))
+        rows = [int(row) for row in Path(self.head_rows).read_text(encoding="utf-8").split()]
+        load_classifier_rows(self.backbone, path, rows, self.prefix_in(path))
         if self.average is not None:
             self.average.restart(self.backbone)
 

@@ -21,15 +21,16 @@ Letters: B images, N patches of `mask_patch_size`, K = N / 4 of them kept, D wid
 
 import torch
 from jaxtyping import Bool, Float, Int
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch import Tensor
 
 from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Backbone
 from vitlab.models.windows import WindowBlock
 from vitlab.objectives.mae import Decoder, masked_mse, new_mask_token, normalize_patches, patch_statistics
-from vitlab.objectives.masking import compact, enlarge, patchify, uniform_masking, unpatchify
+from vitlab.objectives.masking import compact, embed_hiding, enlarge, patchify, uniform_masking, unpatchify
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.pretraining import MaskedPretraining, embed_hiding, require_final_norm
+from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
 
 Masks = tuple[Int[Tensor, "B K"], Bool[Tensor, "B N"], Bool[Tensor, "B N"]]
@@ -58,8 +59,8 @@ class UMMAE(MaskedPretraining):
         backbone: Backbone,
         optimizer: Optimizer,
         schedule: Schedule,
-        mask_patch_size: int = 16,
-        secondary_ratio: float = 0.25,
+        mask_patch_size: PositiveInt = 16,
+        secondary_ratio: ClosedUnitInterval = 0.25,
         norm_pix_loss: bool = True,
         decoder_embed_dim: int = 512,
         decoder_depth: int = 2,
@@ -70,14 +71,12 @@ class UMMAE(MaskedPretraining):
         require_final_norm(backbone)
         (height, width), own, last = backbone.img_size, backbone.patch_size, backbone.stride
         side = mask_patch_size
-        if side < own or side % own or last % side or height != width or height % (2 * last):
+        if side % own or last % side or height != width or height % (2 * last):
             raise ValueError(
                 f"mask_patch_size is {side} px; own patches have {own} px, tokens of the last stage {last} px and "
                 f"images {height} × {width}.\nGive a multiple of {own} that divides {last}, and square images of a "
                 f"multiple of {2 * last} px."
             )
-        if not 0 <= secondary_ratio < 1:
-            raise ValueError(f"secondary_ratio is {secondary_ratio}; give a share from 0 to below 1, like 0.25.")
         for block in backbone.blocks:
             if isinstance(block, WindowBlock):
                 block.clamps = True

@@ -2,7 +2,7 @@
 
 from vitlab.optim.groups import describe_groups, parameter_groups
 from vitlab.optim.muon import Muon
-from vitlab.optim.schedules import Schedule, WarmupCosine, WarmupStableDecay, WarmupSteps, cosine
+from vitlab.optim.schedules import Schedule, WarmupCosine, WarmupStableDecay, WarmupSteps, cosine, unreached
 from vitlab.optim.settings import SGD, AdamW, AnyOptimizer, Optimizer
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "cosine",
     "describe_groups",
     "parameter_groups",
+    "unreached",
 ]

@@ -53,7 +53,7 @@ def parameter_groups(
         lr = optimizer.lr_of(hidden) * layer_scale
         if id(parameter) in in_head and optimizer.head_lr is not None:
             lr, layer_scale = optimizer.head_lr, 1.0
-        decay = 0.0 if excluded else optimizer.weight_decay
+        decay = 0.0 if excluded else float(optimizer.weight_decay)  # stored in checkpoints
         settings: dict[str, Any] = {"params": [], "names": [], "lr": lr * scale, "layer_scale": layer_scale}
         settings["weight_decay"] = decay
         if optimizer.separates_matrices:

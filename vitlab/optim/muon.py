@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
 from vitlab.internals import foreach
-from vitlab.optim.schedules import require
 from vitlab.optim.settings import Optimizer
 
 A, B, C = 3.4445, -4.7750, 2.0315  # Jordan's: the steepest rise of small singular values
@@ -51,29 +51,27 @@ class Muon(Optimizer):
 
     separates_matrices: ClassVar[bool] = True
 
-    weight_decay: float = 0.05
-    muon_lr: float | None = field(default=None, kw_only=True)
-    momentum: float = field(default=0.95, kw_only=True)
+    weight_decay: NonNegativeFloat = 0.05
+    muon_lr: PositiveFloat | None = field(default=None, kw_only=True)
+    momentum: ClosedUnitInterval = field(default=0.95, kw_only=True)
     nesterov: bool = field(default=True, kw_only=True)
-    ns_steps: int = field(default=5, kw_only=True)
+    ns_steps: PositiveInt = field(default=5, kw_only=True)
     ns_dtype: Literal["float32", "bfloat16"] | None = field(default=None, kw_only=True)
     adjust_lr_fn: Literal["match_rms_adamw", "original"] = field(default="match_rms_adamw", kw_only=True)
     betas: tuple[float, float] = field(default=(0.9, 0.999), kw_only=True)
     eps: float = field(default=1e-8, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.muon_lr is None or self.muon_lr > 0, "muon_lr", self.muon_lr, "a positive rate, or null")
-        require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1, like 0.95")
-        choices = "float32, bfloat16, or null"
-        require(self.ns_dtype in (None, "float32", "bfloat16"), "ns_dtype", self.ns_dtype, choices)
-        require(0 < self.ns_steps < 100, "ns_steps", self.ns_steps, "1 to 99, like 5")
-
     def lr_of(self, hidden_matrix: bool) -> float:
         return self.muon_lr if hidden_matrix and self.muon_lr is not None else self.lr
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        muon = {name: getattr(self, name) for name in ("momentum", "nesterov", "ns_steps", "ns_dtype", "adjust_lr_fn")}
+        # Stored in checkpoints, so plain numbers.
+        muon: dict[str, Any] = {
+            "momentum": float(self.momentum),
+            "nesterov": self.nesterov,
+            "ns_steps": int(self.ns_steps),
+        }
+        muon |= {"ns_dtype": self.ns_dtype, "adjust_lr_fn": self.adjust_lr_fn}
         groups = [group | muon if group["hidden_matrices"] else group for group in groups]
         return MuonWithAdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 

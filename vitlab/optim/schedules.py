@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
+
 
 @dataclass
 class Schedule(ABC):
@@ -23,17 +25,11 @@ class Schedule(ABC):
             applies to the weight decay and to a teacher's momentum.
     """
 
-    warmup_epochs: float = 0.0
-    warmup_lr: float = 0.0
+    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_lr: NonNegativeFloat = 0.0
     scale_with_batch: bool = field(default=False, kw_only=True)
     scale_with_layer: bool = field(default=True, kw_only=True)
-    stretch: float = field(default=1.0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "zero or more")
-        for name in ("warmup_lr", "min_lr"):
-            require(getattr(self, name, 0) >= 0, name, getattr(self, name, 0), "zero or more")
-        require(self.stretch >= 1, "stretch", self.stretch, "1 or more")
+    stretch: PositiveFloat = field(default=1.0, kw_only=True)
 
     def lr(self, peak: float, step: int, steps: int, epochs: float) -> float:
         """Return the rate at optimizer step `step` of `steps` (`epochs` epochs) of a group whose own rate is `peak`."""
@@ -49,12 +45,17 @@ class Schedule(ABC):
     def at(self, scale: float, layer_scale: float = 1.0) -> "Schedule":
         """Return the schedule of a group whose rate is scaled by `scale` for batch and `layer_scale` for depth."""
         factor = (scale if self.scale_with_batch else 1.0) * (layer_scale if self.scale_with_layer else 1.0)
-        return self if factor == 1 else self.scaled(factor)
-
-    def scaled(self, scale: float) -> "Schedule":
-        """Return the schedule with all absolute rates multiplied."""
         names = [name for name in ("warmup_lr", "min_lr") if hasattr(self, name)]
-        return replace(self, **{name: scale * getattr(self, name) for name in names})
+        return self if factor == 1 else replace(self, **{name: factor * getattr(self, name) for name in names})
+
+
+def unreached(epochs: float, warmup_epochs: float = 0.0, milestones: list[float] | tuple[float, ...] = ()) -> str:
+    """Return what of its schedule a run of so many epochs never reaches, or nothing."""
+    if epochs <= warmup_epochs:
+        lengths = f"The run has {epochs:g} epochs and warmup_epochs is {warmup_epochs:g}"
+        return f"{lengths}: all of it is warm-up. Warm up for less or train longer."
+    first = f"The run has {epochs:g} epochs and the first of milestones is {min(milestones, default=0):g}"
+    return f"{first}: the rate never falls." if epochs <= min(milestones, default=0) else ""
 
 
 @dataclass
@@ -67,7 +68,7 @@ class WarmupCosine(Schedule):
             whole run, and has come down a little when the warm-up hands over to it (DeiT, the released Swins, SimMIM).
     """
 
-    min_lr: float = 0.0
+    min_lr: NonNegativeFloat = 0.0
     warmup_prefix: bool = True
 
     def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
@@ -85,13 +86,13 @@ class WarmupSteps(Schedule):
     """
 
     milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
+    gamma: PositiveFloat = 0.1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.gamma > 0, "gamma", self.gamma, "a factor above 0, like 0.1")
-        late = all(epoch >= self.warmup_epochs for epoch in self.milestones)
-        require(late, "milestones", self.milestones, f"epochs from warmup_epochs ({self.warmup_epochs:g}) on")
+        if any(epoch < self.warmup_epochs for epoch in self.milestones):
+            raise ValueError(
+                f"milestones {self.milestones} begin before the end of warmup_epochs, {self.warmup_epochs}."
+            )
 
     def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
         return peak * self.gamma ** sum(step >= epoch / epochs * steps for epoch in self.milestones)
@@ -108,13 +109,9 @@ class WarmupStableDecay(Schedule):
             a line.
     """
 
-    min_lr: float = 0.0
-    cooldown: float = 0.2
+    min_lr: NonNegativeFloat = 0.0
+    cooldown: ClosedUnitInterval = 0.2
     decay: Literal["1-sqrt", "linear"] = "1-sqrt"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.cooldown <= 1, "cooldown", self.cooldown, "a fraction of the run from 0 to 1, like 0.2")
 
     def after_warmup(self, peak: float, step: int, steps: int, epochs: float, warmup: float) -> float:
         start = max(warmup, (1 - self.cooldown) * steps)
@@ -128,9 +125,3 @@ class WarmupStableDecay(Schedule):
 def cosine(start: float, end: float, progress: float) -> float:
     """Go from `start` to `end` along half a cosine, at `progress` from 0 to 1, and stay there."""
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-def require(holds: bool, name: str, value: object, remedy: str) -> None:
-    """Raise ValueError unless a setting is valid."""
-    if not holds:
-        raise ValueError(f"Optimizer setting {name} is {value}; give {remedy}.")

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from vitlab.optim.schedules import cosine, require
+from vitlab.optim.schedules import cosine
 
 
 @dataclass
@@ -24,24 +25,16 @@ class Optimizer(ABC):
 
     separates_matrices: ClassVar[bool] = False  # whether the matrices of the blocks are groups of their own
 
-    lr: float
-    weight_decay: float = 0.0
-    layer_decay: float | None = None
-    head_lr: float | None = None
-    reference_batch: int | None = None
-    weight_decay_end: float | None = field(default=None, kw_only=True)
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    layer_decay: ClosedUnitInterval | None = None
+    head_lr: PositiveFloat | None = None
+    reference_batch: PositiveInt | None = None
+    weight_decay_end: PositiveFloat | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "lr", self.lr, "a positive learning rate, like 1.0e-3")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "zero or more")
-        if self.weight_decay_end is not None:
-            # A group of weight decay 0 is one that is never decayed.
-            require(self.weight_decay > 0, "weight_decay", self.weight_decay, "more than 0 with a weight_decay_end")
-            require(self.weight_decay_end > 0, "weight_decay_end", self.weight_decay_end, "more than 0, or null")
-        require(self.head_lr is None or self.head_lr > 0, "head_lr", self.head_lr, "a positive rate, or null")
-        decay, batch = self.layer_decay, self.reference_batch
-        require(decay is None or 0 < decay <= 1, "layer_decay", decay, "a factor above 0, at most 1")
-        require(batch is None or batch > 0, "reference_batch", batch, "like 512, or null")
+        if self.weight_decay_end is not None and self.weight_decay == 0:  # of a group that is never decayed
+            raise ValueError("weight_decay is 0; with a weight_decay_end give more than 0.")
 
     def scale(self, global_batch: int) -> float:
         """Return the factor that `reference_batch` puts on every learning rate."""
@@ -70,7 +63,7 @@ class AdamW(Optimizer):
         eps: Added to the root of the second moment.
     """
 
-    weight_decay: float = 0.05
+    weight_decay: NonNegativeFloat = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -110,8 +103,8 @@ class AnyOptimizer(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("lr", "weight_decay"):  # of each group, and scheduled
-            require(name not in self.arguments, f"arguments.{name}", self.arguments.get(name), f"`{name}` beside it")
+        if twice := self.arguments.keys() & {"lr", "weight_decay"}:  # of each group, and scheduled
+            raise ValueError(f"Optimizer setting arguments has {', '.join(twice)}; give it beside `arguments`.")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         try:

@@ -1,10 +1,11 @@
-"""When and how checkpoints are written, which one a continued run loads, and what signals do.
+"""When and how checkpoints are written, which one a continued run loads, what signals do, and which epoch is the last.
 
 `checkpoints/last.ckpt` is the newest state and `previous.ckpt` the one before. A checkpoint is written in the hook from
 which Lightning can continue, and renamed in the next hook: by then metrics.csv has every row that belongs to it, so
 that a run killed in between neither loses a row nor writes one twice.
 """
 
+import math
 import os
 import shutil
 import signal
@@ -15,14 +16,15 @@ from types import FrameType
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vitlab import log
 from vitlab.atomic_files import written_whole
+from vitlab.internals import is_within_an_epoch, training_position
 from vitlab.runs.finite_steps import FiniteSteps
-from vitlab.runs.last_epoch import is_last_epoch
 from vitlab.runs.lock import check_held
 from vitlab.signals import PAUSED, SIGNALS, UNWRITTEN, is_ignored
 
@@ -46,22 +48,13 @@ class Checkpointing:
         on_failure: If the disk is full or gone: continue without a checkpoint, or stop.
     """
 
-    every_n_steps: int | None = None
-    every_n_minutes: float | None = 10.0
-    max_time_share: float = 0.02
+    every_n_steps: PositiveInt | None = None
+    every_n_minutes: PositiveFloat | None = 10.0
+    max_time_share: ClosedUnitInterval = 0.02
     best: bool = False
     keep: tuple[int, ...] = ()
-    pause_after: int | None = None
+    pause_after: PositiveInt | None = None
     on_failure: Literal["continue", "stop"] = "continue"
-
-    def __post_init__(self) -> None:
-        for name, number in (("every_n_steps", self.every_n_steps), ("pause_after", self.pause_after)):
-            if number is not None and number < 1:
-                raise ValueError(f"run.checkpoint.{name} is {number}; give 1 or more, or null.")
-        if self.every_n_minutes is not None and not self.every_n_minutes > 0:
-            raise ValueError(f"run.checkpoint.every_n_minutes is {self.every_n_minutes}; give more than 0, or null.")
-        if not 0 < self.max_time_share <= 1:
-            raise ValueError(f"run.checkpoint.max_time_share is {self.max_time_share}; give a share above 0, up to 1.")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -308,3 +301,50 @@ def _any_process(trainer: Trainer, decision: bool) -> bool:
 def kept_state(checkpoints: Path, step: int, which: str = "") -> Path:
     """Return the file of a state that `Checkpointing.keep` keeps; `-best`: of what was the best one then."""
     return checkpoints / f"step-{step}{which}.ckpt"
+
+
+def is_last_epoch(trainer: Trainer) -> bool:
+    """Return, at the end of an epoch, whether it is the last."""
+    ended = trainer.max_steps >= 0 and trainer.global_step >= trainer.max_steps
+    least_epochs, least_steps = trainer.min_epochs or 0, trainer.min_steps or 0
+    may_stop = trainer.current_epoch + 1 >= least_epochs and trainer.global_step >= least_steps
+    return ended or (trainer.should_stop and may_stop) or trainer.current_epoch + 1 == trainer.max_epochs
+
+
+class LastEpochValidation(Callback):
+    """Validates the last epoch whatever `check_val_every_n_epoch` is, so that every run ends with a score.
+
+    Args:
+        pause_after: Epochs after which the run pauses, with a score too.
+    """
+
+    def __init__(self, pause_after: int | None = None) -> None:
+        self.pause_after = pause_after
+        self._set: tuple[int, int | float | None] | None = None  # the settings, while they are changed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepare an epoch that the run continues within: Lightning does not announce its start again."""
+        if is_within_an_epoch(trainer):
+            _, batches = training_position(trainer)
+            self._prepare(trainer, trainer.global_step - batches // trainer.accumulate_grad_batches)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._prepare(trainer, trainer.global_step)
+
+    def _prepare(self, trainer: Trainer, done: int) -> None:
+        """Set when an epoch is validated that starts after some steps."""
+        if trainer.check_val_every_n_epoch is None:  # validation counts batches
+            return
+        batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+        in_epoch = math.ceil(batches / accumulate)
+        steps = trainer.max_steps - done if trainer.max_steps >= 0 else math.inf
+        if steps <= in_epoch or trainer.current_epoch + 1 in (trainer.max_epochs, self.pause_after):
+            self._set = self._set or (trainer.check_val_every_n_epoch, trainer.val_check_batch)
+            trainer.check_val_every_n_epoch = 1
+        if 0 < steps * accumulate < (trainer.val_check_batch or 0):  # Lightning validates no epoch that is cut short
+            trainer.val_check_batch = steps * accumulate
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the settings back to a Trainer that trains again."""
+        if self._set is not None:
+            (trainer.check_val_every_n_epoch, trainer.val_check_batch), self._set = self._set, None

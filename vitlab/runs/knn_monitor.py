@@ -13,7 +13,7 @@ from vitlab.evaluation.classifiers import classify_pixels, predict_weighted
 from vitlab.evaluation.features import extract, rank_me, relative_std, require_classes
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
-from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.runs.checkpoints import is_last_epoch
 
 
 class KnnMonitor(Callback):

@@ -20,7 +20,6 @@ from textwrap import shorten
 from vitlab import log
 from vitlab.atomic_files import created
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # as Lustre without the mount option `flock`
 RENAME = "give this run another --run.name"
 _HELD: dict[Path, int] = {}  # inodes of the lock files of this process, by directory
 
@@ -45,7 +44,23 @@ def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
     path, file = directory / ".lock", None
     try:
         try:
-            file = _locked(path, way_out)
+            # POSIX releases the lock when this process closes any descriptor of the file: it is opened once.
+            while file is None or _inode(path) != os.fstat(file).st_ino:
+                if file is not None:  # its owner ended between the two calls, and removed it
+                    os.close(file)
+                    file = None
+                file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    if error.errno in (errno.EACCES, errno.EAGAIN):
+                        raise _rejection(path, way_out) from None
+                    log.warning("%s has no file locks (%s): a second start is not noticed.", directory, error)
+            command = shorten(" ".join(["python -m vitlab", *sys.argv[1:]]), 100, placeholder=" …")
+            since = datetime.now().astimezone().isoformat(" ", "seconds")
+            os.truncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since} ({command})".encode())
+            os.fsync(file)
             _HELD[directory] = os.fstat(file).st_ino
         except OSError:
             if not directory.exists() or os.access(directory, os.W_OK):
@@ -53,37 +68,12 @@ def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
         yield
     finally:
         if file is not None:
-            if _inode(path) == _HELD.pop(directory):  # else another process has made the folder anew
+            if directory in _HELD and _inode(path) == _HELD.pop(directory):  # else another has made the folder anew
                 path.unlink()
             os.close(file)
         for folder in missing:  # nothing stays behind after a start that failed
             with suppress(OSError):
                 folder.rmdir()
-
-
-def _locked(path: Path, way_out: str) -> int:
-    """Return the descriptor of the file, locked. POSIX releases the lock when this process closes any descriptor of the
-    file, so it must not open the file a second time."""
-    while True:
-        file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                os.close(file)
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise _rejection(path, way_out) from None
-                raise
-            log.warning("%s has no file locks: a second start of this run is not noticed.", path.parent)
-        if _inode(path) == os.fstat(file).st_ino:
-            break
-        os.close(file)  # its owner ended between the two calls, and removed it
-    command = shorten(" ".join(["python -m vitlab", *sys.argv[1:]]), 100, placeholder=" …")
-    since = datetime.now().astimezone().isoformat(" ", "seconds")
-    os.truncate(file, 0)
-    os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since} ({command})".encode())
-    os.fsync(file)
-    return file
 
 
 def check_idle(directory: Path, way_out: str = RENAME) -> None:

@@ -21,7 +21,7 @@ from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
-from vitlab.runs.last_epoch import is_last_epoch
+from vitlab.runs.checkpoints import is_last_epoch
 from vitlab.runs.record import RunRecord
 
 Measured = Mapping[str, float | np.ndarray]

@@ -1,5 +1,6 @@
 """The run directory: configuration, environment, data, predictions and summary of a run."""
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -8,12 +9,15 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import try_to_load_from_cache
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -22,7 +26,7 @@ from torch import Tensor
 import vitlab
 from vitlab import log
 from vitlab.atomic_files import write_text
-from vitlab.config import dump_yaml
+from vitlab.config import Config, dump_yaml, texts_of, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.distributed import from_all_processes
@@ -32,13 +36,12 @@ from vitlab.evaluation.predictions import Predictions, write_predictions, write_
 from vitlab.evaluation.utilization import Utilization
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives import Objective
+from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, VALUES, RunDirectory
+from vitlab.runs.exactness import inexact
 from vitlab.runs.lock import check_held
-from vitlab.runs.metrics_csv import MetricsFile, as_written
-from vitlab.runs.origins import PACKAGES, continued, origins
-from vitlab.runs.resume import inexact
-from vitlab.runs.wandb import UnbreakableWandbLogger
+from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger, as_written
 
 KERNELS = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that choose kernels, and so how sums are rounded
 OWN_FILES = (  # patterns
@@ -311,11 +314,15 @@ def erase(directory: Path) -> None:
 
 def environment(trainer: Trainer) -> dict[str, Any]:
     """Return versions, device, commit and command of the run."""
-    device = trainer.strategy.root_device
+    device, commit = trainer.strategy.root_device, None
+    with suppress(OSError):  # without git
+        command = ["git", "describe", "--always", "--dirty"]
+        told = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+        commit = told.stdout.strip() or None
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
-        "git": _commit(),
+        "git": commit,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "devices": trainer.world_size,
         "precision": trainer.precision,
@@ -329,18 +336,109 @@ def environment(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    """Return the commit of this code; None without a repository or without git."""
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        told = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return told.stdout.strip() or None
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
+"""Their versions are in environment.json, so their classes need no hash."""
+
+CODE = ("code", "sources")
+ELSEWHERE = ("__main__.py", "analysis", "commands", "deployment", "studies")  # what no training uses
+DIGITS = 16  # hexadecimal, of each hash
+
+
+def origins(config: Config, before: Mapping[str, Path]) -> dict[str, Any]:
+    """Return where the code and the weights of a run that is about to start come from; its classes are imported.
+
+    They are hashes, since version numbers do not show changes: `code` of vitlab's own files that train, `sources` by
+    class path of each class from outside the packages whose versions are recorded, `weights` by key of the
+    configuration of each file that the training starts from or is taught by.
+
+    Args:
+        before: by key, the runs that weights are taken from where the configuration names an experiment.
+    """
+    entries = {"code": code(), "sources": sources(config), "weights": weights(config, before)}
+    return {name: entry for name, entry in entries.items() if entry}
+
+
+def continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a run that continues: with the weights it began with, and what has changed since."""
+    changed = [name for name in CODE if before.get(name) != now.get(name)]
+    names = dict.fromkeys([*before.get("changed", []), *changed])
+    kept = {name: before[name] for name in ("weights",) if name in before}
+    return {**now, **kept} | ({"changed": list(names)} if names else {})
+
+
+def code() -> str:
+    """Return the hash of vitlab's files that train."""
+    package = Path(__file__).parents[1]
+    files = sorted(path.relative_to(package) for path in package.rglob("*.py"))
+    names = [file for file in files if file.parts[0] not in ELSEWHERE]
+    return _hash([part for name in names for part in (name.as_posix().encode(), (package / name).read_bytes())])
+
+
+def sources(config: Config) -> dict[str, dict[str, str]]:
+    """Return file and hash of each class of the user's own, by its class path.
+
+    The hash is of the class's module and of the modules from the same folder that are loaded, which it may use.
+    """
+    own: dict[str, dict[str, str]] = {}
+    for path in sorted({text for text, _ in texts_of(config)}):  # a class path, or a class as a value: `my.Block`
+        module = sys.modules.get(path.rpartition(".")[0])
+        file = getattr(module, "__file__", None)
+        if module is not None and file is not None and _package(module) not in PACKAGES:
+            files = sorted({Path(str(each.__file__)) for each in _together_with(module)})
+            own[path] = {"file": file, "hash": _hash([each.read_bytes() for each in files if each.is_file()])}
+    return own
+
+
+def weights(config: Config, before: Mapping[str, Path]) -> dict[str, dict[str, str | None]]:
+    """Return path and hash of each file of weights that a configuration names, by its key; no hash if it is gone."""
+    named: dict[str, dict[str, str | None]] = {}
+    for key, source in weights_of(config).items():
+        source = str(before.get(key, source))
+        file, digest = source, None
+        if key.endswith(".pretrained"):
+            import timm
+
+            name = source.removeprefix("timm/")
+            cfg = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+            file = str(cfg.hf_hub_id) if cfg is not None else source
+        with suppress(OSError, ValueError):  # a continued run no longer needs them
+            if file.startswith("timm/"):  # the file that was read, without asking the hub again
+                path = Path(str(try_to_load_from_cache(file, "model.safetensors")))
+            else:
+                path = weights_path(file)
+            with path.open("rb") as content:
+                digest = hashlib.file_digest(content, "blake2b").hexdigest()[:DIGITS]
+        named[key] = {"path": source, "hash": digest}
+    return named
+
+
+def _hash(contents: Iterable[bytes]) -> str:
+    digest = hashlib.blake2b()
+    for content in contents:
+        digest.update(hashlib.blake2b(content).digest())
+    return digest.hexdigest()[:DIGITS]
+
+
+def _package(module: ModuleType) -> str:
+    return module.__name__.partition(".")[0]
+
+
+def _together_with(module: ModuleType) -> Iterator[ModuleType]:
+    """Yield the loaded modules that lie where the module's package lies; of an installed one, its own package."""
+    depth = module.__name__.count(".") + hasattr(module, "__path__")
+    home = Path(str(module.__file__)).parents[depth]
+    installed = home.name.endswith("-packages")
+    for other in list(sys.modules.values()):
+        file = getattr(other, "__file__", None)
+        if other.__name__ == "__main__" or file is None or not Path(file).is_relative_to(home):
+            continue
+        inside = any(part.endswith("-packages") for part in Path(file).relative_to(home).parts)
+        if _package(other) == _package(module) or not (installed or inside or _package(other) in PACKAGES):
+            yield other

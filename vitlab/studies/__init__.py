@@ -4,7 +4,7 @@ from vitlab import exported
 
 _PLACES = {
     "results.context": ["measure_baselines"],
-    "front": ["Study"],
+    "api": ["Study"],
     "report.gallery": ["gallery", "interesting"],
 }
 __all__, __getattr__ = exported("vitlab.studies", _PLACES)

@@ -1,35 +1,76 @@
 """A study from its YAML to its report: plan, train, report."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
-from referee.formats import counted
+from referee.formats import counted, joined
 from referee.report.claim import decided, headline
 
-from vitlab.config import Config
-from vitlab.experiment.branch import branch_off
+from vitlab.atomic_files import read_cache, write_text
+from vitlab.config import Config, merge
+from vitlab.experiment.chain import branch_off
 from vitlab.runs.lock import refuse_links, run_lock
-from vitlab.studies.file.images import Images
-from vitlab.studies.file.overruled import overruled
-from vitlab.studies.file.registration import register
-from vitlab.studies.file.runs import Run, check_first
-from vitlab.studies.file.state import UNFINISHED, Outcome, is_finished, refuse_conflicts
-from vitlab.studies.file.study import Study
-from vitlab.studies.owner import begun_study, claim_folder
+from vitlab.studies.file.fairness import Images, overruled
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.registration import UNFINISHED, Outcome, is_finished, refuse_conflicts, register
+from vitlab.studies.file.runs import Run, check_first, complete, experiment_of, never_reached
+from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.report.cost import costlier
 from vitlab.studies.report.page import answer, write_curves, write_report
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
 from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
-from vitlab.studies.training.branching import branching_step, keeping
-from vitlab.studies.training.executors import Fleet, Local
-from vitlab.studies.training.progress import Display
-from vitlab.studies.training.run_all import Train, run_all
-from vitlab.studies.training.slots import Slots, allot
+from vitlab.studies.training.executors import Fleet, Local, Slots, allot
+from vitlab.studies.training.run_all import Display, Train, run_all
+from vitlab.studies.training.spending import branching_step
+
+FILE = "study.json"
+
+
+def claim_folder(study: Study, root: Path) -> None:
+    """Record that the folder is this study's.
+
+    The same file may change in any way; a copy of it elsewhere may only add or remove seeds and variants.
+
+    Raises:
+        ValueError: the folder belongs to another file, with other variants.
+    """
+    record, base = study.folder(root) / FILE, study.base_config
+    texts = {name: as_yaml(merge(base, override)) for name, override in study.variants.items()}
+    digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+    known = read_cache(record, {})
+    path, variants = str(study.path.resolve()), known.get("variants", {})
+    if not isinstance(variants, dict):
+        raise ValueError(f"{record} is damaged. Remove it, if {record.parent} is this study's.")
+    nested = variants.items() <= digests.items() or digests.items() <= variants.items()
+    if known.get("file", path) != path and not nested:
+        raise ValueError(
+            f"{study.path}: {record.parent} belongs to another study of the name {study.name!r}: {known['file']}, with "
+            f"{joined([*variants])}. Give this one another `name`. If it is the same study, remove {record}."
+        )
+    claimed = {"file": path, "variants": digests} | ({"given": study.given} if study.given else {})
+    if known != claimed:
+        write_text(record, json.dumps(claimed, indent=2, ensure_ascii=False) + "\n")
+
+
+def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
+    """Read a study with arguments of its data set; without any, with those that its folder was begun with."""
+    study = read_study(path)
+    given = {"data": {"init_args": data}} if data else read_cache(study.folder(root) / FILE, {}).get("given", {})
+    study = replace(study, given=given)
+    if study.folds_without_test:
+        whole = replace(study, folds=None)
+        first = complete(whole.points[0], next(iter(whole.variants)), root, {})
+        return whole if experiment_of(first.config).data.has_test else study
+    return study
+
 
 Dashboard = Callable[[StudyResults, Path], str]
 PROGRAM = (sys.executable, "-m", "vitlab")
@@ -122,7 +163,8 @@ def _compare(
     if missing:
         tuning = sum(planned.missing_trials() for planned in plans)
         most, of_tuning = " at most" if study.looks else "", f" ({tuning:,} of tuning)" if tuning else ""
-        print(f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}.", flush=True)
+        size = f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}."
+        print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
     for planned in plans:
         planned.tune(train)
     if study.along:
@@ -187,7 +229,9 @@ def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, r
 def _branch(plans: Sequence[ResolvedStudy], train: Train) -> None:
     """Train the longest runs first, and let the others continue from their states."""
     longest, branches = plans[-1], _branches(plans)
-    longest.runs = [keeping(run, [step for _, step in branches[run]]) for run in longest.runs]
+    for i, run in enumerate(longest.runs):
+        keep = {"run": {"checkpoint": {"keep": [step for _, step in branches[run]]}}}
+        longest.runs[i] = replace(run, config=merge(run.config, keep))
     for outcome, each in zip(train(longest.runs), branches.values(), strict=True):
         for run, step in each:
             if outcome.failure is None:

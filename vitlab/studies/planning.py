@@ -6,9 +6,10 @@ Nothing here starts a run or writes a file.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 from referee.formats import SPACE, counted, two_digits
@@ -18,16 +19,15 @@ from referee.verdict import Variant
 
 from vitlab.config import Config
 from vitlab.runs.directory import RunDirectory
+from vitlab.studies.compare import begun_study
 from vitlab.studies.file.format import engineering
-from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.runs import images_of, plan
-from vitlab.studies.file.state import Outcome, conflicting, is_finished
+from vitlab.studies.file.registration import Outcome, conflicting, is_finished
+from vitlab.studies.file.runs import images_of, never_reached, plan
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
-from vitlab.studies.owner import begun_study
 from vitlab.studies.report.verdict import few_images
 from vitlab.studies.results.run import RunResult, read_results
 from vitlab.studies.results.table import StudyResults
-from vitlab.studies.training.slots import allot
+from vitlab.studies.training.executors import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
 
@@ -41,6 +41,7 @@ class Planned(Plan):
     seen: int  # seeds of the variant that has fewest
     bytes: list[float]  # of a run directory, by variant; empty unless each has a finished run
     joules: list[float]  # of a run's training, by variant; nan where it was not measured
+    schedules: list[str]  # what runs are too short for
 
     @property
     def watched(self) -> "Planned":
@@ -51,7 +52,6 @@ class Planned(Plan):
         return replace(self, pilot=self.pilot._replace(level=level))
 
     def disk(self, seeds: int) -> float:
-        """Return the bytes of all run directories."""
         return self.runs(seeds) * sum(self.bytes)
 
     def kwh(self, seeds: int) -> float | None:
@@ -92,12 +92,23 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     known = measured([v.outcomes for v in variants], len(past), resized, results.outcomes.dependence)
     source = f"{folds * len(finished)} finished runs in {study.folder(root)}"
     if known is None:
-        accuracy = _assumed_accuracy(path, metric, finished, test_images)
+        if not metric.is_accuracy:
+            raise ValueError(
+                f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished. "
+                "Train two seeds."
+            )
+        accuracy = float(np.mean([result.score for result in finished])) if finished else ACCURACY
+        accuracy = float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
         known = guessed(len(study.variants), test_images, accuracy)
         source = f"a guess for {100 * accuracy:.3g} % accuracy"
     seen = min(map(len, past.values()))
+    known_costs = [*past.values()] if seen else []
     if looks := study.looks or ((seen,) if seen > 1 else ()):
         known = known._replace(level=growing(looks, bool(study.looks), study.test, study.margin is not None))
+
+    def wall_seconds(result: RunResult) -> float:  # from the starts of its processes to their ends
+        return sum(max(part.seconds, part.summary.get("wall_seconds", 0.0)) for part in result.parts or (result,))
+
     once, slots = study.tuning.runs(0) if study.tuning else 0, allot(runs, study.jobs)
     return Planned(
         metric=metric,
@@ -105,41 +116,17 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         source=source,
         unit="image",
         looks=study.looks,
-        seconds=[np.array([_wall_seconds(each) / folds for each in own]) for own in past.values()] if seen else None,
+        seconds=[np.array([wall_seconds(each) / folds for each in own]) for own in past.values()] if seen else None,
         per_seed=folds + (study.tuning.runs(1) - once if study.tuning else 0),
         once=once,
         jobs=slots.jobs,
         study=study,
         finished=folds * len(finished),
         seen=seen,
-        bytes=[_mean_bytes(own) for own in past.values()] if seen else [],
-        joules=[_mean_joules(own) / slots.sharing / folds for own in past.values()] if seen else [],
+        bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in known_costs],
+        joules=[fmean(run.cost("train_joules") for run in own) / slots.sharing / folds for own in known_costs],
+        schedules=[] if study.converts_budget else never_reached(runs),
     )
-
-
-def _assumed_accuracy(path: Path, metric: Metric, finished: Sequence[RunResult], test_images: int) -> float:
-    """Return the accuracy to guess variances from: that of finished runs, else ACCURACY."""
-    if not metric.is_accuracy:
-        raise ValueError(
-            f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished.\n"
-            "Train two seeds."
-        )
-    accuracy = float(np.mean([result.score for result in finished])) if finished else ACCURACY
-    return float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
-
-
-def _wall_seconds(result: RunResult) -> float:
-    """Return the seconds of a result from the starts of its processes to their ends."""
-    return sum(max(part.seconds, part.summary.get("wall_seconds", 0.0)) for part in result.parts or (result,))
-
-
-def _mean_bytes(results: Sequence[RunResult]) -> float:
-    return float(np.mean([RunDirectory(each).size for result in results for each in result.directories]))
-
-
-def _mean_joules(results: Sequence[RunResult]) -> float:
-    """Return the energy of the device while a run trained, that of runs beside it included."""
-    return float(np.mean([result.cost("train_joules") for result in results]))
 
 
 def describe(planned: Planned, difference: float | None) -> str:
@@ -156,13 +143,22 @@ def describe(planned: Planned, difference: float | None) -> str:
         most = "at most " if planned.looks else ""
         title = f"The study as it is written, {most}{counted(seeds, 'seed')} of each variant, takes"
         takes = "\n".join([title, *(f"  {name:<22} {text}" for name, text in shown.items())])
+        advice = "Give --difference, like 1.0, for the seeds that find it."
     else:
-        takes = needed(planned, difference, _rows(planned))
+        takes, advice = needed(planned, difference, _rows(planned)), ""
+        need, first = planned.watched.need(difference), planned.first_look
+        last = None if need.images else need.seeds.high
+        if last is not None:  # seeds can find the difference, in a study that ends as soon as it is settled
+            start = planned.study.seeds[0] if planned.study.looks else 1
+            begins = "" if start == 1 else f", first: {start}"
+            found = f"{{from: {first}, to: {last}{begins}}}" if last > first else str([*range(start, start + last)])
+            advice = f"Write `seeds: {found}` in the study's file."
     parts = [
         f"{planned.study.name}: {variances(planned, planned.seen)}",
         takes,
         sizes(planned),
-        _advice(planned, difference) if difference else "Give --difference, like 1.0, for the seeds that find it.",
+        *planned.schedules,
+        advice,
         *(few_images(planned.study, planned.pilot.test_images) if planned.pilot.test_images > 1 else ()),
     ]
     return "\n\n".join(filter(None, parts)).replace(SPACE, " ")
@@ -176,27 +172,13 @@ def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
     if planned.seconds is None:
         return rows | {"hours, disk, energy": lambda seeds: "known once a run has finished"}
 
-    def hours(seeds: Range) -> str:
-        shown = in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end]))
-        return f"{shown}, {counted(planned.jobs, 'run')} at a time"
-
     def energy(seeds: Range) -> str:
         shown = in_range(seeds, lambda n, end: two_digits(planned.kwh(n) or 0.0))
         return "not measured" if planned.kwh(1) is None else f"{shown}, of the trainings"
 
-    def disk(seeds: Range) -> str:
-        return in_range(seeds, lambda n, end: engineering(planned.disk(n), "B"))
-
-    return rows | {"hours": hours, "disk": disk, "energy, kWh": energy}
-
-
-def _advice(planned: Planned, difference: float) -> str:
-    """Return the seeds to write, where seeds can find the difference: of a study that ends as soon as it is settled."""
-    takes, first = planned.watched.need(difference), planned.first_look
-    most = None if takes.images else takes.seeds.high
-    if most is None:
-        return ""
-    start = planned.study.seeds[0] if planned.study.looks else 1
-    begins = "" if start == 1 else f", first: {start}"
-    seeds = f"{{from: {first}, to: {most}{begins}}}" if most > first else str([*range(start, start + most)])
-    return f"Write `seeds: {seeds}` in the study's file."
+    at_a_time = f", {counted(planned.jobs, 'run')} at a time"
+    return rows | {
+        "hours": lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end])) + at_a_time,
+        "disk": lambda seeds: in_range(seeds, lambda n, end: engineering(planned.disk(n), "B")),
+        "energy, kWh": energy,
+    }

@@ -8,14 +8,12 @@ from pathlib import Path
 from vitlab.config import Config
 from vitlab.experiment.noise import flops_per_image
 from vitlab.runs.directory import SUMMARY
-from vitlab.studies.file.fairness import data_of
-from vitlab.studies.file.groups import groups_of, split_groups
-from vitlab.studies.file.images import Images
+from vitlab.studies.file.fairness import Images, data_of, groups_of, split_groups
 from vitlab.studies.file.metric import Metric
+from vitlab.studies.file.registration import Outcome, is_finished, refuse_conflicts
 from vitlab.studies.file.runs import Run, differing_keys, images_of, known_before, plan
-from vitlab.studies.file.state import Outcome, is_finished, refuse_conflicts
+from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study, slug
-from vitlab.studies.file.trials import Choice
 from vitlab.studies.report.verdict import read_looks
 from vitlab.studies.results.context import Baselines, baselines, context_of
 from vitlab.studies.results.duplicates import duplicates
@@ -28,8 +26,6 @@ from vitlab.studies.training.tuning import Train, refuse_unfit_images, tune
 
 @dataclass
 class ResolvedStudy:
-    """A study with its images, and its runs as far as they are determined."""
-
     study: Study
     root: Path
     runs: list[Run]
@@ -54,7 +50,6 @@ class ResolvedStudy:
 
     @property
     def folder(self) -> Path:
-        """The folder of its report."""
         return self.study.folder(self.root)
 
     @cached_property
@@ -85,7 +80,6 @@ class ResolvedStudy:
         return self.images if data_of(run.config) == data_of(self.runs[0].config) else images_of(run)
 
     def training_images(self, run: Run) -> int:
-        """Return the number of training images of a run."""
         return len(self.images_of(run).labels("train"))
 
     def first_runs(self) -> list[Run]:
@@ -100,7 +94,6 @@ class ResolvedStudy:
             self.runs = plan(self.study, self.root, self.decided)
 
     def missing_trials(self) -> int:
-        """Return how many runs of tuning are not finished."""
         if self.study.tuning is None:
             return 0
         each, folder = self.study.tuning.runs(len(self.study.seeds)), self.study.tuning_folder(self.root)
@@ -108,13 +101,11 @@ class ResolvedStudy:
         return sum(max(0, each - number) for number in done)
 
     def tune(self, train: Train) -> None:
-        """Tune, and plan with the chosen settings."""
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images)
         if self.study.tuning is not None:
             self.runs = plan(self.study, self.root, self.decided, tuned)
 
     def results(self, outcomes: Sequence[Outcome]) -> StudyResults:
-        """Return what the runs show."""
         finished, failed = read_results(outcomes, self.study.folds)
         results = StudyResults(
             study=self.study,

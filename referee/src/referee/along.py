@@ -62,7 +62,8 @@ def best_where(line: Line) -> str:
             parts.append(f"{where} the variants are not comparable{but}")
         elif len(top) == 1:
             (best,) = top
-            leads = [_lead(line.points[k], best) for k in places]
+            pairs = [[pair for pair in line.points[k].pairs if pair.better.name == best] for k in places]
+            leads = [min(pair.lead for pair in each if pair.difference is not None) for each in pairs]
             metric, digits = line.points[0].metric, max(point.digits for point in line.points)
             by = " to ".join(dict.fromkeys(metric.text(end, digits) for end in (min(leads), max(leads))))
             unit = " points" if metric.is_fraction else ""
@@ -90,11 +91,6 @@ def _with(runs: int, point: Verdict) -> tuple[str, ...]:
     """Return the variants with exactly `runs` finished runs at a place."""
     finished = {variant.name: len(variant.runs) for variant in point.ranking}
     return tuple(variant for variant in point.outcomes.variants if finished.get(variant, 0) == runs)
-
-
-def _lead(point: Verdict, best: str) -> float:
-    """Return by how much a variant leads the next one that it was tested against."""
-    return min(pair.lead for pair in point.pairs if pair.better.name == best and pair.difference is not None)
 
 
 def _range(line: Line, first: int, last: int) -> str:

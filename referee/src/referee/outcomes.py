@@ -359,7 +359,8 @@ def _numbers(values: pd.Series, column: str, known: Mapping[str, float] = RIGHT)
     numbers = pd.to_numeric(plain, errors="coerce").astype(float)
     if (wrong := numbers.isna() & words.notna() & ~words.isin(NOTHING)).any():
         row = values.index[wrong][0]
-        raise ValueError(f"{_row(row)}, column {column}: {values[row]!r} is not a number. Remove the row or mend it.")
+        remedy = "Remove the row or mend it; numbers have a point, like 81.3."
+        raise ValueError(f"{_row(row)}, column {column}: {values[row]!r} is not a number. {remedy}")
     return numbers.where(~percent & ("%" not in str(column)), numbers / 100)
 
 

@@ -6,15 +6,16 @@ batches, other images in each epoch. The FLOPs of an image are counted first.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from referee.formats import nearest
+from annotated_types import Gt, Lt
+from pydantic import PositiveInt, model_validator
 
 from vitlab.config import Config
+from vitlab.studies.file.format import Section
 
-KINDS = ("epochs", "images", "flops")
+Number = Annotated[float | int, Gt(0), Lt(math.inf)]
 MISSED = 0.02  # of the budget, by which whole epochs may miss it
 REFUSED = 0.05  # of the budget, by which no length may miss it
 
@@ -34,17 +35,26 @@ class Length(NamedTuple):
     batches: int | None = None  # of each epoch; None: all
 
 
-@dataclass(frozen=True)
-class Budget:
-    """The amount of a resource that each variant may spend.
+class Budget(Section):
+    """The amount of a resource that each variant may spend."""
 
-    Attributes:
-        kind: `epochs`; `images`, counting repetitions; `flops` of whole training steps, with all that the objective
-            computes.
-    """
+    epochs: PositiveInt | None = None
+    images: PositiveInt | None = None  # repetitions count
+    flops: Number | None = None  # of whole training steps, with all that the objective computes
 
-    kind: str
-    amount: float
+    @model_validator(mode="after")
+    def _has_one_kind(self) -> "Budget":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("Expected one of epochs, images, flops, like {epochs: 30}.")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.model_fields_set))
+
+    @property
+    def amount(self) -> int | float:
+        return getattr(self, self.kind)
 
     def length(self, per_image: float, epoch: Epoch) -> Length:
         """Return the length of a run that spends the budget.
@@ -83,32 +93,6 @@ class Budget:
             "images": f"{self.amount:,} training images",
             "flops": f"{self.amount:.3g} training FLOPs",
         }[self.kind]
-
-
-def parse_budget(value: Any) -> Budget | None:
-    """Parse a study's `budget`; None leaves the base's number of epochs.
-
-    Raises:
-        ValueError: not exactly one kind, or no valid amount; the message does not name the file.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, dict) or len(value) != 1:
-        raise ValueError(f"budget: {value!r}. Expected one of {', '.join(KINDS)}, like `budget: {{epochs: 30}}`.")
-    ((kind, amount),) = value.items()
-    refuse_unknown([kind], KINDS, "key of `budget`")
-    if kind in ("epochs", "images") and (type(amount) is not int or amount < 1):
-        raise ValueError(f"budget: {kind}: {amount!r}. Expected a whole number from 1.")
-    if type(amount) not in (int, float) or not 0 < amount < math.inf:
-        raise ValueError(f"budget: {kind}: {amount!r}. Expected a number above 0.")
-    return Budget(kind, amount)
-
-
-def refuse_unknown(keys: Any, known: tuple[str, ...], what: str) -> None:
-    """Raise ValueError for the first key that is not known, with the nearest one that is."""
-    for key in keys:
-        if key not in known:
-            raise ValueError(f"unknown {what} `{key}`. {nearest(key, known)}")
 
 
 def epoch_of(config: Config, images: int) -> Epoch:

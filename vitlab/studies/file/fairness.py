@@ -1,10 +1,45 @@
-"""What kind of setting a key of the configuration is: a comparison of architectures may differ in one kind only."""
+"""A fair comparison: kinds of settings, settings that the study sets itself, and test images that fail together."""
 
 import re
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from referee.formats import counted, listed
 
 from vitlab.config import ABSENT, HARMLESS, Config, flatten, short, texts_of
+from vitlab.data.groups import find_groups, groups_by_name
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.study import Study
+from vitlab.studies.file.variants import seed_settings
+
+Split = Literal["train", "val", "test"]
+
+
+class Images(Protocol):
+    """What a study reads of a data module: its images without augmentation."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def class_names(self) -> list[str]: ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what data.json records, with a digest of each split under `splits`."""
+
+    def image_names(self, split: Split) -> list[str]:
+        """Return the names of a split's images, in evaluation order."""
+
+    def labels(self, split: Split) -> np.ndarray:
+        """Return their labels; class indices (N,) int64 where each image has one class."""
+
+    def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
+        """Return images as uint8 (H, W, C), C being 1 or 3; sizes may differ."""
+
+    def contents(self, split: Split) -> np.ndarray:
+        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
+
 
 FROM_DATA = r"^model\.backbone\.(img_size|in_chans|num_classes)$"  # an experiment refuses other values than the data's
 
@@ -61,8 +96,95 @@ def said(key: str) -> str:
 
 def own_classes(config: Config, recorded: Collection[str] = ()) -> list[str]:
     """Return the class paths in a configuration from outside `PACKAGES`, and those that a run recorded by hash."""
-    return sorted({text for text, named in texts_of(config) if text in recorded or (named and _is_own(text))})
+    named = {path for path, is_class in texts_of(config) if is_class and "." in path}
+    own = {path for path in named if path.partition(".")[0] not in PACKAGES}
+    return sorted(own | ({text for text, _ in texts_of(config)} & {*recorded}))
 
 
-def _is_own(path: str) -> bool:
-    return "." in path and path.partition(".")[0] not in PACKAGES
+EXAMPLES = 3
+
+
+def groups_of(study: Study, images: Sequence[str]) -> np.ndarray | None:
+    """Return the name of each image's group, (N,); None where images are independent.
+
+    Raises:
+        ValueError: an image without a group, or a single group.
+    """
+    try:
+        return None if study.groups is None else np.array(groups_by_name(study.groups, images))
+    except ValueError as error:
+        raise ValueError(f"{study.path}: {error}") from None
+
+
+def split_groups(study: Study, images: Images) -> str:
+    """Say which groups have test images and images to train or validate on; empty if none has."""
+    if study.groups is None or study.folds:  # folds keep groups together
+        return ""
+    test = images.image_names("test")
+    others = [name for split in ("train", "val") if (names := images.image_names(split)) != test for name in names]
+    found = find_groups(study.groups, [*test, *others])
+    tested, known = found[: len(test)], {group for group in found[len(test) :] if group is not None}
+    both = sorted(known & {*tested})
+    if not both:
+        return ""
+    share = sum(group in both for group in tested)
+    return (
+        f"{counted(share, 'test image')} of {counted(len(both), 'group')} that are also trained or validated on, which "
+        f"inflates accuracy: {', '.join(both[:EXAMPLES])}{' and more' * (len(both) > EXAMPLES)}. Move each group to "
+        "one split, or use `folds`."
+    )
+
+
+LENGTH = "trainer.max_epochs"
+
+
+def refuse_overruled(study: Study) -> None:
+    """Raise ValueError for the first setting that the study's file gives a variant, and the study another value."""
+    seeds = "Remove it: `seeds` are the same for all variants, and `vary` says what they draw."
+    folders = "Remove it: the study names the folders of its runs; --root and the study's `name` move them."
+    remedies = {
+        **dict.fromkeys(seed_settings(study.vary, 0, 0), seeds),
+        **dict.fromkeys(("run.root", "run.name", "run.wandb.group"), folders),
+        "run.test": "Remove it: every run of a study is tested.",
+        "run.overwrite": "Remove it: such a run would start again each time; `compare --overwrite` replaces runs.",
+    }
+    if study.branch:
+        remedies["run.checkpoint.keep"] = "Remove it: `branch` keeps the states that shorter runs continue."
+    if _epochs(study):
+        remedies[LENGTH] = (
+            "Remove it; or remove `budget`, give each variant its own length, and add trainer.max_epochs to "
+            "`may_differ`."
+        )
+    for name, key, value in _replaced(study, remedies):
+        if key not in flatten(study.settings) and name not in study.files:
+            raise ValueError(
+                f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
+                f"{remedies[key]}"
+            )
+
+
+def overruled(study: Study) -> list[str]:
+    """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces.
+
+    It may be a file, an experiment of its own, whose length and seed hold where it is trained alone.
+    """
+    found: dict[str, list[str]] = {}
+    for name, key, value in _replaced(study, [*([LENGTH] if _epochs(study) else []), *study.tuned]):
+        found.setdefault(name, []).append(f"{key}: {as_yaml(value)}")
+    return [f"{name} has {listed(each)}, which the study's budget or tuning replaces." for name, each in found.items()]
+
+
+def _epochs(study: Study) -> set[float]:
+    """Return the budgets in epochs of the places; others set a length in proportion to the variant's own."""
+    budgets = [point.budget for point in study.points]
+    return {budget.amount for budget in budgets if budget is not None and budget.kind == "epochs"}
+
+
+def _replaced(study: Study, keys: Collection[str]) -> Iterator[tuple[str, str, object]]:
+    """Yield the settings of some keys, by variant, that the study sets otherwise; a frozen one keeps its epochs."""
+    fixed: Mapping[str, Collection[object]] = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
+    for name, override in study.variants.items():
+        for key, value in flatten(override).items():
+            is_kept = key == LENGTH and name in study.frozen
+            if key in keys and not is_kept and [*fixed.get(key, ())] != [value]:  # a list has no hash
+                yield name, key, value

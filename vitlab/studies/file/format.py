@@ -1,12 +1,61 @@
-"""Number formats of the report: rounded to the resolution of the data, with a true minus sign."""
+"""Formats: the mappings of a study's file with messages for mistakes, and the numbers of its report."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import yaml
-from referee.formats import SPACE, prefixed, two_digits
+from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator, model_validator
+from referee.formats import SPACE, nearest, prefixed, two_digits
 
 UNITS = (("second", 1, 90), ("minute", 60, 5_400), ("hour", 3_600, 172_800), ("day", 86_400, math.inf))  # size, up to
+
+
+class Section(BaseModel):
+    """A mapping of a study's file, with no other keys and without conversions of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: Any) -> Any:
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        refuse_unknown(value if isinstance(value, dict) else (), known, "key")
+        return value
+
+
+def refuse_unknown(keys: Iterable[Any], known: Sequence[str], what: str) -> None:
+    """Raise ValueError for the first key that is not known, with the nearest one that is."""
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"unknown {what} `{key}`. {nearest(key, known)}")
+
+
+def expected(text: str) -> WrapValidator:
+    """Return a validator of a field that says this where pydantic would tell what each type of a union lacks."""
+
+    def validated(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            words = [mistake(error, value)] if "value_error" in {each["type"] for each in error.errors()} else []
+            raise ValueError(*words or [f"{value!r}. Expected {text}."]) from None
+
+    return WrapValidator(validated)
+
+
+def mistake(error: ValidationError, value: Any) -> str:
+    """Return what is wrong with a value, after the keys of its place: in words of a validator of ours if there are."""
+    first = min(error.errors(), key=lambda each: each["type"] != "value_error")
+    keys: list[str] = []
+    for key in first["loc"]:  # or the name of a type in a union
+        if isinstance(value, dict) and key in value:
+            keys, value = [*keys, str(key)], value[key]
+    if first["type"] == "value_error":
+        return ": ".join([*keys, str(first["ctx"]["error"])])
+    if first["type"] == "missing":
+        return f"{': '.join(keys)}: {value!r} has no `{first['loc'][-1]}`."
+    return f"{': '.join(keys)}: {first['input']!r}. {first['msg'].replace('Input', 'It')}."
 
 
 def as_yaml(value: Any) -> str:

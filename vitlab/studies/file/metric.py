@@ -1,6 +1,5 @@
 """The metric by which a study ranks its variants: that of the task of its objectives."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import referee.metric
 from referee.claim import Claim
+from referee.formats import nearest
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -31,13 +31,11 @@ class Metric(referee.metric.Metric):
         return self.one_class and self.name == "top1"
 
     @property
-    def validation(self) -> str:
-        """Its column in metrics.csv."""
+    def validation(self) -> str:  # a column of metrics.csv
         return self.name if "/" in self.name else f"val/{self.name}"
 
     @property
-    def test(self) -> str:
-        """Its key among the metrics of summary.json."""
+    def test(self) -> str:  # a metric of summary.json
         return self.name if "/" in self.name else f"test/{self.name}"
 
     @property
@@ -51,13 +49,11 @@ class Metric(referee.metric.Metric):
         return f"{self.split} {self.name.removeprefix('val/')}"
 
     @property
-    def label(self) -> str:
-        """Its name in a sentence."""
+    def label(self) -> str:  # in a sentence
         return (self.title or "accuracy") if self.is_accuracy else self.name
 
     @property
-    def column(self) -> str:
-        """Its name above a column."""
+    def column(self) -> str:  # above a table's
         return f"{self.title or 'Accuracy'}, %" if self.is_accuracy else self.title or self.name
 
     def axis(self, split: str = "test") -> str:
@@ -75,10 +71,7 @@ class Metric(referee.metric.Metric):
 
 TOP1 = Metric()
 BASELINES = ("chance", "pixels")  # that the accuracies of a claim may have to be above
-PROBED = {
-    "knn": "k-NN accuracy",
-    "linear": "accuracy of a linear probe",
-}
+PROBED = {"knn": "k-NN accuracy", "linear": "accuracy of a linear probe"}
 
 
 def metric_of(experiment: "Experiment") -> Metric:
@@ -112,9 +105,7 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     known = _final_metrics(experiment) if chosen else None
     if known is not None and metric.test not in known and not metric.name.startswith("top1_"):  # of a stratum
         names = [name.removeprefix("test/") for name in known]
-        near = difflib.get_close_matches(metric.name, names, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise ValueError(f"metric: there is no {metric.name}. {hint}There are {', '.join(names)}.")
+        raise ValueError(f"metric: there is no {metric.name}. {nearest(metric.name, names)}")
     higher = (known or {}).get(metric.test)
     mode = default.mode if metric.name == default.name else {True: "max", False: "min", None: metric.mode}[higher]
     if metric.mode != mode:
@@ -157,6 +148,6 @@ def refuse_untuned(experiment: "Experiment", metric: Metric) -> None:
 
 
 def _final_metrics(experiment: "Experiment") -> dict[str, bool | None] | None:
-    from vitlab.experiment.logged import final_metrics  # here, because it takes seconds to import
+    from vitlab.experiment.results import final_metrics  # here, because it takes seconds to import
 
     return final_metrics(experiment.objective, experiment.trainer.callbacks)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""A claim is registered before its first run, and keeps every word that it ever had.
+"""What a study finds of its earlier runs: the record of its claim, and run directories.
 
-`registered` in the study's file has the date and the digest of the settings that the word depends on. record/ beside
-it has, of each registration, in JSON:
+A claim is registered before its first run, and keeps every word that it ever had. `registered` in the study's file has
+the date and the digest of the settings that the word depends on. record/ beside it has, of each registration, in JSON:
 
 registered, digest, seeds   when, with which settings, and with which seeds
 note                        what was changed, of registrations that were entered later from the project's history
@@ -15,14 +15,17 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from referee.formats import counted, listed
 
 from vitlab.atomic_files import read_json, write_text
-from vitlab.config import IS_INSTALLED, SHIPPED, parse_yaml
-from vitlab.runs.directory import SUMMARY
+from vitlab.config import ABSENT, IS_INSTALLED, ROOT, SHIPPED, conflicts, parse_yaml
+from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
+from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.runs import Run, without_run
 from vitlab.studies.file.study import Study
 
 Registration = dict[str, Any]
@@ -60,28 +63,23 @@ def register(study: Study, root: Path, anew: bool = False) -> None:
         if record:
             return
     elif known and (not record or any(each["words"] for each in record) or any(finished)):
-        _refuse(study, record, anew)
+        if not anew:
+            date = record[-1]["registered"] if record else known["date"]
+            raise ValueError(
+                f"{study.path}: the claim was registered and has results, but with other settings: one has changed "
+                f"since {date}.\nChange it back, or give --register-anew and new seeds."
+            )
+        used = {seed for each in record for seed in each["seeds"]}
+        if again := sorted(used & {*study.seeds}):
+            new = max(used) + 1
+            raise ValueError(
+                f"--register-anew: {study.path} has seen results of seeds {listed([*map(str, again)])}.\n"
+                f"Give new ones, from {new} on: a list, or `first: {new}` beside `from` and `to`."
+            )
     else:
         record = []  # nothing is known that a change could follow
     record.append({"registered": time.strftime("%Y-%m-%d"), "digest": study.digest, "seeds": study.seeds, "words": []})
     _write(study, record)
-
-
-def _refuse(study: Study, record: list[Registration], anew: bool) -> None:
-    if not anew:
-        date = record[-1]["registered"] if record else (study.registered or {})["date"]
-        raise ValueError(
-            f"{study.path}: the claim was registered and has results, but with other settings: its budget, metric, "
-            f"margin, seeds, order or another one has changed since {date}.\n"
-            "Change it back, or give --register-anew and new seeds."
-        )
-    used = {seed for each in record for seed in each["seeds"]}
-    if again := sorted(used & {*study.seeds}):
-        new = max(used) + 1
-        raise ValueError(
-            f"--register-anew: {study.path} has seen results of seeds {listed([*map(str, again)])}.\n"
-            f"Give new ones, from {new} on: a list, or `first: {new}` beside `from` and `to`."
-        )
 
 
 def _write(study: Study, record: list[Registration]) -> None:
@@ -94,9 +92,7 @@ def _write(study: Study, record: list[Registration]) -> None:
     try:
         parse_yaml(changed, str(study.path))
     except ValueError:
-        raise ValueError(
-            f"{study.path}: a claim is registered in its file. Write one key a line, not in {{}}."
-        ) from None
+        raise ValueError(f"{study.path}: a claim is registered in its file; write a key a line, not in {{}}.") from None
     try:
         if not os.access(study.path, os.W_OK):  # which a rename over it would not tell
             raise PermissionError(f"{study.path} is read-only")
@@ -106,8 +102,8 @@ def _write(study: Study, record: list[Registration]) -> None:
             write_text(study.path, changed)
     except OSError as error:
         raise ValueError(
-            f"{study.path}: a claim is registered in its file, and beside it in {_file(study)}, before it is run: "
-            f"{error}.\nCopy the study to a folder that you can write to."
+            f"{study.path}: a claim is registered in and beside its file: {error}.\n"
+            "Copy the study to a folder that you can write to."
         ) from None
 
 
@@ -148,3 +144,74 @@ def history(study: Study) -> str:
     words = [f"{word['word']} ({word['date']})" for word in _ended(record)]
     earlier = f" Its words so far: {', '.join(words)}." if words else ""
     return f"Registered on {record[-1]['registered']}{times}.{earlier}"
+
+
+UNFINISHED = "is not finished"  # why a run has no result that may still come
+
+
+class Outcome(NamedTuple):
+    """How a run ended: `failure` is None if it finished, else the reason in one line."""
+
+    run: Run
+    failure: str | None
+
+
+def is_finished(run: Run) -> bool:
+    return RunDirectory(run.directory).is_finished
+
+
+def cut_short(run: Run) -> str | None:
+    """Return why a finished run has no valid result; None for a complete run."""
+    short = RunDirectory(run.directory).shortfalls
+    return f"incomplete run: {', '.join(short)} (--overwrite retrains it)" if short else None
+
+
+def refuse_without_metric(runs: Iterable[Run]) -> None:
+    """Raise ValueError for a complete run that did not log the metric by which the study ranks."""
+    for run in runs:
+        directory = RunDirectory(run.directory)
+        if directory.shortfalls or not run.config.get("run", {}).get("test"):
+            continue
+        known = directory.metrics
+        if not run.metric.is_accuracy and run.metric.test not in known:
+            names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
+            raise ValueError(
+                f"metric: {run.directory / SUMMARY} has no {run.metric.test}, so nothing ranks the runs.\n"
+                f"Give one of its metrics ({names}), or let the objective or a callback log {run.metric.test}."
+            )
+
+
+def conflicting(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs whose directory contains a run with another configuration, started or finished."""
+    return [run for run in runs if _conflicts(run)]
+
+
+def _conflicts(run: Run) -> list[tuple[str, object, object]]:
+    if not (run.directory / CONFIG).is_file():
+        return []
+    changed = conflicts(without_run(RunDirectory(run.directory).config), without_run(run.config))
+    if [key for key, _, _ in changed] != [ROOT]:
+        return changed
+    from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
+    from vitlab.experiment.same_images import other_images
+
+    return [] if other_images(run.directory, Experiment(run.config).data) == [] else changed
+
+
+def refuse_conflicts(runs: Sequence[Run]) -> None:
+    """Raise ValueError for the first run directory that contains a run with another configuration."""
+    for run in conflicting(runs):
+        (key, *values), *others = _conflicts(run)
+        there, wanted = ("nothing" if value == ABSENT else as_yaml(value) for value in values)
+        more = f" (and {len(others)} more)" if others else ""
+        raise ValueError(
+            f"{run.directory} contains a run of {run.variant!r} with another configuration:\n"
+            f"{key} is {there} there and {wanted} in the study{more}.\n"
+            "Retrain it with --overwrite, or give the study another name."
+        )
+
+
+def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
+    """Return the runs to restart: those with another configuration, of which there are none unless `overwrite`, and
+    those that were cut short."""
+    return {*conflicting(runs)} | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}

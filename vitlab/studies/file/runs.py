@@ -4,6 +4,7 @@ Nothing here writes a file, so an invalid study leaves no trace.
 """
 
 import difflib
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,13 +19,11 @@ import yaml
 from vitlab.config import ABSENT, ROOT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
-from vitlab.studies.file.fairness import kind_of
+from vitlab.studies.file.fairness import Images, kind_of, refuse_overruled
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.images import Images
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
-from vitlab.studies.file.overruled import refuse_overruled
 from vitlab.studies.file.study import Study, is_frozen
-from vitlab.studies.file.vary import drawn_before, fixed_draws, seed_settings
+from vitlab.studies.file.variants import drawn_before, fixed_draws, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -50,17 +49,14 @@ class Run:
 
     @property
     def directory(self) -> Path:
-        """The run directory."""
         return self._place / f"seed-{self.seed}"
 
     @property
     def config_path(self) -> Path:
-        """The configuration that it is started with."""
         return self._place / f"config-seed-{self.seed}.yaml"
 
     @property
     def log_path(self) -> Path:
-        """The output of its process."""
         return self._place / f"seed-{self.seed}.log"
 
     @property
@@ -74,7 +70,6 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Number of training epochs."""
         return int(self.config["trainer"]["max_epochs"])
 
     def __str__(self) -> str:
@@ -122,7 +117,6 @@ def _naming(study: Study, variant: str) -> Iterator[None]:
 
 
 def images_of(run: Run) -> Images:
-    """Return the images of a run."""
     return experiment_of(run.config).data
 
 
@@ -193,7 +187,13 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
         fixed["trainer"] = {"max_epochs": study.budget.amount}
     config = merge(merge(merge(study.base_config, study.variants[variant]), fixed), decided)
     config = _on_the_same_images(study, config, study.given)
-    _refuse_moved(study, variant, flatten(config))
+    flat = flatten(config)
+    for key, value in flatten(study.settings).items():
+        if (actual := flat.get(key, ABSENT)) != value or key in study.tuned:
+            raise ValueError(
+                f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(actual)}, set by the variant, the "
+                "budget or tuning. Remove it there, or the axis."
+            )
     with _naming(study, variant):
         experiment = experiment_of(config)
         with warnings.catch_warnings(action="ignore"):
@@ -246,16 +246,6 @@ def _set_of(data: Config) -> str:
     return str(data.get("data.class_path")).rpartition(".")[2]
 
 
-def _refuse_moved(study: Study, variant: str, flat: Config) -> None:
-    """Refuse a run that has another value than its place on the axis, which the report would name."""
-    for key, value in flatten(study.settings).items():
-        if (actual := flat.get(key, ABSENT)) != value or key in study.tuned:
-            raise ValueError(
-                f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(actual)}, set by the variant, the "
-                "budget or tuning. Remove it there, or the axis."
-            )
-
-
 def with_seed(study: Study, run: Run, seed: int, fold: int | None = None) -> Run:
     """Return the run with another seed, and another part of the images that tests."""
     other = replace(run, seed=seed, fold=fold)
@@ -265,7 +255,6 @@ def with_seed(study: Study, run: Run, seed: int, fold: int | None = None) -> Run
 
 
 def _seeded(study: Study, run: Run) -> Config:
-    """Return what a run sets because of its seed and fold."""
     override: Config = {"run": {"name": str(run.directory.parent.relative_to(run.folder.parent))}}
     for key, value in seed_settings(study.vary, run.seed, study.seeds[0]).items():
         override = merge(override, nest(key, value))
@@ -291,41 +280,33 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
     """List every key in which the variants' resolved configurations differ with the first seed, declared keys first."""
     flat = {run.variant: flatten(comparable(run.config)) for run in runs if run.seed == study.seeds[0]}
     epochs = {run.variant: run.epochs for run in runs}
-    if study.tuning is not None and study.tuning.within_seeds:
-        for variant, config in flat.items():
-            seeds = [run for run in runs if run.variant == variant]
-            config.update({key: _by_seed(key, seeds) for key in study.tuned})
+    for variant, config in flat.items() if study.tuning and study.tuning.within_seeds else ():
+        for key in study.tuned:
+            values = [flatten(run.config).get(key, ABSENT) for run in runs if run.variant == variant]
+            config[key] = values[0] if all(value == values[0] for value in values) else values
     differences = []
     for key in dict.fromkeys(key for config in flat.values() for key in config):
-        values = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
-        if any(value != next(iter(values.values())) for value in values.values()):
+        by_variant = {variant: config.get(key, ABSENT) for variant, config in flat.items()}
+        if any(value != next(iter(by_variant.values())) for value in by_variant.values()):
             declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
-            trained = {variant: value for variant, value in values.items() if variant not in study.frozen}
+            trained = {variant: value for variant, value in by_variant.items() if variant not in study.frozen}
             declared = declared or (key in study.in_proportion and bool(trained) and _in_proportion(trained, epochs))
             declared = declared or (key in SET_BY_FROZEN and len(set(map(str, trained.values()))) < 2)
-            differences.append(Difference(key, values, declared))
+            differences.append(Difference(key, by_variant, declared))
     return sorted(differences, key=lambda difference: not difference.declared)
 
 
 def _in_proportion(values: Mapping[str, Any], epochs: Mapping[str, int]) -> bool:
-    """Whether each variant's value is the same share of its epochs; one of whole epochs up to rounding."""
+    """Whether each variant's value is the same share of its epochs; one of whole epochs was rounded, and is from 1."""
     if not all(type(value) in (int, float) for value in values.values()):
         return False
-    shares = [_share(value, epochs[variant]) for variant, value in values.items()]
-    return max(low for low, _ in shares) <= min(high for _, high in shares)
-
-
-def _share(value: float, epochs: int) -> tuple[float, float]:
-    """Return between what a value's share of the epochs lies; one of whole epochs was rounded, and is at least 1."""
-    room = 0.5 if type(value) is int else 1e-6
-    low = 0.0 if type(value) is int and value == 1 else value - room
-    return low / epochs, (value + room) / epochs
-
-
-def _by_seed(key: str, runs: Iterable[Run]) -> Any:
-    """Return the value of a key in the runs of a variant: a list by seed where it differs."""
-    values = [flatten(run.config).get(key, ABSENT) for run in runs]
-    return values[0] if all(value == values[0] for value in values) else values
+    lowest, highest = 0.0, math.inf
+    for variant, value in values.items():
+        room = 0.5 if type(value) is int else 1e-6
+        at_least_one = type(value) is int and value == 1
+        lowest = max(lowest, 0.0 if at_least_one else (value - room) / epochs[variant])
+        highest = min(highest, (value + room) / epochs[variant])
+    return lowest <= highest
 
 
 def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
@@ -396,15 +377,10 @@ def _unknown_keys(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             yield f"{where}: no variant's configuration has a key `{key}`.{hint}"
 
 
-def _all_batches(limit: int | float) -> bool:
-    """Whether a limit keeps all batches: 1.0 does, 1 is a single batch."""
-    return isinstance(limit, float) and limit == 1.0
-
-
 # By key of the trainer, whether a value leaves a run complete; null always does.
 COMPLETE: Mapping[str, Callable[[Any], bool]] = {
-    "limit_test_batches": _all_batches,
-    "limit_val_batches": _all_batches,  # tuning and curves use all validation images
+    "limit_test_batches": lambda limit: isinstance(limit, float) and limit == 1.0,  # 1 is a single batch
+    "limit_val_batches": lambda limit: isinstance(limit, float) and limit == 1.0,  # for tuning and curves
     "limit_train_batches": lambda limit: limit > 0,
     "overfit_batches": lambda batches: batches == 0,
     "fast_dev_run": lambda on: not on,
@@ -412,6 +388,18 @@ COMPLETE: Mapping[str, Callable[[Any], bool]] = {
     "max_steps": lambda steps: steps != 0,
     "max_time": lambda time: False,
 }
+
+
+def never_reached(runs: Iterable[Run]) -> list[str]:
+    """Return for each variant what of its schedule its runs are too short for."""
+    from vitlab.optim import unreached  # here, because it takes seconds to import
+
+    missed = {}
+    for run in (run for run in runs if not run.is_frozen):
+        flat, key = flatten(run.config), f"{SCHEDULE}.init_args"
+        parts = [flat.get(f"{key}.{name}") for name in ("warmup_epochs", "milestones")]
+        missed[run.variant] = unreached(run.epochs, parts[0] or 0, parts[1] or ())
+    return [f"{variant}: {line}" for variant, line in missed.items() if line]
 
 
 def own_share(study: Study, run: Run) -> float:

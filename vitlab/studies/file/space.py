@@ -13,14 +13,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice, product
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from vitlab.studies.file.budget import refuse_unknown
-from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.vary import parse_seeds
+from annotated_types import Len
+from pydantic import model_validator
 
-KEYS = ("space", "within", "seeds")
-WITHIN = ("seed", "study")
+from vitlab.studies.file.format import Section, as_yaml
+from vitlab.studies.file.metric import TOP1, Metric
+from vitlab.studies.file.variants import Seeds
+
 TUNING_SEEDS = 3
 TUNE_FROM = 1000  # the first seed of the runs of a grid
 
@@ -47,8 +48,7 @@ class Tuning:
         return None not in self.chosen_for
 
     @property
-    def names(self) -> list[str]:
-        """The last words of the keys."""
+    def names(self) -> list[str]:  # the last words of the keys
         return [key.rpartition(".")[2] for key in self.space]
 
     def candidates(self, seed: int | None) -> list[Candidate]:
@@ -63,33 +63,76 @@ class Tuning:
         return math.prod(map(len, self.space.values())) * (seeds if self.within_seeds else len(self.seeds))
 
 
-def parse_tuning(value: Any, seeds: list[int]) -> Tuning | None:
-    """Parse a study's `tune`; `seeds` are those of the comparison.
+class Tune(Section):
+    """`tune` of a study's file."""
 
-    Raises:
-        ValueError: the message does not name the file.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, dict) or not isinstance(value.get("space"), dict) or not value["space"]:
-        example = "{space: {model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3]}}"
-        raise ValueError(f"tune: {value!r}. Expected a mapping with a `space` of keys, like {example}.")
-    refuse_unknown(value, KEYS, "key of `tune`")
-    space = {**value["space"]}
-    for key, each in space.items():
-        if not isinstance(each, list) or len(each) < 2:
-            raise ValueError(f"tune: space: {key}: {as_yaml(each)}. Expected a list of values, like [5.0e-4, 1.0e-3].")
-    within, fixed = value.get("within", "seed"), value.get("seeds")
-    if within not in WITHIN:
-        raise ValueError(f"tune: within: {within!r}. Expected `seed` or `study`.")
-    if fixed is not None and within == "seed":
-        raise ValueError(
-            f"tune: seeds: {fixed}, but `within: seed` tunes with the study's seeds. Remove one of the two."
-        )
-    if within == "seed":
-        return Tuning(space, seeds, seeds)
-    try:
+    space: Annotated[dict[str, Annotated[list[Any], Len(2)]], Len(1)]
+    within: Literal["seed", "study"] = "seed"
+    seeds: Seeds | None = None
+
+    @model_validator(mode="after")
+    def _seeds_are_of_the_study(self) -> "Tune":
+        if self.seeds is not None and self.within == "seed":
+            raise ValueError(
+                f"seeds: {self.seeds}, but `within: seed` tunes with the study's seeds. Remove one of the two."
+            )
+        return self
+
+    def of(self, seeds: list[int]) -> Tuning:
+        """Return what a study with these seeds tunes."""
+        if self.within == "seed":
+            return Tuning(self.space, seeds, seeds)
         unused = islice((seed for seed in count(TUNE_FROM) if seed not in seeds), TUNING_SEEDS)
-        return Tuning(space, list(unused) if fixed is None else parse_seeds(fixed))
-    except ValueError as error:
-        raise ValueError(f"tune: {error}") from None
+        return Tuning(self.space, self.seeds or list(unused))
+
+
+class Trial(NamedTuple):
+    """Settings that a variant tried."""
+
+    settings: dict[str, Any]  # by key
+    score: float | None  # the metric on the validation images, mean over the tuning seeds; None if a run failed
+
+    @property
+    def text(self) -> str:
+        """The value of a single setting, or the names and values of several."""
+        if len(self.settings) == 1:
+            return as_yaml(*self.settings.values())
+        return ", ".join(f"{key.rpartition('.')[2]} {as_yaml(value)}" for key, value in self.settings.items())
+
+
+class Choice(NamedTuple):
+    """The result of tuning a variant, or within seeds of a variant with one seed."""
+
+    variant: str
+    trials: list[Trial]
+    metric: Metric = TOP1
+    taken: int = 0  # index of the trial whose settings the variant is trained with
+    error: float = 0.0  # standard error of the difference of two trials
+    seeds: Sequence[int] = ()  # of the tuning runs
+    seed: int | None = None  # of the study, whose run has these settings; None: all of them
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the best score, the first one of equal ones."""
+        finished = [trial for trial in self.trials if trial.score is not None]
+        return max(finished or self.trials, key=lambda trial: self.metric.sign * (trial.score or 0.0))
+
+    @property
+    def chosen(self) -> Trial:
+        return self.trials[self.taken]
+
+    @property
+    def ties(self) -> list[Trial]:
+        """The trials within a standard error of the best one, itself included."""
+        best = self.best.score
+        if best is None:
+            return [self.best]
+        return [t for t in self.trials if t.score is not None and abs(best - t.score) <= self.error]
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether the single best trial has an outermost value, so that a better one may lie beyond it."""
+        alone = [trial.score for trial in self.trials].count(self.best.score) == 1
+        tried = {key: [trial.settings[key] for trial in self.trials] for key in self.best.settings}
+        numbers = {key: values for key, values in tried.items() if all(type(each) in (int, float) for each in values)}
+        return alone and any(self.best.settings[key] in (min(own), max(own)) for key, own in numbers.items())

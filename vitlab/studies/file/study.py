@@ -22,9 +22,9 @@
     may_differ: [model.init_args.backbone]
     tune:                             # null: one recipe for all (`space`)
       space: {model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3, 2.0e-3]}
-    vary: [init, order, augmentation] # what seeds draw (`vary`)
-    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, or budgets (`axes`)
-    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`branching`)
+    vary: [init, order, augmentation] # what seeds draw (`variants`)
+    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, or budgets (`variants`)
+    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`spending`)
     jobs: 2                           # parallel runs; null: one per GPU, or per core
 
 `like: ../muon.yaml` takes all that a study does not say from another one. The paths of `like`, `base` and variants are
@@ -34,23 +34,70 @@ relative to the study's file.
 import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Len
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from referee.claim import Claim, parse_claim
-from referee.statistics.comparison import LEVEL, TESTS
+from referee.statistics.comparison import LEVEL
 
-from vitlab.config import Config, flatten, gives_groups, load_yaml, locate, merge
+from vitlab.config import SHIPPED, Config, flatten, load_yaml, locate, merge
+from vitlab.data.groups import gives_groups
 from vitlab.experiment.chain import Source
-from vitlab.studies.file.axes import Axis, parse_along
-from vitlab.studies.file.budget import Budget, parse_budget, refuse_unknown
-from vitlab.studies.file.content import beside, content_of
-from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.space import Tuning, parse_tuning
-from vitlab.studies.file.vary import BY_DEFAULT, parse_seeds, parse_vary, seed_settings
+from vitlab.studies.file.budget import Budget, Number
+from vitlab.studies.file.format import Section, expected, mistake, refuse_unknown
+from vitlab.studies.file.space import Tune, Tuning
+from vitlab.studies.file.variants import BY_DEFAULT, Along, Axis, Seeds, Vary, axis_of, seed_settings
+
+LIKE = "like"
+WHOLE = ("budget", "along", "metric")  # replaced, not merged: their keys exclude or explain each other
+
+
+def content_of(study: Path) -> tuple[Config, Path | None]:
+    """Return what a study says, and the study that it is like, if any: its own keys change those of that one.
+
+    Raises:
+        ValueError, FileNotFoundError: the other study does not exist, or is like a third.
+    """
+    own = load_yaml(study)
+    if LIKE not in own:
+        return own, None
+
+    def seen_from_here(name: str) -> str:  # that of a shipped file from any place
+        file, folder = (other.parent / name).resolve(), study.parent.resolve()
+        if not file.is_file():
+            return name
+        if file.is_relative_to(SHIPPED) and not folder.is_relative_to(SHIPPED):
+            return f"experiments/{file.relative_to(SHIPPED).as_posix()}"
+        return Path(os.path.relpath(file, folder)).as_posix()
+
+    other = beside(study, own.pop(LIKE))
+    if not other.is_file():
+        raise FileNotFoundError(f"{study}: like: there is no study {other}. The path is relative to the study's file.")
+    content = load_yaml(other)
+    if LIKE in content or not isinstance(content.get("variants"), dict):
+        raise ValueError(f"{study}: like: {other} is no study that says all by itself. Name one that does.")
+    content.pop("registered", None)
+    changed = own["variants"] if isinstance(own.get("variants"), dict) else {}
+    for name, value in content["variants"].items():
+        if isinstance(value, str):
+            merged = isinstance(changed.get(name), dict)
+            content["variants"][name] = load_yaml(beside(other, value)) if merged else seen_from_here(value)
+    content["base"] = seen_from_here(str(content.get("base")))
+    return merge({key: value for key, value in content.items() if key not in own or key not in WHOLE}, own), other
+
+
+def beside(study: Path, name: Any) -> Path:
+    """Return the file that a study names: relative to its own, or one that vitlab ships."""
+    own, shipped = study.parent / str(name), locate(str(name))
+    return shipped if shipped.is_file() and not own.is_file() else own
+
 
 REQUIRED = ("base", "variants", "seeds")
 VALIDATION = "check_val_every_n_epoch"
@@ -68,53 +115,71 @@ LEAST_SEEDS = 3
 WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
 # Folders next to those of the variants.
 RESERVED_SLUGS = ("before", "features", "figures", "robustness", "transfer", "tuning", "wandb")
-IF = "without_test"  # of `folds`: only if the data set has no test images
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 2
+class Looks(Section):
+    """`seeds` that are added until the study is settled."""
+
+    start: Annotated[int, Ge(LEAST_SEEDS)] = Field(LOOK_FROM, alias="from")
+    to: int
+    first: NonNegativeInt = 1
+
+    @model_validator(mode="after")
+    def _counts_up(self) -> "Looks":
+        if self.start > self.to:
+            raise PydanticCustomError("looks", "from is above to")  # in the words of `seeds`
+        return self
 
 
-# By key, which values are valid, and what is expected of others; null always is.
-CHECKED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "question": (lambda value: isinstance(value, str), "a text, or null"),
-    "may_differ": (
-        lambda value: isinstance(value, list) and all(isinstance(key, str) for key in value),
-        "a list of keys, like [model.init_args.backbone]",
-    ),
-    "margin": (
-        lambda value: type(value) in (int, float) and 0 < value < math.inf,
-        "a number above 0, like 0.5 for half a point of accuracy, or null",
-    ),
-    "metric": (
-        lambda value: (
-            isinstance(value, dict)
-            and {"name", "mode"} <= set(value) <= {"name", "mode", "title", "scale"}
-            and all(isinstance(each, str) for each in value.values())
-            and value["mode"] in ("min", "max")
-            and value.get("scale", "log") == "log"
-        ),
-        "a metric of summary.json, whether higher is better, an optional title for figures, and for a ratio or a loss "
-        "`scale: log`, like {name: rank, mode: max, title: effective rank}, or null",
-    ),
-    "groups": (
-        lambda value: isinstance(value, str) and gives_groups(value),
-        "a regular expression of image names, with one pair of parentheses around the group, like '(.*)/', the column "
-        "of a table, like photos.csv:animal, or null",
-    ),
-    "folds": (
-        lambda value: _is_count(value) or (isinstance(value, dict) and [*value] == [IF] and _is_count(value[IF])),
-        f"a number of parts, like 5, {{{IF}: 5}}, or null",
-    ),
-    "registered": (
-        lambda value: isinstance(value, dict) and value.keys() == {"date", "digest"},
-        "a date and a digest, written by the first run (`vitlab.studies.file.registration`)",
-    ),
-    "test": (TESTS.__contains__, f"one of {', '.join(TESTS)}"),
-    "branch": (lambda value: type(value) is bool, "true or false"),
-    "jobs": (lambda value: type(value) is int and value >= 1, "a whole number from 1, or null"),
-}
-KEYS = ("name", *REQUIRED, "budget", "tune", "claim", "vary", "along", *CHECKED)
+class Ranking(Section):
+    """`metric` of a study's file."""
+
+    name: str
+    mode: Literal["min", "max"]
+    title: str | None = None
+    scale: Literal["log"] | None = None  # for a ratio or a loss
+
+
+def _grouping(groups: str) -> str:
+    if not gives_groups(groups):
+        raise ValueError(
+            f"{groups!r}. Expected a regular expression of image names, with one pair of parentheses around the group, "
+            "like '(.*)/', or the column of a table, like photos.csv:animal."
+        )
+    return groups
+
+
+Parts = Annotated[int, Ge(2)]
+
+
+class StudyFile(Section):
+    """A study's file without what is null, which is the default."""
+
+    base: str
+    variants: dict[str, Annotated[dict[str, Any] | str | None, expected("a mapping or the path of a YAML file")]]
+    seeds: Annotated[Looks | Seeds, expected("{from: 4, to: 12} with 3 <= from <= to, or a list, like [1, 2, 3]")]
+    name: str = ""
+    question: str = ""
+    budget: Budget | None = None
+    tune: Tune | None = None
+    claim: dict[str, Any] | None = None  # see `referee.claim`
+    vary: Vary | None = None
+    along: Along | None = None
+    may_differ: list[str] = Field(default=[])
+    margin: Number | None = None
+    metric: Ranking | None = None
+    groups: Annotated[str, AfterValidator(_grouping)] | None = None
+    folds: Annotated[
+        Parts | Annotated[dict[Literal["without_test"], Parts], Len(1)] | None,
+        expected("a number of parts, like 5, {without_test: 5}, or null"),
+    ] = None
+    registered: dict[Literal["date", "digest"], Any] | None = None  # by the first run (`registration`)
+    test: Literal["pooled", "exact", "paired"] = "pooled"
+    branch: bool = False
+    jobs: PositiveInt | None = None
+
+
+KEYS = tuple(StudyFile.model_fields)
 
 
 @dataclass(frozen=True)
@@ -139,7 +204,7 @@ class Study:
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
     registered: Mapping[str, Any] | None = None  # the claim: date, and digest of the settings
-    vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `draws.KINDS`
+    vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `variants.DRAWS`
     along: Axis | None = None
     question: str = ""  # that the study asks, above the report's headline
     branch: bool = False  # shorter runs continue states of the longest
@@ -156,11 +221,9 @@ class Study:
 
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
-        part = slug(f"{variant} {self.place}")
-        return root / slug(self.name) / part if part else root / slug(self.name)
+        return root / slug(self.name) / slug(f"{variant} {self.place}")
 
     def tuning_folder(self, root: Path) -> Path:
-        """Return the folder of the tuning runs."""
         return self.folder(root) / "tuning"
 
     @property
@@ -206,12 +269,10 @@ class Study:
 
     @property
     def converts_budget(self) -> bool:
-        """Whether the budget is converted into a number of epochs for each variant."""
         return self.budget is not None and self.budget.kind != "epochs"
 
     @property
     def tuned(self) -> list[str]:
-        """The keys that are chosen on validation images before the comparison."""
         return list(self.tuning.space) if self.tuning else []
 
     @property
@@ -257,51 +318,46 @@ def read_study(path: Path) -> Study:
             "The path is relative to the study's file; a name is that of an experiment that vitlab ships."
         )
     try:
-        return replace(_parse(content, path, base), like=like)
+        return replace(_parse(content, path), base=base, like=like)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {mistake(error, content)}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _parse(content: Config, path: Path, base: Path) -> Study:
-    _refuse_wrong_keys(content)
-    given = {key: content[key] for key in CHECKED if content.get(key) is not None}
-    for key, value in given.items():
-        valid, expected = CHECKED[key]
-        if not valid(value):
-            raise ValueError(f"{key}: {value!r}. Expected {expected}.")
-    if isinstance(given.get("folds"), dict):
-        given |= {"folds": given["folds"][IF], "folds_without_test": True}
-    seeds, looks = _seeds_and_looks(content["seeds"])
-    variants, budget = _variants(content["variants"], path), parse_budget(content.get("budget"))
-    study = Study(
-        path=path,
-        name=str(content.get("name") or path.stem),
-        base=base,
-        variants=variants,
-        files={name: beside(path, each) for name, each in content["variants"].items() if isinstance(each, str)},
-        seeds=seeds,
-        looks=looks,
-        budget=budget,
-        tuning=parse_tuning(content.get("tune"), seeds),
-        claim=parse_claim(content.get("claim"), variants, given.get("margin")),
-        vary=parse_vary(content.get("vary")),
-        along=parse_along(content.get("along"), budget),
-        **given,
-    )
-    for contradiction in _contradictions(study):
-        raise ValueError(contradiction)
-    return study
-
-
-def _refuse_wrong_keys(content: Config) -> None:
+def _parse(content: Config, path: Path) -> Study:
     if {"model", "data"} & content.keys() and "variants" not in content:
         raise ValueError("this is an experiment, not a study: it has no variants. Train it with `fit`.")
     refuse_unknown(content, KEYS, "key")
     for key in REQUIRED:
         if content.get(key) in (None, {}, []):
             raise ValueError(f"the study has no `{key}`. It needs {', '.join(REQUIRED)}.")
-    if content.get("along") is not None and content.get("claim") is not None:
+    file = StudyFile.model_validate({key: value for key, value in content.items() if value is not None})
+    if file.along is not None and file.claim is not None:
         raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
+    fields, seeds, variants = dict(file), file.seeds, _variants(file.variants, path)
+    if isinstance(seeds, Looks):
+        fields["looks"] = tuple(range(seeds.start, seeds.to + 1))
+        seeds = list(range(seeds.first, seeds.first + seeds.to))
+    if isinstance(file.folds, dict):
+        fields |= {"folds": file.folds["without_test"], "folds_without_test": True}
+    tune = fields.pop("tune")
+    fields |= {
+        "path": path,
+        "name": file.name or path.stem,
+        "variants": variants,
+        "files": {name: beside(path, each) for name, each in file.variants.items() if isinstance(each, str)},
+        "seeds": seeds,
+        "vary": file.vary or BY_DEFAULT,
+        "tuning": tune and tune.of(seeds),
+        "metric": file.metric and file.metric.model_dump(exclude_none=True),
+        "claim": parse_claim(file.claim, variants, file.margin),
+        "along": file.along and axis_of(file.along, file.budget),
+    }
+    study = Study(**fields)
+    for contradiction in _contradictions(study):
+        raise ValueError(contradiction)
+    return study
 
 
 def _contradictions(study: Study) -> Iterator[str]:
@@ -367,10 +423,15 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
             f"tune: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
             "steps by then. Give a budget in epochs."
         )
-    dearer = [key for key in study.tuned if _changes_cost(key)]
-    if dearer and "flops" in budgets:
+    costly = [  # of the architecture, of the images' size, or of the tokens that a step computes
+        key
+        for key in study.tuned
+        if (parts := key.split("."))[-1] not in COSTLESS
+        and (not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_"))
+    ]
+    if costly and "flops" in budgets:
         yield (
-            f"tune: {', '.join(dearer)} changes what an image costs, which the budget measures before the "
+            f"tune: {', '.join(costly)} changes what an image costs, which the budget measures before the "
             "tuning. Give a budget in epochs or images."
         )
     if study.looks and study.tuning and study.tuning.within_seeds:
@@ -381,30 +442,25 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
         yield "branch: shorter runs continue the longest, and tuning could give them other settings."
 
 
-def _changes_cost(key: str) -> bool:
-    """Return whether a setting is of the architecture, of the images' size, or of the tokens that a step computes."""
-    parts = key.split(".")
-    if parts[-1] in COSTLESS:
-        return False
-    return not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_")
-
-
-def _variants(value: Any, path: Path) -> dict[str, Config]:
-    if not isinstance(value, dict):
-        raise ValueError(f"variants: expected a mapping from names to differences, got {value!r}.")
+def _variants(given: Mapping[str, Config | str | None], path: Path) -> dict[str, Config]:
     variants: dict[str, Config] = {}
     by_slug: dict[str, str] = {}
-    for name, override in value.items():
-        if isinstance(override, str):
-            override = load_yaml(beside(path, override))
-        if override is not None and not isinstance(override, dict):
-            raise ValueError(f"variants: {name}: {override!r}. Expected a mapping or the path of a YAML file.")
+    for name, override in given.items():
         short = slug(name)
         if not short or short in RESERVED_SLUGS:
             raise ValueError(f"variants: {name!r} cannot name a folder. Use a name with letters or digits.")
         if short in by_slug:
             raise ValueError(f"variants {by_slug[short]!r} and {name!r} would share the folder {short}/. Rename one.")
-        variants[name], by_slug[short] = _thawed(name, override or {}), name
+        own = load_yaml(beside(path, override)) if isinstance(override, str) else override or {}
+        if "frozen" in own:  # a run without steps, tested by a probe
+            own, frozen = dict(own), own["frozen"]
+            if frozen not in [{"probe": probe} for probe in PROBES]:
+                raise ValueError(
+                    f"variants: {name}: frozen: {frozen!r}. Expected {{probe: …}}, one of {', '.join(PROBES)}."
+                )
+            del own["frozen"]
+            own = merge(own, {"trainer": {"max_epochs": 0}, "run": frozen})
+        variants[name], by_slug[short] = own, name
     if len(variants) < 2:
         raise ValueError(
             f"variants: there is only {next(iter(variants))!r}; a comparison needs two.\n"
@@ -413,34 +469,7 @@ def _variants(value: Any, path: Path) -> dict[str, Config]:
     return variants
 
 
-def _thawed(name: str, override: Config) -> Config:
-    """Return a variant with `frozen` written out: a run without steps, tested by a probe."""
-    if "frozen" not in override:
-        return override
-    rest, frozen = dict(override), override["frozen"]
-    del rest["frozen"]
-    known = isinstance(frozen, dict) and frozen.keys() == {"probe"} and frozen["probe"] in [*PROBES]  # maybe a list
-    if not known:
-        raise ValueError(f"variants: {name}: frozen: {frozen!r}. Expected {{probe: …}}, one of {', '.join(PROBES)}.")
-    return merge(rest, {"trainer": {"max_epochs": 0}, "run": {"probe": frozen["probe"]}})
-
-
 def is_frozen(config: Config) -> bool:
     """Whether a run takes no step and is tested by a probe of its features."""
     trainer, run = config.get("trainer") or {}, config.get("run") or {}
     return trainer.get("max_epochs") == 0 and run.get("probe") is not None
-
-
-def _seeds_and_looks(value: Any) -> tuple[list[int], tuple[int, ...]]:
-    """Parse the seeds, and the numbers of them after which results are looked at; none for a fixed list."""
-    if not isinstance(value, dict):
-        return parse_seeds(value), ()
-    refuse_unknown(value, ("from", "to", "first"), "key of `seeds`")
-    least, most, first = value.get("from", LOOK_FROM), value.get("to", 0), value.get("first", 1)
-    whole = type(least) is type(most) is type(first) is int
-    if not whole or not LEAST_SEEDS <= least <= most or first < 0:
-        raise ValueError(
-            f"seeds: {as_yaml(value)}. Expected whole numbers with {LEAST_SEEDS} <= from <= to, "
-            f"like {{from: {LOOK_FROM}, to: 12}}, and a first seed of 0 or more."
-        )
-    return list(range(first, first + most)), tuple(range(least, most + 1))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitlab.evaluation.predictions import PIXELATED_BELOW, data_uri, probabilities
-from vitlab.studies.file.images import Images
+from vitlab.studies.file.fairness import Images
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import StudyResults
 

@@ -19,12 +19,11 @@ from referee.report.document import Code, Document, Links, Note, Part, Row, Sect
 from referee.sentences import conclusion
 
 from vitlab.atomic_files import write_text
-from vitlab.studies.file.axes import Axis
-from vitlab.studies.file.images import Images
+from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.registration import history
 from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import Study
-from vitlab.studies.file.vary import describe_draws
+from vitlab.studies.file.variants import Axis, describe_draws
 from vitlab.studies.report import figures
 from vitlab.studies.report.cost import costlier, speed_remarks
 from vitlab.studies.report.provenance import TABLE

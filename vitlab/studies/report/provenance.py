@@ -13,7 +13,7 @@ from vitlab.config import ABSENT, flatten
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.fairness import kind_of, matters, own_classes
 from vitlab.studies.file.study import PROBES
-from vitlab.studies.file.vary import NAMES
+from vitlab.studies.file.variants import NAMES
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import SET_APART, StudyResults
 

@@ -11,7 +11,8 @@ from referee.statistics.intervals import spread, t_interval
 
 from vitlab.studies.file.fairness import kind_of, matters, name_of, said
 from vitlab.studies.file.format import clock
-from vitlab.studies.file.state import UNFINISHED
+from vitlab.studies.file.registration import UNFINISHED
+from vitlab.studies.file.runs import never_reached
 from vitlab.studies.file.study import PROBES
 from vitlab.studies.report.cost import cost_remarks, costlier
 from vitlab.studies.report.provenance import (
@@ -215,6 +216,7 @@ def _off_plan(results: StudyResults) -> Iterator[str]:
                 f"{result.variant} trained {trained} instead of {short[0].run.epochs} (seed {seeds}): something "
                 "ended its runs early."
             )
+    yield from never_reached(run.run for result in results.ranking for run in result.runs)
     learners = [result for result in results.ranking if not result.is_frozen]
     seen = {result.variant: [run.images_seen for run in result.runs] for result in learners}
     unequal = budget is not None and budget.kind == "flops"

@@ -17,8 +17,8 @@ from referee.statistics.intervals import sampling_margin, t_interval
 
 from vitlab.config import ABSENT, flatten, short
 from vitlab.evaluation.per_class import in_order
+from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
-from vitlab.studies.file.images import Images
 from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import cost_section, row_of
 from vitlab.studies.report.gallery import gallery, shown_seed

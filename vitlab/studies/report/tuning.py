@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from referee.formats import SPACE, joined
 from referee.report.document import Cell, Heading, Note, Part, Row, Table
 
-from vitlab.studies.file.trials import Choice, Trial
+from vitlab.studies.file.space import Choice, Trial
 from vitlab.studies.results.table import StudyResults
 
 FAIR = "Every variant tried the same values, and no test image was used."

@@ -20,7 +20,7 @@ from vitlab.config import Config, weights_of
 from vitlab.evaluation.classifiers import classify_pixels
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import SUMMARY, RunDirectory
-from vitlab.studies.file.images import Images
+from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import RESERVED_SLUGS, Study

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config
 from vitlab.data.oddities import copies
-from vitlab.studies.file.images import Images, Split
+from vitlab.studies.file.fairness import Images, Split
 
 EXAMPLES = 3
 NEAR = 10  # of 128 signs that differ; unrelated photographs of one kind differ in 15 or more

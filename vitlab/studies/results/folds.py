@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vitlab.studies.file.images import Images, Split
+from vitlab.studies.file.fairness import Images, Split
 from vitlab.studies.results.run import RunResult
 
 FOLDS = "folds.csv"  # in a study's folder
@@ -51,7 +51,7 @@ def overlap_of(folds: int | None) -> float:
     """Return by how much the variance over images grows where these also train the models that test each other.
 
     With many seeds, Nadeau and Bengio (2003, Machine Learning 52, 239-281) have σ² · n_test / n_train where independent
-    images would have σ² / folds. `benchmarks.folds` has the rates of false claims with and without.
+    images would have σ² / folds. `benchmarks.simulations` has the rates of false claims with and without.
     """
     return folds / (folds - 1) if folds else 1.0
 

@@ -23,8 +23,8 @@ from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.predictions import CALIBRATION_BINS, Predictions
 from vitlab.runs.directory import SUMMARY, RunDirectory
 from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.registration import UNFINISHED, Outcome, cut_short
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.state import UNFINISHED, Outcome, cut_short
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,15 +17,14 @@ from referee.verdict import Design, Verdict
 
 from vitlab.config import ABSENT, flatten
 from vitlab.evaluation import predictions as predicted
-from vitlab.studies.file.fairness import name_of
+from vitlab.studies.file.fairness import groups_of, name_of
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.groups import groups_of
 from vitlab.studies.file.metric import TOP1, Metric
+from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Difference as Departure
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.state import Outcome
+from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study
-from vitlab.studies.file.trials import Choice
 from vitlab.studies.results.context import Baselines, Context
 from vitlab.studies.results.folds import overlap_of
 from vitlab.studies.results.run import RunResult, VariantResult

@@ -21,7 +21,7 @@ from vitlab.atomic_files import read_json
 from vitlab.experiment.errors import need
 from vitlab.internals import preemption_signal
 from vitlab.signals import STOPPED
-from vitlab.studies.training.task import RunTask
+from vitlab.studies.training.executors import RunTask
 
 if TYPE_CHECKING:
     import submitit
@@ -31,12 +31,10 @@ POLL_SECONDS = 5.0  # between two questions to SLURM
 
 
 def slurm(folder: str = "runs/slurm", **settings: Any) -> "Submitit":
-    """Return the executor that submits to SLURM.
+    """Return the executor that submits to SLURM, with submitit's files in a folder.
 
-    Args:
-        folder: For submitit's files, and for the job of each run.
-        settings: What the cluster requires, such as `partition=gpu`, `time=240` (minutes), `gpus_per_node=1`: arguments
-            of submitit's `SlurmExecutor.update_parameters`, named as those of `sbatch`.
+    `settings` are what the cluster requires, such as `partition=gpu`, `time=240` (minutes), `gpus_per_node=1`:
+    arguments of submitit's `SlurmExecutor.update_parameters`, named as those of `sbatch`.
     """
     if not isinstance(settings.get("time", 0), int):
         raise ValueError(f"time={settings['time']} is no number; give minutes, like time=240.")
@@ -52,11 +50,7 @@ def slurm(folder: str = "runs/slurm", **settings: Any) -> "Submitit":
 
 
 class Submitit(Executor):
-    """Submits runs that are not in the queue yet.
-
-    Args:
-        executor: submitit's, for SLURM or, in tests, for this machine; its folder stores the job of each run.
-    """
+    """Submits runs that are not in the queue yet, through submitit's executor, whose folder stores their jobs."""
 
     def __init__(self, executor: "submitit.Executor") -> None:
         self.executor = executor
@@ -111,7 +105,6 @@ class Job:
 
     @property
     def of_submitit(self) -> "submitit.Job[int]":
-        """submitit's job."""
         assert self.job is not None  # after `batch`
         return self.job
 
@@ -128,11 +121,9 @@ class Job:
         return queue is not None and time.monotonic() >= self._listed_at and job.job_id not in queue
 
     def result(self) -> int:
-        """Return the run's exit status; raise what went wrong in the job."""
         return self.of_submitit.result()
 
     def cancel(self) -> bool:
-        """Leave it in the queue."""
         return False
 
 

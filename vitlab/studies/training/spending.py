@@ -1,19 +1,26 @@
-"""The length of training that a study's budget buys each variant.
+"""The length of training that a study's budget buys each variant, and where runs of other lengths branch off.
 
-It is stored in the study's folder and reused, so that restarting a study continues the same study.
+A budget's lengths are stored in the study's folder and reused, so that restarting a study continues the same study.
+
+Until its cooldown begins, a run with `WarmupStableDecay` is the same run whatever its length (Hägele et al. 2024, arXiv
+2405.18392). A study with `along: {epochs: [2, 4, 8]}` and `branch: true` trains the longest run of each variant and
+seed, which keeps its state at the steps where the shorter ones begin to cool down. Each shorter run continues from
+there, as after an interruption, and equals to the bit the run that is trained from its beginning.
 """
 
 import json
 from collections.abc import Callable, Sequence
+from math import floor
 from pathlib import Path
 
 from vitlab.atomic_files import read_json, write_text
-from vitlab.config import Config, flatten, merge, nest
-from vitlab.studies.file.budget import Length, epoch_of
-from vitlab.studies.file.runs import Run
+from vitlab.config import ABSENT, Config, flatten, merge, nest
+from vitlab.studies.file.budget import epoch_of
+from vitlab.studies.file.runs import SCHEDULE, Run
 from vitlab.studies.file.study import LENGTH, VALIDATION, WARMUP, Study
 
 RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
+BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that change over the whole run
 
 
 def spend_budget(
@@ -38,7 +45,12 @@ def spend_budget(
     if not study.converts_budget:
         return {}
     for run in drafts:
-        _refuse_unknown_warmup(study, run)
+        flat = flatten(run.config)
+        if flat.get(WARMUP) and flat.get("trainer.max_epochs") is None:
+            raise ValueError(
+                f"{study.path}: budget: {WARMUP} is {flat[WARMUP]}, but trainer.max_epochs is not set,\n"
+                "so the budget cannot scale the warm-up. Set trainer.max_epochs in the base."
+            )
     record = folder / "budget.json"
     known = read_json(record, missing={})
     places = [folder / "tuning", *(run.folder for run in drafts)]
@@ -51,12 +63,16 @@ def spend_budget(
     if {key: known.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
         known = {**inputs, **_lengths(study, drafts, images, flops_per_image)}
         write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    batches, validated = known.get("batches", {}), known.get("validated", {})
     overrides = {}
     for run in drafts:
-        overrides[run.variant] = _trained_for(run, Length(known["epochs"][run.variant], batches.get(run.variant)))
-        if every := validated.get(run.variant):
-            overrides[run.variant] = merge(overrides[run.variant], nest(f"trainer.{VALIDATION}", every))
+        epochs = known["epochs"][run.variant]
+        trainer = {"max_epochs": epochs}
+        for key, values in ("limit_train_batches", "batches"), (VALIDATION, "validated"):
+            if (value := known.get(values, {}).get(run.variant)) is not None:
+                trainer[key] = value
+        warmup = flatten(run.config).get(WARMUP)
+        scaled = nest(WARMUP, warmup * epochs / run.epochs) if warmup else {}
+        overrides[run.variant] = merge({"trainer": trainer}, scaled)
     return overrides
 
 
@@ -66,7 +82,11 @@ def _lengths(
     images: Callable[[Run], int],
     flops_per_image: Callable[[Config], float],
 ) -> Config:
-    """Return the cost of an image, the epochs, their batches and those between validations of each variant."""
+    """Return the cost of an image, the epochs, their batches and those between validations of each variant.
+
+    Each is validated about as often as its draft. Few images make many short epochs: validated after each, a run would
+    mostly validate, and `best` would be the best of more states.
+    """
     assert study.budget is not None
     in_flops = study.budget.kind == "flops"
     per_image = {run.variant: flops_per_image(run.config) if in_flops else 1.0 for run in drafts}
@@ -77,11 +97,17 @@ def _lengths(
         }
     except ValueError as error:
         raise ValueError(f"{study.path}: {error}") from None
+    validated: dict[str, int | None] = {}  # None: as the draft
+    for run in drafts:
+        trainer = run.config.get("trainer", {})
+        every, planned = trainer.get(VALIDATION, 1), trainer.get("max_epochs")
+        known = every is not None and planned not in (None, -1)
+        validated[run.variant] = max(1, round(every * lengths[run.variant].epochs / planned)) if known else None
     return {
         "per_image": per_image,
         "epochs": {variant: length.epochs for variant, length in lengths.items()},
         "batches": {variant: length.batches for variant, length in lengths.items()},
-        "validated": {run.variant: _interval(run, lengths[run.variant].epochs) for run in drafts},
+        "validated": validated,
     }
 
 
@@ -105,33 +131,24 @@ def _decisive(config: Config) -> Config:
     }
 
 
-def _refuse_unknown_warmup(study: Study, draft: Run) -> None:
-    """Raise ValueError for a warm-up that is not a fraction of the epochs."""
-    flat = flatten(draft.config)
-    if flat.get(WARMUP) and flat.get("trainer.max_epochs") is None:
-        raise ValueError(
-            f"{study.path}: budget: {WARMUP} is {flat[WARMUP]}, but trainer.max_epochs is not set,\n"
-            "so the budget cannot scale the warm-up. Set trainer.max_epochs in the base."
-        )
+def branching_step(run: Run, images: int) -> int:
+    """Return the optimizer steps of a run before its cooldown; `images` are those for training.
 
-
-def _trained_for(draft: Run, length: Length) -> Config:
-    """Return the override for another length, with the warm-up scaled in proportion."""
-    override: Config = {"trainer": {"max_epochs": length.epochs}}
-    if length.batches is not None:
-        override["trainer"]["limit_train_batches"] = length.batches
-    warmup = flatten(draft.config).get(WARMUP)
-    return merge(override, nest(WARMUP, warmup * length.epochs / draft.epochs)) if warmup else override
-
-
-def _interval(draft: Run, epochs: int) -> int | None:
-    """Return after how many epochs a run is validated, so that it is validated about as often as the draft.
-
-    Few images make many short epochs: validated after each, a run would mostly validate, and `best` would be the best
-    of more states. None: as the draft.
+    Raises:
+        ValueError: another length would be another run before that.
     """
-    trainer = draft.config.get("trainer", {})
-    every, planned = trainer.get(VALIDATION, 1), trainer.get("max_epochs")
-    if every is None or planned in (None, -1):
-        return None
-    return max(1, round(every * epochs / planned))
+    flat, epoch = flatten(run.config), epoch_of(run.config, images)
+    schedule = str(flat.get(f"{SCHEDULE}.class_path", "none"))
+    if not schedule.endswith("WarmupStableDecay"):
+        raise ValueError(
+            f"branch: {run.variant} has the schedule {schedule}. Give all variants vitlab.optim.WarmupStableDecay."
+        )
+    for key, value in flat.items():
+        if set(BY_LENGTH) & set(key.split(".")) and value not in (None, ABSENT):
+            raise ValueError(f"branch: {key} of {run.variant} changes over the whole run. Remove it.")
+    per_epoch = epoch.batches // epoch.step
+    before = floor((1 - flat[f"{SCHEDULE}.init_args.cooldown"]) * run.epochs * per_epoch)
+    warmup = flat[f"{SCHEDULE}.init_args.warmup_epochs"] * per_epoch
+    if before <= warmup:
+        raise ValueError(f"branch: {run} cools down after {before} steps, before its warm-up ends. Give more epochs.")
+    return before

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from referee.report.drawing import DASHED, MUTED, PX, RULE, Chart, Layout, point, style_of
+from referee.report.drawing import DASHED, MUTED, PX, RULE, Chart, Layout, brief, point, style_of
 from referee.verdict import Verdict
 
 
@@ -27,7 +27,7 @@ def ranking(verdict: Verdict, layout: Layout, lines: Mapping[str, float] | None 
             point(axes, variant.index, metric.scale * score, row, 5.5, f"{run}: {text(score)}", hollow=True)
         point(axes, variant.index, mean, row, 10, f"{variant.name}: {text(variant.score.mean)} on average")
     _draw_lines(axes, {name: metric.scale * value for name, value in (lines or {}).items()})
-    axes.set_yticks(range(len(variants)), [variant.name for variant in variants])
+    axes.set_yticks(range(len(variants)), [brief(variant.name, layout) for variant in variants])
     axes.set_ylim(len(variants) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
@@ -50,8 +50,9 @@ def differences(verdict: Verdict, layout: Layout, score: str = "") -> Figure:
         ends = "" if np.isnan(low) else f" ({low:.4g} to {high:.4g})"
         tip = f"{pair.name}: {lead:.4g}{' points' if metric.is_fraction else ''}{ends}"
         point(axes, pair.better.index, lead, row, 9, tip, hollow=pair.verdict != "better")
-    space = "\n" if layout.columns == 1 else " "
-    axes.set_yticks(range(len(pairs)), [f"{p.better.name} –{space}{p.worse.name}" for p in pairs])
+    names = [(brief(pair.better.name, layout), brief(pair.worse.name, layout)) for pair in pairs]
+    space = "\n" if layout.columns == 1 or max(len(a + b) for a, b in names) > 60 else " "
+    axes.set_yticks(range(len(pairs)), [f"{a} –{space}{b}" for a, b in names])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)

@@ -11,7 +11,7 @@ from referee.claim import Claim
 from referee.formats import NONE, SPACE, joined, p_value
 from referee.report.differences import INTERVAL
 from referee.report.document import Heading, Note, Part, Row, Table
-from referee.report.drawing import TIP, Chart, Layout, panels_of, put_legend, style_of
+from referee.report.drawing import TIP, Chart, Layout, brief, panels_of, put_legend, style_of
 from referee.statistics.relations import CONTRADICTED, REPEATED
 from referee.verdict import VOID, Verdict
 
@@ -109,7 +109,7 @@ def draw_claim(claim: Claim, verdict: Verdict, layout: Layout) -> Figure:
         axes.set_title(title)
         axes.set_xlabel(claim.axis)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        names = [f"{place:g}" if isinstance(place, int | float) else textwrap.fill(place, 14) for place in places]
+        names = [f"{p:g}" if isinstance(p, int | float) else textwrap.fill(brief(p, layout), 14) for p in places]
         axes.set_xticks([at[place] for place in places], names)
         axes.margins(x=0.15)
     ours.set_ylabel(verdict.metric.axis())

@@ -182,8 +182,12 @@ def _sources(verdict: Verdict) -> list[Part]:
         halves = [half_width(LEVEL, *source, difference.freedom) for source in sources]
         shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if by_item else halves[:1])]
         if by_item and not float(metric.text(halves[1], digits)):
-            shown[1] = _below(pair, verdict)
-        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p), _won(pair))))
+            least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.design.test == "paired")
+            half = metric.text(half_width(LEVEL, 0.0, least, 1.0), digits)  # what rounds to 0 may still be
+            shown[1] = f"below what {counted(verdict.items, verdict.outcomes.unit)} can show (±{SPACE}{half})"
+        won = [a.mean() > b.mean() for _, a, b in _by_seed(pair)]
+        of_seeds = f"{sum(won)} of {counted(len(won), 'seed')}" if won else NONE
+        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p), of_seeds)))
     unit = verdict.outcomes.unit
     columns, of_items = ["Seeds"], ""
     if by_item:
@@ -203,22 +207,10 @@ def _sources(verdict: Verdict) -> list[Part]:
     ]
 
 
-def _below(pair: Pair, verdict: Verdict) -> str:
-    """Return what an influence of items that rounds to 0, or whose estimate was cut off there, may still be."""
-    least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.design.test == "paired")
-    shown = verdict.metric.text(half_width(LEVEL, 0.0, least, 1.0), verdict.digits)
-    return f"below what {counted(verdict.items, verdict.outcomes.unit)} can show (±{SPACE}{shown})"
-
-
 def _by_seed(pair: Pair) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return the seeds that both variants have, with the outcomes of each, higher being better."""
     first, second = ({run.seed: row for run, row in zip(each.runs, each.outcomes, strict=True)} for each in pair[:2])
     return [(seed, row, second[seed]) for seed, row in first.items() if seed in second]
-
-
-def _won(pair: Pair) -> str:
-    shared = [a.mean() > b.mean() for _, a, b in _by_seed(pair)]
-    return f"{sum(shared)} of {counted(len(shared), 'seed')}" if shared else NONE
 
 
 def _mcnemar(verdict: Verdict) -> list[Part]:

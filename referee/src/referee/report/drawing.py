@@ -145,9 +145,16 @@ def draw_curve(
     axes.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
 
+def brief(name: str, layout: Layout) -> str:
+    """Return a name as a chart has room for it; tables and tooltips have the whole one."""
+    half = 11 if layout.columns == 1 else 18
+    return name if len(name) <= 36 else f"{name[:half]}…{name[-half:]}"
+
+
 def put_legend(figure: Figure, axes: Axes, layout: Layout) -> None:
     """Put the legend above the figure, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
+    labels = [brief(label, layout) for label in labels]
     longest = max((len(label) for label in labels), default=1)
     columns = max(1, min(len(labels), int(layout.width / (9 * longest + 50))))
     if labels:

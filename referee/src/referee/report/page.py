@@ -19,11 +19,15 @@ def write_report(verdict: Verdict, path: Path) -> Path:
     """Write the page, and beside it report.md, verdict.json, pairs.csv and figures/."""
     folder = path.parent
     (folder / "figures").mkdir(parents=True, exist_ok=True)
+    parts = [counted(len(verdict.ranking), "variant"), counted(sum(len(v.runs) for v in verdict.ranking), "run")]
+    parts += [counted(verdict.items, f"test {verdict.outcomes.unit}")] if verdict.items > 1 else []
+    better = "higher" if verdict.metric.mode == "max" else "lower"
+    summary = f"{', '.join(parts)}. Scores are {verdict.metric.axis()}; {better} is better."
     document = Document(
         title=f"Verdict: {path.parent.resolve().name}",
         kicker="The verdict of referee",
         heading=verdict.sentence,
-        lead=[_summary(verdict), scope(verdict), *outlooks(verdict)],
+        lead=[summary, scope(verdict), *outlooks(verdict)],
         remarks=[str(check) for check in verdict.checks],
         sections=_sections(verdict, folder / "figures"),
     )
@@ -33,14 +37,6 @@ def write_report(verdict: Verdict, path: Path) -> Path:
     (folder / "verdict.json").write_text(record + "\n", encoding="utf-8")
     verdict.table().to_csv(folder / "pairs.csv", index=False)
     return path
-
-
-def _summary(verdict: Verdict) -> str:
-    parts = [counted(len(verdict.ranking), "variant"), counted(sum(len(v.runs) for v in verdict.ranking), "run")]
-    if verdict.items > 1:
-        parts.append(counted(verdict.items, f"test {verdict.outcomes.unit}"))
-    better = "higher" if verdict.metric.mode == "max" else "lower"
-    return f"{', '.join(parts)}. Scores are {verdict.metric.axis()}; {better} is better."
 
 
 def _sections(verdict: Verdict, folder: Path) -> list[Section]:

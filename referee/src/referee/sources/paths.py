@@ -38,7 +38,9 @@ def expanded(places: Iterable[str | Path], is_result: Callable[[Path], bool]) ->
         else:
             root, inside = _matching(place) if "{" in place else (path, dict.fromkeys(path.rglob("*")))
             inside = {f: names for f, names in inside.items() if f.is_file() and not f.name.endswith(LOOKS)}
-            files = {f: names for f, names in inside.items() if not any(map(_is_hidden, f.relative_to(root).parts))}
+            parts = {f: [part.lower() for part in f.relative_to(root).parts] for f in inside}
+            seen = [f for f in inside if not any(part[0] == "." or part in SYSTEM for part in parts[f])]
+            files = {f: inside[f] for f in seen}
             hidden += len(inside) - len(files)
             others += [f.name for f in files if not is_result(f)]
             files = {f: names for f, names in files.items() if f.name not in others}
@@ -56,10 +58,6 @@ def expanded(places: Iterable[str | Path], is_result: Callable[[Path], bool]) ->
 def here(place: str | Path) -> str:
     """Return a place with ~ and $NAME replaced, unless it is there as it is."""
     return str(place) if Path(place).exists() else os.path.expandvars(os.path.expanduser(place))
-
-
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part.lower() in SYSTEM
 
 
 def _by_number(file: Path) -> tuple[list[list[str | int]], Path]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from referee.outcomes import TEXTS, recognized
+
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
@@ -57,4 +59,8 @@ def _of_lines(text: str) -> pd.DataFrame:
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
     if len({*names}) < len(names):
         raise ValueError(f"two columns have the name {max(names, key=names.count)}. Rename or remove one")
-    return rows[1:].set_axis(names, axis=1).reset_index(drop=True)
+    frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
+    if separator == ";":  # as a European Excel writes, with commas in numbers; names keep theirs
+        numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])
+        frame[numbers] = frame[numbers].replace(r"^(\s*[-+]?\d+),(\d+(?:[eE][-+]?\d+)?\s*%?\s*)$", r"\1.\2", regex=True)
+    return frame

@@ -11,9 +11,9 @@ difference, and α the level of a study of n seeds divided by the number of pair
         ± z_{0.92} standard errors, which are those of a mean of N numbers
 
 Their effects on detectable(n) are squared and added (Zou & Donner 2008), and need is read off at either end, which
-contains the truth in four of five pilots (`python -m benchmarks.planning`). Where even σ = 0 and the low end of I are
-not enough, seeds cannot help, and N · I · (z_{1−α/2} + z_{0.8})² / δ² test images are needed at least; twice as many
-leave half of δ² to the seeds.
+contains the truth in four of five pilots (`python -m benchmarks.simulations planning`). Where even σ = 0 and
+the low end of I are not enough, seeds cannot help, and N · I · (z_{1−α/2} + z_{0.8})² / δ² test images are needed at
+least; twice as many leave half of δ² to the seeds.
 """
 
 import math

@@ -1,0 +1,436 @@
+"""Simulated studies whose truth is known, and what vitlab's own functions say of them.
+
+    python -m benchmarks.simulations crossings     # how often a crossing of two curves is found where it was planted
+    python -m benchmarks.simulations folds         # how often folds call one of two equal learners better
+    python -m benchmarks.simulations planning      # whether the planner's ranges hold the truth
+    python -m benchmarks.simulations tuning_noise  # how often tuning makes equal architectures different
+
+Each case is described where it begins; docs/studies.md and docs/statistics.md have the tables.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from referee.statistics.comparison import LEVEL, Dependence, differences
+from referee.statistics.curves import Gap, crossing, law
+from referee.statistics.power import Need, Pilot, Variances, measured, need
+from scipy import stats
+from tqdm import tqdm
+
+from benchmarks.measuring import markdown, parser_of, save
+from benchmarks.verdicts import DIFFICULTY, FLIP, TASTE, accuracy_of
+from vitlab.data.folds import fold_numbers
+from vitlab.studies.results.folds import overlap_of
+from vitlab.studies.training.tuning import choose, error_of_difference
+
+Rows = Iterator[dict[str, object]]
+
+# ---- crossings: two variants follow error = α + η n^−γ over the numbers of training images n; the second may turn at
+# one n, to a steeper line or all of a sudden. Images, seeds and flips are drawn as in `benchmarks.verdicts`.
+
+SHIFTS = np.linspace(-8, 8, 4001)
+ACCURACIES = accuracy_of(SHIFTS)
+Law = tuple[float, float, float]  # floor, factor, rate
+
+
+class Turn(NamedTuple):
+    """From n on, a law's error is the share of what it is at n, and falls at the rate."""
+
+    n: float
+    share: float
+    rate: float
+
+
+class World(NamedTuple):
+    """Two laws, and the study that sees them."""
+
+    laws: tuple[Law, Law]
+    images: int = 1_000  # of the test split
+    seeds: int = 7
+    sd: float = 1.0  # of seeds, in points
+    x: tuple[int, ...] = (50, 100, 200, 400, 800, 1_078)
+    turn: Turn | None = None  # of the second law
+
+    def errors(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first, second = (law(n, *each) for each in self.laws)
+        if self.turn is None:
+            return first, second
+        after = self.turn.share * law(np.array(self.turn.n), *self.laws[1]) * (n / self.turn.n) ** -self.turn.rate
+        return first, np.where(n < self.turn.n, second, after)
+
+    @property
+    def planted(self) -> float | None:
+        """Where the laws cross within the range."""
+        x = np.geomspace(self.x[0], self.x[-1], 100_001)
+        first, second = self.errors(x)
+        apart = first - second
+        turns = np.flatnonzero(np.sign(apart[:-1]) != np.sign(apart[1:]))
+        return float(x[turns[0]]) if len(turns) else None
+
+    def draw(self, rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
+        """Yield the (S, N) outcomes of both variants by point. An image is as difficult at all points."""
+        difficulty = rng.normal(*DIFFICULTY, self.images).astype(np.float32)
+        tastes = [difficulty + TASTE * rng.standard_normal(self.images, dtype=np.float32) for _ in self.laws]
+        for n in self.x:
+            point = []
+            for location, error in zip(tastes, self.errors(np.array([float(n)])), strict=True):
+                wanted = 1 - float(error[0]) + 0.01 * self.sd * rng.standard_normal(self.seeds)
+                moved = np.interp(wanted, ACCURACIES, SHIFTS).astype(np.float32)[:, None]
+                chance = (location + moved) / (2 * FLIP) + np.float32(0.5)
+                point.append(rng.random((self.seeds, self.images), dtype=np.float32) < chance)
+            yield point
+
+
+STEEP = ((0.02, 3.5, 0.55), (0.0, 30.0, 0.95))
+GENTLE = ((0.05, 2.0, 0.45), (0.0, 7.85, 0.65))
+LONG = ((0.15, 1.5, 0.2), (0.0, 3.56, 0.25))
+CROSSING = (
+    World(STEEP),
+    World(STEEP, images=10_000),
+    World(STEEP, images=360, sd=2.0),
+    World(GENTLE, seeds=5),
+    World(GENTLE, x=(50, 200, 1_078)),
+    *(World(LONG, images=10_000, sd=sd, x=(500, 1_500, 5_000, 15_000, 50_000)) for sd in (1.0, 0.3)),
+)
+FLAT, SLOW = (0.02, 3.5, 0.55), (0.5, 0.5, 0.5)
+TURNS = (
+    *(World((FLAT, SLOW), turn=Turn(n, 0.1, 0.55)) for n in (220.0, 300.0, 380.0)),
+    *(
+        World((FLAT, SLOW), images=images, sd=sd, turn=Turn(150.0, 1.0, rate))
+        for rate in (1.8, 3.0)
+        for images, sd in ((1_000, 1.0), (10_000, 0.3))
+    ),
+)
+APART = (
+    World((FLAT, FLAT)),
+    World((FLAT, FLAT), images=10_000),
+    World((FLAT, (0.02, 4.2, 0.55))),
+    World((FLAT, (0.02, 3.8, 0.55)), seeds=3),
+    World((FLAT, (0.03, 4.0, 0.55)), images=360, sd=2.0),
+)
+
+
+def shares(world: World, studies: int) -> tuple[float, float]:
+    """Return the shares of studies that claim a crossing, and of those whose interval then holds the planted one."""
+    rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr(world).encode())))
+    planted, held = world.planted, []
+    for _ in range(studies):
+        gaps = []
+        for point in world.draw(rng):
+            first, second = (max(1 - float(y.mean()), 0.5 / y.shape[1]) for y in point)
+            each = differences(point)[0, 1]
+            gaps.append(Gap(first, second, each.seeds, each.images, each.freedom))
+        if found := crossing(world.x, gaps):
+            held.append(planted is not None and found.low <= planted <= found.high)
+    return len(held) / studies, float(np.mean(held)) if held else np.nan
+
+
+def crossings(studies: int) -> Rows:
+    for world in (*CROSSING, *TURNS, *APART):
+        claimed, held = shares(world, studies)
+        turn, planted = world.turn, world.planted
+        yield {
+            "laws": " and ".join(f"{f:g} + {c:g}·n^−{r:g}" for f, c, r in world.laws),
+            "the second turns": f"at {turn.n:g}: {turn.share:g} times, n^−{turn.rate:g}" if turn else "",
+            "places": f"{len(world.x)}, {world.x[0]} to {world.x[-1]:,}",
+            "seeds": str(world.seeds),
+            "sd of seeds, points": f"{world.sd:g}",
+            "test images": f"{world.images:,}",
+            "planted at": f"{planted:.0f}" if planted else "nowhere",
+            "claimed, %": f"{100 * claimed:.1f}",
+            "of these inside the interval, %": f"{100 * held:.1f}" if planted else "",
+        }
+
+
+# ---- folds: an image is a label of two, and two blocks of features that say equally much about it. Learner A sees
+# the first block, learner B the second: on other data sets of this kind they are equally good, on this one its images
+# favor one of them. A seed is a partition of the images into five parts, and draws the initial weights. Beside it,
+# the same learners on a fixed fifth of the images for testing. A network's seeds differ; 1-NN depends on the training
+# images alone. `as if independent` takes the images of folds as those of a test set; `rule` lets their variance grow
+# by `overlap_of`.
+
+SEEDS = 4, 7, 20
+IMAGES = 100, 400
+FOLDS = 5
+TESTS = "5 folds, rule", "5 folds, as if independent", "a fifth held out"
+FEATURES, DISTANCE = 6, 1.6  # of a block; distance of the classes' means, in deviations
+HIDDEN, STEPS, RATE = 8, 60, 0.5
+
+Learner = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+"""From features (N, F), labels (N,) and which images train (R, N) to whether each is right, (R, N)."""
+
+
+def network(x: np.ndarray, y: np.ndarray, trains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Train a network of one hidden layer on each row's images, by full batches."""
+    (R, _), F, sign = trains.shape, x.shape[1], 2.0 * y - 1
+    first, last = rng.normal(0, F**-0.5, (R, F, HIDDEN)), rng.normal(0, HIDDEN**-0.5, (R, HIDDEN, 1))
+    share = trains / trains.sum(axis=1, keepdims=True)
+    for _ in range(STEPS):
+        hidden = np.maximum(x @ first, 0)  # (R, N, H)
+        margin = sign * (hidden @ last)[..., 0]
+        slope = (-sign * share / (1 + np.exp(margin)))[..., None]  # of the logistic loss
+        back = (slope * last.transpose(0, 2, 1)) * (hidden > 0)
+        last -= RATE * hidden.transpose(0, 2, 1) @ slope
+        first -= RATE * x.T @ back
+    return np.asarray(sign * (np.maximum(x @ first, 0) @ last)[..., 0] > 0)
+
+
+def nearest(x: np.ndarray, y: np.ndarray, trains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give each image the label of the nearest of each row's training images."""
+    distance = ((x[:, None] - x) ** 2).sum(axis=2)
+    return np.stack([y[np.where(row, distance, np.inf).argmin(axis=1)] == y for row in trains])
+
+
+def by_folds(learner: Learner, x: np.ndarray, y: np.ndarray, seeds: int, rng: np.random.Generator) -> np.ndarray:
+    """Return whether each image is right in each seed, by the model that has not seen it, (S, N)."""
+    fold = np.stack([fold_numbers(y, FOLDS, seed) for seed in range(seeds)])  # (S, N); the same for both learners
+    trains = np.concatenate([fold != k for k in range(FOLDS)])
+    right = learner(x, y, trains, rng).reshape(FOLDS, seeds, len(y))
+    return np.asarray(np.take_along_axis(right, fold[None], axis=0)[0])
+
+
+def held_out(learner: Learner, x: np.ndarray, y: np.ndarray, seeds: int, rng: np.random.Generator) -> np.ndarray:
+    """Return whether each image of a fixed test part is right in each seed, (S, N / 5)."""
+    tests = fold_numbers(y, FOLDS, 0) == 0
+    return learner(x, y, np.tile(~tests, (seeds, 1)), rng)[:, tests]
+
+
+def false_claims(learner: Learner, images: int, studies: int) -> np.ndarray:
+    """Count the studies of two equal learners that call them different, by way of testing and number of seeds."""
+    rng = np.random.default_rng(images)
+    false = np.zeros((len(TESTS), len(SEEDS)), np.int64)
+    for _ in range(studies):
+        y = np.arange(images) % 2
+        x = rng.normal(0, 1, (2, images, FEATURES)) + np.where(y, 0.5, -0.5)[:, None] * DISTANCE * FEATURES**-0.5
+        folded, apart = ([draw(learner, block, y, max(SEEDS), rng) for block in x] for draw in (by_folds, held_out))
+        for row, (pair, overlap) in enumerate(((folded, overlap_of(FOLDS)), (folded, 1.0), (apart, 1.0))):
+            for column, count in enumerate(SEEDS):
+                tested = differences([each[:count] for each in pair], dependence=Dependence(overlap=overlap))
+                false[row, column] += tested[0, 1].p < LEVEL
+    return false
+
+
+def folds(studies: int) -> Rows:
+    for name, learner in {"neural network": network, "1-NN": nearest}.items():
+        for images in IMAGES:
+            for how, counts in zip(TESTS, false_claims(learner, images, studies), strict=True):
+                highest = stats.beta.ppf(0.99, counts.max() + 1, studies - counts.max())
+                cells = {f"{n} seeds": f"{100 * count / studies:.1f}" for n, count in zip(SEEDS, counts, strict=True)}
+                yield {"learner": name, "images": images, "test": how, **cells, "99 % bound": f"{100 * highest:.1f}"}
+
+
+# ---- planning: pilots of studies whose variances are known. A latent variable per image: difficulty of the image +
+# what one variant finds easier + the seed's shift + a flip; above 0 the image is classified correctly. At 90 %
+# accuracy seeds flip w = 0.048 per image and I = 0.014/N, as trained models do.
+
+PILOT_MEAN, PILOT_DIFFICULTY, PILOT_TASTE = 2.583, 1.655, 0.568  # of the latent variable
+FLIPS, IMAGE_VARIANCE = 0.0484, 0.0139  # w and N · I that follow
+DENSITY = 0.0871  # of the latent variable at 0: what a shift of 1 moves the accuracy
+
+
+class Setting(NamedTuple):
+    variants: int
+    sd: float  # of a variant's accuracy over seeds, in points, before flips
+    images: int
+    difference: float  # in points
+    pilot: int  # seeds
+    noise: str = "normal"  # of seeds; or "t", 3 degrees of freedom
+
+    @property
+    def truth(self) -> Pilot:
+        """The pilot that knows the variances."""
+        variances = Variances(1e-4 * self.sd**2 + FLIPS / self.images, IMAGE_VARIANCE / self.images)
+        return Pilot(self.variants, self.images, variances, variances, variances)
+
+    def draw(self, rng: np.random.Generator, seeds: int, lead: float = 0.0) -> list[np.ndarray]:
+        """Draw (S, N) outcomes of each variant; the first is `lead` points ahead."""
+        difficulty = rng.normal(PILOT_MEAN, PILOT_DIFFICULTY, self.images)
+        spread = math.sqrt(1 + PILOT_DIFFICULTY**2 + PILOT_TASTE**2)
+        ahead = float(stats.norm.ppf(stats.norm.cdf(PILOT_MEAN / spread) + lead / 100)) * spread - PILOT_MEAN
+        drawn = []
+        for variant in range(self.variants):
+            shift = rng.standard_t(3, seeds) / np.sqrt(3) if self.noise == "t" else rng.normal(0, 1, seeds)
+            shift = 0.01 * self.sd * shift / DENSITY + (ahead if variant == 0 else 0.0)
+            chance = difficulty + rng.normal(0, PILOT_TASTE, self.images) + shift[:, None]
+            drawn.append(chance + rng.standard_normal((seeds, self.images)) > 0)
+        return drawn
+
+
+SETTINGS = [
+    Setting(3, 0.5, 10_000, 1.0, 3),
+    Setting(3, 0.5, 10_000, 1.0, 5),
+    Setting(2, 0.5, 10_000, 1.0, 3),
+    Setting(3, 0.5, 10_000, 0.5, 3),
+    Setting(3, 0.5, 10_000, 0.5, 5),
+    Setting(3, 0.5, 600, 3.0, 3),
+    Setting(4, 0.5, 2_000, 1.5, 3),
+    Setting(3, 0.5, 10_000, 1.0, 3, "t"),
+    Setting(3, 0.5, 600, 1.0, 3),
+    Setting(3, 0.5, 2_000, 0.5, 3),
+]
+
+
+def holds(answer: Need, truth: Need) -> bool:
+    """Whether the range contains the truth; where no seeds are enough, a range of seeds that is open above does."""
+    if truth.images and not answer.images:
+        return answer.seeds.high is None
+    (_, low, high), (wanted, *_) = (each.images if truth.images else each.seeds for each in (answer, truth))
+    return low is not None and low <= wanted and (high is None or wanted <= high)
+
+
+def planning(studies: int) -> Rows:
+    for setting in SETTINGS:
+        rng, difference = np.random.default_rng(0), setting.difference / 100
+        truth = need(setting.truth, difference)
+        wanted = truth.images or truth.seeds
+        pilots = [measured(setting.draw(rng, setting.pilot), setting.variants) for _ in range(studies)]
+        answers = [need(pilot, difference) for pilot in pilots]
+        ranges = [answer.images if truth.images else answer.seeds for answer in answers]
+        enough = [not r or not r.high or r.high >= wanted.point for r in ranges]
+
+        def quantile(name: str, q: float = 0.5, ranges: Sequence[object] = ranges) -> str:
+            values = sorted(getattr(r, name) or 10**9 if r else 0 for r in ranges)
+            value = values[round(q * (len(values) - 1))]
+            return "–" if value == 0 else f"{value:,}" if value < 10**9 else "over 1,000"
+
+        power = "–"
+        if not truth.images:  # the share of studies of the needed size that settle the difference of the first two
+            rng = np.random.default_rng(1)
+            tests = [differences(setting.draw(rng, wanted.point, setting.difference)) for _ in range(studies // 4)]
+            power = f"{np.mean([test[0, 1].adjusted < LEVEL for test in tests]):.0%}"
+        yield {
+            "K, sd, N": f"{setting.variants}, {setting.sd}{' (t)' if setting.noise == 't' else ''}, {setting.images:,}",
+            "δ": setting.difference,
+            "pilot": setting.pilot,
+            "truth": f"{wanted.point:,}{' images' if truth.images else ''}",
+            "point: 10, 50, 90 %": ", ".join(quantile("point", q) for q in (0.1, 0.5, 0.9)),
+            "range holds truth": f"{np.mean([holds(answer, truth) for answer in answers]):.1%}",
+            "median range": f"{quantile('low')} to {quantile('high')}",
+            "enough at the upper end": f"{np.mean(enough):.0%}",
+            "power at the truth": power,
+            "images asked for": f"{np.mean([answer.images is not None for answer in answers]):.1%}",
+        }
+
+
+# ---- tuning_noise: both architectures are simulated image by image. With the values of the tuned setting their
+# accuracies are 0, −d, −2d, … points. A run's seed moves its accuracy by 0.5 points, and flips images. The values are
+# chosen on 5,000 validation images, and the chosen ones compared on 10,000 test images. Where the best values differ,
+# the second architecture's accuracies are −d, 0, −d, …: at their best the two are equal.
+
+VALIDATION, TEST = 5_000, 10_000  # images
+SEED_POINTS = 0.5  # standard deviation
+GRIDS = ((3, 0.25), (3, 0.5), (3, 1.0), (5, 0.25), (5, 0.5), (5, 1.0))  # number of values, step in points
+Study = Callable[[np.random.Generator, np.ndarray, int], tuple[bool, float]]
+
+
+class Images:
+    """Images of unlike difficulty, which a model of 0 points gets right in 90 % of cases."""
+
+    def __init__(self, number: int) -> None:
+        self.right = np.random.default_rng(0).beta(1.8, 0.2, number).astype(np.float32)
+        gain = self.right * (1 - self.right)
+        self.per_point = 0.01 * gain / gain.mean()  # easy and hopeless images gain little
+
+    def answers(self, rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
+        """Draw whether each image is right, (*points.shape, N) bool, for models that are `points` better."""
+        draws = rng.random((*points.shape, len(self.right)), dtype=np.float32)
+        return np.asarray(draws < self.right + self.per_point * points[..., None].astype(np.float32))
+
+
+def tuned(
+    rng: np.random.Generator, points: np.ndarray, seeds: int, tuning_seeds: int, ties: bool, test: Images, val: Images
+) -> tuple[bool, float]:
+    """Simulate a study with tuning seeds of its own: whether it calls the two different, and the points lost.
+
+    Args:
+        points: (K, M), of each architecture with each value.
+        ties: Whether near-ties are ties; else each architecture takes its own best value.
+    """
+    runs = points[..., None] + SEED_POINTS * rng.standard_normal((*points.shape, tuning_seeds))  # (K, M, T)
+    scores = val.answers(rng, runs).mean(axis=-1)
+    chosen = choose(scores.mean(axis=-1), error_of_difference(scores, VALIDATION) if ties else 0.0)
+    taken = points[range(len(points)), chosen]  # (K,)
+    return compared(rng, taken[:, None] + SEED_POINTS * rng.standard_normal((len(points), seeds)), points, taken, test)
+
+
+def tuned_within_seeds(
+    rng: np.random.Generator, points: np.ndarray, seeds: int, test: Images, val: Images
+) -> tuple[bool, float]:
+    """Simulate a study in which each seed chooses among its own runs, which are then compared."""
+    runs = points[..., None] + SEED_POINTS * rng.standard_normal((*points.shape, seeds))  # (K, M, S)
+    scores = val.answers(rng, runs).mean(axis=-1)
+    chosen = np.array([choose(scores[..., s], error_of_difference(scores[..., [s]], VALIDATION)) for s in range(seeds)])
+    each = np.arange(len(points))[:, None], chosen.T, np.arange(seeds)
+    return compared(rng, runs[each], points, points[each[:2]].mean(axis=1), test)
+
+
+def compared(
+    rng: np.random.Generator, runs: np.ndarray, points: np.ndarray, taken: np.ndarray, test: Images
+) -> tuple[bool, float]:
+    """Return whether runs (K, S) are called different, and the mean loss against the best values."""
+    outcomes = list(test.answers(rng, runs))
+    return differences(outcomes)[0, 1].adjusted < LEVEL, float((points.max(axis=1) - taken).mean())
+
+
+def rules(test: Images, val: Images) -> dict[str, Study]:
+    own = partial(tuned, test=test, val=val)
+    return {
+        "own best, 1 seed": partial(own, tuning_seeds=1, ties=False),
+        "own best, 3 seeds": partial(own, tuning_seeds=3, ties=False),
+        "within: study": partial(own, tuning_seeds=3, ties=True),
+        "within: seed": partial(tuned_within_seeds, test=test, val=val),
+    }
+
+
+def accuracies(values: int, step: float, same: bool = True) -> np.ndarray:
+    """Return the true points of both architectures with each value, (2, M)."""
+    place = np.arange(values)
+    return -step * np.stack([place, place if same else np.abs(place - 1)])
+
+
+def simulate(rule: Study, points: np.ndarray, seeds: int, studies: int) -> tuple[float, float]:
+    """Return the share of studies that call the two different, and the mean loss in points."""
+    rng = np.random.default_rng(0)
+    different, lost = np.mean([rule(rng, points, seeds) for _ in range(studies)], axis=0)
+    return float(different), float(lost)
+
+
+def tuning_noise(studies: int) -> Rows:
+    """Called different, % (points lost)."""
+    ways = rules(Images(TEST), Images(VALIDATION))
+    for best in ("the same", "neighboring"):
+        for values, step in GRIDS:
+            row: dict[str, object] = {"best value": best, "values, step": f"{values}, {step}"}
+            for name, rule in ways.items():
+                for seeds in (5, 10):
+                    share, lost = simulate(rule, accuracies(values, step, best == "the same"), seeds, studies)
+                    row[f"{name}, S {seeds}"] = f"{100 * share:.1f} ({lost:.2f})"
+            yield row
+
+
+CASES: dict[str, tuple[Callable[[int], Rows], int]] = {
+    "crossings": (crossings, 500),
+    "folds": (folds, 1_000),
+    "planning": (planning, 1_000),
+    "tuning_noise": (tuning_noise, 2_000),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = parser_of("simulations", __doc__, "NAME.md")
+    parser.add_argument("name", choices=CASES)
+    parser.add_argument("--studies", type=int, help="of each row [500 to 2,000]")
+    options = parser.parse_args(arguments)
+    rows, studies = CASES[options.name]
+    studies = options.studies or studies
+    table = markdown(f"{studies:,} studies a row.", list(tqdm(rows(studies))))
+    save(options.out / f"{options.name}.md", table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

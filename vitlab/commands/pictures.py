@@ -1,0 +1,110 @@
+"""`predict`, `embed` and `visualize`: classify pictures, write their features, and draw what runs learned."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vitlab.commands.options import StudyParser, model_of, quiet, with_config
+
+
+def run_predict(arguments: Sequence[str]) -> int:
+    """Write the tables and the page."""
+    parser = StudyParser(
+        "python -m vitlab predict --config runs/…",
+        "Classify any pictures. Other arguments change the run's configuration, e.g. --ckpt_path best.",
+    )
+    images = "pictures, and folders of them, nested as you like"
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help=images)
+    out = "folder of the tables and of the page index.html [predictions]"
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help=out)
+    parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
+    options, rest = parser.parse_known_args(arguments)
+
+    model = model_of(rest, options.raw)
+
+    from vitlab.deployment.pictures import warn_of_broken
+    from vitlab.deployment.predict import write_answers
+
+    answers = model.classify(options.images)
+    warn_of_broken(answers.broken)
+    page = write_answers(answers, model.source, options.out)
+    print(f"{len(answers.files):,} picture{'' if len(answers.files) == 1 else 's'}: {page}")
+    return 0
+
+
+FEWEST = 3  # pictures that two components can tell apart
+
+
+def run_embed(arguments: Sequence[str]) -> int:
+    """Write the features."""
+    parser = StudyParser(
+        "python -m vitlab embed --config runs/…",
+        "Write the features of any pictures as a table with their names, and a map of them. "
+        "Other arguments change the run's configuration, e.g. --ckpt_path best, or none for the weights as built.",
+    )
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="pictures, and folders of them")
+    parser.add_argument("--out", type=Path, required=True, help="folder of features.parquet and map.png")
+    parser.add_argument("--stages", type=int, nargs="*", metavar="STAGE", help="also the maps of these stages [all]")
+    parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
+    options, rest = parser.parse_known_args(arguments)
+    if options.out.suffix == ".parquet":
+        parser.error(f"--out {options.out}: give a folder. Its table is features.parquet.")
+
+    import numpy as np
+
+    from vitlab.analysis.canvas import write_png
+    from vitlab.analysis.figures import draw_map
+    from vitlab.deployment.predict import write_features
+
+    table = write_features(model_of(rest, options.raw), options.images, options.out, options.stages)
+    embedding = np.stack(table["embedding"].tolist())
+    if len(table) >= FEWEST:
+        write_png(draw_map(embedding, table["file"].tolist()), options.out / "map.png")
+    pictures = f"{len(table):,} picture{'' if len(table) == 1 else 's'}"
+    print(f"{pictures}, {embedding.shape[1]} features: {options.out}")
+    return 0
+
+
+SHOWN = 64  # validation images
+
+
+def run_visualize(arguments: Sequence[str]) -> int:
+    """Draw the runs side by side."""
+    parser = StudyParser(
+        "python -m vitlab visualize", "Draw what runs learned, side by side: attention, features, filters, positions."
+    )
+    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the PNGs and of index.html")
+    options = parser.parse_args(with_config(arguments))
+
+    from vitlab.analysis.image_logging import some_images
+    from vitlab.analysis.page import Shown, Subject, write_page
+    from vitlab.evaluation.cost import device_for
+    from vitlab.experiment.experiment import Experiment
+
+    quiet()
+    device = device_for("auto")
+    subjects, known = [], []
+    for config in dict.fromkeys(options.config):
+        experiment = Experiment.load(config)
+        model, data = experiment.model.to(device).eval(), experiment.data
+        images, labels, names = some_images(data, SHOWN, device)
+        classes = data.class_names if experiment.objective.one_class else []
+        subjects.append(Subject(str(experiment.directory), model, images, data.mean, data.std, classes))
+        known.append(Shown(names, labels))
+        if known[-1] != known[0]:
+            raise ValueError(f"{config} validates on other images than {options.config[0]}; draw it alone.")
+    names = told_apart([Path(subject.name) for subject in subjects])
+    named = [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
+    print(write_page(named, known[0], options.out))
+    return 0
+
+
+def told_apart(directories: Sequence[Path]) -> list[str]:
+    """Return a name for each run, `name-seed-0`, with as many of the folders above as tell all apart."""
+    parts = [directory.resolve().parts for directory in directories]
+    for length in range(2, max(map(len, parts)) + 1):
+        names = ["-".join(own[-length:]) for own in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
