@@ -131,10 +131,11 @@ def make_photos(root: Path, copies: int = 1) -> Path:
             for k in (50, 6, 1)
         )
         picture = Image.blend(Image.blend(smooth, texture, 0.2), noise, 0.03)
-        for copy in range(copies):
-            path = new / ("a", "b")[number % 2] / (f"{number:03d}_{copy}.jpg" if copy else f"{number:03d}.jpg")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path, quality=90)
+        path = new / ("a", "b")[number % 2] / f"{number:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, quality=90)
+        for copy in range(1, copies):
+            path.with_stem(f"{path.stem}_{copy}").write_bytes(path.read_bytes())
     return new.rename(root)  # a killed call leaves none that are half written
 
 

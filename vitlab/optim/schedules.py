@@ -51,11 +51,10 @@ class Schedule(ABC):
 
 def unreached(epochs: float, warmup_epochs: float = 0.0, milestones: list[float] | tuple[float, ...] = ()) -> str:
     """Return what of its schedule a run of so many epochs never reaches, or nothing."""
+    run, first = f"The run has {epochs:g} epochs and", min(milestones, default=0)
     if epochs <= warmup_epochs:
-        lengths = f"The run has {epochs:g} epochs and warmup_epochs is {warmup_epochs:g}"
-        return f"{lengths}: all of it is warm-up. Warm up for less or train longer."
-    first = f"The run has {epochs:g} epochs and the first of milestones is {min(milestones, default=0):g}"
-    return f"{first}: the rate never falls." if epochs <= min(milestones, default=0) else ""
+        return f"{run} warmup_epochs is {warmup_epochs:g}: all of it is warm-up. Warm up for less or train longer."
+    return f"{run} the first of milestones is {first:g}: the rate never falls." if epochs <= first else ""
 
 
 @dataclass
