@@ -6,6 +6,7 @@ ratio of two medians. With one thread on a CPU the clock is the process's own, w
 
 import argparse
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

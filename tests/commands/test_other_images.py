@@ -34,12 +34,12 @@ def test_robustness_refuses_other_test_images(
 ) -> None:
     changed("train")
     assert run("robustness", ["runs/study", "--images", "10"]) == 0  # the test images are still those
-    Path("runs/study/robustness/robustness.csv").unlink()
+    (RUN / "robustness.csv").unlink()
     changed("test")
     assert run("robustness", ["runs/study", "--images", "10"]) == 2
     said = capsys.readouterr().err
     assert f"{RUN} was tested on other images than these (test: 600 images then, 599 now)" in said
-    assert not Path("runs/study/robustness/robustness.csv").exists()
+    assert not (RUN / "robustness.csv").exists()
 
 
 def test_transfer_warns_of_other_images(changed: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
