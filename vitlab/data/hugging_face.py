@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vitlab.config import expanded
-from vitlab.data.dataset import EncodedPhotos, Split, numbers_of
+from vitlab.data.dataset import SPLITS, EncodedPhotos, Split, numbers_of
 from vitlab.data.decoding import PictureMode, read_regular
 from vitlab.data.folder import split_of
 
