@@ -118,21 +118,10 @@ def _save(root: Path, **changes: np.ndarray | None) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"y_test": None}, "lacks the arrays y_test"),
-        ({"x_train": np.zeros((20, 3, 32, 32), np.uint8)}, r"x_train is uint8 \(20, 3, 32, 32\)"),
-        ({"x_train": np.zeros((20, 32, 32, 3), np.float32)}, "x_train is float32"),
-        ({"y_train": np.arange(19)}, r"y_train \(19,\)"),
-        ({"y_train": np.arange(20) * 5}, "from 0 to 95; expected 0 to 9"),
-    ],
-)
-def test_wrong_file_is_refused(tmp_path: Path, changes: dict, word: str) -> None:
-    with pytest.raises(ValueError, match=word) as raised:
-        CIFAR10(root=str(_save(tmp_path, **changes))).setup("fit")
+def test_a_file_without_an_array_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is damaged: .*y_test") as raised:
+        CIFAR10(root=str(_save(tmp_path, y_test=None))).setup("fit")
     assert "Delete" in str(raised.value)
-    assert len(str(raised.value).splitlines()) <= 5
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "short"])

@@ -54,7 +54,6 @@ def test_misspelt_and_mistyped_arguments_are_refused(parser: jsonargparse.Argume
         ({"eval_batch_size": 0}, "eval_batch_size"),
         ({"num_workers": -1}, "num_workers"),
         ({"val_fraction": 1.0}, "val_fraction"),
-        ({"std": [0.0]}, "std"),
         ({"augment": {"shift": -1}}, "shift"),
         ({"augment": {"crop_scale": [0.5, 1.1]}}, "crop_scale"),
         ({"mixup": {"prob": 2}}, "prob"),

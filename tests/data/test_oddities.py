@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.data.conftest import check_images, photo
-from vitlab.data import ImageFolder, LabelTable, checking
+from vitlab.data import ImageFolder, LabelTable, dataset
 from vitlab.data import image_folder as module
 from vitlab.data.decoding import IMAGE_SUFFIXES, read_photo
 from vitlab.data.oddities import oddities
@@ -116,7 +116,7 @@ def test_files_are_read_once_and_never_again(
     def forbidden(path: Path) -> None:
         raise AssertionError(path)
 
-    monkeypatch.setattr(checking, "decode", forbidden)
+    monkeypatch.setattr(dataset, "decode", forbidden)
     _read(root)
     assert said == first
 

@@ -244,10 +244,3 @@ def test_a_classifier_starts_from_listed_rows_of_one_with_more_classes(tmp_path:
 
     with pytest.raises(ValueError, match="init_from, which is null"):
         supervised("vit", head_rows="rows.txt")
-
-
-def test_a_batch_of_one_is_refused_where_a_batch_norm_has_one_value() -> None:
-    """A ResNet's last maps of 8 px images are single values; a ViT takes one image."""
-    resnet = Supervised(TimmModel("resnet18", 10, in_chans=1, img_size=8), AdamW(1e-3), WarmupCosine())
-    with pytest.raises(ValueError, match=r"data\.batch_size is 1, and the backbone needs 2 or more"):
-        quick_trainer().fit(resnet, datamodule=Digits(batch_size=1))

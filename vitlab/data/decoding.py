@@ -119,8 +119,15 @@ def _decode_jpeg(content: bytes, mode: PictureMode, half: Half | None) -> Pixels
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
         _check_size(width, height)
-        if colors in ("CMYK", "YCCK") or not _is_upright(content):
+        if colors in ("CMYK", "YCCK"):
             return None
+        place = 2
+        while content[place] == 0xFF and content[place + 1] not in (_APP1, _START_OF_SCAN):
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a marker's two bytes, and its segment
+        if content[place] != 0xFF or content[place + 1] != _START_OF_SCAN:  # there are EXIF or XMP data
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if _orientation(image) != 1:
+                    return None
         smaller = {}
         if half is not None and half(height, width):
             smaller = {"min_height": -(-height // 2), "min_width": -(-width // 2)}
@@ -128,17 +135,6 @@ def _decode_jpeg(content: bytes, mode: PictureMode, half: Half | None) -> Pixels
     except Exception:  # Pillow will report it
         return None
     return pixels if mode == "RGB" else to_array(Image.fromarray(pixels), mode)
-
-
-def _is_upright(content: bytes) -> bool:
-    """Return whether a JPEG need not be rotated; Pillow reads the EXIF or XMP data, if there are any."""
-    place = 2
-    while content[place] == 0xFF and content[place + 1] not in (_APP1, _START_OF_SCAN):
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # a marker's two bytes, and its segment
-    if content[place] == 0xFF and content[place + 1] == _START_OF_SCAN:
-        return True
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        return _orientation(image) == 1
 
 
 def _check_size(width: int, height: int) -> None:

@@ -53,7 +53,11 @@ def list_images(root: Path) -> Listing:
             ambiguous; or a folder that is itself a split of the one around it.
     """
     if not root.is_dir():
-        raise FileNotFoundError(_no_folder(root))
+        parent = next((parent for parent in root.parents if parent.is_dir()), Path("."))
+        near = difflib.get_close_matches(root.relative_to(parent).parts[0], _folders(parent), n=1)
+        hint = f" Did you mean {parent / near[0]}?" if near else ""
+        there = _some(_folders(parent)) or "no folder"
+        raise FileNotFoundError(f"There is no folder {root}: {parent.resolve()} has {there}.{hint}")
     places = _places(root)
     train = places["train"]
     classes = _folders(train)
@@ -67,11 +71,15 @@ def list_images(root: Path) -> Listing:
             f"{train} has one class only, {classes[0]}; classification needs at least two.\n"
             "Give each class its own folder."
         )
-    if train == root:
-        _check_whole(root, classes)
-        notes = []
-    else:
-        notes = _about_folders(root, places, classes)
+    notes = [] if train == root else _about_folders(root, places, classes)
+    whole = Path(os.path.abspath(root))  # a link counts by its own name
+    if train == root and split_of(whole.name) and os.access(whole.parent, os.R_OK):
+        for name in _folders(whole.parent):  # `photos/val` next to `photos/train` would be split once more
+            if split_of(name) not in (None, split_of(whole.name)) and _share_a_class(whole.parent / name, classes):
+                raise ValueError(
+                    f"{whole} is one split of {whole.parent}, which also has {name}.\n"
+                    f"Give the folder of both, {whole.parent}; or, to use this one alone, a link with another name."
+                )
     entries = [entry for place in {root, *places.values()} for entry in os.scandir(place)]
     ignored = Counter(f"{_FOLDER}{entry.name}" for entry in entries if _is_hidden(entry.name) and entry.is_dir())
     splits = {split: _images_of(root, place, classes, ignored) for split, place in places.items()}
@@ -112,20 +120,6 @@ def _places(root: Path) -> dict[Split, Path]:
             "Name them train, val and (optional) test; if they are classes, put all of them into a folder train."
         )
     return places or {"train": root}
-
-
-def _check_whole(root: Path, classes: list[str]) -> None:
-    """Refuse `photos/val` next to `photos/train`: its images would be split once more."""
-    root = Path(os.path.abspath(root))  # a link counts by its own name
-    own = split_of(root.name)
-    if own is None or not os.access(root.parent, os.R_OK):
-        return
-    for name in _folders(root.parent):
-        if split_of(name) not in (None, own) and _share_a_class(root.parent / name, classes):
-            raise ValueError(
-                f"{root} is one split of {root.parent}, which also has {name}.\n"
-                f"Give the folder of both, {root.parent}; or, to use this one alone, a link to it with another name."
-            )
 
 
 def _about_folders(root: Path, places: dict[Split, Path], classes: list[str]) -> list[str]:
@@ -243,18 +237,6 @@ def _leads_back(place: str, name: str) -> bool:
 def _folders(place: Path) -> list[str]:
     names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not _is_hidden(entry.name))
     return [name for name in names if not _leads_back(str(place), name)]
-
-
-def _no_folder(root: Path) -> str:
-    """Return a message with the part of the path that exists, and what is there."""
-    if root.exists():
-        return f"{root} is a file; data.init_args.root must be a folder with one folder of images for each class."
-    parent = next((parent for parent in root.parents if parent.is_dir()), Path("."))
-    missing = root.relative_to(parent).parts[0]
-    there = _folders(parent)
-    close = difflib.get_close_matches(missing, there, n=1)
-    hint = f" Did you mean {parent / close[0]}?" if close else ""
-    return f"There is no folder {root}: {parent.resolve()} has {_some(there) or 'no folder'}.{hint}"
 
 
 def _some(names: list[str], most: int = 8) -> str:

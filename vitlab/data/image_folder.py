@@ -179,13 +179,10 @@ class ImageFolder(ImageDataModule):
                 )
         classes = splits["train"].labels
         for k, name in enumerate(self.class_names if classes.ndim == 1 else []):
-            if k not in with_broken:
-                remedy = "Add some, or take the class out of the data set: its name, and its images of other splits."
-                raise ValueError(f"{location} has no training image of the class {name}.\n{remedy}")
             if k not in classes:
-                raise ValueError(
-                    f"No training image of the class {name} in {location} can be decoded.\nRepair or remove the class."
-                )
+                broken = " that can be decoded" if k in with_broken else ""
+                remedy = "Add some, or take the class out of the data set: its name, and its images of other splits."
+                raise ValueError(f"{location} has no training image of the class {name}{broken}.\n{remedy}")
 
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""

@@ -124,7 +124,11 @@ class LitData(PhotoSource):
             loader = ParquetLoader() if index.get("item_loader") == "ParquetLoader" else None
             try:
                 stream = StreamingDataset(place, item_loader=loader, **self._settings)
-                _refuse_code(place, _index(stream))
+                # A field that is unpickled runs what it contains, whether it is asked for or not.
+                for stored in read_json(_index(stream), missing={"config": {}})["config"].get("data_format") or []:
+                    if stored.split(":")[0] in ("pickle", "graph"):
+                        wrong = f"a field is stored as {stored}, and reading it would run what it contains"
+                        raise ValueError(f"{wrong}. Write {place} anew with pictures, bytes, texts and numbers alone")
                 self._opened[key] = stream
                 self._opened[key][:1]  # after a slice it fetches whole chunks, not one record at a time
             except (ImportError, OSError, ValueError, RuntimeError, IndexError) as error:
@@ -167,14 +171,6 @@ class LitData(PhotoSource):
 def _index(stream: Any) -> Path:
     """Return the index of the shards; of an address, LitData's copy, which it fetches anew."""
     return Path(stream.input_dir.path, "index.json")
-
-
-def _refuse_code(place: str, index: Path) -> None:
-    """Raise ValueError for a field that is unpickled, which runs what it contains, whether it is asked for or not."""
-    for stored in read_json(index, missing={"config": {}})["config"].get("data_format") or []:
-        if stored.split(":")[0] in ("pickle", "graph"):
-            remedy = f"Write {place} anew with pictures, bytes, texts and numbers alone"
-            raise ValueError(f"a field is stored as {stored}, and reading it would run what it contains. {remedy}")
 
 
 def _picture(value: Any) -> Any:

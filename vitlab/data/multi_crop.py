@@ -114,28 +114,26 @@ class MultiCrop:
     def params_of(self, draw: Float[Tensor, "V B D"]) -> Iterator[tuple[Crops, ViewParams]]:
         """Turn draws into parameters of the views, one kind of crop after the other, its R rows view by view."""
         for crops, rows in zip(self.kinds, draw.split([crops.number for crops in self.kinds]), strict=True):
-            yield crops, self._params_of_kind(crops, rows)
-
-    def _params_of_kind(self, crops: Crops, draw: Float[Tensor, "V B D"]) -> ViewParams:
-        cut, mirror, jittered, order, factors, gray, blurred, solarized = draw.split(_DRAWS, dim=-1)
-        strengths = (self.brightness, self.contrast, self.saturation)
-        ranges = [(max(0, 1 - strength), 1 + strength) for strength in strengths] + [(-self.hue, self.hue)]
-        chosen = jittered[..., 0] < self.jitter_prob
-        changes = [
-            neutral + chosen * (low - neutral + u * (high - low))
-            for u, (low, high), neutral in zip(factors.unbind(-1), ranges, _NEUTRAL, strict=True)
-        ]
-        low, high = self.blur_radius
-        radius = _below(blurred[..., 0], crops.blur_prob) * (low + blurred[..., 1] * (high - low))
-        return ViewParams(
-            cut.flatten(0, 1),
-            mirror.flatten(0, 1),
-            order.argsort(dim=-1).flatten(0, 1),
-            torch.stack(changes, dim=-1).flatten(0, 1),
-            (gray[..., 0] < self.gray_prob).flatten(),
-            radius.flatten(),
-            _below(solarized[..., 0], crops.solarize_prob).flatten(),
-        )
+            cut, mirror, jittered, order, factors, gray, blurred, solarized = rows.split(_DRAWS, dim=-1)
+            strengths = (self.brightness, self.contrast, self.saturation)
+            ranges = [(max(0, 1 - strength), 1 + strength) for strength in strengths] + [(-self.hue, self.hue)]
+            chosen = jittered[..., 0] < self.jitter_prob
+            changes = [
+                neutral + chosen * (low - neutral + u * (high - low))
+                for u, (low, high), neutral in zip(factors.unbind(-1), ranges, _NEUTRAL, strict=True)
+            ]
+            low, high = self.blur_radius
+            radius = _below(blurred[..., 0], crops.blur_prob) * (low + blurred[..., 1] * (high - low))
+            params = ViewParams(
+                crop=cut.flatten(0, 1),
+                flip=mirror.flatten(0, 1),
+                order=order.argsort(dim=-1).flatten(0, 1),
+                factors=torch.stack(changes, dim=-1).flatten(0, 1),
+                gray=(gray[..., 0] < self.gray_prob).flatten(),
+                radius=radius.flatten(),
+                solarize=_below(solarized[..., 0], crops.solarize_prob).flatten(),
+            )
+            yield crops, params
 
     def views_of_batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> list[Float[Tensor, "B C _ _"]]:
         """Return the views of each image, in 0 … 255, global ones first."""

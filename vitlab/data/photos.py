@@ -163,25 +163,15 @@ def apply(transform: Callable[[Image.Image], Image.Image], photo: Photo) -> Phot
 def make_rand_augment(
     settings: PhotoAugment, size: int, mean: tuple[float, ...]
 ) -> Callable[[Image.Image], Image.Image] | None:
-    """Return RandAugment as timm's training pipeline configures it, or None where it is off.
-
-    Raises:
-        ValueError: more layers than operations; a weighted choice takes each at most once.
-    """
-    description = settings.rand_augment
-    if description is None:
+    """Return RandAugment as timm's training pipeline configures it, or None where it is off."""
+    if settings.rand_augment is None:
         return None
     parameters: dict[str, Any] = {
         "translate_const": int(0.45 * size),
         "img_mean": tuple(min(255, round(255 * x)) for x in mean),
         "interpolation": _FILTERS[settings.interpolation],
     }
-    transform, most_layers = rand_augment(description, parameters)
-    if most_layers is not None and transform.num_layers > most_layers:
-        raise ValueError(
-            f"augment.rand_augment is {description!r}, but each of the {most_layers} weighted operations is "
-            f"applied at most once; write -n{most_layers} or less."
-        )
+    transform: Callable[[Image.Image], Image.Image] = rand_augment(settings.rand_augment, parameters)[0]
     return transform
 
 

@@ -202,9 +202,6 @@ class DropPath(nn.Module):
         drawn = x.new_empty(num_processes() * x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(keep)
         return x * local_rows(drawn).div_(keep)
 
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
-
 
 class PatchDropout(nn.Module):
     """Drop a fraction of each image's patches while training, as timm does: (B, H, W, D) -> (B, K, D)."""
@@ -221,9 +218,6 @@ class PatchDropout(nn.Module):
         drawn = local_rows(torch.randn(num_processes() * B, N, device=tokens.device))
         kept = drawn.argsort(dim=1)[:, : max(1, int(N * (1 - self.rate)))]
         return tokens.gather(1, kept.unsqueeze(-1).expand(-1, -1, D))
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
 
 
 class LayerScale(nn.Module):

@@ -75,11 +75,9 @@ class DotProductAttention(WindowAttention):
 class CosineAttention(DotProductAttention):
     """softmax(cos(q, k) / τ + B) v: Swin v2's similarity, the second step from Swin to Swin v2."""
 
-    def __init__(
-        self, dim: int, num_heads: int, window: Size, table: bool, qkv_bias: bool, attn_drop: float, proj_drop: float
-    ) -> None:
-        super().__init__(dim, num_heads, window, table, qkv_bias, attn_drop, proj_drop)
-        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.logit_scale = nn.Parameter(torch.full((self.num_heads, 1, 1), math.log(10)))
 
     def scaled(self, q: Float[Tensor, "BnW h N d"], k: Float[Tensor, "BnW h N d"]) -> tuple[Tensor, Tensor, float]:
         return *cosine(q, k, self.logit_scale), 1.0

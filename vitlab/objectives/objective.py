@@ -1,6 +1,5 @@
 """What all objectives share: optimizer, schedule, logging, checkpoints, and weights to start from."""
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -20,6 +19,7 @@ from vitlab.models import ImageModel, TimmModel
 from vitlab.models.backbone import Backbone
 from vitlab.models.layers import pair
 from vitlab.models.stored import build, stored_settings
+from vitlab.models.weights import from_hub, in_folder, load_weights
 from vitlab.objectives.sharding import FSDP, apply_fsdp
 from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule, describe_groups, parameter_groups, unreached
@@ -148,25 +148,21 @@ class Objective(LightningModule, ABC):
         return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def setup(self, stage: str) -> None:
-        if self.trainer.datamodule is None:  # type: ignore[attr-defined]
+        """Refuse data and trainers that the objective cannot use; start from the weights of `init_from`."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
             raise ValueError(
                 f"{type(self).__name__} needs the number of classes and the batch size, which loaders do not give; "
                 "give the Trainer a data module: datamodule=vitlab.data.ImageFolder(…)."
             )
-        if stage == "fit" and self.trainer.max_epochs == self.trainer.max_steps == -1:
-            raise ValueError(
-                "A schedule needs the length of the run, which trainer.max_time does not give; "
-                "set trainer.max_epochs or trainer.max_steps, too."
-            )
-        if stage == "fit":
-            self._check_views(self.trainer.datamodule)  # type: ignore[attr-defined]
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError("trainer.strategy fsdp shards weights and their EMA differently; use fsdp2.")
-        if self.init_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
-            self.load_backbone(weights_path(self.init_from))
-
-    def _check_views(self, data: Any) -> None:
-        """Refuse views of a number or size that cannot be encoded."""
+        if stage != "fit":
+            return
+        if self.trainer.max_epochs == self.trainer.max_steps == -1:
+            raise ValueError(
+                "A schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps."
+            )
         crops = data.multi_crop.kinds if data.multi_crop else ()
         if self.one_view and sum(each.number for each in crops) > 1:
             raise ValueError(f"{type(self).__name__} sees one view of each image; set data.multi_crop: null.")
@@ -179,12 +175,8 @@ class Objective(LightningModule, ABC):
                     self.backbone.check(size)
             except ValueError as error:
                 raise ValueError(f"{where}{error}") from None
-        for size in data.training_shares if data.batch_size == self.trainer.world_size == 1 else ():
-            try:  # as in training, on a copy, whose statistics are its own
-                with torch.random.fork_rng([]), torch.no_grad():
-                    copy.deepcopy(self.backbone).train()(torch.zeros(1, self.backbone.in_chans, *pair(size)))
-            except ValueError as error:  # of torch's batch norm
-                raise ValueError(f"data.batch_size is 1, and the backbone needs 2 or more ({error}).") from None
+        if self.init_from is not None and self.trainer.ckpt_path is None:
+            self.load_backbone(weights_path(self.init_from))
 
     def configure_model(self) -> None:
         trainer = trainer_of(self)
@@ -205,8 +197,6 @@ class Objective(LightningModule, ABC):
 
     def load_backbone(self, path: Path) -> None:
         """Start from the weights of a file, and log what was loaded."""
-        from vitlab.models.weights import load_weights
-
         named = self.backbone.num_classes and self.head_rows is None
         classes = getattr(getattr(trainer_of(self), "datamodule", None), "class_names", []) if named else []
         log.info("Weights from %s", load_weights(self.backbone, path, self.prefix_in(path), classes))
@@ -291,8 +281,6 @@ def length(trainer: Trainer) -> tuple[int, float]:
 
 def weights_path(source: str, asked_by: str = "init_from") -> Path:
     """Return the file that a setting refers to: itself, one in a folder, a run's last checkpoint, a download."""
-    from vitlab.models.weights import from_hub, in_folder
-
     if source.startswith("timm/"):
         try:
             return from_hub(source, "model.safetensors")

@@ -14,6 +14,7 @@ from jsonargparse.typing import ClosedUnitInterval
 from torchmetrics import Metric
 
 from vitlab.models import Backbone, ImageModel
+from vitlab.models.weights import load_classifier_rows
 from vitlab.models.whitening import whiten_patches
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.objectives.ema import Ema
@@ -73,8 +74,6 @@ class Supervised(LabeledObjective):
         self.head_rows = head_rows
 
     def load_backbone(self, path: Path) -> None:
-        from vitlab.models.weights import load_classifier_rows
-
         super().load_backbone(path)
         if self.head_rows is None:
             return

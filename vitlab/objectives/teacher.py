@@ -14,6 +14,7 @@ from vitlab.config import rows_by_name
 from vitlab.models import ImageModel, TimmModel
 from vitlab.models.stored import build, stored_facts
 from vitlab.models.timm_model import normalization_of
+from vitlab.models.weights import load_weights
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.output_cache import OutputCache, fingerprint
 
@@ -113,8 +114,6 @@ class Teacher:
         self.ready = True
 
     def _load(self, source: str) -> Path:
-        from vitlab.models.weights import load_weights
-
         path = weights_path(source, "teacher.weights")
         report = load_weights(self.model, path)
         if report.missing:
