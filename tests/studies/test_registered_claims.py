@@ -48,9 +48,9 @@ def test_the_first_run_registers_the_claim_and_leaves_the_rest_of_the_file(
     assert registration["seeds"] == [1, 2, 3]
     assert [word["word"] for word in registration["words"]] == ["repeated"]
     assert "Registered on" in plain(report.with_suffix(".md").read_text())
-    known = (tmp_path / "record/study.json").read_bytes()
+    known = (tmp_path / "record.json").read_bytes()
     compare(path, tmp_path / "runs", program=FAKE_PROGRAM)  # a report again is no other word
-    assert (tmp_path / "record/study.json").read_bytes() == known
+    assert (tmp_path / "record.json").read_bytes() == known
 
 
 CHANGED = {
@@ -108,11 +108,11 @@ def test_files_are_registered_as_people_write_them(claiming: Write) -> None:
         path.read_bytes().replace(b"\n", b"\r\n") + b"registered:\r\n  date: 2026-11-20\r\n  digest: x\r\n"
     )
     lines = path.read_bytes().splitlines(keepends=True)
-    (path.parent / "record").mkdir()
-    (path.parent / "record/study.json").write_text("[]")
+    (path.parent / "record.json").write_text('{"another": []}')
     path.write_bytes(path.read_bytes().replace(b"digest: x", b"digest: " + read_study(path).digest.encode()))
     register(read_study(path), RUNS)
     assert path.read_bytes().splitlines(keepends=True)[:-1] == lines[:-3]
+    assert json.loads((path.parent / "record.json").read_text()).keys() == {"another", "study"}
 
 
 def test_a_file_in_braces_is_refused_and_stays(claiming: Write) -> None:
@@ -159,7 +159,7 @@ def test_a_registration_without_its_record_still_binds(claiming: Write) -> None:
     path = claiming()
     register(read_study(path), RUNS)
     line = read_study(path).registered
-    (path.parent / "record/study.json").unlink()
+    (path.parent / "record.json").unlink()
     with pytest.raises(ValueError, match="with other settings"):
         register(read_study(claiming(registered=line, margin=2.0)), RUNS)
 
@@ -199,5 +199,5 @@ def test_the_first_words_are_those_of_the_documentation() -> None:
     words = [first_word(read_study(path)) for path in SHIPPED if path.parent.name == "claims"]
     expected = {"repeated": 6 + 5, "contradicted": 6 + 2, "not settled": 11, "equal within the margin": 3}
     assert {word: words.count(word) for word in set(words)} == expected
-    for path in Path("experiments/claims").glob("**/record/*.json"):
-        assert all(each["words"] for each in json.loads(path.read_text()))
+    for path in Path("experiments/claims").glob("**/record.json"):
+        assert all(each["words"] for claim in json.loads(path.read_text()).values() for each in claim)

@@ -1,7 +1,7 @@
 """What a study finds of its earlier runs: the record of its claim, and run directories.
 
 A claim is registered before its first run, and keeps every word that it ever had. `registered` in the study's file has
-the date and the digest of the settings that the word depends on. record/ beside it has, of each registration, in JSON:
+the date and the digest of the settings that the word depends on. record.json beside it has, of each registration:
 
 registered, digest, seeds   when, with which settings, and with which seeds
 note                        what was changed, of registrations that were entered later from the project's history
@@ -33,11 +33,11 @@ Registration = dict[str, Any]
 
 def record_of(study: Study) -> list[Registration]:
     """Return the registrations of a claim, the first one first."""
-    return read_json(_file(study), missing=[])
+    return read_json(_file(study), missing={}).get(study.path.stem, [])
 
 
 def _file(study: Study) -> Path:
-    return study.path.parent / "record" / f"{study.path.stem}.json"
+    return study.path.parent / "record.json"  # of all claims of the folder, by the name of their file
 
 
 def register(study: Study, root: Path, anew: bool = False) -> None:
@@ -96,8 +96,12 @@ def _write(study: Study, record: list[Registration]) -> None:
     try:
         if not os.access(study.path, os.W_OK):  # which a rename over it would not tell
             raise PermissionError(f"{study.path} is read-only")
-        _file(study).parent.mkdir(exist_ok=True)
-        write_text(_file(study), "[\n" + ",\n".join(map(json.dumps, record)) + "\n]\n")
+        records = read_json(_file(study), missing={}) | {study.path.stem: record}  # another claim may have a new word
+        lines = (
+            f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, each)) + "\n]"
+            for name, each in sorted(records.items())
+        )
+        write_text(_file(study), "{\n" + ",\n".join(lines) + "\n}\n")
         if changed != text:
             write_text(study.path, changed)
     except OSError as error:
