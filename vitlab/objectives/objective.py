@@ -160,9 +160,7 @@ class Objective(LightningModule, ABC):
         if stage != "fit":
             return
         if self.trainer.max_epochs == self.trainer.max_steps == -1:
-            raise ValueError(
-                "A schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps."
-            )
+            raise ValueError("A schedule needs the length of the run; set trainer.max_epochs or trainer.max_steps.")
         crops = data.multi_crop.kinds if data.multi_crop else ()
         if self.one_view and sum(each.number for each in crops) > 1:
             raise ValueError(f"{type(self).__name__} sees one view of each image; set data.multi_crop: null.")
