@@ -40,8 +40,8 @@ LEAD = (
     "over test images too. Repeated: what the claim expects is so here, beyond chance. Contradicted: the opposite is. "
     "Equal within the margin: a difference that matters is excluded. Not settled: none of these. Not tested: the runs "
     "lack what the claim needs. The first word is the one recorded first; record.json beside the study has all, with "
-    "the settings and seeds of each registration. A word is about the data and the budget that the claim's report names, "
-    "not about the paper's own."
+    "the settings and seeds of each registration. A word is about the data and the budget that the claim's report "
+    "names, not about the paper's own."
 )
 
 

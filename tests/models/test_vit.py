@@ -131,6 +131,11 @@ def test_a_model_without_a_class_token_pools_its_patches_and_a_distilled_one_tak
             VisionTransformer(**VIT, distilled=True, **changes)  # type: ignore[arg-type]
 
 
+def test_a_drop_path_rate_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="drop_path_rate"):
+        build(drop_path_rate=1.5)
+
+
 @pytest.mark.parametrize("changes", [{"reg_tokens": 3}, {"class_token": False, "global_pool": "avg"}], ids=str)
 def test_with_registers_or_no_class_token_a_model_is_like_the_others(changes: dict[str, object]) -> None:
     model = build(**changes, patch_drop_rate=0.5)

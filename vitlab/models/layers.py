@@ -193,6 +193,8 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
+        if not 0 <= rate < 1:  # PyTorch names no setting, and in the first step
+            raise ValueError(f"drop_path_rate must be at least 0 and below 1, not {rate}.")
         self.rate = rate
 
     def forward(self, x: Float[Tensor, "B *N C"]) -> Float[Tensor, "B *N C"]:
