@@ -15,7 +15,7 @@ from tests.conftest import TINY
 from tests.noise import make_noise
 from tests.objectives.test_mae import mae
 from tests.objectives.test_simmim import simmim
-from vitlab.analysis.image_logging import Reconstructions, some_images
+from vitlab.analysis.image_logging import some_images
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import ImageFolder
@@ -103,11 +103,6 @@ def test_an_objective_that_cannot_serve_is_refused(
     assert f"{name} " in error
     assert "Remove it from trainer.callbacks" in error
     assert not Path("runs").exists()
-
-
-def test_pictures_that_are_never_drawn_are_refused() -> None:
-    with pytest.raises(ValueError, match="every_n_epochs is 0"):
-        Reconstructions(every_n_epochs=0)
 
 
 def test_some_images_are_of_several_classes(tmp_path: Path) -> None:

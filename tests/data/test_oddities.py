@@ -113,8 +113,8 @@ def test_files_are_read_once_and_never_again(
     _read(root)
     first, said[:] = list(said), []
 
-    def forbidden(path: Path) -> None:
-        raise AssertionError(path)
+    def forbidden(content: bytes, *_: object) -> None:
+        raise AssertionError(len(content))
 
     monkeypatch.setattr(dataset, "decode", forbidden)
     _read(root)

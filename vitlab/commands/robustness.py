@@ -40,9 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.studies.file.format import clock
 
     quiet()
+    refuse_links(study, study.parent)
     runs = finished_runs(study)
-    for run in runs.values():
-        refuse_links(run, study.parent)
     if probed := [name for name, run in runs.items() if judged_by_features(RunDirectory(run).config)]:
         raise ValueError(
             f"--study {study} ranks {probed[0]} by its features (run.probe), and corruptions are measured on a "

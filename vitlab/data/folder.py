@@ -52,6 +52,8 @@ def list_images(root: Path) -> Listing:
         ValueError: fewer than two classes, an empty class, or one in val or test that train lacks; splits that are
             ambiguous; or a folder that is itself a split of the one around it.
     """
+    if root.is_file():
+        raise NotADirectoryError(f"{root} is a file; data.init_args.root must be a folder of images.")
     if not root.is_dir():
         parent = next((parent for parent in root.parents if parent.is_dir()), Path("."))
         near = difflib.get_close_matches(root.relative_to(parent).parts[0], _folders(parent), n=1)

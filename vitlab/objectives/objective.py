@@ -215,6 +215,10 @@ class Objective(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Scalar:
         views, labels = batch
         loss = self.loss(views, labels)
+        if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
+            got = f"{[*loss.shape]}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else loss
+            what = f"{type(self).__name__}.loss returned {got}"
+            raise ValueError(f"{what}; return one number with a gradient, the batch's mean.")
         noted = {"train/loss": loss.detach()} | self.watched
         self.log_dict(noted, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss

@@ -55,7 +55,8 @@ def mistake(error: ValidationError, value: Any) -> str:
         return ": ".join([*keys, str(first["ctx"]["error"])])
     if first["type"] == "missing":
         return f"{': '.join(keys)}: {value!r} has no `{first['loc'][-1]}`."
-    return f"{': '.join(keys)}: {first['input']!r}. {first['msg'].replace('Input', 'It')}."
+    what = "Expected a mapping" if first["type"] == "model_type" else first["msg"].replace("Input", "It")
+    return f"{': '.join(keys)}: {first['input']!r}. {what}."
 
 
 def as_yaml(value: Any) -> str:
