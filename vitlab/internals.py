@@ -219,8 +219,11 @@ def parsing_failure(message: str) -> tuple[str | None, list[Complaint], str | No
     message = message.removeprefix('Parser key "config": ')
     message = re.sub(r"^Group '([\w.]+)' does not accept option '", r"Option '\1.", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    outside = re.compile(r"Not of type \w+: (\S+) does not conform to restriction (.+)")  # of PositiveInt and the like
-    lines = [outside.sub(lambda got: f"must be {got[2].replace('v', '')}, not {got[1]}.", line) for line in lines]
+    # Of PositiveInt and the like.
+    outside = re.compile(r"Not of type \w+: (?:(\S+) )?does not conform to restriction (.+)")
+    for found in filter(None, map(outside.fullmatch, list(lines))):
+        value = f", not {found[1]}" if found[1] else ""
+        lines[lines.index(found[0])] = f"must be {found[2].replace('v', '')}{value}."
     no_number = re.compile(r"Not of type \w+: (?:could not convert|invalid literal).*'(.*)'")
     lines = [no_number.sub(r"\1 is not a number.", line) for line in lines]
     if sum("pip install" in line for line in lines) == 1:  # the class was right, and its package is missing

@@ -139,7 +139,7 @@ def test_a_checkpoint_of_a_plain_trainer_asks_for_the_arguments(tmp_path: Path) 
     trainer = quick_trainer(limit_train_batches=2, limit_val_batches=0)
     trainer.fit(objective, datamodule=Digits(batch_size=8))
     trainer.save_checkpoint(tmp_path / "plain.ckpt")
-    with pytest.raises(TypeError, match="missing a required argument: 'backbone'"):
+    with pytest.raises(TypeError, match=r"missing .* required .*argument.*'backbone'"):
         Supervised.load_from_checkpoint(tmp_path / "plain.ckpt")
     again = Supervised.load_from_checkpoint(
         tmp_path / "plain.ckpt", backbone=BACKBONES["vit"](), optimizer=AdamW(1e-3), schedule=WarmupCosine()

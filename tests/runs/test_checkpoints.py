@@ -88,9 +88,9 @@ def test_the_newest_whole_state_is_taken_and_the_others_named(tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"every_n_steps": 0}, "every_n_steps: must be >0, not 0."),
-        ({"pause_after": 0}, "pause_after: must be >0, not 0."),
-        ({"every_n_minutes": 0.0}, "every_n_minutes: must be >0, not 0.0."),
+        ({"every_n_steps": 0}, "every_n_steps: must be >0."),
+        ({"pause_after": 0}, "pause_after: must be >0."),
+        ({"every_n_minutes": 0.0}, "every_n_minutes: must be >0. Given: 0.0"),
         ({"max_time_share": 2.0}, "max_time_share: must be >=0 and <=1, not 2.0."),
     ],
 )
