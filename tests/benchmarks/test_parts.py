@@ -18,7 +18,7 @@ from benchmarks.parts import (
     ViTWithParts,
 )
 from tests.objectives.small import quick_trainer
-from tests.test_experiments import make_cifar, short
+from tests.test_experiments import SHORT, make_cifar
 from vitlab.commands.dispatch import run
 from vitlab.data import BatchAugment, Digits
 from vitlab.data.counter_rng import Draws
@@ -159,7 +159,8 @@ def test_every_variant_of_the_studies_trains(name: str, tmp_path: Path, monkeypa
     make_cifar(tmp_path / "data")
     for each in planned:
         Path("variant.yaml").write_text(yaml.safe_dump(each.config))
-        assert run("fit", ["--run.name", slug(each.variant), *short(Path("variant.yaml"))]) == 0, each.variant
+        options = {"--config": "variant.yaml", "--run.name": slug(each.variant), **SHORT}
+        assert run("fit", [word for pair in options.items() for word in pair]) == 0, each.variant
 
 
 def objective(**parts: object) -> SupervisedWithParts:
