@@ -108,11 +108,14 @@ def test_the_first_command_of_every_section_and_page_runs_alone(
     if name == "fit":
         arguments += [part for option in SHORT.items() for part in option]
     else:
-        study = tmp_path / "experiments/studies" / f"{Path(arguments[-1]).stem}.yaml"
+        given = Path(arguments[arguments.index("--config") + 1] if "--config" in arguments else arguments[0])
+        study = tmp_path / given if given.suffix else tmp_path / "experiments/studies" / f"{given}.yaml"
         if study.is_file() and "for a GPU" in study.read_text().partition("\n")[0]:
             pytest.skip("its head says so")
         if study.stem == "mine":
-            study.write_text(re.findall(r"```yaml\n(.*?)```", DOCS[FIRST[command]], re.DOTALL)[0])
+            blocks = re.findall(r"```yaml\n(.*?)```", DOCS[FIRST[command]], re.DOTALL)
+            study.parent.mkdir(exist_ok=True)
+            study.write_text(next(block for block in blocks if "variants:" in block))
         text = re.sub(r"^seeds: .*", "seeds: [1]", study.read_text(), flags=re.M)
         study.write_text(re.sub(r"^budget: .*\n", "", text, flags=re.M) + "budget: { epochs: 1 }\n")
     status = main([name, *arguments])

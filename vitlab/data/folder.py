@@ -59,7 +59,9 @@ def list_images(root: Path) -> Listing:
         near = difflib.get_close_matches(root.relative_to(parent).parts[0], _folders(parent), n=1)
         hint = f" Did you mean {parent / near[0]}?" if near else ""
         there = _some(_folders(parent)) or "no folder"
-        raise FileNotFoundError(f"There is no folder {root}: {parent.resolve()} has {there}.{hint}")
+        raise FileNotFoundError(
+            f"There is no folder {root}: {parent.resolve()} has {there}.{hint} Name yours by --data.root."
+        )
     places = _places(root)
     train = places["train"]
     classes = _folders(train)
