@@ -219,11 +219,12 @@ def parsing_failure(message: str) -> tuple[str | None, list[Complaint], str | No
     message = message.removeprefix('Parser key "config": ')
     message = re.sub(r"^Group '([\w.]+)' does not accept option '", r"Option '\1.", message)
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    # Of PositiveInt and the like.
+
+    def in_words(found: re.Match[str]) -> str:  # of PositiveInt and the like
+        return f"must be {found[2].replace('v', '')}{f', not {found[1]}' if found[1] else ''}."
+
     outside = re.compile(r"Not of type \w+: (?:(\S+) )?does not conform to restriction (.+)")
-    for found in filter(None, map(outside.fullmatch, [*lines])):
-        given = f", not {found[1]}" if found[1] else ""
-        lines[lines.index(found[0])] = f"must be {found[2].replace('v', '')}{given}."
+    lines = [outside.sub(in_words, line) for line in lines]
     no_number = re.compile(r"Not of type \w+: (?:could not convert|invalid literal).*'(.*)'")
     lines = [no_number.sub(r"\1 is not a number.", line) for line in lines]
     if sum("pip install" in line for line in lines) == 1:  # the class was right, and its package is missing

@@ -212,9 +212,6 @@ def memory_of(tensor: Tensor) -> tuple[int, int] | None:
         return None
 
 
-# ---- what glibc does with freed memory
-
-
 def hold_freed_memory() -> None:
     """Keep freed memory for the next training step, which needs the same amount.
 

@@ -67,9 +67,8 @@ class Tuning(Section):
     def candidates(self, seed: int | None) -> list[Candidate]:
         """Return what each variant tries for the run of a seed, or for all runs."""
         seeds = self.seeds or [] if seed is None else [seed]
-        names = ["-".join(map("{}-{}".format, self.names, values)) for values in product(*self.space.values())]
-        grid = [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
-        return [Candidate(name, settings, seeds) for name, settings in zip(names, grid, strict=True)]
+        tried = [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
+        return [Candidate("-".join(map("{}-{}".format, self.names, each.values())), each, seeds) for each in tried]
 
     def runs(self, seeds: int) -> int:
         """Return the number of tuning runs of a variant in a study of some seeds."""
