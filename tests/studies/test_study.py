@@ -193,7 +193,7 @@ BAD = {
     "equal values": ({"tune": {"space": {"model.init_args.lr": [1, 1]}}}, "would share the folder lr-1/"),
     "unknown key of tune": ({"tune": {"space": {"model": [1, 2]}, "sed": 4}}, "Did you mean `seeds`?"),
     "tune as it was written": ({"tune": {"key": "lr", "values": [1, 2]}}, "tune: unknown key `key`. Known: space"),
-    "tune is a word": ({"tune": "lr"}, "tune: 'lr'. It should be a valid dictionary"),
+    "tune is a word": ({"tune": "lr"}, "tune: 'lr'. Expected a mapping"),
     "a batch is tuned at a budget of images": (
         {"tune": {"space": {"data.init_args.batch_size": [8, 16]}, "within": "study"}, "budget": {"images": 900}},
         "Give a budget in epochs"),
