@@ -11,7 +11,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.comparison import differences
+from referee.statistics.contrast import all_pairs
 from referee.statistics.curves import Gap, crossing, law
 
 from benchmarks.table import OUT, markdown, save
@@ -103,7 +103,7 @@ def outcomes(world: World, rng: np.random.Generator) -> list[list[np.ndarray]]:
 def gap_of(point: list[np.ndarray]) -> Gap:
     """Return what a study knows of two variants at a point."""
     first, second = (max(1 - float(y.mean()), 0.5 / y.shape[1]) for y in point)
-    each = differences(point)[0, 1]
+    each = all_pairs(point)[0, 1]
     return Gap(first, second, each.seeds, each.images, each.freedom)
 
 

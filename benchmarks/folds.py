@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from referee.statistics.comparison import LEVEL, Dependence, differences
+from referee.statistics.contrast import LEVEL, Dependence, all_pairs
 from scipy import stats
 
 from benchmarks.table import OUT, markdown, save
@@ -94,7 +94,7 @@ def false_claims(learner: Learner, images: int, studies: int) -> np.ndarray:
         )
         for row, (pair, overlap) in enumerate(((folded, overlap_of(FOLDS)), (folded, 1.0), (held_out, 1.0))):
             for column, count in enumerate(SEEDS):
-                tested = differences([each[:count] for each in pair], dependence=Dependence(overlap=overlap))
+                tested = all_pairs([each[:count] for each in pair], dependence=Dependence(overlap=overlap))
                 false[row, column] += tested[0, 1].p < LEVEL
     return false
 

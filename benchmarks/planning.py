@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.comparison import LEVEL, differences
+from referee.statistics.contrast import LEVEL, all_pairs
 from referee.statistics.power import Need, Pilot, Variances, measured, need
 from scipy import stats
 
@@ -82,7 +82,7 @@ def power(setting: Setting, seeds: int, studies: int) -> float:
     """Return the share of studies of this size that settle the difference between the first two variants."""
     rng = np.random.default_rng(1)
     settled = [
-        differences(outcomes(rng, setting, seeds, setting.difference))[0, 1].adjusted < LEVEL for _ in range(studies)
+        all_pairs(outcomes(rng, setting, seeds, setting.difference))[0, 1].adjusted < LEVEL for _ in range(studies)
     ]
     return float(np.mean(settled))
 

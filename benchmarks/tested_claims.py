@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from referee.claim import NOT_TESTED, Claim
 from referee.formats import NONE, SPACE, counted, joined, listed, p_value
 from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
-from referee.statistics.comparison import LEVEL
+from referee.statistics.contrast import LEVEL
 from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
 from scipy.stats import false_discovery_control
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from referee.statistics.comparison import LEVEL, differences
+from referee.statistics.contrast import LEVEL, all_pairs
 
 from vitlab.studies.training.near_ties import choose, error_of_difference
 
@@ -69,7 +69,7 @@ def compared(
 ) -> tuple[bool, float]:
     """Return whether runs (K, S) are called different, and the mean loss against the best values."""
     outcomes = list(test.answers(rng, runs))
-    return differences(outcomes)[0, 1].adjusted < LEVEL, float((points.max(axis=1) - taken).mean())
+    return all_pairs(outcomes)[0, 1].adjusted < LEVEL, float((points.max(axis=1) - taken).mean())
 
 
 def rules(test: Images, val: Images) -> dict[str, Study]:

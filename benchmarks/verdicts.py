@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.comparison import LEVEL, Dependence, differences
+from referee.statistics.contrast import LEVEL, Dependence, all_pairs
 from scipy import stats
 
 from benchmarks.table import OUT, markdown, save
@@ -127,7 +127,7 @@ def claims(design: Design, studies: int) -> tuple[int, int]:
     rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr(design).encode())))
     some = first = 0
     for _ in range(studies):
-        found = differences(outcomes(design, rng))
+        found = all_pairs(outcomes(design, rng))
         better = {pair for pair, d in found.items() if d.adjusted < LEVEL}
         some += bool(better)
         first += all((0, other) in better and found[0, other].mean > 0 for other in range(1, design.variants))
@@ -138,7 +138,7 @@ def called_different(study: Scores, seeds: int, studies: int) -> int:
     """Count the studies that call the first two variants different."""
     rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr((study, seeds)).encode())))
     drawn = rng.normal(np.array(study.means), study.deviations, (studies, seeds, len(study.means)))
-    return sum(differences(list(scores.T[:, :, None]))[0, 1].adjusted < LEVEL for scores in drawn)
+    return sum(all_pairs(list(scores.T[:, :, None]))[0, 1].adjusted < LEVEL for scores in drawn)
 
 
 def bound(count: int, studies: int) -> float:
@@ -197,8 +197,8 @@ def in_groups(variants: int, groups: int, seeds: int, studies: int) -> tuple[int
         image = 0.7 * rng.standard_normal((variants, 1, 10 * groups))
         seed = 0.5 * rng.standard_normal((variants, seeds, 10 * groups))
         outcomes = list(easy[:, None, codes] + image + seed > -0.8)
-        told += any(each.adjusted < LEVEL for each in differences(outcomes, dependence=Dependence(codes)).values())
-        untold += any(each.adjusted < LEVEL for each in differences(outcomes).values())
+        told += any(each.adjusted < LEVEL for each in all_pairs(outcomes, dependence=Dependence(codes)).values())
+        untold += any(each.adjusted < LEVEL for each in all_pairs(outcomes).values())
     return told, untold
 
 
@@ -254,7 +254,7 @@ def mixed_machines(runs: int) -> Iterator[dict[str, object]]:
                         for variant, (y, of) in enumerate(zip(noise, blocks, strict=True))
                     ]
                     for told in (0, 1):
-                        found = differences(scores, blocks=blocks if told else None)
+                        found = all_pairs(scores, blocks=blocks if told else None)
                         first = found[0, 1].adjusted < LEVEL and found[0, 1].mean > 0
                         counts[lead, told] += first if lead else any(d.adjusted < LEVEL for d in found.values())
             yield {
@@ -278,7 +278,7 @@ def wrong_tables(runs: int) -> Iterator[dict[str, object]]:
             means = 8 * (places // 2) + 0.01 * (places % 2)
             for scores in rng.normal(means, 1, (runs, seeds, variants)):
                 missed = np.zeros(2, bool)
-                for (a, b), each in differences(list(scores.T[:, :, None])).items():
+                for (a, b), each in all_pairs(list(scores.T[:, :, None])).items():
                     true, (_, low, high) = means[a] - means[b], each.interval
                     missed |= not low <= true <= high
                     cut = (max(low, 0.0), high) if each.mean > 0 else (low, min(high, 0.0))

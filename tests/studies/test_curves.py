@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from referee.statistics.comparison import Dependence
+from referee.statistics.contrast import Dependence
 from referee.statistics.curves import Crossing, Gap, crossing, law, mean_interval, power_law
 from scipy import stats
 

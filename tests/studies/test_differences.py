@@ -13,7 +13,7 @@ from referee.report import drawing
 from referee.report.differences import conclusion_on, differences_section, limits
 from referee.report.document import Details, Part, Table
 from referee.report.drawing import Drawing
-from referee.statistics.comparison import differences, least_visible
+from referee.statistics.contrast import all_pairs, least_visible
 
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.state import Outcome
@@ -144,7 +144,7 @@ def test_images_show_the_least_influence_that_they_can_show_in_most_test_sets() 
     least = np.mean([least_visible(*drawn(0.0)) for _ in range(20)])
     for _ in range(200):
         a, b = drawn(float(np.sqrt(least * images)))
-        shown += differences([a, b])[0, 1].images > 0
+        shown += all_pairs([a, b])[0, 1].images > 0
     assert 0.9 < shown / 200 <= 1
 
 

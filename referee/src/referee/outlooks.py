@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from referee.formats import SPACE, counted
 from referee.statistics.power import Need, Pilot, detectable, measured, need
-from referee.verdict import Pair, Verdict
+from referee.verdict import Pair, Verdict, repetition
 
 MANY_SEEDS = 10  # of each variant, from which "undecided" says what is excluded
 Z95 = 1.96  # standard errors in half of a 95 % interval
@@ -27,12 +27,12 @@ def outlooks(
     unsettled = [p for p in verdict.pairs if asked(p) and p.difference is not None and not (p.settled or p.equal)]
     unsettled = [p for p in unsettled if len({*p.better.scores, *p.worse.scores}) > 1]  # else no seed changes a score
     if not unsettled or pilot is None or any(check.is_void for check in verdict.checks):
-        return []
+        return [text] if (text := repetition(verdict)) else []
     seeds = min(len(variant.runs) for pair in unsettled for variant in (pair.better, pair.worse))
     detected = detectable(pilot, seeds)
     if detected == 0:  # all scores are the same
         return []
-    lines = []
+    lines = list(filter(None, [repetition(verdict)]))
     if seeds >= MANY_SEEDS:
         possible = metric.difference(max(abs(end) for pair in unsettled for end in pair.interval[1:]), verdict.digits)
         lines.append(f"Undecided after {counted(seeds, 'seed')}; a true difference above {possible} is excluded.")

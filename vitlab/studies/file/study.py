@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 from referee.claim import Claim, parse_claim
-from referee.statistics.comparison import LEVEL, TESTS
+from referee.statistics.contrast import LEVEL, TESTS
 
 from vitlab.config import Config, flatten, gives_groups, load_yaml, locate, merge
 from vitlab.experiment.chain import Source

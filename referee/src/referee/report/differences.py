@@ -6,13 +6,13 @@ from referee.formats import NONE, SPACE, counted, listed, p_value, percent, sign
 from referee.outlooks import pilot_of
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
-from referee.statistics.comparison import LEVEL, half_width, least_visible
-from referee.statistics.items import mcnemar
+from referee.statistics.contrast import LEVEL, half_width, least_visible
+from referee.statistics.exact import mcnemar
 from referee.statistics.power import detectable, need
 from referee.verdict import Pair, Variant, Verdict
 
 INTERVAL = "95 % interval"
-OWN_SPREADS = "each pair is tested with its own variances and degrees of freedom (Welch)"
+OF_FAILURES = 17  # false claims in % where one variant fails in 1 of 10, with 10,000 images
 POINT = 0.01  # the true lead to plan for, of a fraction without a margin
 RULES = {
     "pooled": "Student's t on seeds",
@@ -67,7 +67,7 @@ def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
     seeds = min(len(pair.better.runs), len(pair.worse.runs))
     cells: list[str | Cell] = [
         Cell(metric.text(pair.lead, digits), bold=True),
-        metric.bracket(pair.interval, digits) or NONE,
+        pair.bracket(digits) or NONE,
         conclusion_on(pair, verdict),
         p_value(pair.p),
         NONE if pilot is None else metric.text(detectable(pilot, seeds), digits),
@@ -94,17 +94,16 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
     if not tested:
         return " ".join([*lines, "A single seed cannot show what is chance."])
     held = "all intervals of the table hold at once" + (", at every look" if verdict.design.looks else "")
+    held += "" if tested < 2 else "; beside *better* an interval begins at 0 or above, beside *undecided* it holds 0"
     lines.append(f"*95 % interval*: of the true lead; {held}.")
-    adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
+    adjusted = f", adjusted for {counted(tested, 'pair')} by a closed test from the top" if tested > 1 else ""
     better = "p is below 0.05"
     if verdict.level < LEVEL:
         better = f"p is at most {p_value(verdict.level)}, at which all looks together call equal variants different in "
         better += f"5{SPACE}% of studies; the p of the look that settled it is given"
-    holds_0 = "An interval may hold 0 beside *better*: the test goes pair by pair, the intervals hold for all at once."
     lines += [
         f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {chance(verdict)}.",
         f"*Better*: {better}.",
-        *([holds_0] if any(pair.settled and pair.interval.low <= 0 for pair in verdict.pairs) else []),
         "*Undecided* does not mean equal: the interval shows which differences remain possible.",
     ]
     if verdict.margin is not None:
@@ -147,26 +146,18 @@ def limits(verdict: Verdict) -> list[str]:
         lines.append(f"The runs come from {len(names)} kinds of machines or places ({listed(names)}){subtracted}.")
     if sound := [len(variant.runs) for variant in several if variant.name not in failed]:
         unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
-        error = 14 if len(several) == 2 else 8 if verdict.design.looks else 6
         lines.append(
             f"No failure in {counted(min(sound), 'seed')} says little about rare ones: it excludes only that more than "
             f"{unseen}{SPACE}% of seeds fail. Where one variant fails rarely and the others never, up to "
-            f"{error}{SPACE}% of studies of equal variants call one better, instead of 5{SPACE}%."
+            f"{OF_FAILURES}{SPACE}% of studies of equal variants call one better, instead of 5{SPACE}%."
         )
+    if len(several) > 2 and min(len(variant.runs) for variant in several) == 3:
+        lines.append(f"With three seeds it is 8{SPACE}% where spreads differ fourfold.")
     wide, narrow = max(several, key=_spread), min(several, key=_spread)
     if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
         ratio = _spread(wide) / _spread(narrow)
-        lines.append(
-            f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}"
-            + (f": too unlike to be pooled, so {OWN_SPREADS}." if _own_spreads(verdict) else ".")
-        )
+        lines.append(f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}.")
     return lines
-
-
-def _own_spreads(verdict: Verdict) -> bool:
-    """Whether no variance of the study is pooled; two variants alone never need it."""
-    tested = [pair.difference for pair in verdict.pairs if pair.difference]
-    return verdict.design.test == "pooled" and len(tested) > 1 and not tested[0].alike
 
 
 def _spread(variant: Variant) -> float:
@@ -179,7 +170,7 @@ def _sources(verdict: Verdict) -> list[Part]:
         if (difference := pair.difference) is None:
             continue
         sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
-        halves = [half_width(LEVEL, *source, difference.freedom) for source in sources]
+        halves = [half_width(LEVEL, *source, difference.freedom, difference.of_images) for source in sources]
         shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if by_item else halves[:1])]
         if by_item and not float(metric.text(halves[1], digits)):
             shown[1] = _below(pair, verdict)
@@ -189,9 +180,11 @@ def _sources(verdict: Verdict) -> list[Part]:
     if by_item:
         columns = ["Seeds", f"{unit.capitalize()}s", "Both"]
         of_items = f" *{columns[1]}*: the variance over test {unit}s, less what seeds flip. The squares add up."
-    seeds = "Student's t with the variance over seeds, pooled over all variants and never less than the pair's own"
-    if _own_spreads(verdict):
-        seeds = "Student's t with the pair's own variances over seeds and Welch's degrees of freedom"
+    seeds = "Student's t with the pair's own variances over seeds and Welch's degrees of freedom"
+    if len(verdict.ranking) > 2:
+        seeds = (
+            "Student's t with the variance over seeds, moderated by all variants' and never less than the pair's own"
+        )
     if verdict.design.test == "paired":
         seeds = "Student's t with the variance of the differences by seed"
     return [

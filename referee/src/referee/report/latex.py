@@ -24,7 +24,8 @@ def as_latex(verdict: Verdict) -> str:
         if pair is not None:
             ends = ", ".join(f"{metric.scale * end:.{digits}f}" for end in pair.interval[1:])
             gap = f"{metric.scale * pair.lead:.{digits}f}"
-            lead = f"${gap}$" if math.isnan(pair.interval.low) else f"${gap}$ $[{ends}]$"
+            begin = "(" if pair.settled and pair.interval.low == 0 else "["
+            lead = f"${gap}$" if math.isnan(pair.interval.low) else f"${gap}$ ${begin}{ends}]$"
         p = "--" if pair is None or math.isnan(pair.p) else p_value(pair.p).replace("< 0.001", "$<$0.001")
         rows.append(f"{escaped(variant.name)} & {len(variant.runs)} & {score} & {lead} & {p} \\\\")
     header = rf"Variant & Seeds & {escaped(metric.axis())} & Lead of the best & $p$ \\"

@@ -9,8 +9,7 @@ from referee.report.charts import DIFFERENCES, RANKING
 from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import Cell, Code, Document, Figure, Note, Row, Section, Table, render
 from referee.report.drawing import draw
-from referee.sentences import scope
-from referee.verdict import Verdict
+from referee.verdict import Verdict, scope
 
 MOST_ROWS = 60  # of pairs in a figure
 

@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from referee.sentences import scope
-from referee.verdict import Verdict
+from referee.verdict import Verdict, scope
 
 
 def as_record(verdict: Verdict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Confidence intervals of one quantity; see `comparison` for differences over seeds and images."""
+"""Confidence intervals of one quantity; see `contrast` for differences over seeds and images."""
 
 import math
 from collections.abc import Sequence

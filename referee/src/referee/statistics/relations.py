@@ -1,4 +1,4 @@
-"""What runs say about the relations that a claim expects: each is tested as a study of two variants (`comparison`).
+"""What runs say about the relations that a claim expects: each is the contrast of a pair, tested alone (`contrast`).
 
 d is the first variant minus the second, m the margin, α the level, and p the two-sided p-value of the nearest end.
 
@@ -9,24 +9,18 @@ d is the first variant minus the second, m the margin, α the level, and p the t
 
 A claim is repeated where each relation is, and needs no correction for their number (intersection-union, Berger 1982).
 One relation is enough against it, so *contradicted* and *equal* are corrected (Holm 1979). The first word that applies
-is given, whichever variant leads. Welch's degrees of freedom are rounded down: otherwise, of two equal variants with
-spreads 4 : 1, one is called better in 5.5 % of studies of four seeds. In a study that is looked at while it grows, a
-word stands, and a variant trains on while a relation with it is open.
+is given, whichever variant leads. In a study that is looked at while it grows, a word stands, and a variant trains on
+while a relation with it is open.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, Difference, differences, in_steps
-from referee.statistics.sequential import Rows
+from referee.statistics.contrast import INDEPENDENT, LEVEL, Contrast, Dependence, in_steps
+from referee.statistics.sequential import Rows, cells_of
 
 REPEATED, CONTRADICTED, EQUAL, OPEN = "repeated", "contradicted", "equal within the margin", "not settled"
-
-ROUNDING = 1e-9
 
 
 class Relation(NamedTuple):
@@ -41,7 +35,7 @@ class Finding(NamedTuple):
     """What runs say about a relation."""
 
     word: str = OPEN
-    difference: Difference | None = None  # first minus second, when the word was given; None: fewer than two runs
+    difference: Contrast | None = None  # first minus second, when the word was given; None: fewer than two runs
     is_small: bool = False  # smaller than the margin, whether beyond chance or not
     p: float = 1.0  # of the word, or where it is open of the nearest; scaled from the look's level to 0.05
 
@@ -62,10 +56,21 @@ class Race:
 
     def look(self, rows: Mapping[str, Rows], level: float) -> None:
         """Judge the relations that are open by the runs of each variant."""
-        tested, evidence = [], []
+        tested, evidence, shared = [], [], None
         for relation, known in zip(self.relations, self.findings, strict=True):
-            tested.append(known.difference if known.word != OPEN else self._difference(relation, rows, level))
-            evidence.append(_evidence(relation.sign, tested[-1], self.margin))
+            a, _, b = relation
+            if self.test == "paired":  # by the seeds that these two share
+                shared = cells_of(
+                    {name: rows.get(name, {}) for name in (a, b)}, self.test, self.dependence, self.blocks
+                )
+            elif shared is None:
+                shared = cells_of(rows, self.test, self.dependence, self.blocks)
+            _, places, cells = shared
+            difference = None if known.word == OPEN else known.difference
+            if known.word == OPEN and cells and a in places and b in places:
+                difference = cells.pair(places[a], places[b])._replace(level=level, alpha=level)
+            tested.append(difference)
+            evidence.append(_evidence(relation.sign, difference, self.margin))
         holm = range(len(evidence), 0, -1)
         against, equal = (in_steps([each[k] for each in evidence], holm) for k in (1, 2))
         for k, difference in enumerate(tested):
@@ -75,21 +80,6 @@ class Race:
             word = next((word for word, p in p_of.items() if p < level), OPEN)
             p = float(min(1.0, p_of.get(word, min(p_of.values())) * LEVEL / level))
             self.findings[k] = Finding(word, difference, evidence[k][3] < level, p)
-
-    def _difference(self, relation: Relation, rows: Mapping[str, Rows], level: float) -> Difference | None:
-        names = relation.first, relation.second
-        a, b = ([seed for seed, row in rows.get(name, {}).items() if row is not None] for name in names)
-        if self.test == "paired":  # a seed that failed in one variant has no partner in the other
-            a = b = [seed for seed in a if seed in b]
-        if min(len(a), len(b)) < 2:
-            return None
-        both = list(zip(names, (a, b), strict=True))
-        blocks = None
-        if self.blocks is not None:
-            blocks = [np.array([self.blocks[name][seed] for seed in seeds]) for name, seeds in both]
-        outcomes = [np.array([rows[name][seed] for seed in seeds]) for name, seeds in both]
-        difference = differences(outcomes, self.test, level, self.dependence, blocks)[0, 1]
-        return difference._replace(freedom=max(1, math.floor(difference.freedom + ROUNDING)))
 
     @property
     def racing(self) -> set[str]:
@@ -104,7 +94,7 @@ class Race:
         return all(each.word == (REPEATED if sign == "=" else EQUAL) for (_, sign, _), each in both)
 
 
-def _evidence(sign: str, difference: Difference | None, margin: float) -> tuple[float, float, float, float]:
+def _evidence(sign: str, difference: Contrast | None, margin: float) -> tuple[float, float, float, float]:
     """Return the p-values, to be compared with α, of repeated, contradicted and equal, and of |d| < m."""
     if difference is None:
         return 1.0, 1.0, 1.0, 1.0
