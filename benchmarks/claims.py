@@ -20,9 +20,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from referee.claim import parse_order
+from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed, parse_order
 from referee.statistics.contrast import LEVEL, all_pairs
-from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed
 from referee.statistics.sequential import levels
 
 from benchmarks import verdicts

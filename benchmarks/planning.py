@@ -1,6 +1,6 @@
 """How often the planner's ranges hold the truth: simulated pilots of studies whose variances are known.
 
-    python -m benchmarks.planning               # docs/statistics.md has the table
+    python -m benchmarks.planning               # planning.md has the table
 
 A latent variable per image: difficulty of the image + what one variant finds easier + the seed's shift + a flip; above
 0 the image is classified correctly. At 90 % accuracy seeds flip w = 0.048 per image and I = 0.014/N, as trained models

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from referee.report.drawing import COLORS
-from referee.statistics.intervals import t_interval
+from referee.statistics.contrast import t_interval
 
 from benchmarks.table import OUT, machine, markdown, save
 from vitlab.evaluation.cost.device import processor_name

@@ -15,11 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from referee.claim import NOT_TESTED, Claim
+from referee.claim import CONTRADICTED, EQUAL, NOT_TESTED, OPEN, REPEATED, Claim
 from referee.formats import NONE, SPACE, counted, joined, listed, p_value
 from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
 from referee.statistics.contrast import LEVEL
-from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
 from scipy.stats import false_discovery_control
 
 from vitlab.atomic_files import read_json

@@ -4,14 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from referee.claim import parse_claim
+from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed, parse_claim
 from referee.judging import of_trainings
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run
 from referee.report.claim import draw_claim
 from referee.report.drawing import WIDE
 from referee.statistics.contrast import all_pairs
-from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed
 from referee.verdict import Design
 from scipy import stats
 

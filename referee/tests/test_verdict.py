@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import simulated
 from referee.outcomes import from_frame
-from referee.outlooks import outlooks
+from referee.plan import outlooks
 from referee.report.differences import differences_section
 from referee.statistics.contrast import all_pairs
 from scipy import stats

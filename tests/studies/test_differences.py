@@ -97,19 +97,17 @@ def test_what_no_test_of_few_seeds_sees_is_said(seeds: int, share: int) -> None:
     text = " ".join(limits(study.verdict)).replace(SPACE, " ")
     assert f"No failure in {seeds} seeds says little about rare ones" in text
     assert f"it excludes only that more than {share} % of seeds fail." in text
-    assert "up to 14 % of studies of equal variants" in text
+    assert "up to 17 % of studies of equal variants" in text
     everyone_failed = [Outcome(Run(name, 99, {}, Path("x")), "exit status 1") for name in ("Swin", "ViT")]
     assert "No failure" not in " ".join(limits(dataclasses.replace(study, failures=everyone_failed).verdict))
 
 
-def test_unequal_spreads_are_said_and_where_they_change_the_test() -> None:
+def test_unequal_spreads_are_said() -> None:
     wide = [0.95 + 0.01 * x for x in (-3, -1, 0, 1, 3)]
     study = made(Swin=FIVE, ViT=minus(FIVE, 1), Wide=wide)
     text = " ".join(limits(study.verdict)).replace(SPACE, " ")
     ratio = np.std(wide) / np.std(FIVE)
     assert f"The seeds of Wide vary {ratio:.1f} times as much as those of" in text
-    assert "too unlike to be pooled" in text
-    assert "too unlike" not in " ".join(limits(made(Swin=FIVE, ViT=minus(FIVE, 1), Other=FIVE).verdict))
 
 
 def test_a_single_seed_is_not_tested() -> None:

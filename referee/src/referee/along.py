@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from referee.formats import joined, tick
-from referee.statistics.contrast import INDEPENDENT, Cells, Contrast, Dependence
+from referee.statistics.contrast import INDEPENDENT, Cells, Contrast, Dependence, Interval
 from referee.statistics.curves import Crossing, Gap, Law, crossing, power_law, signs
-from referee.statistics.intervals import Interval
 from referee.verdict import VOID, Variant, Verdict
 
 LEAST_ERROR = 1e-6  # of a fraction whose items are not known

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 
 from referee.checks import Check, checks
+from referee.claim import Race
 from referee.formats import counted, joined, listed, p_value
 from referee.outcomes import NAMES, Outcomes, from_frame
 from referee.sources import read
 from referee.statistics.blocks import estimated, interaction, not_compared
-from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, Dependence, all_pairs, enough, in_family
+from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, enough, in_family
 from referee.statistics.exact import mcnemar
 from referee.statistics.power import growing, measured
-from referee.statistics.relations import Race
-from referee.statistics.sequential import Rows, Watch, watch
+from referee.statistics.sequential import Rows, Watch, compare, watch
 from referee.verdict import Design, Variant, Verdict, pair_of
 
 UNLIKE = 0.01  # p of an interaction of variants and blocks, below which nothing is compared
@@ -167,16 +167,19 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
     by_seed = {variant.index: variant.outcomes for variant in variants}
     if blocks is not None and design.test == "pooled":
         by_seed = _without_blocks(variants)
-
-    compared = {variant.index for variant in _compared(variants)}
+    is_enough = dict(zip(by_seed, enough([len(variant.runs) for variant in variants]), strict=True))
 
     def place(variant: Variant) -> tuple[bool, bool, float]:
-        too_few = not design.seeds and variant.index not in compared
+        too_few = not design.seeds and not is_enough[variant.index]
         return too_few, variant.index in beaten, -float(by_seed[variant.index].mean(axis=1).mean())
 
     ranking = sorted(variants, key=place)
-    looks = watched.looks if watched else []
-    tested = looks[-1].differences if looks else _tested(ranking, design, outcomes.dependence)
+    if watched and watched.looks:
+        tested = watched.looks[-1].differences
+    else:
+        rows = dict(enumerate(_rows(outcomes).values()))
+        in_block = None if blocks is None else dict(enumerate(map(blocks.__getitem__, outcomes.variants)))
+        tested = compare(rows, design.level, design.test, outcomes.dependence, in_block).differences
     tested = tested | {(b, a): each.reversed() for (a, b), each in tested.items()} | settled
     pairs = []
     for a, b in combinations(ranking, 2):
@@ -184,7 +187,9 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
             a, b = b, a
         known = tested.get((a.index, b.index))
         better = known is not None and known.mean > 0 and known.adjusted <= known.level
-        pairs.append(pair_of(a, b, known, (a.index, b.index) in settled if looks else better, margin))
+        pairs.append(
+            pair_of(a, b, known, (a.index, b.index) in settled if watched and watched.looks else better, margin)
+        )
     pilot = measured([by_seed[variant.index] for variant in ranking], len(ranking), dependence=outcomes.dependence)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
@@ -243,22 +248,6 @@ def _without_blocks(variants: Sequence[Variant]) -> dict[int, np.ndarray]:
         scores = y.mean(axis=1, keepdims=True)
         found[variant.index] = y + (scores - scores.mean()) * (known.left**-0.5 - 1)
     return found
-
-
-def _compared(variants: Sequence[Variant]) -> list[Variant]:
-    is_enough = enough([len(variant.runs) for variant in variants])
-    return [variant for variant, enough_seeds in zip(variants, is_enough, strict=True) if enough_seeds]
-
-
-def _tested(ranking: Sequence[Variant], design: Design, dependence: Dependence) -> dict[tuple[int, int], Contrast]:
-    """Return each variant, by its index, minus each other that has enough seeds too; paired, the same seeds."""
-    several = _compared(ranking)
-    lists = {tuple(run.seed for run in variant.runs) for variant in several}
-    if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
-        return {}
-    blocks = _blocks_of(several)
-    tests = all_pairs([variant.outcomes for variant in several], design.test, design.level, dependence, blocks)
-    return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
 
 
 def _of_models(

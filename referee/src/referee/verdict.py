@@ -1,7 +1,7 @@
 """What a table of outcomes shows: variants, pairs of them, and which is better beyond chance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,13 @@ from scipy import stats
 
 from referee.answer import answer
 from referee.checks import Check
-from referee.claim import NOT_TESTED, Claim
+from referee.claim import NOT_TESTED, Claim, Finding, claimed
+from referee.claim import OPEN as NOT_SETTLED
 from referee.formats import SPACE, counted, joined, listed
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run
-from referee.statistics.contrast import Contrast
-from referee.statistics.intervals import Interval, t_interval
+from referee.statistics.contrast import Contrast, Interval, t_interval
 from referee.statistics.power import Pilot
-from referee.statistics.relations import OPEN as NOT_SETTLED
-from referee.statistics.relations import Finding, claimed
 from referee.statistics.sequential import Watch, level_after, levels
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
@@ -260,30 +258,44 @@ class Verdict:
         rows, shown = [], self.metric.shown
         for pair in self.pairs:
             alone = self.alone(pair)
-            (_, low, high), (_, low_alone, high_alone) = pair.interval, alone.interval
-            rows.append(
-                {
-                    "better": pair.better.name,
-                    "worse": pair.worse.name,
-                    "lead": shown(pair.lead),
-                    "low": shown(low),
-                    "high": shown(high),
-                    "p": pair.p,
-                    "beats_in_one_more_run": pair.chance,
-                    "verdict": pair.verdict,
-                    "low_alone": shown(low_alone),
-                    "high_alone": shown(high_alone),
-                    "p_alone": alone.p,
-                    "alone": alone.verdict,
-                }
-            )
+            low, high, low_alone, high_alone = map(shown, (*pair.interval[1:], *alone.interval[1:]))
+            row = {
+                "better": pair.better.name,
+                "worse": pair.worse.name,
+                "lead": shown(pair.lead),
+                "low": low,
+                "high": high,
+            }
+            row |= {"p": pair.p, "beats_in_one_more_run": pair.chance, "verdict": pair.verdict, "alone": alone.verdict}
+            rows.append(row | {"low_alone": low_alone, "high_alone": high_alone, "p_alone": alone.p})
         return pd.DataFrame(rows)
 
     def record(self) -> dict[str, Any]:
-        """Return the verdict in plain values, as verdict.json has it."""
-        from referee.report.record import as_record
-
-        return as_record(self)
+        """Return the verdict in plain values; scores and differences as the report shows them."""
+        shown, watch = self.metric.shown, self.watch
+        variants = [
+            {"variant": v.name}
+            | {end: shown(value) for end, value in v.score._asdict().items()}
+            | {"seeds": len(v.runs)}
+            for v in self.ranking
+        ]
+        rows = self.table().rename(columns={"lead": "mean", "p": "adjusted_p"}).to_dict("records")
+        pairs = [row for row, pair in zip(rows, self.pairs, strict=True) if self.counts(pair)]
+        return {
+            "headline": self.sentence,
+            "verdict": self.verdict,
+            "scope": scope(self),
+            "metric": self.metric.name,
+            "test": self.design.test,
+            "level": self.level,
+            "margin": None if self.margin is None else shown(self.margin),
+            "look": len(watch.looks) if watch else 1,
+            "stop": watch.stop if watch else "fixed",
+            "variants": [_known(variant) for variant in variants],
+            "pairs": [_known(pair) for pair in pairs],
+            "checks": [{"code": check.code, "text": check.text, "void": check.is_void} for check in self.checks],
+            "notes": self.outcomes.notes,
+        }
 
     def report(self, path: str | Path) -> Path:
         """Write the page, and beside it report.md, verdict.json and the figures; return its path."""
@@ -293,9 +305,14 @@ class Verdict:
 
     def latex(self) -> str:
         """Return the table of the pairs for a paper."""
-        from referee.report.latex import as_latex
+        from referee.report.page import as_latex
 
         return as_latex(self)
+
+
+def _known(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return values with None in place of nan and infinity, which JSON has not."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 # ---- in words

@@ -6,8 +6,7 @@ variant and a baseline find the same images hard, so that adding the last two is
 
 import numpy as np
 from referee.formats import SPACE, joined, percent
-from referee.statistics.contrast import LEVEL, half_width
-from referee.statistics.intervals import spread, t_interval
+from referee.statistics.contrast import LEVEL, half_width, spread, t_interval
 
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults

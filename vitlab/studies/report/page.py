@@ -8,7 +8,7 @@ from referee.report import drawing
 from referee.report.claim import about, decided, headline
 from referee.report.claim import chart as chart_of
 from referee.report.document import Document, write_document
-from referee.sentences import conclusion
+from referee.verdict import conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.images import Images

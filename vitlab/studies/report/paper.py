@@ -109,7 +109,7 @@ def _tested(results: StudyResults) -> list[str]:
     tested = sum(pair.difference is not None for pair in verdict.pairs)
     if not tested:
         return []
-    adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
+    adjusted = f", adjusted for {counted(tested, 'pair')} by a closed test from the top" if tested > 1 else ""
     extended = results.verdict.watch is None and results.earlier_plans
     level = percent(verdict.level, 1) if extended else 5
     lines.append(f"Pairs were compared at a level of {level}{SPACE}%{adjusted}; chance is {chance(verdict)}.")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from referee.formats import joined
+from referee.judging import apart_by_block
 from referee.statistics.blocks import not_compared
 
 from vitlab.config import ABSENT, flatten
@@ -29,6 +30,9 @@ def confounded_environments(results: StudyResults) -> Iterator[str]:
             f"{joined(both)} trained on different kinds of machines ({_by_kind(machines)}), which may be why they "
             f"differ. {seeds} of all variants on one kind."
         )
+    elif not confounded:
+        for check in apart_by_block(results.outcomes, results.study.test):
+            yield f"{check.text[0].upper()}{check.text[1:]}"
 
 
 def _by_kind(machines: Mapping[str, Mapping[str, str]]) -> str:

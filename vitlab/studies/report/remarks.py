@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 
+from referee.checks import two_states
 from referee.formats import SPACE, counted, joined, listed, percent
 
 from vitlab.studies.file.fairness import kind_of, matters, name_of, said
@@ -84,6 +85,11 @@ def _declared(results: StudyResults) -> Iterator[str]:
         yield f"Declared, but not architecture: {named}. The differences are not the architectures' alone."
     elif named:
         yield f"All variants have the same architecture; they differ, as declared, in {named}."
+
+
+def _states(results: StudyResults) -> Iterator[str]:
+    for check in two_states(results.outcomes):
+        yield f"{check.text[0].upper()}{check.text[1:]}"
 
 
 def _frozen(results: StudyResults) -> Iterator[str]:
@@ -303,6 +309,7 @@ DECISIVE: tuple[Kind, ...] = (
     _ranked_on_validation,
     _leaks,
     not_beyond_baselines,
+    _states,
     _extension,
     _late_variants,
     _left_out,

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-import referee.outlooks
+import referee.plan
 from referee.checks import Check
+from referee.claim import OPEN
 from referee.formats import counted
 from referee.statistics.power import MOST_SEEDS, Need
-from referee.statistics.relations import OPEN
 from referee.verdict import Pair, Verdict
 
 from vitlab.studies.file.format import duration
@@ -50,7 +50,7 @@ def outlooks(results: StudyResults) -> list[str]:
 
     if objections(results):
         return []
-    lines = referee.outlooks.outlooks(judged(results), is_claimed if claim else None, time_of)
+    lines = referee.plan.outlooks(judged(results), is_claimed if claim else None, time_of)
     return [*lines, *few_images(results.study, len(results.labels))] if lines and results.by_image else lines
 
 

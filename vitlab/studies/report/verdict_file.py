@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from referee.claim import p_of_claim
 from referee.report.claim import deciding
-from referee.statistics.relations import p_of_claim
 from referee.verdict import VOID
 
 from vitlab.atomic_files import write_text
@@ -13,8 +13,6 @@ from vitlab.studies.file.registration import keep_word
 from vitlab.studies.report.remarks import objections, remarks
 from vitlab.studies.report.verdict import judged, runs_at_once
 from vitlab.studies.results.table import StudyResults
-
-PAIR = ("better", "worse", "verdict", "mean", "low", "high", "adjusted_p")
 
 
 def write_verdict(results: StudyResults, folder: Path) -> None:
@@ -57,7 +55,7 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "stop": record["stop"],
         "seeds": study.seeds,
         "variants": record["variants"],
-        "pairs": [{key: value for key, value in pair.items() if key in PAIR} for pair in record["pairs"]],
+        "pairs": [{key: pair[key] for key in pair if key != "beats_in_one_more_run"} for pair in record["pairs"]],
         "objections": objections(results),
         "failures": {str(run): why for run, why in results.failures},
     }

@@ -51,7 +51,7 @@ def estimated(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> Blo
     effects = (np.linalg.pinv(X.T @ X) @ X.T @ np.concatenate(scores))[K:]
     shifts = np.split((effects - effects[codes].mean())[codes], counts.cumsum()[:-1])
     freedom, lost = counts.sum() - K, np.linalg.matrix_rank(X) - K
-    return Blocks(shifts, float(freedom - lost) / float(freedom) or 1.0, counts, X)
+    return Blocks(shifts, 1.0 if lost == freedom else float(freedom - lost) / float(freedom), counts, X)
 
 
 def interaction(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> float:

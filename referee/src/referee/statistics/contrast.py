@@ -35,13 +35,13 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from referee.statistics import exact
 from referee.statistics.blocks import estimated
-from referee.statistics.intervals import Interval
 
 LEVEL = 0.05
+CONFIDENCE = 0.95
 LEAST_P = 1e-12
 BOUND = 0.2  # of χ², for d₀
 ROUNDING = 1e-9  # of ν, which is rounded down
@@ -49,6 +49,18 @@ TOP, REST = 0.8, 0.2  # shares of the level in a hypothesis of several groups
 MOST_CLOSED = 8  # variants, whose partitions are all tested
 TOGETHER = 0.6  # of the level, for intervals of all pairs that hold at once and agree with their words
 TESTS = ("pooled", "exact", "paired")
+
+
+class Interval(NamedTuple):
+    """A mean and its confidence interval; `low` and `high` are nan for a single value."""
+
+    mean: float
+    low: float
+    high: float
+
+    def within(self, low: float, high: float) -> "Interval":
+        """Clip to possible values, which Student's t exceeds with two seeds."""
+        return Interval(self.mean, max(self.low, low), min(self.high, high))
 
 
 class Dependence(NamedTuple):
@@ -152,6 +164,30 @@ def p_value(mean: float, seeds: float, images: float, freedom: float, of_images:
     if excess(math.log(LEAST_P)) <= 0:
         return LEAST_P
     return math.exp(optimize.brentq(excess, math.log(LEAST_P), 0.0))
+
+
+def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Interval:
+    """Return mean ± t · s/√n of a number per seed, Student's t with n − 1 degrees of freedom; `step` as in `spread`."""
+    values = np.asarray(values, dtype=np.float64)
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Interval(mean, math.nan, math.nan)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread(values, step) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
+
+
+def spread(values: np.ndarray, step: float = 0.0) -> float:
+    """Return the standard deviation, but at least step/√12, that of rounding to steps: 1/N for accuracies.
+
+    Two or three seeds sometimes agree to the last image, which does not show a deviation of zero.
+    """
+    return max(float(np.std(values, ddof=1)), step / math.sqrt(12))
+
+
+def sampling_margin(accuracy: float, images: int) -> float:
+    """Return the half-width of Wilson's interval: how far another test set of this size would move an accuracy."""
+    interval = stats.binomtest(round(accuracy * images), images).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.high - interval.low) / 2
 
 
 class Cells:

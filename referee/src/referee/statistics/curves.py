@@ -24,8 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from referee.statistics.contrast import LEVEL, half_width
-from referee.statistics.intervals import Interval
+from referee.statistics.contrast import LEVEL, Interval, half_width
 
 NEIGHBORS = 4  # points that interpolate
 BETWEEN = 32  # places looked at between two points

@@ -141,13 +141,15 @@ def watch(
     """
     by_look = levels(tuple(looks), test, margin is not None)
     state = Watch(by_look[0], active=list(range(len(outcomes))))
+    in_block = None if blocks is None else dict(enumerate(blocks))
     for number, size in enumerate(looks, start=1):
         state.missing = [(v, seed) for seed in seeds[:size] for v in state.active if seed not in outcomes[v]]
         if state.missing:
             break
         state.level = by_look[number - 1]
         state.trained |= dict.fromkeys(state.active, size)
-        look = _look(outcomes, seeds, state, test, dependence, blocks)
+        rows = {v: {seed: each[seed] for seed in seeds[: state.trained[v]]} for v, each in enumerate(outcomes)}
+        look = compare(rows, state.level, test, dependence, in_block, state.settled)
         state.looks.append(look)
         racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
         state.active = [v for v in state.active if v in racing]
@@ -174,8 +176,9 @@ def cells_of(
     """Return the finished runs of each variant, the places of those that are compared, and their cells, if two are."""
     finished = {name: [seed for seed, row in each.items() if row is not None] for name, each in rows.items()}
     if test == "paired":  # a seed that failed in one variant has no partner in the others
-        shared = set.intersection(*map(set, finished.values()))
-        finished = {name: [seed for seed in each if seed in shared] for name, each in finished.items()}
+        known = [each for each in finished.values() if each] or [[]]
+        shared = [seed for seed in known[0] if all(seed in each for each in known)]
+        finished = {name: shared if each else [] for name, each in finished.items()}
     counts = {name: len(each) for name, each in finished.items()}
     several = [name for name, is_enough in zip(counts, enough([*counts.values()]), strict=True) if is_enough]
     outcomes = [np.array([rows[name][seed] for seed in finished[name]]) for name in several]
@@ -186,29 +189,27 @@ def cells_of(
     return counts, {name: place for place, name in enumerate(several)}, cells
 
 
-def _look(
-    outcomes: Sequence[Rows],
-    seeds: Sequence[Any],
-    state: Watch,
-    test: str,
-    dependence: Dependence,
-    blocks: Sequence[Mapping[Any, Any]] | None,
+def compare(
+    rows: Mapping[Any, Rows],
+    level: float = LEVEL,
+    test: str = "pooled",
+    dependence: Dependence = INDEPENDENT,
+    blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
+    settled: Collection[tuple[Any, Any]] | None = None,
 ) -> Look:
-    rows = {v: {seed: of_variant[seed] for seed in seeds[: state.trained[v]]} for v, of_variant in enumerate(outcomes)}
-    counts, places, cells = cells_of(rows, test, dependence, None if blocks is None else dict(enumerate(blocks)))
-    means = {v: float(cells.by_seed[place].mean()) for v, place in places.items()} if cells else {}
-    settled, tests = state.settled, {}
-    if cells:
-        tests = {(a, b): cells.pair(places[a], places[b]) for a, b in combinations(places, 2)}
-    over = {pair for pair in tests if pair in settled or pair[::-1] in settled}
-    untested = {pair: each._replace(p=0.0) if pair in over else each for pair, each in tests.items()}
-    family = in_family(untested, means, state.level)
+    """Compare the variants that have enough seeds; `settled` are pairs of earlier looks, None: this one is the only."""
+    counts, places, cells = cells_of(rows, test, dependence, blocks)
+    if cells is None:
+        return Look(counts, {}, {}, [])
+    means = {name: float(cells.by_seed[place].mean()) for name, place in places.items()}
+    tests = {(a, b): cells.pair(places[a], places[b]) for a, b in combinations(places, 2)}
+    over = {pair for pair in tests if settled and (pair in settled or pair[::-1] in settled)}
+    family = in_family({p: each._replace(p=0.0) if p in over else each for p, each in tests.items()}, means, level)
     for pair, each in tests.items():
-        alpha = state.level * each.p / max(family[pair].adjusted, each.p)
+        alpha = family[pair].alpha if settled is None else level * each.p / max(family[pair].adjusted, each.p)
         tests[pair] = family[pair]._replace(p=each.p, alpha=alpha)
-    new = {pair: each for pair, each in tests.items() if pair not in over and each.adjusted <= state.level}
-    newly = [pair if each.mean > 0 else pair[::-1] for pair, each in new.items()]
-    return Look(counts, means, tests, newly)
+    new = {pair: each for pair, each in tests.items() if pair not in over and each.adjusted <= level}
+    return Look(counts, means, tests, [pair if each.mean > 0 else pair[::-1] for pair, each in new.items()])
 
 
 def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
