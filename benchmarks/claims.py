@@ -20,9 +20,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from referee.claim import parse_order
-from referee.statistics.comparison import LEVEL, differences
-from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed
+from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed, parse_order
+from referee.statistics.contrast import LEVEL, all_pairs
 from referee.statistics.sequential import levels
 
 from benchmarks import verdicts
@@ -136,9 +135,9 @@ def two_by_two(world: World, outcomes: list[np.ndarray]) -> str:
     return claimed(race.findings)
 
 
-def of_all_pairs(world: World, outcomes: list[np.ndarray]) -> str:
+def of_differences(world: World, outcomes: list[np.ndarray]) -> str:
     """Return the word of the first edition: each relation is one of all pairs of the study's variants."""
-    tests, words = differences(outcomes), []
+    tests, words = all_pairs(outcomes), []
     for relation in world.relations:
         a, b = (world.names.index(name) for name in (relation.first, relation.second))
         each = tests[a, b] if a < b else tests[b, a].reversed()
@@ -172,7 +171,7 @@ def words(world: World, seeds: int, studies: int) -> tuple[Counter[str], Counter
     before, now = Counter[str](), Counter[str]()
     for _ in range(studies):
         outcomes = world.draw(seeds, rng)
-        before[of_all_pairs(world, outcomes)] += 1
+        before[of_differences(world, outcomes)] += 1
         now[two_by_two(world, outcomes)] += 1
     return before, now
 

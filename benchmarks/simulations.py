@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.comparison import LEVEL, Dependence, differences
+from referee.statistics.contrast import LEVEL, Dependence, all_pairs
 from referee.statistics.curves import Gap, crossing, law
 from referee.statistics.power import Need, Pilot, Variances, measured, need
 from scipy import stats
@@ -122,7 +122,7 @@ def shares(world: World, studies: int) -> tuple[float, float]:
         gaps = []
         for point in world.draw(rng):
             first, second = (max(1 - float(y.mean()), 0.5 / y.shape[1]) for y in point)
-            each = differences(point)[0, 1]
+            each = all_pairs(point)[0, 1]
             gaps.append(Gap(first, second, each.seeds, each.images, each.freedom))
         if found := crossing(world.x, gaps):
             held.append(planted is not None and found.low <= planted <= found.high)
@@ -209,7 +209,7 @@ def false_claims(learner: Learner, images: int, studies: int) -> np.ndarray:
         folded, apart = ([draw(learner, block, y, max(SEEDS), rng) for block in x] for draw in (by_folds, held_out))
         for row, (pair, overlap) in enumerate(((folded, overlap_of(FOLDS)), (folded, 1.0), (apart, 1.0))):
             for column, count in enumerate(SEEDS):
-                tested = differences([each[:count] for each in pair], dependence=Dependence(overlap=overlap))
+                tested = all_pairs([each[:count] for each in pair], dependence=Dependence(overlap=overlap))
                 false[row, column] += tested[0, 1].p < LEVEL
     return false
 
@@ -300,7 +300,7 @@ def planning(studies: int) -> Rows:
         power = "–"
         if not truth.images:  # the share of studies of the needed size that settle the difference of the first two
             rng = np.random.default_rng(1)
-            tests = [differences(setting.draw(rng, wanted.point, setting.difference)) for _ in range(studies // 4)]
+            tests = [all_pairs(setting.draw(rng, wanted.point, setting.difference)) for _ in range(studies // 4)]
             power = f"{np.mean([test[0, 1].adjusted < LEVEL for test in tests]):.0%}"
         yield {
             "K, sd, N": f"{setting.variants}, {setting.sd}{' (t)' if setting.noise == 't' else ''}, {setting.images:,}",
@@ -373,7 +373,7 @@ def compared(
 ) -> tuple[bool, float]:
     """Return whether runs (K, S) are called different, and the mean loss against the best values."""
     outcomes = list(test.answers(rng, runs))
-    return differences(outcomes)[0, 1].adjusted < LEVEL, float((points.max(axis=1) - taken).mean())
+    return all_pairs(outcomes)[0, 1].adjusted < LEVEL, float((points.max(axis=1) - taken).mean())
 
 
 def rules(test: Images, val: Images) -> dict[str, Study]:

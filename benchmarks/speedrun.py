@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from referee.report.drawing import COLORS
-from referee.statistics.intervals import t_interval
+from referee.statistics.contrast import t_interval
 
 from benchmarks.measuring import CPU, machine, markdown, parser_of, save
 from vitlab.evaluation.cost import processor_name

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from referee.claim import NOT_TESTED
+from referee.claim import CONTRADICTED, EQUAL, NOT_TESTED, OPEN, REPEATED
 from referee.formats import NONE, SPACE, counted, joined, listed, p_value
 from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
-from referee.statistics.comparison import LEVEL
-from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED
+from referee.statistics.contrast import LEVEL
 from scipy.stats import false_discovery_control
 
 from benchmarks.measuring import parser_of

@@ -279,14 +279,14 @@ MUTANTS = [
     # Statistics
     Mutant(
         "rule: one-sided where two-sided is said",
-        "referee/src/referee/statistics/comparison.py",
+        "referee/src/referee/statistics/contrast.py",
         "special.stdtrit(freedom, alpha / 2)",
         "special.stdtrit(freedom, alpha)",
         "referee/tests",
     ),
     Mutant(
         "rule: equality by half of the needed error",
-        "referee/src/referee/statistics/comparison.py",
+        "referee/src/referee/statistics/contrast.py",
         "self.interval_at(2 * self.level / self.pairs)",
         "self.interval_at(4 * self.level / self.pairs)",
         "referee/tests",
@@ -294,8 +294,8 @@ MUTANTS = [
     Mutant(
         "looks: each has the level of a single one",
         "referee/src/referee/statistics/sequential.py",
-        "    if len(looks) == 1:\n        return (LEVEL,)\n    p =",
-        "    if len(looks) >= 1:\n        return (LEVEL,) * len(looks)\n    p =",
+        "    if len(looks) == 1:\n        return (LEVEL,)\n    shape =",
+        "    if len(looks) >= 1:\n        return (LEVEL,) * len(looks)\n    shape =",
         "referee/tests",
     ),
     Mutant(
@@ -307,9 +307,9 @@ MUTANTS = [
     ),
     Mutant(
         "folds: images of one model count as independent",
-        "referee/src/referee/statistics/comparison.py",
-        "over_images = dependence.overlap * max(0.0, between) / images",
-        "over_images = max(0.0, between) / images",
+        "referee/src/referee/statistics/contrast.py",
+        "over_images = self.dependence.overlap * max(0.0, between) / self.images",
+        "over_images = max(0.0, between) / self.images",
         "referee/tests tests/studies/test_folds.py",
     ),
 ]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from referee.__main__ import main
 from referee.statistics.blocks import estimated, not_compared
-from referee.statistics.comparison import LEVEL, differences
+from referee.statistics.contrast import LEVEL, Cells, all_pairs
 from scipy import stats
 
 from referee import judge
@@ -25,7 +25,7 @@ def test_seeds_that_are_blocks_of_their_own_are_compared_as_pairs() -> None:
     rng = np.random.default_rng(0)
     machine = rng.normal(0, 10, (SEEDS, 1))
     a, b = (each + machine for each in scores(rng, 1.5, 0))
-    found = differences([a, b], blocks=[np.arange(SEEDS)] * 2)[0, 1]
+    found = all_pairs([a, b], blocks=[np.arange(SEEDS)] * 2)[0, 1]
     expected = stats.ttest_rel(a[:, 0], b[:, 0])
     assert found.mean == pytest.approx((a - b).mean())
     assert found.freedom == pytest.approx(SEEDS - 1)
@@ -33,30 +33,46 @@ def test_seeds_that_are_blocks_of_their_own_are_compared_as_pairs() -> None:
 
 
 def test_a_pair_of_three_is_the_contrast_of_an_analysis_of_variance() -> None:
-    # Least squares on variants and machines, the variance pooled: the textbook's t, with runs missing in places.
+    # Least squares on variants and machines, with runs missing in places: the textbook's mean and variance.
     rng = np.random.default_rng(1)
     means, blocks = (2.0, 0.0, 1.0), [HALVES, np.array([0, 0, 0, 0, 1, 1]), HALVES]
     drawn = [y + 5 * of[:, None] for y, of in zip(scores(rng, *means), blocks, strict=True)]
     y, machine = np.concatenate(drawn)[:, 0], np.concatenate(blocks)
     X = np.column_stack([np.kron(np.eye(3), np.ones((SEEDS, 1))), machine])
-    fit, residual, *_ = np.linalg.lstsq(X, y, rcond=None)
-    freedom = len(y) - 4
-    for (a, b), found in differences(drawn, blocks=blocks).items():
-        contrast = np.eye(3)[a] - np.eye(3)[b]
-        variance = residual[0] / freedom * (np.append(contrast, 0) @ np.linalg.inv(X.T @ X) @ np.append(contrast, 0))
-        assert found.alike
-        assert found.freedom == pytest.approx(freedom)
-        assert found.mean == pytest.approx(contrast @ fit[:3])
-        own = found.seeds / variance  # never less than the pair's own spread gives
-        assert own >= 1 - 1e-9
-        assert found.p >= float(2 * stats.t.sf(abs(found.mean) / variance**0.5, freedom)) - 1e-9
+    fit = np.linalg.lstsq(X, y, rcond=None)[0]
+    cells = Cells(drawn, blocks=blocks)
+    for (a, b), found in all_pairs(drawn, blocks=blocks).items():
+        contrast = np.eye(4)[a] - np.eye(4)[b]
+        assert found.mean == pytest.approx(contrast @ fit)
+        assert cells.blocks is not None
+        assert cells.blocks.growth({a: 1, b: -1}) == pytest.approx(
+            contrast @ np.linalg.inv(X.T @ X) @ contrast * SEEDS / 2
+        )
+        assert found.freedom <= len(y) - 4
+
+
+def test_kinds_of_machines_that_move_variants_unlike_are_not_compared() -> None:
+    rng, void = np.random.default_rng(8), []
+    for unlike in (0.0, 3.0):
+        rows = [
+            {
+                "variant": v,
+                "seed": s,
+                "score": rng.normal(v == "a") + unlike * (v == "a") * (s % 2),
+                "block": str(s % 2),
+            }
+            for v in "ab"
+            for s in range(20)
+        ]
+        void.append([check.code for check in judge(pd.DataFrame(rows)).checks if check.is_void])
+    assert void == [[], ["R016"]]
 
 
 def test_a_single_block_changes_nothing() -> None:
     rng = np.random.default_rng(2)
     drawn = [rng.random((5, 300)) < accuracy for accuracy in (0.9, 0.85, 0.8)]
-    told = differences(drawn, blocks=[np.zeros(5)] * 3)
-    for pair, untold in differences(drawn).items():
+    told = all_pairs(drawn, blocks=[np.zeros(5)] * 3)
+    for pair, untold in all_pairs(drawn).items():
         assert told[pair].p == pytest.approx(untold.p)
         assert told[pair].interval == pytest.approx(untold.interval)
 
@@ -68,7 +84,7 @@ def test_equal_variants_on_unequal_shares_of_two_machines_are_rarely_called_diff
     blocks = [np.array([0, 1, 1, 1, 1, 1]), *[np.array([0, 0, 0, 0, 0, 1])] * (variants - 1)]
     for _ in range(studies):
         drawn = [y + 2 * of[:, None] for y, of in zip(scores(rng, *[0] * variants), blocks, strict=True)]
-        wrong += [any(d.adjusted < LEVEL for d in differences(drawn, blocks=of).values()) for of in (None, blocks)]
+        wrong += [any(d.adjusted < LEVEL for d in all_pairs(drawn, blocks=of).values()) for of in (None, blocks)]
     untold, told = wrong
     assert untold / studies > 0.2
     assert told <= stats.binom.ppf(0.999, studies, 0.05)
@@ -78,15 +94,15 @@ def test_a_lead_is_found_that_the_spread_of_machines_hides() -> None:
     rng, found = np.random.default_rng(4), np.zeros(2)
     for _ in range(60):
         drawn = [y + 6 * HALVES[:, None] for y in scores(rng, 3, 0)]
-        found += [differences(drawn, blocks=of)[0, 1].p < LEVEL for of in (None, [HALVES] * 2)]
+        found += [all_pairs(drawn, blocks=of)[0, 1].p < LEVEL for of in (None, [HALVES] * 2)]
     assert found[0] < 20 < 50 < found[1]
 
 
 def test_nothing_is_left_where_no_run_can_be_held_against_another() -> None:
     a, b = scores(np.random.default_rng(5), 100, 0)
-    found = differences([a, b], blocks=[np.arange(SEEDS), np.arange(SEEDS, 2 * SEEDS)])[0, 1]
+    found = all_pairs([a, b], blocks=[np.arange(SEEDS), np.arange(SEEDS, 2 * SEEDS)])[0, 1]
     assert found.p == 1
-    assert np.isinf(estimated([a[:, 0], b[:, 0]], [np.zeros(SEEDS), np.ones(SEEDS)]).dearer[0, 1])
+    assert np.isinf(estimated([a[:, 0], b[:, 0]], [np.zeros(SEEDS), np.ones(SEEDS)]).growth({0: 1, 1: -1}))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from conftest import simulated
 from referee.checks import checks
 from referee.outcomes import from_frame
 
+from referee import judge
+
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
@@ -101,6 +103,35 @@ def test_spreads_that_differ_are_found() -> None:
     table = pd.DataFrame([{"variant": v, "seed": i, "x": s} for v, own in scores.items() for i, s in enumerate(own)])
     assert "R006" in codes(table, metric="x", lower=False)
     assert "R006" not in codes(table[table["variant"] == "A"], metric="x", lower=False)
+
+
+def of_scores(**scores: list[float]) -> pd.DataFrame:
+    return pd.DataFrame([{"variant": v, "seed": i, "x": s} for v, own in scores.items() for i, s in enumerate(own)])
+
+
+def test_equal_spreads_are_rarely_called_different() -> None:
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(100):
+        table = of_scores(**{v: rng.normal(size=4).tolist() for v in "ABCDE"})
+        found += "R006" in codes(table, metric="x", lower=False)
+    assert found <= 12  # the binomial's 99.9 % at 5 %
+
+
+def test_two_seeds_beside_more_than_four_are_not_compared() -> None:
+    table = of_scores(A=[1.0, 1.1, 1.2, 1.3, 1.4], B=[0.0, 0.1, 0.2, 0.3, 0.4], C=[9.0, 9.1])
+    verdict = judge(table, metric="x", lower=False)
+    assert "R004 C has 2\u00a0seeds and cannot be compared; beside more than four, three are." in map(
+        str, verdict.checks
+    )
+    assert verdict.sentence.startswith("A is better than B")
+    assert "R004" not in codes(table[table["seed"] < 4], metric="x", lower=False)
+
+
+def test_seeds_that_end_in_one_of_two_states_are_found() -> None:
+    table = of_scores(A=[0.9, 0.91, 0.5, 0.92], B=[0.9, 0.51, 0.5, 0.91])
+    assert "R015" in codes(table, metric="x", lower=False)
+    apart = of_scores(A=[0.9, 0.91, 0.93, 0.92], B=[0.5, 0.51, 0.5, 0.52])
+    assert "R015" not in codes(apart, metric="x", lower=False)
 
 
 def test_a_ceiling_is_found() -> None:

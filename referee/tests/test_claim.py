@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from referee.claim import parse_claim
+from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed, parse_claim
 from referee.judging import of_trainings
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run
 from referee.report.claim import draw_claim
 from referee.report.drawing import WIDE
-from referee.statistics.relations import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed
+from referee.statistics.contrast import all_pairs
 from referee.verdict import Design
 from scipy import stats
 
@@ -68,12 +68,12 @@ def test_the_word_for_two_variants(order: str, lead: float, word: str, is_small:
     assert (finding.word, finding.is_small) == (word, is_small)
 
 
-def test_a_relation_is_tested_as_a_study_of_two_whatever_else_is_in_it() -> None:
-    alone = judged("A > B", {"A": 0.15, "B": 0.0})
-    beside = judged("A > B", {"A": 0.15, "B": 0.0, "C": 9.0})
-    assert alone == beside
-    assert alone[0].difference is not None
-    assert alone[0].difference.freedom == int(alone[0].difference.freedom)
+def test_a_relation_is_the_pair_of_the_study_alone() -> None:
+    rng = np.random.default_rng(0)
+    rows = {name: rng.normal(mean, 0.1, (6, 1)) for name, mean in (("A", 0.15), ("B", 0.0), ("C", 9.0))}
+    race = Race(parsed("A > B").relations, 1.0)
+    race.look({name: dict(enumerate(row)) for name, row in rows.items()}, 0.05)
+    assert race.findings[0].p == all_pairs([*rows.values()])[0, 1].p
 
 
 @pytest.mark.parametrize(

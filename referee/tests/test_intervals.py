@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from referee.statistics.intervals import Interval, sampling_margin, spread, t_interval
+from referee.statistics.contrast import Interval, sampling_margin, spread, t_interval
 from scipy import stats
 
 A = np.array([0.971, 0.968, 0.975, 0.966])

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from referee.metric import Metric
-from referee.outlooks import outlooks, required, round_size
-from referee.plan import Plan, needed, plan, sizes
+from referee.plan import Plan, needed, outlooks, plan, required, round_size, sizes
 from referee.statistics.power import Need, Range, need
 
 from referee import judge

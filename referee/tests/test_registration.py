@@ -78,8 +78,9 @@ def test_results_before_the_registration_are_refused(capsys: Output) -> None:
         ("--margin 1", "--margin 1.0: study.looks.json registered 0.5 on"),
         ("--seeds 4..5", "--looks [4, 5]: study.looks.json registered [4, 5, 6,"),
         ("--test paired", "--test paired: study.looks.json registered pooled on"),
-        ("--seeds 4-5", "4-5. Give numbers from 3 on, like 4..15"),
-        ("--seeds 4..1000000", "4..1000000. Give numbers from 3 on, like 4..15, and at most 200."),
+        ("--seeds 3..5", "3..5. Give numbers from 4 on"),
+        ("--seeds 4-5", "4-5. Give numbers from 4 on, like 4..15"),
+        ("--seeds 4..1000000", "4..1000000. Give numbers from 4 on, like 4..15, and at most 200."),
         ("--items 100", "--items 100: this is for variants with one seed each"),
     ],
 )
@@ -153,9 +154,9 @@ def test_a_failure_to_write_keeps_the_registration(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_direction_may_be_told_when_the_first_results_ask_for_it(capsys: Output) -> None:
-    assert status("watch --seeds 3..4 study") == 1
+    assert status("watch --seeds 4..5 study") == 1
     for name, middle in (("A", 1.0), ("B", 2.0)):
-        for seed in (1, 2, 3):
+        for seed in (1, 2, 3, 4):
             Path(f"study/{name}").mkdir(parents=True, exist_ok=True)
             Path(f"study/{name}/{seed}.csv").write_text(f"value\n{middle + seed / 100}\n")
     assert status("watch study") == 2

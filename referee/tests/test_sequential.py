@@ -24,11 +24,10 @@ def runs(studies: list[Watch]) -> float:
     return float(np.mean([sum(study.looks[-1].seeds.values()) for study in studies]))
 
 
-# Published with the rule: the level c for looks at 4, 5, …, n_max seeds, from 40,000 studies with another generator. A
-# quantile of 5 % of 40,000 is known to 2 %, and so is theirs; Welch's degrees of freedom account for the rest.
-@pytest.mark.parametrize(("most", "published"), [(7, 0.0257), (10, 0.0172), (15, 0.0126), (20, 0.0104)])
+# Published with the rule: the least level c over spreads of 1 : 1 to 4 : 1, for looks at 4, 5, …, n_max seeds.
+@pytest.mark.parametrize(("most", "published"), [(10, 0.0127), (15, 0.0097)])
 def test_the_level_is_that_of_the_published_table(most: int, published: float) -> None:
-    assert levels(tuple(range(4, most + 1)))[0] == pytest.approx(published, rel=0.08)
+    assert levels(tuple(range(4, most + 1)))[0] == pytest.approx(published, rel=0.05)
 
 
 def test_a_single_look_has_the_usual_level() -> None:
@@ -48,7 +47,7 @@ def test_equal_variants_are_rarely_called_different_at_any_look(variants: int) -
 def test_a_lead_of_three_deviations_is_settled_before_half_of_the_runs(variants: int) -> None:
     studies = simulate([3.0] + [0.0] * (variants - 1), FOUR_TO_TEN, 400)
     assert np.mean([study.stop == "decided" for study in studies]) > 0.98
-    assert runs(studies) <= 0.47 * 10 * variants
+    assert runs(studies) <= 0.49 * 10 * variants
 
 
 def test_equal_variants_end_as_equal_with_a_margin() -> None:
@@ -56,10 +55,10 @@ def test_equal_variants_end_as_equal_with_a_margin() -> None:
     assert np.mean([study.stop == "equal" for study in studies]) > 0.8
 
 
-def test_equal_variants_end_within_a_margin_of_one_deviation_in_two_of_five_studies() -> None:
-    # Looks at 4 to 12: 44 % end, by 2,000 studies; levels that do not rise end 27 %.
+def test_equal_variants_end_within_a_margin_of_one_deviation_in_a_third_of_studies() -> None:
+    # Looks at 4 to 12: 35 % end, by 1,500 studies.
     studies = simulate([0.0, 0.0], tuple(range(4, 13)), 300, margin=1.0)
-    assert np.mean([study.stop == "out of budget" for study in studies]) <= 0.63
+    assert np.mean([study.stop == "out of budget" for study in studies]) <= 0.7
     assert sum(bool(study.settled) for study in studies) <= stats.binom.ppf(0.999, 300, 0.05)
 
 
@@ -106,7 +105,7 @@ def test_a_chain_of_settled_pairs_settles_its_ends() -> None:
     study = watch(scores(np.random.default_rng(2), [20.0, 10.0, 0.0], 4), range(4), (4,))
     assert set(study.settled) == {(0, 1), (1, 2), (0, 2)}
     del study.looks[0].settled[study.looks[0].settled.index((0, 2))]
-    assert study.settled[0, 2] == max(study.settled[0, 1], study.settled[1, 2])
+    assert study.settled[0, 2].adjusted == max(study.settled[0, 1].adjusted, study.settled[1, 2].adjusted)
 
 
 def test_levels_of_wang_and_tsiatis_rise() -> None:

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from conftest import simulated
 from referee.outcomes import from_frame
-from referee.outlooks import outlooks
+from referee.plan import outlooks
 from referee.report.differences import differences_section
-from referee.statistics.comparison import differences
+from referee.statistics.contrast import all_pairs
 from scipy import stats
 
 from referee import judge
@@ -28,7 +28,7 @@ def test_a_settled_lead_is_named_with_its_interval(three: pd.DataFrame) -> None:
 def test_pairs_are_those_of_the_statistics(three: pd.DataFrame) -> None:
     verdict = judge(three)
     in_order = [verdict.ranking[i].outcomes for i in range(3)]
-    expected = differences(in_order)
+    expected = all_pairs(in_order)
     assert [pair.p for pair in verdict.pairs] == pytest.approx([each.adjusted for each in expected.values()])
     assert [pair.interval.low for pair in verdict.pairs[2:]] == pytest.approx([expected[1, 2].interval.low])
 
@@ -161,8 +161,8 @@ def test_different_items_are_not_comparable(three: pd.DataFrame) -> None:
     assert not verdict.pairs
 
 
-def test_a_settled_lead_keeps_its_simultaneous_interval_which_may_hold_0() -> None:
-    """By hand: the far pairs go first, so the near one is tested at 0.05, and its interval is at 0.05 / 3."""
+def test_the_interval_of_a_better_variant_ends_at_0() -> None:
+    """A and B beside a third far behind: their pair is tested at 0.05, and its interval is at 0.03 / 3."""
     scores = {
         "A": [3.0, 1.8, 2.4, 1.2, 2.6],
         "B": [1.55, 1.15, 1.95, 0.15, 0.95],
@@ -172,14 +172,35 @@ def test_a_settled_lead_keeps_its_simultaneous_interval_which_may_hold_0() -> No
     verdict = judge(pd.DataFrame(rows, columns=["variant", "seed", "score"]))
     pair = next(pair for pair in verdict.pairs if {pair.better.name, pair.worse.name} == {"A", "B"})
     assert pair.settled
-    own = [np.var(each, ddof=1) for each in scores.values()]
-    error = math.sqrt(2 / 5 * max(np.mean(own), np.mean(own[:2])))  # never less than the pair's
-    half = stats.t.isf(0.05 / 6, 12) * error
-    assert pair.interval == pytest.approx((1.05, 1.05 - half, 1.05 + half))
-    assert pair.interval.low < 0
-    assert "An interval may hold 0 beside *better*" in str(differences_section(verdict, None))
-    clear = judge(pd.DataFrame([(v, s, y - 9 * (v == "B")) for v, s, y in rows], columns=["variant", "seed", "score"]))
-    assert "An interval may hold 0" not in str(differences_section(clear, None))
+    assert pair.difference is not None
+    half = stats.t.isf(0.005, pair.difference.freedom) * math.sqrt(pair.difference.seeds)
+    assert half > 1.05
+    assert pair.interval == pytest.approx((1.05, 0, 1.05 + half))
+    assert "(above 0 to 2." in verdict.sentence
+    assert "[above 0," in str(differences_section(verdict, None))
+    alone = verdict.alone(pair)
+    assert 0 < alone.interval.low < alone.interval.high < pair.interval.high
+
+
+def test_two_variants_alone_are_not_corrected_for_the_others() -> None:
+    rng = np.random.default_rng(3)
+    rows = [(v, s, rng.normal(2.2 * (v == "a"))) for v in "abcdef" for s in range(4)]
+    verdict = judge(pd.DataFrame(rows, columns=["variant", "seed", "score"]))
+    (pair,) = (pair for pair in verdict.record()["pairs"] if {pair["better"], pair["worse"]} == {"a", "b"})
+    assert pair["high_alone"] - pair["low_alone"] < pair["high"] - pair["low"]
+    assert pair["p_alone"] <= pair["adjusted_p"]
+    assert verdict.between("a", "b") == pair["alone"]
+
+
+def test_the_lead_of_a_study_that_stopped_is_shown_without_its_luck() -> None:
+    rows = [(v, s, 10 * (v == "a") + x) for v in "ab" for s, x in enumerate([0.3, -0.2, 0.1, 1.4])]
+    table = pd.DataFrame(rows, columns=["variant", "seed", "score"])
+    (pair,) = judge(table, looks=[4, 5]).pairs
+    assert pair.difference is not None
+    lead = pair.lead - pair.difference.seeds / pair.lead
+    (text,) = (line for line in outlooks(judge(table, looks=[4, 5])) if "repetition" in line)
+    assert f"a repetition would show about {lead:.2f} over b" in text
+    assert not any("repetition" in line for line in outlooks(judge(table)))
 
 
 def test_a_variant_with_a_single_seed_takes_no_verdict_from_the_others(three: pd.DataFrame) -> None:

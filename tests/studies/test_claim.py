@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right
-from referee.claim import NOT_TESTED, parse_claim
+from referee.claim import CONTRADICTED, NOT_TESTED, OPEN, REPEATED, parse_claim
 from referee.report.claim import decided, deciding, draw_claim, headline
 from referee.report.drawing import Layout
-from referee.statistics.relations import CONTRADICTED, OPEN, REPEATED
 
 from benchmarks.tested_claims import is_tested, main, read_claims, write_page
 from vitlab.studies.compare import compare

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from referee.statistics.comparison import Dependence
-from referee.statistics.curves import Crossing, Gap, crossing, law, mean_interval, power_law
+from referee.statistics.contrast import INDEPENDENT, Cells, Dependence, Interval
+from referee.statistics.curves import Crossing, Gap, crossing, law, power_law
 from scipy import stats
 
 from benchmarks.simulations import APART, CROSSING, TURNS, World, shares
@@ -144,9 +144,10 @@ def test_three_points_have_no_law() -> None:
 
 def test_images_of_which_each_is_there_twice_tell_no_more_than_once() -> None:
     outcomes = np.random.default_rng(0).random((4, 200)) < np.linspace(0.2, 0.9, 200)
-    once, twice = (
-        mean_interval(outcomes),
-        mean_interval(np.repeat(outcomes, 2, axis=1), Dependence(np.arange(400) // 2)),
-    )
-    assert twice == pytest.approx(once)
-    assert mean_interval(np.repeat(outcomes, 2, axis=1)).low > once.low  # as if they were 400
+    twice = np.repeat(outcomes, 2, axis=1)
+
+    def interval(of_images: np.ndarray, dependence: Dependence = INDEPENDENT) -> Interval:
+        return Cells([of_images], dependence=dependence).contrast({0: 1.0}).interval
+
+    assert interval(twice, Dependence(np.arange(400) // 2)) == pytest.approx(interval(outcomes))
+    assert interval(twice).low > interval(outcomes).low  # as if they were 400

@@ -13,7 +13,7 @@ from referee.report import drawing
 from referee.report.differences import conclusion_on, differences_section, limits
 from referee.report.document import Details, Part, Table
 from referee.report.drawing import Drawing
-from referee.statistics.comparison import differences, least_visible
+from referee.statistics.contrast import all_pairs, least_visible
 
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
@@ -97,19 +97,17 @@ def test_what_no_test_of_few_seeds_sees_is_said(seeds: int, share: int) -> None:
     text = " ".join(limits(study.verdict)).replace(SPACE, " ")
     assert f"No failure in {seeds} seeds says little about rare ones" in text
     assert f"it excludes only that more than {share} % of seeds fail." in text
-    assert "up to 14 % of studies of equal variants" in text
+    assert "up to 17 % of studies of equal variants" in text
     everyone_failed = [Outcome(Run(name, 99, {}, Path("x")), "exit status 1") for name in ("Swin", "ViT")]
     assert "No failure" not in " ".join(limits(dataclasses.replace(study, failures=everyone_failed).verdict))
 
 
-def test_unequal_spreads_are_said_and_where_they_change_the_test() -> None:
+def test_unequal_spreads_are_said() -> None:
     wide = [0.95 + 0.01 * x for x in (-3, -1, 0, 1, 3)]
     study = made(Swin=FIVE, ViT=minus(FIVE, 1), Wide=wide)
     text = " ".join(limits(study.verdict)).replace(SPACE, " ")
     ratio = np.std(wide) / np.std(FIVE)
     assert f"The seeds of Wide vary {ratio:.1f} times as much as those of" in text
-    assert "too unlike to be pooled" in text
-    assert "too unlike" not in " ".join(limits(made(Swin=FIVE, ViT=minus(FIVE, 1), Other=FIVE).verdict))
 
 
 def test_a_single_seed_is_not_tested() -> None:
@@ -144,7 +142,7 @@ def test_images_show_the_least_influence_that_they_can_show_in_most_test_sets() 
     least = np.mean([least_visible(*drawn(0.0)) for _ in range(20)])
     for _ in range(200):
         a, b = drawn(float(np.sqrt(least * images)))
-        shown += differences([a, b])[0, 1].images > 0
+        shown += all_pairs([a, b])[0, 1].images > 0
     assert 0.9 < shown / 200 <= 1
 
 

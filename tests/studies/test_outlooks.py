@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_study import results, right
 from referee.formats import SPACE
-from referee.outlooks import pilot_of, required, round_size
+from referee.plan import pilot_of, required, round_size
 from referee.statistics.power import Need, Range, detectable, need
 
 from vitlab.studies.file.format import duration

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from referee.statistics.comparison import Dependence, differences
+from referee.statistics.contrast import Dependence, all_pairs
 from referee.statistics.power import (
     Pilot,
     Variances,
@@ -36,7 +36,7 @@ def test_four_of_five_studies_of_the_planned_size_settle_the_difference(
     for _ in range(150):
         scores = rng.normal(0, sd, (variants, seeds, 1))
         scores[0] += difference
-        settled.append(differences(list(scores))[0, 1].adjusted < 0.05)
+        settled.append(all_pairs(list(scores))[0, 1].adjusted < 0.05)
     assert 0.7 < np.mean(settled) < 0.97  # Shaffer's later steps find a little more than planned
 
 

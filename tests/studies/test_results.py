@@ -9,7 +9,7 @@ import yaml
 from fake_study import Digits, measured, plain, result, results, right, seeds
 from referee.formats import NONE, SPACE
 from referee.report.document import Table
-from referee.statistics.intervals import t_interval
+from referee.statistics.contrast import t_interval
 
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, write_predictions

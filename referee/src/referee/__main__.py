@@ -87,15 +87,14 @@ def _watch(arguments: Sequence[str]) -> int:
 def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     """Print a verdict, write its report, and return its exit status."""
     from referee.formats import p_value
-    from referee.sentences import scope
+    from referee.verdict import repetition, scope
 
     (headline, *answers), status = answered(verdict.record(), options.better, options.than)
     print(headline)
     if verdict.pairs:
-        print(scope(verdict))
+        print(*filter(None, [scope(verdict), repetition(verdict)]), sep="\n")
     for pair in verdict.pairs if options.pairs else []:
-        interval = verdict.metric.bracket(pair.interval, verdict.digits)
-        lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {interval}".rstrip()
+        lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {pair.bracket(verdict.digits)}".rstrip()
         print(f"  {pair.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
     for line in (*verdict.checks, *(f"Read: {note}" for note in verdict.outcomes.notes)):
         print(line)

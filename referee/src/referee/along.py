@@ -1,14 +1,14 @@
 """Studies along a numeric axis, one verdict a place: which variant is best where, and where two of them cross."""
 
+import math
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 
 from referee.formats import joined, tick
-from referee.statistics.comparison import INDEPENDENT, Dependence, Difference
-from referee.statistics.curves import Crossing, Gap, Law, crossing, image_variance, mean_interval, power_law, signs
-from referee.statistics.intervals import Interval
+from referee.statistics.contrast import INDEPENDENT, Cells, Contrast, Dependence, Interval
+from referee.statistics.curves import Crossing, Gap, Law, crossing, power_law, signs
 from referee.verdict import VOID, Variant, Verdict
 
 LEAST_ERROR = 1e-6  # of a fraction whose items are not known
@@ -140,7 +140,8 @@ def crossing_of(line: Line, a: str, b: str, pairs: int) -> tuple[Crossing | None
         first, second = (_as_error(np.array(each.score.mean), point) for each in both)
         if difference is None or first is None or second is None:
             return None, []
-        gap = Gap(float(first), float(second), difference.seeds, difference.images, difference.freedom)
+        variances = difference.seeds, difference.images, difference.freedom, difference.of_images
+        gap = Gap(float(first), float(second), *variances)
         if point.metric.is_log:  # the difference is that of the logarithms
             gap = gap._replace(seeds=gap.seeds * gap.scale**2, images=gap.images * gap.scale**2)
         gaps.append(gap)
@@ -154,15 +155,21 @@ def untested(line: Line, a: str, b: str) -> list[str]:
     return [label for label, point in pairs if point.verdict == VOID or _difference(point, a, b) is None]
 
 
-def _difference(point: Verdict, a: str, b: str) -> Difference | None:
+def _difference(point: Verdict, a: str, b: str) -> Contrast | None:
     return next(pair.difference for pair in point.pairs if {pair.better.name, pair.worse.name} == {a, b})
 
 
 def interval_of(variant: Variant, dependence: Dependence = INDEPENDENT) -> Interval:
     """Return the mean score of a variant with its 95 % interval over seeds and test items."""
-    mean, *ends = (variant.metric.sign * value for value in mean_interval(variant.outcomes, dependence))
+    if len(variant.runs) == 1:
+        return Interval(variant.score.mean, math.nan, math.nan)
+    mean, *ends = (variant.metric.sign * value for value in _mean(variant, dependence).interval)
     interval = Interval(mean, *sorted(ends))
     return interval.within(0, 1) if variant.metric.is_fraction else interval
+
+
+def _mean(variant: Variant, dependence: Dependence) -> Contrast:
+    return Cells([variant.outcomes], dependence=dependence).contrast({0: 1.0})
 
 
 def law_of(line: Line, variant: str) -> Law | None:
@@ -171,7 +178,7 @@ def law_of(line: Line, variant: str) -> Law | None:
     if by_seed is None:
         return None
     pairs = zip(line.at(variant), line.points, strict=True)
-    images = [image_variance(each.outcomes, point.outcomes.dependence) for each, point in pairs]
+    images = [_mean(each, point.outcomes.dependence).images for each, point in pairs]
     return power_law(line.x, by_seed, images)
 
 

@@ -12,7 +12,8 @@ def answer(record: Mapping[str, Any], better: str | None = None, than: str | Non
 
     Args:
         better: is it better … None: the one with the best mean.
-        than: … than this one? None: than all others.
+        than: … than this one? None: than all others. With `better`, the two are judged alone, without a correction for
+            the other pairs.
         where: the record is from, in a message.
 
     Raises:
@@ -28,9 +29,10 @@ def answer(record: Mapping[str, Any], better: str | None = None, than: str | Non
     if asked == than:
         raise ValueError(f"--better {asked} --than {than}: name two different variants of {', '.join(names)}.")
     verdicts = [
-        "worse" if pair["verdict"] == "better" and pair["worse"] == asked else pair["verdict"]
+        "worse" if word == "better" and pair["worse"] == asked else word
         for pair in record["pairs"]
         if asked in (pair["better"], pair["worse"]) and than in (None, pair["better"], pair["worse"])
+        for word in [pair["verdict"] if better is None or than is None else pair.get("alone", pair["verdict"])]
     ]
     if record["verdict"] == "not comparable" or not verdicts:
         return "not comparable"
@@ -43,4 +45,8 @@ def answered(record: Mapping[str, Any], better: str | None, than: str | None, wh
     if better is not None or than is not None:
         asked = better or record["variants"][0]["variant"]
         lines.append(f"{asked} against {than or 'all others'}: {verdict}.")
+        for pair in record["pairs"] if better and than else []:
+            if {pair["better"], pair["worse"]} == {better, than} and pair.get("low_alone") is not None:
+                ends = f"{pair['low_alone']:.3g} to {pair['high_alone']:.3g}; p {pair['p_alone']:.2g}"
+                lines.append(f"Alone: {pair['better']} leads {pair['worse']} by {pair['mean']:.3g} ({ends}).")
     return lines, STATUS[verdict]

@@ -7,15 +7,17 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from referee.formats import SPACE, counted, joined, listed
 from referee.outcomes import Outcomes
-from referee.statistics.comparison import over_seeds, poolable
+from referee.statistics.contrast import LEVEL, enough, over_seeds
 
 MANY = 50  # items: fewer may be equal by chance
 FEW_ERRORS = 10
 LEAST_GROUPS = 5
-ENOUGH_GROUPS = 12  # with 5, 8 and 12, equal variants of 4 seeds differ in 11, 10 and 6 % of simulated tests
+ENOUGH_GROUPS = 12  # of equal size: with 5, 8 and 12, equal variants of 4 seeds differ in 11, 10 and 6 % of tests
+APART = 5  # standard deviations between the two states in which seeds end
 MAJORITY_ITEMS = 20  # of a class, from which a majority is meant
 
 
@@ -79,14 +81,17 @@ def equal_runs(outcomes: Outcomes) -> Iterator[Check]:
                 return
 
 
-def one_seed(outcomes: Outcomes) -> Iterator[Check]:
-    """R004: a variant has one seed."""
-    single = [variant for variant in outcomes.variants if len(outcomes.of(variant)) == 1]
-    if single and len(single) == len(outcomes.variants):
+def few_seeds(outcomes: Outcomes) -> Iterator[Check]:
+    """R004: a variant has one seed, or two beside others with more than four."""
+    counts = {variant: len(runs) for variant in outcomes.variants if (runs := outcomes.of(variant))}
+    if set(counts.values()) == {1}:
         yield Check("R004", "every variant has one seed: another training may give another order.")
-    elif single:
-        verb = "has" if len(single) == 1 else "have"
-        yield Check("R004", f"{joined(single)} {verb} one seed and cannot be compared; two are the least.")
+        return
+    is_enough = dict(zip(counts, enough([*counts.values()]), strict=True))
+    for seeds, least in ((1, "two are the least"), (2, "beside more than four, three are")):
+        if few := [variant for variant, count in counts.items() if count == seeds and not is_enough[variant]]:
+            verb = "has" if len(few) == 1 else "have"
+            yield Check("R004", f"{joined(few)} {verb} {counted(seeds, 'seed')} and cannot be compared; {least}.")
 
 
 def missing_seeds(outcomes: Outcomes) -> Iterator[Check]:
@@ -101,17 +106,37 @@ def missing_seeds(outcomes: Outcomes) -> Iterator[Check]:
 
 
 def unequal_spreads(outcomes: Outcomes) -> Iterator[Check]:
-    """R006: the spread over seeds of two variants differs beyond chance."""
+    """R006: the spread over seeds of two variants differs beyond chance, by F tests of all pairs (Bonferroni)."""
     names = [variant for variant in outcomes.variants if len(outcomes.of(variant)) > 1]
     if len(names) < 2:
         return
     scores = [np.array([run.outcomes.mean() for run in outcomes.of(name)]) for name in names]
     step = max((1 / len(run.items) for run in outcomes.runs if run.outcomes.dtype == bool), default=0.0)
     variances = over_seeds(scores, step)
-    if not poolable(variances, np.array([len(each) for each in scores])):
-        times = math.sqrt(variances.max() / variances.min())
-        wide, narrow = names[variances.argmax()], names[variances.argmin()]
-        yield Check("R006", f"the spread of {wide} over seeds is {times:.1f} times that of {narrow}.")
+    wide, narrow = int(variances.argmax()), int(variances.argmin())
+    tail = LEVEL / (len(names) * (len(names) - 1))
+    if variances[wide] > special.fdtri(len(scores[wide]) - 1, len(scores[narrow]) - 1, 1 - tail) * variances[narrow]:
+        times = f"{math.sqrt(variances[wide] / variances[narrow]):.1f} times that of {names[narrow]}"
+        yield Check(
+            "R006", f"the spread of {names[wide]} over seeds is {times}: spreads differ; each pair uses its own."
+        )
+
+
+def two_states(outcomes: Outcomes) -> Iterator[Check]:
+    """R015: seeds end in one of two states, of which each variant may have luck with its few."""
+    of_runs = [(float(run.outcomes.mean()), run.variant) for run in outcomes.runs if run.is_finite]
+    of_runs.sort()
+    scores = np.array([score for score, _ in of_runs])
+    if len(scores) < 6:
+        return
+    cut = int(np.diff(scores).argmax()) + 1
+    spread = max(each.std(ddof=1) if len(each) > 1 else 0.0 for each in (scores[:cut], scores[cut:]))
+    both = [
+        v for v in outcomes.variants if any(w == v for _, w in of_runs[:cut]) and any(w == v for _, w in of_runs[cut:])
+    ]
+    if both and scores[cut] - scores[cut - 1] > APART * spread > 0:
+        text = f"seeds end in one of two states ({joined(both)}); a lead may be the luck of few seeds: train 10."
+        yield Check("R015", text)
 
 
 def below_majority(outcomes: Outcomes) -> Iterator[Check]:
@@ -156,9 +181,9 @@ def hidden_groups(outcomes: Outcomes) -> Iterator[Check]:
 def few_groups(outcomes: Outcomes) -> Iterator[Check]:
     """R014: the variance over groups is known from few of them."""
     groups = outcomes.groups
-    if groups is not None and (count := int(groups.max()) + 1) < ENOUGH_GROUPS:
-        text = f"intervals over {count} groups are too narrow: up to twice as many are false; {ENOUGH_GROUPS} do."
-        yield Check("R014", text)
+    if groups is not None and (size := round(outcomes.dependence.size(len(groups)))) < ENOUGH_GROUPS:
+        known = f"intervals over {counted(int(groups.max()) + 1, 'group')}, which tell as much as {size} of equal size,"
+        yield Check("R014", f"{known} are too narrow: up to twice as many are false; {ENOUGH_GROUPS} do.")
 
 
 def failed_runs(outcomes: Outcomes) -> Iterator[Check]:
@@ -185,9 +210,10 @@ CHECKS: Iterable = (
     other_labels,
     failed_runs,
     equal_runs,
-    one_seed,
+    few_seeds,
     missing_seeds,
     unequal_spreads,
+    two_states,
     below_majority,
     hidden_groups,
     few_groups,

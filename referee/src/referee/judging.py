@@ -12,17 +12,18 @@ import numpy as np
 import pandas as pd
 
 from referee.checks import Check, checks
-from referee.formats import counted, joined, listed
+from referee.claim import Race
+from referee.formats import counted, joined, listed, p_value
 from referee.outcomes import NAMES, Outcomes, from_frame
 from referee.sources import read
-from referee.statistics.blocks import estimated, not_compared
-from referee.statistics.comparison import LEVEL, TESTS, Dependence, Difference, differences, step_down
-from referee.statistics.items import over_fractions, over_items
+from referee.statistics.blocks import estimated, interaction, not_compared
+from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, enough, in_family
+from referee.statistics.exact import mcnemar
 from referee.statistics.power import growing, measured
-from referee.statistics.relations import Race
-from referee.statistics.sequential import Rows, Watch, watch
-from referee.verdict import Design, Pair, Variant, Verdict
+from referee.statistics.sequential import Rows, Watch, compare, watch
+from referee.verdict import Design, Variant, Verdict, pair_of
 
+UNLIKE = 0.01  # p of an interaction of variants and blocks, below which nothing is compared
 MOST_LOOKS = 200  # whose levels are simulated in seconds
 
 
@@ -124,8 +125,13 @@ def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:
     if both is None:
         several = [each for each in _variants(outcomes) if len(each.runs) > 1]
         known = _blocks_of(several) if test == "pooled" and len(several) > 1 else None
-        if known is None or np.isfinite(estimated([np.zeros(len(each)) for each in known], known).dearer).all():
+        if known is None:
             return []
+        found = estimated([np.zeros(len(each)) for each in known], known)
+        if all(math.isfinite(found.growth({a: 1, b: -1})) for a, b in combinations(range(len(known)), 2)):
+            p = interaction([each.outcomes.mean(axis=1) for each in several], known)
+            text = f"kinds of machines or places move variants unlike (p {p_value(p)}). Judge one kind alone."
+            return [Check("R016", text, is_void=True)] if p < UNLIKE else []
         in_blocks = f"{counted(sum(map(len, known)), 'run')} in {len(set(np.concatenate(known)))} blocks"
         text = f"{in_blocks} leave no degree of freedom for the spread over seeds. Add seeds in the same blocks."
         return [Check("R013", text, is_void=True)]
@@ -161,17 +167,30 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
     by_seed = {variant.index: variant.outcomes for variant in variants}
     if blocks is not None and design.test == "pooled":
         by_seed = _without_blocks(variants)
+    is_enough = dict(zip(by_seed, enough([len(variant.runs) for variant in variants]), strict=True))
 
     def place(variant: Variant) -> tuple[bool, bool, float]:
-        too_few = not design.seeds and len(variant.runs) == 1
+        too_few = not design.seeds and not is_enough[variant.index]
         return too_few, variant.index in beaten, -float(by_seed[variant.index].mean(axis=1).mean())
 
     ranking = sorted(variants, key=place)
-    looks = watched.looks if watched else []
-    tested = looks[-1].differences if looks else _tested(ranking, design, outcomes.dependence)
-    pairs = [_pair(a, b, tested, settled, design) for a, b in combinations(ranking, 2)]
-    known = [by_seed[variant.index] for variant in ranking]
-    pilot = measured(known, len(ranking), dependence=outcomes.dependence)
+    if watched and watched.looks:
+        tested = watched.looks[-1].differences
+    else:
+        rows = dict(enumerate(_rows(outcomes).values()))
+        in_block = None if blocks is None else dict(enumerate(map(blocks.__getitem__, outcomes.variants)))
+        tested = compare(rows, design.level, design.test, outcomes.dependence, in_block).differences
+    tested = tested | {(b, a): each.reversed() for (a, b), each in tested.items()} | settled
+    pairs = []
+    for a, b in combinations(ranking, 2):
+        if (b.index, a.index) in settled:  # by an earlier look, whose decision stands
+            a, b = b, a
+        known = tested.get((a.index, b.index))
+        better = known is not None and known.mean > 0 and known.adjusted <= known.level
+        pairs.append(
+            pair_of(a, b, known, (a.index, b.index) in settled if watched and watched.looks else better, margin)
+        )
+    pilot = measured([by_seed[variant.index] for variant in ranking], len(ranking), dependence=outcomes.dependence)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
     relations = race.findings if race else ()
@@ -231,64 +250,31 @@ def _without_blocks(variants: Sequence[Variant]) -> dict[int, np.ndarray]:
     return found
 
 
-def _tested(ranking: Sequence[Variant], design: Design, dependence: Dependence) -> dict[tuple[int, int], Difference]:
-    """Return each variant, by its index, minus each other that has several seeds too; paired, the same seeds."""
-    several = [variant for variant in ranking if len(variant.runs) > 1]
-    lists = {tuple(run.seed for run in variant.runs) for variant in several}
-    if len(several) < 2 or (design.test == "paired" and len(lists) > 1):
-        return {}
-    blocks = _blocks_of(several)
-    tests = differences([variant.outcomes for variant in several], design.test, design.level, dependence, blocks)
-    return {(several[a].index, several[b].index): each for (a, b), each in tests.items()}
-
-
-def _pair(
-    a: Variant,
-    b: Variant,
-    tested: Mapping[tuple[int, int], Difference],
-    settled: Mapping[tuple[int, int], float],
-    design: Design,
-) -> Pair:
-    if (b.index, a.index) in settled:  # by an earlier look, whose decision stands
-        a, b = b, a
-    difference = tested.get((a.index, b.index))
-    if difference is None and (other := tested.get((b.index, a.index))) is not None:
-        difference = other.reversed()
-    if difference is None:
-        return Pair(a, b, None)
-    p = settled.get((a.index, b.index), difference.adjusted)
-    better = (a.index, b.index) in settled if design.looks else p < design.level
-    return _within(Pair(a, b, difference, p, better), design)
-
-
-def _within(pair: Pair, design: Design) -> Pair:
-    """Return a tested pair, equal instead of better where its whole interval lies within the margin."""
-    margin, difference = design.margin, pair.difference
-    if margin is None or difference is None:
-        return pair
-    whole = -margin < pair.interval.low and pair.interval.high < margin
-    equal = whole or (not pair.settled and difference.is_within(margin))
-    return pair._replace(equal=equal)
-
-
 def _of_models(
     outcomes: Outcomes, variants: list[Variant], design: Design, items: int | None, findings: list[Check]
 ) -> Verdict:
     """Judge these models: items are the only source of chance."""
     metric = outcomes.metric
     ranking = sorted(variants, key=lambda variant: -metric.sign * variant.score.mean)
-    both, tested = list(combinations(ranking, 2)), []
-    for a, b in both:
-        if outcomes.by_item:
-            x, y = (variant.by_item(variant.runs[0]) for variant in (a, b))
-            tested.append(over_items(x, y, len(both), outcomes.dependence))
-        elif items is not None:
-            apart = over_fractions(a.score.mean, b.score.mean, items, len(both))
-            tested.append(apart if metric.sign > 0 else apart.reversed())
-    if not tested:
-        return Verdict(outcomes, ranking, [Pair(a, b, None) for a, b in both], design, of_models=True, checks=findings)
-    adjusted = step_down([each.p for each in tested], len(ranking))
+    tested: dict[tuple[int, int], Contrast] = {}
+    if outcomes.by_item:
+        rows = [variant.by_item(variant.runs[0]) for variant in ranking]
+        cells = Cells([row[None] for row in rows], dependence=outcomes.dependence)
+        for a, b in combinations(range(len(ranking)), 2):
+            tested[a, b] = cells.pair(a, b)
+            if cells.is_bool and outcomes.groups is None:
+                tested[a, b] = tested[a, b]._replace(p=mcnemar(rows[a], rows[b]).p)
+    elif items is not None:
+        # Models that fail on the same items stay below this variance, that of independent ones.
+        variances = [mean * (1 - mean) / items for mean in (variant.score.mean for variant in ranking)]
+        for a, b in combinations(range(len(ranking)), 2):
+            lead = metric.sign * (ranking[a].score.mean - ranking[b].score.mean)
+            found = Contrast(lead, 0.0, variances[a] + variances[b], math.inf)
+            tested[a, b] = found._replace(p=found.p_of(0.0))
+    tested = in_family(tested, {place: metric.sign * variant.score.mean for place, variant in enumerate(ranking)})
     pairs = []
-    for (a, b), each, p in zip(both, tested, adjusted, strict=True):
-        pairs.append(_within(Pair(a, b, each._replace(adjusted=p), p, p < LEVEL), design))
+    for a, b in combinations(range(len(ranking)), 2):
+        each = tested.get((a, b))
+        better = each is not None and each.adjusted <= LEVEL
+        pairs.append(pair_of(ranking[a], ranking[b], each, better, design.margin))
     return Verdict(outcomes, ranking, pairs, design._replace(looks=()), of_models=True, checks=findings)

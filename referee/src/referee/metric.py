@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from referee.formats import SPACE, signed
-from referee.statistics.intervals import Interval
+from referee.statistics.contrast import Interval
 
 FRACTIONS = {"accuracy", "acc", "top1", "top5", "f1", "match", "correct"}
 HIGHER = {*FRACTIONS, "auc", "auroc", "auprc", "ap", "map", "precision", "recall", "bleu", "rouge", "iou", "miou",

@@ -25,7 +25,7 @@ import pandas as pd
 
 from referee.formats import counted, listed
 from referee.metric import Metric, mode_of, names_fraction, words_of
-from referee.statistics.comparison import Dependence
+from referee.statistics.contrast import Dependence
 
 NAMES = {
     "variant": ("variant", "model", "model name", "model id", "method", "setup", "flow", "architecture", "algorithm"),

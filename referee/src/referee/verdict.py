@@ -1,7 +1,7 @@
 """What a table of outcomes shows: variants, pairs of them, and which is better beyond chance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -14,17 +14,18 @@ from scipy import stats
 
 from referee.answer import answer
 from referee.checks import Check
-from referee.claim import NOT_TESTED, Claim
+from referee.claim import NOT_TESTED, Claim, Finding, claimed
+from referee.claim import OPEN as NOT_SETTLED
+from referee.formats import SPACE, counted, joined, listed
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run
-from referee.statistics.comparison import Difference
-from referee.statistics.intervals import Interval, t_interval
+from referee.statistics.contrast import Contrast, Interval, t_interval
 from referee.statistics.power import Pilot
-from referee.statistics.relations import OPEN as NOT_SETTLED
-from referee.statistics.relations import Finding, claimed
 from referee.statistics.sequential import Watch, level_after, levels
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
+MANY = 8  # others, from which the sentence counts them
+SOME = 3  # others of one kind, from which it gives the range of leads instead of each with its interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +71,7 @@ class Pair(NamedTuple):
 
     better: Variant
     worse: Variant
-    difference: Difference | None  # None where one of them has one seed and the other several
-    p: float = math.nan  # adjusted for all pairs; of the look that settled the pair
+    difference: Contrast | None  # of the look that settled the pair, else of the last; None: too few seeds
     settled: bool = False  # the first is better beyond chance
     equal: bool = False  # equal to within the margin, by the whole interval if settled
 
@@ -85,16 +85,34 @@ class Pair(NamedTuple):
         return EQUAL if self.equal else BETTER if self.settled else OPEN
 
     @property
+    def p(self) -> float:
+        """Adjusted for all pairs."""
+        return self.difference.adjusted if self.difference else math.nan
+
+    @property
     def lead(self) -> float:
-        """The difference of the means within blocks, 0 or more unless an earlier look settled the pair."""
+        """The difference of the means within blocks."""
         if self.difference is not None:
             return self.difference.mean
         return self.better.metric.sign * (self.better.score.mean - self.worse.score.mean)
 
     @property
     def interval(self) -> Interval:
-        """The lead with the interval that holds at once with those of all pairs; of a settled one it may hold 0."""
-        return self.difference.interval if self.difference else Interval(self.lead, math.nan, math.nan)
+        """The lead with the interval that holds at once with those of all pairs: of a better variant from 0 on."""
+        if self.difference is None:
+            return Interval(self.lead, math.nan, math.nan)
+        mean, low, high = self.difference.interval
+        return Interval(mean, max(low, 0.0), high) if self.settled else Interval(mean, min(low, 0.0), max(high, 0.0))
+
+    def ends(self, digits: int) -> tuple[str, str]:
+        """Return both ends of the interval as texts: that of a better variant may begin above 0."""
+        metric, (_, low, high) = self.better.metric, self.interval
+        above = f"above {metric.text(0.0, 0)}"
+        return above if self.settled and low == 0 else metric.text(low, digits), metric.text(high, digits)
+
+    def bracket(self, digits: int) -> str:
+        """Return the interval like [0.4, 2.2]; empty without an interval."""
+        return "" if math.isnan(self.interval.low) else f"[{f',{SPACE}'.join(self.ends(digits))}]"
 
     @property
     def chance(self) -> float:
@@ -111,6 +129,15 @@ class Pair(NamedTuple):
             return 1.0 if self.lead > 0 else 0.5
         freedom = variances.sum() ** 2 / (variances**2 / (np.array([len(a), len(b)]) - 1)).sum()
         return float(stats.t.cdf((a.mean() - b.mean()) / math.sqrt(variances.sum()), freedom))
+
+
+def pair_of(a: Variant, b: Variant, difference: Contrast | None, settled: bool, margin: float | None) -> Pair:
+    """Return a pair, equal instead of better where its whole interval lies within the margin."""
+    pair = Pair(a, b, difference, settled)
+    if margin is None or difference is None:
+        return pair
+    whole = -margin < pair.interval.low and pair.interval.high < margin
+    return pair._replace(equal=whole or (not settled and difference.is_within(margin)))
 
 
 class Design(NamedTuple):
@@ -209,8 +236,6 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The conclusion in one sentence."""
-        from referee.sentences import conclusion
-
         void = [check for check in self.checks if check.is_void]
         return f"Not comparable: {void[0].text}" if void else conclusion(self)
 
@@ -225,29 +250,56 @@ class Verdict:
         """Return what is known of one variant against another, or against all others: a verdict, or worse."""
         return answer(self.record(), better, worse)
 
+    def alone(self, pair: Pair) -> Pair:
+        """Return a pair as if it were the only one of interest, so that nothing is corrected for the others."""
+        if (known := pair.difference) is None:
+            return pair
+        known = known._replace(pairs=1, adjusted=known.p, alpha=known.level)
+        return pair_of(pair.better, pair.worse, known, known.mean > 0 and known.p <= known.level, self.margin)
+
     def table(self) -> pd.DataFrame:
         """Return one row for each pair."""
-        shown = self.metric.shown
-        return pd.DataFrame(
-            {
+        rows, shown = [], self.metric.shown
+        for pair in self.pairs:
+            alone = self.alone(pair)
+            low, high, low_alone, high_alone = map(shown, (*pair.interval[1:], *alone.interval[1:]))
+            row = {
                 "better": pair.better.name,
                 "worse": pair.worse.name,
                 "lead": shown(pair.lead),
-                "low": shown(interval.low),
-                "high": shown(interval.high),
-                "p": pair.p,
-                "beats_in_one_more_run": pair.chance,
-                "verdict": pair.verdict,
+                "low": low,
+                "high": high,
             }
-            for pair in self.pairs
-            for interval in [pair.interval]  # once: an exact one takes half a second
-        )
+            row |= {"p": pair.p, "beats_in_one_more_run": pair.chance, "verdict": pair.verdict, "alone": alone.verdict}
+            rows.append(row | {"low_alone": low_alone, "high_alone": high_alone, "p_alone": alone.p})
+        return pd.DataFrame(rows)
 
     def record(self) -> dict[str, Any]:
-        """Return the verdict in plain values, as verdict.json has it."""
-        from referee.report.record import as_record
-
-        return as_record(self)
+        """Return the verdict in plain values; scores and differences as the report shows them."""
+        shown, watch = self.metric.shown, self.watch
+        variants = [
+            {"variant": v.name}
+            | {end: shown(value) for end, value in v.score._asdict().items()}
+            | {"seeds": len(v.runs)}
+            for v in self.ranking
+        ]
+        rows = self.table().rename(columns={"lead": "mean", "p": "adjusted_p"}).to_dict("records")
+        pairs = [row for row, pair in zip(rows, self.pairs, strict=True) if self.counts(pair)]
+        return {
+            "headline": self.sentence,
+            "verdict": self.verdict,
+            "scope": scope(self),
+            "metric": self.metric.name,
+            "test": self.design.test,
+            "level": self.level,
+            "margin": None if self.margin is None else shown(self.margin),
+            "look": len(watch.looks) if watch else 1,
+            "stop": watch.stop if watch else "fixed",
+            "variants": [_known(variant) for variant in variants],
+            "pairs": [_known(pair) for pair in pairs],
+            "checks": [{"code": check.code, "text": check.text, "void": check.is_void} for check in self.checks],
+            "notes": self.outcomes.notes,
+        }
 
     def report(self, path: str | Path) -> Path:
         """Write the page, and beside it report.md, verdict.json and the figures; return its path."""
@@ -257,6 +309,104 @@ class Verdict:
 
     def latex(self) -> str:
         """Return the table of the pairs for a paper."""
-        from referee.report.latex import as_latex
+        from referee.report.page import as_latex
 
         return as_latex(self)
+
+
+def _known(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return values with None in place of nan and infinity, which JSON has not."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+# ---- in words
+
+
+def conclusion(verdict: Verdict) -> str:
+    """Summarize in one sentence who leads, by how much, and how sure that is."""
+    ranking, metric = verdict.ranking, verdict.metric
+    if not ranking:
+        return "No run finished, so there is nothing to compare."
+    best = ranking[0]
+    if len(ranking) == 1:
+        return f"Only {best.name} has finished runs, so there is nothing to compare."
+    against = [pair for pair in verdict.pairs if pair.better is best and verdict.counts(pair)]
+    if all(pair.difference is None for pair in against):
+        score = metric.text(best.score.mean, verdict.digits)
+        shown = f"{score}{SPACE}%" if metric.is_fraction else f"{metric.name} {score}"
+        scored = f"{best.name} scored {'highest' if metric.mode == 'max' else 'lowest'} ({shown})"
+        return f"{scored}, but a single seed cannot distinguish a difference from chance."
+    margin = "" if verdict.margin is None else metric.size(verdict.margin)
+    ahead = [pair for pair in against if pair.settled and not pair.equal]
+    equal = [pair for pair in against if pair.equal]
+    level = [pair for pair in against if not pair.settled and not pair.equal]
+    if all(pair.equal for pair in verdict.pairs):
+        return f"Equal to within {margin}: {joined([variant.name for variant in ranking])} ({_seeds(verdict)})."
+    seeds = _seeds(verdict) + (f"; margin {margin}" if margin and not equal else "")
+    if not ahead and not equal:
+        leads = joined([f"{pair.worse.name} by {_gap(pair, verdict)}" for pair in level])
+        return f"No winner yet ({seeds}): {best.name} leads {leads}; leads of this size can still be chance."
+    parts = [f"{best.name} is better than {_leads(ahead, ' by ', len(against), verdict)}"] if ahead else []
+    if near := [pair.worse.name for pair in ahead if margin and not pair.interval.low > (verdict.margin or 0.0)]:
+        than = "" if len(near) == len(ahead) == len(against) else f" than {listed(near)}"
+        parts.append(f"whether by more than {margin}{than} is open")
+    if equal:
+        who = joined([pair.worse.name for pair in equal])
+        parts.append(f"equal to within {margin} to {who}" if ahead else f"{best.name} equals {who} to within {margin}")
+    if len(level) > MANY:
+        parts.append(f"no winner yet against {listed([pair.worse.name for pair in level])}")
+    elif level:
+        parts.append(f"no winner yet against {_leads(level, ', which it leads by ', len(against), verdict)}")
+    return f"{'; '.join(parts)} ({seeds})."
+
+
+def _leads(pairs: Sequence[Pair], by: str, others: int, verdict: Verdict) -> str:
+    """Return over whom the best variant leads and by how much, of more than a few by the least and the largest lead."""
+    if len(pairs) <= (SOME if others <= 2 * SOME else 1):
+        return joined([f"{pair.worse.name}{by}{_gap(pair, verdict)}" for pair in pairs])
+    leads = [pair.lead for pair in pairs]
+    low, high = verdict.metric.text(min(leads), verdict.digits), verdict.metric.difference(max(leads), verdict.digits)
+    who = joined([pair.worse.name for pair in pairs]) if len(pairs) <= MANY else f"{len(pairs)} of {others} others,"
+    return f"{who}{by}{low} to {high}"
+
+
+def scope(verdict: Verdict) -> str:
+    """Return what the verdict is about: which chance its intervals are over."""
+    if verdict.of_models:
+        which = "either" if len(verdict.ranking) == 2 else "any of them"
+        about = f"It is about these models on such items; nothing is known about another training of {which}."
+        if not verdict.outcomes.by_item and any(pair.difference for pair in verdict.pairs):
+            return f"{about} Which items each gets right is not known, so the models are taken to be independent."
+        return about
+    groups, unit = verdict.outcomes.groups, verdict.outcomes.unit
+    if verdict.items == 1:
+        return "Intervals are over seeds alone: other test items may turn a lead."
+    of_groups = "" if groups is None else f"{counted(int(groups.max()) + 1, 'group')} of "
+    return f"Intervals are over seeds and {of_groups}test {unit}s."
+
+
+def _gap(pair: Pair, verdict: Verdict) -> str:
+    lead = verdict.metric.difference(pair.lead, verdict.digits)
+    return lead if math.isnan(pair.interval.low) else f"{lead} ({' to '.join(pair.ends(verdict.digits))})"
+
+
+def repetition(verdict: Verdict) -> str:
+    """Return what the best variant's leads may be without the luck that ended a watched study; else empty."""
+    leads = []
+    for pair in verdict.pairs:
+        if pair.better is verdict.ranking[0] and pair.verdict == BETTER and pair.difference:
+            lead = verdict.metric.difference(pair.lead - pair.difference.seeds / pair.lead, verdict.digits)
+            leads.append(f"{lead} over {pair.worse.name}")
+    if len(verdict.design.looks) < 2 or not leads or verdict.verdict == VOID:
+        return ""
+    shown = joined(leads)
+    return f"A lead at which a study stops is too large: a repetition would show about {shown}."
+
+
+def _seeds(verdict: Verdict) -> str:
+    if verdict.of_models:
+        return "these models, one seed each"
+    counts = sorted({len(variant.runs) for variant in verdict.ranking})
+    if not verdict.design.seeds:
+        counts = [count for count in counts if count > 1] or counts
+    return (f"{counts[0]} to " if len(counts) > 1 else "") + f"{counted(counts[-1], 'seed')} each"

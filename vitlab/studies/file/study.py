@@ -45,7 +45,7 @@ from annotated_types import Ge, Len
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from referee.claim import Claim, parse_claim
-from referee.statistics.comparison import LEVEL
+from referee.statistics.contrast import LEVEL
 
 from vitlab.config import SHIPPED, Config, flatten, load_yaml, locate, merge
 from vitlab.data.groups import gives_groups
@@ -200,7 +200,7 @@ class Study:
     groups: str | None = None  # as `groups_by_name` takes it
     folds: int | None = None  # parts of the images of a seed, each of which tests once
     folds_without_test: bool = False  # only if the data set has no test images
-    test: str = "pooled"  # one of `comparison.TESTS`
+    test: str = "pooled"  # one of `contrast.TESTS`
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
     registered: Mapping[str, Any] | None = None  # the claim: date, and digest of the settings

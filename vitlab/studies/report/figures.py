@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import referee.report.charts
+import referee.report.differences
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from referee.formats import tick
@@ -21,12 +21,12 @@ def ranking(results: StudyResults, layout: Layout) -> Figure:
     """Draw each variant's runs, mean and interval, with the baselines."""
     known = results.baselines
     lines = {"k-NN": known.knn, "majority": known.majority} if known else {}
-    return referee.report.charts.ranking(results.verdict, layout, lines)
+    return referee.report.differences.ranking(results.verdict, layout, lines)
 
 
 def differences(results: StudyResults, layout: Layout) -> Figure:
     """Draw the lead of each pair's first variant."""
-    return referee.report.charts.differences(results.verdict, layout, results.metric.score)
+    return referee.report.differences.differences(results.verdict, layout, results.metric.score)
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:

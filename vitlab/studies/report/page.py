@@ -16,7 +16,7 @@ from referee.report.along import line_parts
 from referee.report.claim import about, decided, headline
 from referee.report.claim import chart as chart_of
 from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
-from referee.sentences import conclusion
+from referee.verdict import conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.fairness import Images

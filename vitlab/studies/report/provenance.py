@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from referee.formats import SPACE, counted, joined, percent
+from referee.judging import apart_by_block
 from referee.report.differences import chance
 from referee.report.document import Code, Details, Note, Part, Text
 from referee.statistics.blocks import not_compared
@@ -35,6 +36,9 @@ def confounded_environments(results: StudyResults) -> Iterator[str]:
             f"{joined(both)} trained on different kinds of machines ({_by_kind(machines)}), which may be why they "
             f"differ. {seeds} of all variants on one kind."
         )
+    elif not confounded:
+        for check in apart_by_block(results.outcomes, results.study.test):
+            yield f"{check.text[0].upper()}{check.text[1:]}"
 
 
 def _by_kind(machines: Mapping[str, Mapping[str, str]]) -> str:
@@ -249,7 +253,7 @@ def _tested(results: StudyResults) -> Iterator[str]:
     tested = sum(pair.difference is not None for pair in verdict.pairs)
     if not tested:
         return
-    adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
+    adjusted = f", adjusted for {counted(tested, 'pair')} by a closed test from the top" if tested > 1 else ""
     extended = verdict.watch is None and results.earlier_plans
     level = percent(verdict.level, 1)
     at = f"{level if extended else 5}{SPACE}%"

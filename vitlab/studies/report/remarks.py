@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
+from referee.checks import two_states
 from referee.formats import SPACE, counted, joined, listed, percent
-from referee.statistics.comparison import LEVEL, half_width
-from referee.statistics.intervals import spread, t_interval
+from referee.statistics.contrast import LEVEL, half_width, spread, t_interval
 
 from vitlab.studies.file.fairness import kind_of, matters, name_of, said
 from vitlab.studies.file.format import clock
@@ -86,6 +86,11 @@ def _declared(results: StudyResults) -> Iterator[str]:
         yield f"Declared, but not architecture: {named}. The differences are not the architectures' alone."
     elif named:
         yield f"All variants have the same architecture; they differ, as declared, in {named}."
+
+
+def _states(results: StudyResults) -> Iterator[str]:
+    for check in two_states(results.outcomes):
+        yield f"{check.text[0].upper()}{check.text[1:]}"
 
 
 def _architecture_differs(results: StudyResults) -> bool:
@@ -327,6 +332,7 @@ DECISIVE: tuple[Kind, ...] = (
     _ranked_on_validation,
     _leaks,
     not_beyond_baselines,
+    _states,
     _extension,
     _late_variants,
     _left_out,

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from referee.formats import counted, percent
 from referee.report.document import Cell, Code, Figure, Note, Part, Row, Section, Table, Text
 from referee.report.drawing import Drawing, Layout, draw_curve, panels_of, put_legend
-from referee.statistics.intervals import Interval, t_interval
+from referee.statistics.contrast import Interval, t_interval
 
 from vitlab.runs.directory import ROBUSTNESS
 from vitlab.studies.file.metric import TOP1

@@ -13,7 +13,7 @@ from referee.report.claim import caption, deciding, deciding_table
 from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import Cell, Code, Details, Figure, Gallery, Heading, Note, Part, Row, Section, Table, Text
 from referee.report.drawing import Drawing
-from referee.statistics.intervals import sampling_margin, t_interval
+from referee.statistics.contrast import sampling_margin, t_interval
 
 from vitlab.config import ABSENT, flatten, short
 from vitlab.evaluation.per_class import in_order

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import referee.outlooks
+import referee.plan
 from referee.checks import Check
+from referee.claim import OPEN, p_of_claim
 from referee.formats import counted
 from referee.report.claim import deciding
 from referee.statistics.power import MOST_SEEDS, Need
-from referee.statistics.relations import OPEN, p_of_claim
 from referee.verdict import VOID, Pair, Verdict
 
 from vitlab.atomic_files import write_text
@@ -26,7 +26,6 @@ from vitlab.studies.report.remarks import not_beyond_baselines, objections, rema
 from vitlab.studies.results.table import StudyResults
 
 FEW_IMAGES = 100  # below which 95 % intervals of an accuracy are 10 points wide and more
-PAIR = ("better", "worse", "verdict", "mean", "low", "high", "adjusted_p")
 LOOKS = "looks.jsonl"  # in the study's folder
 LOOK = {"time", "seeds", "stop", "variants"}  # its keys
 
@@ -63,7 +62,7 @@ def outlooks(results: StudyResults) -> list[str]:
 
     if objections(results):
         return []
-    lines = referee.outlooks.outlooks(judged(results), is_claimed if claim else None, time_of)
+    lines = referee.plan.outlooks(judged(results), is_claimed if claim else None, time_of)
     return [*lines, *few_images(results.study, len(results.labels))] if lines and results.by_image else lines
 
 
@@ -118,7 +117,7 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "stop": record["stop"],
         "seeds": study.seeds,
         "variants": record["variants"],
-        "pairs": [{key: value for key, value in pair.items() if key in PAIR} for pair in record["pairs"]],
+        "pairs": [{key: pair[key] for key in pair if key != "beats_in_one_more_run"} for pair in record["pairs"]],
         "objections": objections(results),
         "failures": {str(run): why for run, why in results.failures},
     }

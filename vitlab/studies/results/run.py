@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from referee.formats import listed
-from referee.statistics.intervals import Interval
+from referee.statistics.contrast import Interval
 from referee.verdict import Variant
 
 from vitlab.evaluation import predictions as predicted

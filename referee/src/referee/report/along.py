@@ -16,9 +16,8 @@ from referee.metric import Metric
 from referee.report import drawing
 from referee.report.document import Figure, Heading, Note, Part, Row, Table, Text
 from referee.report.drawing import DASHED, MUTED, Chart, Layout, put_legend, style_of
-from referee.statistics.comparison import LEVEL
+from referee.statistics.contrast import LEVEL, Interval
 from referee.statistics.curves import Crossing, Law
-from referee.statistics.intervals import Interval
 
 NO_LOGARITHM = "a score of 0 or less has no logarithm"
 

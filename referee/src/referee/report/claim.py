@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from referee.claim import Claim
+from referee.claim import CONTRADICTED, REPEATED, Claim
 from referee.formats import NONE, SPACE, joined, p_value
 from referee.report.differences import INTERVAL
 from referee.report.document import Heading, Note, Part, Row, Table
 from referee.report.drawing import TIP, Chart, Layout, brief, panels_of, put_legend, style_of
-from referee.statistics.relations import CONTRADICTED, REPEATED
 from referee.verdict import VOID, Verdict
 
 TABLE = "What decides the word"

@@ -1,18 +1,23 @@
-"""The section on the differences between variants: every pair, and where its uncertainty comes from."""
+"""The section on the differences between variants: every pair, where its uncertainty comes from, and the charts."""
+
+from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawn
+from matplotlib.ticker import MaxNLocator
 
 from referee.formats import NONE, SPACE, counted, listed, p_value, percent, signed
-from referee.outlooks import pilot_of
+from referee.plan import pilot_of
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
-from referee.report.drawing import Drawing
-from referee.statistics.comparison import LEVEL, half_width, least_visible
-from referee.statistics.items import mcnemar
+from referee.report.drawing import DASHED, MUTED, PX, RULE, Chart, Drawing, Layout, brief, point, style_of
+from referee.statistics.contrast import LEVEL, half_width, least_visible
+from referee.statistics.exact import mcnemar
 from referee.statistics.power import detectable, need
 from referee.verdict import Pair, Variant, Verdict
 
 INTERVAL = "95 % interval"
-OWN_SPREADS = "each pair is tested with its own variances and degrees of freedom (Welch)"
+OF_FAILURES = 17  # false claims in % where one variant fails in 1 of 10, with 10,000 images
 POINT = 0.01  # the true lead to plan for, of a fraction without a margin
 RULES = {
     "pooled": "Student's t on seeds",
@@ -67,7 +72,7 @@ def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
     seeds = min(len(pair.better.runs), len(pair.worse.runs))
     cells: list[str | Cell] = [
         Cell(metric.text(pair.lead, digits), bold=True),
-        metric.bracket(pair.interval, digits) or NONE,
+        pair.bracket(digits) or NONE,
         conclusion_on(pair, verdict),
         p_value(pair.p),
         NONE if pilot is None else metric.text(detectable(pilot, seeds), digits),
@@ -94,17 +99,16 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
     if not tested:
         return " ".join([*lines, "A single seed cannot show what is chance."])
     held = "all intervals of the table hold at once" + (", at every look" if verdict.design.looks else "")
+    held += "" if tested < 2 else "; beside *better* an interval begins at 0 or above, beside *undecided* it holds 0"
     lines.append(f"*95 % interval*: of the true lead; {held}.")
-    adjusted = f", adjusted for {counted(tested, 'pair')} by Shaffer's step-down" if tested > 1 else ""
+    adjusted = f", adjusted for {counted(tested, 'pair')} by a closed test from the top" if tested > 1 else ""
     better = "p is below 0.05"
     if verdict.level < LEVEL:
         better = f"p is at most {p_value(verdict.level)}, at which all looks together call equal variants different in "
         better += f"5{SPACE}% of studies; the p of the look that settled it is given"
-    holds_0 = "An interval may hold 0 beside *better*: the test goes pair by pair, the intervals hold for all at once."
     lines += [
         f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {chance(verdict)}.",
         f"*Better*: {better}.",
-        *([holds_0] if any(pair.settled and pair.interval.low <= 0 for pair in verdict.pairs) else []),
         "*Undecided* does not mean equal: the interval shows which differences remain possible.",
     ]
     if verdict.margin is not None:
@@ -147,26 +151,18 @@ def limits(verdict: Verdict) -> list[str]:
         lines.append(f"The runs come from {len(names)} kinds of machines or places ({listed(names)}){subtracted}.")
     if sound := [len(variant.runs) for variant in several if variant.name not in failed]:
         unseen = percent(1 - LEVEL ** (1 / min(sound)), 0)
-        error = 14 if len(several) == 2 else 8 if verdict.design.looks else 6
         lines.append(
             f"No failure in {counted(min(sound), 'seed')} says little about rare ones: it excludes only that more than "
             f"{unseen}{SPACE}% of seeds fail. Where one variant fails rarely and the others never, up to "
-            f"{error}{SPACE}% of studies of equal variants call one better, instead of 5{SPACE}%."
+            f"{OF_FAILURES}{SPACE}% of studies of equal variants call one better, instead of 5{SPACE}%."
         )
+    if len(several) > 2 and min(len(variant.runs) for variant in several) == 3:
+        lines.append(f"With three seeds it is 8{SPACE}% where spreads differ fourfold.")
     wide, narrow = max(several, key=_spread), min(several, key=_spread)
     if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
         ratio = _spread(wide) / _spread(narrow)
-        lines.append(
-            f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}"
-            + (f": too unlike to be pooled, so {OWN_SPREADS}." if _own_spreads(verdict) else ".")
-        )
+        lines.append(f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}.")
     return lines
-
-
-def _own_spreads(verdict: Verdict) -> bool:
-    """Whether no variance of the study is pooled; two variants alone never need it."""
-    tested = [pair.difference for pair in verdict.pairs if pair.difference]
-    return verdict.design.test == "pooled" and len(tested) > 1 and not tested[0].alike
 
 
 def _spread(variant: Variant) -> float:
@@ -179,7 +175,7 @@ def _sources(verdict: Verdict) -> list[Part]:
         if (difference := pair.difference) is None:
             continue
         sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
-        halves = [half_width(LEVEL, *source, difference.freedom) for source in sources]
+        halves = [half_width(LEVEL, *source, difference.freedom, difference.of_images) for source in sources]
         shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if by_item else halves[:1])]
         if by_item and not float(metric.text(halves[1], digits)):
             least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.design.test == "paired")
@@ -193,9 +189,11 @@ def _sources(verdict: Verdict) -> list[Part]:
     if by_item:
         columns = ["Seeds", f"{unit.capitalize()}s", "Both"]
         of_items = f" *{columns[1]}*: the variance over test {unit}s, less what seeds flip. The squares add up."
-    seeds = "Student's t with the variance over seeds, pooled over all variants and never less than the pair's own"
-    if _own_spreads(verdict):
-        seeds = "Student's t with the pair's own variances over seeds and Welch's degrees of freedom"
+    seeds = "Student's t with the pair's own variances over seeds and Welch's degrees of freedom"
+    if len(verdict.ranking) > 2:
+        seeds = (
+            "Student's t with the variance over seeds, moderated by all variants' and never less than the pair's own"
+        )
     if verdict.design.test == "paired":
         seeds = "Student's t with the variance of the differences by seed"
     return [
@@ -225,3 +223,73 @@ def _mcnemar(verdict: Verdict) -> list[Part]:
     columns = ["Pair", "Seed", "Only the first correct", "Only the second correct", "Exact p"]
     note = "Each row compares two trained models, not their architectures, and is not adjusted for the number of rows."
     return [Details("McNemar's test for each seed", [Table("McNemar's test by seed", columns, rows), Note(note)])]
+
+
+# ---- charts
+
+
+def ranking(verdict: Verdict, layout: Layout, lines: Mapping[str, float] | None = None) -> Drawn:
+    """Draw each variant's runs, mean and interval; `lines` are scores to compare them with, by name."""
+    variants, metric = verdict.ranking, verdict.metric
+
+    def text(score: float) -> str:
+        return f"{100 * score:.2f} %" if metric.is_fraction else f"{score:.4g}"
+
+    figure = Drawn(figsize=(layout.width * PX, (84 + 34 * len(variants)) * PX), layout="constrained")
+    axes = figure.subplots()
+    for row, variant in enumerate(variants):
+        mean, low, high = (metric.scale * value for value in variant.score)
+        axes.plot([low, high], [row, row], color=style_of(variant.index)["color"], linewidth=2.5, alpha=0.55)
+        for run, score in zip(variant.runs, variant.scores, strict=True):
+            point(axes, variant.index, metric.scale * score, row, 5.5, f"{run}: {text(score)}", hollow=True)
+        point(axes, variant.index, mean, row, 10, f"{variant.name}: {text(variant.score.mean)} on average")
+    _draw_lines(axes, {name: metric.scale * value for name, value in (lines or {}).items()})
+    axes.set_yticks(range(len(variants)), [brief(variant.name, layout) for variant in variants])
+    axes.set_ylim(len(variants) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(metric.axis())
+    return figure
+
+
+def differences(verdict: Verdict, layout: Layout, score: str = "") -> Drawn:
+    """Draw each pair's lead, its simultaneous interval, and zero, that of equal variants; `score` names the axis."""
+    pairs, metric = verdict.pairs, verdict.metric
+    figure = Drawn(figsize=(layout.width * PX, (84 + 34 * len(pairs)) * PX), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color=MUTED, linewidth=1.2, linestyle=DASHED)
+    if verdict.margin is not None:
+        axes.axvspan(-metric.scale * verdict.margin, metric.scale * verdict.margin, color=RULE, zorder=0)
+    for row, pair in enumerate(pairs):
+        lead, low, high = (metric.scale * value for value in pair.interval)
+        axes.plot([low, high], [row, row], color=style_of(pair.better.index)["color"], linewidth=2.5, alpha=0.55)
+        ends = "" if np.isnan(low) else f" ({low:.4g} to {high:.4g})"
+        tip = f"{pair.name}: {lead:.4g}{' points' if metric.is_fraction else ''}{ends}"
+        point(axes, pair.better.index, lead, row, 9, tip, hollow=pair.verdict != "better")
+    names = [(brief(pair.better.name, layout), brief(pair.worse.name, layout)) for pair in pairs]
+    space = "\n" if layout.columns == 1 or max(len(a + b) for a, b in names) > 60 else " "
+    axes.set_yticks(range(len(pairs)), [f"{a} –{space}{b}" for a, b in names])
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("lead, points" if metric.is_fraction else f"lead in {score or metric.name}")
+    return figure
+
+
+def _draw_lines(axes: Axes, lines: Mapping[str, float]) -> None:
+    """Draw the lines that lie near enough not to squeeze the variants together."""
+    low, high = axes.get_xlim()
+    room = max(high - low, 1.0)
+    for name, value in lines.items():
+        if low - room < value < high + room:
+            axes.axvline(value, color=MUTED, linewidth=1.2, linestyle=DASHED)
+            axes.annotate(
+                name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+                ha="center", fontsize=11, color=MUTED,
+            )  # fmt: skip
+
+
+RANKING = Chart("ranking", "Score of every run, with mean and 95 % interval per variant.", ranking)
+DIFFERENCES = Chart("differences", "Lead of every pair of variants, with its 95 % interval.", differences)

@@ -1,16 +1,16 @@
 """The page of a verdict: one HTML file without a network, the same as Markdown, and verdict.json."""
 
 import json
+import math
+import re
 from pathlib import Path
 
-from referee.formats import NONE, counted
-from referee.outlooks import outlooks
-from referee.report.charts import DIFFERENCES, RANKING
-from referee.report.differences import INTERVAL, differences_section
+from referee.formats import NONE, counted, p_value
+from referee.plan import outlooks
+from referee.report.differences import DIFFERENCES, INTERVAL, RANKING, differences_section
 from referee.report.document import Cell, Code, Document, Figure, Note, Row, Section, Table, render
 from referee.report.drawing import draw
-from referee.sentences import scope
-from referee.verdict import Verdict
+from referee.verdict import Verdict, scope
 
 MOST_ROWS = 60  # of pairs in a figure
 
@@ -61,3 +61,36 @@ def _ranking(verdict: Verdict) -> Table:
         interval = metric.bracket(variant.score, digits) or NONE
         rows.append(Row(variant.name, [mean, interval, str(len(variant.runs))], variant.index))
     return Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL], labeled=True)
+
+
+def as_latex(verdict: Verdict) -> str:
+    """Return the ranking as a table for a paper: the best, and what is not worse than it, in bold; needs booktabs."""
+    metric, digits, best = verdict.metric, verdict.digits, next(iter(verdict.ranking), None)
+    of_best = {pair.worse.name: pair for pair in verdict.pairs if pair.better is best}
+    rows = []
+    for variant in verdict.ranking:
+        pair = of_best.get(variant.name)
+        _, low, high = variant.score  # of which a fraction's lies within 0 and 1
+        half = metric.scale * max(high - variant.score.mean, variant.score.mean - low)
+        shown = f"{metric.scale * variant.score.mean:.{digits}f}"
+        shown += "" if math.isnan(half) else rf" \pm {half:.{digits}f}"
+        bold = pair is None or (pair.difference is not None and pair.verdict != "better")
+        score = rf"$\mathbf{{{shown}}}$" if bold else f"${shown}$"
+        lead = "--"
+        if pair is not None:
+            ends = ", ".join(f"{metric.scale * end:.{digits}f}" for end in pair.interval[1:])
+            gap = f"{metric.scale * pair.lead:.{digits}f}"
+            begin = "(" if pair.settled and pair.interval.low == 0 else "["
+            lead = f"${gap}$" if math.isnan(pair.interval.low) else f"${gap}$ ${begin}{ends}]$"
+        p = "--" if pair is None or math.isnan(pair.p) else p_value(pair.p).replace("< 0.001", "$<$0.001")
+        rows.append(f"{escaped(variant.name)} & {len(variant.runs)} & {score} & {lead} & {p} \\\\")
+    header = rf"Variant & Seeds & {escaped(metric.axis())} & Lead of the best & $p$ \\"
+    return "\n".join(
+        [r"\begin{tabular}{lrrrr}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+    )
+
+
+def escaped(text: str) -> str:
+    """Return a name with LaTeX's special characters made plain."""
+    plain = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
+    return plain.replace("^", r"\textasciicircum{}").replace("~", r"\textasciitilde{}")

@@ -10,23 +10,35 @@ of each seed ran in one block, larger where blocks and variants are mixed. Two v
 their own are compared as paired ones are.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 
 class Blocks(NamedTuple):
-    """What blocks do to a comparison of K variants."""
+    """What blocks do to contrasts of K variants."""
 
     shifts: list[np.ndarray]  # of each variant: what its block adds to a run's score, (S,)
     left: float  # share of the degrees of freedom that is left, (ν − λ)/ν
-    dearer: np.ndarray  # (K, K): by how much the variance of a difference grows by mixing; inf: not comparable
+    counts: np.ndarray  # of runs, (K,)
+    X: np.ndarray
 
     def taken_off(self, outcomes: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return outcomes, each (S, N), without their blocks' effects."""
         return [y - shift[:, None] for y, shift in zip(outcomes, self.shifts, strict=True)]
+
+    def growth(self, weights: Mapping[int, float]) -> float:
+        """Return by how much the variance of a contrast grows by mixing; inf: it cannot be estimated."""
+        information, c = np.linalg.pinv(self.X.T @ self.X), np.zeros(self.X.shape[1])
+        c[[*weights]] = [*weights.values()]
+        in_span = np.allclose(information @ (self.X.T @ self.X) @ c, c)  # of the runs
+        if not in_span or np.linalg.matrix_rank(self.X) == len(self.X):
+            return math.inf
+        return float(c @ information @ c) / float((c[: len(self.counts)] ** 2 / self.counts).sum())
 
 
 def estimated(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> Blocks:
@@ -36,20 +48,24 @@ def estimated(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> Blo
     X = np.zeros((len(codes), K + len(names)))
     X[np.arange(len(codes)), np.repeat(np.arange(K), counts)] = 1
     X[np.arange(len(codes)), K + codes] = 1
-    information = np.linalg.pinv(X.T @ X)
-    effects = (information @ X.T @ np.concatenate(scores))[K:]
+    effects = (np.linalg.pinv(X.T @ X) @ X.T @ np.concatenate(scores))[K:]
     shifts = np.split((effects - effects[codes].mean())[codes], counts.cumsum()[:-1])
     freedom, lost = counts.sum() - K, np.linalg.matrix_rank(X) - K
-    if lost == freedom:
-        return Blocks(shifts, 1.0, np.full((K, K), np.inf))
-    dearer = np.ones((K, K))
-    for a, b in combinations(range(K), 2):
-        contrast = np.zeros(len(information))
-        contrast[[a, b]] = 1, -1
-        seen = np.allclose(information @ (X.T @ X) @ contrast, contrast)  # in the span of the runs
-        variance = contrast @ information @ contrast
-        dearer[a, b] = dearer[b, a] = variance / (1 / counts[[a, b]]).sum() if seen else np.inf
-    return Blocks(shifts, float(freedom - lost) / float(freedom), dearer)
+    return Blocks(shifts, 1.0 if lost == freedom else float(freedom - lost) / float(freedom), counts, X)
+
+
+def interaction(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> float:
+    """Return the p of an F test that blocks move all variants alike; nan without two runs of a variant in a block."""
+    X, y = estimated(scores, blocks).X, np.concatenate(scores)
+    _, cells = np.unique(X, axis=0, return_inverse=True)
+    alike, cell = np.linalg.matrix_rank(X), np.eye(cells.max() + 1)[cells]
+    left, apart = len(y) - cell.shape[1], cell.shape[1] - alike
+    if not left or not apart:
+        return math.nan
+    additive, own = (y - M @ np.linalg.lstsq(M, y)[0] for M in (X, cell))
+    within = float(own @ own) / left
+    between = (float(additive @ additive) - float(own @ own)) / apart
+    return float(special.fdtrc(apart, left, between / within)) if within else math.nan
 
 
 def not_compared(blocks: Mapping[str, Mapping[Any, str]], test: str) -> tuple[str, str] | None:

@@ -1,7 +1,7 @@
 """Curves over a numeric axis, such as training images: where two of them cross, and the law that one follows.
 
 A point x_k has the mean errors e_a and e_b of two variants, and V_k and I_k, the variances of their difference over
-seeds and images (`comparison`). Where two curves cross, r = ln(e_a / e_b) is zero. A power law is nearly a line in
+seeds and images (`contrast`). Where two curves cross, r = ln(e_a / e_b) is zero. A power law is nearly a line in
 ln x, so r is interpolated there, by the cubic through the nearest four points: r(x) = Σ w_k(x) r_k with
 
     V(x) = Σ w_k² V_k / L_k²       images are the same at all points, seeds are not
@@ -24,8 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, half_width
-from referee.statistics.intervals import Interval
+from referee.statistics.contrast import LEVEL, Interval, half_width
 
 NEIGHBORS = 4  # points that interpolate
 BETWEEN = 32  # places looked at between two points
@@ -42,6 +41,7 @@ class Gap(NamedTuple):
     seeds: float  # V
     images: float  # I
     freedom: float  # of V
+    of_images: float = math.inf  # of I
 
     @property
     def scale(self) -> float:
@@ -51,25 +51,8 @@ class Gap(NamedTuple):
     def sign(self, level: float) -> int:
         """Return −1 where the first is better at this level, 1 where the second is, 0 where neither is."""
         apart = self.a - self.b
-        return int(np.sign(apart)) if abs(apart) > half_width(level, self.seeds, self.images, self.freedom) else 0
-
-
-def image_variance(outcomes: np.ndarray, dependence: Dependence = INDEPENDENT) -> float:
-    """Return the variance of a variant's mean over the choice of test images, from outcomes (S, N) or scores (S, 1)."""
-    S, N = outcomes.shape
-    if N == 1:
-        return 0.0
-    flips = float(dependence.changes(outcomes).mean()) / S if S > 1 else 0.0
-    return dependence.overlap * max(0.0, dependence.variance(outcomes.mean(axis=0)) - flips) / N
-
-
-def mean_interval(outcomes: np.ndarray, dependence: Dependence = INDEPENDENT) -> Interval:
-    """Return the mean with its 95 % interval over seeds and images; without ends if there is one seed."""
-    scores, S = outcomes.mean(axis=1), len(outcomes)
-    mean, half = float(scores.mean()), math.nan
-    if S > 1:
-        half = half_width(LEVEL, float(scores.var(ddof=1)) / S, image_variance(outcomes, dependence), S - 1)
-    return Interval(mean, mean - half, mean + half)
+        half = half_width(level, self.seeds, self.images, self.freedom, self.of_images)
+        return int(np.sign(apart)) if abs(apart) > half else 0
 
 
 class Crossing(NamedTuple):
@@ -118,10 +101,10 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
     ratios = np.array([math.log(gap.a / gap.b) for gap in gaps])
     r = weights @ ratios
     seeds, images = np.array([(gap.seeds, gap.images) for gap in gaps]).T / scale**2
-    freedom = min(gap.freedom for gap in gaps)
+    freedom, of_images = (min(getattr(gap, kind) for gap in gaps) for kind in ("freedom", "of_images"))
 
     def half(w: np.ndarray) -> float:
-        return half_width(LEVEL, float(w**2 @ seeds), float(np.abs(w) @ np.sqrt(images)) ** 2, freedom)
+        return half_width(LEVEL, float(w**2 @ seeds), float(np.abs(w) @ np.sqrt(images)) ** 2, freedom, of_images)
 
     halves = np.array([half(w) for w in weights]) + np.abs(r - np.interp(places, u, ratios))
     beyond = np.abs(r) - halves  # above 0 where a crossing is rejected

@@ -1,8 +1,9 @@
-"""All regroupings of the runs of two variants, which are taken to be equal in distribution, of whatever form.
+"""Exact tests: all regroupings of the runs of two variants, and McNemar's of two trained models on the same items.
 
+Two variants are taken to be equal in distribution over seeds, of whatever form.
 Where the variants are equal, the labels of the runs are arbitrary, so the difference D of the means is one of those
 that all regroupings of the runs give. Test images are a second source of variance, I, which no regrouping shows. As in
-`comparison`, squares add up: p is the least α with
+`contrast`, squares add up: p is the least α with
 
     fraction of regroupings with |D*| ≥ √(D² − z²_{1−α/2} · I)  ≤  α.
 
@@ -13,6 +14,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -68,3 +70,22 @@ def _border(rejects: Callable[[float], bool], inside: float, outside: float) -> 
         middle = (inside + outside) / 2
         inside, outside = (inside, middle) if rejects(middle) else (middle, outside)
     return outside
+
+
+class McNemar(NamedTuple):
+    """Two models on the same items: items that only one of them gets right, and the exact two-sided p-value."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
+    """Compare two models on the same items by McNemar's exact test.
+
+    If they are equally good, an item that exactly one of them gets right is as likely the one's as the other's. The
+    test is about these two trained models only: several seeds on the same items must not be pooled.
+    """
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return McNemar(only_a, only_b, p)

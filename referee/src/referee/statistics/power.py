@@ -1,4 +1,4 @@
-"""How many seeds or test images a difference takes, from the variances of a pilot (see `comparison`). Power is 80 %.
+"""How many seeds or test images a difference takes, from the variances of a pilot (see `contrast`). Power is 80 %.
 
     detectable(n) = √(t²_{1−α/2, K(n−1)} · 2σ²/n + z²_{1−α/2} · I) + z_{0.8} · √(2σ²/n + I)
     need(δ) = least n with detectable(n) ≤ δ
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence
+from referee.statistics.contrast import INDEPENDENT, LEVEL, Dependence
 from referee.statistics.sequential import POWER, level_after, levels
 
 MOST_SEEDS = 1_000
@@ -125,7 +125,7 @@ def measured(
         variants: of the study that is planned.
         test_images: of the study that is planned, if others: the variance over images, and what seeds flip on them,
             fall with their number.
-        dependence: As in `comparison.differences`.
+        dependence: As in `contrast.Cells`.
     """
     outcomes = [y for y in outcomes if len(y) > 1]
     N = outcomes[0].shape[1] if outcomes else 0

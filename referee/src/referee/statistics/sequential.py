@@ -1,19 +1,22 @@
 """A study whose results are looked at while it grows, and that ends when they are settled.
 
 At each look every variant still in the race has one more seed (or several more), and all pairs are tested as in
-`comparison`, at a level that two equal variants cross at some look in 5 % of studies: the same c for every look
-(Pocock's bound), or with a margin, where small leads and equality are sought, one that rises with the seeds n_k,
+`contrast`, at a level that two equal variants cross at some look in 5 % of studies at most, whether their spreads are
+equal or 4 : 1: the same c for every look (Pocock's bound), or with a margin, where small leads and equality are sought,
+one that rises with the seeds n_k,
 z_k = C (n_k / n_max)^(Δ − 1/2) with Δ = 1/4 (Wang and Tsiatis 1987). A settled pair stays settled, and its worse
 variant trains no more. The study ends when it is
 
     decided             one variant is left;
     equal               all pairs left are equal to within the margin;
-    hopeless            for each pair with the leader |d| + z_{0.8} √(V + I) < z_{1−c/2m} √(V n/n_max + I); not at the
-                        first look, nor with a margin, which gives equal variants an end of their own;
+    hopeless            for each pair with the leader |d| + z_{0.8} √(V + I) < z_{1−c/2m} √(V n/n_max + I), m being
+                        its rivals; not at the first look, nor with a margin, which gives equal variants an end of
+                        their own;
     out of budget       the last look is over.
 
 c comes from a simulation of two variants: for more, a constant of their own would be larger, but two variants tied on
-top would then be called different in more than 5 % of studies.
+top would then be called different in more than 5 % of studies. The interval of a pair has the level c p/p̃ of the look
+that settled it, else of the last, with p̃ its adjusted p: the one where it ends at 0 if p̃ = c.
 """
 
 import math
@@ -26,9 +29,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from referee.statistics.comparison import INDEPENDENT, LEVEL, Dependence, Difference, differences, step_down
+from referee.statistics.contrast import INDEPENDENT, LEVEL, Cells, Contrast, Dependence, enough, in_family
 
 STUDIES = 40_000  # simulated for a level
+SPREADS = (1.0, 4.0)  # of the first variant, in those of the second; between them the level is too
 DELTA = 0.25  # of Wang and Tsiatis; 1/2 is Pocock, 0 is O'Brien and Fleming
 POWER = 0.8  # of a planned study, and of one that is not hopeless
 
@@ -41,11 +45,9 @@ def levels(looks: tuple[int, ...], test: str = "pooled", rising: bool = False) -
     """Return the level at each of these numbers of seeds; two equal normal variants cross one in 5 % of studies."""
     if len(looks) == 1:
         return (LEVEL,)
-    p = _simulated_p(looks, test)
-    if not rising:
-        return (float(np.quantile(p.min(axis=1), LEVEL)),) * len(looks)
-    shape = (np.array(looks) / looks[-1]) ** (0.5 - DELTA)
-    bound = np.quantile((stats.norm.isf(p / 2) * shape).max(axis=1), 1 - LEVEL)
+    shape = (np.array(looks) / looks[-1]) ** (0.5 - DELTA if rising else 0)
+    z = [stats.norm.isf(_simulated_p(looks, test, spread) / 2) * shape for spread in SPREADS]
+    bound = max(float(np.quantile(each.max(axis=1), 1 - LEVEL)) for each in z)
     return tuple((2 * stats.norm.sf(bound / shape)).tolist())
 
 
@@ -54,7 +56,8 @@ def level_after(looks: tuple[int, ...], test: str = "pooled") -> float:
     """Return the level of the last of these numbers of seeds, where the first was meant to be the only one.
 
     A test that does not reject leaves to more seeds the error that it did not spend (Koning and van Meer 2025, arXiv
-    2501.03982): of few seeds, Welch's spends less than 0.05. Each longer list spends half of what is left.
+    2501.03982): of few seeds and equal spreads, Welch's spends less than 0.05. Each longer list spends half of what is
+    left. Where spreads differ, nothing is left, and all tests together make up to 9 % false claims.
     """
     if len(looks) == 1:
         return LEVEL
@@ -67,9 +70,10 @@ def level_after(looks: tuple[int, ...], test: str = "pooled") -> float:
     return level
 
 
-def _simulated_p(looks: tuple[int, ...], test: str) -> np.ndarray:
+def _simulated_p(looks: tuple[int, ...], test: str, spread: float = 1.0) -> np.ndarray:
     """Return the p-values at each look of studies of two equal variants, (STUDIES, looks)."""
     scores = np.random.default_rng(0).standard_normal((2, STUDIES, looks[-1]))[: 1 if test == "paired" else 2]
+    scores[0] *= spread
     n = np.array(looks)
     sums, squares = (x.cumsum(axis=-1)[..., n - 1] for x in (scores, scores**2))
     errors = (squares - sums**2 / n) / (n - 1) / n  # squared standard errors of the means
@@ -85,7 +89,7 @@ class Look:
 
     seeds: dict[int, int]  # of each variant: finished runs
     means: dict[int, float]  # of the variants with two finished runs or more
-    differences: dict[tuple[int, int], Difference]
+    differences: dict[tuple[int, int], Contrast]
     settled: list[tuple[int, int]]  # by this look: better, worse
 
 
@@ -101,12 +105,16 @@ class Watch:
     stop: str | None = None
 
     @property
-    def settled(self) -> dict[tuple[int, int], float]:
-        """By pair (better, worse): the adjusted p-value of the look that settled it, or of the chain implying it."""
-        pairs = {p: look.differences[min(p), max(p)].adjusted for look in self.looks for p in look.settled}
-        for middle, a, b in product(range(len(self.looks[0].seeds) if pairs else 0), repeat=3):
-            if (a, middle) in pairs and (middle, b) in pairs:
-                pairs.setdefault((a, b), max(pairs[a, middle], pairs[middle, b]))
+    def settled(self) -> dict[tuple[int, int], Contrast]:
+        """By pair (better, worse): what the look showed that settled it, or completed the chain implying it."""
+        pairs: dict[tuple[int, int], Contrast] = {}
+        for look in self.looks:
+            known = look.differences | {(b, a): each.reversed() for (a, b), each in look.differences.items()}
+            pairs |= {pair: known[pair] for pair in look.settled}
+            for middle, a, b in product(look.seeds if look.settled else (), repeat=3):
+                if (a, middle) in pairs and (middle, b) in pairs and (a, b) in known:
+                    p = max(pairs[a, middle].adjusted, pairs[middle, b].adjusted)
+                    pairs.setdefault((a, b), known[a, b]._replace(adjusted=p))
         return pairs
 
 
@@ -127,19 +135,21 @@ def watch(
         seeds: In the order in which they are trained.
         looks: Numbers of seeds.
         margin: Differences below it do not matter.
-        test, dependence: As in `comparison.differences`.
+        test, dependence: As in `contrast.Cells`.
         race: Returns the variants that train on after a look; None: those that have not lost.
         blocks: Of each variant, by seed; None: all runs are of one.
     """
     by_look = levels(tuple(looks), test, margin is not None)
     state = Watch(by_look[0], active=list(range(len(outcomes))))
+    in_block = None if blocks is None else dict(enumerate(blocks))
     for number, size in enumerate(looks, start=1):
         state.missing = [(v, seed) for seed in seeds[:size] for v in state.active if seed not in outcomes[v]]
         if state.missing:
             break
         state.level = by_look[number - 1]
         state.trained |= dict.fromkeys(state.active, size)
-        look = _look(outcomes, seeds, state, test, dependence, blocks)
+        rows = {v: {seed: each[seed] for seed in seeds[: state.trained[v]]} for v, each in enumerate(outcomes)}
+        look = compare(rows, state.level, test, dependence, in_block, state.settled)
         state.looks.append(look)
         racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
         state.active = [v for v in state.active if v in racing]
@@ -157,32 +167,49 @@ def watch(
     return state
 
 
-def _look(
-    outcomes: Sequence[Rows],
-    seeds: Sequence[Any],
-    state: Watch,
-    test: str,
-    dependence: Dependence,
-    blocks: Sequence[Mapping[Any, Any]] | None,
-) -> Look:
-    rows = [{seed: of_variant[seed] for seed in seeds[: state.trained[v]]} for v, of_variant in enumerate(outcomes)]
-    finished = [[seed for seed, row in each.items() if row is not None] for each in rows]
+def cells_of(
+    rows: Mapping[Any, Rows],
+    test: str = "pooled",
+    dependence: Dependence = INDEPENDENT,
+    blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
+) -> tuple[dict[Any, int], dict[Any, int], Cells | None]:
+    """Return the finished runs of each variant, the places of those that are compared, and their cells, if two are."""
+    finished = {name: [seed for seed, row in each.items() if row is not None] for name, each in rows.items()}
     if test == "paired":  # a seed that failed in one variant has no partner in the others
-        failed = {seed for each in rows for seed, row in each.items() if row is None}
-        finished = [[seed for seed in each if seed not in failed] for each in finished]
-    several = [v for v, each in enumerate(finished) if len(each) > 1]
-    tested = [np.array([rows[v][seed] for seed in finished[v]]) for v in several]
-    in_block = None if blocks is None else [np.array([blocks[v][seed] for seed in finished[v]]) for v in several]
-    tests = differences(tested, test, state.level, dependence, in_block) if len(several) > 1 else {}
-    by_pair = {(several[a], several[b]): each for (a, b), each in tests.items()}
-    settled = state.settled
-    over = {pair for pair in by_pair if pair in settled or pair[::-1] in settled}
-    p = step_down([0.0 if pair in over else each.p for pair, each in by_pair.items()], len(several))
-    by_pair = {pair: each._replace(adjusted=p_value) for (pair, each), p_value in zip(by_pair.items(), p, strict=True)}
-    new = {pair: each for pair, each in by_pair.items() if pair not in over and each.adjusted <= state.level}
-    newly = [pair if each.mean > 0 else pair[::-1] for pair, each in new.items()]
-    means = {v: float(y.mean()) for v, y in zip(several, tested, strict=True)}
-    return Look({v: len(each) for v, each in enumerate(finished)}, means, by_pair, newly)
+        known = [each for each in finished.values() if each] or [[]]
+        shared = [seed for seed in known[0] if all(seed in each for each in known)]
+        finished = {name: shared if each else [] for name, each in finished.items()}
+    counts = {name: len(each) for name, each in finished.items()}
+    several = [name for name, is_enough in zip(counts, enough([*counts.values()]), strict=True) if is_enough]
+    outcomes = [np.array([rows[name][seed] for seed in finished[name]]) for name in several]
+    in_block = None
+    if blocks is not None:
+        in_block = [np.array([blocks[name][seed] for seed in finished[name]]) for name in several]
+    cells = Cells(outcomes, test, dependence, in_block) if len(several) > 1 else None
+    return counts, {name: place for place, name in enumerate(several)}, cells
+
+
+def compare(
+    rows: Mapping[Any, Rows],
+    level: float = LEVEL,
+    test: str = "pooled",
+    dependence: Dependence = INDEPENDENT,
+    blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
+    settled: Collection[tuple[Any, Any]] | None = None,
+) -> Look:
+    """Compare the variants that have enough seeds; `settled` are pairs of earlier looks, None: this one is the only."""
+    counts, places, cells = cells_of(rows, test, dependence, blocks)
+    if cells is None:
+        return Look(counts, {}, {}, [])
+    means = {name: float(cells.by_seed[place].mean()) for name, place in places.items()}
+    tests = {(a, b): cells.pair(places[a], places[b]) for a, b in combinations(places, 2)}
+    over = {pair for pair in tests if settled and (pair in settled or pair[::-1] in settled)}
+    family = in_family({p: each._replace(p=0.0) if p in over else each for p, each in tests.items()}, means, level)
+    for pair, each in tests.items():
+        alpha = family[pair].alpha if settled is None else level * each.p / max(family[pair].adjusted, each.p)
+        tests[pair] = family[pair]._replace(p=each.p, alpha=alpha)
+    new = {pair: each for pair, each in tests.items() if pair not in over and each.adjusted <= level}
+    return Look(counts, means, tests, [pair if each.mean > 0 else pair[::-1] for pair, each in new.items()])
 
 
 def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
@@ -191,8 +218,8 @@ def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
     if len(known) < 2:
         return False
     leader = max(known, key=look.means.__getitem__)
+    z = stats.norm.isf(state.level / (2 * (len(known) - 1)))
     for each in (look.differences[pair] for pair in combinations(known, 2) if leader in pair):
-        z = stats.norm.isf(state.level / (2 * each.pairs))
         likely = abs(each.mean) + stats.norm.ppf(POWER) * math.sqrt(each.seeds + each.images)
         if likely >= z * math.sqrt(each.seeds * share + each.images):
             return False

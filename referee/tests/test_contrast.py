@@ -1,20 +1,110 @@
-"""The rule by hand, by Shaffer's table, and by simulated studies whose truth is known."""
+"""The rule by hand, by Shaffer's table, by golden cases, and by simulated studies whose truth is known."""
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from referee.statistics import comparison as s
-from referee.statistics import exact, items
+from referee.statistics import contrast as s
+from referee.statistics import exact
 from scipy import stats
+
+from referee import judge
+
+CASES = json.loads((Path(__file__).parent / "rule_cases.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["kind"] for case in CASES])
+def test_the_pairs_of_a_table_are_those_of_another_implementation(case: dict[str, Any]) -> None:
+    found = s.all_pairs([np.array(scores)[:, None] for scores in case["scores"]])
+    for known in case["pairs"]:
+        pair = found[tuple(known["pair"])]
+        assert pair.mean == pytest.approx(known["lead"], abs=1e-5)
+        values = [pair.seeds, pair.freedom, pair.p, pair.adjusted]
+        assert values == pytest.approx([known[key] for key in ("variance", "freedom", "p", "adjusted")], rel=1e-4)
+
+
+def test_a_closed_test_of_three_by_hand() -> None:
+    # Ranks 0, 1, 2. All three equal: min(max(p01, p02), 3 min p) = min(.03, .03); each pair alone: its p.
+    p = np.array([[1, 0.03, 0.01], [0.03, 1, 0.4], [0.01, 0.4, 1]])
+    assert s.closed(p)[np.triu_indices(3, 1)] == pytest.approx([0.03, 0.03, 0.4])
+
+
+def test_the_closed_test_is_that_of_every_partition_and_its_shortcut_is_never_smaller() -> None:
+    def partitions(variants: list[int]) -> list[list[list[int]]]:
+        if not variants:
+            return [[]]
+        first, *rest = variants
+        found = []
+        for each in partitions(rest):
+            found += [[[first], *each], *([*each[:i], [first, *each[i]], *each[i + 1 :]] for i in range(len(each)))]
+        return found
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        p = np.triu(rng.random((6, 6)) ** 4, 1)
+        p, adjusted = p + p.T, np.zeros((6, 6))
+        for partition in partitions([*range(6)]):
+            groups = sorted(sorted(group) for group in partition if len(group) > 1)
+            inside = [(a, b) for group in groups for a in group for b in group if a < b]
+            if not groups:
+                continue
+            pairs = [p[a, b] for a, b in inside]
+            top = [p[a, b] for a, b in inside if a in groups[0]]
+            q = min(max(p[groups[0][0], j] for j in groups[0][1:]), len(top) * min(top))
+            if len(groups) > 1:
+                q = min(q / 0.8, len(pairs) * min(pairs) / 0.2)
+            for pair in inside:
+                adjusted[pair] = max(adjusted[pair], min(q, 1))
+        upper = np.triu_indices(6, 1)
+        assert s.closed(p)[upper] == pytest.approx(adjusted[upper])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(s, "MOST_CLOSED", 5)
+            assert (s.closed(p)[upper] >= adjusted[upper] - 1e-12).all()
+
+
+def test_an_interval_agrees_with_the_word() -> None:
+    """Better never stands beside an interval that holds 0, undecided never beside one that does not."""
+    rng, words = np.random.default_rng(0), []
+    for _ in range(150):
+        rows = [(v, seed, rng.normal(2.5 * (v == "A"))) for v in "ABCD" for seed in range(4)]
+        for pair in judge(pd.DataFrame(rows, columns=["variant", "seed", "score"])).pairs:
+            assert (pair.interval.low >= 0) == pair.settled or pair.interval.low == 0
+            assert pair.ends(1)[0].startswith("above") == (pair.settled and pair.interval.low == 0)
+            words.append((pair.settled, pair.interval.low == 0))
+    assert {*words} == {(True, True), (True, False), (False, False)}
+
+
+def test_a_contrast_of_four_variants_is_their_interaction() -> None:
+    rng = np.random.default_rng(0)
+    drawn = [rng.normal(mean, 1, (5, 1)) for mean in (3, 1, 2, 1)]
+    found = s.Cells(drawn).contrast({0: 1, 1: -1, 2: -1, 3: 1})
+    assert found.mean == pytest.approx(drawn[0].mean() - drawn[1].mean() - drawn[2].mean() + drawn[3].mean())
+    assert found.seeds >= sum(y.var(ddof=1) / 5 for y in drawn) - 1e-12
+
+
+def test_groups_of_unlike_size_count_as_fewer() -> None:
+    even, uneven = np.repeat(np.arange(20), 10), np.array([0] * 100 + [*range(1, 20)])
+    assert s.Dependence(even).size(200) == pytest.approx(20)
+    assert s.Dependence(uneven).size(119) == pytest.approx((100**2 + 19) ** 2 / (100**4 + 19))
+
+
+@pytest.mark.parametrize(
+    ("counts", "compared"), [((2, 4), [True, True]), ((2, 5), [False, True]), ((1, 3, 2), [False, True, True])]
+)
+def test_two_seeds_are_not_compared_beside_more_than_four(counts: tuple[int, ...], compared: list[bool]) -> None:
+    assert s.enough(counts) == compared
 
 
 def test_mcnemar_counts_the_smaller_binomial_tail_twice() -> None:
     a = np.array([True] * 9 + [False] * 2 + [True] * 50)
     b = np.array([False] * 9 + [True] * 2 + [True] * 50)
     tail = sum(math.comb(11, k) for k in range(3)) / 2**11  # P(X <= 2), X ~ Binomial(11, 1/2)
-    assert items.mcnemar(a, b) == items.McNemar(9, 2, pytest.approx(2 * tail))
-    assert items.mcnemar(a, a) == items.McNemar(0, 0, 1.0)
+    assert exact.mcnemar(a, b) == exact.McNemar(9, 2, pytest.approx(2 * tail))
+    assert exact.mcnemar(a, a) == exact.McNemar(0, 0, 1.0)
 
 
 def test_factors_are_shaffers() -> None:
@@ -36,7 +126,7 @@ def test_scores_without_images_are_welchs_test() -> None:
     """With scores per seed and equal numbers of seeds, the rule for two variants is Welch's: scipy's is the oracle."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(1, 1, (5, 1)), rng.normal(0, 3, (5, 1))
-    difference = s.differences([a, b])[0, 1]
+    difference = s.all_pairs([a, b])[0, 1]
     oracle = stats.ttest_ind(a[:, 0], b[:, 0], equal_var=False)
     assert difference.p == pytest.approx(oracle.pvalue, rel=1e-6)
     low, high = oracle.confidence_interval(0.95)
@@ -47,7 +137,7 @@ def test_the_variance_of_images_is_that_of_the_difference_without_flips() -> Non
     """Seeds that flip nothing: I is the variance over images of a − b, divided by their number."""
     rng = np.random.default_rng(0)
     a, b = rng.random(500) < 0.9, rng.random(500) < 0.8
-    difference = s.differences([np.stack([a] * 3), np.stack([b] * 3)])[0, 1]
+    difference = s.all_pairs([np.stack([a] * 3), np.stack([b] * 3)])[0, 1]
     assert difference.images == pytest.approx((a.astype(float) - b).var(ddof=1) / 500)
     assert difference.seeds == pytest.approx(2 / 3 * (1 / 500) ** 2 / 12)  # the rounding of an accuracy
 
@@ -73,7 +163,7 @@ def study(
 def claims(variants: int, seeds: int, images: int, noise: str, studies: int) -> int:
     rng = np.random.default_rng(variants)
     return sum(
-        any(d.adjusted < 0.05 for d in s.differences(study(rng, variants, seeds, images, 0, noise)).values())
+        any(d.adjusted < 0.05 for d in s.all_pairs(study(rng, variants, seeds, images, 0, noise)).values())
         for _ in range(studies)
     )
 
@@ -81,14 +171,14 @@ def claims(variants: int, seeds: int, images: int, noise: str, studies: int) -> 
 @pytest.mark.parametrize("noise", ["normal", "t", "fails"])
 @pytest.mark.parametrize(("variants", "seeds"), [(2, 3), (3, 3), (3, 5), (4, 3)])
 def test_equal_variants_are_rarely_called_different(variants: int, seeds: int, noise: str) -> None:
-    # At most 5 % of studies, with the binomial's 99.9 % margin.
-    assert claims(variants, seeds, 500, noise, 150) <= stats.binom.ppf(0.999, 150, 0.05)
+    # At most 5 % of studies, 6 of three variants or more, with the binomial's 99.9 % margin.
+    assert claims(variants, seeds, 500, noise, 150) <= stats.binom.ppf(0.999, 150, 0.05 if variants == 2 else 0.06)
 
 
 def test_a_lead_is_found_with_three_seeds() -> None:
     """A lead of about two points, seeds 0.5 apart, 5,000 images: tests by signs alone take seven seeds to say so."""
     rng = np.random.default_rng(0)
-    studies = [s.differences(study(rng, 3, 3, 5000, 0.25, "normal")) for _ in range(60)]
+    studies = [s.all_pairs(study(rng, 3, 3, 5000, 0.25, "normal")) for _ in range(60)]
     assert np.mean([d[0, 1].adjusted < 0.05 and d[0, 2].adjusted < 0.05 for d in studies]) > 0.7
 
 
@@ -104,9 +194,7 @@ def test_images_in_groups_of_ten_that_are_told_are_rarely_called_different() -> 
         easy = rng.normal(2, 1, 60)
         taste = [(easy + rng.normal(0, 0.8, 60))[groups] for _ in range(2)]
         drawn = [each + rng.logistic(0, 0.4, (5, 600)) > 0 for each in taste]
-        claimed += [
-            s.differences(drawn, dependence=s.Dependence(told))[0, 1].adjusted < 0.05 for told in (None, groups)
-        ]
+        claimed += [s.all_pairs(drawn, dependence=s.Dependence(told))[0, 1].adjusted < 0.05 for told in (None, groups)]
     untold, told = claimed / 400
     assert untold > 0.12
     assert told <= 0.06
@@ -116,44 +204,29 @@ def test_one_run_each_is_compared_over_groups_where_they_are_told() -> None:
     rng = np.random.default_rng(0)
     a, b, groups = rng.random(200) < 0.9, rng.random(200) < 0.8, np.repeat(np.arange(20), 10)
     means = (a.astype(float) - b).reshape(20, 10).mean(axis=1)
-    assert items.over_items(a, b, 1, s.Dependence(groups)).p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
+    found = s.Cells([a[None], b[None]], dependence=s.Dependence(groups)).pair(0, 1)
+    assert found.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
 
 
 def test_groups_of_one_image_are_no_groups() -> None:
     drawn = study(np.random.default_rng(0), 2, 4, 300, 0, "normal")
-    alone = s.differences(drawn, dependence=s.Dependence(np.arange(300)))[0, 1]
-    assert alone.images == pytest.approx(s.differences(drawn)[0, 1].images)
-
-
-def test_spreads_that_agree_are_pooled_and_others_are_welchs() -> None:
-    """Of three variants: Fisher's pooled t where the extreme variances agree, else scipy's Welch for each pair."""
-    rng = np.random.default_rng(1)
-    alike, unlike = (scores(rng, deviations, [1, 0, 0], 5) for deviations in ([1, 1, 1], [1, 1, 9]))
-    variances = [y.var(ddof=1) for y in alike]
-    for (a, b), difference in s.differences(alike).items():
-        error = math.sqrt(2 / 5 * max(np.mean(variances), (variances[a] + variances[b]) / 2))
-        assert difference.alike
-        assert difference.p == pytest.approx(2 * stats.t.sf(abs(difference.mean) / error, 12), rel=1e-6)
-    for (a, b), difference in s.differences(unlike).items():
-        oracle = stats.ttest_ind(unlike[a][:, 0], unlike[b][:, 0], equal_var=False)
-        assert not difference.alike
-        assert difference.p == pytest.approx(oracle.pvalue, rel=1e-6)
+    alone = s.all_pairs(drawn, dependence=s.Dependence(np.arange(300)))[0, 1]
+    assert alone.images == pytest.approx(s.all_pairs(drawn)[0, 1].images)
 
 
 @pytest.mark.parametrize("wider", [2.0, 4.0])
 def test_a_noisy_variant_that_ties_with_a_quiet_one_is_rarely_called_different(wider: float) -> None:
-    # A third is far away, so that one hypothesis is left. The truth is 6.5 and 5.9 %, by 100,000 studies; variances
-    # that are always pooled give 8.4 % at four times the deviation. Here are 2,000 studies, with 2.5 standard errors.
+    # Two tie, a third is far behind. The truth is 5.3 and 5.2 %; here are 2,000 studies, with 2.5 standard errors.
     rng = np.random.default_rng(4)
-    studies = [s.differences(scores(rng, [wider, 1, 1], [0, 0, 1000], 4))[0, 1].adjusted < 0.05 for _ in range(2000)]
-    assert np.mean(studies) <= 0.078
+    studies = [s.all_pairs(scores(rng, [wider, 1, 1], [0, 0, 1000], 4))[0, 1].adjusted < 0.05 for _ in range(2000)]
+    assert np.mean(studies) <= 0.066
 
 
-@pytest.mark.parametrize(("seeds", "least"), [(4, 0.75), (7, 0.99)])
+@pytest.mark.parametrize(("seeds", "least"), [(4, 0.22), (7, 0.9)])
 def test_a_quiet_pair_is_found_beside_a_noisy_one(seeds: int, least: float) -> None:
-    # The true rates are 78 and 99.6 %; with variances pooled over all four they were 9 and 24 %.
+    # The hardest case, behind two noisy ones that tie: 28 and 93 %; with variances pooled over all four, 9 and 24 %.
     rng = np.random.default_rng(0)
-    studies = [s.differences(scores(rng, [1, 1, 4, 4], [3, 0, 100, 100], seeds))[0, 1] for _ in range(600)]
+    studies = [s.all_pairs(scores(rng, [1, 1, 4, 4], [3, 0, 100, 100], seeds))[0, 1] for _ in range(600)]
     assert np.mean([difference.adjusted < 0.05 for difference in studies]) >= least
 
 
@@ -161,13 +234,13 @@ def test_equal_scores_do_not_show_a_variance_of_zero() -> None:
     """Two seeds whose rounded losses agree: their variance is that of rounding, and settles nothing."""
     a, b, c = (np.array(rows)[:, None] for rows in ([3.28, 3.28], [3.29, 3.29], [3.27, 3.30]))
     assert s.over_seeds([a[:, 0], b[:, 0], c[:, 0]])[0] == pytest.approx(0.01**2 / 12)
-    assert s.differences([a, b, c])[0, 1].p > 0.01
+    assert s.all_pairs([a, b, c])[0, 1].p > 0.01
 
 
 def test_paired_scores_are_students_paired_test() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(1, 1, (6, 1)), rng.normal(0, 1, (6, 1))
-    difference = s.differences([a, b], "paired")[0, 1]
+    difference = s.all_pairs([a, b], "paired")[0, 1]
     oracle = stats.ttest_rel(a[:, 0], b[:, 0])
     assert difference.p == pytest.approx(oracle.pvalue, rel=1e-6)
     assert difference.interval[1:] == pytest.approx(tuple(oracle.confidence_interval(0.95)))
@@ -176,7 +249,7 @@ def test_paired_scores_are_students_paired_test() -> None:
 def test_paired_images_leave_out_what_seeds_flip_together() -> None:
     """Both variants get the same images wrong in each seed, other ones from seed to seed: their difference is zero."""
     same = np.random.default_rng(0).random((5, 1000)) < 0.9
-    difference = s.differences([same, same], "paired")[0, 1]
+    difference = s.all_pairs([same, same], "paired")[0, 1]
     assert difference.images == pytest.approx(1 / 1000**2)  # what one image decides, the least
     assert difference.seeds == pytest.approx(2 / 5 * (1 / 1000) ** 2 / 12)
 
@@ -202,17 +275,17 @@ def test_the_exact_interval_has_the_differences_that_are_not_rejected() -> None:
     assert math.isnan(exact.interval(a, b, 0.0, 0.001)[0])  # 252 regroupings cannot tell
 
 
-def test_exact_needs_four_seeds_for_two_variants_and_five_for_three() -> None:
+def test_exact_needs_four_seeds() -> None:
     rng = np.random.default_rng(0)
-    for variants, seeds, possible in ((2, 3, False), (2, 4, True), (3, 4, False), (3, 5, True)):
+    for variants, seeds, possible in ((2, 3, False), (2, 4, True), (3, 3, False), (3, 4, True)):
         far = [rng.normal(100 * variant, 1, (seeds, 1)) for variant in range(variants)]
-        assert any(d.adjusted < 0.05 for d in s.differences(far, "exact").values()) == possible
+        assert any(d.adjusted < 0.05 for d in s.all_pairs(far, "exact").values()) == possible
 
 
 def test_a_difference_within_the_margin_is_recognized_by_two_one_sided_tests() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 1, (10, 1)), rng.normal(0, 1, (10, 1))
-    difference = s.differences([a, b])[0, 1]
+    difference = s.all_pairs([a, b])[0, 1]
     # TOST by scipy: the difference is above −margin and below it, each by a one-sided Welch test at 5 %.
     for margin in np.linspace(0.1, 3, 30):
         above = stats.ttest_ind(a[:, 0] + margin, b[:, 0], equal_var=False, alternative="greater").pvalue
@@ -229,8 +302,8 @@ def test_values_of_items_are_a_source_of_chance_too(seeds: int) -> None:
         common, of_seeds = rng.standard_normal(599), 0.01 * rng.standard_normal((2, seeds, 1))
         own, of_items = 0.5 * rng.standard_normal((2, 1, 599)), 0.5 * rng.standard_normal((2, seeds, 599))
         values = -((common + own + of_items + of_seeds) ** 2)
-        alone += s.differences(list(values.mean(axis=2, keepdims=True)))[0, 1].p < 0.05
-        by_item += s.differences(list(values))[0, 1].p < 0.05
+        alone += s.all_pairs(list(values.mean(axis=2, keepdims=True)))[0, 1].p < 0.05
+        by_item += s.all_pairs(list(values))[0, 1].p < 0.05
     assert by_item <= stats.binom.ppf(0.999, studies, 0.05)
     assert alone > 0.1 * studies
 
@@ -238,15 +311,15 @@ def test_values_of_items_are_a_source_of_chance_too(seeds: int) -> None:
 def test_what_a_seed_changes_on_an_item_is_the_same_for_right_and_wrong_and_for_their_values() -> None:
     rng = np.random.default_rng(3)
     outcomes = [rng.random((4, 500)) < 0.8 for _ in range(3)]
-    values = s.differences([y.astype(float) for y in outcomes])
-    for pair, difference in s.differences(outcomes).items():
+    values = s.all_pairs([y.astype(float) for y in outcomes])
+    for pair, difference in s.all_pairs(outcomes).items():
         assert values[pair].images == pytest.approx(difference.images)
 
 
 def test_the_variance_over_images_grows_by_their_overlap() -> None:
     drawn = study(np.random.default_rng(0), 3, 4, 300, 0, "normal")
     for one, more in zip(
-        *(s.differences(drawn, dependence=s.Dependence(overlap=k)).values() for k in (1.0, 1.25)), strict=True
+        *(s.all_pairs(drawn, dependence=s.Dependence(overlap=k)).values() for k in (1.0, 1.25)), strict=True
     ):
         assert one.images > 0
         assert more.images == pytest.approx(1.25 * one.images)
@@ -257,18 +330,18 @@ def test_the_variance_over_images_grows_by_their_overlap() -> None:
 def test_paired_scores_are_rounded_too() -> None:
     """Of two seeds whose differences agree to the last digit nothing is known: the least gap of two scores is 0.2."""
     scores = [np.array([[90.1], [90.3]]), np.array([[89.9], [90.1]])]
-    difference = s.differences(scores, "paired")[0, 1]
+    difference = s.all_pairs(scores, "paired")[0, 1]
     assert difference.seeds == pytest.approx(0.2**2 / 6 / 2)
     assert difference.p > 0.1
     folds, noise = np.array([0.7, 0.8, 0.9]), np.array([1e-4, -1e-4, 0.0])
-    close = s.differences([(folds + 0.01 + noise)[:, None], folds[:, None]], "paired")[0, 1]
+    close = s.all_pairs([(folds + 0.01 + noise)[:, None], folds[:, None]], "paired")[0, 1]
     assert close.p < 0.001  # the lead is no rounding, although it is the least gap of two scores
 
 
 def test_variants_that_are_right_on_the_same_items_may_differ_on_others() -> None:
     """With 1 of 50 items, two points, the difference would be one item: nothing is equal to within a point."""
     right = np.ones((4, 50), dtype=bool)
-    assert not s.differences([right, right])[0, 1].is_within(0.01)
-    assert not items.over_items(right[0], right[0], 1).is_within(0.01)
+    assert not s.all_pairs([right, right])[0, 1].is_within(0.01)
+    assert not s.Cells([right[:1], right[:1]]).pair(0, 1).is_within(0.01)
     many = np.ones((4, 5000), dtype=bool)
-    assert s.differences([many, many])[0, 1].is_within(0.01)
+    assert s.all_pairs([many, many])[0, 1].is_within(0.01)

@@ -1,0 +1,493 @@
+"""Result files → the table of outcomes: tables, logs and the files of six tools. A file is one run unless it says so.
+
+Which run a file is, its variant and seed, is read from its path where its columns do not say them.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from referee.formats import counted, listed
+from referee.metric import mode_of
+from referee.outcomes import TEXTS, Outcomes, from_frame, recognized
+
+HEAD = 4_000  # bytes by which a file is recognized
+NO_LOGS = (".md", ".png", ".jpg", ".svg", ".pdf", ".html")  # which folders of logs may have too
+# seed-3, run_2, vit-seed3, 7; a number without a word belongs to the name: resnet_50.
+NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial)[-_. =]?)?(\d+)", re.IGNORECASE)
+LOOKS = ".looks.json"  # ends the name of a registration, which is not a result
+SYSTEM = {"@eadir", "$recycle.bin", "system volume information", "#recycle", "__macosx", "thumbs.db", "desktop.ini"}
+Files = dict[Path, dict[str, str] | None]  # with the names that a template reads from the path; None: without one
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+Reader = Callable[[Path, str | None], pd.DataFrame]  # of a file and the metric that is asked for
+
+
+def read(
+    places: Iterable[str | Path],
+    metric: str | None = None,
+    lower: bool | None = None,
+    columns: Mapping[str, str] | None = None,
+    pattern: str | None = None,
+    pick: str | None = None,
+) -> Outcomes:
+    """Read result files.
+
+    Args:
+        places: files; folders, of which all files are read; or paths with {variant} and {seed} in place of names.
+        metric: the column or the name of the score.
+        lower: Whether a lower score is better; None: as the name of the metric says.
+        columns: names of columns, see `from_frame`.
+        pattern: a regular expression whose first group is the score in a log.
+        pick: which of the matches in a log: last, the default, or best; last is also the last row of each run.
+
+    Raises:
+        ValueError, FileNotFoundError: nothing can be read; the message names the file, the place and the remedy.
+    """
+    if pick not in (None, "last", "best"):
+        raise ValueError(f"pick {pick}: give last or best.")
+    if pattern is not None:
+        lower = is_lower(pattern, metric, lower)
+    files, left_out = found(places, pattern)
+    frames, notes = {}, []
+    for file in files:
+        try:
+            if pattern is not None:
+                frames[file] = read_log(file, pattern, pick or "last", bool(lower))
+            else:
+                frames[file] = reader_of(file)(file, metric)
+                notes += frames[file].attrs.pop("notes", [])
+        except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, RecursionError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
+            raise ValueError(f"{file} cannot be read: {reason}") from error
+    told = {frame.attrs.pop("lower", None) for frame in frames.values()}
+    lower = lower if lower is not None or len(told) > 1 else told.pop()
+    named, of_paths = named_by_path(frames, files, columns or {})
+    rows = [frame.reset_index(drop=True) for frame in named]
+    table = pd.concat(rows, keys=[str(file) for file in frames]) if len(rows) > 1 else named[0]
+    outcomes = from_frame(table, metric, lower, columns, pick == "last")
+    outcomes.notes.extend([*of_paths, *dict.fromkeys(notes), *left_out])
+    return outcomes
+
+
+def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Files, list[str]]:
+    """Return the result files of some places, and notes on what is left out of folders: what no reader is for."""
+
+    def is_result(file: Path) -> bool:
+        if pattern is not None:
+            return file.suffix.lower() not in NO_LOGS
+        with suppress(ValueError):
+            return reader_of(file) is not None
+        return False
+
+    return expanded(places, is_result)
+
+
+def reader_of(file: Path) -> Reader:
+    """Return what reads a file: the first format that recognizes it; a table is every file that pandas can read."""
+    with file.open("rb") as stream:
+        head = stream.read(HEAD)
+    reader = next((read for recognizes, read in FORMATS if recognizes(file, head)), None)
+    if reader is None:
+        raise ValueError(
+            f"no format is known for {file.suffix or 'a file without a suffix'}. Give CSV, JSON lines or Parquet, or "
+            "--read REGEX for a log."
+        )
+    return reader
+
+
+# ---- which run a file is
+
+
+def expanded(places: Iterable[str | Path], is_result: Callable[[Path], bool]) -> tuple[Files, list[str]]:
+    """Return the files that the places mean, in the order of their names, and notes on those that are left out.
+
+    Of folders and templates, these are what is hidden, what a system keeps there, and what is no result.
+
+    Raises:
+        FileNotFoundError: a place with no file.
+    """
+    found: Files = {}
+    hidden, others = 0, []
+    for place in map(here, places):
+        path = Path(place)
+        if path.name.lower() in SYSTEM:  # of a pattern of the shell
+            hidden += 1
+            continue
+        if "{" not in place and not path.is_dir():
+            files: Files = dict.fromkeys([path] if path.is_file() else [])
+        else:
+            root, inside = _matching(place) if "{" in place else (path, dict.fromkeys(path.rglob("*")))
+            inside = {f: names for f, names in inside.items() if f.is_file() and not f.name.endswith(LOOKS)}
+            parts = {f: [part.lower() for part in f.relative_to(root).parts] for f in inside}
+            seen = [f for f in inside if not any(part[0] == "." or part in SYSTEM for part in parts[f])]
+            files = {f: inside[f] for f in seen}
+            hidden += len(inside) - len(files)
+            others += [f.name for f in files if not is_result(f)]
+            files = {f: names for f, names in files.items() if f.name not in others}
+        if not files:
+            there = f"no result there, but {listed(others)}" if others else "no such file"
+            raise FileNotFoundError(
+                f"{place}: there is {there}. Give files, folders, or logs/{{variant}}/{{seed}}.txt."
+            )
+        found |= {file: names for file, names in files.items() if file not in found}
+    notes = [f"{counted(hidden, 'hidden or system file')} left out."] * bool(hidden)
+    notes += [f"no results, and left out: {listed(others)}."] * bool(others)
+    return dict(sorted(found.items(), key=lambda each: _by_number(each[0]))), notes
+
+
+def here(place: str | Path) -> str:
+    """Return a place with ~ and $NAME replaced, unless it is there as it is."""
+    return str(place) if Path(place).exists() else os.path.expandvars(os.path.expanduser(place))
+
+
+def _by_number(file: Path) -> tuple[list[list[str | int]], Path]:
+    """Return a key that sorts files by their names, and numbers in these by value."""
+    parts = [re.split(r"(\d+)", part) for part in file.parts]  # text and numbers in turn
+    return [[int(text) if i % 2 else text for i, text in enumerate(part)] for part in parts], file
+
+
+def _matching(template: str) -> tuple[Path, Files]:
+    """Return the root and the files of a template like logs/{variant}/{seed}.txt, in which * stands for anything."""
+    parts = re.split(r"(\{[^\W\d]\w*\}|\*)", os.path.normpath(template))
+    glob = "".join("*" if i % 2 else part for i, part in enumerate(parts))
+    root = Path(glob.partition("*")[0] + "x").parent  # of what begins with the fixed text
+    expression = "".join(
+        "[^/]*"
+        if part == "*"
+        else re.escape(part)
+        if i % 2 == 0
+        # A name that comes twice is the same text.
+        else f"(?P={part[1:-1]})"
+        if part in parts[:i]
+        else f"(?P<{part[1:-1]}>[^/]+)"
+        for i, part in enumerate(parts)
+    )
+    found: Files = {}
+    for file in root.rglob("*"):
+        if file.is_file() and (match := re.fullmatch(expression, str(file))):
+            found[file] = match.groupdict()
+    return root, found
+
+
+def named_by_path(
+    frames: Mapping[Path, pd.DataFrame], files: Files, columns: Mapping[str, str]
+) -> tuple[list[pd.DataFrame], list[str]]:
+    """Return the tables with columns for what their paths say, and a note on what was taken from them."""
+    named, notes = [], []
+    runs = _runs_of([file for file in frames if files[file] is None])
+    seeded = any(seed for _, seed in runs.values()) or any(recognized(frame, "seed") for frame in frames.values())
+    for file, frame in frames.items():
+        names = files[file]
+        if names is None:
+            own = {kind for kind in ("variant", "seed") if kind in columns or recognized(frame, kind)}
+            read = dict(zip(("variant", "seed"), runs[file], strict=True))
+            read = {kind: name for kind, name in read.items() if name and kind not in own}
+            if read:
+                notes.append(f"{' and '.join(read)}: from the paths, like {', '.join(read.values())} of {file}.")
+            names = ({"seed": "1"} if seeded and "seed" not in own else {}) | read
+        named.append(frame.assign(**names))
+    return named, notes[:1]
+
+
+def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
+    """Return variant and seed of each file; of files for which they are the same, by the folders that differ."""
+    runs = {file: run_of(file) for file in files}
+    times = Counter(runs.values())
+    alike = [file for file in files if times[runs[file]] > 1]
+    depth = range(min((len(file.parts) for file in alike), default=0))
+    differing = [i for i in depth if len({file.parts[i] for file in alike}) > 1]
+    for file in alike if differing else []:
+        *folders, last = (file.with_suffix("").parts[i] for i in differing)
+        seed = NUMBERED.fullmatch(last)
+        name = seed[1] or "/".join(folders) or file.parts[differing[-1] - 1] if seed else "/".join([*folders, last])
+        runs[file] = name, seed[2] if seed else ""
+    return runs
+
+
+def run_of(file: Path) -> tuple[str, str]:
+    """Return variant and seed, if any, of A/seed-3/any.csv, A/3.csv, A-seed3.csv, and A.csv."""
+    folder, stem = file.parent.name, re.sub(r"(\.[a-z]+)+$", "", file.name, flags=re.IGNORECASE)  # lr0.1.csv.gz: lr0.1
+    if of_folder := NUMBERED.fullmatch(folder):
+        return of_folder[1] or file.parent.parent.name, of_folder[2]
+    if of_file := NUMBERED.fullmatch(stem):
+        return of_file[1] or folder, of_file[2]
+    return stem, ""
+
+
+# ---- Every Eval Ever, the schema of evaluation results: records of items in JSON lines, records of scores in JSON
+
+
+def is_every_eval_ever(file: Path, head: bytes) -> bool:
+    return b'"schema_version"' in head and b'"evaluation_id"' in head
+
+
+def read_every_eval_ever(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return the items of a model, or its scores: of the evaluation that `metric` names, else of the only one."""
+    if file.suffix == ".jsonl":
+        with file.open(encoding="utf-8") as lines:
+            records = [json.loads(line) for line in lines if line.strip()]
+        return pd.DataFrame(
+            {
+                "variant": [record["model_id"] for record in records],
+                "item": [f"{record['evaluation_name']}/{record['sample_id']}" for record in records],
+                "correct": [record["evaluation"]["is_correct"] for record in records],
+            }
+        )
+    record = json.loads(file.read_text(encoding="utf-8"))
+    scores, known, lower = [], [], None
+    for each in record["evaluation_results"]:
+        names = [name for name in (each["evaluation_name"], each["metric_config"].get("metric_name")) if name]
+        known.append("/".join(names))
+        if metric in (None, *names, known[-1]):
+            scores.append(each["score_details"]["score"])
+            lower = each["metric_config"].get("lower_is_better")
+    if len(scores) != 1:
+        found = f"{len(scores)} evaluations" + (f" of the name {metric}" if metric else "")
+        raise ValueError(f"it has {found}. Give one as --metric: {', '.join(known)}")
+    info = record["model_info"]
+    frame = pd.DataFrame({"variant": [info.get("id") or info["name"]], metric or "score": scores})
+    frame.attrs["lower"] = lower
+    return frame
+
+
+# ---- EleutherAI's lm-evaluation-harness: samples_TASK_TIME.jsonl, which --log_samples writes into a folder a model
+
+
+def is_lm_eval(file: Path, head: bytes) -> bool:
+    return file.suffix == ".jsonl" and b'"doc_id"' in head and b'"doc"' in head
+
+
+def read_lm_eval(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return item and outcome of each document; the model is the folder, and a repetition the time in the name.
+
+    Of several filters the first is taken. An item is the hash of its text; of equal texts, with the number.
+    """
+    with file.open(encoding="utf-8") as lines:
+        samples = [json.loads(line) for line in lines if line.strip()]
+    filters = list(dict.fromkeys(str(sample.get("filter")) for sample in samples))
+    samples = [sample for sample in samples if sample.get("filter") == samples[0].get("filter")]
+    names = samples[0].get("metrics") or [key for key in samples[0] if key in ("acc", "exact_match", "f1", "bleu")]
+    name = metric or next(iter(names), "acc")
+    if name not in samples[0]:
+        raise ValueError(f"it has no score {name}. Give one as --metric: {', '.join(names or samples[0])}")
+    name_of_file = re.fullmatch(r"samples_(.+?)(?:_(20\d\d-\d\d-\d\dT.+))?", file.stem)
+    task, time = name_of_file.groups() if name_of_file else (file.stem, None)
+    hashes = Counter(sample.get("doc_hash") for sample in samples)
+    items = [str(sample.get("doc_hash") or sample["doc_id"]) for sample in samples]
+    items = [
+        f"{item}/{sample['doc_id']}" if hashes[item] > 1 else item for item, sample in zip(items, samples, strict=True)
+    ]
+    kind = "correct" if name in ("acc", "exact_match") else name
+    frame = pd.DataFrame({"item": [f"{task}/{item}" for item in items], kind: [sample.get(name) for sample in samples]})
+    frame.attrs["notes"] = [f"filter {filters[0]}: the first of {', '.join(filters)}."] * (len(filters) > 1)
+    return frame.assign(variant=file.parent.name.replace("__", "/"), seed=time or "1")
+
+
+# ---- UK AISI's Inspect: a log in JSON or an .eval archive; an epoch, which repeats every sample, is a seed
+
+
+def is_inspect_log(file: Path, head: bytes) -> bool:
+    return file.suffix == ".eval" or (file.suffix == ".json" and b'"eval"' in head and b'"task"' in head)
+
+
+def read_inspect_log(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return item and score of each sample, by the scorer that `metric` names, else the first."""
+    model, samples = _inspect_log(file)
+    scores = [sample.get("scores") or {} for sample in samples]  # a sample with an error has none
+    scorers = list(dict.fromkeys(scorer for each in scores for scorer in each))
+    if not scorers:
+        raise ValueError("no sample of the log has a score")
+    if metric not in (None, *scorers):
+        raise ValueError(f"it has no scorer {metric}. Give one as --metric: {', '.join(scorers)}")
+    values = [each.get(metric or scorers[0], {}).get("value") for each in scores]
+    kind = "correct" if all(isinstance(value, str | bool | None) for value in values) else "score"
+    seeds, items = [sample.get("epoch", 1) for sample in samples], [sample["id"] for sample in samples]
+    frame = pd.DataFrame({"variant": model, "seed": seeds, "item": items, metric or kind: values})
+    frame.attrs["lower"] = False
+    return frame
+
+
+def _inspect_log(file: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Return the name of the model, and the samples."""
+    if file.suffix == ".json":
+        log = json.loads(file.read_text(encoding="utf-8"))
+        return str(log["eval"]["model"]), log.get("samples") or []
+    with zipfile.ZipFile(file) as archive:
+        header = json.loads(archive.read("header.json"))
+        names = [name for name in archive.namelist() if name.startswith("samples/")]
+        return str(header["eval"]["model"]), [json.loads(archive.read(name)) for name in names]
+
+
+# ---- the predictions of an OpenML run, predictions.arff: one row for each test item, repeat and fold
+
+
+def is_openml(file: Path, head: bytes) -> bool:
+    return file.suffix == ".arff" and b"@attribute row_id" in head.lower()
+
+
+def read_openml(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return prediction and label of each row; `correct` is OpenML's name of the label, and a repeat is a seed."""
+    names: list[str] = []
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            first, _, rest = line.strip().partition(" ")
+            if first.lower() == "@attribute":
+                names.append(next(csv.reader([rest], delimiter=" ", quotechar="'"))[0])
+            elif first.lower() == "@data":
+                break
+        rows = [row for row in csv.reader(lines, quotechar="'") if row and not row[0].startswith("%")]
+    frame = pd.DataFrame(rows, columns=names)
+    label = frame["correct" if "correct" in frame else "truth"]
+    seed = frame["repeat"].astype(int) + 1
+    return pd.DataFrame({"seed": seed, "item": frame["row_id"], "prediction": frame["prediction"], "label": label})
+
+
+# ---- timm's inference.py: filename, index or label of the prediction; the label is the folder of the image
+
+
+def is_timm(file: Path, head: bytes) -> bool:
+    columns = set(head.split(b"\n")[0].strip().decode(errors="replace").split(","))
+    return file.suffix == ".csv" and "filename" in columns and bool(columns & {"prob", "logit", "prob_0", "logit_0"})
+
+
+def read_timm(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return item, prediction and label of each image."""
+    frame = read_table(file, metric)
+    folders = frame["filename"].map(lambda name: Path(name).parent.name)
+    column = next((name for name in ("label", "label_0", "index", "index_0") if name in frame), None)
+    prediction = frame.get(column)
+    if prediction is not None and str(column).startswith("index"):  # of classes in timm's order of their folders
+        prediction = pd.to_numeric(prediction)
+        classes = sorted(folders.unique(), key=_natural)
+        if prediction.max() >= len(classes):
+            raise ValueError(
+                f"its images are of {len(classes)} classes and it predicts class {prediction.max()}: which folder an "
+                "index means is unknown. Use --label-type name of timm's inference.py"
+            )
+        prediction = prediction.map(lambda index: classes[index])
+    if prediction is None or (folders == "").any() or not prediction.astype(str).isin(folders).any():
+        raise ValueError(
+            "it names no predicted class that is the folder of an image. Use --fullname and --label-type name, or "
+            "--label-type none and --include-index, of timm's inference.py, or give a table with the columns item, "
+            "prediction and label"
+        )
+    return pd.DataFrame({"item": frame["filename"], "prediction": prediction, "label": folders})
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return timm's key of class names: numbers by value, without capitals (timm/utils/misc.py)."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+
+
+# ---- CSV, JSON lines, JSON records and Parquet; what a file has as text stays text
+
+
+def is_table(file: Path, head: bytes) -> bool:
+    return file.suffix.lower() in SUFFIXES
+
+
+def read_table(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return the table; columns of dictionaries, as lighteval's `metric` is, become one column for each key."""
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        frame = pd.read_parquet(file, dtype_backend="numpy_nullable")  # whose integers beside empty cells stay integers
+    elif suffix in (".csv", ".tsv"):
+        frame = _table_of_lines(text_of(file))
+    else:
+        text = text_of(file)
+        # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
+        records = [line for line in text.split("\n") if line.strip()] if suffix == ".jsonl" else [text]
+        content = [json.loads(record, parse_int=str, parse_float=str) for record in records]
+        is_row = isinstance(content[0], dict) and not any(
+            isinstance(value, list | dict) for value in content[0].values()
+        )
+        frame = pd.DataFrame(content if suffix == ".jsonl" or is_row else content[0])
+    if frame.empty:
+        raise ValueError("it has no rows")
+    nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]
+    parts = [pd.DataFrame(frame[name].tolist(), index=frame.index) for name in nested]
+    new = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=frame.index)
+    return pd.concat([frame.drop(columns=nested), new.loc[:, ~new.columns.isin(frame.columns)]], axis=1)
+
+
+def text_of(file: Path) -> str:
+    """Return the text of a file in UTF-8, in UTF-16 with its mark, or else in Latin-1."""
+    content = file.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _table_of_lines(text: str) -> pd.DataFrame:
+    """Return the table of a text, in which the first line shows what separates columns."""
+    if "\0" in text:
+        raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a NUL character")
+    separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+    rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, index_col=False)
+    names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
+    if len({*names}) < len(names):
+        raise ValueError(f"two columns have the name {max(names, key=names.count)}. Rename or remove one")
+    frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
+    if separator == ";":  # as a European Excel writes, with commas in numbers; names keep theirs
+        numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])
+        frame[numbers] = frame[numbers].replace(r"^(\s*[-+]?\d+),(\d+(?:[eE][-+]?\d+)?\s*%?\s*)$", r"\1.\2", regex=True)
+    return frame
+
+
+# ---- the log of a training: the score is what a regular expression finds
+
+
+def read_log(file: Path, pattern: str, pick: str, lower: bool) -> pd.DataFrame:
+    """Return the score of a run; nan if the log has none, as of a run that failed."""
+    texts = score_in(pattern).findall(file.read_text(encoding="utf-8", errors="replace"))
+    scores = [float(text) for text in texts]
+    if pick == "best":
+        scores = sorted((score for score in scores if not math.isnan(score)), reverse=lower)
+    return pd.DataFrame({"score": scores[-1:] or [math.nan]})
+
+
+def is_lower(pattern: str, metric: str | None, lower: bool | None) -> bool:
+    """Return whether a lower score is better: as told, or as the metric's name or the expression says."""
+    score_in(pattern)
+    mode = mode_of(metric, pattern)
+    if lower is None and mode is None:
+        raise ValueError(f"--read {pattern!r}: is a higher or a lower score better? Give --higher or --lower.")
+    return mode == "min" if lower is None else lower
+
+
+def score_in(pattern: str) -> re.Pattern[str]:
+    """Return the expression, which has one group, the score."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--read {pattern!r} is not a regular expression ({error})") from None
+    if expression.groups > 1:
+        raise ValueError(f"--read {pattern!r} has {expression.groups} groups; put parentheses around the score alone")
+    if not expression.groups:
+        raise ValueError(f"--read {pattern!r} has no group; put the score in parentheses, like 'val_loss:(\\S+)'")
+    return expression
+
+
+FORMATS: Sequence[tuple[Callable[[Path, bytes], bool], Reader]] = (
+    (is_every_eval_ever, read_every_eval_ever),
+    (is_lm_eval, read_lm_eval),
+    (is_inspect_log, read_inspect_log),
+    (is_openml, read_openml),
+    (is_timm, read_timm),
+    (is_table, read_table),
+)
