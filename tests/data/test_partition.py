@@ -74,7 +74,7 @@ def test_a_folder(layout: dict[str, int], total: int, photo_folder: PhotoFolder)
 def test_a_table_of_quantities_is_parted_regardless_of_them(tmp_path: Path, photo_folder: PhotoFolder) -> None:
     root = photo_folder({"all": 20})
     rows = "".join(f"all/{i:03d}.jpg,{i / 7}\n" for i in range(20))
-    (tmp_path / "table.csv").write_text(f"file,weight\n{rows}")
+    (tmp_path / "table.csv").write_text(f"file,place\n{rows}")
 
     def make(folds: Folds) -> ImageDataModule:
         source = LabelTable(str(tmp_path / "table.csv"), root=str(root))

@@ -11,7 +11,7 @@ from jaxtyping import Int64, Integer, Shaped
 from jsonargparse.typing import PositiveInt
 
 from vitlab.data.counter_rng import Stream, permutation
-from vitlab.data.groups import groups_by_name
+from vitlab.data.tables import groups_by_name
 
 Indices = Int64[np.ndarray, "_"]
 

@@ -48,7 +48,7 @@ from referee.claim import Claim, parse_claim
 from referee.statistics.contrast import LEVEL
 
 from vitlab.config import SHIPPED, Config, flatten, load_yaml, locate, merge
-from vitlab.data.groups import gives_groups
+from vitlab.data.tables import gives_groups
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.budget import Budget, Number
 from vitlab.studies.file.format import Section, expected, mistake, refuse_unknown
