@@ -16,7 +16,6 @@ from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import PhotoSource, Split, Subset
 from vitlab.data.decoding import as_text, height_and_width
 from vitlab.data.folder import Folder
-from vitlab.data.folds import stratified_split
 from vitlab.data.label_table import LabelTable
 from vitlab.data.oddities import oddities
 from vitlab.data.photos import Framing, PhotoAugment, Photos, make_rand_augment
@@ -128,6 +127,10 @@ class ImageFolder(ImageDataModule):
         return "test" in self.photos.splits
 
     @property
+    def grouping(self) -> str | None:
+        return self.groups or self.photos.grouping
+
+    @property
     def framing(self) -> Framing:
         interpolation = self.augment.eval_interpolation or self.augment.interpolation
         crop_pct = None if self.crop_pct is None else float(self.crop_pct)  # which is stored in checkpoints
@@ -206,7 +209,7 @@ class ImageFolder(ImageDataModule):
             }
         if self.folds is not None:
             pool = splits["train"].joined(splits["val"]) if "val" in splits else splits["train"]
-            train, val, test = self.folds.split(pool.labels, pool.names, self.val_fraction, self.split_seed)
+            train, val, test = self.parts(pool.labels, pool.names)
             return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
@@ -223,8 +226,7 @@ class ImageFolder(ImageDataModule):
         return splits
 
     def _hold_out(self, subset: Subset, fraction: float) -> tuple[Subset, Subset]:
-        classes = subset.labels if subset.labels.ndim == 1 else np.zeros(len(subset.labels), np.int64)
-        kept, held_out = stratified_split(classes, fraction, self.split_seed)
+        kept, held_out = self.hold_out(subset.labels, subset.names, fraction)
         return subset.take(kept), subset.take(held_out)
 
     @cached_property

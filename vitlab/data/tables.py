@@ -9,7 +9,9 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -123,12 +125,15 @@ def matched(wanted: Sequence[str], there: Sequence[str]) -> list[str | None]:
     return [whole.get(key) or (next(iter(ends[key])) if len(ends[key]) == 1 else None) for key in keys]
 
 
-def gives_groups(groups: str) -> bool:
-    """Return whether a text is one that `groups_by_name` understands."""
-    try:
-        return bool(_TABLE.fullmatch(groups)) or re.compile(groups).groups == 1
-    except re.error:
-        return False
+def checked_groups(groups: str, place: str = "") -> str:
+    """Return a text that `groups_by_name` understands, or raise ValueError."""
+    with suppress(re.error):
+        if _TABLE.fullmatch(groups) or re.compile(groups).groups == 1:
+            return groups
+    raise ValueError(
+        f"{place}{groups!r}. Expected a regular expression of image names, with one pair of parentheses around the "
+        "group, like '(.*)/', or the column of a table, like photos.csv:animal."
+    )
 
 
 def groups_by_name(groups: str, names: Sequence[str]) -> list[str]:
@@ -159,3 +164,17 @@ def find_groups(groups: str, names: Sequence[str]) -> list[str | None]:
     file, group = column(table[1], [*rows], "file"), column(table[1], [*rows], "group", table[2])
     known = dict(zip(matched(rows[file].tolist(), names), rows[group], strict=True))
     return [known.get(name) or None for name in names]
+
+
+def about_groups(grouping: str, splits: Mapping[str, Sequence[str]]) -> str:
+    """Return a remark on the groups of each split's images: how many, and which are in two splits."""
+    found = find_groups(grouping, [name for names in splits.values() for name in names])
+    of = dict(zip((name for names in splits.values() for name in names), found, strict=True))
+    groups = {split: {of[name] for name in names} - {None} for split, names in splits.items()}
+    counts = ", ".join(f"{len(own)} {split}" for split, own in groups.items())
+    different = [split for split in splits if split != "test" or splits["test"] != splits["val"]]
+    both = sorted({str(g) for a, b in combinations(different, 2) for g in groups[a] & groups[b]})
+    if not both:
+        return f"Groups by {grouping}: {counts}; none is in two splits."
+    some = ", ".join(both[:3]) + " and more" * (len(both) > 3)
+    return f"Groups by {grouping}: {counts}; {len(both)} are in two splits, which inflates accuracy: {some}."

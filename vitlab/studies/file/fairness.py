@@ -25,6 +25,9 @@ class Images(Protocol):
     @property
     def class_names(self) -> list[str]: ...
 
+    @property
+    def grouping(self) -> str | None: ...
+
     def facts(self) -> dict[str, Any]:
         """Return what data.json records, with a digest of each split under `splits`."""
 
