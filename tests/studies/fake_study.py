@@ -42,6 +42,7 @@ class Digits:
     """The digits of scikit-learn in three splits."""
 
     num_classes = 10
+    grouping: str | None = None
 
     def __init__(self) -> None:
         self.class_names = [str(digit) for digit in range(10)]

@@ -44,9 +44,15 @@ class ResolvedStudy:
         parts = [images_of(run) for run in runs[: len(study.parts)]]  # of the first variant and seed
         images = Pool(parts) if study.folds else parts[0]
         refuse_unfit_images(study, runs[0].metric, images)
-        groups_of(study, images.image_names("test"))  # or says which image has none
+        resolved = cls(study, root, runs, images, {}, [])
+        groups_of(resolved.grouped, images.image_names("test"))  # or says which image has none
         study.folder(root).mkdir(parents=True, exist_ok=True)
-        return cls(study, root, runs, images, {}, [])
+        return resolved
+
+    @property
+    def grouped(self) -> Study:
+        """The study with the groups of its data, if it gives none."""
+        return replace(self.study, groups=self.study.groups or self.images.grouping)
 
     @property
     def folder(self) -> Path:
@@ -73,7 +79,7 @@ class ResolvedStudy:
         searched = runs[:1] if self.study.folds else runs  # the folds of all variants are of the same images
         copies = [duplicates(self.images_of(run), data_of(run.config), cache) for run in searched]
         known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in known_before(run)]
-        return [*dict.fromkeys(filter(None, [*copies, *known, split_groups(self.study, self.images)]))]
+        return [*dict.fromkeys(filter(None, [*copies, *known, split_groups(self.grouped, self.images)]))]
 
     def images_of(self, run: Run) -> Images:
         """Return the images of a run; those of most variants are the study's."""
@@ -108,7 +114,7 @@ class ResolvedStudy:
     def results(self, outcomes: Sequence[Outcome]) -> StudyResults:
         finished, failed = read_results(outcomes, self.study.folds)
         results = StudyResults(
-            study=self.study,
+            study=self.grouped,
             differences=differing_keys(self.study, self.runs),
             finished=finished,
             failures=failed,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from vitlab.config import ABSENT, ROOT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
+from vitlab.config import ABSENT, ROOTS, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
 from vitlab.studies.file.fairness import Images, kind_of, refuse_overruled
@@ -235,7 +235,8 @@ def _data_before(study: Study, weights: str) -> tuple[Config, Config] | None:
     if source is None or not locate(source.file).is_file():
         return None
     base, there = (_data_of(file) for file in (study.base, source.file))
-    return (base, there) if _set_of(base) == _set_of(there) and base.get(ROOT) == there.get(ROOT) else None
+    same = _set_of(base) == _set_of(there) and all(base.get(key) == there.get(key) for key in ROOTS)
+    return (base, there) if same else None
 
 
 def _data_of(file: Path) -> Config:

@@ -48,7 +48,7 @@ from referee.claim import Claim, parse_claim
 from referee.statistics.contrast import LEVEL
 
 from vitlab.config import SHIPPED, Config, flatten, load_yaml, locate, merge
-from vitlab.data.groups import gives_groups
+from vitlab.data.tables import checked_groups
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.budget import Budget, Number
 from vitlab.studies.file.format import Section, expected, mistake, refuse_unknown
@@ -140,15 +140,6 @@ class Ranking(Section):
     scale: Literal["log"] | None = None  # for a ratio or a loss
 
 
-def _grouping(groups: str) -> str:
-    if not gives_groups(groups):
-        raise ValueError(
-            f"{groups!r}. Expected a regular expression of image names, with one pair of parentheses around the group, "
-            "like '(.*)/', or the column of a table, like photos.csv:animal."
-        )
-    return groups
-
-
 Parts = Annotated[int, Ge(2)]
 
 
@@ -168,7 +159,7 @@ class StudyFile(Section):
     may_differ: list[str] = Field(default=[])
     margin: Number | None = None
     metric: Ranking | None = None
-    groups: Annotated[str, AfterValidator(_grouping)] | None = None
+    groups: Annotated[str, AfterValidator(checked_groups)] | None = None
     folds: Annotated[
         Parts | Annotated[dict[Literal["without_test"], Parts], Len(1)] | None,
         expected("a number of parts, like 5, {without_test: 5}, or null"),

@@ -18,6 +18,7 @@ class Pool:
     def __init__(self, parts: Sequence[Images]) -> None:
         self.parts = parts
         self.class_names, self.num_classes = parts[0].class_names, parts[0].num_classes
+        self.grouping = parts[0].grouping
         names = [name for part in parts for name in part.image_names("test")]
         places = [(part, index) for part in parts for index in range(len(part.image_names("test")))]
         self._order = np.argsort(names, kind="stable")
