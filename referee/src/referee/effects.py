@@ -17,7 +17,7 @@ from referee.checks import Check
 from referee.formats import counted, joined, listed
 from referee.outcomes import Outcomes, Run
 from referee.statistics.contrast import LEVEL, Cells, Contrast, in_family, mean_of
-from referee.verdict import DEPENDS, Design, Effect, Effects, Interaction, Pair, Variant, Verdict, conclusion, pair_of
+from referee.verdict import DEPENDS, OPEN, Design, Effect, Effects, Pair, Variant, Verdict, conclusion, pair_of
 
 NAMED = 4  # places of an average, beyond which they are counted
 LEAST_DATASETS = 5  # from which the leads show what others of the kind are like
@@ -72,15 +72,14 @@ def effects_of(
         return cells.contrast({number[cell[place].name]: c for place, c in weights.items()})
 
     of = {factor: _on_levels(outcomes, f, cell, contrast, design, level) for f, factor in enumerate(factors)}
-    main = [Effect(factor, pair, "") for factor, verdict in of.items() for pair in verdict.pairs]
-    simple = [
-        Effect(factor, pair, place)
-        for factor, verdict in of.items()
-        for place, pairs in verdict.places.items()
-        for pair in pairs
-        if place
-    ]
+    main = [_effect(factor, "", pair) for factor, verdict in of.items() for pair in verdict.pairs]
+    places = [(factor, *each) for factor, verdict in of.items() for each in verdict.places.items() if each[0]]
+    simple = [_effect(factor, place, pair) for factor, place, pairs in places for pair in pairs]
     return Effects(main, simple, _interactions(of, [*cell], contrast, level), of)
+
+
+def _effect(factor: str, at: str, pair: Pair) -> Effect:
+    return Effect(factor, (pair.better.name, pair.worse.name), at, pair.lead, pair.interval, pair.p, pair.verdict)
 
 
 def _on_levels(
@@ -121,7 +120,7 @@ def _on_levels(
 def _interactions(
     of: Mapping[str, Verdict], places: Sequence[Place], contrast: Callable[[Mapping[Place, float]], Contrast],
     level: float,
-) -> list[Interaction]:  # fmt: skip
+) -> list[Effect]:  # fmt: skip
     """Return all interactions of two factors, those beyond chance first, then the largest."""
     found = []
     for (f, first), (g, second) in combinations(enumerate(of), 2):
@@ -134,12 +133,13 @@ def _interactions(
             if there:
                 known = contrast({place: c / len(there) for weights in there for place, c in weights.items()})
                 at, known = ((k, n), known) if known.mean >= 0 else ((n, k), known.reversed())
-                found.append(Interaction((first, second), (i, j), at, known))
-    m = len(found)
-    for place, each in enumerate(found):
-        known, p = each.contrast, min(1.0, m * each.contrast.p)
-        found[place] = each._replace(contrast=known._replace(adjusted=p, alpha=level / m, level=level, pairs=m))
-    return sorted(found, key=lambda each: (each.word != DEPENDS, -each.estimate))
+                found.append((f"{first} and {second}", (i, j), at, known))
+    m, effects = len(found), []
+    for factors, levels, (more, less), known in found:
+        p, interval = min(1.0, m * known.p), known.interval_at(level / m)
+        word = DEPENDS if p <= level else OPEN
+        effects.append(Effect(factors, levels, more, known.mean, interval, p, word, less))
+    return sorted(effects, key=lambda each: (each.word != DEPENDS, -each.estimate))
 
 
 def _without(place: Sequence[str], f: int) -> Place:
@@ -150,21 +150,19 @@ def _with(rest: Place, f: int, level: str) -> Place:
     return (*rest[:f], level, *rest[f:])
 
 
-def depends(interactions: Sequence[Interaction], verdict: Verdict) -> str:
+def depends(interactions: Sequence[Effect], verdict: Verdict) -> str:
     """Return in words whether leads depend on another factor, by the largest interaction; empty without any."""
     if not interactions:
         return ""
-    most, metric = interactions[0], verdict.metric
-    (a, b), (more, less), (first, second) = most.levels, most.at, most.factors
+    most, metric, (a, b) = interactions[0], verdict.metric, interactions[0].levels
     size = metric.difference(most.estimate, verdict.digits)
     low, high = (metric.text(end, verdict.digits) for end in most.interval[1:])
-    lead = f"with {more} it is larger by {size} ({low} to {high}) than with {less}"
+    lead = f"with {most.at} {a} leads {b} by {size} more ({low} to {high}) than with {most.than}"
     if most.word != DEPENDS:
-        open_ = f"No lead of “{first}” is shown to depend on “{second}”; the largest difference can still be chance"
-        return f"{open_}: of the lead of {a} over {b}, {lead}."
+        return f"No lead is shown to depend on another factor; the largest difference can still be chance: {lead}."
     others = sum(each.word == DEPENDS for each in interactions) - 1
-    more_of_them = f" So do {counted(others, 'other lead')}." if others > 1 else " So does another lead." * others
-    return f"The lead of {a} over {b} depends on “{second}”: {lead}.{more_of_them}"
+    more = f"; {counted(others, 'other lead')} {'depends' if others == 1 else 'depend'} on a factor too" * (others > 0)
+    return f"A lead depends on another factor: {lead}{more}."
 
 
 def beside(verdict: Verdict) -> list[str]:

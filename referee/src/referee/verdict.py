@@ -25,6 +25,7 @@ from referee.statistics.sequential import Watch, level_after, levels
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
 DEPENDS = "depends"
+INNER = ("estimate", "interval")  # of effects, which records have as mean, low and high
 MANY = 8  # others, from which the sentence counts them
 SOME = 3  # others of one kind, from which it gives the range of leads instead of each with its interval
 
@@ -142,58 +143,16 @@ def pair_of(a: Variant, b: Variant, difference: Contrast | None, settled: bool, 
 
 
 class Effect(NamedTuple):
-    """The lead of a level of a factor over another."""
+    """A lead of one level of a factor over another; or an interaction, by how much it is larger at one place."""
 
     factor: str
-    pair: Pair  # of the levels, as if they were variants
-    at: str  # the levels of the other factors, of a simple effect; empty: the mean over those that both have
-
-    @property
-    def levels(self) -> tuple[str, str]:
-        """The one ahead first."""
-        return self.pair.better.name, self.pair.worse.name
-
-    @property
-    def estimate(self) -> float:
-        return self.pair.lead
-
-    @property
-    def interval(self) -> Interval:
-        return self.pair.interval
-
-    @property
-    def p(self) -> float:
-        """Adjusted for all pairs of levels, of a simple effect for those at its place."""
-        return self.pair.p
-
-    @property
-    def word(self) -> str:
-        return self.pair.verdict
-
-
-class Interaction(NamedTuple):
-    """By how much the lead of one level over another is larger at a level of another factor than at the second."""
-
-    factors: tuple[str, str]
-    levels: tuple[str, str]  # of the first factor
-    at: tuple[str, str]  # of the second
-    contrast: Contrast  # adjusted for all interactions (Bonferroni)
-
-    @property
-    def estimate(self) -> float:
-        return self.contrast.mean
-
-    @property
-    def interval(self) -> Interval:
-        return self.contrast.interval
-
-    @property
-    def p(self) -> float:
-        return self.contrast.adjusted
-
-    @property
-    def word(self) -> str:
-        return DEPENDS if self.p <= self.contrast.level else OPEN
+    levels: tuple[str, str]  # the one ahead first
+    at: str  # the levels of the other factors; empty: the mean over those that both have
+    estimate: float
+    interval: Interval
+    p: float  # adjusted: for all pairs of levels, of those at a place alone; for all interactions
+    word: str
+    than: str = ""  # of an interaction: the place where it is smaller
 
 
 class Effects(NamedTuple):
@@ -201,7 +160,7 @@ class Effects(NamedTuple):
 
     main: list[Effect]
     simple: list[Effect]
-    interactions: list[Interaction]  # the largest first
+    interactions: list[Effect]  # those beyond chance first, then the largest
     of: "dict[str, Verdict]"  # by factor: on its levels
 
 
@@ -400,18 +359,12 @@ class Verdict:
         if self.effects is not None:
             factors = self.outcomes.factors or {}
             record["factors"] = {name: dict(of) for name, of in factors.items()}
-            for kind in ("main", "simple"):
-                record[kind] = [{"factor": e.factor, "at": e.at} | self._of(e) for e in getattr(self.effects, kind)]
-            record["interactions"] = [
-                {"factors": e.factors, "at": e.at} | self._of(e) for e in self.effects.interactions
-            ]
+            for kind, effects in self.effects._asdict().items():
+                for each in effects if kind != "of" else ():
+                    values = each._asdict() | each.interval._asdict()
+                    values |= {end: shown(values[end]) for end in ("mean", "low", "high")}
+                    record.setdefault(kind, []).append(_known({k: v for k, v in values.items() if k not in INNER}))
         return record
-
-    def _of(self, effect: "Effect | Interaction") -> dict[str, Any]:
-        """Return an effect as a record's values."""
-        mean, low, high = map(self.metric.shown, (effect.estimate, *effect.interval[1:]))
-        known = {"mean": mean, "low": low, "high": high, "adjusted_p": effect.p, "verdict": effect.word}
-        return {"levels": effect.levels} | _known(known)
 
     def report(self, path: str | Path) -> Path:
         """Write the page, and beside it report.md, verdict.json and the figures; return its path."""

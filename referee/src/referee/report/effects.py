@@ -31,7 +31,7 @@ def effects_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
         rows = []
         for each in interactions:
             lead, (low, high) = each.estimate, (verdict.metric.text(end, verdict.digits) for end in each.interval[1:])
-            cells: list[str | Cell] = [*each.at, Cell(verdict.metric.text(lead, verdict.digits), bold=True)]
+            cells: list[str | Cell] = [each.at, each.than, Cell(verdict.metric.text(lead, verdict.digits), bold=True)]
             cells += [f"[{low}, {high}]", "yes" if each.word == DEPENDS else "undecided", p_value(each.p)]
             rows.append(Row(" – ".join(each.levels), cells))
         columns = ["Lead of", "Larger at", "Than at", "By", INTERVAL, "Beyond chance", "p, adjusted"]
