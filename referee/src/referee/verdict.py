@@ -359,11 +359,10 @@ class Verdict:
         if self.effects is not None:
             factors = self.outcomes.factors or {}
             record["factors"] = {name: dict(of) for name, of in factors.items()}
-            for kind, effects in self.effects._asdict().items():
-                for each in effects if kind != "of" else ():
-                    values = each._asdict() | each.interval._asdict()
-                    values |= {end: shown(values[end]) for end in ("mean", "low", "high")}
-                    record.setdefault(kind, []).append(_known({k: v for k, v in values.items() if k not in INNER}))
+            for kind in ("main", "simple", "interactions"):
+                values = [e._asdict() | e.interval._asdict() for e in getattr(self.effects, kind)]
+                values = [each | {end: shown(each[end]) for end in ("mean", "low", "high")} for each in values]
+                record[kind] = [_known({k: v for k, v in each.items() if k not in INNER}) for each in values]
         return record
 
     def report(self, path: str | Path) -> Path:
