@@ -103,7 +103,8 @@ class Pair(NamedTuple):
         """The lead with the interval that holds at once with those of all pairs: of a better variant from 0 on."""
         if self.difference is None:
             return Interval(self.lead, math.nan, math.nan)
-        mean, low, high = self.difference.interval
+        interval = self.difference.interval
+        mean, low, high = interval.within(-1, 1) if self.better.metric.is_fraction else interval
         return Interval(mean, max(low, 0.0), high) if self.settled else Interval(mean, min(low, 0.0), max(high, 0.0))
 
     def ends(self, digits: int) -> tuple[str, str]:
