@@ -115,14 +115,6 @@ def test_files_are_registered_as_people_write_them(claiming: Write) -> None:
     assert json.loads((path.parent / "record.json").read_text()).keys() == {"another", "study"}
 
 
-def test_a_file_in_braces_is_refused_and_stays(claiming: Write) -> None:
-    path = claiming()
-    path.write_text(text := json.dumps(load_yaml(path)))
-    with pytest.raises(ValueError, match="write a key a line"):
-        register(read_study(path), RUNS)
-    assert path.read_text() == text
-
-
 def test_a_run_that_finished_before_any_word_binds_too(claiming: Write, tmp_path: Path) -> None:
     path = claiming()
     register(study := read_study(path), tmp_path)

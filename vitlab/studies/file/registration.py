@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from referee.formats import counted, listed
 
 from vitlab.atomic_files import read_json, write_text
-from vitlab.config import ABSENT, IS_INSTALLED, ROOT, SHIPPED, conflicts, parse_yaml
+from vitlab.config import ABSENT, IS_INSTALLED, ROOT, SHIPPED, conflicts
 from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.runs import Run, without_run
@@ -89,10 +89,6 @@ def _write(study: Study, record: list[Registration]) -> None:
     changed, found = re.subn(r"^registered:.*\n?(?:[ \t]+.*\n?)*", line, text, flags=re.MULTILINE)
     if not found:
         changed = text.rstrip("\n") + "\n" + line
-    try:
-        parse_yaml(changed, str(study.path))
-    except ValueError:
-        raise ValueError(f"{study.path}: a claim is registered in its file; write a key a line, not in {{}}.") from None
     try:
         if not os.access(study.path, os.W_OK):  # which a rename over it would not tell
             raise PermissionError(f"{study.path} is read-only")

@@ -142,7 +142,7 @@ def plan(
         tuned: By variant and seed, overrides from tuning; a run without one has the value of the base.
 
     Raises:
-        ValueError: an empty variant, an invalid configuration, or one that could yield no result.
+        ValueError: an invalid configuration, or one that could yield no result.
     """
     refuse_overruled(study)
     completed: dict[tuple[str, str], Run] = {}
@@ -155,12 +155,6 @@ def plan(
             completed[key] = complete(study, variant, root, chosen)
         return completed[key]
 
-    for variant, override in study.variants.items():
-        if not override:
-            raise ValueError(
-                f"Variant {variant!r} of {study.path} is empty and changes nothing.\n"
-                f"List the settings that define it, even if {study.base.name} has the same values."
-            )
     for fault in _faults(study, [cell(variant, study.seeds[0]) for variant in study.variants]):
         raise ValueError(f"{study.path}: {fault}")
     return [

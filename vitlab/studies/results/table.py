@@ -26,8 +26,7 @@ from vitlab.studies.file.runs import Run
 from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study
 from vitlab.studies.results.context import Baselines, Context
-from vitlab.studies.results.folds import overlap_of
-from vitlab.studies.results.run import RunResult, VariantResult
+from vitlab.studies.results.run import RunResult, VariantResult, overlap_of
 
 MACHINE = ("torch", "torchvision", "timm", "device", "precision")  # entries of environment.json
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
