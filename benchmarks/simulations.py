@@ -26,7 +26,7 @@ from tqdm import tqdm
 from benchmarks.measuring import markdown, parser_of, save
 from benchmarks.verdicts import DIFFICULTY, FLIP, TASTE, accuracy_of
 from vitlab.data.folds import fold_numbers
-from vitlab.studies.results.folds import overlap_of
+from vitlab.studies.results.run import overlap_of
 from vitlab.studies.training.tuning import choose, error_of_difference
 
 Rows = Iterator[dict[str, object]]

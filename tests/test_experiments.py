@@ -18,9 +18,9 @@ from vitlab.commands.dispatch import run
 from vitlab.config import WEIGHTS, flatten, load_yaml, locate, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.experiment import Experiment
+from vitlab.studies.compare import ResolvedStudy
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.study import read_study, slug
-from vitlab.studies.resolved import ResolvedStudy
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))

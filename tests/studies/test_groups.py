@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from fake_study import plain, results, variant
 
-from vitlab.studies.compare import compare
+from vitlab.studies.compare import ResolvedStudy, compare
 from vitlab.studies.file.fairness import groups_of, split_groups
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
 from vitlab.studies.report.remarks import design_effect, not_beyond_baselines
-from vitlab.studies.resolved import ResolvedStudy
 
 Write = Callable[..., Path]
 TENS = r"(\d*)\d$"  # the images of a ten
