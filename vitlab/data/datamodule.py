@@ -239,7 +239,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """How `groups_by_name` tells which images stay together; None: they are independent."""
         return self.groups
 
-    def parts(self, labels: Labels, names: Sequence[str]) -> tuple[Indices, Indices, Indices]:
+    def split_indices(self, labels: Labels, names: Sequence[str]) -> tuple[Indices, Indices, Indices]:
         """Return sorted indices (training, validation, test) by `folds`."""
         assert self.folds is not None
         return self.folds.split(labels, names, self.val_fraction, self.split_seed, self.grouping)

@@ -64,7 +64,7 @@ def read_digits(module: ImageDataModule) -> dict[Split, TensorImages]:
 
     names = [f"digits/{index:04d}" for index in range(len(labels))]
     if module.folds is not None:
-        train, val, test = module.parts(labels, names)
+        train, val, test = module.split_indices(labels, names)
     else:
         rest, test = module.hold_out(labels, names, _TEST_FRACTION)
         kept, held_out = module.hold_out(labels[rest], [names[i] for i in rest], module.val_fraction)

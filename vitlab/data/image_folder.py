@@ -209,7 +209,7 @@ class ImageFolder(ImageDataModule):
             }
         if self.folds is not None:
             pool = splits["train"].joined(splits["val"]) if "val" in splits else splits["train"]
-            train, val, test = self.parts(pool.labels, pool.names)
+            train, val, test = self.split_indices(pool.labels, pool.names)
             return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction

@@ -313,10 +313,10 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 "their resolved configurations do not differ in a single value. Change or remove one."
             )
     keys = {key for run in runs for key in flatten(run.config)}
-    known = sorted({section for key in keys for section in accumulate(key.split("."), "{}.{}".format)})
+    sections = sorted({section for key in keys for section in accumulate(key.split("."), "{}.{}".format)})
     for where, key in [("may_differ", key) for key in study.may_differ] + [("tune: space", k) for k in study.tuned]:
-        if key not in known:
-            closest = difflib.get_close_matches(key, known, n=1)  # of too many to name them all
+        if key not in sections:
+            closest = difflib.get_close_matches(key, sections, n=1)  # of too many to name them all
             hint = f" Did you mean `{closest[0]}`?" if closest else ""
             yield f"{where}: no variant's configuration has a key `{key}`.{hint}"
     for run in runs:
