@@ -126,5 +126,5 @@ def test_a_source_of_other_channels_or_deeper_pixels_is_rejected_with_the_name()
 
 def test_a_folder_or_a_source_is_needed() -> None:
     for settings in ({}, {"root": "photos", "source": Bands()}):
-        with pytest.raises(ValueError, match="needs either"):
+        with pytest.raises(ValueError, match="needs one of"):
             ImageFolder(**settings)

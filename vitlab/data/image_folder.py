@@ -83,7 +83,7 @@ class ImageFolder(ImageDataModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if ((self.root or self.table) is None) == (self.source is None):
-            raise ValueError("ImageFolder needs a folder, data.init_args.root, a table, or a source; of these one.")
+            raise ValueError("ImageFolder needs one of root (a folder), table and source.")
         if self.test_fraction is not None and self.folds is not None:
             raise ValueError("test_fraction and folds both choose test images; set one of them to null.")
         if self.val_fraction + (self.test_fraction or 0.0) >= 1:
