@@ -144,7 +144,7 @@ def test_a_file_that_is_no_table_of_the_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,h\u00fcndin\nx.png,1\n", encoding="latin-1")
     with pytest.raises(ValueError, match=r"labels.csv is not in UTF-8: file,h\\xfcndin\n"):
         LabelTable(f"{tmp_path}/labels.csv")
-    with pytest.raises(ValueError, match="of these one"):
+    with pytest.raises(ValueError, match="needs one of"):
         _data(table="photos.csv", source=LabelTable(_table(tmp_path, "file,a\nx.png,1")))
 
 
