@@ -104,7 +104,7 @@ def test_a_branch_is_counted_as_its_cooldown(write: Callable[..., Path]) -> None
         ),
         ({}, {"along": {"images": [100, 200]}}, "only runs along an axis of epochs branch off each other"),
         ({}, {"along": "absent"}, "only runs along an axis of epochs"),
-        ({}, {"branch": "yes"}, "branch: 'yes'. Expected true or false"),
+        ({}, {"branch": "yes"}, "branch: 'yes'. It should be a valid boolean"),
     ],
 )
 def test_runs_that_cannot_branch_are_refused(
