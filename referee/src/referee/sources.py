@@ -21,6 +21,7 @@ import pandas as pd
 from referee.formats import counted, listed
 from referee.metric import mode_of
 from referee.outcomes import TEXTS, Outcomes, from_frame, recognized
+from referee.shapes import in_rows
 
 HEAD = 4_000  # bytes by which a file is recognized
 NO_LOGS = (".md", ".png", ".jpg", ".svg", ".pdf", ".html")  # which folders of logs may have too
@@ -40,6 +41,9 @@ def read(
     columns: Mapping[str, str] | None = None,
     pattern: str | None = None,
     pick: str | None = None,
+    folds: int | None = None,
+    runs: int | None = None,
+    spread: str | None = None,
 ) -> Outcomes:
     """Read result files.
 
@@ -49,7 +53,9 @@ def read(
         lower: Whether a lower score is better; None: as the name of the metric says.
         columns: names of columns, see `from_frame`.
         pattern: a regular expression whose first group is the score in a log.
-        pick: which of the matches in a log: last, the default, or best; last is also the last row of each run.
+        pick: which of the matches in a log, or of its rows: last, the default, or best.
+        folds: see `from_frame`.
+        runs, spread: see `in_rows`.
 
     Raises:
         ValueError, FileNotFoundError: nothing can be read; the message names the file, the place and the remedy.
@@ -65,18 +71,24 @@ def read(
             if pattern is not None:
                 frames[file] = read_log(file, pattern, pick or "last", bool(lower))
             else:
-                frames[file] = reader_of(file)(file, metric)
-                notes += frames[file].attrs.pop("notes", [])
+                frame = reader_of(file)(file, metric)
+                notes += frame.attrs.pop("notes", [])
+                frames[file] = in_rows(frame, metric, columns, runs, spread)
+                notes += frames[file].attrs.pop("notes")
         except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, RecursionError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
             raise ValueError(f"{file} cannot be read: {reason}") from error
-    told = {frame.attrs.pop("lower", None) for frame in frames.values()}
+    shape = next((dict(frame.attrs) for frame in frames.values()), {})
+    told = {frame.attrs.get("lower") for frame in frames.values()}
+    for frame in frames.values():
+        frame.attrs = {}
     lower = lower if lower is not None or len(told) > 1 else told.pop()
     named, of_paths = named_by_path(frames, files, columns or {})
     rows = [frame.reset_index(drop=True) for frame in named]
     table = pd.concat(rows, keys=[str(file) for file in frames]) if len(rows) > 1 else named[0]
-    outcomes = from_frame(table, metric, lower, columns, pick == "last")
+    table.attrs = shape
+    outcomes = from_frame(table, metric, lower, columns, None if pattern else pick, folds)
     outcomes.notes.extend([*of_paths, *dict.fromkeys(notes), *left_out])
     return outcomes
 
