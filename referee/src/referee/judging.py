@@ -72,6 +72,8 @@ def judge(
         text = text.replace("--lower", "lower=True").replace("--higher", "lower=False")
         raise ValueError(text) from error
     refuse_settings(margin, looks, test, items)
+    if outcomes.of_means and (test != "pooled" or looks):
+        raise ValueError("published means: looks, and the tests exact and paired, need the score of each run.")
     findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
     design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
     variants = _variants(outcomes)

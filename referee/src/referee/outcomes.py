@@ -195,8 +195,9 @@ def from_frame(
     table = _with_scores(table, notes)
     right = unit == "item" and _right_or_wrong(table)
     runs = [_run(rows, key, right) for key, rows in table.groupby(["variant", "seed"], sort=False)]
+    means = told.get("where", {}).get("seed") == "published means"
     notes.insert(0, _summary(table, known, told.get("where", {}), unit, scored))
-    return Outcomes(runs, scored, notes, _explained(frame, known, told), unit=unit, overlap=overlap)
+    return Outcomes(runs, scored, notes, _explained(frame, known, told), unit=unit, overlap=overlap, of_means=means)
 
 
 def _column(frame: pd.DataFrame, name: str) -> Any:
@@ -447,7 +448,7 @@ def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool, there
         return _numbers(table["score"], known["score"]), known["score"]
     raise ValueError(
         "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction COLUMN with --label COLUMN, or "
-        f"--score COLUMN. There are: {there}."
+        f"--score COLUMN. There are: {there} ({counted(len(table), 'row')})."
     )
 
 

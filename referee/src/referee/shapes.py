@@ -17,7 +17,7 @@ import pandas as pd
 
 from referee.formats import listed
 from referee.metric import mode_of, words_of
-from referee.outcomes import NAMES, STEPS, recognized
+from referee.outcomes import NAMES, RUNS, STEPS, recognized
 
 # seed_0, run 1, vit-seed3, split0_test_score, acc (seed 2), 7
 NUMBERED = re.compile(
@@ -25,7 +25,7 @@ NUMBERED = re.compile(
     r"[-_. =:#]*)?(?P<number>\d+)\)?(?:[-_. /]+(?P<rest>\D.*))?",
     re.IGNORECASE,
 )
-PLAIN = re.compile(r"(?P<name>.*[^\W_])[-_. ](?P<letter>[sr]?)(?P<number>\d+)", re.IGNORECASE)  # vit-s0, vit_1
+PLAIN = re.compile(r"(?P<name>.*[^\W_])[-_ ](?P<letter>[sr]?)(?P<number>\d+)", re.IGNORECASE)  # vit-s0, vit_1
 SPREAD = {"sd": {"std", "sd", "stdev", "stddev", "deviation"}, "se": {"se", "sem", "stderr"}}
 MEAN = {"mean", "avg", "average"}
 COUNT = {"n", "seeds", "runs", "count", "trials", "repeats", "repetitions"}
@@ -198,7 +198,7 @@ def in_rows(
     head = {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
     twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
     notes = [f"{listed(twice, 2)}: left out."] if twice else []
-    frame, where = _with_rows_numbered(frame.drop(columns=twice))
+    frame, where = _with_rows_numbered(_with_runs_named(frame.drop(columns=twice), columns))
     kinds: dict[str, Any] = {}
     for kind in NAMES:
         if known := [columns[kind]] if columns.get(kind) in frame else recognized(frame, kind):
@@ -244,6 +244,20 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     nested = [str(name) for name in frame if len(frame) and isinstance(frame[name].iloc[0], dict)]
     return frame.assign(**{name: frame[name].map(str) for name in nested})
+
+
+def _with_runs_named(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return a table with variant and seed of each run where one column has both, like vit-seed3, as W&B's Name."""
+    if "variant" in columns or any(recognized(frame, kind) for kind in ("variant", "item", "label", "prediction")):
+        return frame
+    name = next((name for name in frame if " ".join(words_of(name)) in RUNS), None)
+    if name is None or _is_numeric(frame[name]):
+        return frame
+    runs = [*map(runs_of(dict.fromkeys(frame[name].map(str))).__getitem__, frame[name].map(str))]
+    variants, seeds = ([run[i] for run in runs] for i in (0, 1))
+    if recognized(frame, "seed") in ([], [name]) and all(seeds):
+        return frame.drop(columns=[name]).assign(variant=variants, seed=seeds)
+    return frame.assign(variant=variants)
 
 
 def _with_rows_numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -319,7 +333,7 @@ def runs_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
         told = match is not None and match["name"] and (match["seed"] or match["fold"] or "").lower() not in ("s", "r")
         found[name] = (match["name"], match["number"]) if told and match and not match["rest"] else (name, "")
     plain = {name: match for name in found if (match := PLAIN.fullmatch(name))}
-    if len(plain) == len(found) and not any(seed for _, seed in found.values()):
+    if plain and len(plain) == len(found) and not any(seed for _, seed in found.values()):
         numbers = defaultdict(set)
         for match in plain.values():
             numbers[match["name"]].add(int(match["number"]))
