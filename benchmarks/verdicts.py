@@ -63,17 +63,6 @@ class Design(NamedTuple):
     alone: bool = False  # only the first variant's seeds fail
 
 
-# Power: the designs of a study with a lead.
-LEADS = (
-    Design(3, 3, 10_000, sd=0.3, lead=1),
-    Design(3, 3, 10_000, sd=0.3, lead=2),
-    Design(3, 3, 10_000, sd=0.5, lead=2),
-    Design(3, 3, 600, sd=0.5, lead=4),
-    Design(3, 5, 10_000, sd=0.3, lead=1),
-    Design(2, 5, 1_000, sd=0.5, lead=2),
-    Design(3, 7, 1_000, sd=0.5, lead=2),
-    Design(3, 10, 1_000, sd=0.5, lead=2),
-)
 # Where a test of few seeds is not exact.
 UNEQUAL = tuple(
     Design(variants, seeds, 1_000, **world)
@@ -167,7 +156,8 @@ def unequal_seeds(runs: int) -> Iterator[dict[str, object]]:
     for design in UNEQUAL:
         studies = max(1, runs // design.variants)
         alone = "only the first fails" if design.alone else f"the first {design.wider:g} times as wide"
-        yield described(design) | {"seeds' noise": alone, "false claims, %": share(claims(design, studies)[0], studies)}
+        size = {"variants": design.variants, "seeds": design.seeds, "images": f"{design.images:,}"}
+        yield size | {"seeds' noise": alone, "false claims, %": share(claims(design, studies)[0], studies)}
 
 
 def partial_nulls(runs: int) -> Iterator[dict[str, object]]:
@@ -306,21 +296,6 @@ def leads_of_scores(runs: int) -> Iterator[dict[str, object]]:
         yield found
 
 
-def leads(runs: int) -> Iterator[dict[str, object]]:
-    """Yield a row for each of LEADS: how often the first is better than all others, and any pair is settled."""
-    for design in LEADS:
-        studies = max(1, runs // design.variants)
-        some, first = claims(design, studies)
-        found = {"better than all, %": share(first, studies), "some pair settled, %": share(some, studies)}
-        yield described(design) | {"lead, points": f"{design.lead:g}"} | found
-
-
-def described(design: Design) -> dict[str, object]:
-    """Return the size of a study and the spread of its seeds."""
-    size = {"variants": design.variants, "seeds": design.seeds, "images": f"{design.images:,}"}
-    return size | {"seed sd, points": design.sd}
-
-
 def share(count: int, studies: int) -> str:
     """Return a share in per cent."""
     return f"{100 * count / studies:.1f}"
@@ -343,7 +318,6 @@ def main(arguments: list[str] | None = None) -> None:
             "Studies with an interval that lacks the true lead, %; pairs of near equals, 8 deviations apart.",
             list(wrong_tables(runs)),
         ),
-        markdown("A first variant ahead of equal others.", list(leads(runs))),
         markdown(
             "A first variant 3 deviations ahead of others: better than all, and than one, %.",
             list(leads_of_scores(runs)),

@@ -18,7 +18,7 @@ from vitlab.config import (
     merge,
     split,
 )
-from vitlab.data.groups import groups_by_name
+from vitlab.data.tables import groups_by_name
 from vitlab.optim import AdamW
 
 ADAMW = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.3}}

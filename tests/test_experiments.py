@@ -18,9 +18,9 @@ from vitlab.commands.dispatch import run
 from vitlab.config import WEIGHTS, flatten, load_yaml, locate, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.experiment import Experiment
+from vitlab.studies.compare import ResolvedStudy
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.study import read_study, slug
-from vitlab.studies.resolved import ResolvedStudy
 
 FILES = sorted(EXPERIMENTS.glob("*.yaml"))
 STUDIES = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
@@ -239,7 +239,7 @@ def test_a_budget_of_images_counts_those_of_each_variant(tmp_path: Path) -> None
     """100, 300 or 900 training images: as many are seen."""
     study = read_study(EXPERIMENTS / "claims/data_hunger.yaml")
     planned = ResolvedStudy.of(replace(study, seeds=study.seeds[:1]), tmp_path)
-    planned.spend_budget(no_runs)
+    planned.spend_budget()
     planned.tune(no_runs)
     for each in planned.runs:
         batches = each.config["data"]["init_args"]["train_images"] // 64

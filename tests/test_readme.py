@@ -44,8 +44,11 @@ def write_small_photo_study(experiments: Path) -> None:
     vit = VisionTransformer(32, 4, num_classes=2, embed_dim=96, depth=4, num_heads=3, global_pool="avg")
     torch.save(vit.state_dict(), "vit.pth")
     study = yaml.safe_load((experiments / "studies/my_photos_cpu.yaml").read_text())
-    study["variants"] = {name: study["variants"][name] for name in ("ViT frozen", "ViT pre-trained further")}
-    study["variants"]["ViT frozen"]["model"]["init_args"]["init_from"] = "vit.pth"
+    network, trained = study["factors"].values()
+    network["ViT"]["let"]["weights"] = "vit.pth"
+    study["factors"] = {"network": {"ViT": network["ViT"]}}
+    study["factors"]["trained"] = {name: trained[name] for name in ("frozen", "pre-trained further")}
+    del study["except"]
     study |= {"name": "my_photos", "seeds": [1], "budget": {"epochs": 1}}
     (experiments / "studies/my_photos.yaml").write_text(yaml.safe_dump(study))
     before = experiments / "my_photos/cpu_further_vit.yaml"

@@ -54,9 +54,10 @@ HARMLESS = (
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
 
 ABSENT = "(absent)"
-ROOT = "data.init_args.root"  # where the images lie; whether they are the same, their digests tell
+# Where the images lie; whether they are the same, their digests tell.
+ROOTS = ("data.init_args.root", "data.init_args.table")
 
-TEXTS = ("name", "root", "question")  # keys whose value is a text, 001 or 2024_01 too
+TEXTS = ("name", "root", "table", "question")  # keys whose value is a text, 001 or 2024_01 too
 
 DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of any configuration and then some
 

@@ -22,6 +22,12 @@ def test_the_status_is_the_verdict(three: pd.DataFrame, tmp_path: Path, capsys: 
     assert "B against C: no winner yet." in capsys.readouterr().out
 
 
+def test_blanks_around_a_name_are_no_other_variant(three: pd.DataFrame) -> None:
+    known = referee.judge(three)
+    three.loc[three["seed"] == three["seed"].max(), "variant"] += " "
+    assert referee.judge(three).sentence == known.sentence
+
+
 def test_a_report_is_one_page_without_a_network(three: pd.DataFrame, tmp_path: Path) -> None:
     three["variant"] += "<b>"
     three.to_parquet(tmp_path / "table.parquet")

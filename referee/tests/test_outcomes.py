@@ -258,7 +258,7 @@ def test_rows_without_a_seed_are_runs_where_nothing_else_tells_them_apart() -> N
     table = runs("accuracy").drop(columns="Seed")
     assert [run.seed for run in from_frame(table).of("B")] == [*"12345"]
     assert "No column names seeds: each row is taken to be a run." in from_frame(table).notes
-    for name in ("dataset", "split"):
+    for name in ("split",):
         with pytest.raises(ValueError, match=r"Row 1 is a second one of A, seed 1, .*\n.*--seed row; else remove one"):
             from_frame(table.assign(**{name: [*"abcde"] * 2}))
 

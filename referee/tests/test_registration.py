@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from conftest import simulated
 from referee.__main__ import main
+from referee.report.differences import limits
 
 import referee
 
@@ -94,10 +95,15 @@ def test_another_plan_is_refused(capsys: Output, option: str, words: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "plan", ["--looks 5 3", *(f"--seeds 4..6 {each}" for each in ("--margin -1", "--test t", "--read ("))]
+    "plan",
+    [
+        *("--looks 5 3", "--seeds 4..1000000", "--seeds 4..201", "--seeds 1..6"),
+        *(f"--seeds 4..6 {each}" for each in ("--margin -1", "--test t", "--read (")),
+    ],
 )
-def test_a_plan_that_could_never_be_judged_is_not_registered(plan: str) -> None:
+def test_a_plan_that_could_never_be_judged_is_not_registered(capsys: Output, plan: str) -> None:
     assert status(f"watch study {plan}") == 2
+    assert len(capsys.readouterr().err) < 600  # not every look of a million
     assert not Path("study.looks.json").exists()
 
 
@@ -134,9 +140,11 @@ def test_results_that_a_look_judged_are_missed(capsys: Output) -> None:
 
 def test_a_look_waits_for_all_its_seeds() -> None:
     table = simulated({"A": 0.7, "B": 0.7})
-    watch = referee.judge(table, margin=0.1, looks=[3, 5, 6]).watch
-    assert watch is not None
-    assert (len(watch.looks), watch.stop) == (1, None)
+    verdict = referee.judge(table, margin=0.1, looks=[3, 5, 6])
+    assert verdict.watch is not None
+    assert (len(verdict.watch.looks), verdict.watch.stop) == (1, None)
+    assert "first look is at three seeds" in " ".join(limits(verdict))
+    assert "first look" not in " ".join(limits(referee.judge(table, margin=0.1, looks=[4, 5, 6])))
 
 
 def test_a_failure_to_write_keeps_the_registration(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:

@@ -116,7 +116,9 @@ def test_init_copies_a_study_with_the_files_that_it_names(tmp_path: Path, capsys
 
 
 def test_every_study_is_still_one_after_it_was_copied() -> None:
-    studies = {name: path for name, path in shipped().items() if {"variants", "like"} & load_yaml(path).keys()}
+    studies = {
+        name: path for name, path in shipped().items() if {"variants", "factors", "like"} & load_yaml(path).keys()
+    }
     assert len(studies) > 50
     assert main(["init", "mine", *studies]) == 0
     for name, path in studies.items():

@@ -74,7 +74,7 @@ def test_a_folder(layout: dict[str, int], total: int, photo_folder: PhotoFolder)
 def test_a_table_of_quantities_is_parted_regardless_of_them(tmp_path: Path, photo_folder: PhotoFolder) -> None:
     root = photo_folder({"all": 20})
     rows = "".join(f"all/{i:03d}.jpg,{i / 7}\n" for i in range(20))
-    (tmp_path / "table.csv").write_text(f"file,weight\n{rows}")
+    (tmp_path / "table.csv").write_text(f"file,place\n{rows}")
 
     def make(folds: Folds) -> ImageDataModule:
         source = LabelTable(str(tmp_path / "table.csv"), root=str(root))
@@ -91,6 +91,61 @@ def test_the_images_of_a_group_are_in_one_part_and_in_one_split(photo_folder: Ph
         assert sum(map(len, groups)) == len(set.union(*groups)) == 20
         assert all(len(each) > 0 for each in groups)
         assert np.bincount(module.labels("test")).tolist() == [20, 20]
+
+
+def _by_ten(name: str) -> str:
+    return name.removesuffix(".jpg")[:-1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "digits", "CIFAR", "Shapes", "folds"])
+def test_no_group_is_on_two_sides_of_a_split(
+    kind: str, photo_folder: PhotoFolder, cifar_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every ten of images is a patient; probes that hold images out of the training images keep them whole too."""
+    tens = r"^(.*)\d(?:\.jpg)?$"
+    settings: dict = {"val_fraction": 0.2, "groups": tens}
+    if kind in ("folder", "table", "folds"):
+        root = photo_folder({"cat": 100, "dog": 100})
+        settings |= {"root": str(root), "image_size": 16, "num_workers": 0, "batch_size": 4}
+        if kind == "table":
+            files = sorted(str(path.relative_to(root)) for path in root.glob("*/*.jpg"))
+            rows = "".join(f"{file},{file[:3]},{_by_ten(file)}\n" for file in files)
+            (root / "t.csv").write_text(f"file,class,patient\n{rows}")
+            settings |= {"table": str(root / "t.csv"), "groups": None}
+        data: ImageDataModule = ImageFolder(**settings, folds=Folds(count=5) if kind == "folds" else None)
+    else:
+        data = {"digits": Digits, "CIFAR": lambda **s: CIFAR10(root=str(cifar_root), **s), "Shapes": Shapes}[kind](
+            **settings
+        )
+    with caplog.at_level("INFO", logger="vitlab"):
+        groups = {split: {_by_ten(name) for name in data.image_names(split)} for split in ("train", "val", "test")}
+    assert not groups["train"] & groups["val"]
+    assert not (groups["train"] | groups["val"]) & groups["test"]
+    share = len(data.image_names("val")) / sum(len(data.image_names(split)) for split in ("train", "val"))
+    assert share == pytest.approx(0.25 if kind in ("folder", "table") else 0.2, abs=0.03)  # of those that do not test
+    counts = ", ".join(f"{len(own)} {split}" for split, own in groups.items())
+    assert f"Groups by {data.grouping}: {counts}; none is in two splits." in caplog.messages
+    chosen = data.probe_images
+    assert chosen is not None
+    names = data.image_names("train")
+    held, kept = ({_by_ten(names[i]) for i in range(len(names)) if (i in chosen) is side} for side in (True, False))
+    assert held
+    assert not held & kept
+
+
+def test_groups_that_the_data_set_itself_puts_on_two_sides_are_named(
+    photo_folder: PhotoFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = photo_folder({f"{split}/{name}": 10 for split in ("train", "val") for name in ("cat", "dog")})
+    data = ImageFolder(root=str(root), groups=r"/(\w+/\d+)", num_workers=0)
+    with caplog.at_level("INFO", logger="vitlab"):
+        assert len(data.labels("train")) == 20
+    said = (
+        "20 train, 20 val, 20 test; 20 are in two splits, which inflates accuracy: cat/000, cat/001, cat/002 and more."
+    )
+    assert f"Groups by {data.grouping}: {said}" in caplog.messages
+    with pytest.raises(ValueError, match=r"data.init_args.groups: 'cat'. Expected a regular expression"):
+        ImageFolder(root=str(root), groups="cat")
 
 
 @pytest.mark.parametrize(("val_fraction", "validate"), [(0.25, 4), (0.5, 8), (0.75, 12), (0.9, 14)])
@@ -131,7 +186,7 @@ def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> Non
         (lambda root: _folder(root)(Folds(count=3, groups="(cat|dog)/")).labels("test"), "3 parts of 2 groups"),
         (
             lambda root: _folder(root)(Folds(count=2, groups="(cat|dog)/")).labels("test"),
-            "part 1 of 2 leaves one group, (cat|dog), to train and validate; give 3 parts or more",
+            "groups: one group, (cat|dog), is left to train and validate on",
         ),
         (
             lambda root: [each.labels("test") for each in _all(_folder(root), 2, r"(cat|dog/\d+)")],

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitlab.data import BatchAugment, Crops, Digits, Mixup, MultiCrop, PlacedDigits
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS
-from vitlab.data.groups import groups_by_name
+from vitlab.data.tables import groups_by_name
 
 
 def seen(data: PlacedDigits, epoch: int = 0, batches: int = 1) -> Tensor:

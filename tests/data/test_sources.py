@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitlab.data import HuggingFace, ImageFolder, LabelTable, LitData, PhotoAugment, PhotoSource
+from vitlab.data import HuggingFace, ImageFolder, LitData, PhotoAugment, PhotoSource
 
 NAMES = ["ant", "bee", "cat"]
 
@@ -463,107 +463,3 @@ def test_shards_are_matched_by_the_names_of_their_classes(tmp_path: Path) -> Non
         ValueError, match=r"without a training image: ant, café, cat.\nIts classes .* of train 3, 5, 9;"
     ):
         LitData(numbers, texts)
-
-
-def test_a_broken_picture_of_a_table_of_labels_is_named_where_it_lies(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "bad.jpg").write_bytes(b"no picture")
-    (tmp_path / "labels.csv").write_text("file,odd\nbad.jpg,1\n")
-    source = LabelTable(str(tmp_path / "labels.csv"), root=str(tmp_path / "pictures"))
-    with pytest.raises(ValueError, match="1 of 1 images cannot be decoded") as raised:
-        _data(source=source).prepare_data()
-    assert f"  {tmp_path}/pictures/bad.jpg: " in str(raised.value)
-
-
-def test_a_table_gives_several_labels_of_each_picture(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    files = sorted(path.relative_to(folder) for path in folder.glob("*/*/*.jpg"))
-    rows = [f"{file},{i % 2},{i / 36}" for i, file in enumerate(files)]
-    table = tmp_path / "labels.csv"
-    table.write_text("\n".join(["file,odd,place", *rows]))
-    data = _data(source=LabelTable(str(table), root=str(folder)), test_fraction=0.25)
-    assert data.class_names == ["odd", "place"]
-    names = {split: data.image_names(split) for split in ("train", "val", "test")}
-    assert [len(own) for own in names.values()] == [23, 4, 9]
-    for split, own in names.items():
-        places = [files.index(Path(name)) for name in own]
-        expected = np.array([[i % 2, i / 36] for i in places], np.float32)
-        np.testing.assert_array_equal(data.labels(split), expected)
-    (_, labels), seen = data.training_batch(0, 0, torch.device("cpu"))
-    assert labels.dtype == torch.float32
-    assert labels[:, 1].tolist() == [np.float32(files.index(Path(name)) / 36) for name in seen]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("file,a\nx.png,many", "line 2: a is many; give a number"),
-        ("file,a\nx.png,", "line 2: a is empty"),
-        ("file,a\n\nx.png,1\n,\ny.png,NA\n", "line 5: a is NA; give a number"),
-        ("file,a\nx.png,1_000", "line 2: a is 1_000"),
-        ("file,a\nx.png,1,2", r"labels.csv: .*Expected 2 fields in line 2, saw 3. Its first line is: file,a"),
-        ("file,a,a\nx.png,1,2", "labels.csv has the column a twice"),
-        ("index,file\n0,x.png", "no column of labels; it has index, file"),
-        ("file,a,split\nx.png,1,NA", "split is NA; give train, val or test"),
-        ("", "labels.csv: No columns"),
-        ("file,a\nx.png,1\n,1", "line 3: file is empty; give a picture"),
-        ("name,a\nx.png,1", "no column file; it has name, a"),
-        ("file\nx.png", "no column of labels"),
-        ("file,a,split\nx.png,1,foo", "split is foo; give train, val or test"),
-        ("file,a,split\nx.png,1,test", "split is never train"),
-    ],
-)
-def test_a_table_that_cannot_be_one_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        LabelTable(str(tmp_path / "labels.csv"))
-
-
-@pytest.mark.parametrize(
-    ("text", "names", "files", "labels"),
-    [
-        ("file,001,NA\n007,1,1e1\nNA,0,TRUE\n", ["001", "NA"], ["007", "NA"], [[1, 10], [0, 1]]),
-        ("\ufefffile;a\nnull;1\n", ["a"], ["null"], [[1]]),
-        ("File\ta \tSplit\r\nNone\t 2 \t Training \r\n", ["a"], ["None"], [[2]]),
-        (",file,a\n0,x,1\n1,y,2\n", ["a"], ["x", "y"], [[1], [2]]),
-        (",file,a\n4,x,1\n9,y,2\n", ["a"], ["x", "y"], [[1], [2]]),  # what a choice of rows leaves of the index
-        ("file,a,Unnamed: 0\nx,1,7\n", ["a"], ["x"], [[1]]),
-        ("ID,file,a\n2,x,1\n1,y,2\n", ["a"], ["x", "y"], [[1], [2]]),
-        ("index,file,a\n0,x,1\n1,y,2\n", ["a"], ["x", "y"], [[1], [2]]),
-        ("index,file,a\n0,x,1\n7,y,2\n", ["index", "a"], ["x", "y"], [[0, 1], [7, 2]]),
-    ],
-)
-def test_a_table_is_read_as_it_is_written(
-    tmp_path: Path, text: str, names: list[str], files: list[str], labels: list[list[float]]
-) -> None:
-    table = tmp_path / "labels.CSV"
-    table.write_text(text, encoding="utf-8", newline="")
-    source = LabelTable(str(table))
-    assert (source.class_names, source.splits["train"][0]) == (names, files)
-    assert source.splits["train"][1].tolist() == labels
-    index = (
-        len(text.splitlines()[0].replace(";", ",").replace("\t", ",").split(",")) - 1 - len(names) - ("Split" in text)
-    )
-    assert [note.startswith(f"Columns of {table} that number its rows") for note in source.notes] == [True] * index
-
-
-def test_a_table_in_another_encoding_is_named_with_its_first_line(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text("file,h\u00fcndin\nx.png,1\n", encoding="latin-1")
-    with pytest.raises(ValueError, match=r"labels.csv is not in UTF-8: file,h\\xfcndin\n"):
-        LabelTable(str(tmp_path / "labels.csv"))
-
-
-def test_a_table_names_columns_and_files_in_either_unicode_form(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    composed, apart = "caf\u00e9", "cafe\u0301"
-    (tmp_path / apart).mkdir()
-    (tmp_path / apart / f"{composed}.png").touch()
-    (tmp_path / "labels.csv").write_text(f"file,{apart}\n{composed}/{composed}.png,1\n{composed}/lost.png,0\n")
-    monkeypatch.setenv("PHOTOS", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    source = LabelTable("~/labels.csv", root="$PHOTOS", labels=[composed])
-    assert source.splits["train"][0] == [f"{apart}/{composed}.png", f"{composed}/lost.png"]
-    assert source.splits["train"][1].tolist() == [[1], [0]]

@@ -141,6 +141,11 @@ def test_files_left_out_and_dim_images_of_16_bits_are_named_as_in_training(
     assert "--images phone contains no image but other files, 1 (1 .heic)." in capsys.readouterr().err
 
 
+def test_answers_go_to_the_folder_predictions_unless_it_is_named(trained: Path, own: Path) -> None:
+    assert run("predict", ["--config", str(trained / "config.yaml"), "--images", str(own)]) == 0
+    assert Path("predictions/index.html").is_file()
+
+
 def test_a_folder_without_pictures_is_refused(trained: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--config", str(trained / "config.yaml"), "--images", "none", "--out", "seen"]
     assert run("predict", given) == 2

@@ -139,6 +139,20 @@ def test_an_interrupted_run_continues_where_it_was_copied_with_the_same_images_e
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
 
 
+def test_a_table_of_the_same_images_gives_the_same_run_and_may_move(trained: Path) -> None:
+    rows = sorted(f"{name}/{i}.png,{name}\n" for name in ("dog", "cat") for i in range(20))
+    Path("photos/labels.csv").write_text("file,species\n" + "".join(rows))
+    given = ["--run.name", "table", "--data.root", "null", "--data.columns.label", "species"]
+    assert run("fit", ["--config", "tiny.yaml", *given, "--data.table", "photos/labels.csv"]) == 0
+    states = [torch.load(f"runs/{name}/seed-0/checkpoints/last.ckpt", weights_only=True) for name in ("tiny", "table")]
+    assert all(torch.equal(x, states[1]["state_dict"][key]) for key, x in states[0]["state_dict"].items())
+    Path("photos").rename("moved")
+    assert run("probe", ["runs/table/seed-0", "--data.table", "moved/labels.csv"]) == 0
+    assert run("fit", ["--config", "tiny.yaml", *given, "--data.table", "moved/labels.csv"]) == 0  # finished
+    assert run("predict", ["runs/table/seed-0", "--images", "moved/labels.csv", "--out", "named"]) == 0
+    assert sorted(pd.read_csv("named/predictions.csv")["file"]) == sorted(row.split(",")[0] for row in rows)
+
+
 def test_other_images_are_another_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (trained / "summary.json").unlink()
     shutil.copytree("photos", "others")

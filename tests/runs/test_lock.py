@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlab.atomic_files import created
+from vitlab.atomic_files import created, write_text
 from vitlab.commands.dispatch import run
 from vitlab.runs.directory import RunDirectory
 from vitlab.runs.lock import run_lock
@@ -146,6 +146,15 @@ def test_a_start_that_failed_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such data"), run_lock(tmp_path / "runs/name/seed-0"):
         raise ValueError("no such data")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    write_text(path, "old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match=r"No space left on device: .*report\.html"):
+        write_text(path, "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("report.html", "old")]
 
 
 def test_a_folder_that_an_ending_start_removes_is_created_again(tmp_path: Path) -> None:

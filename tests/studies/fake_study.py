@@ -20,7 +20,7 @@ from vitlab.data.folds import fold_numbers
 from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
-from vitlab.studies import resolved
+from vitlab.studies import compare as comparing
 from vitlab.studies.file import runs as grid
 from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.format import refuse_unknown
@@ -42,6 +42,7 @@ class Digits:
     """The digits of scikit-learn in three splits."""
 
     num_classes = 10
+    grouping: str | None = None
 
     def __init__(self) -> None:
         self.class_names = [str(digit) for digit in range(10)]
@@ -115,7 +116,7 @@ def patch(images: Digits) -> None:
         return FakeExperiment(config, images) if fake else Experiment(config)
 
     grid.experiment_of = experiment_of  # type: ignore[assignment]
-    resolved.flops_per_image = lambda config: (
+    comparing.flops_per_image = lambda config: (
         22e6 * config["model"]["init_args"]["backbone"]["init_args"].get("size", 1)
     )
 

@@ -14,12 +14,11 @@ from referee.report.along import curves_chart
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest
-from vitlab.studies.compare import RunsFailed, compare, in_turn
+from vitlab.studies.compare import ResolvedStudy, RunsFailed, compare, in_turn
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.page import line_of
-from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.context import context_of
 
 Write = Callable[..., Path]

@@ -13,10 +13,9 @@ import yaml
 from tests.kills import forked, last_words
 from vitlab.config import Config, merge
 from vitlab.runs.exactness import disagreements
-from vitlab.studies.compare import compare
+from vitlab.studies.compare import ResolvedStudy, compare
 from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import read_study
-from vitlab.studies.resolved import ResolvedStudy
 
 SCHEDULE = {"class_path": "vitlab.optim.WarmupStableDecay", "init_args": {"warmup_epochs": 0.5, "cooldown": 0.4}}
 WIDTHS = {"A": 16, "B": 24}

@@ -30,7 +30,7 @@ def test_broken_data_stop_a_study_before_its_first_run(
     def no_data(run: Run) -> None:
         raise FileNotFoundError("No folder photos/.")
 
-    monkeypatch.setattr("vitlab.studies.resolved.images_of", no_data)
+    monkeypatch.setattr("vitlab.studies.compare.images_of", no_data)
     with pytest.raises(FileNotFoundError):
         compare(write_study(), tmp_path / "runs", program=FAKE_PROGRAM)
     assert not list(tmp_path.glob("runs/**/seed-*"))
@@ -109,17 +109,6 @@ def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
     again, _ = results_of(write_study(**GROWING), root)
     assert again.verdict.watch.stop == log[-1]["stop"]
     assert verdict(again).startswith(log[-1]["headline"])  # which leaves out that pixels are ahead
-
-
-def test_a_damaged_look_is_named_with_its_line(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    study, file = write_study(seeds=[1, 2]), tmp_path / "small-study" / "looks.jsonl"
-    compare(study, tmp_path, program=FAKE_PROGRAM)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-9] + b"\n" + whole)
-    with pytest.raises(ValueError, match=r"looks\.jsonl, line 1 is damaged\. Delete this line"):
-        compare(study, tmp_path, program=FAKE_PROGRAM)
 
 
 @pytest.mark.slow

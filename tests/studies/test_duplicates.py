@@ -8,7 +8,7 @@ from referee.formats import SPACE
 
 from vitlab.data import Digits as RealDigits
 from vitlab.data import ImageFolder
-from vitlab.studies.results.duplicates import duplicates
+from vitlab.studies.results.context import duplicates
 
 
 def leaking(train: int, val: int) -> Digits:

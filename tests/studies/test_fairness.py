@@ -225,7 +225,7 @@ def test_copies_in_the_data_of_one_variant_alone_are_found(
             digits.splits["train"] = np.concatenate([digits.splits["train"], digits.splits["test"][:7]])
         return digits
 
-    monkeypatch.setattr("vitlab.studies.resolved.images_of", images_of)
+    monkeypatch.setattr("vitlab.studies.compare.images_of", images_of)
     more = variant(0.965) | {"data": {"init_args": {"root": "more"}}}
     study = write_study(variants={"ViT": variant(0.94), "Swin": more}, may_differ=["model", "data"], seeds=[1, 2])
     text = "\n".join(remarks_on(study, tmp_path))

@@ -6,7 +6,7 @@ from fake_study import results
 from PIL import Image
 
 from vitlab.evaluation.predictions import data_uri
-from vitlab.studies.report.gallery import gallery, interesting, shown_seed
+from vitlab.studies.report.sections import gallery, interesting, shown_seed
 
 ALL = np.ones(6, dtype=bool)
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from fake_study import plain, results, variant
 
-from vitlab.studies.compare import compare
+from vitlab.studies.compare import ResolvedStudy, compare
 from vitlab.studies.file.fairness import groups_of, split_groups
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
 from vitlab.studies.report.remarks import design_effect, not_beyond_baselines
-from vitlab.studies.resolved import ResolvedStudy
 
 Write = Callable[..., Path]
 TENS = r"(\d*)\d$"  # the images of a ten
@@ -83,14 +82,23 @@ def test_groups_may_be_a_column_of_a_table(write_study: Write, tmp_path: Path) -
     assert found.tolist() == [str(number // 10) for number in range(len(names))]
     for text, column, message in (
         ("image,animal\n" + "".join(rows[1:]), "animal", f"has no row for the image {names[0]}"),
-        ("image,animal\n", "patient", "has no column patient; its columns are image, animal"),
+        ("image,animal\n", "patient", "has no column patient; it has image, animal"),
     ):
         table.write_text(text)
         with pytest.raises(ValueError, match=message):
             groups_of(read_study(write_study(groups=f"{table}:{column}")), names)
     table.unlink()
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(ValueError, match="There is no table"):
         groups_of(read_study(write_study(groups=f"{table}:animal")), names)
+
+
+def test_a_study_takes_the_groups_of_its_data(write_study: Write, tmp_path: Path) -> None:
+    resolved = ResolvedStudy.of(read_study(write_study()), tmp_path)
+    assert resolved.grouped.groups is None
+    resolved.images.grouping = TENS
+    assert resolved.grouped.groups == TENS
+    resolved.study = dataclasses.replace(resolved.study, groups="(test)/")
+    assert resolved.grouped.groups == "(test)/"
 
 
 def test_a_group_split_in_two_is_named(write_study: Write, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from scipy.stats import ttest_ind
 from vitlab.commands.dispatch import run as run_command
 from vitlab.config import merge
 from vitlab.experiment.experiment import Experiment
-from vitlab.studies.compare import compare, results_of
+from vitlab.studies.compare import ResolvedStudy, compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.space import Choice, Trial, Tuning
@@ -29,7 +29,6 @@ from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import outlooks, verdict
-from vitlab.studies.resolved import ResolvedStudy
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.run_all import Active, Display, Progress
 

@@ -209,6 +209,7 @@ def test_the_front_holds_who_is_not_beaten_in_both(costs: list[float], more: boo
 
 def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path) -> None:
     html = _html(troubled)
+    assert "`" not in re.sub(r"<(script|style|pre).*?</\1>", "", html, flags=re.DOTALL)  # code is marked as such
     top = html[html.index("<h1>") : html.index("<nav")]
     for remark in (
         f"1 of 8{SPACE}runs failed and are excluded from all averages (ViT, seed 2: exit status 1: ValueError: the",

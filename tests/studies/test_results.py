@@ -18,9 +18,8 @@ from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
 from vitlab.studies.report import page, sections
 from vitlab.studies.report.remarks import not_beyond_baselines, remarks_above
-from vitlab.studies.report.verdict import read_looks, verdict
-from vitlab.studies.results.context import baselines
-from vitlab.studies.results.duplicates import duplicates
+from vitlab.studies.report.verdict import verdict
+from vitlab.studies.results.context import baselines, duplicates
 from vitlab.studies.results.run import read_results
 from vitlab.studies.results.table import StudyResults
 
@@ -71,16 +70,13 @@ def test_a_summary_that_is_none_is_a_failure_that_names_it(summary: str, tmp_pat
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "[1]", "[" * 100_000, '{"baselines": []}'])
-def test_what_is_no_look_is_named_and_what_is_no_cache_made_again(content: str, digits: Digits, tmp_path: Path) -> None:
+def test_what_is_no_cache_is_made_again(content: str, digits: Digits, tmp_path: Path) -> None:
     right, found = baselines(digits, {}, tmp_path / "a.json"), duplicates(digits, {}, tmp_path / "b.json")
     for name in ("a.json", "b.json"):
         keyed = (tmp_path / name).read_text().replace('"baselines": {', '"baselines": {"x": 1, ')
         (tmp_path / name).write_text(keyed if content == "{}" and name == "a.json" else content)
     assert baselines(digits, {}, tmp_path / "a.json") == right
     assert duplicates(digits, {}, tmp_path / "b.json") == found
-    (tmp_path / "looks.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=r"looks\.jsonl, line 1 is damaged"):
-        read_looks(tmp_path)
 
 
 def test_a_ranking_by_validation_images_says_so_everywhere() -> None:

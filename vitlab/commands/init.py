@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     for name in options.names:
         file = locate(name)
-        is_study = not {"variants", "like"}.isdisjoint(load_yaml(file))
+        is_study = not {"variants", "factors", "like"}.isdisjoint(load_yaml(file))
         files = [file]
         if is_study:
             from vitlab.studies.file.study import read_study

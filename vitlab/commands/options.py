@@ -76,7 +76,7 @@ def trust_given(arguments: Sequence[str]) -> list[str]:
         except (ImportError, ValueError, TypeError) as error:
             raise ValueError(f"--import {module}: {error}. Give a module, like examples.objective.") from None
     for key, value in pairs(rest):  # a root may be one that `verify` read in a file
-        inline = "class_path" in value and value[0] in "[{" and key != "data.root"
+        inline = "class_path" in value and value[0] in "[{" and key not in ("data.root", "data.table")
         is_class = key.removesuffix("+") in PLACES or key.endswith("class_path")
         texts = texts_of(parse_yaml(value, f"--{key}")) if inline else [(value, is_class)]
         given.modules += [text.rpartition(".")[0] for text, is_class in texts if is_class and "." in text]
@@ -103,7 +103,7 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
         value = value if equals else next(pending, "")
         if not value or (value.startswith("--") and not equals):
             raise ValueError(f"{name} needs a value, like {name}=VALUE.")
-        is_path = name.endswith(".root") and value != "null"  # a folder 0755 is no number
+        is_path = name.endswith((".root", ".table")) and value != "null"  # a folder 0755 is no number
         data = merge(data, nest(short(name).removeprefix("--data."), value if is_path else parse_yaml(value, name)))
     return rest, data
 

@@ -13,7 +13,7 @@ def run_predict(arguments: Sequence[str]) -> int:
         "python -m vitlab predict --config runs/…",
         "Classify any pictures. Other arguments change the run's configuration, e.g. --ckpt_path best.",
     )
-    images = "pictures, and folders of them, nested as you like"
+    images = "pictures, folders of them, nested as you like, and tables that list them (CSV, TSV, Parquet)"
     parser.add_argument("--images", type=Path, nargs="+", required=True, help=images)
     out = "folder of the tables and of the page index.html [predictions]"
     parser.add_argument("--out", type=Path, default=Path("predictions"), help=out)
@@ -42,7 +42,7 @@ def run_embed(arguments: Sequence[str]) -> int:
         "Write the features of any pictures as a table with their names, and a map of them. "
         "Other arguments change the run's configuration, e.g. --ckpt_path best, or none for the weights as built.",
     )
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="pictures, and folders of them")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="pictures, folders of them, and tables")
     parser.add_argument("--out", type=Path, required=True, help="folder of features.parquet and map.png")
     parser.add_argument("--stages", type=int, nargs="*", metavar="STAGE", help="also the maps of these stages [all]")
     parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")

@@ -92,7 +92,7 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
     data, model = experiment.data, experiment.model.to(device)
     splits = {split: extract(model, data.batches(split, device)) for split in SPLITS}  # type: ignore[arg-type]
     if data.tests_on_validation:
-        splits |= hold_out(splits["train"])  # or each test image would be its own nearest neighbor
+        splits |= hold_out(splits["train"], data.probe_images)  # or each test image would be its own nearest neighbor
     result = probe_features(splits, data.num_classes)
     whose = f"{result.train_images:,} images with labels, of which {len(splits['val'][1]):,} choose λ"
     print(f"{path or 'weights as built'}: {result.features} features, {whose}")

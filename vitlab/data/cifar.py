@@ -19,7 +19,6 @@ from vitlab.atomic_files import written_whole
 from vitlab.config import expanded
 from vitlab.data.augment import BatchAugment
 from vitlab.data.dataset import Split
-from vitlab.data.folds import stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -85,9 +84,9 @@ class _CIFAR(InMemoryDataModule, ABC):
         images, test_images = (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in (x_train, x_test))
         pool = TensorImages(images, y_train, [f"train/{i:05d}" for i in range(len(y_train))])
         if self.folds is not None:
-            train, val, test = self.folds.split(y_train, pool.names, self.val_fraction, self.split_seed)
+            train, val, test = self.parts(y_train, pool.names)
             return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
-        kept, held_out = stratified_split(y_train, self.val_fraction, self.split_seed)
+        kept, held_out = self.hold_out(y_train, pool.names, self.val_fraction)
         published = TensorImages(test_images, y_test, [f"test/{i:05d}" for i in range(len(y_test))])
         return {"train": pool.take(kept), "val": pool.take(held_out), "test": published}
 

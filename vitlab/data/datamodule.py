@@ -34,7 +34,7 @@ from vitlab.data.augment import BatchAugment, Growth, PerChannel, erase, normali
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
 from vitlab.data.decoding import PictureMode, Size, height_and_width
-from vitlab.data.folds import Folds, balanced_order
+from vitlab.data.folds import Folds, Indices, balanced_order, classes_of, stratified_split
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Framing, PhotoAugment
@@ -50,6 +50,7 @@ from vitlab.data.sampler import (
     check_evaluation,
     pass_keys,
 )
+from vitlab.data.tables import about_groups, checked_groups, groups_by_name
 from vitlab.distributed import places
 from vitlab.internals import end_workers, replaces_samplers, training_position
 from vitlab.signals import SIGNALS
@@ -73,6 +74,9 @@ class ImageDataModule(LightningDataModule, ABC):
         augment_seed: of their augmentation, mixing and views; null: `seed`.
         split_seed: of the choice of held-out images.
         val_fraction: fraction of each class's training images that is held out for validation.
+        groups: which images show one patient, animal or scene, and stay together in every split that is held out: a
+            regular expression of image names, whose parentheses contain the group, or `FILE.csv:COLUMN`. Null: images
+            are independent.
         folds: all labelled images but those of a test set of its own are parted, and one part tests; see `Folds`.
             Null: the test images of the data set.
         train_images: number of training images, equally many per class; with one `train_images_seed`, a smaller
@@ -94,6 +98,7 @@ class ImageDataModule(LightningDataModule, ABC):
     augment_seed: int | None = None
     split_seed: int = 0
     val_fraction: OpenUnitInterval = 0.1
+    groups: str | None = None
     folds: Folds | None = None
     train_images: PositiveInt | None = None
     train_images_seed: int = 0
@@ -109,6 +114,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def __post_init__(self) -> None:
         super().__init__()
         self.mean, self.std = tuple(self.mean), tuple(map(float, self.std))  # which are stored in checkpoints
+        if self.groups is not None:
+            checked_groups(self.groups, "data.init_args.groups: ")
         if self.folds is not None and not self.has_folds:
             name = type(self).__name__
             raise ValueError(f"data.init_args.folds: {name} has fixed test images; set folds: null.")
@@ -223,7 +230,30 @@ class ImageDataModule(LightningDataModule, ABC):
                 self._chosen = np.sort(balanced_order(pool.labels, self.train_images_seed)[:number])
                 splits["train"] = pool.take(self._chosen)
             self._datasets = splits
+            if self.grouping is not None:
+                log.info(about_groups(self.grouping, {each: splits[each].names for each in SPLITS}))
         return self._datasets[split]
+
+    @property
+    def grouping(self) -> str | None:
+        """How `groups_by_name` tells which images stay together; None: they are independent."""
+        return self.groups
+
+    def parts(self, labels: Labels, names: Sequence[str]) -> tuple[Indices, Indices, Indices]:
+        """Return sorted indices (training, validation, test) by `folds`."""
+        assert self.folds is not None
+        return self.folds.split(labels, names, self.val_fraction, self.split_seed, self.grouping)
+
+    def hold_out(self, labels: Labels, names: Sequence[str], fraction: float) -> tuple[Indices, Indices]:
+        """Return sorted indices (kept, held out), by class, and by group where the data have groups."""
+        groups = None if self.grouping is None else np.array(groups_by_name(self.grouping, names))
+        return stratified_split(classes_of(labels), fraction, self.split_seed, groups)
+
+    @property
+    def probe_images(self) -> Indices | None:
+        """The training images by which a probe chooses where the validation images test; None: of any group."""
+        train = self.dataset("train")
+        return None if self.grouping is None else self.hold_out(train.labels, train.names, 0.1)[1]
 
     def labels(self, split: Split) -> Labels:
         """Return the labels in evaluation order."""

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from vitlab.data.augment import BatchAugment
 from vitlab.data.counter_rng import Draws, Stream, to_device
+from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import SPLITS, STRATUM, Batch, Split, View
-from vitlab.data.folds import Folds, stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 
 CLASS_NAMES = [str(digit) for digit in range(10)]
@@ -50,10 +50,10 @@ class Digits(InMemoryDataModule):
         return CLASS_NAMES
 
     def read_splits(self) -> dict[Split, TensorImages]:
-        return read_digits(self.val_fraction, self.split_seed, self.folds)
+        return read_digits(self)
 
 
-def read_digits(val_fraction: float, split_seed: int, folds: Folds | None = None) -> dict[Split, TensorImages]:
+def read_digits(module: ImageDataModule) -> dict[Split, TensorImages]:
     """Hold out the test split, then the validation split; images (N, 1, 8, 8)."""
     from sklearn.datasets import load_digits  # here: it takes a second, and most runs use another data set
 
@@ -63,11 +63,11 @@ def read_digits(val_fraction: float, split_seed: int, folds: Folds | None = None
     images = torch.from_numpy(pixels)[:, None]  # (N, 1, 8, 8)
 
     names = [f"digits/{index:04d}" for index in range(len(labels))]
-    if folds is not None:
-        train, val, test = folds.split(labels, names, val_fraction, split_seed)
+    if module.folds is not None:
+        train, val, test = module.parts(labels, names)
     else:
-        rest, test = stratified_split(labels, _TEST_FRACTION, split_seed)
-        kept, held_out = stratified_split(labels[rest], val_fraction, split_seed)
+        rest, test = module.hold_out(labels, names, _TEST_FRACTION)
+        kept, held_out = module.hold_out(labels[rest], [names[i] for i in rest], module.val_fraction)
         train, val = rest[kept], rest[held_out]
     splits: dict[Split, np.ndarray] = {"train": train, "val": val, "test": test}
     whole = TensorImages(images, labels, names)
@@ -115,7 +115,7 @@ class PlacedDigits(InMemoryDataModule):
 
     def read_splits(self) -> dict[Split, TensorImages]:
         """Put each digit of `Digits` at its fixed place."""
-        splits = read_digits(self.val_fraction, self.split_seed)
+        splits = read_digits(self)
         splits["test"] = repeated(splits["test"], self.test_places)
         for split, digits in splits.items():
             indices = torch.arange(len(digits))

@@ -11,15 +11,28 @@ from jaxtyping import Int64, Integer, Shaped
 from jsonargparse.typing import PositiveInt
 
 from vitlab.data.counter_rng import Stream, permutation
-from vitlab.data.groups import groups_by_name
+from vitlab.data.tables import groups_by_name
 
 Indices = Int64[np.ndarray, "_"]
 
 
 def stratified_split(
-    labels: Integer[np.ndarray, "N"], fraction: float, seed: int
+    labels: Integer[np.ndarray, "N"], fraction: float, seed: int, groups: Shaped[np.ndarray, "N"] | None = None
 ) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "held_out"]]:
-    """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all."""
+    """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all.
+
+    With `groups`, whole groups are held out, which give nearly that fraction.
+
+    Raises:
+        ValueError: there is one group only.
+    """
+    if groups is not None:
+        if (several := len(np.unique(groups))) == 1:
+            wrong = f"one group, {groups[0]}, is left to train and validate on"
+            raise ValueError(f"groups: {wrong}; give more groups, or hold out fewer images.")
+        count = min(max(round(1 / min(fraction, 1 - fraction)), 2), several)
+        part = fold_numbers(labels, count, seed, groups) == 0
+        return np.flatnonzero(part == (fraction > 0.5)), np.flatnonzero(part == (fraction <= 0.5))
     held_out = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -28,6 +41,12 @@ def stratified_split(
         held_out.append(members[order[:wanted]])
     chosen = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def classes_of(labels: Shaped[np.ndarray, "N *K"]) -> Int64[np.ndarray, "N"]:
+    """Return class indices; images of other labels are of one class."""
+    one_each = labels.ndim == 1 and labels.dtype.kind in "iu"
+    return labels.astype(np.int64) if one_each else np.zeros(len(labels), np.int64)
 
 
 def balanced_order(labels: Integer[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
@@ -51,8 +70,8 @@ class Folds:
     Args:
         count: of the parts. They have equally many images of each class, ± 1, or as nearly so as whole groups allow.
         test: the part that tests, from 1.
-        groups: how `groups_by_name` tells which images show one patient or scene. These are in one part, and in one of
-            training and validation. Null: images are independent.
+        groups: how `groups_by_name` tells which images show one patient or scene, which stay together; null: as the
+            data's `groups` do.
     """
 
     count: PositiveInt
@@ -64,34 +83,29 @@ class Folds:
             raise ValueError(f"folds.test is {self.test}; give a part from 1 to {self.count}.")
 
     def split(
-        self, labels: Shaped[np.ndarray, "N *K"], names: Sequence[str], val_fraction: float, seed: int
+        self,
+        labels: Shaped[np.ndarray, "N *K"],
+        names: Sequence[str],
+        val_fraction: float,
+        seed: int,
+        grouping: str | None = None,
     ) -> tuple[Indices, Indices, Indices]:
         """Return sorted indices (training, validation, test).
 
         Args:
             labels: class indices (N,); images of other labels are dealt regardless of them.
             val_fraction: of the images that do not test.
+            grouping: of the data, where the folds have no `groups`.
 
         Raises:
             ValueError: there are fewer images or groups than parts, an image without a group, or a class that no
                 training image has.
         """
-        classed = labels.ndim == 1 and labels.dtype.kind in "iu"
-        classes = labels.astype(np.int64) if classed else np.zeros(len(labels), np.int64)
-        groups = None if self.groups is None else np.array(groups_by_name(self.groups, names))
+        classes, grouping = classes_of(labels), self.groups or grouping
+        groups = None if grouping is None else np.array(groups_by_name(grouping, names))
         test = fold_numbers(classes, self.count, seed, groups) == self.test - 1
         rest = np.flatnonzero(~test)
-        if groups is None:
-            kept, held_out = stratified_split(classes[rest], val_fraction, seed)
-        else:
-            several = len(np.unique(groups[rest]))
-            if several == 1:
-                wrong = f"part {self.test} of {self.count} leaves one group, {groups[rest][0]}, to train and validate"
-                raise ValueError(f"folds: {wrong}; give 3 parts or more, and as many groups.")
-            count = min(max(round(1 / min(val_fraction, 1 - val_fraction)), 2), several)
-            part = fold_numbers(classes[rest], count, seed, groups[rest]) == 0
-            validates = part if val_fraction <= 0.5 else ~part
-            kept, held_out = np.flatnonzero(~validates), np.flatnonzero(validates)
+        kept, held_out = stratified_split(classes[rest], val_fraction, seed, None if groups is None else groups[rest])
         if len(missing := np.setdiff1d(classes, classes[rest[kept]])):
             image = names[int(np.flatnonzero(classes == missing[0])[0])]
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Photographs: a folder per class, or a source of another kind."""
+"""Photographs: a folder per class, a table, or a source of another kind."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import PhotoSource, Split, Subset
 from vitlab.data.decoding import as_text, height_and_width
 from vitlab.data.folder import Folder
-from vitlab.data.folds import stratified_split
+from vitlab.data.label_table import LabelTable
 from vitlab.data.oddities import oddities
 from vitlab.data.photos import Framing, PhotoAugment, Photos, make_rand_augment
+from vitlab.data.tables import Columns
 
 _MAX_NAMED = 3  # broken images that a message names
 
@@ -48,6 +49,9 @@ class ImageFolder(ImageDataModule):
 
     Args:
         root: the folder.
+        table: a CSV, TSV or Parquet file with a row for each photograph; `root` is then where these are, see
+            `LabelTable`. Null: `root` has a folder for each class.
+        columns: names of the table's columns file, label, split, group and weight; null: usual names.
         source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
         mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
             ImageNet's, as pretrained weights expect.
@@ -67,6 +71,8 @@ class ImageFolder(ImageDataModule):
     has_folds = True
 
     root: str | None = None
+    table: str | None = None
+    columns: Columns | None = None
     source: PhotoSource | None = None
     test_fraction: OpenUnitInterval | None = None
     crop_pct: ClosedUnitInterval | None = 0.875
@@ -76,8 +82,8 @@ class ImageFolder(ImageDataModule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.root is None) == (self.source is None):
-            raise ValueError("ImageFolder needs either data.init_args.root, a folder, or data.init_args.source.")
+        if ((self.root or self.table) is None) == (self.source is None):
+            raise ValueError("ImageFolder needs a folder, data.init_args.root, a table, or a source; of these one.")
         if self.test_fraction is not None and self.folds is not None:
             raise ValueError("test_fraction and folds both choose test images; set one of them to null.")
         if self.val_fraction + (self.test_fraction or 0.0) >= 1:
@@ -97,7 +103,10 @@ class ImageFolder(ImageDataModule):
     @cached_property
     def photos(self) -> PhotoSource:
         """The photographs, opened on first use: a trained model does not need them."""
-        photos = self.source or Folder(Path(expanded(str(self.root))), self.picture_mode)
+        if self.table:
+            photos: PhotoSource = LabelTable(self.table, self.root, self.columns, self.picture_mode)
+        else:
+            photos = self.source or Folder(Path(expanded(str(self.root))), self.picture_mode)
         if twice := [name for name, n in Counter(map(plain, photos.class_names)).items() if n > 1]:
             forms = " and ".join(ascii(name) for name in photos.class_names if plain(name) == twice[0])
             raise ValueError(
@@ -116,6 +125,10 @@ class ImageFolder(ImageDataModule):
     @property
     def has_test(self) -> bool:
         return "test" in self.photos.splits
+
+    @property
+    def grouping(self) -> str | None:
+        return self.groups or self.photos.grouping
 
     @property
     def framing(self) -> Framing:
@@ -196,7 +209,7 @@ class ImageFolder(ImageDataModule):
             }
         if self.folds is not None:
             pool = splits["train"].joined(splits["val"]) if "val" in splits else splits["train"]
-            train, val, test = self.folds.split(pool.labels, pool.names, self.val_fraction, self.split_seed)
+            train, val, test = self.parts(pool.labels, pool.names)
             return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
@@ -213,8 +226,7 @@ class ImageFolder(ImageDataModule):
         return splits
 
     def _hold_out(self, subset: Subset, fraction: float) -> tuple[Subset, Subset]:
-        classes = subset.labels if subset.labels.ndim == 1 else np.zeros(len(subset.labels), np.int64)
-        kept, held_out = stratified_split(classes, fraction, self.split_seed)
+        kept, held_out = self.hold_out(subset.labels, subset.names, fraction)
         return subset.take(kept), subset.take(held_out)
 
     @cached_property

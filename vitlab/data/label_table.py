@@ -1,19 +1,16 @@
-"""Pictures of a folder whose labels are columns of a table: several labels per picture, or quantities."""
+"""Photographs that a table lists with their labels: a class, several labels, or quantities."""
 
-import csv
-import io
 import os
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 
-from vitlab.config import expanded, plain, rows_by_name
-from vitlab.data.dataset import Files
-from vitlab.data.decoding import PictureMode, read_regular
+from vitlab.config import expanded, plain
+from vitlab.data.dataset import Files, Labels, Split, numbers_of
+from vitlab.data.decoding import PictureMode
 from vitlab.data.folder import split_of, walk
+from vitlab.data.tables import Columns, column, matched, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,94 +18,135 @@ if TYPE_CHECKING:
 
 @final
 class LabelTable(Files):
-    """A CSV file with the column `file`, a column of numbers for each label and, optionally, the column `split`.
+    """A CSV, TSV or Parquet file with a row for each photograph, see `read_table`.
 
-    It is in UTF-8, with commas, semicolons, tabs or bars between the columns. What pandas writes as the index, a column
-    without a name or one called `index` or `id` that numbers the rows, is no label.
+    Columns have usual names (`USUAL`) or are given. One column of labels has classes, by name or number; several labels
+    of an image, between bars (`cat|dog`); or a quantity, if not all numbers are whole. Several columns are labels of 0
+    and 1, or quantities: those given as a list, or all others where none has a usual name. What pandas writes as the
+    index, a column without a name or one called `index` or `id` that numbers the rows, is no label.
+
+    A row names its photograph by the path below the folder, or by as much of its end as no other has, with or without
+    the suffix.
 
     Args:
-        table: the CSV file.
-        root: folder that `file` is relative to; null: the table's.
-        labels: columns of labels; null: all but `file`, `split` and an index.
+        table: the file.
+        root: folder of the photographs; null, or without them: the table's.
+        columns: names of the columns file, label, split, group and weight; of label also a list.
         mode: how pictures are decoded.
     """
 
     def __init__(
-        self, table: str, root: str | None = None, labels: Sequence[str] | None = None, mode: PictureMode = "RGB"
+        self, table: str, root: str | None = None, columns: Columns | None = None, mode: PictureMode = "RGB"
     ) -> None:
-        import pandas as pd  # here, because it takes half a second to import
+        self.location = table = expanded(table)
+        rows, given = read_table(table), columns or Columns()
+        names, wanted = [*rows], given.get("label")
+        roles: tuple[Literal["file", "split", "group", "weight"], ...] = "file", "split", "group", "weight"
+        found = {role: column(table, names, role, given.get(role)) for role in roles}
+        label = column(table, names, "label", wanted) if wanted is None or isinstance(wanted, str) else None
+        if not (label or wanted):
+            found["weight"] = given.get("weight")  # a column of this name is the weight of a fish
+        rest = [name for name in names if name not in found.values() and not _is_index(name, rows[name])]
+        labels = [label] if label else [column(table, names, "label", each) or each for each in wanted or rest]
+        if not labels:
+            raise ValueError(f"{table} has no column of labels; it has {', '.join(names)}.")
+        used = [f"{name} ({role})" for role, name in found.items() if name] + [f"{name} (label)" for name in labels]
+        unused = [name for name in names if name not in {*found.values(), *labels}]
+        others = f"; not used: {', '.join(unused)}" if unused else ""
+        self.notes = [f"Columns of {table}: {', '.join(used)}{others}."]
+        self.grouping = f"{table}:{found['group']}" if found["group"] else None
 
-        table = expanded(table)
-        super().__init__(Path(expanded(root) if root else Path(table).parent), mode)
-        self.location, rows = table, _read(table)
-        names = [str(name) for name in rows if name not in ("file", "split")]
-        index = [] if labels else [name for name in names if _is_index(name, rows[name])]
-        if index:
-            self.notes = [f"Columns of {table} that number its rows and are no labels: {', '.join(index)}."]
-        self.class_names = list(labels or [name for name in names if name not in index])
-        places = rows_by_name(names, self.class_names)
-        missing = [name for name, place in zip(self.class_names, places, strict=True) if place is None]
-        if "file" not in rows or missing or not self.class_names:
-            what = "file" if "file" not in rows else missing[0] if missing else "of labels"
-            raise ValueError(f"{table} has no column {what}; it has {', '.join(map(str, rows))}.")
-        if (unnamed := rows["file"] == "").any():
-            raise ValueError(f"{table}, line {rows.index[unnamed][0]}: file is empty; give a picture.")
-        values = rows[[names[place] for place in places if place is not None]]
-        plainly = values.apply(lambda column: column.str.lower().replace({"true": "1", "false": "0"}))
-        numbers = plainly.apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
-        wrong = np.argwhere(~np.isfinite(numbers))
-        if len(wrong):
-            row, column = wrong[0]
-            value = values.iloc[row, column] or "empty"
-            raise ValueError(f"{table}, line {rows.index[row]}: {self.class_names[column]} is {value}; give a number.")
-        given = rows["split"] if "split" in rows else pd.Series("train", rows.index)
-        named = {name: split_of(name.strip()) for name in given.unique()}
-        unknown = [name or "empty" for name, split in named.items() if split is None]
-        if unknown or "train" not in named.values():
-            raise ValueError(f"{table}: split is {unknown[0] if unknown else 'never train'}; give train, val or test.")
-        of, files = given.map(named).to_numpy(), np.array(self._on_disk(rows["file"].tolist()), object)
-        self.splits = {
-            split: (files[of == split].tolist(), numbers[of == split]) for split in named.values() if split is not None
-        }
-
-    def _on_disk(self, files: list[str]) -> list[str]:
-        """Return the names as the disk has them, which may be in another Unicode form."""
-        if all(file.isascii() or (self.root / file).exists() for file in files):
-            return files
-        there = {plain(name): name for name in (os.path.relpath(path, self.root) for path in walk(self.root))}
-        return [file if (self.root / file).exists() else there.get(plain(file), file) for file in files]
+        place, files = _locate(table, rows[str(found["file"])], [Path(expanded(root))] if root else [])
+        super().__init__(place, mode)
+        self.weights = {}
+        if found["weight"]:
+            values = _numbers(table, rows[[found["weight"]]], "a number above 0", above=0)[:, 0]
+            self.weights = dict(zip(files, values.tolist(), strict=True))
+        of = _splits(table, rows, found["split"])
+        self.class_names, numbers = (
+            _labels(table, rows, label, of) if label else (labels, _numbers(table, rows[labels]))
+        )
+        at = {split: np.flatnonzero(of == split) for split in dict.fromkeys(of.tolist())}
+        self.splits = {split: ([files[i] for i in rows], numbers[rows]) for split, rows in at.items()}
 
 
-def _read(table: str) -> "pd.DataFrame":
-    """Return a table of texts as they are written; its index is the line. `File` and `Split` become lower case."""
+def listed_files(table: str) -> list[Path]:
+    """Return the photographs that a table lists, whose labels it need not have."""
+    rows = read_table(table)
+    place, files = _locate(table, rows[str(column(table, [*rows], "file"))], [])
+    return [place / file for file in files]
+
+
+def _locate(table: str, written: "pd.Series[str]", places: list[Path]) -> tuple[Path, list[str]]:
+    """Return the first folder that has one of the photographs, and their names below it, or as they are written.
+
+    The folder of the table is the last.
+    """
+    for wrong, why in ((written == "", "empty; give a picture"), (written.duplicated(), "there twice; keep one row")):
+        if wrong.any():
+            line = written.index[wrong][0]
+            raise ValueError(f"{table}, line {line}: {written.name} {written[line]} is {why}.".replace("  ", " "))
+    names, places = written.tolist(), [*places, Path(table).parent]
+    for place in places:
+        if all((place / name).is_file() for name in names):
+            return place, names
+        there = [os.path.relpath(path, place) for path in walk(place)] if place.is_dir() else []
+        if any(found := matched(names, there)):
+            return place, [own or name for own, name in zip(found, names, strict=True)]
+    searched = " or ".join(str(place.resolve()) for place in places)
+    raise ValueError(f"{table}: there is no {names[0]} in {searched}, nor another of its files. Give data.root.")
+
+
+def _splits(table: str, rows: "pd.DataFrame", name: str | None) -> np.ndarray:
+    """Return the split of each row, `train` without such a column."""
+    if name is None:
+        return np.full(len(rows), "train", object)
+    named: dict[str, Split | None] = {each: split_of(each) for each in rows[name].unique()}
+    unknown = [each or "empty" for each, split in named.items() if split is None]
+    if unknown or "train" not in named.values():
+        raise ValueError(f"{table}: split is {unknown[0] if unknown else 'never train'}; give train, val or test.")
+    return rows[name].map(named).to_numpy(object)
+
+
+def _labels(table: str, rows: "pd.DataFrame", name: str, of: np.ndarray) -> tuple[list[str], Labels]:
+    """Return class names and labels of one column."""
     import pandas as pd
 
-    try:
-        content = read_regular(table)
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        first = content.partition(b"\n")[0].decode("utf-8", "backslashreplace").strip()
-        raise ValueError(f"{table} is not in UTF-8: {first[:100]}\nSave it as UTF-8.") from None
-    first = text.partition("\n")[0].strip()
-    headers = {mark: next(csv.reader([first], delimiter=mark), []) for mark in ",;\t|"}
-    found = [mark for mark, names in headers.items() if "file" in (name.strip().lower() for name in names)]
-    try:
-        rows = pd.read_csv(
-            io.StringIO(text), sep=(found or [","])[0], header=None, dtype=str, na_filter=False, skip_blank_lines=False
-        )
-    except ValueError as error:  # a line of more columns than the first, or no line
-        raise ValueError(f"{table}: {str(error).strip()}. Its first line is: {first[:100]}") from None
-    names = [str(name).strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0])]
-    names = [name.lower() if name.lower() in ("file", "split") else name for name in names]
-    if twice := [name for name, count in Counter(map(plain, names)).items() if count > 1]:
-        raise ValueError(f"{table} has the column {twice[0]} twice; rename or remove one.")
-    rows.columns, rows.index = pd.Index(names), rows.index + 1
-    return rows.iloc[1:][(rows.iloc[1:] != "").any(axis=1)]
+    values = rows[name]
+    if (values == "").any():
+        raise ValueError(f"{table}, line {rows.index[values == ''][0]}: {name} is empty; give a class.")
+    if values.str.contains("|", regex=False).any():
+        several = values.str.get_dummies("|")
+        return [*several], several.to_numpy(np.float32)
+    numbers = pd.to_numeric(values, errors="coerce")
+    if numbers.notna().all() and (numbers % 1 != 0).any():
+        return [name], numbers.to_numpy(np.float32)[:, None]
+    values = values.map(plain)
+    whole = values.str.fullmatch("-?[0-9]+").all()
+    classes = sorted(values[of == "train"].unique(), key=int if whole else str)
+    found = np.empty(len(rows), np.int64)
+    for split in dict.fromkeys(of.tolist()):
+        own, number = np.unique(values[of == split], return_inverse=True)
+        found[of == split] = numbers_of(table, classes, split, own.tolist())[number]
+    return classes, found
 
 
-def _is_index(name: str, column: "pd.Series[str]") -> bool:
+def _numbers(table: str, values: "pd.DataFrame", what: str = "a number", above: float = -np.inf) -> np.ndarray:
+    """Return columns as numbers, true and false as 1 and 0."""
+    import pandas as pd
+
+    plainly = values.apply(lambda column: column.str.lower().replace({"true": "1", "false": "0"}))
+    numbers = plainly.apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
+    if len(wrong := np.argwhere(~(np.isfinite(numbers) & (numbers > above)))):
+        row, place = wrong[0]
+        value = values.iloc[row, place] or "empty"
+        raise ValueError(f"{table}, line {values.index[row]}: {values.columns[place]} is {value}; give {what}.")
+    return numbers
+
+
+def _is_index(name: str, values: "pd.Series[str]") -> bool:
     """Return whether pandas wrote a column as the index, or it numbers the rows as that does."""
     if name.lower() not in ("index", "id"):
         return name.lower().startswith("unnamed:")
-    numbers = sorted(map(int, column)) if column.str.fullmatch("[0-9]+").all() else []
+    numbers = sorted(map(int, values)) if values.str.fullmatch("[0-9]+").all() else []
     return bool(numbers) and numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))

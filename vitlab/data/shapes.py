@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from vitlab.data.augment import BatchAugment
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.dataset import STRATUM, Split
-from vitlab.data.folds import stratified_split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 
 SIDE = 32  # pixels
@@ -83,14 +82,15 @@ class Shapes(InMemoryDataModule):
     def read_splits(self) -> dict[Split, TensorImages]:
         labels = np.arange(TRAIN + TEST) % len(SHAPES)
         images, self._masks, self._sizes = draw(labels)
-        kept, held_out = stratified_split(labels[:TRAIN], self.val_fraction, self.split_seed)
+        names = [f"shapes/{number:04d}" for number in range(len(labels))]
+        kept, held_out = self.hold_out(labels[:TRAIN], names[:TRAIN], self.val_fraction)
         self._numbers: dict[Split, np.ndarray] = {
             "train": kept,
             "val": held_out,
             "test": np.arange(TRAIN, TRAIN + TEST),
         }
         return {
-            split: TensorImages(images[numbers], labels[numbers], [f"shapes/{number:04d}" for number in numbers])
+            split: TensorImages(images[numbers], labels[numbers], [names[number] for number in numbers])
             for split, numbers in self._numbers.items()
         }
 

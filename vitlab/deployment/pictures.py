@@ -15,7 +15,9 @@ from vitlab import log
 from vitlab.data.checking import counted, is_faint
 from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, checked, read_photo, to_array, upright
 from vitlab.data.folder import but, left_out, walk
+from vitlab.data.label_table import listed_files
 from vitlab.data.oddities import blank
+from vitlab.data.tables import SUFFIXES
 
 Picture = Image.Image | np.ndarray
 Given = Union[str, Path, Picture, Sequence["Given"], Iterator["Given"]]  # noqa: UP007  # a string cannot stand at a |
@@ -128,9 +130,11 @@ def _flat(given: Iterable[Given]) -> Iterator[Path | Picture]:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the pictures in a folder and below, or the one file."""
+    """Return the pictures in a folder and below, those that a table lists, or the one file."""
     if not path.exists():
         raise ValueError(f"--images {path}: there is no such file or folder.")
+    if path.suffix.lower() in SUFFIXES:
+        return [_absolute(file) for file in listed_files(str(path))]
     if not path.is_dir():
         return [_absolute(path)]
     ignored: Counter[str] = Counter()

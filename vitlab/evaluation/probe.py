@@ -247,17 +247,20 @@ class ProbeResult:
     test_images: int
 
 
-def hold_out(train: Features) -> dict[str, Features]:
+def hold_out(train: Features, chosen: np.ndarray | None = None) -> dict[str, Features]:
     """Return the splits train and val of training images (N, C), (N,): a tenth of each class is for validation.
 
-    They are spread over the class. Of a class of two images it is one, of a class of one none.
+    They are spread over the class. Of a class of two images it is one, of a class of one none. Of images in groups,
+    those `chosen` by their indices validate.
 
     Raises:
         ValueError: no class has two images.
     """
     features, labels = train
     val = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
+    if chosen is not None:
+        val[chosen] = True
+    for label in labels.unique() if chosen is None else ():
         members = (labels == label).nonzero().flatten()
         count = min(max(round(len(members) / 10), 1), len(members) - 1)
         val[members[torch.arange(1, count + 1) * len(members) // (count + 1)]] = True

@@ -52,7 +52,7 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
 
 def check_sections(config: Config) -> None:
     """Refuse a section that no experiment has, and a study."""
-    if {"base", "variants"} <= config.keys():
+    if "base" in config and not config.keys().isdisjoint({"variants", "factors"}):
         raise ValueError("This is a study, not an experiment: it has a base and variants. Train it with `compare`.")
     for key in config:
         if key not in SECTIONS:

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from vitlab import log
 from vitlab.atomic_files import flaw
 from vitlab.config import (
-    ROOT,
+    ROOTS,
     Config,
     changes,
     conflicts,
@@ -205,14 +205,13 @@ class Experiment:
         return self.run.probe is not None and self._values.trainer.max_epochs == 0
 
     def _find_data(self) -> None:
-        """Take a relative `data.root` from where the run was started, if there is nothing of that name here."""
+        """Take a relative `data.root` or `table` from where the run was started, if nothing here has its name."""
         arguments = self._values.data.init_args
         began = RunDirectory(self.directory).environment.get("folder")
-        root = arguments.get("root")
-        if root is None or began is None or Path(root).exists() or not (Path(began) / root).exists():
-            return
-        arguments.root = str(Path(began) / root)
-        log.info("data.root: %s, where the run was started.", arguments.root)
+        for name in ("root", "table"):
+            if (path := arguments.get(name)) and began and not Path(path).exists() and (Path(began) / path).exists():
+                arguments[name] = str(Path(began) / path)
+                log.info("data.%s: %s, where the run was started.", name, arguments[name])
 
     def _fill_from_data(self) -> None:
         for name, parameter in signature(named(self._values.model.class_path)).parameters.items():
@@ -338,7 +337,7 @@ class Experiment:
                 self._compare_images()
             return state
         changed = conflicts(RunDirectory(self.directory).config, self.config)
-        if all(key == ROOT for key, _, _ in changed) and self._compare_images(finished):
+        if all(key in ROOTS for key, _, _ in changed) and self._compare_images(finished):
             changed = []
         if changed:
             remedy, last = "Give this run another --run.name, or replace", RunDirectory(self.directory).last_checkpoint

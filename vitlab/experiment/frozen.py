@@ -91,7 +91,7 @@ def _logits(
     train, test = features("train"), features("test")
     splits = {"train": train}
     if data.tests_on_validation:
-        splits = splits if how == "knn" else hold_out(train)  # k-NN chooses nothing
+        splits = splits if how == "knn" else hold_out(train, data.probe_images)  # k-NN chooses nothing
     elif validated or how != "knn":
         splits["val"] = features("val")
     if kept is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitlab import log
-from vitlab.config import ROOT, Config, conflicts, merge, weights_of
+from vitlab.config import ROOTS, Config, conflicts, merge, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import SPLITS, Split
 from vitlab.models.timm_model import normalization_of
@@ -47,7 +47,7 @@ def departures(directory: Path, weights: Path | None, config: Config, data: Imag
         reasons.append(f"run.probe: {run.config['run']['probe']} there, the network's own head now")
     others = other_images(directory, data, ("test",))
     for key, old, new in conflicts(run.config, config):
-        if key != ROOT or others is None:  # else the images tell
+        if key not in ROOTS or others is None:  # else the images tell
             reasons.append(f"{key}: {old} there, {new} now")
     return reasons + (others or [])
 
@@ -61,7 +61,7 @@ def known_test_images(experiment: "Experiment") -> list[str]:
     for source, config, folder in _trainings_before(experiment):
         if _images(config, folder) != images:
             continue
-        same_root = {key: value for key, value in _arguments(experiment.config).items() if key == "root"}
+        same_root = {key: value for key, value in _arguments(experiment.config).items() if key in ("root", "table")}
         with suppress(OSError, ValueError):
             data = type(experiment)(merge(config, {"data": {"init_args": same_root}})).data
             had: list[Split] = ["train"] if data.tests_on_validation else ["train", "val"]
@@ -97,7 +97,12 @@ def _images(config: Config, folder: Path) -> tuple[object, ...]:
     arguments = _arguments(config)
     root = arguments.get("root")
     places = [place.resolve() for place in (folder / str(root), Path(str(root))) if root and place.exists()]
-    return str(config["data"]["class_path"]).rpartition(".")[2], *places[:1], arguments.get("source")
+    return (
+        str(config["data"]["class_path"]).rpartition(".")[2],
+        *places[:1],
+        arguments.get("table"),
+        arguments.get("source"),
+    )
 
 
 def _arguments(config: Config) -> Config:

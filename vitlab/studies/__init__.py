@@ -5,6 +5,6 @@ from vitlab import exported
 _PLACES = {
     "results.context": ["measure_baselines"],
     "api": ["Study"],
-    "report.gallery": ["gallery", "interesting"],
+    "report.sections": ["gallery", "interesting"],
 }
 __all__, __getattr__ = exported("vitlab.studies", _PLACES)

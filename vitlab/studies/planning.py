@@ -6,7 +6,7 @@ Nothing here starts a run or writes a file.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -21,12 +21,11 @@ from vitlab.config import Config
 from vitlab.runs.directory import RunDirectory
 from vitlab.studies.compare import begun_study
 from vitlab.studies.file.format import engineering
-from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome, conflicting, is_finished
 from vitlab.studies.file.runs import images_of, never_reached, plan
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
 from vitlab.studies.report.verdict import few_images
-from vitlab.studies.results.run import RunResult, read_results
+from vitlab.studies.results.run import read_results
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.executors import allot
 
@@ -93,7 +92,13 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     known = measured([v.outcomes for v in variants], len(past), resized, results.outcomes.dependence)
     source = f"{folds * len(finished)} finished runs in {study.folder(root)}"
     if known is None:
-        accuracy = _assumed_accuracy(path, metric, finished, test_images)
+        if not metric.is_accuracy:
+            raise ValueError(
+                f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished. "
+                "Train two seeds."
+            )
+        accuracy = float(np.mean([result.score for result in finished])) if finished else ACCURACY
+        accuracy = float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
         known = guessed(len(study.variants), test_images, accuracy)
         source = f"a guess for {100 * accuracy:.3g} % accuracy"
     seen = min(map(len, past.values()))
@@ -107,7 +112,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         source=source,
         unit="image",
         looks=study.looks,
-        seconds=[np.array([_wall_seconds(each) / folds for each in own]) for own in past.values()] if seen else None,
+        seconds=[np.array([each.wall_seconds / folds for each in own]) for own in past.values()] if seen else None,
         per_seed=folds + (study.tuning.runs(1) - once if study.tuning else 0),
         once=once,
         jobs=slots.jobs,
@@ -118,22 +123,6 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         joules=[fmean(run.cost("train_joules") for run in own) / slots.sharing / folds for own in known_costs],
         schedules=[] if study.converts_budget else never_reached(runs),
     )
-
-
-def _assumed_accuracy(path: Path, metric: Metric, finished: Sequence[RunResult], test_images: int) -> float:
-    """Return the accuracy to guess variances from: that of finished runs, else ACCURACY."""
-    if not metric.is_accuracy:
-        raise ValueError(
-            f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished. "
-            "Train two seeds."
-        )
-    accuracy = float(np.mean([result.score for result in finished])) if finished else ACCURACY
-    return float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
-
-
-def _wall_seconds(result: RunResult) -> float:
-    """Return the seconds of a result from the starts of its processes to their ends."""
-    return sum(max(part.seconds, part.summary.get("wall_seconds", 0.0)) for part in result.parts or (result,))
 
 
 def describe(planned: Planned, difference: float | None) -> str:

@@ -27,6 +27,7 @@ KINDS = (
     "group",
     "block",
     "fold",
+    "dataset",
 )
 
 
@@ -98,19 +99,23 @@ def _watch(arguments: Sequence[str]) -> int:
 
 def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     """Print a verdict, write its report, and return its exit status."""
+    from referee.effects import beside
     from referee.formats import p_value
     from referee.verdict import repetition, scope
 
-    (headline, *answers), status = answered(verdict.record(), options.better, options.than)
+    record, asked = verdict.record(), (options.better, options.than)
+    (headline, *answers), status = answered(record, *asked, in_general=options.in_general)
     shape, *notes = verdict.outcomes.notes
     print(f"Read: {shape}")
     print(*(f"  {line}" for line in verdict.outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
     print(headline)
     if verdict.pairs:
-        print(*filter(None, [scope(verdict), repetition(verdict)]), sep="\n")
-    for pair in verdict.pairs if options.pairs else []:
-        lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {pair.bracket(verdict.digits)}".rstrip()
-        print(f"  {pair.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
+        print(*filter(None, [*beside(verdict), scope(verdict), repetition(verdict)]), sep="\n")
+    by_place = {f"  {d}: ": of.pairs for d, of in verdict.datasets.items()}
+    for where, pairs in ({"  ": verdict.pairs} | by_place).items() if options.pairs else ():
+        for pair in pairs:
+            lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {pair.bracket(verdict.digits)}".rstrip()
+            print(f"{where}{pair.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
     for line in (*verdict.checks, *(f"Read: {note}" for note in notes)):
         print(line)
     if options.latex:
@@ -138,6 +143,8 @@ def _judging_parser(program: str, description: str) -> Parser:
     parser.add_argument("--margin", type=float, help="the smallest difference that matters, as scores are shown")
     parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
     parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
+    general = "is it better on other data sets of the kind, not on these?"
+    parser.add_argument("--in-general", action="store_true", help=general)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json")
     parser.add_argument("--latex", action="store_true", help="print the table for a paper")
     parser.add_argument("--pairs", action="store_true", help="print every pair")
@@ -163,12 +170,14 @@ def _parser(program: str, description: str) -> Parser:
     add("--runs", type=int, metavar="N", help="runs behind each published mean")
     add("--spread", choices=("sd", "se"), help="what stands beside a published mean: standard deviation or error")
     add("--explain", action="store_true", help="print how each column was read, with its first three values")
+    add("--scale", choices=["log"], help="log: a lead is a factor, as of losses and ratios")
     add("--test", default="pooled", help="pooled, exact or paired [pooled]")
     looks = "numbers of seeds after which results are looked at"
     add("--looks", type=int, nargs="+", default=[], metavar="N", help=looks)
     for kind in KINDS:
         add(f"--{kind}", metavar="COLUMN", help=argparse.SUPPRESS)
-    parser.epilog = f"Names of columns: {', '.join(f'--{kind} COLUMN' for kind in KINDS)}."
+    names = ", ".join(f"--{kind} COLUMN" for kind in KINDS)
+    parser.epilog = f"Names of columns: {names}. With --variant A,B each variant is a cell of the factors A and B."
     return parser
 
 
@@ -187,7 +196,9 @@ def _outcomes_of(options: argparse.Namespace) -> "Outcomes":
 def _verdict_of(options: argparse.Namespace) -> "Verdict":
     from referee.judging import judge
 
-    return judge(_outcomes_of(options), options.margin, options.looks, options.test, items=options.items)
+    return judge(
+        _outcomes_of(options), options.margin, options.looks, options.test, items=options.items, scale=options.scale
+    )
 
 
 if __name__ == "__main__":

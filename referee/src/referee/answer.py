@@ -7,7 +7,13 @@ STATUS = {"better": 0, "no winner yet": 1, "equal": 3, "not comparable": 4, "wor
 DOUBT = ("better", "equal", "no winner yet", "worse")  # against several variants, the least favorable one counts
 
 
-def answer(record: Mapping[str, Any], better: str | None = None, than: str | None = None, where: str = "") -> str:
+def answer(
+    record: Mapping[str, Any],
+    better: str | None = None,
+    than: str | None = None,
+    where: str = "",
+    in_general: bool = False,
+) -> str:
     """Return one of STATUS: what a record (verdict.json) says of a variant.
 
     Args:
@@ -15,11 +21,14 @@ def answer(record: Mapping[str, Any], better: str | None = None, than: str | Non
         than: … than this one? None: than all others. With `better`, the two are judged alone, without a correction for
             the other pairs.
         where: the record is from, in a message.
+        in_general: … on other data sets of the kind, not on these?
 
     Raises:
-        ValueError: not two variants of the record.
+        ValueError: not two variants of the record, or a record of fewer than five data sets.
     """
-    if better is None and than is None:
+    if in_general and not all("in_general" in pair for pair in record["pairs"]):
+        raise ValueError("--in-general needs five data sets or more that all variants have (--dataset COLUMN).")
+    if better is None and than is None and not in_general:
         return str(record["verdict"])
     names = [variant["variant"] for variant in record["variants"]]
     for name in (better, than):
@@ -28,24 +37,30 @@ def answer(record: Mapping[str, Any], better: str | None = None, than: str | Non
     asked = better or names[0]
     if asked == than:
         raise ValueError(f"--better {asked} --than {than}: name two different variants of {', '.join(names)}.")
+    kind = "in_general" if in_general else "verdict" if better is None or than is None else "alone"
     verdicts = [
         "worse" if word == "better" and pair["worse"] == asked else word
         for pair in record["pairs"]
         if asked in (pair["better"], pair["worse"]) and than in (None, pair["better"], pair["worse"])
-        for word in [pair["verdict"] if better is None or than is None else pair.get("alone", pair["verdict"])]
+        for word in [pair.get(kind, pair["verdict"])]
     ]
-    if record["verdict"] == "not comparable" or not verdicts:
+    void = record["verdict"] == "not comparable"
+    if void and in_general:  # a data set that a variant lacks is left out
+        void = any(check["void"] and check["code"] != "R017" for check in record["checks"])
+    if void or not verdicts:
         return "not comparable"
     return str(max(verdicts, key=DOUBT.index))
 
 
-def answered(record: Mapping[str, Any], better: str | None, than: str | None, where: str = "") -> tuple[list[str], int]:
+def answered(
+    record: Mapping[str, Any], better: str | None, than: str | None, where: str = "", in_general: bool = False
+) -> tuple[list[str], int]:
     """Return the headline and the answer, if one is asked for, with the exit status; see `answer`."""
-    verdict, lines = answer(record, better, than, where), [record["headline"]]
-    if better is not None or than is not None:
+    verdict, lines = answer(record, better, than, where, in_general), [record["headline"]]
+    if better is not None or than is not None or in_general:
         asked = better or record["variants"][0]["variant"]
-        lines.append(f"{asked} against {than or 'all others'}: {verdict}.")
-        for pair in record["pairs"] if better and than else []:
+        lines.append(f"{asked} against {than or 'all others'}{', in general' * in_general}: {verdict}.")
+        for pair in record["pairs"] if better and than and not in_general else []:
             if {pair["better"], pair["worse"]} == {better, than} and pair.get("low_alone") is not None:
                 ends = f"{pair['low_alone']:.3g} to {pair['high_alone']:.3g}; p {pair['p_alone']:.2g}"
                 lines.append(f"Alone: {pair['better']} leads {pair['worse']} by {pair['mean']:.3g} ({ends}).")

@@ -12,15 +12,16 @@ import numpy as np
 
 from referee.checks import Check, checks
 from referee.claim import Race
+from referee.effects import effects_of, over_datasets, ranked
 from referee.formats import counted, joined, listed, p_value
 from referee.outcomes import NAMES, Outcomes, from_frame
 from referee.shapes import in_rows, table_of
 from referee.sources import read
 from referee.statistics.blocks import estimated, interaction, not_compared
-from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, enough, in_family
+from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, enough
 from referee.statistics.exact import mcnemar
 from referee.statistics.power import growing, measured
-from referee.statistics.sequential import Rows, Watch, compare, watch
+from referee.statistics.sequential import Rows, Watch, cells_of, compare, watch
 from referee.verdict import Design, Variant, Verdict, pair_of
 
 UNLIKE = 0.01  # p of an interaction of variants and blocks, below which nothing is compared
@@ -40,6 +41,7 @@ def judge(
     folds: int | None = None,
     runs: int | None = None,
     spread: str | None = None,
+    scale: str | None = None,
     **columns: str,
 ) -> Verdict:
     """Judge runs by their outcomes.
@@ -53,6 +55,7 @@ def judge(
         metric: see `read`.
         lower: see `read`.
         items: of the test set, where a table of scores is of one seed each and a score is a fraction of the items.
+        scale: log, where a lead is a factor, as of losses, ratios and scores of unlike sizes.
         columns: by what they hold, like label="species", where a name is not a usual one (`outcomes.NAMES`).
 
     Raises:
@@ -71,9 +74,17 @@ def judge(
         text = re.sub(rf"--({'|'.join(['metric', *NAMES])}) (\S*\w)", r'\1="\2"', str(error))
         text = text.replace("--lower", "lower=True").replace("--higher", "lower=False")
         raise ValueError(text) from error
-    refuse_settings(margin, looks, test, items)
+    refuse_settings(margin, looks, test, items, scale)
     if outcomes.of_means and (test != "pooled" or looks):
         raise ValueError("published means: looks, and the tests exact and paired, need the score of each run.")
+    outcomes = outcomes if scale is None else outcomes.logarithms()
+    if outcomes.datasets or outcomes.factors:
+        kind = "several data sets" if outcomes.datasets else "factors"
+        if test == "exact" or (looks and outcomes.datasets):
+            raise ValueError(f"{'test exact' if test == 'exact' else 'looks'}: not for {kind}. Leave it out.")
+    if outcomes.datasets:
+        each = {name: judge(outcomes.on(name), margin, (), test, items=items) for name in outcomes.datasets}
+        return over_datasets(outcomes, each, Design(test, None if margin is None else outcomes.metric.own(margin)))
     findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
     design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
     variants = _variants(outcomes)
@@ -112,8 +123,14 @@ def _without_selected(verdict: Verdict) -> Verdict:
     return verdict
 
 
-def refuse_settings(margin: float | None, looks: Sequence[int], test: str, items: int | None = None) -> None:
+def refuse_settings(
+    margin: float | None, looks: Sequence[int], test: str, items: int | None = None, scale: str | None = None
+) -> None:
     """Raise ValueError for settings that fit no table."""
+    if scale not in (None, "log"):
+        raise ValueError(f"scale {scale}: give log, or leave it out.")
+    if scale and margin is not None and not margin > 1:
+        raise ValueError(f"margin {margin}: with scale log it is a factor above 1, like 1.05.")
     if test not in TESTS:
         raise ValueError(f"test {test}: give one of {', '.join(TESTS)}.")
     if margin is not None and not 0 <= margin < math.inf:
@@ -203,10 +220,15 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
     pilot = measured([by_seed[variant.index] for variant in ranking], len(ranking), dependence=outcomes.dependence)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
-    relations = race.findings if race else ()
+    effects = None
+    if outcomes.factors is not None and design.test != "exact":  # whose regroupings are those of a pair
+        _, number, cells = cells_of(_rows(outcomes), design.test, outcomes.dependence, blocks)
+        level = watched.level if watched else design.level
+        effects = None if cells is None else effects_of(outcomes, cells, number, variants, design, level)
     return Verdict(
-        outcomes, ranking, pairs, design, watch=watched, pilot=pilot, relations=relations, checks=list(findings)
-    )
+        outcomes, ranking, pairs, design, watch=watched, pilot=pilot, relations=race.findings if race else (),
+        checks=list(findings), effects=effects,
+    )  # fmt: skip
 
 
 def _watched(outcomes: Outcomes, design: Design, race: Race | None) -> Watch:
@@ -266,25 +288,23 @@ def _of_models(
     """Judge these models: items are the only source of chance."""
     metric = outcomes.metric
     ranking = sorted(variants, key=lambda variant: -metric.sign * variant.score.mean)
-    tested: dict[tuple[int, int], Contrast] = {}
+    tested: dict[tuple[str, str], Contrast] = {}
+    names, effects = [variant.name for variant in ranking], None
     if outcomes.by_item:
         rows = [variant.by_item(variant.runs[0]) for variant in ranking]
         cells = Cells([row[None] for row in rows], dependence=outcomes.dependence)
         for a, b in combinations(range(len(ranking)), 2):
-            tested[a, b] = cells.pair(a, b)
-            if cells.is_bool and outcomes.groups is None:
-                tested[a, b] = tested[a, b]._replace(p=mcnemar(rows[a], rows[b]).p)
+            known = cells.pair(a, b)
+            exactly = cells.is_bool and outcomes.groups is None
+            tested[names[a], names[b]] = known._replace(p=mcnemar(rows[a], rows[b]).p) if exactly else known
+        effects = effects_of(outcomes, cells, {name: i for i, name in enumerate(names)}, ranking, design, LEVEL)
     elif items is not None:
         # Models that fail on the same items stay below this variance, that of independent ones.
-        variances = [mean * (1 - mean) / items for mean in (variant.score.mean for variant in ranking)]
-        for a, b in combinations(range(len(ranking)), 2):
-            lead = metric.sign * (ranking[a].score.mean - ranking[b].score.mean)
-            found = Contrast(lead, 0.0, variances[a] + variances[b], math.inf)
-            tested[a, b] = found._replace(p=found.p_of(0.0))
-    tested = in_family(tested, {place: metric.sign * variant.score.mean for place, variant in enumerate(ranking)})
-    pairs = []
-    for a, b in combinations(range(len(ranking)), 2):
-        each = tested.get((a, b))
-        better = each is not None and each.adjusted <= LEVEL
-        pairs.append(pair_of(ranking[a], ranking[b], each, better, design.margin))
-    return Verdict(outcomes, ranking, pairs, design._replace(looks=()), of_models=True, checks=findings)
+        variance = {variant.name: variant.score.mean * (1 - variant.score.mean) / items for variant in ranking}
+        for first, second in combinations(ranking, 2):
+            lead = metric.sign * (first.score.mean - second.score.mean)
+            found = Contrast(lead, 0.0, variance[first.name] + variance[second.name], math.inf)
+            tested[first.name, second.name] = found._replace(p=found.p_of(0.0))
+    ranking, pairs = ranked(ranking, tested, design, LEVEL)
+    design = design._replace(looks=())
+    return Verdict(outcomes, ranking, pairs, design, of_models=True, checks=findings, effects=effects)

@@ -16,7 +16,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,8 +43,10 @@ NAMES = {
     "score": ("score", "value", "top1", "accuracy", "acc", "f1", "auc", "loss", "nll"),
     "group": ("group",),
     "block": ("block",),
+    "dataset": ("dataset", "data set", "task", "benchmark", "env", "environment"),
 }  # fmt: skip
-TEXTS = ("variant", "seed", "fold", "item", "label", "prediction", "group", "block")  # kinds of columns that hold names
+# Kinds of columns that hold names.
+TEXTS = ("variant", "seed", "fold", "item", "label", "prediction", "group", "block", "dataset")
 STEPS = {"step", "steps", "epoch", "iteration", "iter", "time", "timestamp"}  # last words of columns along a training
 SETTINGS = ("config", "params", "hparams", "args", "cfg", "hyperparameters", "metrics", "summary")  # above a name
 RUNS = ("name", "run name", "run", "tags mlflow runname", "run id", "experiment", "experiment name")  # hold both
@@ -70,6 +72,7 @@ class Run:
     groups: np.ndarray | None = None
     name: str = ""  # in messages; empty: variant and seed
     block: str = ""  # the machine, site or version that it ran in
+    dataset: str = ""  # that it was trained and tested on, where there are several
 
     def __str__(self) -> str:
         return self.name or f"{self.variant}, seed {self.seed}"
@@ -92,6 +95,9 @@ class Outcomes:
     planned: list[str] = field(default_factory=list)  # variants that come first, with or without runs
     unit: str = "item"  # what the runs are tested on, in sentences
     overlap: float = 1.0  # see `Dependence`
+    factors: Mapping[str, Mapping[str, str]] | None = (
+        None  # factor → variant → level; variants are then cells of a grid
+    )
 
     @cached_property
     def variants(self) -> list[str]:
@@ -117,6 +123,26 @@ class Outcomes:
             return None
         return {name: {run.seed: run.block for run in known if run.variant == name} for name in self.variants}
 
+    @cached_property
+    def datasets(self) -> list[str]:
+        """The data sets, if there are several."""
+        names = list(dict.fromkeys(run.dataset for run in self.runs))
+        return names if len(names) > 1 else []
+
+    def on(self, dataset: str) -> "Outcomes":
+        """Return the table of a data set."""
+        runs = [run for run in self.runs if run.dataset == dataset]
+        return replace(self, runs=runs, notes=[], planned=self.variants)
+
+    def logarithms(self) -> "Outcomes":
+        """Return the table of the scores' logarithms, by which a mean is geometric and a lead a factor.
+
+        Raises:
+            ValueError: a score of 0 or less.
+        """
+        runs = [replace(run, outcomes=np.log(run.outcomes)) if _is_positive(run) else run for run in self.runs]
+        return replace(self, runs=runs, metric=replace(self.metric, is_fraction=False, is_log=True))
+
     @property
     def dependence(self) -> Dependence:
         """What items have to do with each other."""
@@ -125,6 +151,13 @@ class Outcomes:
     def of(self, variant: str) -> list[Run]:
         """Return the runs of a variant that have a result."""
         return [run for run in self.runs if run.variant == variant and run.is_finite]
+
+
+def _is_positive(run: Run) -> bool:
+    """Whether a run has a result, all of which are above 0."""
+    if run.is_finite and not (run.outcomes > 0).all():
+        raise ValueError(f"--scale log: {run} has a score of 0 or less, which has no logarithm. Leave it out.")
+    return run.is_finite
 
 
 def from_frame(
@@ -156,6 +189,7 @@ def from_frame(
         columns["fold"] = columns.pop("seed")
     if metric is not None and (column := _column(frame, metric)) is not None:
         columns.setdefault("score", column)
+    frame, factors = _cells(frame, columns.get("variant", ""))
     known, notes = _known_columns(frame, columns)
     notes[:0] = told.get("notes", [])
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
@@ -166,6 +200,9 @@ def from_frame(
             raise ValueError(f"{where}: {int(empty.sum())} such rows. Name it, or remove the rows.")
     if "variant" not in table:
         table.insert(0, "variant", "the model")
+    if "dataset" in table:  # a variant on each is one by itself until all is read
+        table["of"] = table["variant"]
+        table["variant"] += " on " + table["dataset"]
     table["outcome"], name = _outcomes(table, known, "score" in columns, _listed(frame))
     _told_apart(table, frame, known, columns, notes)
     if pick == "best" and ("item" in table or not table.duplicated(["variant", "seed"]).any()):
@@ -197,7 +234,27 @@ def from_frame(
     runs = [_run(rows, key, right) for key, rows in table.groupby(["variant", "seed"], sort=False)]
     means = told.get("where", {}).get("seed") == "published means"
     notes.insert(0, _summary(table, known, told.get("where", {}), unit, scored))
-    return Outcomes(runs, scored, notes, _explained(frame, known, told), unit=unit, overlap=overlap, of_means=means)
+    return Outcomes(
+        runs, scored, notes, _explained(frame, known, told), of_means=means, unit=unit, overlap=overlap, factors=factors
+    )
+
+
+def _cells(frame: pd.DataFrame, variant: str) -> tuple[pd.DataFrame, dict[str, dict[str, str]] | None]:
+    """Return a table whose variant is the cell of the columns A,B, and the level of each by column; else as it is."""
+    parts = [part.strip() for part in variant.split(",")]
+    if len(parts) < 2 or _column(frame, variant) is not None:
+        return frame, None
+    columns = [_column(frame, part) for part in parts]
+    if None in columns:
+        missing = parts[columns.index(None)]
+        raise ValueError(f"--variant {variant}: there is no column {missing}. There are {_listed(frame)}.")
+    levels = {str(column): _as_names(frame[column]) for column in columns}
+    for column, names in levels.items():
+        if (empty := names == "").any():
+            raise ValueError(f"--variant {variant}: {_row(frame.index[empty][0])} has no level of {column}. Name it.")
+    cells = pd.Series(map(", ".join, zip(*levels.values(), strict=True)), frame.index)
+    factors = {column: dict(zip(cells, names, strict=True)) for column, names in levels.items()}
+    return frame.drop(columns=columns).assign(**{variant: cells}), factors
 
 
 def _column(frame: pd.DataFrame, name: str) -> Any:
@@ -245,6 +302,11 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
             of_items = several and (group.groupby(_as_names(frame[known["item"]])).nunique() == 1).all()
             present = present if of_items else []
             notes += ["group: the column group, whose items are taken to be alike."] * len(present)
+        elif present and kind == "dataset":  # of which a variant has several
+            names, variants = _as_names(frame[present[0]]), known.get("variant")
+            of = names if variants is None else names.groupby(_as_names(frame[variants])).nunique()
+            present = present if (of.nunique() if variants is None else of.max()) > 1 else []
+            notes += [f"dataset: the column {present[0]}." for _ in present]
         elif present and present[0] != kind:
             notes.append(f"{kind}: the column {present[0]}.")
         if present:
@@ -281,7 +343,8 @@ def _told_apart(
     run = ["variant", "seed"] if "seed" in table else ["variant"]
     if "item" in table and "item" not in columns and table["item"].nunique() > 1:
         of_file = frame.index.get_level_values(0) if frame.index.nlevels > 1 else np.zeros(len(frame))
-        numbers, runs = pd.to_numeric(table["item"], errors="coerce"), table.groupby(of_file)[run].nunique()
+        of_one = [of_file, table["dataset"]] if "dataset" in table else of_file
+        numbers, runs = pd.to_numeric(table["item"], errors="coerce"), table.groupby(of_one)[run].nunique()
         numbered = any((numbers.groupby(of_file).rank() == numbers + first).all() for first in (0, 1))
         if not table.duplicated(run).any() or (numbered and (runs.max(axis=1) > 1).all()):
             notes[:] = [note for note in notes if not note.startswith("item: ")]
@@ -367,7 +430,7 @@ def _summary(table: pd.DataFrame, known: Mapping[str, str], where: Mapping[str, 
     several = {"seed": int(table.groupby("variant")["seed"].nunique().max())}
     if "item" in table:
         several[unit] = table["item"].nunique()
-    several = {"variant": table["variant"].nunique()} | {
+    several = {"variant": table["of" if "of" in table else "variant"].nunique()} | {
         k: n for k, n in several.items() if k != "seed" or n > 1 or unit == "item"
     }
     parts = []
@@ -407,8 +470,9 @@ def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
     if steps := _steps(frame, table):  # that come twice
         raise ValueError(f"{what}, and {steps[0]} counts steps of a training. {OF_STEPS}")
     raise ValueError(
-        f"{what}, and no column names the items: {_listed(frame)}.\nIf rows are test items, give --item COLUMN, or "
-        "--item row for the number of the row; if each is a run, --seed COLUMN or --seed row; else remove one."
+        f"{what}, and no column names the items: {_listed(frame)}.\nWhat are the rows? Several data sets: --dataset "
+        "COLUMN. Sizes or settings: a variant of two columns, --variant model,size. Test items: --item COLUMN, or "
+        "--item row for the number of the row. Runs: --seed COLUMN or --seed row; else remove one."
     )
 
 
@@ -580,17 +644,18 @@ def _with_scores(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _run(rows: pd.DataFrame, key: Any, right_or_wrong: bool) -> Run:
     """Return a run; of a table that says right or wrong for each item its outcomes are bool, so that all runs agree."""
     variant, seed = map(str, key)
+    variant, dataset = (rows[kind].iloc[0] for kind in ("of", "dataset")) if "of" in rows else (variant, "")
     outcomes = rows["outcome"].to_numpy()
     block = str(rows["block"].iloc[0]) if "block" in rows else ""
     if "item" not in rows:
-        return Run(variant, seed, outcomes, block=block)
+        return Run(variant, seed, outcomes, block=block, dataset=dataset)
     if right_or_wrong and not np.isnan(outcomes).any():
         outcomes = outcomes.astype(bool)
     items = rows["item"].to_numpy(dtype=str)
     order = np.argsort(items, kind="stable")
     kinds = ("label", "prediction", "group")
     labels, predictions, groups = (rows[kind].to_numpy()[order] if kind in rows else None for kind in kinds)
-    return Run(variant, seed, outcomes[order], items[order], labels, predictions, groups, block=block)
+    return Run(variant, seed, outcomes[order], items[order], labels, predictions, groups, block=block, dataset=dataset)
 
 
 def _listed(frame: pd.DataFrame) -> str:

@@ -24,6 +24,8 @@ from referee.statistics.power import Pilot
 from referee.statistics.sequential import Watch, level_after, levels
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
+DEPENDS = "depends"
+INNER = ("estimate", "interval")  # of effects, which records have as mean, low and high
 MANY = 8  # others, from which the sentence counts them
 SOME = 3  # others of one kind, from which it gives the range of leads instead of each with its interval
 
@@ -101,7 +103,8 @@ class Pair(NamedTuple):
         """The lead with the interval that holds at once with those of all pairs: of a better variant from 0 on."""
         if self.difference is None:
             return Interval(self.lead, math.nan, math.nan)
-        mean, low, high = self.difference.interval
+        interval = self.difference.interval
+        mean, low, high = interval.within(-1, 1) if self.better.metric.is_fraction else interval
         return Interval(mean, max(low, 0.0), high) if self.settled else Interval(mean, min(low, 0.0), max(high, 0.0))
 
     def ends(self, digits: int) -> tuple[str, str]:
@@ -138,6 +141,28 @@ def pair_of(a: Variant, b: Variant, difference: Contrast | None, settled: bool, 
         return pair
     whole = -margin < pair.interval.low and pair.interval.high < margin
     return pair._replace(equal=whole or (not settled and difference.is_within(margin)))
+
+
+class Effect(NamedTuple):
+    """A lead of one level of a factor over another; or an interaction, by how much it is larger at one place."""
+
+    factor: str
+    levels: tuple[str, str]  # the one ahead first
+    at: str  # the levels of the other factors; empty: the mean over those that both have
+    estimate: float
+    interval: Interval
+    p: float  # adjusted: for all pairs of levels, of those at a place alone; for all interactions
+    word: str
+    than: str = ""  # of an interaction: the place where it is smaller
+
+
+class Effects(NamedTuple):
+    """What a grid of factors shows."""
+
+    main: list[Effect]
+    simple: list[Effect]
+    interactions: list[Effect]  # those beyond chance first, then the largest
+    of: "dict[str, Verdict]"  # by factor: on its levels
 
 
 class Design(NamedTuple):
@@ -178,6 +203,12 @@ class Verdict:
         of_models: Whether no variant has a second seed: the verdict is about these models, not about their training.
         relations: what the runs say about each relation of the claim.
         checks: what makes the comparison void, and what qualifies it.
+        effects: of the factors whose cells the variants are.
+        cells: the variants that each one of the ranking is a mean of; empty: none is a mean.
+        over: of means: over what, in words that begin a sentence.
+        places: of means: the pairs at each place, which are judged by themselves.
+        datasets: of means over data sets: the verdict on each by itself.
+        general: of means over five data sets or more: the leads on others of the kind, in the order of the pairs.
     """
 
     outcomes: Outcomes
@@ -189,6 +220,12 @@ class Verdict:
     pilot: Pilot | None = None
     relations: Sequence[Finding] = ()
     checks: list[Check] = field(default_factory=list)
+    effects: Effects | None = None
+    cells: Sequence[Variant] = ()
+    over: str = ""
+    places: Mapping[str, Sequence[Pair]] = field(default_factory=dict)
+    datasets: "Mapping[str, Verdict]" = field(default_factory=dict)
+    general: Sequence[Contrast] = ()
 
     def __repr__(self) -> str:
         return self.sentence
@@ -209,7 +246,7 @@ class Verdict:
     @property
     def items(self) -> int:
         """The number of test items; 1 where only scores of whole test sets are known."""
-        return max((variant.outcomes.shape[1] for variant in self.ranking), default=1)
+        return max((variant.outcomes.shape[1] for variant in self.cells or self.ranking), default=1)
 
     @property
     def metric(self) -> Metric:
@@ -218,7 +255,8 @@ class Verdict:
     @cached_property
     def digits(self) -> int:
         """The decimals with which scores are shown."""
-        spreads = [float(np.std(variant.scores, ddof=1)) for variant in self.ranking if len(variant.runs) > 1]
+        several = [variant for variant in self.cells or self.ranking if len(variant.runs) > 1]
+        spreads = [float(np.std(variant.scores, ddof=1)) for variant in several]
         return self.metric.digits([variant.score.mean for variant in self.ranking], spreads, self.items)
 
     @property
@@ -229,6 +267,13 @@ class Verdict:
         words = {pair.verdict for pair in self.pairs if pair.better is self.ranking[0] and self.counts(pair)}
         return next((word for word in (OPEN, EQUAL, BETTER) if word in words), OPEN)
 
+    def lead_of(self, a: str, b: str) -> Contrast | None:
+        """Return what is known of the first variant's lead over the second; None: nothing."""
+        for pair in self.pairs:
+            if pair.difference is not None and {pair.better.name, pair.worse.name} == {a, b}:
+                return pair.difference if pair.better.name == a else pair.difference.reversed()
+        return None
+
     def counts(self, pair: Pair) -> bool:
         """Whether a pair is judged: where no seeds are planned, one with a single seed is not, and a check names it."""
         return bool(self.design.seeds or pair.difference) or all(each.difference is None for each in self.pairs)
@@ -237,7 +282,9 @@ class Verdict:
     def sentence(self) -> str:
         """The conclusion in one sentence."""
         void = [check for check in self.checks if check.is_void]
-        return f"Not comparable: {void[0].text}" if void else conclusion(self)
+        if void or self.effects is None:
+            return f"Not comparable: {void[0].text}" if void else conclusion(self)
+        return " ".join(conclusion(verdict) for verdict in self.effects.of.values() if len(verdict.ranking) > 1)
 
     @property
     def word(self) -> str:
@@ -246,9 +293,9 @@ class Verdict:
             return NOT_SETTLED
         return NOT_TESTED if self.design.unmet else claimed(self.relations)
 
-    def between(self, better: str, worse: str | None = None) -> str:
-        """Return what is known of one variant against another, or against all others: a verdict, or worse."""
-        return answer(self.record(), better, worse)
+    def between(self, better: str, worse: str | None = None, in_general: bool = False) -> str:
+        """Return what is known of one variant against another, or all others: a verdict, or worse; see `answer`."""
+        return answer(self.record(), better, worse, in_general=in_general)
 
     def alone(self, pair: Pair) -> Pair:
         """Return a pair as if it were the only one of interest, so that nothing is corrected for the others."""
@@ -270,8 +317,14 @@ class Verdict:
                 "low": low,
                 "high": high,
             }
-            row |= {"p": pair.p, "beats_in_one_more_run": pair.chance, "verdict": pair.verdict, "alone": alone.verdict}
+            chance = math.nan if self.datasets else pair.chance
+            row |= {"p": pair.p, "beats_in_one_more_run": chance, "verdict": pair.verdict, "alone": alone.verdict}
             rows.append(row | {"low_alone": low_alone, "high_alone": high_alone, "p_alone": alone.p})
+        for row, lead in zip(rows, self.general, strict=False):
+            _, low, high = lead.elsewhere
+            word = BETTER if lead.mean > 0 and lead.adjusted <= lead.level else OPEN
+            row |= {"low_elsewhere": shown(low), "high_elsewhere": shown(high)}
+            row |= {"p_in_general": lead.adjusted, "in_general": word}
         return pd.DataFrame(rows)
 
     def record(self) -> dict[str, Any]:
@@ -280,12 +333,12 @@ class Verdict:
         variants = [
             {"variant": v.name}
             | {end: shown(value) for end, value in v.score._asdict().items()}
-            | {"seeds": len(v.runs)}
+            | {"datasets" if self.datasets else "seeds": len(v.runs)}
             for v in self.ranking
         ]
         rows = self.table().rename(columns={"lead": "mean", "p": "adjusted_p"}).to_dict("records")
         pairs = [row for row, pair in zip(rows, self.pairs, strict=True) if self.counts(pair)]
-        return {
+        record = {
             "headline": self.sentence,
             "verdict": self.verdict,
             "scope": scope(self),
@@ -300,6 +353,18 @@ class Verdict:
             "checks": [{"code": check.code, "text": check.text, "void": check.is_void} for check in self.checks],
             "notes": self.outcomes.notes,
         }
+        if self.datasets:
+            keys = ("headline", "verdict", "pairs")
+            each = {d: of.record() for d, of in self.datasets.items()}
+            record["datasets"] = {d: {key: of[key] for key in keys} for d, of in each.items()}
+        if self.effects is not None:
+            factors = self.outcomes.factors or {}
+            record["factors"] = {name: dict(of) for name, of in factors.items()}
+            for kind in ("main", "simple", "interactions"):
+                values = [e._asdict() | e.interval._asdict() for e in getattr(self.effects, kind)]
+                values = [each | {end: shown(each[end]) for end in ("mean", "low", "high")} for each in values]
+                record[kind] = [_known({k: v for k, v in each.items() if k not in INNER}) for each in values]
+        return record
 
     def report(self, path: str | Path) -> Path:
         """Write the page, and beside it report.md, verdict.json and the figures; return its path."""
@@ -323,7 +388,30 @@ def _known(values: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def conclusion(verdict: Verdict) -> str:
-    """Summarize in one sentence who leads, by how much, and how sure that is."""
+    """Summarize in one sentence who leads, by how much, and how sure that is; of averages also where."""
+    if not verdict.over or not verdict.pairs or verdict.pairs[0].difference is None:
+        return f"{verdict.over} {_conclusion(verdict)}".strip()
+    pair = verdict.pairs[0]
+    at = [
+        (each, 1 if each.better.name == pair.better.name else -1)
+        for pairs in verdict.places.values()
+        for each in pairs
+        if {each.better.name, each.worse.name} == {pair.better.name, pair.worse.name}
+    ]
+    signs = [sign * np.sign(each.lead) for each, sign in at]
+    settled = sum(each.verdict == BETTER and sign > 0 for each, sign in at)
+    on = "on" if verdict.datasets else "with"
+    where = f"ahead {on} {signs.count(1)}, settled {on} {settled}"
+    where += f"; behind {on} {signs.count(-1)}" if -1 in signs else ""
+    if len(verdict.ranking) == 2 and pair.verdict == BETTER:
+        gap = _gap(pair, verdict).replace(" (", " on average (", 1)[:-1]
+        return f"{verdict.over} {pair.better.name} leads {pair.worse.name} by {gap}; {_seeds(verdict)}): {where}."
+    text = _conclusion(verdict)
+    text = text[0].lower() + text[1:] if text.startswith(("No winner", "Equal to")) else text
+    return f"{verdict.over} {text[:-1]}; {pair.better.name} is ahead of {pair.worse.name} {where[6:]}."
+
+
+def _conclusion(verdict: Verdict) -> str:
     ranking, metric = verdict.ranking, verdict.metric
     if not ranking:
         return "No run finished, so there is nothing to compare."
@@ -380,7 +468,7 @@ def scope(verdict: Verdict) -> str:
         if not verdict.outcomes.by_item and any(pair.difference for pair in verdict.pairs):
             return f"{about} Which items each gets right is not known, so the models are taken to be independent."
         return about
-    groups, unit = verdict.outcomes.groups, verdict.outcomes.unit
+    groups, unit = None if verdict.datasets else verdict.outcomes.groups, verdict.outcomes.unit
     if verdict.items == 1:
         return "Intervals are over seeds alone: other test items may turn a lead."
     of_groups = "" if groups is None else f"{counted(int(groups.max()) + 1, 'group')} of "
@@ -410,7 +498,7 @@ def _seeds(verdict: Verdict) -> str:
         return f"{counted(verdict.items, 'fold')} each"
     if verdict.of_models:
         return "these models, one seed each"
-    counts = sorted({len(variant.runs) for variant in verdict.ranking})
+    counts = sorted({len(variant.runs) for variant in verdict.cells or verdict.ranking})
     if not verdict.design.seeds:
         counts = [count for count in counts if count > 1] or counts
     return (f"{counts[0]} to " if len(counts) > 1 else "") + f"{counted(counts[-1], 'seed')} each"

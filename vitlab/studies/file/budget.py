@@ -6,7 +6,7 @@ batches, other images in each epoch. The FLOPs of an image are counted first.
 """
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Gt, Lt
@@ -98,18 +98,15 @@ class Budget(Section):
 def epoch_of(config: Config, images: int) -> Epoch:
     """Return one epoch over `images` training images, without the last ones that fill no optimizer step."""
     trainer = config.get("trainer", {})
-    processes = (trainer.get("num_nodes") or 1) * _devices(trainer.get("devices"))
+    devices = trainer.get("devices")
+    if isinstance(devices, list):
+        devices = len(devices)
+    elif str(devices) == "-1":
+        devices = max(1, torch.cuda.device_count())
+    devices = int(devices) if str(devices).isdigit() else 1  # of `auto`, which a study gives one
+    processes = (trainer.get("num_nodes") or 1) * devices
     batch, step = processes * config["data"]["init_args"]["batch_size"], trainer.get("accumulate_grad_batches") or 1
     batches, limit = images // (batch * step) * step, trainer.get("limit_train_batches")
     if limit is not None:
         batches = min(batches, limit) if type(limit) is int else int(limit * batches)
     return Epoch(max(batches, step), batch, step)
-
-
-def _devices(setting: Any) -> int:
-    """Return the number of devices of a run; with `auto`, a study gives it one."""
-    if isinstance(setting, list):
-        return len(setting)
-    if str(setting) == "-1":
-        return max(1, torch.cuda.device_count())
-    return int(setting) if str(setting).isdigit() else 1

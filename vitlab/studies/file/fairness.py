@@ -8,7 +8,7 @@ import numpy as np
 from referee.formats import counted, listed
 
 from vitlab.config import ABSENT, HARMLESS, Config, flatten, short, texts_of
-from vitlab.data.groups import find_groups, groups_by_name
+from vitlab.data.tables import find_groups, groups_by_name
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.study import Study
 from vitlab.studies.file.variants import seed_settings
@@ -24,6 +24,9 @@ class Images(Protocol):
 
     @property
     def class_names(self) -> list[str]: ...
+
+    @property
+    def grouping(self) -> str | None: ...
 
     def facts(self) -> dict[str, Any]:
         """Return what data.json records, with a digest of each split under `splits`."""

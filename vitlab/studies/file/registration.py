@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from referee.formats import counted, listed
 
 from vitlab.atomic_files import read_json, write_text
-from vitlab.config import ABSENT, IS_INSTALLED, ROOT, SHIPPED, conflicts, parse_yaml
+from vitlab.config import ABSENT, IS_INSTALLED, ROOTS, SHIPPED, conflicts, parse_yaml
 from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.runs import Run, without_run
@@ -194,7 +194,7 @@ def _conflicts(run: Run) -> list[tuple[str, object, object]]:
     if not (run.directory / CONFIG).is_file():
         return []
     changed = conflicts(without_run(RunDirectory(run.directory).config), without_run(run.config))
-    if [key for key, _, _ in changed] != [ROOT]:
+    if not changed or any(key not in ROOTS for key, _, _ in changed):
         return changed
     from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
     from vitlab.experiment.same_images import other_images

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from vitlab.config import ABSENT, ROOT, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
+from vitlab.config import ABSENT, ROOTS, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
 from vitlab.studies.file.fairness import Images, kind_of, refuse_overruled
@@ -142,7 +142,7 @@ def plan(
         tuned: By variant and seed, overrides from tuning; a run without one has the value of the base.
 
     Raises:
-        ValueError: an empty variant, an invalid configuration, or one that could yield no result.
+        ValueError: an invalid configuration, or one that could yield no result.
     """
     refuse_overruled(study)
     completed: dict[tuple[str, str], Run] = {}
@@ -155,12 +155,6 @@ def plan(
             completed[key] = complete(study, variant, root, chosen)
         return completed[key]
 
-    for variant, override in study.variants.items():
-        if not override:
-            raise ValueError(
-                f"Variant {variant!r} of {study.path} is empty and changes nothing.\n"
-                f"List the settings that define it, even if {study.base.name} has the same values."
-            )
     for fault in _faults(study, [cell(variant, study.seeds[0]) for variant in study.variants]):
         raise ValueError(f"{study.path}: {fault}")
     return [
@@ -235,7 +229,8 @@ def _data_before(study: Study, weights: str) -> tuple[Config, Config] | None:
     if source is None or not locate(source.file).is_file():
         return None
     base, there = (_data_of(file) for file in (study.base, source.file))
-    return (base, there) if _set_of(base) == _set_of(there) and base.get(ROOT) == there.get(ROOT) else None
+    same = _set_of(base) == _set_of(there) and all(base.get(key) == there.get(key) for key in ROOTS)
+    return (base, there) if same else None
 
 
 def _data_of(file: Path) -> Config:
@@ -317,7 +312,13 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 f"variants {a.variant!r} and {b.variant!r} are the same experiment:\n"
                 "their resolved configurations do not differ in a single value. Change or remove one."
             )
-    yield from _unknown_keys(study, runs)
+    keys = {key for run in runs for key in flatten(run.config)}
+    known = sorted({section for key in keys for section in accumulate(key.split("."), "{}.{}".format)})
+    for where, key in [("may_differ", key) for key in study.may_differ] + [("tune: space", k) for k in study.tuned]:
+        if key not in known:
+            closest = difflib.get_close_matches(key, known, n=1)  # of too many to name them all
+            hint = f" Did you mean `{closest[0]}`?" if closest else ""
+            yield f"{where}: no variant's configuration has a key `{key}`.{hint}"
     for run in runs:
         others = {each: source for each in weights_of(run.config).values() if (source := Source.parse(each))}
         alike = [
@@ -364,17 +365,6 @@ def _cut_short(study: Study, run: Run) -> Iterator[str]:
                 f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short and yield no "
                 "result. Remove it; `budget` sets the training length."
             )
-
-
-def _unknown_keys(study: Study, runs: Sequence[Run]) -> Iterator[str]:
-    keys = {key for run in runs for key in flatten(run.config)}
-    known = sorted({section for key in keys for section in accumulate(key.split("."), "{}.{}".format)})
-    named = [("may_differ", key) for key in study.may_differ] + [("tune: space", key) for key in study.tuned]
-    for where, key in named:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)  # of too many to name them all
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            yield f"{where}: no variant's configuration has a key `{key}`.{hint}"
 
 
 # By key of the trainer, whether a value leaves a run complete; null always does.

@@ -1,11 +1,5 @@
 """What a study tunes before its comparison, its `tune`: with the same trials for every variant, on validation images.
 
-    tune:
-      space:
-        model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3, 2.0e-3]
-      within: study            # seed: each seed of the study tunes for its own run, with that seed; the default
-      seeds: [91, 92, 93]      # of the tuning runs; null: three from 1000 on that the study's `seeds` lack
-
 Several lists are a grid: every combination is tried.
 """
 
@@ -37,8 +31,8 @@ class Tuning(Section):
     """`tune` of a study's file: settings with the same candidates for every variant."""
 
     space: Annotated[dict[str, Annotated[list[Any], Len(2)]], Len(1)]  # by key, the values
-    within: Literal["seed", "study"] = "seed"
-    seeds: Seeds | None = None  # of the tuning runs; None: each seed of the study tunes for its own run
+    within: Literal["seed", "study"] = "seed"  # each seed of the study tunes for its own run, with that seed
+    seeds: Seeds | None = None  # of the tuning runs; None: three from 1000 on that the study's `seeds` lack
 
     @model_validator(mode="after")
     def _seeds_are_of_the_study(self) -> "Tuning":

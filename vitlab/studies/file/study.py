@@ -1,32 +1,14 @@
 """A study's YAML file, read and checked.
 
     name: quickstart
-    question: Which of ViT and Swin serves small images best?  # printed above the report's headline; may be left out
     base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
     variants:                         # only the differences: a mapping, or the path of a YAML file; with
                                       # `frozen: {probe: linear}` nothing is trained but a classifier (or knn)
       ViT: {model: {init_args: {backbone: {class_path: …}}}}
     seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3];
                                       # with `first: 21`, the seeds are 21 to 32 and not 1 to 12
-    margin: 0.5                       # the smallest difference that matters, here in points; null: any
-    groups: null                      # '(.*)/[^/]+$': test images of a folder fail together; photos.csv:animal: by the
-                                      # column animal of a table with a column image; null: they are independent
-    folds: null                       # 5: a seed parts all images into five, each tested by a training on the others;
-                                      # {without_test: 5}: where there are no test images
-    metric: {name: rank, mode: max}   # of summary.json, on the test images; null: the metric of the objective's task;
-                                      # with `title: effective rank`, figures and tables have that name; with
-                                      # `scale: log`, a lead and the margin are factors, as for a ratio or a loss
-    claim:                            # null; a sentence of a paper that the study tests (`claim`)
-    test: pooled                      # exact: by all regroupings; paired: variants from the same weights
-    budget: {epochs: 35}              # the same for all: epochs, images or flops; null: as in the base
-    may_differ: [model.init_args.backbone]
-    tune:                             # null: one recipe for all (`space`)
-      space: {model.init_args.optimizer.init_args.lr: [5.0e-4, 1.0e-3, 2.0e-3]}
-    vary: [init, order, augmentation] # what seeds draw (`variants`)
-    along: {train_images: [50, 100]}  # null; the same study at several numbers of images, or budgets (`variants`)
-    branch: false                     # shorter runs of an axis of epochs branch off the longest one (`spending`)
-    jobs: 2                           # parallel runs; null: one per GPU, or per core
 
+docs/studies.md describes the other keys, those of `StudyFile`; `factors` are a grid of variants (`variants`).
 `like: ../muon.yaml` takes all that a study does not say from another one. The paths of `like`, `base` and variants are
 relative to the study's file.
 """
@@ -48,14 +30,25 @@ from referee.claim import Claim, parse_claim
 from referee.statistics.contrast import LEVEL
 
 from vitlab.config import SHIPPED, Config, flatten, load_yaml, locate, merge
-from vitlab.data.groups import gives_groups
+from vitlab.data.tables import checked_groups
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.budget import Budget, Number
 from vitlab.studies.file.format import Section, expected, mistake, refuse_unknown
 from vitlab.studies.file.space import Tuning
-from vitlab.studies.file.variants import BY_DEFAULT, Along, Axis, Seeds, Vary, axis_of, seed_settings
+from vitlab.studies.file.variants import (
+    BY_DEFAULT,
+    Along,
+    Axis,
+    Seeds,
+    Vary,
+    axis_of,
+    cells_of,
+    seed_settings,
+    written_out,
+)
 
 LIKE = "like"
+GRIDS = ("variants", "factors")
 WHOLE = ("budget", "along", "metric")  # replaced, not merged: their keys exclude or explain each other
 
 
@@ -81,14 +74,16 @@ def content_of(study: Path) -> tuple[Config, Path | None]:
     if not other.is_file():
         raise FileNotFoundError(f"{study}: like: there is no study {other}. The path is relative to the study's file.")
     content = load_yaml(other)
-    if LIKE in content or not isinstance(content.get("variants"), dict):
+    if LIKE in content or not any(isinstance(content.get(key), dict) for key in GRIDS):
         raise ValueError(f"{study}: like: {other} is no study that says all by itself. Name one that does.")
     content.pop("registered", None)
     changed = own["variants"] if isinstance(own.get("variants"), dict) else {}
-    for name, value in content["variants"].items():
+    for name, value in (content.get("variants") or {}).items():
         if isinstance(value, str):
             merged = isinstance(changed.get(name), dict)
             content["variants"][name] = load_yaml(beside(other, value)) if merged else seen_from_here(value)
+    for levels in (content.get("factors") or {}).values():
+        levels |= {name: load_yaml(beside(other, each)) for name, each in levels.items() if isinstance(each, str)}
     content["base"] = seen_from_here(str(content.get("base")))
     return merge({key: value for key, value in content.items() if key not in own or key not in WHOLE}, own), other
 
@@ -100,6 +95,7 @@ def beside(study: Path, name: Any) -> Path:
 
 
 REQUIRED = ("base", "variants", "seeds")
+Override = Annotated[dict[str, Any] | str | None, expected("a mapping or the path of a YAML file")]
 VALIDATION = "check_val_every_n_epoch"
 LENGTH = ("max_epochs", "limit_train_batches", VALIDATION)  # keys of the trainer, set by a budget
 WARMUP = "model.init_args.schedule.init_args.warmup_epochs"
@@ -140,15 +136,6 @@ class Ranking(Section):
     scale: Literal["log"] | None = None  # for a ratio or a loss
 
 
-def _grouping(groups: str) -> str:
-    if not gives_groups(groups):
-        raise ValueError(
-            f"{groups!r}. Expected a regular expression of image names, with one pair of parentheses around the group, "
-            "like '(.*)/', or the column of a table, like photos.csv:animal."
-        )
-    return groups
-
-
 Parts = Annotated[int, Ge(2)]
 
 
@@ -156,7 +143,12 @@ class StudyFile(Section):
     """A study's file without what is null, which is the default."""
 
     base: str
-    variants: dict[str, Annotated[dict[str, Any] | str | None, expected("a mapping or the path of a YAML file")]]
+    variants: dict[str, Override] = Field(default={})
+    factors: Annotated[
+        dict[str, Annotated[dict[str, Override], Len(1)]] | None,
+        expected("{network: {ViT: {…}, Swin: {…}}, …}, the levels of each factor"),
+    ] = None
+    without: list[dict[str, str]] = Field(default=[], alias="except")  # cells of the factors that are no variants
     seeds: Annotated[Looks | Seeds, expected("{from: 4, to: 12} with 3 <= from <= to, or a list, like [1, 2, 3]")]
     name: str = ""
     question: str = ""
@@ -168,7 +160,7 @@ class StudyFile(Section):
     may_differ: list[str] = Field(default=[])
     margin: Number | None = None
     metric: Ranking | None = None
-    groups: Annotated[str, AfterValidator(_grouping)] | None = None
+    groups: Annotated[str, AfterValidator(checked_groups)] | None = None
     folds: Annotated[
         Parts | Annotated[dict[Literal["without_test"], Parts], Len(1)] | None,
         expected("a number of parts, like 5, {without_test: 5}, or null"),
@@ -179,7 +171,7 @@ class StudyFile(Section):
     jobs: PositiveInt | None = None
 
 
-KEYS = tuple(StudyFile.model_fields)
+KEYS = tuple(each.alias or name for name, each in StudyFile.model_fields.items())
 
 
 @dataclass(frozen=True)
@@ -212,6 +204,7 @@ class Study:
     settings: Config = field(default_factory=dict)  # of that place
     files: Mapping[str, Path] = field(default_factory=dict)  # of the variants that are files
     like: Path | None = None  # the study that it changes
+    factors: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # the level of each variant
     given: Config = field(default_factory=dict)  # settings of the data from the command line, which change the base
 
     @property
@@ -251,7 +244,8 @@ class Study:
     @property
     def digest(self) -> str:
         """A hash of the settings of its file, the base, its variants, and experiments that runs start from."""
-        own = {key: value for key, value in content_of(self.path)[0].items() if key not in WITHOUT_EFFECT}
+        whole = written_out(content_of(self.path)[0], lambda name: load_yaml(beside(self.path, name)))
+        own = {key: value for key, value in whole.items() if key not in WITHOUT_EFFECT}
         if isinstance(own.get("claim"), dict):
             own["claim"] = {key: own["claim"].get(key) for key in ("order", "needs")}
         if isinstance(own.get("metric"), dict):
@@ -326,32 +320,39 @@ def read_study(path: Path) -> Study:
 
 
 def _parse(content: Config, path: Path) -> Study:
-    if {"model", "data"} & content.keys() and "variants" not in content:
+    if {"model", "data"} & content.keys() and content.keys().isdisjoint(GRIDS):
         raise ValueError("this is an experiment, not a study: it has no variants. Train it with `fit`.")
     refuse_unknown(content, KEYS, "key")
     for key in REQUIRED:
-        if content.get(key) in (None, {}, []):
+        if content.get(key) in (None, {}, []) and not (key == "variants" and content.get("factors")):
             raise ValueError(f"the study has no `{key}`. It needs {', '.join(REQUIRED)}.")
     file = StudyFile.model_validate({key: value for key, value in content.items() if value is not None})
     if file.along is not None and file.claim is not None:
         raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
-    fields, seeds, variants = dict(file), file.seeds, _variants(file.variants, path)
+    cells, whole = cells_of(content), written_out(content, lambda name: load_yaml(beside(path, name)))
+    fields, seeds, variants = dict(file), file.seeds, _variants(whole["variants"], path)
+    factors, files = fields.pop("factors") or {}, {**file.variants}
+    for name, cell in cells.items():
+        for factor, level in cell.items():
+            if isinstance(each := factors[factor][level], str):
+                files |= {name: each, f"{factor}: {level}": each}
     if isinstance(seeds, Looks):
         fields["looks"] = tuple(range(seeds.start, seeds.to + 1))
         seeds = list(range(seeds.first, seeds.first + seeds.to))
     if isinstance(file.folds, dict):
         fields |= {"folds": file.folds["without_test"], "folds_without_test": True}
-    tune = fields.pop("tune")
+    tune, _ = fields.pop("tune"), fields.pop("without")
     fields |= {
         "path": path,
         "name": file.name or path.stem,
         "variants": variants,
-        "files": {name: beside(path, each) for name, each in file.variants.items() if isinstance(each, str)},
+        "files": {name: beside(path, each) for name, each in files.items() if isinstance(each, str)},
+        "factors": {factor: {name: cell[factor] for name, cell in cells.items()} for factor in factors},
         "seeds": seeds,
         "vary": file.vary or BY_DEFAULT,
         "tuning": tune and tune.beside(seeds),
         "metric": file.metric and file.metric.model_dump(exclude_none=True),
-        "claim": parse_claim(file.claim, variants, file.margin),
+        "claim": parse_claim(whole.get("claim"), variants, file.margin),
         "along": file.along and axis_of(file.along, file.budget),
     }
     study = Study(**fields)
@@ -378,16 +379,6 @@ def _contradictions(study: Study) -> Iterator[str]:
         yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
     if not slug(study.name):
         yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
-    folders = [point.folder(Path(), name).name for point in study.points for name in study.variants]
-    if twice := _twice(folders):
-        yield f"along: two places would share the folder {twice}/. Remove one of the two values."
-    names = [slug(each.name) for each in study.tuning.candidates(None)] if study.tuning else []
-    if twice := _twice(names):
-        yield f"tune: space: two candidates would share the folder {twice}/. Remove one of equal values."
-
-
-def _twice(names: Sequence[str]) -> str | None:
-    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _contradictions_of_the_test(study: Study) -> Iterator[str]:

@@ -1,26 +1,35 @@
-"""What a study sets in its runs: what seeds draw, its `vary`, and the places of its axis, its `along`.
+"""The variants of a study that are a grid, and what a study sets in its runs: what seeds draw, its `vary`, and the
+places of its axis, its `along`.
 
-init          initial weights, and what the model draws in training: dropout, masks
-order         the order of the training images
-augmentation  crops, flips, mixing, views
-images        which images `train_images` leaves to train on
+    factors:
+      network:
+        ViT: {let: {weights: vit.safetensors}, model: {init_args: {backbone: {class_path: …}}}}
+        Swin v2: ../swin_v2.yaml
+      trained with:
+        labels: {model: {class_path: Supervised}}
+        SimMIM: {model: {class_path: SimMIM, init_args: {init_from: $weights}}}
+    except: [{network: Swin v2, trained with: labels}]    # cells that are no variants
 
-What is not named keeps the draw of the first seed. An axis is one of numbers of training images, of budgets, or of the
-values of any numeric setting; a study with an axis is the same study at each of its places, and a report about all:
+A cell's settings are those of its levels together; what `variants` has under its name comes on top. The name joins the
+levels, after a preposition that ends a factor's name: ViT with SimMIM; of two, with what is between: layer norm in
+batches of 8, from `trained in batches of`. `$weights` is what a level of the cell has under `let`. Where a claim orders
+two levels, Swin v2 > ViT, it orders every two cells that differ in these alone.
 
-    along: {train_images: [50, 100, 200]}     # of each variant and seed the same, nested, as many of each class
-    along: {epochs: [4, 8, 16]}               # budgets: or images, flops
-    along: {model.init_args.label_smoothing: [0.0, 0.1]}
+With `along`, a study is the same at each place of an axis: numbers of training images, budgets, or values of a numeric
+setting. The images of fewer are among those of more, as many of each class, the same for all variants of a seed.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Len
 from pydantic import AfterValidator, NonNegativeInt
+from referee.claim import parse_order
 from referee.formats import SPACE, joined
 
-from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, nest, short
+from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, merge, nest, short
 from vitlab.experiment.chain import Source
 from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.format import as_yaml, refuse_unknown
@@ -145,3 +154,100 @@ def axis_of(along: Along, budget: Budget | None) -> Axis:
             label = f"{value:,} training images" if name in SHORT else f"{key.rpartition('.')[2]} {as_yaml(value)}"
             places.append(Place(label, float(value), nest(key, value)))
     return Axis(name.rpartition(".")[2].replace("_", " ").replace("train images", "training images"), tuple(places))
+
+
+LET = "let"
+PREPOSITION = "(with|on|at|in|by|from|of)"
+PHRASE = re.compile(rf"\b{PREPOSITION}(\b.*\b{PREPOSITION})?$")
+Cells = dict[str, dict[str, str]]  # by name: the level of each factor
+
+
+def cells_of(content: Config) -> Cells:
+    """Return the cells of a study, the last factor's levels in turn; none of one without factors."""
+    factors, without = content.get("factors") or {}, content.get("except") or []
+    for each in without:
+        refuse_unknown(each, [*factors], "factor of `except`")
+        for factor, level in each.items():
+            refuse_unknown([level], [*factors[factor]], f"level of {factor} in `except`")
+    cells: Cells = {}
+    for levels in product(*factors.values()) if factors else ():
+        cell, words = dict(zip(factors, levels, strict=True)), list[str]()
+        for factor, level in cell.items():
+            phrase = PHRASE.search(factor)
+            words += [phrase[0], level] if words and phrase else [level]
+        if not any(each.items() <= cell.items() for each in without):
+            cells[" ".join(words)] = cell
+    return cells
+
+
+def written_out(content: Config, load: Callable[[str], Config]) -> Config:
+    """Return what a study says without factors: a variant for each cell, and its claim about variants.
+
+    Raises:
+        ValueError: levels that set one key differently, or lack what another needs; the message does not name the file.
+    """
+    if not (factors := content.get("factors")):
+        return content
+    cells, whole = cells_of(content), {key: content[key] for key in content if key not in ("factors", "except")}
+
+    def read(own: Config | str | None) -> Config:
+        return load(own) if isinstance(own, str) else own or {}
+
+    levels = {factor: {name: read(own) for name, own in each.items()} for factor, each in factors.items()}
+    changes = content.get("variants") or {}
+    refuse_unknown(changes, [*cells], "cell of `factors` in `variants`")
+    known = {name for each in levels.values() for own in each.values() for name in own.get(LET, ())}
+    whole["variants"] = {
+        name: merge(_together({f"{f}: {level}": levels[f][level] for f, level in cell.items()}, known), read(own))
+        for name, cell in cells.items()
+        for own in [changes.get(name)]
+    }
+    if isinstance(claim := content.get("claim"), dict):
+        order = claim.get("order")
+        orders = [text for each in (order if isinstance(order, list) else [order]) for text in _of_cells(each, cells)]
+        whole["claim"] = claim | {"order": order if orders == [order] else orders}
+        if len(factors) == 2 and "along" not in claim:  # a curve for each level of the first
+            (first, names), second = next(iter(factors.items())), [*factors][1]
+            curves = {name: {at[second]: cell for cell, at in cells.items() if at[first] == name} for name in names}
+            whole["claim"]["along"] = {second: curves}
+    return whole
+
+
+def _together(levels: Mapping[str, Config], known: set[str]) -> Config:
+    """Return the settings of a cell from those of its levels; `known` is what any level of the study lets."""
+    let = {name: value for own in levels.values() for name, value in own.get(LET, {}).items()}
+
+    def filled(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: filled(value) for key, value in node.items()}
+        name = node.removeprefix("$") if isinstance(node, str) and node.startswith("$") else None
+        if name in known and name not in let:
+            raise ValueError(
+                f"factors: {joined([*levels])}: a level needs {node}, and none has it. Give it under `{LET}`, or list "
+                "the cell in `except`."
+            )
+        return let.get(name, node)
+
+    merged, before = dict[str, Any](), dict[str, tuple[str, Any]]()
+    for where, own in levels.items():
+        settings = filled({key: value for key, value in own.items() if key != LET})
+        flat = {key: (where, value) for key, value in flatten(settings).items()}
+        for (a, (there, x)), (b, (_, y)) in product(before.items(), flat.items()):
+            if (f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")) and x != y and {} not in (x, y):
+                raise ValueError(
+                    f"factors: {there} has {a}: {as_yaml(x)}, and {where} has {b}: {as_yaml(y)}. Leave it to one of "
+                    "the two factors, or give it to single cells under `variants`."
+                )
+        merged, before = merge(merged, settings), before | flat
+    return merged
+
+
+def _of_cells(order: Any, cells: Cells) -> list[Any]:
+    """Return an order of levels as orders of the cells that differ in them alone; one of variants as it is."""
+    found = [
+        f"{a} {sign} {b}"
+        for first, sign, second in (parse_order(order) if isinstance(order, str) else ())
+        for (a, of_a), (b, of_b) in product(cells.items(), repeat=2)
+        if [(of_a[f], of_b[f]) for f in of_a if of_a[f] != of_b[f]] == [(first, second)]
+    ]
+    return found or [order]

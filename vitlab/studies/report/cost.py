@@ -67,22 +67,10 @@ def _costs_of(result: VariantResult) -> dict[str, float]:
 
 def speed_remarks(results: StudyResults) -> list[str]:
     """List why images/s of the variants are unreliable or not comparable."""
-    lines = []
     speeds = {result.variant: result.speed for result in results.ranking}
-    if unsteady := [name for name, speed in speeds.items() if speed and speed[2] > UNSTEADY * speed[0]]:
-        lines.append(
-            f"Images/s are unreliable: those of {joined(unsteady)} differ by more than a quarter between epochs, as "
-            "where other programs disturb the runs."
-        )
-    by_mode: dict[bool, list[str]] = {}
-    for result in results.ranking:
-        by_mode.setdefault(bool(result.runs[0].run.config.get("run", {}).get("compile")), []).append(result.variant)
-    if len(by_mode) > 1:
-        lines.append(
-            f"{joined(by_mode[True])} trained compiled, {joined(by_mode[False])} eager. Compiling speeds architectures "
-            "up unequally; compare images/s of one mode."
-        )
-    return lines
+    unsteady = [name for name, speed in speeds.items() if speed and speed[2] > UNSTEADY * speed[0]]
+    why = "differ by more than a quarter between epochs, as where other programs disturb the runs."
+    return [f"Images/s are unreliable: those of {joined(unsteady)} {why}"] if unsteady else []
 
 
 def flops_of(result: VariantResult) -> float | None:

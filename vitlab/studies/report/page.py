@@ -16,6 +16,7 @@ from referee.report.along import line_parts
 from referee.report.claim import about, decided, headline
 from referee.report.claim import chart as chart_of
 from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
+from referee.report.effects import CELLS, draw_cells
 from referee.verdict import conclusion
 
 from vitlab.atomic_files import write_text
@@ -32,7 +33,7 @@ from vitlab.studies.report.robustness import draw_curves, read_robustness
 from vitlab.studies.report.sections import command_of, remarks_section, sections_of, study_file
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import judged, look_of, outlooks, verdict, write_claim, write_verdict
-from vitlab.studies.results.folds import FOLDS, table_of
+from vitlab.studies.results.run import FOLDS, table_of
 from vitlab.studies.results.table import StudyResults
 
 # How a study that looks at its results ended.
@@ -61,6 +62,8 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     if results.finished:
         write_text(folder / TABLE, results.verdict.latex() + "\n")
         charts += figures.charts_for(results.metric)
+        if results.verdict.effects is not None:
+            charts.append(CELLS._replace(draw=lambda results, layout: draw_cells(results.verdict, layout)))
         if robustness:
             title = "Accuracy against strength for each corruption and variant."
             charts.append(drawing.Chart("curves_of_robustness", title, partial(draw_curves, robustness)))
@@ -166,11 +169,24 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     above += gravest[:ABOVE]
     below = [line for line in _merged(grid, remarks) if line not in above]
     further = [remarks_section(below)] if below else []
+    runs = sum(len(results.finished) for results in grid)
+    minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
+    length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
+    spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
+    level = min(results.verdict.level for results in grid)
+    tested = (
+        "Statements about several places are valid for all of them together: each is tested at "
+        f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
+    )
+    summary = (
+        f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, at "
+        f"{counted(len(grid), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {tested}"
+    )
     document = Document(
         title=f"{study.name} – a comparison along {study.along.name}",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=answer(study.along, grid),
-        lead=[_summary_of_places(study, grid)],
+        lead=[summary],
         remarks=above,
         sections=[*sections, *further, Section("Reproduce", [command, study_file(study)])],
         question=study.question,
@@ -190,22 +206,6 @@ def _merged(grid: Sequence[StudyResults], listed: Callable[[StudyResults], list[
             if remark not in of_speeds:
                 by_text.setdefault(remark, []).append(results.study.place)
     return [text if len(places) == len(grid) else f"At {joined(places)}: {text}" for text, places in by_text.items()]
-
-
-def _summary_of_places(study: Study, grid: Sequence[StudyResults]) -> str:
-    runs = sum(len(results.finished) for results in grid)
-    minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
-    length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
-    spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
-    level = min(results.verdict.level for results in grid)
-    tested = (
-        "Statements about several places are valid for all of them together: each is tested at "
-        f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
-    )
-    return (
-        f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, at "
-        f"{counted(len(grid), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {tested}"
-    )
 
 
 def _places(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> list[Part]:

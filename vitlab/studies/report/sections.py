@@ -4,6 +4,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -13,20 +14,22 @@ from referee.report.claim import caption, deciding, deciding_table
 from referee.report.differences import INTERVAL, differences_section
 from referee.report.document import Cell, Code, Details, Figure, Gallery, Heading, Note, Part, Row, Section, Table, Text
 from referee.report.drawing import Drawing
+from referee.report.effects import effects_section
 from referee.statistics.contrast import sampling_margin, t_interval
 
 from vitlab.config import ABSENT, flatten, short
 from vitlab.evaluation.per_class import in_order
+from vitlab.evaluation.predictions import PIXELATED_BELOW, data_uri, probabilities
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import cost_section, row_of
-from vitlab.studies.report.gallery import gallery, shown_seed
 from vitlab.studies.report.provenance import for_a_paper
 from vitlab.studies.report.remarks import design_effect, remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.report.verdict import judged
+from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import StudyResults
 
 NOT_SET = {ABSENT, str(None)}
@@ -51,6 +54,7 @@ def sections_of(
             claimed = [Figure(drawings["claim"], caption(claim)), *deciding_table(deciding(claim, judged(results)))]
         measured = [
             Section("Claim", claimed),
+            Section("Factors", effects_section(judged(results), drawings.get("cells"))),
             Section("Ranking", _ranking(results, drawings)),
             Section("Differences", differences_section(results.verdict, drawings["differences"])),
             Section("Tuning", tuning_section(results)),
@@ -256,11 +260,21 @@ def _classes(results: StudyResults) -> list[Part]:
             for value in map(float, accuracies.loc[name])
         ]
         rows.append(Row(str(name), [str(results.per_class.loc[name, "images"]), *cells]))
+    title, column, confused = "Most frequent confusions", "Label as prediction (count over all seeds)", list[Row]()
+    for result in results.ranking:
+        counts: Counter[tuple[int, int]] = Counter()
+        for run in result.runs:
+            guesses = run.predictions.logits[~run.correct].argmax(axis=1)
+            counts.update(zip(results.labels[~run.correct].tolist(), guesses.tolist(), strict=True))
+        names, frequent = results.class_names, counts.most_common(CONFUSIONS_SHOWN)
+        most = [f"{names[label]} as {names[guess]} ({n}×)" for (label, guess), n in frequent]
+        confused.append(row_of(result, ", ".join(most) or "none"))
     return [
         Table("Accuracy by class", ["Class", "Test images", *(r.variant for r in results.ranking)], rows),
         Note(f"Accuracy in %, mean over seeds. Darker cells have more errors.{rest}"),
         *_strata(results),
-        *_confusions(results),
+        Heading(title),
+        Table(title, ["Variant", column], confused, left=[column]),
     ]
 
 
@@ -279,20 +293,6 @@ def _strata(results: StudyResults) -> list[Part]:
         name, columns = f"Accuracy by {kind}", [kind.capitalize(), "Test images", *(r.variant for r in results.ranking)]
         parts += [Heading(name), Table(name, columns, rows)]
     return parts
-
-
-def _confusions(results: StudyResults) -> list[Part]:
-    """Return each variant's most frequent errors, over all seeds."""
-    title, column, rows = "Most frequent confusions", "Label as prediction (count over all seeds)", []
-    for result in results.ranking:
-        counts: Counter[tuple[int, int]] = Counter()
-        for run in result.runs:
-            guesses = run.predictions.logits[~run.correct].argmax(axis=1)
-            counts.update(zip(results.labels[~run.correct].tolist(), guesses.tolist(), strict=True))
-        names, frequent = results.class_names, counts.most_common(CONFUSIONS_SHOWN)
-        most = [f"{names[label]} as {names[guess]} ({n}×)" for (label, guess), n in frequent]
-        rows.append(row_of(result, ", ".join(most) or "none"))
-    return [Heading(title), Table(title, ["Variant", column], rows, left=[column])]
 
 
 def _images(results: StudyResults, images: Images) -> list[Part]:
@@ -336,3 +336,87 @@ def _configuration(results: StudyResults) -> list[Part]:
         for key, values in results.environment.items()
     ]
     return [*parts, Heading("Environment"), Table("Environment", ["Entry", "Value"], facts, ["Value"], monospaced=True)]
+
+
+# ---- test images with every variant's prediction, those on which the variants disagree first
+
+IMAGES_SHOWN = 60  # images at most
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One variant's prediction for an image, from the run of the shown seed, and how many seeds are correct."""
+
+    variant: str
+    index: int  # position in the study: decides color and marker
+    predicted: str
+    confidence: float
+    right: bool
+    seeds_right: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image of the gallery."""
+
+    name: str
+    label: str
+    data_uri: str
+    pixelated: bool
+    answers: list[Prediction]  # in the order of the ranking
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the variants' predictions differ."""
+        return len({answer.predicted for answer in self.answers}) > 1
+
+
+def shown_seed(results: StudyResults) -> int:
+    """Return the seed whose models are shown: the first one that most variants have finished."""
+    finished = [result.run.seed for result in results.finished]
+    return max(results.study.seeds, key=finished.count)
+
+
+def interesting(results: StudyResults) -> np.ndarray:
+    """Return the indices of all test images, the most informative first.
+
+    1. Images on which the shown models disagree, by how much the variants' accuracies over all seeds differ.
+    2. Images that all of them get wrong, then those that all get right, by increasing confidence in the label.
+    """
+    shown = [model.predictions.logits for model in models_shown(results).values()]
+    guesses = np.stack([logits.argmax(axis=1) for logits in shown])  # (V, N)
+    disputed = (guesses != guesses[0]).any(axis=0)
+    right = np.stack([np.mean([run.correct for run in result.runs], axis=0) for result in results.ranking])  # (V, N)
+    uneven = right.max(axis=0) - right.min(axis=0)
+    labels = results.labels[:, None]
+    confidence = np.mean([np.take_along_axis(probabilities(logits), labels, axis=1)[:, 0] for logits in shown], axis=0)
+    # lexsort: the last key is the primary one
+    return np.lexsort((confidence, right.mean(axis=0), -uneven * disputed, ~disputed))
+
+
+def gallery(results: StudyResults, images: Images) -> list[Card]:
+    """Return the most informative test images."""
+    indices = interesting(results)[:IMAGES_SHOWN].tolist()
+    models = models_shown(results)
+    probability = {variant: probabilities(model.predictions.logits[indices]) for variant, model in models.items()}
+    cards = []
+    for position, (index, image) in enumerate(zip(indices, images.raw_images("test", indices), strict=True)):
+        label = results.labels[index]
+        answers = []
+        for result in (result for result in results.ranking if result.variant in models):
+            row = probability[result.variant][position]
+            guess = int(row.argmax())
+            seeds_right = int(sum(run.correct[index] for run in result.runs))
+            name, confidence = results.class_names[guess], float(row[guess])
+            fields = (name, confidence, bool(guess == label), seeds_right, len(result.runs))
+            answers.append(Prediction(result.variant, result.index, *fields))
+        pixelated = max(image.shape[:2]) < PIXELATED_BELOW
+        cards.append(Card(results.images[index], results.class_names[label], data_uri(image), pixelated, answers))
+    return cards
+
+
+def models_shown(results: StudyResults) -> dict[str, RunResult]:
+    """Return by variant the run of the shown seed, in the order of the ranking."""
+    seed = shown_seed(results)
+    return {result.variant: run for result in results.ranking for run in result.runs if run.run.seed == seed}

@@ -1,6 +1,6 @@
 """A report's section on tuning: with which values the variants are compared, and how surely they were chosen."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from referee.formats import SPACE, joined
 from referee.report.document import Cell, Heading, Note, Part, Row, Table
@@ -119,7 +119,18 @@ def tuning_remarks(results: StudyResults) -> list[str]:
         each = [f"{variant} ({best}{of_seeds and f', {of_seeds}'})" for variant, best, of_seeds in edges]
         lines.append(f"The best values are at the edge of those tried for {joined(each)}.")
     for variant, choices in of_variant.items():
-        lines += _remarks_on(variant, choices, results)
+        if failed := [choice for choice in choices if any(trial.score is None for trial in choice.trials)]:
+            which = _seeds_of(failed)
+            tried = _values(trial for choice in failed for trial in choice.trials if trial.score is None)
+            lines.append(f"Tuning {variant} failed with {tried}{which and f' ({which})'}.")
+        for choice in choices:
+            if len(choice.ties) > 1 and choice.seed is None:  # within seeds, the intervals include this noise
+                error = results.metric.difference(choice.error, results.verdict.digits)
+                common = f" It has {choice.chosen.text} in common with others." if choice.chosen != choice.best else ""
+                lines.append(
+                    f"Tuning does not tell {_values(choice.ties)} apart for {variant}: its best values are within a "
+                    f"standard error ({error}).{common}"
+                )
     return lines
 
 
@@ -127,21 +138,6 @@ def _seeds_of(choices: list[Choice]) -> str:
     """Return the seeds of choices by seed, like "seeds 1 and 2"; else nothing."""
     seeds = [str(choice.seed) for choice in choices if choice.seed is not None]
     return f"seed{'s' if len(seeds) > 1 else ''} {joined(seeds)}" if seeds else ""
-
-
-def _remarks_on(variant: str, choices: list[Choice], results: StudyResults) -> Iterator[str]:
-    if failed := [choice for choice in choices if any(trial.score is None for trial in choice.trials)]:
-        seeds = _seeds_of(failed)
-        values = _values(trial for choice in failed for trial in choice.trials if trial.score is None)
-        yield f"Tuning {variant} failed with {values}{seeds and f' ({seeds})'}."
-    for choice in choices:
-        if len(choice.ties) > 1 and choice.seed is None:  # within seeds, the intervals include this noise
-            error = results.metric.difference(choice.error, results.verdict.digits)
-            shared = f" It has {choice.chosen.text} in common with others." if choice.chosen != choice.best else ""
-            yield (
-                f"Tuning does not tell {_values(choice.ties)} apart for {variant}: its best values are within a "
-                f"standard error ({error}).{shared}"
-            )
 
 
 def _values(trials: Iterable[Trial]) -> str:

@@ -7,6 +7,7 @@ the runs that do not exceed them, which would otherwise go unnoticed.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,13 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from referee.formats import counted
+from torch.nn.functional import interpolate
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, weights_of
+from vitlab.data.oddities import copies
 from vitlab.evaluation.classifiers import classify_pixels
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import SUMMARY, RunDirectory
-from vitlab.studies.file.fairness import Images
+from vitlab.studies.file.fairness import Images, Split
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import RESERVED_SLUGS, Study
@@ -81,16 +86,32 @@ def context_of(
         others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(_inside(each, ""))]
         ends = tuple(f"-{name}" for name in others)
         finished = [each for each in finished if not each.relative_to(folder.parent).parts[0].endswith(ends)]
-    counted = {run.directory for run in used}
+    averaged = {run.directory for run in used}
     summaries = [
         RunDirectory(file.parent).summary for file in (folder / study.tuning_folder(folder).name).rglob(SUMMARY)
     ]
     own = folder.parent if study.place else folder
     split = _test_split(finished[:1])
     siblings = sorted(path for path in own.parent.glob("*") if path.is_dir() and path != own)
+    by_source: dict[tuple[str, bool], list[str]] = {}
+    for run in runs:
+        for key, each in weights_of(run.config).items():
+            source = re.sub(r" data\.(split_seed|folds\.\w+)=\S+", "", each)  # of all folds
+            variants = by_source.setdefault((source, "teacher" in key.split(".")), [])
+            variants += [run.variant] if run.variant not in variants else []
+    compute = []
+    for (source, taught), variants in by_source.items():
+        if Source.parse(source):
+            compute.append(Compute(source, variants, taught, in_each_run=True))
+            continue
+        path = Path(source)
+        directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
+        source_run = RunDirectory(directory)
+        summary = source_run.summary if source_run.is_finished else {}
+        compute.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
     return Context(
-        left_out=[_left_out(study, each, metric) for each in finished if each not in counted],
-        compute=_compute(runs),
+        left_out=[_left_out(study, each, metric) for each in finished if each not in averaged],
+        compute=compute,
         trials=Trials(
             len(summaries),
             sum(float(summary.get("seconds", 0)) for summary in summaries),
@@ -122,26 +143,6 @@ def _inside(variant: Path, name: str) -> Iterator[Path]:
     """Yield what has a name in the run directories of a variant's folder."""
     for place in ("seed-*", "fold-*/seed-*"):
         yield from variant.glob(f"{place}/{name}")
-
-
-def _compute(runs: Sequence[Run]) -> list[Compute]:
-    by_source: dict[tuple[str, bool], list[str]] = {}
-    for run in runs:
-        for key, each in weights_of(run.config).items():
-            source = re.sub(r" data\.(split_seed|folds\.\w+)=\S+", "", each)  # of all folds
-            variants = by_source.setdefault((source, "teacher" in key.split(".")), [])
-            variants += [run.variant] if run.variant not in variants else []
-    compute = []
-    for (source, taught), variants in by_source.items():
-        if Source.parse(source):
-            compute.append(Compute(source, variants, taught, in_each_run=True))
-            continue
-        path = Path(source)
-        directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
-        source_run = RunDirectory(directory)
-        summary = source_run.summary if source_run.is_finished else {}
-        compute.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
-    return compute
 
 
 def _test_split(runs: Iterable[Path]) -> Any:
@@ -206,3 +207,88 @@ def measure_baselines(images: Any) -> Baselines:
         test_images=len(truth),
         subsampled=examples < len(train),
     )
+
+
+# ---- test images that are also training or validation images, or look like them
+#
+# A model may have memorized them, which inflates its accuracy. Exact copies are found by the hash of their file or of
+# their pixels. Photographs are also compared by 128 signs, whether each of 9 × 9 fields is brighter than its neighbors
+# (the difference hash): other encodings, sizes and brightness change few of them, another crop most.
+
+EXAMPLES = 3
+NEAR = 10  # of 128 signs that differ; unrelated photographs of one kind differ in 15 or more
+LEAST_SIDE = 32  # px in evaluation; smaller pictures have too little in them to differ
+MOST_IMAGES = 20_000  # to be decoded
+Signs = dict[str, np.ndarray]
+"""By the name of an image, (128,) of −1, 0 and 1."""
+
+
+def duplicates(images: Images, data: Config, cache: Path) -> str:
+    """State which test images are in other splits too, in one to three sentences; empty if none.
+
+    The sentences come from the cache if that has these images, and `data`, what chooses them.
+    """
+    key = {"data": data, "splits": images.facts()["splits"]}
+    known = [record for record in read_cache(cache, []) if isinstance(record, dict)]
+    for record in known:
+        if "found" in record and {name: record.get(name) for name in key} == key:
+            return str(record["found"])
+    signs: Signs = {}
+    total = unknown = 0
+    counts: Counter[str] = Counter()
+    equal, near = list[str](), list[str]()
+    for part in getattr(images, "parts", [images]):  # of a `Pool`
+        test, names = part.contents("test"), part.image_names("test")
+        total, unknown = total + len(test), unknown + int((test == 0).sum())
+        # Where the test split is the validation split, the report says so.
+        splits: list[Split] = ["train"] if part.image_names("val") == names else ["train", "val"]
+        copied = np.zeros(len(test), dtype=bool)
+        for split in splits:
+            others, pairs = part.image_names(split), copies(test, part.contents(split))
+            equal += [f"{names[index]} = {others[original]}" for index, original in pairs.items()]
+            counts[split] += len(pairs)
+            copied[[*pairs]] = True
+        near += look_alikes(part, splits, copied, signs)
+    lines = []
+    if equal:
+        where = " and ".join(f"{count:,} in the {split} split" for split, count in counts.items() if count)
+        lines.append(
+            f"Of {counted(total, 'test image')}, exact copies are also {where}, which inflates accuracy: "
+            f"{', '.join(equal[:EXAMPLES])}{' and more' * (len(equal) > EXAMPLES)}."
+        )
+    if near:
+        lines.append(
+            f"{counted(len(near), 'test image')} look{'s' * (len(near) == 1)} almost like images of another split, "
+            "which inflates accuracy if they show the same: "
+            f"{', '.join(near[:EXAMPLES])}{' and more' * (len(near) > EXAMPLES)}. Move what shows one scene to one "
+            "split; with `folds`, `groups` keeps it together."
+        )
+    if unknown:
+        count = counted(unknown, "test image")
+        lines.append(f"Copies of {count} in other splits were not looked for: their source gives no hash.")
+    found = " ".join(lines)
+    write_text(cache, json.dumps([*known, key | {"found": found}], indent=2, ensure_ascii=False) + "\n")
+    return found
+
+
+def look_alikes(images: Images, splits: list[Split], copied: np.ndarray, signs: Signs) -> list[str]:
+    """Return the names of test photographs that are no copies, each with the most similar image of another split."""
+    everything: list[Split] = ["test", *splits]
+    names = {split: images.image_names(split) for split in everything}
+    (first,) = images.raw_images("test", [0])
+    if min(first.shape[:2]) < LEAST_SIDE or sum(map(len, names.values())) > MOST_IMAGES:
+        return []
+    for split in everything:
+        for index, name in enumerate(names[split]):
+            if name not in signs:
+                (image,) = images.raw_images(split, [index])
+                gray = torch.from_numpy(np.ascontiguousarray(image)).float().mean(dim=2)
+                fields = interpolate(gray[None, None], (9, 9), mode="bilinear", antialias=True)[0, 0]
+                across, down = fields[:8].diff(dim=1), fields[:, :8].diff(dim=0)  # (8, 8) each
+                signs[name] = torch.cat([across.flatten(), down.flatten()]).sign().numpy()
+    others = [name for split in splits for name in names[split]]
+    test, bank = (np.stack([signs[name] for name in part]) for part in (names["test"], others))
+    differing = (test.shape[1] - test @ bank.T) / 2
+    nearest = differing.argmin(axis=1)
+    hits = np.flatnonzero((differing.min(axis=1) <= NEAR) & ~copied)
+    return [f"{names['test'][index]} and {others[nearest[index]]}" for index in hits.tolist()]

@@ -26,8 +26,7 @@ from vitlab.studies.file.runs import Run
 from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study
 from vitlab.studies.results.context import Baselines, Context
-from vitlab.studies.results.folds import overlap_of
-from vitlab.studies.results.run import RunResult, VariantResult
+from vitlab.studies.results.run import RunResult, VariantResult, overlap_of
 
 MACHINE = ("torch", "torchvision", "timm", "device", "precision")  # entries of environment.json
 # Variants that differ in these are marked: their scores are not comparable, or come from another machine.
@@ -70,8 +69,10 @@ class StudyResults:
         ]
         nothing = np.array([math.nan])
         runs += [Row(run.variant, str(run.seed), nothing, name=str(run)) for run, _ in self.failures]
-        overlap = overlap_of(self.study.folds)
-        return Outcomes(runs, self.metric, planned=list(self.study.variants), unit="image", overlap=overlap)
+        overlap, factors = overlap_of(self.study.folds), self.study.factors or None
+        return Outcomes(
+            runs, self.metric, planned=list(self.study.variants), unit="image", overlap=overlap, factors=factors
+        )
 
     @cached_property
     def set_by_study(self) -> set[str]:

@@ -15,7 +15,7 @@ With one tuning seed the variance of an accuracy p on n validation images takes 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -28,7 +28,7 @@ from vitlab.runs.directory import METRICS, RunDirectory
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run, complete, with_seed
-from vitlab.studies.file.space import Candidate, Choice, Trial, Tuning
+from vitlab.studies.file.space import Candidate, Choice, Trial
 from vitlab.studies.file.study import Study, slug
 from vitlab.studies.training.run_all import Train, read_progress
 
@@ -131,9 +131,20 @@ def tune(
         return [], {}
     runs = plan_tuning(study, root, decided)
     train([run for cell in runs.values() for candidate in cell for run in candidate])
-    size = len(images.labels("val"))
-    seeds = study.seeds if tuning.within_seeds else [None]
-    choices = [choice for seed in seeds for choice in _choices(study, tuning, runs, seed, size)]
+    size, choices = len(images.labels("val")), list[Choice]()
+    for seed in study.seeds if tuning.within_seeds else [None]:
+        tried, candidates = [runs[variant, seed] for variant in study.variants], tuning.candidates(seed)
+        metric = tried[0][0][0].metric
+        scores = np.array([[list(map(_score, each)) for each in own] for own in tried], dtype=float)  # (K, M, T)
+        means = scores.mean(axis=2)  # nan where a run failed
+        known = np.flatnonzero(np.isfinite(means).any(axis=1)).tolist()
+        if not known:
+            continue
+        error = error_of_difference(scores[known], size if metric.is_accuracy else None)
+        for index, best in zip(known, choose(metric.sign * means[known], error), strict=True):
+            each = zip(candidates, means[index], strict=True)
+            trials = [Trial(candidate.settings, _finite(mean)) for candidate, mean in each]
+            choices.append(Choice(list(study.variants)[index], trials, metric, best, error, candidates[0].seeds, seed))
     chosen = {(choice.variant, choice.seed): nested(choice.chosen.settings) for choice in choices}
     for variant, seed in runs:
         if (variant, seed) not in chosen:
@@ -146,25 +157,6 @@ def tune(
         for (variant, seed), override in chosen.items()
         for of_study in (study.seeds if seed is None else [seed])
     }
-
-
-def _choices(
-    study: Study, tuning: Tuning, runs: Mapping[Cell, list[list[Run]]], seed: int | None, images: int
-) -> Iterable[Choice]:
-    """Choose for a seed of the study, or for all, for the variants of which a tuning run is finished."""
-    tried, candidates = [runs[variant, seed] for variant in study.variants], tuning.candidates(seed)
-    metric = tried[0][0][0].metric
-    scores = np.array([[list(map(_score, each)) for each in own] for own in tried], dtype=float)  # (K, M, T)
-    means = scores.mean(axis=2)  # nan where a run failed
-    known = np.flatnonzero(np.isfinite(means).any(axis=1)).tolist()
-    if not known:
-        return
-    error = error_of_difference(scores[known], images if metric.is_accuracy else None)
-    for index, best in zip(known, choose(metric.sign * means[known], error), strict=True):
-        trials = [
-            Trial(candidate.settings, _finite(mean)) for candidate, mean in zip(candidates, means[index], strict=True)
-        ]
-        yield Choice(list(study.variants)[index], trials, metric, best, error, candidates[0].seeds, seed)
 
 
 def _score(run: Run) -> float | None:

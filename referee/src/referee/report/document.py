@@ -156,7 +156,7 @@ def _marked(text: str) -> Markup:
 
 def _emphasized(text: str) -> Markup:
     """Return a note as HTML."""
-    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", _marked(text)))
+    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(_marked(text))))
 
 
 def _literal(text: str) -> str:

@@ -5,11 +5,13 @@ import math
 import re
 from pathlib import Path
 
+from referee.effects import beside
 from referee.formats import NONE, counted, p_value
 from referee.plan import outlooks
 from referee.report.differences import DIFFERENCES, INTERVAL, RANKING, differences_section
 from referee.report.document import Cell, Code, Document, Figure, Note, Row, Section, Table, render
 from referee.report.drawing import draw
+from referee.report.effects import CELLS, datasets_section, effects_section
 from referee.verdict import Verdict, scope
 
 MOST_ROWS = 60  # of pairs in a figure
@@ -19,7 +21,8 @@ def write_report(verdict: Verdict, path: Path) -> Path:
     """Write the page, and beside it report.md, verdict.json, pairs.csv and figures/."""
     folder = path.parent
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    parts = [counted(len(verdict.ranking), "variant"), counted(sum(len(v.runs) for v in verdict.ranking), "run")]
+    runs = sum(len(variant.runs) for variant in verdict.cells or verdict.ranking)
+    parts = [counted(len(verdict.ranking), "variant"), counted(runs, "run")]
     parts += [counted(verdict.items, f"test {verdict.outcomes.unit}")] if verdict.items > 1 else []
     better = "higher" if verdict.metric.mode == "max" else "lower"
     summary = f"{', '.join(parts)}. Scores are {verdict.metric.axis()}; {better} is better."
@@ -27,7 +30,7 @@ def write_report(verdict: Verdict, path: Path) -> Path:
         title=f"Verdict: {path.parent.resolve().name}",
         kicker="The verdict of referee",
         heading=verdict.sentence,
-        lead=[summary, scope(verdict), *outlooks(verdict)],
+        lead=[*beside(verdict), summary, scope(verdict), *outlooks(verdict)],
         remarks=[str(check) for check in verdict.checks],
         sections=_sections(verdict, folder / "figures"),
     )
@@ -42,12 +45,22 @@ def write_report(verdict: Verdict, path: Path) -> Path:
 def _sections(verdict: Verdict, folder: Path) -> list[Section]:
     if not verdict.ranking:
         return []
-    sections = [Section("Ranking", [Figure(draw(RANKING, verdict, folder), RANKING.description), _ranking(verdict)])]
+    if verdict.datasets:
+        drawing = draw(CELLS, verdict, folder) if verdict.pairs else None
+        return [Section("Data sets", datasets_section(verdict, drawing)), *_last(verdict)]
+    sections = []
+    if verdict.effects is not None:
+        sections.append(Section("Factors", effects_section(verdict, draw(CELLS, verdict, folder))))
+    sections += [Section("Ranking", [Figure(draw(RANKING, verdict, folder), RANKING.description), _ranking(verdict)])]
     if verdict.pairs:
         few = len(verdict.pairs) <= MOST_ROWS
         drawing = draw(DIFFERENCES, verdict, folder) if few else None
         sections.append(Section("Differences", differences_section(verdict, drawing, not verdict.of_models)))
-    sections.append(Section("For a paper", [Code(verdict.latex())]))
+    return [*sections, *_last(verdict)]
+
+
+def _last(verdict: Verdict) -> list[Section]:
+    sections = [Section("For a paper", [Code(verdict.latex())])]
     if verdict.outcomes.notes:
         sections.append(Section("How the files were read", [Note(note) for note in verdict.outcomes.notes]))
     return sections
@@ -71,7 +84,7 @@ def as_latex(verdict: Verdict) -> str:
     for variant in verdict.ranking:
         pair = of_best.get(variant.name)
         _, low, high = variant.score  # of which a fraction's lies within 0 and 1
-        half = metric.scale * max(high - variant.score.mean, variant.score.mean - low)
+        half = math.nan if verdict.datasets else metric.scale * max(high - variant.score.mean, variant.score.mean - low)
         shown = f"{metric.scale * variant.score.mean:.{digits}f}"
         shown += "" if math.isnan(half) else rf" \pm {half:.{digits}f}"
         bold = pair is None or (pair.difference is not None and pair.verdict != "better")
@@ -84,7 +97,8 @@ def as_latex(verdict: Verdict) -> str:
             lead = f"${gap}$" if math.isnan(pair.interval.low) else f"${gap}$ ${begin}{ends}]$"
         p = "--" if pair is None or math.isnan(pair.p) else p_value(pair.p).replace("< 0.001", "$<$0.001")
         rows.append(f"{escaped(variant.name)} & {len(variant.runs)} & {score} & {lead} & {p} \\\\")
-    header = rf"Variant & Seeds & {escaped(metric.axis())} & Lead of the best & $p$ \\"
+    of = "Data sets" if verdict.datasets else "Seeds"
+    header = rf"Variant & {of} & {escaped(metric.axis())} & Lead of the best & $p$ \\"
     return "\n".join(
         [r"\begin{tabular}{lrrrr}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
     )

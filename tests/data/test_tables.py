@@ -1,0 +1,174 @@
+"""Tables of photographs: every layout gives the data set of the same folder, and what is wrong is named."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from vitlab.data import ImageFolder, LabelTable, PhotoAugment
+from vitlab.data.tables import matched
+from vitlab.deployment.pictures import Pictures
+
+PhotoFolder = Callable[[dict[str, int]], Path]
+
+
+def _data(**settings: object) -> ImageFolder:
+    shared: dict = {"image_size": 16, "batch_size": 6, "num_workers": 0}
+    return ImageFolder(augment=PhotoAugment(rand_augment=None), **(shared | settings))
+
+
+@pytest.fixture
+def folder(photo_folder: PhotoFolder) -> Path:
+    return photo_folder({f"{split}/{name}": 8 for split in ("train", "val", "test") for name in ("bee", "ant")})
+
+
+def _rows(folder: Path) -> pd.DataFrame:
+    files = sorted(path.relative_to(folder) for path in folder.glob("*/*/*.jpg"))
+    parts = [file.parts for file in files]
+    return pd.DataFrame({"split": [p[0] for p in parts], "file": list(map(str, files)), "label": [p[1] for p in parts]})
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("commas.csv", lambda rows, path: rows.to_csv(path, index=False)),
+        ("semicolons_and_bom.csv", lambda rows, path: rows.to_csv(path, sep=";", encoding="utf-8-sig")),
+        ("tabs.tsv", lambda rows, path: rows.rename(columns=str.upper).to_csv(path, sep="\t", index=False)),
+        (
+            "a.parquet",
+            lambda rows, path: rows.rename(columns={"file": "Image Path", "label": "species"}).to_parquet(path),
+        ),
+        ("no_suffix.csv", lambda rows, path: rows.assign(file=rows.file.str[:-4]).to_csv(path, index=False)),
+        ("own.csv", lambda rows, path: rows.rename(columns={"file": "who", "label": "what"}).to_csv(path, index=False)),
+    ],
+)
+def test_a_table_gives_the_batches_of_the_same_folder(folder: Path, name: str, write: Callable) -> None:
+    table = folder.parent / name
+    write(_rows(folder), table)
+    columns = {"file": "who", "label": "what"} if name == "own.csv" else None
+    of_files, of_table = _data(root=str(folder)), _data(table=str(table), root=str(folder), columns=columns)
+    assert of_table.class_names == ["ant", "bee"]
+    assert of_table.facts() == of_files.facts()
+    (expected, classes), names = of_files.training_batch(1, 1, torch.device("cpu"))
+    (images, labels), own = of_table.training_batch(1, 1, torch.device("cpu"))
+    assert (torch.equal(images[0], expected[0]), torch.equal(labels, classes), own) == (True, True, names)
+    (folder.parent / "elsewhere").mkdir()  # the root that an experiment happens to name
+    beside = LabelTable(str(table), str(folder.parent / "elsewhere"), columns)
+    assert {f"{folder.name}/{file}" for file in of_table.image_names("val")} == set(beside.splits["val"][0])
+    if columns is None:
+        assert sorted(map(str, Pictures([table]).files)) == sorted(map(str, folder.glob("*/*/*.jpg")))
+
+
+def _table(place: Path, text: str, files: str = "x.png y.png") -> str:
+    for file in files.split():
+        (place / file).parent.mkdir(exist_ok=True)
+        (place / file).touch()
+    (place / "labels.csv").write_text(text, encoding="utf-8", newline="")
+    return str(place / "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "labels"),
+    [
+        ("file,label\nx.png,10\ny.png,9\n", ["9", "10"], [1, 0]),
+        ("file,label\nx.png,True\ny.png,False\n", ["False", "True"], [1, 0]),
+        ("file,label\nx.png,cat|dog\ny.png,dog\n", ["cat", "dog"], [[1, 1], [0, 1]]),
+        ("file,label\nx.png,0.5\ny.png,2\n", ["label"], [[0.5], [2]]),
+        ("file,001,NA\nx.png,1,1e1\ny.png,0,TRUE\n", ["001", "NA"], [[1, 10], [0, 1]]),
+        ("File\ta \tSplit\r\nx.png\t 2 \t Training \r\n", ["a"], [[2]]),
+        (",file,a\n0,x.png,1\n1,y.png,2\n", ["a"], [[1], [2]]),
+        (",file,a\n4,x.png,1\n9,y.png,2\n", ["a"], [[1], [2]]),  # what a choice of rows leaves of the index
+        ("file,weight,Unnamed: 0\nx.png,1,7\n", ["weight"], [[1]]),
+        ("ID,file,a\n2,x.png,1\n1,y.png,2\n", ["a"], [[1], [2]]),
+        ("index,file,a\n0,x.png,1\n7,y.png,2\n", ["index", "a"], [[0, 1], [7, 2]]),
+    ],
+)
+def test_labels_are_classes_several_labels_or_quantities(
+    tmp_path: Path, text: str, names: list[str], labels: list
+) -> None:
+    source = LabelTable(_table(tmp_path, text))
+    assert source.class_names == names
+    assert source.splits["train"][1].tolist() == labels
+    assert source.splits["train"][1].dtype == (np.int64 if isinstance(labels[0], int) else np.float32)
+
+
+def test_columns_with_other_roles_are_no_labels(tmp_path: Path) -> None:
+    text = "filename,age,Patient ID,species,weight\nx.png,3,7,cat,2\ny.png,4,8,dog,0.5\n"
+    source = LabelTable(_table(tmp_path, text))
+    assert (source.class_names, source.grouping) == (["cat", "dog"], f"{tmp_path}/labels.csv:Patient ID")
+    assert source.weights == {"x.png": 2, "y.png": 0.5}
+    assert source.notes[0].endswith(
+        "filename (file), Patient ID (group), weight (weight), species (label); not used: age."
+    )
+    both = LabelTable(source.location, columns={"label": ["age", "weight"]})
+    assert both.splits["train"][1].tolist() == [[3, 2], [4, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,a\nx.png,many", "line 2: a is many; give a number"),
+        ("file,a\nx.png,", "line 2: a is empty"),
+        ("file,a\n\nx.png,1\n,\ny.png,NA\n", "line 5: a is NA; give a number"),
+        ("file,a\nx.png,1_000", "line 2: a is 1_000"),
+        ("file,class,weight\nx.png,cat,0", "line 2: weight is 0; give a number above 0"),
+        ("file,a\nx.png,1,2", r"labels.csv: .*Expected 2 fields in line 2, saw 3. Its first line is: file,a"),
+        ("file,a,a\nx.png,1,2", "labels.csv has the column a twice"),
+        ("index,file\n0,x.png", "no column of labels; it has index, file"),
+        ("", "labels.csv: No columns"),
+        ("file,a\nx.png,1\n,1", "line 3: file is empty; give a picture"),
+        ("file,a\nx.png,1\ny.png,1\nx.png,1", "line 4: file x.png is there twice"),
+        ("who,a\nx.png,1", "no column file; it has who, a. Call it so, or name it by data.columns.file"),
+        ("file,class\nx.png,", "line 2: class is empty; give a class"),
+        ("file,class,split\nx.png,cat,train\ny.png,cow,val", "val split has classes without a training image: cow"),
+        ("file,a\nz.png,1\n", r"labels.csv: there is no z.png in .*, nor another of its files. Give data.root"),
+        ("file,a,split\nx.png,1,foo", "split is foo; give train, val or test"),
+        ("file,a,split\nx.png,1,test", "split is never train"),
+    ],
+)
+def test_a_table_that_cannot_be_one_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LabelTable(_table(tmp_path, text))
+
+
+def test_a_file_that_is_no_table_of_the_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"There is no table {tmp_path}/none.csv"):
+        LabelTable(f"{tmp_path}/none.csv")
+    with pytest.raises(
+        ValueError, match=r"no column kind; it has file, a. Call it so, or name it by data.columns.label"
+    ):
+        LabelTable(_table(tmp_path, "file,a\nx.png,1"), columns={"label": "kind"})
+    (tmp_path / "labels.csv").write_text("file,h\u00fcndin\nx.png,1\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"labels.csv is not in UTF-8: file,h\\xfcndin\n"):
+        LabelTable(f"{tmp_path}/labels.csv")
+    with pytest.raises(ValueError, match="of these one"):
+        _data(table="photos.csv", source=LabelTable(_table(tmp_path, "file,a\nx.png,1")))
+
+
+def test_a_photograph_that_is_missing_or_broken_is_named_where_it_lies(tmp_path: Path) -> None:
+    table = _table(tmp_path, "file,a\nx.png,1\nlost.png,0\n")
+    with pytest.raises(ValueError, match="2 of 2 images cannot be decoded") as raised:
+        _data(table=table).prepare_data()
+    assert f"  {tmp_path}/x.png: empty file" in str(raised.value)
+    assert f"  {tmp_path}/lost.png: [Errno 2] No such file" in str(raised.value)
+
+
+def test_files_are_matched_by_as_much_of_their_end_as_tells_them_apart() -> None:
+    there = ["a/1.jpg", "b/1.jpg", "b/2.png", "b/2x.png", "caf\u00e9/3.png"]
+    wanted = ["a\\1.jpg", "./a/1", "1.jpg", "2", "2x.png", "cafe\u0301/3", "c/2.png"]
+    assert matched(wanted, there) == ["a/1.jpg", "a/1.jpg", None, "b/2.png", "b/2x.png", "caf\u00e9/3.png", None]
+
+
+def test_a_table_names_columns_and_files_in_either_unicode_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    _table(tmp_path, f"file,{apart}\n{composed}/{composed}.png,1\n{composed}/lost.png,0\n", f"{apart}/{composed}.png")
+    monkeypatch.setenv("PHOTOS", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = LabelTable("~/labels.csv", root="$PHOTOS", columns={"label": [composed]})
+    assert source.splits["train"][0] == [f"{apart}/{composed}.png", f"{composed}/lost.png"]
+    assert source.splits["train"][1].tolist() == [[1], [0]]
