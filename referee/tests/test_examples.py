@@ -27,7 +27,7 @@ def test_an_example_gives_the_sentence_that_is_shown(
 ) -> None:
     monkeypatch.chdir(EXAMPLES)
     main(shlex.split(command))
-    sentence = capsys.readouterr().out.splitlines()[0].replace("\u00a0", " ")
+    sentence = capsys.readouterr().out.splitlines()[1].replace("\u00a0", " ")
     assert sentence == text or (text.endswith("…") and sentence.startswith(text[:-1]))
 
 

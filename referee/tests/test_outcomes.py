@@ -93,7 +93,7 @@ def test_a_run_without_a_score_is_there_and_has_no_result() -> None:
         ({"score": [1], "x": ["a"]}, {"columns": {"group": "x"}}, "--group x: its only value is a. Give a column of"),
         ({"variant": ["A"], "score": ["high"]}, {}, "Row 0, column score: 'high' is not a number"),
         ({"variant": ["A", "A"], "correct": [1, 0]}, {}, "Row 1 is a second one of A, seed 1"),
-        ({"model": ["A", "A"], "epoch": [1, 2], "accuracy": [0.6, 0.7]}, {}, "Row 1 is a second one of A, seed 1"),
+        ({"model": ["A", "A"], "epoch": [1, 1], "accuracy": [0.6, 0.7]}, {}, "Row 1 is a second one of A, seed 1"),
         ({"variant": ["A"], "score": [1]}, {"columns": {"item": "image"}}, "--item image: there is no such column"),
     ],
 )
@@ -258,20 +258,29 @@ def test_rows_without_a_seed_are_runs_where_nothing_else_tells_them_apart() -> N
     table = runs("accuracy").drop(columns="Seed")
     assert [run.seed for run in from_frame(table).of("B")] == [*"12345"]
     assert "No column names seeds: each row is taken to be a run." in from_frame(table).notes
-    for name in ("split", "fold"):
+    for name in ("split",):
         with pytest.raises(ValueError, match=r"Row 1 is a second one of A, seed 1, .*\n.*--seed row; else remove one"):
-            from_frame(table.assign(**{name: [1, 2, 3, 4, 5] * 2}))
+            from_frame(table.assign(**{name: [*"abcde"] * 2}))
 
 
 @pytest.mark.parametrize("name", ["step", "Epoch", "Wall time", "global_step"])
 def test_steps_of_a_training_are_no_items(name: str) -> None:
     table = runs("accuracy").rename(columns={"Seed": name})
     remedy = "Give --last to take the last row of each run, or --seed row if each row is a run"
+    twice = table.assign(**{name: 1})
     for columns in ({}, {"item": name}, {"item": "row"}):
         with pytest.raises(ValueError, match=rf"{name} counts steps of a training.*{remedy}".replace("remedy", remedy)):
-            from_frame(table, columns=columns)
-    assert [len(from_frame(table, last=True).of(each)) for each in "AB"] == [1, 1]
-    assert from_frame(table, last=True).runs[0].outcomes[0] == pytest.approx(float(table["accuracy"][4]))
+            from_frame(table if columns else twice, columns=columns)
+    outcomes = from_frame(table)
+    assert [len(outcomes.of(each)) for each in "AB"] == [1, 1]
+    assert outcomes.runs[0].outcomes[0] == pytest.approx(float(table["accuracy"][4]))
+    assert f"{name}: along a training, of which the last value is taken." in outcomes.notes
+    best = from_frame(table.sample(frac=1, random_state=0), pick="best")
+    assert best.runs[0].outcomes[0] in (
+        table["accuracy"][:5].astype(float).max(),
+        table["accuracy"][5:].astype(float).max(),
+    )
+    assert any("it flatters" in note for note in best.notes)
     assert len(from_frame(table, columns={"seed": "row"}).of("A")) == 5
 
 

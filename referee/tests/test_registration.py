@@ -45,14 +45,14 @@ def test_looks_of_the_readme_are_registered_and_decide(capsys: Output) -> None:
     write(table[table["seed"] == 4])
     assert status(LATER) == 0
     first = capsys.readouterr().out
-    assert first.startswith("A is better than B by")
+    assert first.splitlines()[1].startswith("A is better than B by")
     assert first.endswith("Look 1 of at most 12, the last: decided.\n")
     assert status(f"{LATER} --better B") == 5
     capsys.readouterr()
     write(table)
     assert status(LATER) == 0
     assert "R009 seeds were added beyond look 1, the last: 5." in (told := capsys.readouterr().out)
-    assert told.splitlines()[0] == first.splitlines()[0]
+    assert told.splitlines()[1] == first.splitlines()[1]
 
 
 def test_an_open_study_goes_on_to_its_last_look(capsys: Output) -> None:
@@ -98,7 +98,7 @@ def test_another_plan_is_refused(capsys: Output, option: str, words: str) -> Non
     "plan",
     [
         *("--looks 5 3", "--seeds 4..1000000", "--seeds 4..201", "--seeds 1..6"),
-        *(f"--seeds 4..6 {each}" for each in ("--margin -1", "--test t", "--read (", "--best")),
+        *(f"--seeds 4..6 {each}" for each in ("--margin -1", "--test t", "--read (")),
     ],
 )
 def test_a_plan_that_could_never_be_judged_is_not_registered(capsys: Output, plan: str) -> None:
@@ -170,7 +170,7 @@ def test_the_direction_may_be_told_when_the_first_results_ask_for_it(capsys: Out
     assert status("watch study") == 2
     assert "Give --higher or --lower" in capsys.readouterr().err
     assert status("watch study --lower") == 0
-    assert capsys.readouterr().out.startswith("A is better")
+    assert capsys.readouterr().out.splitlines()[1].startswith("A is better")
     assert status("watch study --higher") == 2
 
 

@@ -406,12 +406,11 @@ def test_the_direction_of_a_log_is_that_of_its_expression(tmp_path: Path) -> Non
         read(place, pattern=r"x:(\S+)")
 
 
-def test_steps_of_tensorboard_are_refused_or_end_in_the_last(tmp_path: Path) -> None:
+def test_steps_of_tensorboard_end_in_the_last(tmp_path: Path) -> None:
     for name, last in (("vit", 0.8), ("swin", 0.9)):
         write(tmp_path / name / "1.csv", f"Wall time,Step,Value\n1,1,0.99\n2,2,{last}\n")
-    with pytest.raises(ValueError, match=r"counts steps of a training\. Give --last to take the last row of each run"):
-        read([tmp_path], lower=False)
-    assert [float(run.outcomes[0]) for run in read([tmp_path], lower=False, pick="last").runs] == [0.9, 0.8]
+    for pick in (None, "last"):
+        assert [float(run.outcomes[0]) for run in read([tmp_path], lower=False, pick=pick).runs] == [0.9, 0.8]
 
 
 def test_timm_numbers_classes_in_its_natural_order(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ KINDS = (
     "probabilities",
     "group",
     "block",
+    "fold",
     "dataset",
 )
 
@@ -104,6 +105,9 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
 
     record, asked = verdict.record(), (options.better, options.than)
     (headline, *answers), status = answered(record, *asked, in_general=options.in_general)
+    shape, *notes = verdict.outcomes.notes
+    print(f"Read: {shape}")
+    print(*(f"  {line}" for line in verdict.outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
     print(headline)
     if verdict.pairs:
         print(*filter(None, [*beside(verdict), scope(verdict), repetition(verdict)]), sep="\n")
@@ -112,7 +116,7 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
         for pair in pairs:
             lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {pair.bracket(verdict.digits)}".rstrip()
             print(f"{where}{pair.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
-    for line in (*verdict.checks, *(f"Read: {note}" for note in verdict.outcomes.notes)):
+    for line in (*verdict.checks, *(f"Read: {note}" for note in notes)):
         print(line)
     if options.latex:
         print(verdict.latex())
@@ -161,7 +165,11 @@ def _parser(program: str, description: str) -> Parser:
     picks = parser.add_mutually_exclusive_group()
     pick: dict[str, Any] = {"dest": "pick", "action": "store_const"}
     picks.add_argument("--last", const="last", help="take the last match of --read [default], or row of a run", **pick)
-    picks.add_argument("--best", const="best", help="take the best match of --read", **pick)
+    picks.add_argument("--best", const="best", help="take the best, which flatters", **pick)
+    add("--folds", type=int, metavar="K", help="parts that the images are split into, where scores are of folds")
+    add("--runs", type=int, metavar="N", help="runs behind each published mean")
+    add("--spread", choices=("sd", "se"), help="what stands beside a published mean: standard deviation or error")
+    add("--explain", action="store_true", help="print how each column was read, with its first three values")
     add("--scale", choices=["log"], help="log: a lead is a factor, as of losses and ratios")
     add("--test", default="pooled", help="pooled, exact or paired [pooled]")
     looks = "numbers of seeds after which results are looked at"
@@ -174,17 +182,15 @@ def _parser(program: str, description: str) -> Parser:
 
 
 def _parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    options = parser.parse_args(arguments)
-    if options.pick == "best" and options.read is None:
-        raise ValueError("--best chooses among the matches of --read. Give --read REGEX, or leave out --best.")
-    return options
+    return parser.parse_args(arguments)
 
 
 def _outcomes_of(options: argparse.Namespace) -> "Outcomes":
     from referee.sources import read
 
     columns = {kind: name for kind in KINDS if (name := getattr(options, kind)) is not None}
-    return read(options.files, options.metric, options.lower, columns, options.read, options.pick)
+    of_runs = (options.folds, options.runs, options.spread)
+    return read(options.files, options.metric, options.lower, columns, options.read, options.pick, *of_runs)
 
 
 def _verdict_of(options: argparse.Namespace) -> "Verdict":

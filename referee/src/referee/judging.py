@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from referee.checks import Check, checks
 from referee.claim import Race
 from referee.effects import effects_of, over_datasets, ranked
 from referee.formats import counted, joined, listed, p_value
 from referee.outcomes import NAMES, Outcomes, from_frame
+from referee.shapes import in_rows, table_of
 from referee.sources import read
 from referee.statistics.blocks import estimated, interaction, not_compared
 from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, enough
@@ -29,13 +29,18 @@ MOST_LOOKS = 200  # whose levels are simulated in seconds
 
 
 def judge(
-    table: Outcomes | pd.DataFrame | Mapping[str, Any] | str | Path,
+    table: Any,
     margin: float | None = None,
     looks: Sequence[int] = (),
     test: str = "pooled",
     metric: str | None = None,
     lower: bool | None = None,
     items: int | None = None,
+    what: str | None = None,
+    pick: str | None = None,
+    folds: int | None = None,
+    runs: int | None = None,
+    spread: str | None = None,
     scale: str | None = None,
     **columns: str,
 ) -> Verdict:
@@ -60,13 +65,18 @@ def judge(
         raise ValueError("metric and lower: outcomes have theirs already. Give them to `read`, or leave them out.")
     try:
         if isinstance(table, str | Path):
-            table = read([table], metric, lower, columns)
-        outcomes = table if isinstance(table, Outcomes) else from_frame(pd.DataFrame(table), metric, lower, columns)
+            table = read([table], metric, lower, columns, None, pick, folds, runs, spread)
+        if not isinstance(table, Outcomes):
+            rows = in_rows(table_of(table, what), metric, columns, runs, spread)
+            table = from_frame(rows, metric, lower, columns, pick, folds)
+        outcomes = table
     except ValueError as error:  # which names options of the command
         text = re.sub(rf"--({'|'.join(['metric', *NAMES])}) (\S*\w)", r'\1="\2"', str(error))
         text = text.replace("--lower", "lower=True").replace("--higher", "lower=False")
         raise ValueError(text) from error
     refuse_settings(margin, looks, test, items, scale)
+    if outcomes.of_means and (test != "pooled" or looks):
+        raise ValueError("published means: looks, and the tests exact and paired, need the score of each run.")
     outcomes = outcomes if scale is None else outcomes.logarithms()
     if outcomes.datasets or outcomes.factors:
         kind = "several data sets" if outcomes.datasets else "factors"

@@ -28,8 +28,11 @@ from referee.metric import Metric, mode_of, names_fraction, words_of
 from referee.statistics.contrast import Dependence
 
 NAMES = {
-    "variant": ("variant", "model", "model name", "model id", "method", "setup", "flow", "architecture", "algorithm"),
-    "seed": ("seed", "random seed", "run", "repeat", "trial"),
+    "variant": ("variant", "model", "model name", "model id", "method", "setup", "flow", "architecture", "algorithm",
+                "model backbone", "backbone", "arch", "network", "classifier", "estimator", "approach"),
+    "seed": ("seed", "random seed", "run", "repeat", "trial", "random state", "seed everything", "replicate",
+             "repetition"),
+    "fold": ("fold", "split", "cv", "cv fold", "fold id", "kfold", "outer fold"),
     "item": ("item", "image", "filename", "file", "sample id", "instance id", "example id", "doc id", "row id", "id",
              "index"),
     "correct": ("correct", "is correct", "outcome", "acc", "exact match"),
@@ -42,20 +45,16 @@ NAMES = {
     "block": ("block",),
     "dataset": ("dataset", "data set", "task", "benchmark", "env", "environment"),
 }  # fmt: skip
-TEXTS = (
-    "variant",
-    "seed",
-    "item",
-    "label",
-    "prediction",
-    "group",
-    "block",
-    "dataset",
-)  # kinds of columns that hold names
+# Kinds of columns that hold names.
+TEXTS = ("variant", "seed", "fold", "item", "label", "prediction", "group", "block", "dataset")
 STEPS = {"step", "steps", "epoch", "iteration", "iter", "time", "timestamp"}  # last words of columns along a training
+SETTINGS = ("config", "params", "hparams", "args", "cfg", "hyperparameters", "metrics", "summary")  # above a name
+RUNS = ("name", "run name", "run", "tags mlflow runname", "run id", "experiment", "experiment name")  # hold both
+MOST_FOLDS = 10  # of one cross-validation; more may be repeated
 NO_SEEDS = {"fold", "split", "dataset", "task", "benchmark"}  # columns whose rows are no repetitions
 RIGHT = {"true": 1.0, "false": 0.0, "correct": 1.0, "incorrect": 0.0, "c": 1.0, "i": 0.0, "p": 0.5, "n": 0.0}
 NOTHING = ("", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-")  # where a number is asked for
+FOLDS = {"fold", "split", "cv", "kfold"}
 OF_STEPS = "Give --last to take the last row of each run, or --seed row if each row is a run."
 MOST_LEFT_OUT = 0.05  # of the items, since a run has no score there
 
@@ -91,6 +90,8 @@ class Outcomes:
     runs: list[Run]
     metric: Metric
     notes: list[str] = field(default_factory=list)  # what was taken without being told
+    columns: list[str] = field(default_factory=list)  # how each was read, with its first values
+    of_means: bool = False  # whether runs stand for published means
     planned: list[str] = field(default_factory=list)  # variants that come first, with or without runs
     unit: str = "item"  # what the runs are tested on, in sentences
     overlap: float = 1.0  # see `Dependence`
@@ -164,7 +165,8 @@ def from_frame(
     metric: str | None = None,
     lower: bool | None = None,
     columns: Mapping[str, str] | None = None,
-    last: bool = False,
+    pick: str | None = None,
+    folds: int | None = None,
 ) -> Outcomes:
     """Read a table of items or of scores.
 
@@ -173,7 +175,8 @@ def from_frame(
         metric: The column of the score, or the name of the metric.
         lower: Whether a lower score is better; None: as the name of the metric says.
         columns: by what they hold (`NAMES`), where a name is not a usual one; items or seeds may be `row`, its number.
-        last: Whether the last row of each run is taken, where rows are no items.
+        pick: last or best: which row of each run is taken, where rows are no items; None: the last of a log.
+        folds: the parts into which the images are split, of which one tests; None: as many as the table has.
 
     Raises:
         ValueError: a column is missing, or a row cannot be read; the message names it and the remedy.
@@ -181,11 +184,14 @@ def from_frame(
     if frame.columns.has_duplicates:
         raise ValueError(f"Two columns have the name {frame.columns[frame.columns.duplicated()][0]}. Rename one.")
     frame = frame if frame.index.nlevels > 1 else frame.reset_index(drop=True)
-    columns = dict(columns or {})
+    columns, told = dict(columns or {}), frame.attrs
+    if FOLDS & {*words_of(columns.get("seed", ""))[-1:]}:
+        columns["fold"] = columns.pop("seed")
     if metric is not None and (column := _column(frame, metric)) is not None:
         columns.setdefault("score", column)
     frame, factors = _cells(frame, columns.get("variant", ""))
     known, notes = _known_columns(frame, columns)
+    notes[:0] = told.get("notes", [])
     table = pd.DataFrame({kind: frame[name] for kind, name in known.items()}, index=frame.index)
     for kind in (kind for kind in TEXTS if kind in table):
         table[kind] = _as_names(table[kind])
@@ -199,8 +205,12 @@ def from_frame(
         table["variant"] += " on " + table["dataset"]
     table["outcome"], name = _outcomes(table, known, "score" in columns, _listed(frame))
     _told_apart(table, frame, known, columns, notes)
-    if last and "item" not in table:
-        table = table.groupby(["variant", "seed"], sort=False, as_index=False).last()
+    if pick == "best" and ("item" in table or not table.duplicated(["variant", "seed"]).any()):
+        raise ValueError("--best chooses among the rows of a log, or the matches of --read. Leave it out.")
+    if "item" not in table:
+        lower = mode_of(metric, name) == "min" if lower is None and pick == "best" else lower
+        table = _of_logs(table, frame, known, pick, bool(lower), notes)
+    table, overlap, unit = _of_folds(table, folds, notes)
     _refuse_second_rows(table, frame)
     own = name in ("score", "value") if name == known.get("score") else names_fraction(metric or "")
     if metric not in (None, name) and "score" not in columns and not own:
@@ -220,8 +230,13 @@ def from_frame(
         only = f"--group {known['group']}: its only value is {table['group'].iloc[0]}"
         raise ValueError(f"{only}. Give a column of several groups, or leave it out.")
     table = _with_scores(table, notes)
-    runs = [_run(rows, key, _right_or_wrong(table)) for key, rows in table.groupby(["variant", "seed"], sort=False)]
-    return Outcomes(runs, scored, notes, factors=factors)
+    right = unit == "item" and _right_or_wrong(table)
+    runs = [_run(rows, key, right) for key, rows in table.groupby(["variant", "seed"], sort=False)]
+    means = told.get("where", {}).get("seed") == "published means"
+    notes.insert(0, _summary(table, known, told.get("where", {}), unit, scored))
+    return Outcomes(
+        runs, scored, notes, _explained(frame, known, told), of_means=means, unit=unit, overlap=overlap, factors=factors
+    )
 
 
 def _cells(frame: pd.DataFrame, variant: str) -> tuple[pd.DataFrame, dict[str, dict[str, str]] | None]:
@@ -249,7 +264,10 @@ def _column(frame: pd.DataFrame, name: str) -> Any:
 
 def recognized(frame: pd.DataFrame, kind: str) -> list[str]:
     """Return the columns that have a usual name of a kind, the most usual first; of scores, those of tests first."""
-    by_words = {" ".join(words_of(name)): name for name in reversed(frame.columns)}
+    by_words = {}
+    for name in reversed(frame.columns):
+        words = words_of(name)
+        by_words[" ".join(words[1:] if len(words) > 1 and words[0] in SETTINGS else words)] = name
     splits = ("test ", "", "eval ", "val ", "validation ") if kind == "score" else ("",)
     return [by_words[split + name] for name in NAMES[kind] for split in splits if split + name in by_words]
 
@@ -257,6 +275,8 @@ def recognized(frame: pd.DataFrame, kind: str) -> list[str]:
 def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the column of each kind, and a note on those that were recognized by a name of many."""
     known: dict[str, Any] = {}
+    words = {" ".join(words_of(name)): name for name in frame}
+    of_training = [words[name.removeprefix("val ")] for name in words if name.removeprefix("val ") in {*words} - {name}]
     notes = [f"{name}: numbers of rows, left out." for name in frame if str(name).startswith("Unnamed: ")]
     for kind, name in columns.items():
         if kind not in NAMES:
@@ -268,10 +288,14 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
     for kind in NAMES:
         if kind in columns or (kind == "correct" and {"score", "prediction"} & known.keys()):
             continue
-        present: list[Any] = [name for name in recognized(frame, kind) if name not in known.values()]
-        if kind == "score" and not present and not {"correct", "prediction", "probabilities"} & known.keys():
-            present = [name for name in frame if mode_of(str(name)) and "train" not in words_of(name)]
-            present = present if len(present) == 1 else []
+        present: list[Any] = [name for name in recognized(frame, kind) if name not in {*known.values(), *of_training}]
+        if kind == "fold":  # and not the names of splits, like test
+            present = [name for name in present if frame[name].astype(str).str.fullmatch(r"\D*\d+(\.0)?").all()]
+        if kind == "score" and not {"correct", "prediction", "probabilities"} & known.keys():
+            scores = _scores(frame.drop(columns=of_training))
+            present = [name for name in present if name in scores or not mode_of(str(name))] or scores
+            if len(scores) > 1 and not recognized(frame[scores], kind):
+                raise ValueError(f"Which column is the score? Give one of {', '.join(map(str, scores))} as --metric.")
         if present and kind == "group":  # a group of each item, and more than one
             group = _as_names(frame[present[0]])
             several = "item" in known and group.nunique() > 1 and (group != "").all()
@@ -288,6 +312,24 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
         if present:
             known[kind] = present[0]
     return known, notes
+
+
+def _scores(frame: pd.DataFrame) -> list[Any]:
+    """Return the columns that may be the score, of all runs: of accuracy, else of a score, else of a loss.
+
+    Of these, the ones on test images, else of no split, else on validation images.
+    """
+    runs = [names[0] for kind in ("variant", "seed") if (names := recognized(frame, kind))]
+    found: dict[tuple[bool, int, int], list[Any]] = {}
+    for name in frame:
+        words = {*words_of(name)}
+        if (mode := mode_of(str(name))) and not words & {"train", "stderr", "std", "rank", "time", "top5"}:
+            filled = frame[name].notna() & (frame[name].astype(str) != "")
+            of_all = bool(filled.groupby([frame[run] for run in runs]).any().all()) if runs else True
+            kind = 0 if words & {"accuracy", "acc", "top1"} else 1 if mode == "max" else 2
+            split = next((place for place, word in ((0, "test"), (2, "eval"), (2, "val")) if word in words), 1)
+            found.setdefault((not of_all, kind, split), []).append(name)
+    return found[min(found)] if found else []
 
 
 def _told_apart(
@@ -310,15 +352,105 @@ def _told_apart(
             del table["item"]
     if "seed" not in table:
         by_row = columns.get("seed") == "row"
-        items = "item" in columns or "item" in table or steps or _right_or_wrong(table)
+        items = "item" in columns or {"item", "fold"} & {*table} or steps or _right_or_wrong(table)
         if not by_row and not items and table.duplicated("variant").any():
             others = [name for name in frame if name not in known.values()]
             texts = [n for n in others if pd.to_numeric(frame[n].astype(str), errors="coerce").isna().any()]
             by_row = not texts and not any(NO_SEEDS & {*words_of(name)} for name in others)
             notes += ["No column names seeds: each row is taken to be a run."] * by_row
         table["seed"] = (table.groupby("variant").cumcount() + 1).astype(str) if by_row else "1"
+    run = ["variant", "seed"]
+    if "prediction" in known and "label" in known and "item" not in table and table.duplicated(run).any():
+        labels = [tuple(rows) for _, rows in table.groupby(run, sort=False)["label"]]
+        if all(each == labels[0] for each in labels):
+            columns = {**columns, "item": "row"}
+            notes.append("No column names items: they are the numbers of the rows, whose labels agree in all runs.")
     if columns.get("item") == "row" and "item" not in table:
         table["item"] = table.groupby(["variant", "seed"], sort=False).cumcount().astype(str)
+
+
+def _of_logs(
+    table: pd.DataFrame, frame: pd.DataFrame, known: Mapping[str, str], pick: str | None, lower: bool, notes: list[str]
+) -> pd.DataFrame:
+    """Return one row of each run: of a log, whose steps rise, the last that has a score, or the best."""
+    run = [kind for kind in ("variant", "seed", "fold") if kind in table]
+    steps = _steps([name for name in frame if name not in known.values()], table)
+    if not table.duplicated(run).any() or not (pick or steps):
+        return table
+    filled = table["outcome"].notna() | ~frame[known["score"] if "score" in known else known["correct"]].isin(
+        ("", None)
+    )
+    rows = table[filled & (table["outcome"].notna() | frame.map(lambda cell: cell == "nan").any(axis=1))]
+    rows = pd.concat([rows, table[~table.set_index(run).index.isin(rows.set_index(run).index)].drop_duplicates(run)])
+    if steps:
+        at = pd.to_numeric(frame.loc[rows.index, steps[0]], errors="coerce")
+        order = [*map(tuple, rows[run].to_numpy())]
+        if pick is None and rows.assign(at=at).duplicated([*run, "at"]).any():
+            return table
+        rows = rows.assign(at=at, order=pd.factorize(pd.Series(order))[0]).sort_values(["order", "at"], kind="stable")
+        rows = rows.drop(columns=["at", "order"])
+    if pick == "best":
+        notes.append("The best value of each run: chosen on the images that it is of, it flatters, long logs most.")
+        rows = rows.sort_values("outcome", ascending=not lower, kind="stable", na_position="first")
+    else:
+        notes.append(f"{steps[0] if steps else 'rows'}: along a training, of which the last value is taken.")
+    return rows.groupby(run, sort=False).tail(1).sort_index()
+
+
+def _of_folds(table: pd.DataFrame, folds: int | None, notes: list[str]) -> tuple[pd.DataFrame, float, str]:
+    """Return a table of folds as one of items, by how much the variance over these grows, and what an item is.
+
+    A score of each fold is an item of one run. The variance of the mean difference over n folds of K parts is that of
+    a fold times 1/n + 1/(K − 1), test over training images, since folds share these (Nadeau and Bengio 2003, Machine
+    Learning 52, 239-281). Where each item's outcome is known, it is K/(K − 1) times that of independent items.
+
+    Raises:
+        ValueError: so many folds that they may be of several partitions.
+    """
+    if folds is not None and "fold" not in table and "item" not in table:
+        table = table.assign(fold=table["seed"], seed="1")
+    if "fold" not in table or table["fold"].nunique() < 2:
+        return table, 1.0, "item"
+    parts = folds or int(table.groupby("seed")["fold"].nunique().max())
+    if "item" in table:
+        notes.append(f"{parts} folds, which train each other's models: variance over items times {parts}/{parts - 1}.")
+        return table.drop(columns="fold"), parts / (parts - 1), "item"
+    repeats = table["seed"].nunique()
+    if folds is None and repeats == 1 and parts > MOST_FOLDS:
+        raise ValueError(f"{parts} folds: into how many parts are the images split each time? Give --folds K.")
+    name = table["fold"] if repeats == 1 else table["seed"] + "/" + table["fold"]
+    table = table.assign(item=name, seed="1").drop(columns=["fold", *({"correct"} & {*table})])
+    n = table["item"].nunique()
+    notes.append(f"{n} folds, each a test of 1/{parts} of the images: variance of a fold times 1/{n} + 1/{parts - 1}.")
+    return table, 1 + n / (parts - 1), "fold"
+
+
+def _summary(table: pd.DataFrame, known: Mapping[str, str], where: Mapping[str, str], unit: str, metric: Metric) -> str:
+    """Return what was read in one line, like 3 variants (columns) × 5 seeds (rows), val_acc, higher is better."""
+    several = {"seed": int(table.groupby("variant")["seed"].nunique().max())}
+    if "item" in table:
+        several[unit] = table["item"].nunique()
+    several = {"variant": table["of" if "of" in table else "variant"].nunique()} | {
+        k: n for k, n in several.items() if k != "seed" or n > 1 or unit == "item"
+    }
+    parts = []
+    for kind, number in several.items():
+        place = where.get(kind) or (f"column {known[kind]}" if known.get(kind, kind) != kind else "")
+        parts.append(counted(number, kind) + (f" ({place})" if place else ""))
+    way = "higher" if metric.mode == "max" else "lower"
+    return f"{' × '.join(parts)}, {metric.name}, {way} is better"
+
+
+def _explained(frame: pd.DataFrame, known: Mapping[str, str], told: Mapping[Any, Any]) -> list[str]:
+    """Return a line for each column of the table as it was: what it holds, and its first three values."""
+    kinds, lines = {name: kind for kind, name in known.items()}, []
+    head, where = told.get("head", {}), told.get("where", {})
+    wide = next((kind for kind in ("variant", "seed", "fold") if where.get(kind) == "columns"), "left out")
+    for name in head:
+        left = name in told.get("left", ()) or (wide == "left out" and name not in kinds)
+        role = kinds.get(name, "left out" if left else f"a {wide}")
+        lines.append(f"{name}: {role}; {', '.join(head[name])}")
+    return lines
 
 
 def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
@@ -335,7 +467,7 @@ def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
         raise ValueError(f"{what}, beside {first.name[0]}. {where}")
     if "item" in table:
         return  # and a check says so
-    if steps := _steps(frame, table):
+    if steps := _steps(frame, table):  # that come twice
         raise ValueError(f"{what}, and {steps[0]} counts steps of a training. {OF_STEPS}")
     raise ValueError(
         f"{what}, and no column names the items: {_listed(frame)}.\nWhat are the rows? Several data sets: --dataset "
@@ -346,7 +478,13 @@ def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:
 
 def _steps(names: Iterable[Any], table: pd.DataFrame) -> list[Any]:
     """Return the names that count steps of a training, which has scores between right and wrong."""
-    return [] if _right_or_wrong(table) else [name for name in names if STEPS & {*words_of(name)[-1:]}]
+    if _right_or_wrong(table):
+        return []
+    times = ("time", "wall time", "timestamp", "relative time")
+    along = {n: words for n in names if STEPS & {*(words := words_of(n))[-1:]} and "best" not in words}
+    return sorted(
+        (n for n, w in along.items() if w[-1] not in times or " ".join(w) in times), key=lambda n: along[n][-1] in times
+    )
 
 
 def _right_or_wrong(table: pd.DataFrame) -> bool:
@@ -374,7 +512,7 @@ def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool, there
         return _numbers(table["score"], known["score"]), known["score"]
     raise ValueError(
         "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction COLUMN with --label COLUMN, or "
-        f"--score COLUMN. There are: {there}."
+        f"--score COLUMN. There are: {there} ({counted(len(table), 'row')})."
     )
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import struct
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,15 +22,27 @@ import pandas as pd
 from referee.formats import counted, listed
 from referee.metric import mode_of
 from referee.outcomes import TEXTS, Outcomes, from_frame, recognized
+from referee.shapes import in_rows, runs_of, table_of
 
 HEAD = 4_000  # bytes by which a file is recognized
 NO_LOGS = (".md", ".png", ".jpg", ".svg", ".pdf", ".html")  # which folders of logs may have too
 # seed-3, run_2, vit-seed3, 7; a number without a word belongs to the name: resnet_50.
-NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial)[-_. =]?)?(\d+)", re.IGNORECASE)
+NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial|version)[-_. =]?)?(\d+)", re.IGNORECASE)
+FOLD = re.compile(r"[-_. ]?(?:fold|split|cv)[-_. =]?(\d+)(?![A-Za-z])", re.IGNORECASE)
+SAME_RUN = [
+    "samples",
+    "results_",
+    "all_results.json",
+    "predict_results.json",
+    "test_results.json",
+    "eval_results.json",
+    "trainer_state.json",
+    "train_results.json",
+]  # the first of a folder is read
 LOOKS = ".looks.json"  # ends the name of a registration, which is not a result
 SYSTEM = {"@eadir", "$recycle.bin", "system volume information", "#recycle", "__macosx", "thumbs.db", "desktop.ini"}
 Files = dict[Path, dict[str, str] | None]  # with the names that a template reads from the path; None: without one
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".md")
 Reader = Callable[[Path, str | None], pd.DataFrame]  # of a file and the metric that is asked for
 
 
@@ -40,6 +53,9 @@ def read(
     columns: Mapping[str, str] | None = None,
     pattern: str | None = None,
     pick: str | None = None,
+    folds: int | None = None,
+    runs: int | None = None,
+    spread: str | None = None,
 ) -> Outcomes:
     """Read result files.
 
@@ -49,7 +65,9 @@ def read(
         lower: Whether a lower score is better; None: as the name of the metric says.
         columns: names of columns, see `from_frame`.
         pattern: a regular expression whose first group is the score in a log.
-        pick: which of the matches in a log: last, the default, or best; last is also the last row of each run.
+        pick: which of the matches in a log, or of its rows: last, the default, or best.
+        folds: see `from_frame`.
+        runs, spread: see `in_rows`.
 
     Raises:
         ValueError, FileNotFoundError: nothing can be read; the message names the file, the place and the remedy.
@@ -65,18 +83,26 @@ def read(
             if pattern is not None:
                 frames[file] = read_log(file, pattern, pick or "last", bool(lower))
             else:
-                frames[file] = reader_of(file)(file, metric)
-                notes += frames[file].attrs.pop("notes", [])
+                frame = reader_of(file)(file, metric)
+                notes += frame.attrs.pop("notes", [])
+                marks = dict(frame.attrs)
+                frames[file] = in_rows(frame, metric, columns, runs, spread)
+                notes += frames[file].attrs.pop("notes")
+                frames[file].attrs |= marks
         except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, RecursionError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
             raise ValueError(f"{file} cannot be read: {reason}") from error
-    told = {frame.attrs.pop("lower", None) for frame in frames.values()}
+    shape = next((dict(frame.attrs) for frame in frames.values()), {})
+    told = {frame.attrs.get("lower") for frame in frames.values()}
     lower = lower if lower is not None or len(told) > 1 else told.pop()
     named, of_paths = named_by_path(frames, files, columns or {})
     rows = [frame.reset_index(drop=True) for frame in named]
+    for frame in rows:
+        frame.attrs = {}
     table = pd.concat(rows, keys=[str(file) for file in frames]) if len(rows) > 1 else named[0]
-    outcomes = from_frame(table, metric, lower, columns, pick == "last")
+    table.attrs = shape
+    outcomes = from_frame(table, metric, lower, columns, None if pattern else pick, folds)
     outcomes.notes.extend([*of_paths, *dict.fromkeys(notes), *left_out])
     return outcomes
 
@@ -91,7 +117,23 @@ def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Fil
             return reader_of(file) is not None
         return False
 
-    return expanded(places, is_result)
+    files, notes = expanded(places, lambda file: file.suffix.lower() != ".md" and is_result(file))
+    kept = _preferred(files) if pattern is None else files
+    more = sorted({file.name for file in files.keys() - kept.keys()})
+    return kept, notes + [f"{listed(more)}: the same runs in other files, left out."] * bool(more)
+
+
+def _preferred(files: Files) -> Files:
+    """Return the files without those that repeat another's runs: summaries before logs, samples before results."""
+    ranked: dict[Path, list[tuple[tuple[int, int], Path]]] = {}
+    for file in files:
+        name = next((each for each in SAME_RUN if file.name.startswith(each)), None)
+        if name is not None:
+            saved = re.fullmatch(r"checkpoint-(\d+)", file.parent.name)  # of Hugging Face, of which the last counts
+            folder, behind = (file.parent.parent, 10**12 - int(saved[1])) if saved else (file.parent, 0)
+            ranked.setdefault(folder, []).append(((behind, SAME_RUN.index(name)), file))
+    left = {file for same in ranked.values() for rank, file in same if rank > min(same)[0]}
+    return {file: names for file, names in files.items() if file not in left}
 
 
 def reader_of(file: Path) -> Reader:
@@ -186,7 +228,9 @@ def named_by_path(
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Return the tables with columns for what their paths say, and a note on what was taken from them."""
     named, notes = [], []
-    runs = _runs_of([file for file in frames if files[file] is None])
+    logical = {file: _logical(file, frame) for file, frame in frames.items()}
+    of_path = _runs_of([*dict.fromkeys(logical[file] for file in frames if files[file] is None)])
+    runs = {file: of_path.get(path, ("", "")) for file, path in logical.items()}
     seeded = any(seed for _, seed in runs.values()) or any(recognized(frame, "seed") for frame in frames.values())
     for file, frame in frames.items():
         names = files[file]
@@ -194,6 +238,8 @@ def named_by_path(
             own = {kind for kind in ("variant", "seed") if kind in columns or recognized(frame, kind)}
             read = dict(zip(("variant", "seed"), runs[file], strict=True))
             read = {kind: name for kind, name in read.items() if name and kind not in own}
+            if found := FOLD.search(str(file)):
+                read["fold"] = found[1]
             if read:
                 notes.append(f"{' and '.join(read)}: from the paths, like {', '.join(read.values())} of {file}.")
             names = ({"seed": "1"} if seeded and "seed" not in own else {}) | read
@@ -201,8 +247,21 @@ def named_by_path(
     return named, notes[:1]
 
 
+def _logical(file: Path, frame: pd.DataFrame) -> Path:
+    """Return the path that names the run of a file: without times, folds and folders that loggers add."""
+    if "run" in frame.attrs:
+        return Path(frame.attrs["run"])
+    parts = [FOLD.sub("", part) for part in file.parts if part not in ("lightning_logs", "csv_logs")]
+    stem = re.sub(r"[-_]?20\d\d-\d\d-\d\d(?:[T_][\d:.-]+)?", "", parts[-1])
+    return Path(*[part for part in parts[:-1] if part], stem or parts[-1])
+
+
 def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
     """Return variant and seed of each file; of files for which they are the same, by the folders that differ."""
+    versions = [Path(*[part for part in file.parts if not re.fullmatch(r"version_\d+", part)]) for file in files]
+    if len({*versions}) == len(files) and versions != [*files]:  # which number every start of Lightning
+        found = _runs_of(versions)
+        return {file: found[path] for file, path in zip(files, versions, strict=True)}
     runs = {file: run_of(file) for file in files}
     times = Counter(runs.values())
     alike = [file for file in files if times[runs[file]] > 1]
@@ -213,6 +272,9 @@ def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
         seed = NUMBERED.fullmatch(last)
         name = seed[1] or "/".join(folders) or file.parts[differing[-1] - 1] if seed else "/".join([*folders, last])
         runs[file] = name, seed[2] if seed else ""
+    if not any(seed for _, seed in runs.values()):
+        again = runs_of(name for name, _ in runs.values())
+        runs = {file: again[name] for file, (name, _) in runs.items()}
     return runs
 
 
@@ -351,7 +413,8 @@ def read_openml(file: Path, metric: str | None) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=names)
     label = frame["correct" if "correct" in frame else "truth"]
     seed = frame["repeat"].astype(int) + 1
-    return pd.DataFrame({"seed": seed, "item": frame["row_id"], "prediction": frame["prediction"], "label": label})
+    columns = {"seed": seed, "item": frame["row_id"], "prediction": frame["prediction"], "label": label}
+    return pd.DataFrame({**columns, "fold": frame["fold"]} if "fold" in frame else columns)
 
 
 # ---- timm's inference.py: filename, index or label of the prediction; the label is the folder of the image
@@ -400,11 +463,15 @@ def is_table(file: Path, head: bytes) -> bool:
 
 def read_table(file: Path, metric: str | None) -> pd.DataFrame:
     """Return the table; columns of dictionaries, as lighteval's `metric` is, become one column for each key."""
-    suffix = file.suffix.lower()
+    suffix, found = file.suffix.lower(), re.fullmatch(r"run-(.+)[-_]tag-(.+)", file.stem)  # of TensorBoard
     if suffix == ".parquet":
         frame = pd.read_parquet(file, dtype_backend="numpy_nullable")  # whose integers beside empty cells stay integers
+    elif suffix == ".md":
+        lines = [line.strip().strip("|") for line in text_of(file).splitlines() if line.strip().startswith("|")]
+        frame = _table_of_lines("\n".join(line for line in lines if set(line) - set("|-: ")), "|")
     elif suffix in (".csv", ".tsv"):
         frame = _table_of_lines(text_of(file))
+        frame = frame.rename(columns={"Value": found[2]} if found else {})
     else:
         text = text_of(file)
         # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
@@ -413,13 +480,29 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
         is_row = isinstance(content[0], dict) and not any(
             isinstance(value, list | dict) for value in content[0].values()
         )
-        frame = pd.DataFrame(content if suffix == ".jsonl" or is_row else content[0])
+        is_nested = suffix == ".json" and isinstance(content[0], dict) and not is_row
+        frame = (
+            _of_json(content[0]) if is_nested else pd.DataFrame(content if suffix == ".jsonl" or is_row else content[0])
+        )
     if frame.empty:
         raise ValueError("it has no rows")
     nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]
     parts = [pd.DataFrame(frame[name].tolist(), index=frame.index) for name in nested]
     new = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=frame.index)
-    return pd.concat([frame.drop(columns=nested), new.loc[:, ~new.columns.isin(frame.columns)]], axis=1)
+    frame = pd.concat([frame.drop(columns=nested), new.loc[:, ~new.columns.isin(frame.columns)]], axis=1)
+    frame.attrs = {"run": str(file.with_name(found[1]))} if found else {}
+    return frame
+
+
+def _of_json(content: dict[str, Any]) -> pd.DataFrame:
+    """Return the log of Hugging Face's trainer, the results of lm-evaluation-harness by task, or any nested table."""
+    if isinstance(content.get("log_history"), list):
+        return pd.DataFrame(content["log_history"])
+    if isinstance(content.get("results"), dict):
+        tasks = [{"dataset": task} | scores for task, scores in content["results"].items()]
+        frame = pd.DataFrame(tasks).rename(columns=lambda name: str(name).removesuffix(",none"))
+        return frame.drop(columns=["dataset"] if len(frame) == 1 else []).drop(columns="alias", errors="ignore")
+    return table_of(content)
 
 
 def text_of(file: Path) -> str:
@@ -433,12 +516,13 @@ def text_of(file: Path) -> str:
         return content.decode("latin-1")
 
 
-def _table_of_lines(text: str) -> pd.DataFrame:
+def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     """Return the table of a text, in which the first line shows what separates columns."""
     if "\0" in text:
         raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a NUL character")
-    separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+    separator = separator or max(",;\t", key=text.lstrip().partition("\n")[0].count)
     rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, index_col=False)
+    rows = rows.map(str.strip) if separator == "|" else rows
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
     if len({*names}) < len(names):
         raise ValueError(f"two columns have the name {max(names, key=names.count)}. Rename or remove one")
@@ -447,6 +531,86 @@ def _table_of_lines(text: str) -> pd.DataFrame:
         numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])
         frame[numbers] = frame[numbers].replace(r"^(\s*[-+]?\d+),(\d+(?:[eE][-+]?\d+)?\s*%?\s*)$", r"\1.\2", regex=True)
     return frame
+
+
+# ---- trackers' own files: MLflow's metrics/NAME (time, value, step), and TensorBoard's events
+
+
+def is_mlflow(file: Path, head: bytes) -> bool:
+    return not file.suffix and any(p.name == "metrics" and (p.parent / "meta.yaml").is_file() for p in file.parents)
+
+
+def read_mlflow(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return a metric by step, with the parameters of its run and its name."""
+    folder = next(parent for parent in file.parents if parent.name == "metrics")
+    rows = [line.split() for line in text_of(file).splitlines() if line.strip()]
+    name = str(file.relative_to(folder))
+    frame = pd.DataFrame({"step": [row[-1] if len(row) > 2 else "0" for row in rows], name: [row[1] for row in rows]})
+    told = {each.name: text_of(each).strip() for each in sorted((folder.parent / "params").glob("*"))}
+    run_name = folder.parent / "tags" / "mlflow.runName"
+    frame.attrs["run"] = str(
+        folder.parent.with_name(text_of(run_name).strip()) if run_name.is_file() else folder.parent
+    )
+    return frame.assign(**{key: value for key, value in told.items() if key not in frame})
+
+
+def is_events(file: Path, head: bytes) -> bool:
+    return "tfevents" in file.name
+
+
+def read_events(file: Path, metric: str | None) -> pd.DataFrame:
+    """Return the scalars of TensorBoard's events (TFRecords of tensorflow/core/util/event.proto), a column for each."""
+    content, place, rows = file.read_bytes(), 0, []
+    while place + 12 <= len(content):
+        (size,) = struct.unpack_from("<Q", content, place)
+        event = _fields(content[place + 12 : place + 12 + size])
+        place += size + 16  # with two checksums
+        step = event.get(2, [0])[0]
+        for value in (v for summary in event.get(5, []) for v in _fields(summary).get(1, [])):
+            parts = _fields(value)
+            if 2 in parts:
+                number = struct.unpack("<f", parts[2][0])[0]
+            elif 8 in parts:  # a tensor, of TensorFlow 2
+                tensor = _fields(parts[8][0])
+                bits = (tensor.get(4) or tensor.get(5) or [b""])[0]
+                if tensor.get(1) != [1] or len(bits) != 4:
+                    continue
+                number = struct.unpack("<f", bits)[0]
+            else:
+                continue
+            rows.append({"step": step, parts[1][0].decode(): number})
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        raise ValueError("it has no scalars")
+    frame.attrs["run"] = str(file.parent)
+    return frame
+
+
+def _fields(message: bytes) -> dict[int, list[Any]]:
+    """Return the values of a protocol buffer by the number of their field."""
+    found: dict[int, list[Any]] = {}
+    place = 0
+
+    def varint() -> int:
+        nonlocal place
+        number = shift = 0
+        while True:
+            byte = message[place]
+            place += 1
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number
+
+    while place < len(message):
+        key = varint()
+        if key & 7 == 0:
+            found.setdefault(key >> 3, []).append(varint())
+            continue
+        size = {1: 8, 5: 4}.get(key & 7) or varint()
+        found.setdefault(key >> 3, []).append(message[place : place + size])
+        place += size
+    return found
 
 
 # ---- the log of a training: the score is what a regular expression finds
@@ -489,5 +653,7 @@ FORMATS: Sequence[tuple[Callable[[Path, bytes], bool], Reader]] = (
     (is_inspect_log, read_inspect_log),
     (is_openml, read_openml),
     (is_timm, read_timm),
+    (is_mlflow, read_mlflow),
+    (is_events, read_events),
     (is_table, read_table),
 )

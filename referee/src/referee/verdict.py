@@ -460,6 +460,8 @@ def _leads(pairs: Sequence[Pair], by: str, others: int, verdict: Verdict) -> str
 
 def scope(verdict: Verdict) -> str:
     """Return what the verdict is about: which chance its intervals are over."""
+    if verdict.outcomes.unit == "fold":
+        return "Intervals are over folds, corrected for the training images that these share."
     if verdict.of_models:
         which = "either" if len(verdict.ranking) == 2 else "any of them"
         about = f"It is about these models on such items; nothing is known about another training of {which}."
@@ -492,6 +494,8 @@ def repetition(verdict: Verdict) -> str:
 
 
 def _seeds(verdict: Verdict) -> str:
+    if verdict.outcomes.unit == "fold":
+        return f"{counted(verdict.items, 'fold')} each"
     if verdict.of_models:
         return "these models, one seed each"
     counts = sorted({len(variant.runs) for variant in verdict.cells or verdict.ranking})

@@ -1,0 +1,463 @@
+"""Data of any shape → a table with a row for each run, for each run and item, or for each step of a run.
+
+    table_of   a dictionary by variant, arrays, tensors, records, any data frame → a table
+    in_rows    a wide table, whose columns are variants, seeds or runs, or a table of published means → rows
+
+What a table is read as is told by `attrs`: "where" (of variants, seeds, folds: columns or rows), "roles" (of columns),
+"notes", and "head" (its first rows as they were).
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from referee.formats import listed
+from referee.metric import mode_of, words_of
+from referee.outcomes import NAMES, RUNS, STEPS, recognized
+
+# seed_0, run 1, vit-seed3, split0_test_score, acc (seed 2), 7
+NUMBERED = re.compile(
+    r"(?:(?P<name>.*?)[-_. /(]*(?:(?P<seed>seed|run|trial|rep|repeat|repetition|replicate|s|r)|(?P<fold>fold|split|cv))"
+    r"[-_. =:#]*)?(?P<number>\d+)\)?(?:[-_. /]+(?P<rest>\D.*))?",
+    re.IGNORECASE,
+)
+PLAIN = re.compile(r"(?P<name>.*[^\W_])[-_ ](?P<letter>[sr]?)(?P<number>\d+)", re.IGNORECASE)  # vit-s0, vit_1
+SPREAD = {"sd": {"std", "sd", "stdev", "stddev", "deviation"}, "se": {"se", "sem", "stderr"}}
+MEAN = {"mean", "avg", "average"}
+COUNT = {"n", "seeds", "runs", "count", "trials", "repeats", "repetitions"}
+SIDE = {"time", "runtime", "seconds", "duration", "rank", "ranking", "median", "min", "max", "ci", "support", "size",
+        "params", "parameters", "flops", "gflops", "macs", "memory", "lr", "total", "sum", "p", "delta", "samples",
+        "state", "notes", "created", *STEPS, *MEAN, *COUNT, *SPREAD["sd"], *SPREAD["se"]}  # fmt: skip
+BESIDE = {"fit", "score", "wall", "train", "training", "test", "val", "eval", "elapsed", "num", "number", "of", "per",
+          "second", "steps", "global", "relative", "m", "g", "s", "h", "ms", "standard", "error", "images"}  # fmt: skip
+DIGITS = r"[-+−]?\d*\.?\d+(?:[eE][-+]?\d+)?"
+WITH_SPREAD = re.compile(rf"({DIGITS})\s*%?\s*\$?\s*(?:±|\+/[-−]|\+-|\\pm)\s*\$?\s*({DIGITS})")
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "dev", "best", "last", "final", "macro",
+          "micro", "weighted", "balanced", "mean", "top1", "top5"}  # fmt: skip
+GUESSED = {"pred", "preds", "prediction", "predicted", "correct", "score"}
+Cell = tuple[str, str, str, str]  # what a column of a wide table has: variant or "", seed or fold, its number, metric
+MOST_SCORES = 100  # values of a variant, above which they may be losses of items
+MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
+
+
+# ---- Python's objects
+
+
+def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
+    """Return data as a table, see `judge`; `what` says whether a single dimension is scores or items."""
+    if isinstance(data, pd.Series):
+        by_index = data.index.nlevels > 1 or data.index.name is not None
+        return (
+            _of_frame(data.to_frame("score" if data.name is None else str(data.name)))
+            if by_index
+            else table_of(data.to_dict(), what)
+        )
+    if isinstance(data, pd.DataFrame):
+        return _of_frame(data)
+    if hasattr(data, "__arrow_c_stream__"):  # polars, pyarrow, duckdb
+        import pyarrow
+
+        return pyarrow.table(data).to_pandas()
+    if hasattr(data, "__dataframe__"):
+        from pyarrow.interchange import from_dataframe
+
+        return from_dataframe(data).to_pandas()
+    if isinstance(data, Mapping):
+        if _has_columns(data):
+            lists = {name: _plain(value) for name, value in data.items()}
+            several = any(isinstance(value, list) or np.ndim(value) for value in lists.values())
+            return pd.DataFrame(lists if several else [lists])
+        return _by_variant(data, what)
+    if isinstance(data, list) and data and isinstance(data[0], Mapping):
+        return pd.DataFrame(data)
+    if isinstance(data, list | tuple) and data and all(np.ndim(_plain(each)) for each in data):
+        return _by_variant({f"model {place}": each for place, each in enumerate(data, 1)}, what)
+    raise ValueError(
+        f"{type(data).__name__} of the shape {np.shape(_plain(data))}: whose scores are these? Give a dictionary by "
+        'variant, like judge({"a": scores_a, "b": scores_b}).'
+    )
+
+
+def _of_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame with its index as columns, where that has names, and with columns of one level."""
+    if frame.columns.nlevels > 1:
+        levels = [i for i in range(frame.columns.nlevels) if frame.columns.get_level_values(i).nunique() > 1]
+        names = [" ".join(str(each[i]) for i in levels or [0]).strip() for each in frame.columns]
+        frame = frame.set_axis(names, axis=1)
+    index = frame.index
+    if index.nlevels == 1 and index.name is None and not pd.api.types.is_numeric_dtype(index.dtype):
+        frame = frame.rename_axis("item" if len(frame) > MOST_SCORES else "variant")
+        return frame.reset_index(drop=frame.index.name in frame)
+    named = [name for name in index.names if name is not None and name not in frame]
+    return frame.reset_index(named).reset_index(drop=True) if named else frame.reset_index(drop=True)
+
+
+def _has_columns(data: Mapping[Any, Any]) -> bool:
+    """Return whether the keys of a dictionary name what a column holds, and not variants or seeds."""
+    names = pd.DataFrame(columns=[*map(str, data)])
+    of_folds = any((found := NUMBERED.fullmatch(str(name))) and found["fold"] and found["rest"] for name in data)
+    return of_folds or any(recognized(names, kind) for kind in NAMES)
+
+
+def _plain(value: Any) -> Any:
+    """Return a tensor, an array or a sequence as an array of numbers, or else as a list."""
+    if hasattr(value, "detach"):  # a tensor, maybe of 16 bits or on a device
+        value = value.detach().cpu()
+        value = value.double() if value.is_floating_point() else value
+    if isinstance(value, list | tuple | range) and any(isinstance(each, Mapping | str) for each in value):
+        return list(value)
+    if isinstance(value, list | tuple) and any(hasattr(each, "detach") for each in value):
+        value = [_plain(each) for each in value]
+    if isinstance(value, list | tuple | range) or hasattr(value, "__array__"):
+        try:
+            return np.asarray(value)
+        except ValueError:  # of several lengths
+            return list(value)
+    return value
+
+
+def _by_variant(data: Mapping[Any, Any], what: str | None) -> pd.DataFrame:
+    """Return the table of a dictionary by variant, of values that are any of what the README lists."""
+    frames: list[pd.DataFrame] = []
+    arrays: list[tuple[Any, Any, np.ndarray]] = []  # of a variant and a seed
+    for key, value in data.items():
+        variant, seed = (key[0], key[1]) if isinstance(key, tuple) and len(key) == 2 else (key, None)
+        value = value if isinstance(value, Mapping | pd.DataFrame) else _plain(value)
+        if isinstance(value, Mapping) and not _has_columns(value) and value:
+            inner = {name: _plain(each) for name, each in value.items()}
+            if any(isinstance(each, Mapping) for each in inner.values()):
+                frames += [table_of(each, what).assign(variant=variant, seed=str(name)) for name, each in inner.items()]
+            elif all(NUMBERED.fullmatch(str(name)) or np.ndim(each) == 0 for name, each in inner.items()):
+                arrays += [(variant, str(name), np.asarray(each)) for name, each in inner.items()]
+            else:
+                frames += [_by_variant({variant: each}, what).assign(dataset=str(name)) for name, each in inner.items()]
+        elif isinstance(value, Mapping | pd.DataFrame) or (isinstance(value, list) and isinstance(value[0], Mapping)):
+            frames.append(table_of(value, what).assign(variant=variant))
+        else:
+            arrays.append((variant, seed, np.asarray(value)))
+    if not arrays:
+        return pd.concat(frames, ignore_index=True)
+    values = np.concatenate([np.asarray(each, dtype=object).ravel() for *_, each in arrays])
+    numbers = pd.to_numeric(pd.Series(values), errors="coerce").dropna()
+    is_right = bool(numbers.isin((0, 1)).all())
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
+    for variant, seed, each in arrays:
+        if each.ndim > 2:
+            raise ValueError(f"{variant}: an array of the shape {each.shape}. Give scores, or (seeds, items).")
+        if each.ndim == 2 and what is None and each.shape[0] > max(each.shape[1], MOST_SCORES) > 1 != each.shape[1]:
+            raise ValueError(f'{variant}: {each.shape} is (seeds, items)? Give what="items" if so, else transpose it.')
+        items = each.ndim == 2 and each.shape[1] > 1
+        if each.ndim == 1:
+            items = what == "items" or (what is None and (seed is not None or is_right))
+            short = is_right and len(each) <= MOST_ONES and numbers.nunique() == 1
+            if what is None and seed is None and (short or (not is_right and len(each) > MOST_SCORES)):
+                raise ValueError(
+                    f"{variant} has {len(each)} values: are these scores of as many seeds, or outcomes of one model on "
+                    'as many items? Give what="scores" or what="items".'
+                )
+        table = np.atleast_2d(each) if items or each.ndim == 2 else each.reshape(-1, 1)
+        seeds = np.arange(len(table)) + (len(table) > 1 and seed is None) if seed is None else [seed] * len(table)
+        rows["variant"].append(np.full(table.size, variant, dtype=object))
+        rows["seed"].append(np.repeat(np.asarray(seeds, dtype=object), table.shape[1]))
+        rows["item"].append(np.tile(np.arange(table.shape[1]), len(table)) if items else np.full(table.size, -1))
+        rows["correct" if is_right and items else "score"].append(table.ravel())
+    if "correct" in rows and "score" in rows:
+        raise ValueError("Some variants have scores and some outcomes of items. Give all the same.")
+    found = pd.DataFrame({name: np.concatenate(parts) for name, parts in rows.items()})
+    found = found.drop(columns="item") if (found["item"] < 0).all() else found
+    return pd.concat([found, *frames], ignore_index=True) if frames else found
+
+
+# ---- wide tables
+
+
+def in_rows(
+    frame: pd.DataFrame,
+    metric: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    runs: int | None = None,
+    spread: str | None = None,
+) -> pd.DataFrame:
+    """Return a table with a row for each value of a wide one; a table that has rows already stays as it is.
+
+    Args:
+        frame: any table.
+        metric: the score that is asked for, where a wide table has several.
+        columns: names of columns, see `from_frame`.
+        runs: behind each published mean, where no column says it.
+        spread: what stands beside a published mean: sd, the standard deviation of the runs, or se, its standard error.
+
+    Raises:
+        ValueError: published means without the number of runs, or without a word on what their spread is.
+    """
+    columns, frame = columns or {}, _named(frame)
+    head = {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
+    twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
+    notes = [f"{listed(twice, 2)}: left out."] if twice else []
+    frame, where = _with_rows_numbered(_with_runs_named(frame.drop(columns=twice), columns))
+    kinds: dict[str, Any] = {}
+    for kind in NAMES:
+        if known := [columns[kind]] if columns.get(kind) in frame else recognized(frame, kind):
+            kinds[kind] = known[0]
+    ids: list[Any] = [name for kind, name in kinds.items() if kind not in ("correct", "score", "probabilities")]
+    others: list[Any] = [name for name in frame if name not in ids and not str(name).startswith("Unnamed: ")]
+    side = [name for name in others if is_beside(name)]
+    values = [name for name in others if name not in side and _is_numeric(frame[name])]
+    chart = {name: name.rpartition(" - ")[::2] for name in others if " - " in name}
+    has_outcomes = bool(kinds.keys() & {"correct", "score", "prediction", "probabilities"})
+    wide: dict[str, Cell] = {}
+    if chart and not has_outcomes and "variant" not in kinds:
+        frame, where = _of_chart(frame, chart), {"variant": "columns"}
+    elif wide := _numbered(values, metric, "variant" in kinds):
+        in_columns = any(variant for variant, *_ in wide.values())
+        texts = [name for name in others if not _is_numeric(frame[name]) and frame[name].is_unique]
+        texts = ["params"] if "params" in texts else texts  # of scikit-learn's cv_results_
+        if "variant" not in kinds and not in_columns and len(texts) == 1:
+            frame, ids = frame.assign(variant=frame[texts[0]]), [*ids, "variant"]
+        where = {next(iter(wide.values()))[1]: "columns", "variant": "columns" if in_columns else "rows"}
+    elif means := _means(frame, kinds, others, metric, runs, spread):
+        frame, text = means
+        notes.append(text)
+        where = {"variant": "rows", "seed": "published means"}
+    elif "variant" not in kinds and "prediction" not in kinds:
+        labels = set(map(str, frame[kinds["label"]])) if "label" in kinds else set()
+        guesses = [name for name in others if labels and 2 * frame[name].map(str).isin(labels).sum() > len(frame)]
+        if guesses or not has_outcomes:
+            items = bool(guesses) or "item" in kinds or "item" in columns
+            wide = _variants(frame, guesses, values, items, metric)
+            where = {"variant": "columns", "item" if items else "seed": "rows"} if wide else where
+    if wide:
+        side = [name for name in others if name not in wide and name not in ids]
+        frame = _melted(frame, ids, wide)
+    if where and side:
+        notes.append(f"{listed(side)}: no outcomes, left out.")
+    frame.attrs = {**frame.attrs, "notes": notes, "where": where, "head": head, "left": side if where else []}
+    return frame
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose columns have texts as names, and texts in place of dictionaries."""
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    nested = [str(name) for name in frame if len(frame) and isinstance(frame[name].iloc[0], dict)]
+    return frame.assign(**{name: frame[name].map(str) for name in nested})
+
+
+def _with_runs_named(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return a table with variant and seed of each run where one column has both, like vit-seed3, as W&B's Name."""
+    if "variant" in columns or any(recognized(frame, kind) for kind in ("variant", "item", "label", "prediction")):
+        return frame
+    name = next((name for name in frame if " ".join(words_of(name)) in RUNS), None)
+    if name is None or _is_numeric(frame[name]):
+        return frame
+    runs = [*map(runs_of(dict.fromkeys(frame[name].map(str))).__getitem__, frame[name].map(str))]
+    variants, seeds = ([run[i] for run in runs] for i in (0, 1))
+    if recognized(frame, "seed") in ([], [name]) and all(seeds):
+        return frame.drop(columns=[name]).assign(variant=variants, seed=seeds)
+    return frame.assign(variant=variants)
+
+
+def _with_rows_numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return a table with the folds of scikit-learn's cross_validate or the epochs of Keras' History, its rows."""
+    row = frame.groupby(recognized(frame, "variant")[:1] or np.zeros(len(frame))).cumcount()
+    words = {" ".join(words_of(name)) for name in frame}
+    if "fold" not in frame and {"fit_time", "score_time"} <= {*frame}:
+        return frame.assign(fold=row), {"fold": "rows"}
+    if any(f"val {name}" in words for name in words) and not recognized(frame, "seed") and not words & STEPS:
+        return frame.assign(epoch=row), {}
+    return frame, {}
+
+
+def _variants(
+    frame: pd.DataFrame, guesses: Sequence[str], values: Sequence[str], items: bool, metric: str | None
+) -> dict[str, Cell]:
+    """Return variant, kind, number and metric of columns that are variants; empty if they are not."""
+    names = [*(guesses or values)]
+    shared = {}  # what all names begin or end with: pred_ of pred_vit and pred_swin
+    for part, rest in _affixes(names):
+        if part and (mode_of(part) == "max" or {*words_of(part)} & GUESSED) and not any(map(is_split, rest)):
+            shared = dict(zip(names, rest, strict=True))
+            metric = part.strip("-_. /") if mode_of(part) else metric
+    if len(names) < 2 or not (guesses or items or shared or not any(map(mode_of, names))):
+        return {}
+    is_right = all(pd.to_numeric(frame[name], errors="coerce").isin((0, 1)).all() for name in names)
+    value = "prediction" if guesses else "correct" if is_right and items else metric or "score"
+    runs = runs_of([shared.get(name, name) for name in names])
+    return {name: (*_run_of(runs[shared.get(name, name)]), value) for name in names}
+
+
+def _affixes(names: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
+    """Yield what all names begin with, up to a separator, and what they end with, each with what is left of them."""
+    begins = {"".join(re.findall(r"[^-_. /]*[-_. /]", name)[:1]) for name in names}
+    ends = {"".join(re.findall(r"[-_. /][^-_. /]*", name)[-1:]) for name in names}
+    if len(begins) == 1:
+        yield (begin := begins.pop()), [name.removeprefix(begin) for name in names]
+    if len(ends) == 1:
+        yield (end := ends.pop()), [name.removesuffix(end) for name in names]
+
+
+def _run_of(run: tuple[str, str]) -> tuple[str, str, str]:
+    return run[0], "seed", run[1]
+
+
+def is_split(name: str) -> bool:
+    """Return whether a name is that of a split or of a kind of mean, and not of a variant."""
+    return {*words_of(name)} <= SPLITS
+
+
+def is_beside(name: object) -> bool:
+    """Return whether a column of this name is no outcome: a time, a rank, a mean, a count, a step."""
+    words = {*words_of(name)}
+    rest = {word for word in words - SIDE - BESIDE if not mode_of(word) and not word.isdecimal()}
+    return bool(words & SIDE) and not rest
+
+
+def _is_numeric(values: pd.Series) -> bool:
+    """Return whether a column has numbers, and nothing but numbers and empty cells."""
+    words = values.dropna().astype(str).str.strip().str.rstrip("%")
+    words = words[words != ""]
+    return len(words) > 0 and bool(pd.to_numeric(words, errors="coerce").notna().all() or words.eq("nan").any())
+
+
+def runs_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return variant and seed of each name of a run, like vit and 3 of vit-seed3; without a seed, the name and "".
+
+    Of vit-s0 or vit_1, without a word, the number is a seed where all names have one, and all variants the same ones.
+    """
+    found = {}
+    for name in names:
+        match = NUMBERED.fullmatch(name)
+        told = match is not None and match["name"] and (match["seed"] or match["fold"] or "").lower() not in ("s", "r")
+        found[name] = (match["name"], match["number"]) if told and match and not match["rest"] else (name, "")
+    plain = {name: match for name in found if (match := PLAIN.fullmatch(name))}
+    if plain and len(plain) == len(found) and not any(seed for _, seed in found.values()):
+        numbers = defaultdict(set)
+        for match in plain.values():
+            numbers[match["name"]].add(int(match["number"]))
+        sets = [sorted(each) for each in numbers.values()]
+        counted_up = all(each in ([*range(len(each))], [*range(1, len(each) + 1)]) for each in sets)
+        if len(sets[0]) > 1 and all(each == sets[0] for each in sets) and (counted_up or _lettered(plain.values())):
+            return {name: (match["name"], match["number"]) for name, match in plain.items()}
+    return found
+
+
+def _lettered(matches: Iterable[re.Match[str]]) -> bool:
+    return all(match["letter"] for match in matches)
+
+
+def _numbered(values: Sequence[str], metric: str | None, by_row: bool) -> dict[str, Cell]:
+    """Return variant or "", kind (seed or fold), number and metric of columns that are runs; empty if they are not."""
+    found = {}
+    for name in values:
+        match = NUMBERED.fullmatch(name)
+        stem, metric_of = "" if match is None else match["name"] or "", ""
+        plain = re.fullmatch(r"(.*\D)[-_ ](\d+)", name)
+        if match is not None and (match["seed"] or match["fold"] or not stem):
+            kind = "fold" if match["fold"] else "seed"
+            stem, number, metric_of = stem.rstrip("-_. "), match["number"], match["rest"] or ""
+            if not (match["seed"] or match["fold"]) and match["rest"]:
+                continue  # 3 epochs
+        elif plain and mode_of(plain[1]):
+            stem, kind, number = plain[1], "seed", plain[2]
+        else:
+            continue
+        if stem and mode_of(stem):
+            stem, metric_of = "", stem
+        if "train" not in words_of(f"{stem} {metric_of}"):
+            found[name] = (stem, kind, number, metric_of or metric or "score")
+    wanted = Counter(metric_of for *_, metric_of in found.values())
+    if metric is not None and metric in wanted:
+        found = {name: each for name, each in found.items() if each[3] == metric}
+    stems = {stem for stem, *_ in found.values()}
+    if len(found) < 2 or (by_row and stems != {""}) or (len(stems) > 1 and "" in stems):
+        return {}
+    return found
+
+
+def _melted(frame: pd.DataFrame, ids: Sequence[str], found: Mapping[str, Cell]) -> pd.DataFrame:
+    """Return a row for each row and run (variant, seed or fold) of a wide table, with a column for each metric."""
+    runs = dict.fromkeys(each[:3] for each in found.values())
+    parts = []
+    for variant, kind, number in runs:
+        part = frame[[*ids]].copy()
+        for name, each in found.items():
+            if each[:3] == (variant, kind, number):
+                part[each[3]] = frame[name]
+        names = {"variant": variant} if variant else {}
+        parts.append(part.assign(**names, **({kind: number} if number else {})))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _of_chart(frame: pd.DataFrame, chart: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Return the rows of a chart of Weights & Biases, whose columns are run - metric."""
+    runs = runs_of(dict.fromkeys(run for run, _ in chart.values()))
+    steps = [name for name in frame if name not in chart]
+    parts = []
+    for run, (variant, seed) in runs.items():
+        own = {metric: frame[name] for name, (each, metric) in chart.items() if each == run}
+        own = {metric: values for metric, values in own.items() if not metric.startswith("_")}
+        parts.append(frame[steps].assign(variant=variant, **({"seed": seed} if seed else {}), **own))
+    return pd.concat(parts, ignore_index=True)
+
+
+# ---- published means
+
+
+def _means(
+    frame: pd.DataFrame, kinds: Mapping[str, str], others: Sequence[str], metric: str | None, runs: int | None,
+    spread: str | None,
+) -> tuple[pd.DataFrame, str] | None:  # fmt: skip
+    """Return the runs of a table of means, and a note; None where the table has none.
+
+    A run is a normal quantile, scaled to the mean and the standard deviation: the pooled test needs no more of it.
+    """
+    both: dict[str, list[Any]] = {}  # mean, spread and what it is, by metric
+    for name in others:
+        cells = frame[name].map(str).map(WITH_SPREAD.search)
+        if cells.notna().any() and (cells.notna() | frame[name].map(str).str.strip().isin(("", "-", "nan"))).all():
+            both[name] = [[cell[i].replace("−", "-") if cell else None for cell in cells] for i in (1, 2)] + [""]
+    words = {name: {*words_of(name)} for name in others}
+    for name in [] if both or "seed" in kinds else others:
+        kind = next((kind for kind, known in SPREAD.items() if known & words[name]), "se" if
+                    {"standard", "error"} <= words[name] else "")  # fmt: skip
+        rest = words[name] - SPREAD["sd"] - SPREAD["se"] - {"standard", "error"}
+        means = [each for each in others if each != name and words[each] - MEAN == rest]
+        means = means or [each for each in others if not rest and (words[each] & MEAN or mode_of(each))]
+        if kind and len(means) == 1:
+            base = " ".join(word for word in words_of(means[0]) if word not in MEAN) or "score"
+            both[base] = [frame[means[0]], frame[name], kind]
+    variants: Any = kinds.get("variant") or next((name for name in others if not _is_numeric(frame[name])), None)
+    if not both or variants is None or not frame[variants].is_unique:
+        return None
+    wanted = metric if metric in both else next(iter(both)) if len(both) == 1 else None
+    name = wanted or next((each for each in both if {"accuracy", "acc", "top1"} & {*words_of(each)}), "")
+    if not name:
+        raise ValueError(f"Means of {listed([*both], 20)}: give one as --metric.")
+    mean, beside, kind = both[name]
+    counts = next((each for each in others if words[each] <= COUNT | {"num", "number", "of"} and words[each]), None)
+    if runs is None and counts is None:
+        raise ValueError(f"{name}: means of how many runs? Give --runs N, or a column n.")
+    if not (kind := spread or kind):
+        raise ValueError(f"{name}: is ± the standard deviation of the runs or its standard error? "
+                         "Give --spread sd or --spread se.")  # fmt: skip
+    rows = []
+    sizes = frame[counts] if runs is None else [runs] * len(frame)
+    for variant, middle, width, size in zip(frame[variants], mean, beside, sizes, strict=True):
+        n = int(float(size))
+        z = normal_scores(n) * (np.sqrt(n) if kind == "se" else 1.0)
+        scores = float(middle or "nan") + float(width or "nan") * z if n > 1 else [middle]
+        rows += [(variant, str(seed), score) for seed, score in enumerate(scores, 1)]
+    told = {"sd": "standard deviation", "se": "standard error"}[kind]
+    table = pd.DataFrame(rows, columns=["variant", "seed", name])
+    return table, f"{name}: means with their {told}, judged as runs of that mean and spread."
+
+
+def normal_scores(n: int) -> np.ndarray:
+    """Return n normal quantiles with mean 0 and standard deviation 1, (n,)."""
+    from scipy.special import ndtri
+
+    z = ndtri((np.arange(n) + 0.5) / n)
+    return np.asarray(z / z.std(ddof=1)) if n > 1 else np.zeros(n)
