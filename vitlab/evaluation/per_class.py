@@ -30,7 +30,7 @@ def write_per_class(folder: Path, predictions: Predictions, class_names: list[st
 
 
 def per_class(predictions: Predictions, class_names: list[str]) -> pd.DataFrame:
-    """Return the columns class, images, top1 and, for an average, top1_ema; top1 is missing without images."""
+    """Return the columns class, images, top1 (missing without images) and, with averaged weights, top1_ema."""
     labels, K = predictions.labels, len(class_names)
     images = np.bincount(labels, minlength=K)
     table = pd.DataFrame({"class": class_names, "images": images})
@@ -42,7 +42,7 @@ def per_class(predictions: Predictions, class_names: list[str]) -> pd.DataFrame:
 
 
 def per_stratum(predictions: Predictions) -> pd.DataFrame:
-    """Return the columns kind, stratum, images, top1 and, for an average, top1_ema."""
+    """Return the columns kind, stratum, images, top1 and, where the run averages weights, top1_ema."""
     rows = []
     for kind, values in predictions.strata.items():
         for stratum in in_order(values):

@@ -18,13 +18,13 @@ Metrics = dict[str, float]
 
 
 def unfinished(trainer: Trainer) -> list[str]:
-    """Return why a training that ended is not the one that the configuration describes; nothing where it is."""
+    """Return why a training ended before its time: no step, or max_time; nothing where a callback stopped it."""
     if trainer.global_step == 0:
         return ["no training step was taken, the weights are as they were at the start"]
     done = trainer.current_epoch >= (trainer.max_epochs or 0) >= 0 or trainer.global_step >= trainer.max_steps >= 0
     timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-    out_of_time = any((each.time_remaining() or 0) <= 0 for each in timers)
-    if timers and out_of_time and not done:
+    left = [seconds for each in timers if (seconds := each.time_remaining()) is not None]  # None: without a limit
+    if min(left, default=1.0) <= 0 and not done:
         return [f"max_time ended the training in epoch {trainer.current_epoch} of {trainer.max_epochs}"]
     return []
 

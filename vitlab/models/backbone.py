@@ -327,7 +327,7 @@ class Backbone(ImageModel):
         return self.forward_head(self.forward_features(images))
 
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Resize `pos_embed` (1, P + N, D), taken from a square grid."""
+        """Resize a file's `pos_embed` (1, P + N, D), taken from a square grid; None for anything else."""
         shape = self.state_dict()[name].shape
         if name != "pos_embed" or tensor.ndim != 3 or tensor.shape[2] != shape[2]:
             return None

@@ -517,7 +517,9 @@ def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool, there
 
 
 def _are_labels(table: pd.DataFrame) -> pd.Series:
-    """Return 1 where prediction and label are one name, else 0; 1.0 and True are the label 1, if there are no others.
+    """Return 1 where prediction and label are one name, else 0; write the names into the column of predictions.
+
+    1.0 and True are the label 1, if there are no others.
 
     Raises:
         ValueError: a run that predicts classes of other names than the labels.

@@ -93,7 +93,7 @@ def draw(chart: Chart, results: Any, folder: Path) -> Drawing:
 def _svg(figure: Figure) -> str:
     """Return a figure as an SVG element whose colors are the style sheet's variables."""
     out = io.StringIO()
-    # Several figures share a page, so their ids must differ.
+    # A page has each chart wide and narrow, so the ids of both must differ; the salt has the chart's name already.
     with matplotlib.rc_context({"svg.hashsalt": f"{matplotlib.rcParams['svg.hashsalt']}-{figure.get_figwidth():.2f}"}):
         figure.savefig(out, format="svg", dpi=72, metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
