@@ -19,6 +19,7 @@ from referee.formats import SPACE
 from referee.report import drawing
 from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
+from vitlab.commands.robustness import finished_runs
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.report import figures, page, sections
@@ -248,7 +249,7 @@ def test_a_run_that_was_cut_short_and_a_test_on_validation_images_are_told(
         "finished",
         "incomplete run: tested on 184 of 597 images (--overwrite retrains it)",
     ]
-    assert [run.seed for run in finished_runs(folder)[0] if run.variant == "Swin"] == [1]
+    assert [run for run in finished_runs(folder) if run.startswith("Swin,")] == ["Swin, seed 1"]
 
 
 class Awkward(Digits):

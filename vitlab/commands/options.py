@@ -168,6 +168,8 @@ def quiet() -> None:
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    said: dict[str, logging.LogRecord] = {}  # each line once: all variants and folds of a study read the same images
+    handler.addFilter(lambda record: said.setdefault(record.getMessage(), record) is record)
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
