@@ -317,17 +317,6 @@ def test_what_a_study_will_take_is_said_before_its_tuning_the_first_time_too(
     study = write_study(variants=variants, seeds=[1, 2], tune=tune)
     compare(study, tmp_path, program=FAKE_PROGRAM)
     said = capsys.readouterr().out.replace("\u00a0", " ")
-    # 900 images, 28 batches of 32, 4 epochs, at 2,400 images a second: 11.5 s a run with the start, two at a time.
-    estimate = "To train: 8 runs (4 of tuning), 37 to 60 seconds at the measured speed, 12.3 MB on the disk."
+    estimate = "To train: 8 runs (4 of tuning)."
     assert estimate in said
     assert said.index(estimate) < said.index("A with lr-0-1")
-
-
-@pytest.mark.slow
-def test_what_a_study_will_take_is_said_for_the_length_that_its_budget_buys(
-    write_study: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    variants = {"A": variant(0.9), "B": variant(0.8)}
-    compare(write_study(variants=variants, seeds=[1, 2], budget={"images": 17920}), tmp_path, program=FAKE_PROGRAM)
-    # 20 epochs of 28 batches of 32, not the base's 4: 17.5 s a run.
-    assert "To train: 4 runs, 28 to 45 seconds" in capsys.readouterr().out.replace("\u00a0", " ")
