@@ -38,8 +38,7 @@ from vitlab.studies.results.table import StudyResults
 
 # How a study that looks at its results ended.
 ENDS = {
-    "decided": ", at which it was settled. A lead just settled is too large on average: by half if the true one is one "
-    "deviation of a seed, by little from two on",
+    "decided": ", at which it was settled",
     "equal": ", at which the variants left were equal to within the margin",
     "hopeless": ", after which more seeds were unlikely to settle it",
     "out of budget": ", the last one",
