@@ -16,7 +16,7 @@ import numpy as np
 from referee.checks import Check
 from referee.formats import counted, joined, listed
 from referee.outcomes import Outcomes, Run
-from referee.statistics.contrast import LEVEL, Cells, Contrast, in_family, mean_of
+from referee.statistics.contrast import LEVEL, Cells, Contrast, both_ways, in_family, mean_of
 from referee.verdict import DEPENDS, OPEN, Design, Effect, Effects, Pair, Variant, Verdict, conclusion, pair_of
 
 NAMED = 4  # places of an average, beyond which they are counted
@@ -37,8 +37,7 @@ def ranked(
     for (a, b), each in contrasts.items() if means is None else ():
         lead[a] += each.mean
         lead[b] -= each.mean
-    family = in_family(contrasts, lead, level)
-    family |= {(b, a): each.reversed() for (a, b), each in family.items()}
+    family = both_ways(in_family(contrasts, lead, level))
     ranking, pairs = sorted(variants, key=lambda variant: -lead[variant.name]), []
     for a, b in combinations(ranking, 2):
         known = family.get((a.name, b.name))
@@ -202,8 +201,7 @@ def over_datasets(outcomes: Outcomes, each: Mapping[str, Verdict], design: Desig
     if len(each) >= LEAST_DATASETS:
         by_dataset = Cells([sign * np.array(variant.scores)[:, None] for variant in variants], "paired")
         known = {(a, b): by_dataset.pair(i, j) for (i, a), (j, b) in combinations(enumerate(mean), 2)}
-        family = in_family(known, mean)
-        family |= {(b, a): lead.reversed() for (a, b), lead in family.items()}
+        family = both_ways(in_family(known, mean))
         general = [family[pair.better.name, pair.worse.name] for pair in pairs]
     verdict = Verdict(
         outcomes,

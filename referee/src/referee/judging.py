@@ -18,7 +18,7 @@ from referee.outcomes import NAMES, Outcomes, from_frame
 from referee.shapes import in_rows, table_of
 from referee.sources import read
 from referee.statistics.blocks import estimated, interaction, not_compared
-from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, enough
+from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, both_ways, enough
 from referee.statistics.exact import mcnemar
 from referee.statistics.power import growing, measured
 from referee.statistics.sequential import Rows, Watch, cells_of, compare, watch
@@ -207,7 +207,7 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
         rows = dict(enumerate(_rows(outcomes).values()))
         in_block = None if blocks is None else dict(enumerate(map(blocks.__getitem__, outcomes.variants)))
         tested = compare(rows, design.level, design.test, outcomes.dependence, in_block).differences
-    tested = tested | {(b, a): each.reversed() for (a, b), each in tested.items()} | settled
+    tested = both_ways(tested) | settled
     pairs = []
     for a, b in combinations(ranking, 2):
         if (b.index, a.index) in settled:  # by an earlier look, whose decision stands

@@ -286,7 +286,8 @@ def _variants(
     is_right = all(pd.to_numeric(frame[name], errors="coerce").isin((0, 1)).all() for name in names)
     value = "prediction" if guesses else "correct" if is_right and items else metric or "score"
     runs = runs_of([shared.get(name, name) for name in names])
-    return {name: (*_run_of(runs[shared.get(name, name)]), value) for name in names}
+    of = {name: runs[shared.get(name, name)] for name in names}
+    return {name: (variant, "seed", seed, value) for name, (variant, seed) in of.items()}
 
 
 def _affixes(names: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
@@ -297,10 +298,6 @@ def _affixes(names: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
         yield (begin := begins.pop()), [name.removeprefix(begin) for name in names]
     if len(ends) == 1:
         yield (end := ends.pop()), [name.removesuffix(end) for name in names]
-
-
-def _run_of(run: tuple[str, str]) -> tuple[str, str, str]:
-    return run[0], "seed", run[1]
 
 
 def is_split(name: str) -> bool:
@@ -339,13 +336,10 @@ def runs_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
             numbers[match["name"]].add(int(match["number"]))
         sets = [sorted(each) for each in numbers.values()]
         counted_up = all(each in ([*range(len(each))], [*range(1, len(each) + 1)]) for each in sets)
-        if len(sets[0]) > 1 and all(each == sets[0] for each in sets) and (counted_up or _lettered(plain.values())):
+        lettered = all(match["letter"] for match in plain.values())
+        if len(sets[0]) > 1 and all(each == sets[0] for each in sets) and (counted_up or lettered):
             return {name: (match["name"], match["number"]) for name, match in plain.items()}
     return found
-
-
-def _lettered(matches: Iterable[re.Match[str]]) -> bool:
-    return all(match["letter"] for match in matches)
 
 
 def _numbered(values: Sequence[str], metric: str | None, by_row: bool) -> dict[str, Cell]:

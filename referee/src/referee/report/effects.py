@@ -1,7 +1,6 @@
 """The section on averages: leads over other factors' levels or over data sets, those at each place, and all cells."""
 
 import textwrap
-from collections.abc import Mapping
 
 from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import MaxNLocator
@@ -15,7 +14,7 @@ from referee.verdict import DEPENDS, OPEN, Pair, Variant, Verdict, conclusion
 
 SHOWN = 6  # interactions, beyond which they are folded up
 ACROSS = 5  # names below an axis, beyond which they stand upright
-Lines = Mapping[str, Mapping[str, Variant]]
+Lines = dict[str, dict[str, Variant]]
 """Cells by the line and the place on the axis at which they are drawn."""
 
 
@@ -107,25 +106,26 @@ def _row(pair: Pair, where: str, verdict: Verdict) -> Row:
     return Row(pair.name, [*cells, p_value(pair.p)])
 
 
-def lines_of(verdict: Verdict) -> tuple[str, str, Lines]:
-    """Return what the lines and the places of the cells are, and the cells: of the first factor, or of variants."""
+def lines_of(verdict: Verdict) -> tuple[str, str, Lines, list[str]]:
+    """Return what lines and places are, the cells of the first factor's levels or of variants, and the places."""
     if verdict.datasets:
         names = [variant.name for variant in verdict.ranking]
         by_name = {d: {v.name: v for v in each.ranking} for d, each in verdict.datasets.items()}
-        return "variant", "data set", {name: {d: of[name] for d, of in by_name.items() if name in of} for name in names}
-    factors = verdict.outcomes.factors or {}
-    lines: dict[str, dict[str, Variant]] = {}
-    first, *others = factors
-    for cell in verdict.effects.of[first].cells if verdict.effects else ():
-        place = ", ".join(factors[factor][cell.name] for factor in others)
-        lines.setdefault(factors[first][cell.name], {})[place] = cell
-    return first, joined(others) if others else "", lines
+        lines = {name: {d: of[name] for d, of in by_name.items() if name in of} for name in names}
+        what, at = "variant", "data set"
+    else:
+        factors, lines = verdict.outcomes.factors or {}, {}
+        what, *others = factors
+        at = joined(others) if others else ""
+        for cell in verdict.effects.of[what].cells if verdict.effects else ():
+            place = ", ".join(factors[factor][cell.name] for factor in others)
+            lines.setdefault(factors[what][cell.name], {})[place] = cell
+    return what, at, lines, list(dict.fromkeys(place for line in lines.values() for place in line))
 
 
 def cells_parts(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
     """Return the drawing and the table of all cells."""
-    what, at, lines = lines_of(verdict)
-    places = list(dict.fromkeys(place for line in lines.values() for place in line))
+    what, at, lines, places = lines_of(verdict)
     best = max((v for line in lines.values() for v in line.values()), key=lambda v: v.metric.sign * v.score.mean)
 
     def cell(variant: Variant | None) -> str | Cell:
@@ -149,8 +149,7 @@ def cells_parts(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
 
 def draw_cells(verdict: Verdict, layout: Layout) -> Drawn:
     """Draw the mean and interval of each cell, a line for each level of the first factor, or for each variant."""
-    _, at, lines = lines_of(verdict)
-    places = list(dict.fromkeys(place for line in lines.values() for place in line))
+    _, at, lines, places = lines_of(verdict)
     upright = len(places) > (ACROSS if layout.columns > 1 else 3)
     figure = Drawn(figsize=(layout.width * PX, (330 + 90 * upright) * PX), layout="constrained")
     axes = figure.subplots()

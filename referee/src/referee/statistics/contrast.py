@@ -350,6 +350,11 @@ def in_family(
     }
 
 
+def both_ways(pairs: Mapping[tuple[Any, Any], Contrast]) -> dict[tuple[Any, Any], Contrast]:
+    """Return all pairs, and each from its other side."""
+    return {**pairs, **{(b, a): each.reversed() for (a, b), each in pairs.items()}}
+
+
 def over_seeds(scores: Sequence[np.ndarray], step: float = 0.0) -> np.ndarray:
     """Return the variance over seeds of each variant, (K,), at least that of rounding, from its scores, (S,).
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from referee.statistics.contrast import INDEPENDENT, LEVEL, Cells, Contrast, Dependence, enough, in_family
+from referee.statistics.contrast import INDEPENDENT, LEVEL, Cells, Contrast, Dependence, both_ways, enough, in_family
 
 STUDIES = 40_000  # simulated for a level
 SPREADS = (1.0, 4.0)  # of the first variant, in those of the second; between them the level is too
@@ -109,7 +109,7 @@ class Watch:
         """By pair (better, worse): what the look showed that settled it, or completed the chain implying it."""
         pairs: dict[tuple[int, int], Contrast] = {}
         for look in self.looks:
-            known = look.differences | {(b, a): each.reversed() for (a, b), each in look.differences.items()}
+            known = both_ways(look.differences)
             pairs |= {pair: known[pair] for pair in look.settled}
             for middle, a, b in product(look.seeds if look.settled else (), repeat=3):
                 if (a, middle) in pairs and (middle, b) in pairs and (a, b) in known:
