@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -241,11 +241,5 @@ class ImageFolder(ImageDataModule):
             some = "\n".join(lines)
             if self.broken == "refuse":
                 raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}")
-            _log_once(f"{count} and are left out:\n{some}")
+            log.info(f"{count} and are left out:\n{some}")
         return known
-
-
-@cache
-def _log_once(text: str) -> None:
-    """Log what each variant of a study would say of the same images."""
-    log.info(text)

@@ -168,8 +168,8 @@ def find_groups(groups: str, names: Sequence[str]) -> list[str | None]:
 
 def about_groups(grouping: str, splits: Mapping[str, Sequence[str]]) -> str:
     """Return a remark on the groups of each split's images: how many, and which are in two splits."""
-    found = find_groups(grouping, [name for names in splits.values() for name in names])
-    of = dict(zip((name for names in splits.values() for name in names), found, strict=True))
+    images = [name for names in splits.values() for name in names]
+    of = dict(zip(images, find_groups(grouping, images), strict=True))
     groups = {split: {of[name] for name in names} - {None} for split, names in splits.items()}
     counts = ", ".join(f"{len(own)} {split}" for split, own in groups.items())
     different = [split for split in splits if split != "test" or splits["test"] != splits["val"]]
