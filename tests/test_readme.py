@@ -27,7 +27,7 @@ TYPED = re.compile(
     r"(?:^|`)((?:python -m )?vitlab (?:fit|compare) [^`\n]+|make (?!help|install|test|docs|claims)[\w-]+)", re.M
 )
 FIRST = {found[1]: name for name, text in PAGES.items() if (found := TYPED.search(text))}
-SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`\n]*)", re.MULTILINE)
+SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`#\n]*)", re.MULTILINE)
 COMMANDS = dict.fromkeys([*SHELL.findall(README.replace("\\\n", "")), *SHELL.findall(DOCS["commands.md"])])
 TARGETS = {target for text in (README, *DOCS.values()) for target in re.findall(r"[`(]make ([\w-]+)", text)}
 
@@ -188,7 +188,7 @@ def test_commands_and_files_of_the_documentation_exist(name: str) -> None:
 
 
 def test_every_place_picture_and_page_that_the_readme_names_exists() -> None:
-    places = re.findall(r"^(vitlab/[\w./]+|experiments/|notebooks/|tests/)", README, re.MULTILINE)
+    places = re.findall(r"(?<![\w/])(?:vitlab|experiments|notebooks|examples|benchmarks|tests)/[\w./]*", README)
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert len(places) >= 10
     assert [place for place in [*places, *links] if not (ROOT / place).exists()] == []
