@@ -98,7 +98,7 @@ def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.M
 def test_a_sharded_encoder_is_not_probed(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--trainer.strategy", "fsdp2", "--run.probe", "knn"]
     assert run("fit", ["--config", str(tiny(SIMMIM)), *arguments]) == 2
-    assert "run.probe: knn reads a whole encoder, and trainer.strategy fsdp2 shares it out" in capsys.readouterr().err
+    assert "run.probe: knn needs the full encoder, which fsdp2 shards" in capsys.readouterr().err
 
 
 def test_labels_that_are_no_classes_are_refused_before_the_training(
