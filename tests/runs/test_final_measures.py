@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vitlab.analysis.activations import amplitude, block_outputs
 from vitlab.analysis.attention import attention_overlap
+from vitlab.analysis.measures import amplitude, block_outputs
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Shapes

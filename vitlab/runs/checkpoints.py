@@ -103,19 +103,14 @@ class RunCheckpoints(Checkpoint):
     """Writes `last.ckpt`, keeps the one before, and stops the run after a signal once its state is written."""
 
     def __init__(self, directory: Path, settings: Checkpointing) -> None:
-        self.directory = directory
-        self.settings = settings
-        self.signals = Signals()
+        self.directory, self._next = directory, directory / "next.ckpt"
+        self.settings, self.signals = settings, Signals()
         self.written, self.seconds = 0, 0.0
         self._step = 0
         self._cost = 0.0
         self._at = self._begin = time.perf_counter()
         self._tried = self._unpublished = self._owed = False
         self._written_at, self._pausing = 0, False
-
-    @property
-    def _next(self) -> Path:
-        return self.directory / "next.ckpt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step

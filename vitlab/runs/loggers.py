@@ -258,10 +258,10 @@ class UnbreakableWandbLogger(WandbLogger):
 
     def _end_service(self) -> None:
         """End W&B's own process; otherwise W&B would look for it, and complain, when this process ends."""
-        with suppress(Exception, SystemExit):  # SystemExit: with a killed service's status
-            import wandb
+        if self._alone:  # else the user's run would end, too
+            with suppress(Exception, SystemExit):  # SystemExit: with a killed service's status
+                import wandb
 
-            if self._alone:  # else the user's run would end, too
                 wandb.teardown()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Trained(Measure):
 
 
 class Segmentation(Measure):
-    """Logs how well frozen features tell what is at each place, for data with masks, see `vitlab.evaluation.dense`.
+    """Logs segmentation probes on frozen features, for data with masks, see `vitlab.evaluation.dense`.
 
     `test/miou_linear` and `test/miou_knn` are of the last stage, `test/miou_linear_best` of the stage whose
     linear probe is best on the validation images.

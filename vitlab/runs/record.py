@@ -337,10 +337,9 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(importlib.metadata.PackageNotFoundError):  # of a clone that is not installed
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
