@@ -52,7 +52,7 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     table = pd.read_csv(file, keep_default_na=False)
     assert table["images"].value_counts().to_dict() == {599: 1 + 5 * len(CORRUPTIONS), 60: 1 + 5 * len(CORRUPTIONS)}
     assert run("robustness", ["runs/study", "--images", "0"]) == 2
-    assert "expected 1 or more" in capsys.readouterr().err
+    assert "invalid PositiveInt value: '0'" in capsys.readouterr().err
 
 
 class Constant(VisionTransformer):

@@ -1,22 +1,8 @@
-"""The variants of a study that are a grid, and what a study sets in its runs: what seeds draw, its `vary`, and the
-places of its axis, its `along`.
+"""The variants of a study that are a grid (`factors`), what its seeds draw (`vary`), and the places of its axis
+(`along`): see docs/studies.md.
 
-    factors:
-      network:
-        ViT: {let: {weights: vit.safetensors}, model: {init_args: {backbone: {class_path: …}}}}
-        Swin v2: ../swin_v2.yaml
-      trained with:
-        labels: {model: {class_path: Supervised}}
-        SimMIM: {model: {class_path: SimMIM, init_args: {init_from: $weights}}}
-    except: [{network: Swin v2, trained with: labels}]    # cells that are no variants
-
-A cell's settings are those of its levels together; what `variants` has under its name comes on top. The name joins the
-levels, after a preposition that ends a factor's name: ViT with SimMIM; of two, with what is between: layer norm in
-batches of 8, from `trained in batches of`. `$weights` is what a level of the cell has under `let`. Where a claim orders
-two levels, Swin v2 > ViT, it orders every two cells that differ in these alone.
-
-With `along`, a study is the same at each place of an axis: numbers of training images, budgets, or values of a numeric
-setting. The images of fewer are among those of more, as many of each class, the same for all variants of a seed.
+A cell's settings are those of its levels together; what `variants` has under its name comes on top. Its name joins the
+levels, after a preposition that ends a factor's name: ViT with SimMIM, of the factors `network` and `trained with`.
 """
 
 import re
