@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jsonargparse.typing import PositiveInt
+
 from vitlab import log
 from vitlab.commands.options import StudyParser, quiet
 
@@ -22,13 +24,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("alone", nargs="?", type=Path, metavar="STUDY", help="short for --study STUDY")
     parser.add_argument("--study", type=Path, help="folder of a finished study, like runs/quickstart")
-    parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
+    parser.add_argument("--images", type=PositiveInt, help="number of test images, stratified by class [all]")
     options = parser.parse_args(arguments)
     study = options.study or options.alone
     if study is None:
         raise ValueError("robustness takes the folder of a study. For example: robustness runs/quickstart")
-    if options.images is not None and options.images < 1:
-        raise ValueError(f"--images {options.images}: expected 1 or more.")
 
     import pandas as pd
 
