@@ -239,9 +239,7 @@ def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
             near = ", ".join(difflib.get_close_matches(str(path), runs, n=4, cutoff=0.0)) or "none"
             raise FileNotFoundError(f"No run {path}. Runs in {above}/: {near}. `python -m vitlab list` shows all.")
         hint = "".join(f"Did you mean {near}? " for near in difflib.get_close_matches(str(path), shipped(), 1, 0.5))
-        raise FileNotFoundError(
-            f"No configuration {path}. {hint}`python -m vitlab init` lists those that vitlab ships."
-        )
+        raise FileNotFoundError(f"No configuration {path}. {hint}`python -m vitlab init` lists what vitlab ships.")
     written = path.read_bytes()
     try:
         content = parse_yaml(written.decode(), str(path), loader)

@@ -201,7 +201,7 @@ def test_a_frozen_encoder_is_tested_by_one_process(
     tiny: Write, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tiny(merge(merge(GIVEN, {"run": {"probe": "knn"}}), change))
-    with pytest.raises(ValueError, match=r"of a frozen encoder is a test by one process"):
+    with pytest.raises(ValueError, match=r"of frozen weights needs trainer.devices: 1 and run.test: true"):
         Experiment(path).fit()
 
 

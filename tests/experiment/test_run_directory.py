@@ -168,7 +168,7 @@ def test_another_state_replaces_no_interrupted_run(trained: Path, capsys: pytest
     before = sorted((trained / "checkpoints").iterdir())
     for state in ("none", "other.ckpt"):  # would erase what an interrupted run has
         assert run("fit", ["--config", "tiny.yaml", "--ckpt_path", state]) == 2
-        assert f"has begun, and --ckpt_path {state} would replace its progress" in capsys.readouterr().err
+        assert "has begun. Leave out --ckpt_path" in capsys.readouterr().err
     assert sorted((trained / "checkpoints").iterdir()) == before
 
 

@@ -63,7 +63,7 @@ def test_random_features_are_not_taken_for_those_of_a_model(write_study: Write, 
     """A timm model's name is no weights: without `pretrained` it is built at random."""
     random = {"frozen": {"probe": "linear"}, **variant(0.9)}
     study = read_study(write_study(variants={"tuned": variant(0.95), "as given": random}))
-    with pytest.raises(ValueError, match=r"'as given' is frozen, and has no weights but random ones.\nSet model"):
+    with pytest.raises(ValueError, match=r"'as given' is frozen, and has random weights. Set init_from"):
         plan(study, tmp_path)
 
 

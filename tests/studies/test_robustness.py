@@ -197,7 +197,7 @@ def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench) -> None:
 
 def test_a_study_that_ranks_features_is_refused_before_anything_is_measured(bench: Bench) -> None:
     (bench.study[-1].directory / "config.yaml").write_text("run: {probe: knn}")
-    with pytest.raises(ValueError, match=r"ranks b, seed 2 by its features"):
+    with pytest.raises(ValueError, match=r"probes features \(b, seed 2: run\.probe\)"):
         bench.measure(50)
     assert not bench.measured
     (bench.study[-1].directory / "config.yaml").write_text("{run: {probe: linear}, trainer: {max_epochs: 0}}")

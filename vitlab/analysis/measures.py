@@ -102,10 +102,7 @@ class AttentionJaccard(Measure):
         if data.masks("test") is None:
             raise ValueError(f"AttentionJaccard: {type(data).__name__} has no masks. Use a data set like Shapes.")
         if (data.image_size, data.in_chans) != (own.image_size, own.in_chans):
-            raise ValueError(
-                f"AttentionJaccard: {type(data).__name__} has images of {data.image_size} px and {data.in_chans} "
-                f"channels, the run of {own.image_size} and {own.in_chans}. Give both the same image_size."
-            )
+            raise ValueError(f"AttentionJaccard: {type(data).__name__} needs the image_size and channels of the run.")
         if not has_class_attention(pl_module.encoder, torch.zeros(1, data.in_chans, *size)):
             raise ValueError("AttentionJaccard: the output reads no class token. Use a ViT with global_pool: token.")
 

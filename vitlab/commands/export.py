@@ -83,9 +83,6 @@ def best_run(study: Path) -> Path:
     whole = [run for run in own if not RunDirectory(run).shortfalls]
     runs = sorted(whole, key=lambda run: (int(run.name.rpartition("-")[2]), run))
     if not runs:
-        raise ValueError(
-            f"--study {study}: {best} leads and left no network: a k-NN probe gives none, or its states "
-            "were removed. Give a run of another variant by --config."
-        )
+        raise ValueError(f"--study {study}: {best} leads, and has no checkpoint. Give another run by --config.")
     print(f"{best}: {runs[0]}")
     return runs[0]

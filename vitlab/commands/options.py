@@ -103,7 +103,7 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
         value = value if equals else next(pending, "")
         if not value or (value.startswith("--") and not equals):
             raise ValueError(f"{name} needs a value, like {name}=VALUE.")
-        is_path = name.endswith((".root", ".table")) and value != "null"  # a folder 0755 is no number
+        is_path = name.endswith((".root", ".table")) and value != "null"  # a folder 0755 is not a number
         data = merge(data, nest(short(name).removeprefix("--data."), value if is_path else parse_yaml(value, name)))
     return rest, data
 
@@ -168,8 +168,8 @@ def quiet() -> None:
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    said: dict[str, logging.LogRecord] = {}  # each line once: all variants and folds of a study read the same images
-    handler.addFilter(lambda record: said.setdefault(record.getMessage(), record) is record)
+    seen: dict[str, logging.LogRecord] = {}  # each line once: all variants and folds of a study read the same images
+    handler.addFilter(lambda record: seen.setdefault(record.getMessage(), record) is record)
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):

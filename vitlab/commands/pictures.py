@@ -32,7 +32,7 @@ def run_predict(arguments: Sequence[str]) -> int:
     return 0
 
 
-FEWEST = 3  # pictures that two components can tell apart
+FEWEST = 3  # pictures of which two principal components make a map
 
 
 def run_embed(arguments: Sequence[str]) -> int:

@@ -99,9 +99,7 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, P
         if (name, run.seed) in runs:
             raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
         if not isinstance(run.data.image_size, int):
-            raise ValueError(
-                f"{config} sees images of {run.data.image_size} px; only squares are resized. Give other runs."
-            )
+            raise ValueError(f"{config} sees images of {run.data.image_size} px; only squares are resized.")
         run.warn_of_other_images()
         runs[name, run.seed], weights[run] = run, checkpoint
         if run.data.image_names("test") != next(iter(weights)).data.image_names("test"):

@@ -190,10 +190,8 @@ class PeakMemory:
 
 def process_status(field: str) -> int:
     """Return a size from /proc/self/status (Linux) in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"/proc/self/status has no {field}")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 
 
 def bytes_of_tensors() -> int:
@@ -204,7 +202,8 @@ def bytes_of_tensors() -> int:
     for tensor in tensors:
         with contextlib.suppress(RuntimeError):  # of torch.compile's fake tensors, which have no address or no storage
             storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = 0 if storage.device.type == "meta" else storage.nbytes()
+            if storage.device.type != "meta":
+                sizes[storage.data_ptr()] = storage.nbytes()
     return sum(sizes.values())
 
 

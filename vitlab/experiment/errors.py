@@ -53,9 +53,8 @@ def check_sections(config: Config) -> None:
         raise ValueError("This is a study, not an experiment: it has a base and variants. Train it with `compare`.")
     for key in config:
         if key not in SECTIONS:
-            raise ValueError(
-                f"The configuration has no key {key}.{nearest(key, SECTIONS)} Keys: {', '.join(SECTIONS)}."
-            )
+            some = f" Keys: {', '.join(SECTIONS)}."
+            raise ValueError(f"The configuration has no key {key}.{nearest(key, SECTIONS) or some}")
 
 
 def refuse_variant(config: Config, file: Path | None = None) -> None:

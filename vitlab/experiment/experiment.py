@@ -228,10 +228,7 @@ class Experiment:
             arguments = model.get("init_args") if model else None
             for argument, fact in taken.items():
                 if arguments is not None and argument not in arguments:
-                    raise ValueError(
-                        f"model.{name}: {model.class_path} takes no {argument}. Its __init__ needs the typed arguments "
-                        f"{', '.join(taken)} with defaults; the data set fills them in."
-                    )
+                    raise ValueError(f"model.{name}: {model.class_path} needs the arguments {', '.join(taken)}.")
                 if arguments is None or arguments.get(argument) is None:
                     continue
                 key = f"model.{name}.{argument}"
@@ -350,10 +347,7 @@ class Experiment:
                 + f"\n{remedy} that one with --run.overwrite true."
             )
         if own is not None and (state is None or not state.resolve().is_relative_to(own.resolve().parent)):
-            raise ValueError(
-                f"{self.directory} has begun, and --ckpt_path {self._values.ckpt_path} would replace its progress.\n"
-                "Continue it without --ckpt_path, give this run another --run.name, or --run.overwrite true."
-            )
+            raise ValueError(f"{self.directory} has begun. Leave out --ckpt_path, or give another --run.name.")
         return state
 
     def _compare_images(self, finished: bool = False) -> bool:
@@ -521,19 +515,13 @@ class Experiment:
     def _check_training(self, finished: bool) -> None:
         """Refuse or warn of what would be regretted after the training."""
         if self.frozen and (self.trainer.world_size > 1 or not self.run.test):
-            raise ValueError(
-                f"run.probe: {self.run.probe} of a frozen encoder is a test by one process; set trainer.devices: 1 and "
-                "run.test: true."
-            )
+            raise ValueError("run.probe of frozen weights needs trainer.devices: 1 and run.test: true.")
         for known in known_test_images(self) if self.run.test and not finished else ():
             log.warning("%s, so this run's test is none of new images. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
         warn_of_normalization(self.config, self.data)
         if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
-            raise ValueError(
-                f"run.probe: {self.run.probe} needs the full encoder, which fsdp2 shards. Set run.probe: null, and use "
-                "`python -m vitlab probe` after the run."
-            )
+            raise ValueError(f"run.probe: {self.run.probe} needs the full encoder, which fsdp2 shards. Set it null.")
         if self.run.probe is not None and self.run.test and not finished:
             require_classes(torch.from_numpy(self.data.labels("test")))
         if self._values.trainer.enable_checkpointing is False:
@@ -581,10 +569,7 @@ class Experiment:
         """
         weights = self.checkpoint()
         if not is_overridden("test_step", self.objective):
-            raise ValueError(
-                f"{type(self.objective).__name__} learns no classes, so there is nothing to test; `probe` measures its "
-                f"features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
-            )
+            raise ValueError(f"{type(self.objective).__name__} learns no classes; `probe` measures its features.")
         return self._evaluate("test", weights)
 
     def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
@@ -599,10 +584,7 @@ class Experiment:
             reasons = departures(self.directory, weights, self.config, self.data) if finished else []
             self.record.results = self.directory / OTHER if reasons else self.directory
             if reasons:
-                log.warning(
-                    "This is not the run's own test, whose results stay; the files of this one are in %s:\n%s",
-                    *(self.record.results, _listed(reasons)),
-                )
+                log.warning("Not the run's own test; its files are in %s:\n%s", self.record.results, _listed(reasons))
         else:
             self.warn_of_other_images()
         evaluate = trainer.validate if split == "val" else trainer.test

@@ -40,27 +40,15 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
     for each in callbacks:
         name = type(each).__name__
         if isinstance(each, GradientAccumulationScheduler):
-            raise ValueError(
-                f"trainer.callbacks: {name} changes the batch, by which rates and schedules are set.\n"
-                "Set trainer.accumulate_grad_batches."
-            )
+            raise ValueError(f"trainer.callbacks: in place of {name}, set trainer.accumulate_grad_batches.")
         if isinstance(each, LearningRateFinder):
-            raise ValueError(
-                f"trainer.callbacks: {name} sets a rate that the schedule replaces at the next step.\n"
-                "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
-            )
+            raise ValueError(f"trainer.callbacks: the schedule overrides {name}; `tune` in a study finds a rate.")
         if isinstance(each, AVERAGING):
-            raise ValueError(
-                f"trainer.callbacks: {name} averages weights only after the last checkpoint.\n"
-                "Use model.init_args.ema, which validates, tests and keeps both."
-            )
+            raise ValueError(f"trainer.callbacks: in place of {name}, set model.init_args.ema, which is tested too.")
         own = type(objective).__module__.startswith("vitlab.")  # of others unknown
         known = [*objective.epoch_metrics, *monitored] if own else []
         if isinstance(each, EarlyStopping) and known and each.monitor not in known:
-            raise ValueError(
-                f"trainer.callbacks: {name} waits for {each.monitor}, which {type(objective).__name__} does not log.\n"
-                f"It logs {', '.join(known)}."
-            )
+            raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
 
 
 def check_precision(precision: str, objective: Objective) -> None:
@@ -74,7 +62,4 @@ def check_precision(precision: str, objective: Objective) -> None:
     if precision.endswith("-true") and precision != "32-true":
         raise ValueError(f"trainer.precision is {precision}, but weights are in float32; set bf16-mixed, or 32-true.")
     if precision == "16-mixed" and isinstance(objective.backbone, models.SwinTransformer | models.SwinTransformerV2):
-        log.warning(
-            "trainer.precision is 16-mixed, which ends at 65,504; the activations of large Swins are known to grow "
-            "beyond. bf16-mixed has the range of float32."
-        )
+        log.warning("trainer.precision: activations of large Swins exceed 16-mixed's 65,504; bf16-mixed has room.")

@@ -394,10 +394,7 @@ def stage_windows(window_size: int | Sequence[int], num_stages: int) -> list[Siz
     sides = [window_size] * num_stages if isinstance(window_size, int) else list(window_size)
     windows = [(sides[0], sides[1])] * num_stages if len(sides) == 2 else [(side, side) for side in sides]
     if len(windows) != num_stages or any(side < 1 for window in windows for side in window):
-        raise ValueError(
-            f"window_size {window_size} for {num_stages} stages: "
-            f"give one side, [height, width], or {num_stages} sides, each at least 1."
-        )
+        raise ValueError(f"window_size {window_size}: give one side, [height, width], or {num_stages} sides above 0.")
     return windows
 
 

@@ -107,10 +107,7 @@ class MetricsFile(Logger):
                     if (row.get("step") or "").isdigit() and None not in row.values()
                 ]
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(
-                f"{self.path} is damaged ({error}). Remove it, and give the same command again: the run continues, "
-                "and its curves begin here."
-            ) from None
+            raise ValueError(f"{self.path} is damaged ({error}). Remove it; the run continues without.") from None
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         table = io.StringIO(newline="")

@@ -62,9 +62,7 @@ class Study:
         self.path = Path(path)
         study = read_study(self.path)
         if study.along:
-            raise ValueError(
-                f"{path}: a study along an axis has a verdict at each place; use `python -m vitlab compare`."
-            )
+            raise ValueError(f"{path}: with `along` there is a verdict at each place; use `python -m vitlab compare`.")
         self.folder = study.folder(self.root)
 
     def _repr_html_(self) -> str:

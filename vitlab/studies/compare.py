@@ -400,9 +400,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     """
     study = begun_study(study_path, root)
     if study.along:
-        raise ValueError(
-            f"{study_path}: a study along an axis is many studies. Remove `along`, or read the report of `compare`."
-        )
+        raise ValueError(f"{study_path}: with `along` there is a verdict at each place; read the report of `compare`.")
     planned = ResolvedStudy.of(study, root)
     planned.spend_budget()
     planned.tune(lambda runs: [])

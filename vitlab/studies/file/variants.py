@@ -58,10 +58,7 @@ def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
     flat = flatten(config)
     for kind, key in SETTINGS.items():
         if kind in vary and flat.get(key, ABSENT) not in (ABSENT, None):
-            yield (
-                f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}.\n"
-                f"Remove it, or leave {kind} out of the study's `vary`."
-            )
+            yield f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}. Remove it, or {kind} from `vary`."
 
 
 def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
@@ -72,10 +69,7 @@ def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
     given |= dict(setting.split("=", 1) for setting in source.settings)
     follows = {kind: given.get(short(key)) in (None, "null") for kind, key in SETTINGS.items()}
     if drawn := [NAMES[kind] for kind, free in follows.items() if free and kind not in vary]:
-        yield (
-            f"vary: {joined(drawn)} would be held fixed, but {source.file} draws that with each seed.\n"
-            "Add it to `vary`, or give the weights of one run."
-        )
+        yield f"vary: add {joined(drawn)}, which {source.file} draws with each seed."
     for kind, free in follows.items():
         if kind in vary and not free:
             yield f"{source.file} sets {SETTINGS[kind]}, so no seed changes {NAMES[kind]} of that training. Remove it."
@@ -208,10 +202,7 @@ def _together(levels: Mapping[str, Config], known: set[str]) -> Config:
             return {key: filled(value) for key, value in node.items()}
         name = node.removeprefix("$") if isinstance(node, str) and node.startswith("$") else None
         if name in known and name not in let:
-            raise ValueError(
-                f"factors: {joined([*levels])}: a level needs {node}, and none has it. Give it under `{LET}`, or list "
-                "the cell in `except`."
-            )
+            raise ValueError(f"factors: {joined([*levels])}: no level has {node} under `{LET}`.")
         return let.get(name, node)
 
     merged, before = dict[str, Any](), dict[str, tuple[str, Any]]()
