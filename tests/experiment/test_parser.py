@@ -273,7 +273,7 @@ def test_the_command_line_beats_a_file_given_after_it(tiny: Write) -> None:
         (["--model.backbone", f"{__name__}.Plain"], "examples/architecture.py of the repository shows what one has."),
         (
             ["--model.backbone", f"{__name__}.Colored"],
-            "Colored takes no in_chans; give it num_classes, in_chans, img_size.",
+            "Colored needs the arguments num_classes, in_chans, img_size.",
         ),
         (["--model.teacher.model", "null"], "model: no option teacher.model.\n"),
     ],
