@@ -106,7 +106,7 @@ def test_labels_that_are_no_classes_are_refused_before_the_training(
 ) -> None:
     monkeypatch.setattr(Digits, "labels", lambda self, split: np.zeros((9, 2), np.float32))
     assert run("fit", ["--config", str(tiny(SIMMIM)), "--run.probe", "knn"]) == 2
-    assert "(B, 2) float32, are not classes" in capsys.readouterr().err
+    assert "Labels (B, 2) torch.float32 are not one class per image" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 

@@ -153,7 +153,7 @@ def no_training(runs: list[Run]) -> list[Outcome]:
 
 def test_a_seed_without_a_finished_tuning_run_is_named(write_study: Write, digits: Digits, tmp_path: Path) -> None:
     study = read_study(write_study(tune=GRID, variants=VARIANTS))
-    with pytest.raises(ValueError, match="no tuning run of A finished with seed 1 and has a val/top1; see its logs"):
+    with pytest.raises(ValueError, match="no run of A finished with seed 1 with a val/top1; see its logs"):
         tune(study, tmp_path, {}, no_training, digits)
 
 
