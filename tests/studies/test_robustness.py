@@ -247,7 +247,7 @@ def test_a_variant_has_its_color_also_where_another_failed() -> None:
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"contains no results\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"no results\.csv in it"):
         robustness.finished_runs(tmp_path)
     (tmp_path / "results.csv").write_text("variant,seed,status\nViT,1,killed\n")
     with pytest.raises(ValueError, match="none of its runs finished"):
