@@ -22,7 +22,6 @@ import torch
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from referee.formats import counted
 
 from vitlab import log
 from vitlab.atomic_files import flaw
@@ -342,7 +341,7 @@ class Experiment:
             if len(longer) == len(changed) and longer[0].startswith("trainer.max_") and last.is_file():
                 remedy = f"Train on from its last state: --run.name NEW --ckpt_path {last}; or replace"
             raise ValueError(
-                f"{self.directory} is a run with another configuration ({counted(len(changed), 'difference')}):\n"
+                f"{self.directory} is a run with another configuration ({len(changed)} difference{'s' * (len(changed) > 1)}):\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + f"\n{remedy} that one with --run.overwrite true."
             )
