@@ -125,9 +125,6 @@ def test_a_missing_file_is_answered_with_those_that_are_there(tmp_path: Path) ->
         load_yaml(tmp_path / "vti.yaml")
 
 
-BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(9))  # 9⁹ values
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -136,13 +133,10 @@ BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" 
         ("a:\n\tb: 2", ", line 2, column 1: a tab; indent with spaces"),
         ("a: @b", ", line 1, column 4: a value cannot begin with @; put it in quotes"),
         ("a: \x07", " is not valid YAML: unacceptable character #x0007"),
-        ("trainer: {max_epochs: 9}\nb: 1\ntrainer: {}", ", line 3: `trainer` is given twice, also in line 1. Remove"),
-        ("a: [{b: {c: 1}, c: 2, b: 3}]", ", line 1: `b` is given twice, also in line 1. Remove or rename one."),
-        (BOMB, r", line 6: aliases like \*a4 repeat more than 100,000 values"),
-        ("a: &a [*a]", r", line 1: \*a repeats &a, which contains it"),
-        ("a: " + "[" * 20_000, ", line 1: more than 100 levels of brackets or indentation"),
-        ("a: \xe9t\xe9".encode("latin1"), ", line 1: byte 0xe9 is not UTF-8. Save the file as UTF-8"),
-        (b"PK\x03\x04\0\0", " is not a text file. Give a YAML file .*; --ckpt_path takes a checkpoint"),
+        ("trainer: {max_epochs: 9}\nb: 1\ntrainer: {}", ", line 1, column 1: not valid YAML, `trainer` is given twice"),
+        ("b:\n- {b: {c: 1}, c: 2, b: 3}", ", line 2, column 3: not valid YAML, `b` is given twice."),
+        ("a: \xe9t\xe9".encode("latin1"), ", line 1: not a text in UTF-8"),
+        (b"PK\x03\x04\0\0\xff", ", line 1: not a text in UTF-8; --ckpt_path takes a checkpoint"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused_in_one_line(
@@ -206,7 +200,7 @@ def test_a_number_is_one_with_and_without_a_point(written: str, tmp_path: Path) 
 
 def test_a_mapping_in_an_argument_is_read_as_one_in_a_file() -> None:
     optimizer = {"optimizer": {"class_path": "AdamW", "init_args": {}}}
-    with pytest.raises(ValueError, match=r"--optimizer, line 1: `class_path` is given twice"):
+    with pytest.raises(ValueError, match=r"--optimizer, line 1, column 1: not valid YAML, `class_path` is"):
         gather([optimizer], ["--optimizer", "{class_path: SGD, class_path: Muon}"])
 
 

@@ -52,14 +52,6 @@ A file names classes of vitlab, torch, timm and Lightning; --import MODULE lets 
 """
 
 
-def help_text() -> str:
-    """Return the help, with commands of one text in one line."""
-    names: dict[str, str] = {}
-    for name, text in COMMANDS.items():
-        names[text] = f"{names[text]}  {name}" if text in names else name
-    return HELP.format(commands="\n".join(f"  {name:<15} {text}" for text, name in names.items()))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status.
 
@@ -79,7 +71,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     if os.getcwd() not in sys.path and "" not in sys.path:  # as `python -m` does, for classes in the user's folder
         sys.path.insert(0, os.getcwd())
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(help_text(), end="")
+        texts = dict.fromkeys(COMMANDS.values())  # a line for each, with the commands that it is about
+        names = {text: "  ".join(name for name in COMMANDS if COMMANDS[name] == text) for text in texts}
+        print(HELP.format(commands="\n".join(f"  {name:<15} {text}" for text, name in names.items())), end="")
         return 0
     command = arguments[0]
     if command == "--version":

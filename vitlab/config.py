@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from inspect import Parameter, isclass, isfunction, isroutine, signature
 from pathlib import Path
@@ -58,8 +58,6 @@ ABSENT = "(absent)"
 ROOTS = ("data.init_args.root", "data.init_args.table")
 
 TEXTS = ("name", "root", "table", "question")  # keys whose value is a text, 001 or 2024_01 too
-
-DEEPEST, LARGEST = 100, 100_000  # levels, and values that aliases repeat, of any configuration and then some
 
 REMOVED_FROM_DATA = {"sampling": None, "mask_folder": None, "bits": 8}  # settings of older runs, as they had no effect
 
@@ -196,6 +194,10 @@ class Loader(SafeLoader):
         return int(number) if "." not in node.value and number.is_integer() else number
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        own = [key.value for key, _ in node.value if key.value != "<<"]  # of `<<` YAML merges several
+        for key in own:
+            if own.count(key) > 1:  # of which PyYAML takes the last
+                raise yaml.constructor.ConstructorError(problem=f"`{key}` is given twice", problem_mark=node.start_mark)
         self.flatten_mapping(node)
         for key, value in node.value:
             named = key.value in TEXTS and isinstance(value, yaml.ScalarNode) and not value.tag.endswith(":null")
@@ -237,30 +239,16 @@ def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
             near = ", ".join(difflib.get_close_matches(str(path), runs, n=4, cutoff=0.0)) or "none"
             raise FileNotFoundError(f"No run {path}. Runs in {above}/: {near}. `python -m vitlab list` shows all.")
         hint = "".join(f"Did you mean {near}? " for near in difflib.get_close_matches(str(path), shipped(), 1, 0.5))
-        raise FileNotFoundError(
-            f"No configuration {path}. {hint}`python -m vitlab init` lists those that vitlab ships."
-        )
-    with path.open("rb") as file:
-        written = file.read(4096)
-        if b"\0" in written:
-            raise ValueError(
-                f"{path} is not a text file. Give a YAML file or a run directory; --ckpt_path takes a checkpoint."
-            )
-        written += file.read()
+        raise FileNotFoundError(f"No configuration {path}. {hint}`python -m vitlab init` lists what vitlab ships.")
+    written = path.read_bytes()
     try:
         content = parse_yaml(written.decode(), str(path), loader)
     except UnicodeDecodeError as error:
         line = written.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: byte 0x{written[error.start]:02x} is not UTF-8. Save the file as UTF-8, or convert "
-            f"it: iconv -f latin1 -t utf-8 {path}"
-        ) from None
-    if content is None:
-        raise ValueError(f"{path} is empty. Restore it, or give a mapping like `trainer: {{max_epochs: 10}}`.")
+        raise ValueError(f"{path}, line {line}: not a text in UTF-8; --ckpt_path takes a checkpoint.") from None
     if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} contains a {type(content).__name__}; expected a mapping like `trainer: {{max_epochs: 10}}`."
-        )
+        found = "is empty" if content is None else f"contains a {type(content).__name__}"
+        raise ValueError(f"{path} {found}; expected a mapping like `trainer: {{max_epochs: 10}}`.")
     return modernize(content)
 
 
@@ -271,10 +259,9 @@ def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
         source: its file or option, as messages name it.
 
     Raises:
-        ValueError: not valid YAML (with line and column), a key given twice, or nesting and aliases without end.
+        ValueError: not valid YAML (with line and column), or a key given twice.
     """
     try:
-        _refuse_ambiguous(text, source)
         return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark
@@ -288,46 +275,6 @@ def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
         raise ValueError(f"{source}, line {mark.line + 1}, column {mark.column + 1}: {fault}.") from None
     except yaml.YAMLError as error:  # a character that no text has
         raise ValueError(f"{source} is not valid YAML: {error}".partition("\n")[0]) from None
-
-
-@dataclass
-class _Node:
-    """A mapping or list of a YAML text, as far as it has been read."""
-
-    anchor: str | None = None
-    lines: dict[str, int] | None = None  # of a mapping's keys
-    children: int = 0
-    size: int = 0  # values, those that aliases repeat included
-
-
-def _refuse_ambiguous(text: str, source: str) -> None:
-    """Refuse keys given twice, of which PyYAML takes the last, and nesting and aliases that would crash it."""
-    path, sizes = [_Node()], dict[str | None, int]()  # nodes from the top to the one that is read; sizes by anchor
-    event: Any
-    for event in yaml.parse(text, Loader=SafeLoader):
-        node, line, fault = path[-1], event.start_mark.line + 1, None
-        if isinstance(event, yaml.CollectionEndEvent):
-            sizes[node.anchor] = node.size
-            path.pop()
-            path[-1].size += node.size
-        elif isinstance(event, yaml.NodeEvent):
-            node.children += 1
-            node.size += sizes.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
-            if isinstance(event, yaml.CollectionStartEvent):
-                path.append(_Node(event.anchor, {} if isinstance(event, yaml.MappingStartEvent) else None))
-                if len(path) > DEEPEST + 1:
-                    fault = f"more than {DEEPEST} levels of brackets or indentation. Close some."
-            elif isinstance(event, yaml.AliasEvent):
-                if any(each.anchor == event.anchor for each in path):
-                    fault = f"*{event.anchor} repeats &{event.anchor}, which contains it. Write it out."
-                elif node.size > LARGEST:
-                    fault = f"aliases like *{event.anchor} repeat more than {LARGEST:,} values. Use fewer."
-            elif node.lines is not None and node.children % 2 and (key := getattr(event, "value", "<<")) != "<<":
-                if key in node.lines:  # of `<<` YAML merges several
-                    fault = f"`{key}` is given twice, also in line {node.lines[key]}. Remove or rename one."
-                node.lines[key] = line
-        if fault:
-            raise ValueError(f"{source}, line {line}: {fault}")
 
 
 def modernize(config: Any) -> Any:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import signal
@@ -165,113 +165,6 @@ def options_of(parser: argparse.ArgumentParser) -> list[str]:
 def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Return what a parser does for each of its arguments."""
     return parser._actions
-
-
-class Complaint(NamedTuple):
-    """One line of a message of jsonargparse.
-
-    Attributes:
-        kind: what is wrong: `abstract`, `no class`, `no subclass`, `no attribute`, `denied`, `no option`; `other`. Of a
-            value that nothing is wrong with but its type: `type` and `choice`, what would do.
-        words: the names in the line; of `other`, the line itself.
-    """
-
-    kind: str
-    words: tuple[str, ...]
-
-
-# Lines of jsonargparse's messages that report how it searched, not what is wrong.
-_SEARCH = (
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a path but",
-    "Problem with given class_path",
-    "Expected a <class 'NoneType'>",
-    "Parser key",
-    "Not of type",
-    "Not a valid subclass of",
-    "Subclass types expect one of",
-    "a class path (str)",
-    "a dict with",
-    "Requirement '",
-)
-_COMPLAINTS = {
-    "abstract": re.compile(r"Expected an instantiatable class, but (\S+) is abstract"),
-    "no class": re.compile(r"^Expected a dot import path string: (.+)$"),
-    "no subclass": re.compile(r"^Import path (\S+) does not correspond to a subclass of (.+)$"),
-    "no attribute": re.compile(r"module '([\w.]+)' has no attribute '(\w+)'"),
-    "denied": re.compile(r"Importing '([\w.]+)' is not allowed"),
-    "no option": re.compile(r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"),
-}
-_TYPE = re.compile(
-    r"Expected a (?:<class '(?P<type>[\w.]+)'>|typing\.Literal\[(?P<choices>.+)\]|(?P<tuple>tuple with \d+ elements))"
-    r"(?:\. Got value: (?P<value>.*))?"
-)
-
-
-def parsing_failure(message: str) -> tuple[str | None, list[Complaint], str | None]:
-    """Return the key, the complaints and the value that a message of jsonargparse is about.
-
-    The message walks through every alternative of a nested type, and each level of nesting wraps the level below it.
-    """
-    message = message.removeprefix('Parser key "config": ')
-    message = re.sub(r"^Group '([\w.]+)' does not accept option '", r"Option '\1.", message)
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-
-    def in_words(found: re.Match[str]) -> str:  # of PositiveInt and the like
-        return f"must be {found[2].replace('v', '')}{f', not {found[1]}' if found[1] else ''}."
-
-    outside = re.compile(r"Not of type \w+: (?:(\S+) )?does not conform to restriction (.+)")
-    lines = [outside.sub(in_words, line) for line in lines]
-    no_number = re.compile(r"Not of type \w+: (?:could not convert|invalid literal).*'(.*)'")
-    lines = [no_number.sub(r"\1 is not a number.", line) for line in lines]
-    if sum("pip install" in line for line in lines) == 1:  # the class was right, and its package is missing
-        lines = [
-            re.sub(r"^Requirement (.*) not met\. HINT: Try", r"The package \1 is missing. Try", line)
-            for line in lines
-            if "pip install" in line
-        ]
-    lines = [line for line in lines if line and not line.startswith(_SEARCH)]
-    place = re.match(r'Parser key "([^"]+)"', message)
-    value = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
-    types = [match for line in lines if (match := _TYPE.fullmatch(line))]
-    if types and len(types) == len(lines):
-        return place and place[1], _types(types, message), types[-1]["value"] or (value and value[1])
-    # Where a value of the right type has a fault, the other types that would have been right do not matter.
-    lines = [line for line in lines if not _TYPE.fullmatch(line)]
-    return place and place[1], [_complaint(line) for line in lines], value and value[1]
-
-
-def _types(found: Sequence[re.Match[str]], message: str) -> list[Complaint]:
-    """Return the types and the values that would have been right."""
-    subtypes = re.search(r"^ *Subtypes: \[(.*)\]$", message, re.MULTILINE)
-    choices = [word.strip(" '") for match in found for word in (match["choices"] or "").split(",") if word]
-    types = [match["type"] or match["tuple"] for match in found if not match["choices"]]
-    if subtypes and choices:  # numbers to choose from make the parser name `int`, too
-        types = [name for name in types if re.search(rf"\b{name}\b", subtypes[1])]
-    if subtypes and "tuple" in types and (pair := re.search(r"\btuple\[([\w, ]+)\]", subtypes[1])):
-        types[types.index("tuple")] = f"tuple with {pair[1].count(',') + 1} elements"
-    return [Complaint(kind, tuple(dict.fromkeys(words))) for kind, words in (("type", types), ("choice", choices))]
-
-
-def _complaint(line: str) -> Complaint:
-    for kind, pattern in _COMPLAINTS.items():
-        if match := pattern.search(line):
-            return Complaint(kind, match.groups())
-    return Complaint("other", (re.sub(r"<class '([\w.]+)'>", r"\1", line),))
-
-
-def missing_arguments(message: str) -> tuple[str, list[str]] | None:
-    """Return the section and the names of the required arguments that are missing according to a parser's message."""
-    missing = re.fullmatch(r"(.*?)(?:: )?the following arguments are required: (.+)", message, re.DOTALL)
-    return missing and (missing[1], missing[2].split(", "))
-
-
-def is_parsing_failure(message: str) -> bool:
-    """Return whether a message comes from jsonargparse, although the error was raised by a constructor."""
-    return "Does not validate against" in message
 
 
 # ---- torch

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tests.objectives.small import BACKBONES
-from vitlab.analysis.activations import amplitude, block_outputs, filter_components, position_similarity
-from vitlab.analysis.measures import Amplitude
+from vitlab.analysis.measures import Amplitude, amplitude, block_outputs, filter_components, position_similarity
 from vitlab.models import TimmModel, VisionTransformer
 from vitlab.objectives import Supervised
 from vitlab.optim import AdamW, WarmupCosine

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitlab.analysis.activations import amplitude, block_outputs
+from vitlab.analysis.measures import amplitude, block_outputs
 from vitlab.commands.dispatch import run
-from vitlab.commands.pictures import told_apart
+from vitlab.commands.pictures import unique_names
 from vitlab.models import Backbone
 from vitlab.models.backbone import Features
 from vitlab.models.layers import PatchEmbed
@@ -39,10 +39,10 @@ def test_a_vit_without_a_class_token_is_drawn_without_its_attention(tiny: Write)
     assert "class-token-plain-seed-0" not in files
 
 
-def test_runs_of_one_name_are_told_apart() -> None:
+def test_runs_of_one_name_are_unique_names() -> None:
     runs = [Path(name) for name in ("runs/first/vit/seed-0", "runs/last/vit/seed-0", "runs/last/swin/seed-0")]
-    assert told_apart(runs) == ["first-vit-seed-0", "last-vit-seed-0", "last-swin-seed-0"]
-    assert told_apart(runs[1:]) == ["vit-seed-0", "swin-seed-0"]
+    assert unique_names(runs) == ["first-vit-seed-0", "last-vit-seed-0", "last-swin-seed-0"]
+    assert unique_names(runs[1:]) == ["vit-seed-0", "swin-seed-0"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
 from vitlab.commands.options import StudyParser, split_data, with_config
-from vitlab.experiment.class_names import PLACES, choices
+from vitlab.experiment.class_names import KINDS, names_of
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.parser import ConfigurationReader
 from vitlab.internals import options_of
@@ -112,8 +112,8 @@ def test_the_help_of_fit_lists_every_option_and_class(capsys: pytest.CaptureFixt
         if option.startswith(("--run.", "--trainer.")) and not option.endswith((".help", "+")):
             below = [line for line in said.splitlines() if re.match(rf"  {option}[. ]", line)]
             assert below, option
-    for key, place in PLACES.items():
-        assert key.startswith("trainer.") or all(name in said for name in choices(*place) if not name.islower())
+    for key, kind in KINDS.items():
+        assert kind.startswith("lightning.") or all(name in said for name in names_of(key) if not name.islower())
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_its_option(
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_option(
     arguments = ["--config", str(tiny()), "--ckpt_path", "none"]
     Path("file").touch()
     assert run("export", [*arguments, "--out", "file/model"]) == 2
-    assert "error: --out: file/model cannot be written (Not a directory); give another" in capsys.readouterr().err
+    assert "error: file/model: Not a directory." in capsys.readouterr().err
     assert run("fit", [*arguments[:2], "--run.root", "file/runs"]) == 2
     assert "error: file/runs/tiny/seed-0: Not a directory." in capsys.readouterr().err
 

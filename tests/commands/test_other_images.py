@@ -38,7 +38,7 @@ def test_robustness_refuses_other_test_images(
     changed("test")
     assert run("robustness", ["runs/study", "--images", "10"]) == 2
     said = capsys.readouterr().err
-    assert f"{RUN} was tested on other images than these (test: 600 images then, 599 now)" in said
+    assert f"{RUN} was tested on other images (test: 600 images then, 599 now)" in said
     assert not (RUN / "robustness.csv").exists()
 
 

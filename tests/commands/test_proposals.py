@@ -34,7 +34,6 @@ DECLARES = ("StudyParser", "add_argument")
 
 # What runs of each proposed command, with something for each value that it leaves open.
 RUN = {
-    "benchmark --config …": "benchmark --help",
     "compare": "compare --config study.yaml",
     "compare --overwrite": "compare --help",
     "fit": "fit tiny.yaml",

@@ -147,9 +147,9 @@ def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.Cap
     config, other = "runs/tiny/seed-0/config.yaml", "other/tiny/seed-0/config.yaml"
     capsys.readouterr()
     for arguments, message in (
-        ([config, "--sizes", "8", "--epochs", "-1"], "--epochs -1"),
-        ([config, "--sizes", "8", "--lr", "0.1"], "--lr 0.1: give a rate above 0, and --epochs"),
-        ([config, "--sizes", "8", "--epochs", "1", "--lr", "0"], "--lr 0.0"),
+        ([config, "--sizes", "8", "--epochs", "-1"], "--epochs: "),
+        ([config, "--sizes", "8", "--lr", "0.1"], "--lr 0.1: give --epochs"),
+        ([config, "--sizes", "8", "--epochs", "1", "--lr", "0"], "--lr: "),
         ([config, other, "--sizes", "8"], "a second run called tiny, seed 0"),
         ([config, "--sizes", "10"], "does not divide into patches of 4 px"),
         ([config, "--sizes", "8", "--ckpt_path", "none"], "not a finished run of a classifier"),

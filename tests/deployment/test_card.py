@@ -301,4 +301,4 @@ def test_a_study_without_a_network_to_export_says_so(picture: Path, capsys: pyte
     Path("study").mkdir()
     Path("study/verdict.json").write_text(json.dumps({"variants": [{"variant": "frozen, k-NN"}]}))
     assert run("export", ["--study", "study"]) == 2
-    assert "frozen, k-NN leads and left no network" in capsys.readouterr().err
+    assert "frozen, k-NN leads, and has no checkpoint" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.M
 def test_a_sharded_encoder_is_not_probed(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--trainer.strategy", "fsdp2", "--run.probe", "knn"]
     assert run("fit", ["--config", str(tiny(SIMMIM)), *arguments]) == 2
-    assert "run.probe: knn reads a whole encoder, and trainer.strategy fsdp2 shares it out" in capsys.readouterr().err
+    assert "run.probe: knn needs the full encoder, which fsdp2 shards" in capsys.readouterr().err
 
 
 def test_labels_that_are_no_classes_are_refused_before_the_training(
@@ -106,7 +106,7 @@ def test_labels_that_are_no_classes_are_refused_before_the_training(
 ) -> None:
     monkeypatch.setattr(Digits, "labels", lambda self, split: np.zeros((9, 2), np.float32))
     assert run("fit", ["--config", str(tiny(SIMMIM)), "--run.probe", "knn"]) == 2
-    assert "(B, 2) float32, are not classes" in capsys.readouterr().err
+    assert "Labels (B, 2) torch.float32 are not one class per image" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
@@ -201,7 +201,7 @@ def test_a_frozen_encoder_is_tested_by_one_process(
     tiny: Write, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tiny(merge(merge(GIVEN, {"run": {"probe": "knn"}}), change))
-    with pytest.raises(ValueError, match=r"of a frozen encoder is a test by one process"):
+    with pytest.raises(ValueError, match=r"of frozen weights needs trainer.devices: 1 and run.test: true"):
         Experiment(path).fit()
 
 

@@ -168,7 +168,7 @@ def test_another_state_replaces_no_interrupted_run(trained: Path, capsys: pytest
     before = sorted((trained / "checkpoints").iterdir())
     for state in ("none", "other.ckpt"):  # would erase what an interrupted run has
         assert run("fit", ["--config", "tiny.yaml", "--ckpt_path", state]) == 2
-        assert f"has begun, and --ckpt_path {state} would replace its progress" in capsys.readouterr().err
+        assert "has begun. Leave out --ckpt_path" in capsys.readouterr().err
     assert sorted((trained / "checkpoints").iterdir()) == before
 
 
@@ -349,9 +349,9 @@ class Fails(Callback):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("zebra", "dog"), "knows the classes cat, dog; these images have dog, zebra."),
-        (("x", "y"), "knows the classes cat, dog; these images have x, y."),
-        (("cat", "dog", "eel"), "knows the classes cat, dog; these images have cat, dog, eel."),
+        (("zebra", "dog"), "was trained on the classes cat, dog; this data set has dog, zebra."),
+        (("x", "y"), "was trained on the classes cat, dog; this data set has x, y."),
+        (("cat", "dog", "eel"), "was trained on the classes cat, dog; this data set has cat, dog, eel."),
     ],
 )
 def test_other_classes_are_refused(
@@ -399,11 +399,11 @@ def test_pictures_are_classified_where_the_training_images_are_gone(trained: Pat
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "."])
 def test_a_name_cannot_leave_the_root(name: str, tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", ["--config", str(tiny()), "--run.name", name]) == 2
-    assert "leads out of run.root" in capsys.readouterr().err
+    assert "give a name like vit_cifar10" in capsys.readouterr().err
     assert not list(Path.cwd().glob("../evil"))
 
 
-@pytest.mark.parametrize("name", ["", " ", "x" * 300, "漢" * 86, "-rf", "a/-rf", "two\nlines", "tab\t", "nul\0"])
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "tab\t", "nul\0"])
 def test_a_name_that_no_folder_should_have_is_refused(
     name: str, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,7 +86,7 @@ def test_a_small_stem_looks_at_every_pixel_with_timms_weights() -> None:
     stem = plain.net.conv1(torch.nn.functional.interpolate(x, scale_factor=2.0))
     assert model.net.act1(model.net.bn1(model.net.conv1(x))).shape[2:] == stem.shape[2:] == (32, 32)
     assert model.net.layer1(model.net.act1(model.net.bn1(model.net.conv1(x)))).shape[2:] == (32, 32)
-    with pytest.raises(ValueError, match=r"small_stem is for ResNets, not for ConvNeXt; .*patch_size: 1"):
+    with pytest.raises(ValueError, match="small_stem is for ResNets, not for ConvNeXt"):
         TimmModel("convnext_atto", small_stem=True)
 
 

@@ -237,8 +237,8 @@ def test_a_best_state_needs_a_metric_and_validation(
 ) -> None:
     best = {"run": {"checkpoint": {"best": True}}}
     for changes, reason in (
-        ({"trainer": {"limit_val_batches": 0}}, "limit_val_batches is 0"),
-        (OBJECTIVES["dino"], "DINO"),
+        ({"trainer": {"limit_val_batches": 0}}, "there is no validation metric"),
+        (OBJECTIVES["dino"], "there is no validation metric"),
     ):
         with caplog.at_level("WARNING", "vitlab"):
             assert Experiment(tiny(best | changes)).trainer

@@ -44,7 +44,7 @@ def fit(config: Path) -> None:
     folder = Path(settings["run"]["root"]) / settings["run"]["name"] / f"seed-{settings['seed_everything']}"
     folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("ROOM") == "none":
-        print("the last weights are not written, so the run is not finished")
+        print("the last weights are not written")
         sys.exit(UNWRITTEN)
     state = folder / "slept"
     try:

@@ -90,7 +90,7 @@ def test_a_branch_is_counted_as_its_cooldown(write: Callable[..., Path]) -> None
         (
             {"model": {"init_args": {"schedule": {"class_path": "vitlab.optim.WarmupCosine", "init_args": {}}}}},
             {},
-            "branch: A has the schedule vitlab.optim.WarmupCosine. Give all variants vitlab.optim.WarmupStableDecay",
+            "branch: A needs the schedule WarmupStableDecay, not vitlab.optim.WarmupCosine",
         ),
         (
             {"model": {"init_args": {"optimizer": {"init_args": {"weight_decay_end": 0.4}}}}},

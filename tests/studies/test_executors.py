@@ -260,7 +260,7 @@ def test_slurm_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="sbatch not found"):
         new_executor("slurm", [])
     fake_slurm(tmp_path, monkeypatch)
-    with pytest.raises(ValueError, match="time=04:00:00 is no number; give minutes"):
+    with pytest.raises(ValueError, match=r"time must be an integer \(minutes\), got 04:00:00"):
         new_executor("slurm", ["time=04:00:00"])
     with pytest.raises(ValueError, match="partitoin"):
         new_executor("slurm", ["partitoin=gpu"])

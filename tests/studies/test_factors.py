@@ -62,7 +62,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a cell that is none": ({"variants": {"Vit with labels": {}}}, "in `variants` `Vit with labels`. Did you mean"),
     "nothing let": (
         {"factors": FACTORS | {"network": {**FACTORS["network"], "CNN": variant(0.7)}}},
-        "network: CNN and trained with: SimMIM: a level needs $weights, and none has it"),
+        "network: CNN and trained with: SimMIM: no level has $weights under `let`"),
     "no levels": ({"factors": {"network": ["ViT"]}}, "factors: {'network': ['ViT']}. Expected"),
 }  # fmt: skip
 

@@ -149,7 +149,7 @@ def test_the_planner_counts_all_images_and_the_runs_of_all_folds(
         ),
         (
             {"variants": {**TWO, "B": merge(TWO["B"], FROM)}},
-            "takes weights from before.yaml, perhaps trained on images that some parts test",
+            "takes weights from before.yaml, perhaps trained on test images of some folds",
         ),
     ],
 )

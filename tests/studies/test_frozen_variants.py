@@ -55,7 +55,7 @@ def test_another_budget_buys_the_others_their_length(write_study: Write, tmp_pat
 @pytest.mark.parametrize("frozen", ["linear", {"probe": "svm"}, {"probe": "knn", "k": 5}, {"probe": ["knn"]}, None])
 def test_a_wrong_probe_is_answered_with_the_right_ones(write_study: Write, frozen: Any) -> None:
     variants = {"tuned": variant(0.95), "as given": {**variant(0.9), "frozen": frozen}}
-    with pytest.raises(ValueError, match=r"as given: frozen: .*one of linear, knn"):
+    with pytest.raises(ValueError, match=r"as given: frozen: .*linear or knn"):
         read_study(write_study(variants=variants))
 
 
@@ -63,7 +63,7 @@ def test_random_features_are_not_taken_for_those_of_a_model(write_study: Write, 
     """A timm model's name is no weights: without `pretrained` it is built at random."""
     random = {"frozen": {"probe": "linear"}, **variant(0.9)}
     study = read_study(write_study(variants={"tuned": variant(0.95), "as given": random}))
-    with pytest.raises(ValueError, match=r"'as given' is frozen, and has no weights but random ones.\nSet model"):
+    with pytest.raises(ValueError, match=r"'as given' is frozen, and has random weights. Set init_from"):
         plan(study, tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_anew_takes_new_seeds_and_keeps_the_words(claiming: Write, tmp_path: Pat
     keep_word(study, "contradicted", [3, 3])
     for seeds, seen in (([3, 4, 5], "3"), ({"from": 3, "to": 4}, "1, 2, 3")):
         changed = read_study(claiming(budget={"epochs": 8}, seeds=seeds))
-        with pytest.raises(ValueError, match=rf"has seen results of seeds {seen}\.\nGive new ones, from 4 on: a list"):
+        with pytest.raises(ValueError, match=rf"{seen} have results; give seeds from 4 on"):
             register(changed, RUNS, anew=True)
     assert read_study(claiming(seeds={"from": 3, "to": 5, "first": 4})).seeds == [4, 5, 6, 7, 8]
     path = claiming(budget={"epochs": 8}, seeds=[4, 5, 6])
@@ -183,9 +183,8 @@ def test_a_folder_that_cannot_be_written_is_named(claiming: Write, monkeypatch: 
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("vitlab.studies.file.registration.write_text", refuse)
-    with pytest.raises(ValueError, match=r"a claim is registered in and beside its file: .*record") as why:
+    with pytest.raises(ValueError, match=r"a claim is registered in and beside its file: .*record"):
         register(read_study(claiming()), RUNS)
-    assert "Copy the study to a folder that you can write to" in str(why.value)
 
 
 @pytest.mark.parametrize("path", [path for path in SHIPPED if {"claim", "like"} & load_yaml(path).keys()], ids=str)

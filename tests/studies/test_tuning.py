@@ -96,7 +96,7 @@ def test_tuning_seeds_are_three_that_the_study_lacks(write_study: Write) -> None
     assert read_study(write_study(tune={**TUNE, "within": "seed"}, seeds=seeds)).tuning == within.tuning
     for wrong, message in (
         ({"within": "seeds"}, "tune: within: 'seeds'. It should be 'seed' or 'study'"),
-        ({"within": "seed", "seeds": [7]}, r"tune: seeds: \[7\], but `within: seed` tunes with the study's seeds"),
+        ({"within": "seed", "seeds": [7]}, r"tune: seeds: \[7\]: `within: seed` tunes with the study's seeds"),
         ({"trials": 4}, "tune: unknown key `trials`"),
         ({"space": {"lr": [0.1]}}, r"tune: space: lr: \[0.1\]. List should have at least 2 items"),
         ({"space": {"lr": {"from": 0.1, "to": 1.0}}}, "tune: space: lr: {.*}. It should be a valid list"),
@@ -153,7 +153,7 @@ def no_training(runs: list[Run]) -> list[Outcome]:
 
 def test_a_seed_without_a_finished_tuning_run_is_named(write_study: Write, digits: Digits, tmp_path: Path) -> None:
     study = read_study(write_study(tune=GRID, variants=VARIANTS))
-    with pytest.raises(ValueError, match="no tuning run of A finished with seed 1 and has a val/top1; see its logs"):
+    with pytest.raises(ValueError, match="no run of A finished with seed 1 with a val/top1; see its logs"):
         tune(study, tmp_path, {}, no_training, digits)
 
 
@@ -243,7 +243,7 @@ def test_tuning_on_test_images_is_refused(write_study: Write, digits: Digits, mo
     study = read_study(write_study(tune=TUNE))
     refuse_unfit_images(study, TOP1, digits)
     monkeypatch.setattr(Digits, "image_names", lambda self, split: ["the same"])
-    with pytest.raises(ValueError, match="validation images of this data set are also its test images"):
+    with pytest.raises(ValueError, match="validation images are also the test images"):
         refuse_unfit_images(study, TOP1, digits)
 
 

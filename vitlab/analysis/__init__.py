@@ -3,7 +3,6 @@
 from vitlab import exported
 
 _PLACES = {
-    "activations": ["filter_components", "position_similarity"],
     "agreement": ["draw_agreement"],
     "attention": ["attention_distance", "input_map", "query_at", "query_map"],
     "canvas": ["show_image", "to_pixels"],
@@ -12,6 +11,7 @@ _PLACES = {
         "draw_reconstructions",
     ],
     "image_logging": ["some_images"],
+    "measures": ["filter_components", "position_similarity"],
     "windows": ["draw_masks", "draw_pictures", "draw_tokens", "regions"],
 }
 __all__, __getattr__ = exported("vitlab.analysis", _PLACES)

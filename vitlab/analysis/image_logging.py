@@ -79,10 +79,7 @@ class Reconstructions(Pictures):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, MaskedPretraining):
-            raise ValueError(
-                f"Reconstructions draws the pixels that SimMIM and MAE predict; {type(pl_module).__name__} predicts "
-                "none.\nRemove it from trainer.callbacks."
-            )
+            raise ValueError(f"Reconstructions: {type(pl_module).__name__} predicts no pixels, as SimMIM and MAE do.")
 
     def draw(self, objective: MaskedPretraining, data: Any, title: str) -> Figure:
         images, _, _ = some_images(data, self.images, objective.device)
@@ -106,10 +103,7 @@ class TeacherAgreement(Pictures):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, Distillation):
-            raise ValueError(
-                f"TeacherAgreement compares a student with its teacher; {type(pl_module).__name__} has none.\n"
-                "Remove it from trainer.callbacks."
-            )
+            raise ValueError(f"TeacherAgreement needs a teacher; {type(pl_module).__name__} has none.")
 
     def draw(self, objective: Distillation, data: Any, title: str) -> Figure:
         answers: list[dict[str, torch.Tensor]] = []

@@ -19,9 +19,9 @@ from referee.report.drawing import Chart, Drawing
 from torch import Tensor
 
 from vitlab.analysis import figures
-from vitlab.analysis.activations import amplitude, block_outputs, filter_components, position_similarity
 from vitlab.analysis.attention import attention_distance, query_at, query_map
 from vitlab.analysis.canvas import to_pixels, write_png
+from vitlab.analysis.measures import amplitude, block_outputs, filter_components, position_similarity
 from vitlab.analysis.relevance import heat_of
 from vitlab.atomic_files import write_text
 from vitlab.models import AttentionMap, Backbone, ImageModel

@@ -10,7 +10,7 @@ from traceback import walk_tb
 
 import vitlab
 from vitlab.commands.options import experiment_of
-from vitlab.experiment.errors import call_of_user_code, out_of_memory, readable
+from vitlab.experiment.errors import call_of_user_code, readable
 from vitlab.internals import is_out_of_memory
 from vitlab.signals import UNWRITTEN
 
@@ -37,9 +37,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     except BrokenPipeError:  # `list | head` has read enough
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # else Python complains when it flushes at the end
+        # Else Python complains when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
         if os.environ.get("VITLAB_DEBUG") or (message := message_of(error, arguments)) is None:
@@ -80,12 +79,16 @@ def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
     if is_killed_worker(error):
         cause = str(error).partition(". ")[0] or type(error).__name__
         return (
-            f"a process that loads images ended: {cause}.\n"
-            "Most often the machine has no memory "
-            "left: a smaller --data.num_workers needs less. The same command continues a run."
+            f"a process that loads images ended: {cause}.\nMost often the machine has no memory left: a smaller "
+            "--data.num_workers needs less. The same command continues a run."
         )
     if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
-        return out_of_memory(error)
+        reason, *_ = str(error).splitlines() or [""]  # all in one line: a study shows the last line of a log
+        return (
+            f"out of memory. {reason.strip()} Take fewer images at a time, --data.batch_size or --data.eval_batch_size;"
+            " --trainer.accumulate_grad_batches keeps the global batch, and --model.backbone.grad_checkpointing true "
+            "makes room."
+        )
     # Of a class that a stored configuration names, and Lightning's.
     others = ("ArgumentError", "MisconfigurationException")
     mistake = isinstance(error, ValueError | OSError) or type(error).__name__ in others

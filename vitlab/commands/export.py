@@ -40,7 +40,11 @@ def run(arguments: Sequence[str]) -> int:
     if options.out is None:
         refuse_links(experiment.directory, experiment.root)
     checkpoint = experiment.restore()
-    folder = _made(options.out or experiment.directory / "export")
+    folder = options.out or experiment.directory / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ours in {"README.md": "library_name: vitlab", "config.json": '"timm_wrapper"'}.items():
+        if (folder / name).is_file() and ours not in (folder / name).read_text(encoding="utf-8", errors="replace"):
+            raise ValueError(f"--out: {folder / name} is of something else and would be lost; give another folder.")
     encoder = experiment.objective.backbone if options.raw else experiment.model
     averaged = encoder is not experiment.objective.backbone
     exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
@@ -79,20 +83,6 @@ def best_run(study: Path) -> Path:
     whole = [run for run in own if not RunDirectory(run).shortfalls]
     runs = sorted(whole, key=lambda run: (int(run.name.rpartition("-")[2]), run))
     if not runs:
-        raise ValueError(
-            f"--study {study}: {best} leads and left no network: a k-NN probe gives none, or its states "
-            "were removed. Give a run of another variant by --config."
-        )
+        raise ValueError(f"--study {study}: {best} leads, and has no checkpoint. Give another run by --config.")
     print(f"{best}: {runs[0]}")
     return runs[0]
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out: {folder} cannot be written ({error.strerror}); give another folder.") from None
-    for name, ours in {"README.md": "library_name: vitlab", "config.json": '"timm_wrapper"'}.items():
-        if (folder / name).is_file() and ours not in (folder / name).read_text(encoding="utf-8", errors="replace"):
-            raise ValueError(f"--out: {folder / name} is of something else and would be lost; give another folder.")
-    return folder

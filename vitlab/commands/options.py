@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vitlab import log
 from vitlab.config import Config, expanded, load_yaml, merge, nest, pairs, parse_yaml, short, split, texts_of, trust
-from vitlab.experiment.class_names import PLACES
+from vitlab.experiment.class_names import KINDS
 from vitlab.experiment.errors import SECTIONS, explain
 from vitlab.internals import options_of
 
@@ -77,7 +77,7 @@ def trust_given(arguments: Sequence[str]) -> list[str]:
             raise ValueError(f"--import {module}: {error}. Give a module, like examples.objective.") from None
     for key, value in pairs(rest):  # a root may be one that `verify` read in a file
         inline = "class_path" in value and value[0] in "[{" and key not in ("data.root", "data.table")
-        is_class = key.removesuffix("+") in PLACES or key.endswith("class_path")
+        is_class = key.removesuffix("+").rpartition(".")[2] in (*KINDS, "class_path")
         texts = texts_of(parse_yaml(value, f"--{key}")) if inline else [(value, is_class)]
         given.modules += [text.rpartition(".")[0] for text, is_class in texts if is_class and "." in text]
     trust(*given.modules)
@@ -103,7 +103,7 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
         value = value if equals else next(pending, "")
         if not value or (value.startswith("--") and not equals):
             raise ValueError(f"{name} needs a value, like {name}=VALUE.")
-        is_path = name.endswith((".root", ".table")) and value != "null"  # a folder 0755 is no number
+        is_path = name.endswith((".root", ".table")) and value != "null"  # a folder 0755 is not a number
         data = merge(data, nest(short(name).removeprefix("--data."), value if is_path else parse_yaml(value, name)))
     return rest, data
 
@@ -168,8 +168,8 @@ def quiet() -> None:
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    said: dict[str, logging.LogRecord] = {}  # each line once: all variants and folds of a study read the same images
-    handler.addFilter(lambda record: said.setdefault(record.getMessage(), record) is record)
+    seen: dict[str, logging.LogRecord] = {}  # each line once: all variants and folds of a study read the same images
+    handler.addFilter(lambda record: seen.setdefault(record.getMessage(), record) is record)
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # type: ignore[attr-defined]
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):

@@ -32,7 +32,7 @@ def run_predict(arguments: Sequence[str]) -> int:
     return 0
 
 
-FEWEST = 3  # pictures that two components can tell apart
+FEWEST = 3  # pictures of which two principal components make a map
 
 
 def run_embed(arguments: Sequence[str]) -> int:
@@ -94,14 +94,14 @@ def run_visualize(arguments: Sequence[str]) -> int:
         known.append(Shown(names, labels))
         if known[-1] != known[0]:
             raise ValueError(f"{config} validates on other images than {options.config[0]}; draw it alone.")
-    names = told_apart([Path(subject.name) for subject in subjects])
+    names = unique_names([Path(subject.name) for subject in subjects])
     named = [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
     print(write_page(named, known[0], options.out))
     return 0
 
 
-def told_apart(directories: Sequence[Path]) -> list[str]:
-    """Return a name for each run, `name-seed-0`, with as many of the folders above as tell all apart."""
+def unique_names(directories: Sequence[Path]) -> list[str]:
+    """Return a name for each run, `name-seed-0`, with as many of the folders above as make all unique."""
     parts = [directory.resolve().parts for directory in directories]
     for length in range(2, max(map(len, parts)) + 1):
         names = ["-".join(own[-length:]) for own in parts]

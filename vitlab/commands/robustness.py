@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jsonargparse.typing import PositiveInt
+
 from vitlab import log
 from vitlab.commands.options import StudyParser, quiet
 
@@ -22,13 +24,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("alone", nargs="?", type=Path, metavar="STUDY", help="short for --study STUDY")
     parser.add_argument("--study", type=Path, help="folder of a finished study, like runs/quickstart")
-    parser.add_argument("--images", type=int, help="number of test images, stratified by class [all]")
+    parser.add_argument("--images", type=PositiveInt, help="number of test images, stratified by class [all]")
     options = parser.parse_args(arguments)
     study = options.study or options.alone
     if study is None:
         raise ValueError("robustness takes the folder of a study. For example: robustness runs/quickstart")
-    if options.images is not None and options.images < 1:
-        raise ValueError(f"--images {options.images}: expected 1 or more.")
 
     import pandas as pd
 
@@ -43,10 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     refuse_links(study, study.parent)
     runs = finished_runs(study)
     if probed := [name for name, run in runs.items() if judged_by_features(RunDirectory(run).config)]:
-        raise ValueError(
-            f"--study {study} ranks {probed[0]} by its features (run.probe), and corruptions are measured on a "
-            "network's own answers. Give a study of classifiers."
-        )
+        raise ValueError(f"--study {study} probes features ({probed[0]}: run.probe). Give a study of classifiers.")
     chosen = sample(RunDirectory(next(iter(runs.values()))).predictions.labels, options.images)
     files = {run: run / ROBUSTNESS for run in runs.values() if (run / ROBUSTNESS).is_file()}
     known = {run: pd.read_csv(file, keep_default_na=False) for run, file in files.items()}
@@ -80,9 +77,7 @@ def finished_runs(study: Path) -> dict[str, Path]:
 
     path = study / "results.csv"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"--study {study}: contains no {path.name}. Expected the folder of a finished study, like runs/quickstart."
-        )
+        raise FileNotFoundError(f"--study {study}: no {path.name} in it; give the folder of a finished study.")
     if (study / FOLDS).is_file():
         raise ValueError(f"--study {study}: with folds each image has another model. Give a study without `folds`.")
     table = pd.read_csv(path, dtype={"variant": str}, keep_default_na=False)  # a variant may be called None
@@ -127,10 +122,7 @@ def measure(directory: Path, chosen: "np.ndarray") -> "pd.DataFrame":
     experiment = Experiment.load(directory)
     model, data = experiment.objective.backbone.to(device).eval(), experiment.data  # the weights the study ranks
     if others := other_images(directory, data, ("test",)):
-        raise ValueError(
-            f"{directory} was tested on other images than these ({'; '.join(others)}), and may have been trained on "
-            "some of them.\nRestore the images."
-        )
+        raise ValueError(f"{directory} was tested on other images ({'; '.join(others)}). Restore the images.")
     with torch.inference_mode(), model.biases_kept():
         batches = select_images(data.batches("test", device), chosen)
         top1 = accuracies(model, batches, CORRUPTIONS, data.mean, data.std)

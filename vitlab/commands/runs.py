@@ -39,9 +39,7 @@ def run_list(arguments: Sequence[str]) -> int:
     parser.add_argument("root", nargs="?", type=Path, default=Path("runs"), help="folder of runs [runs]")
     root = parser.parse_args(arguments).root
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {root}. Give one that has runs in it: python -m vitlab list FOLDER"
-        )
+        raise FileNotFoundError(f"there is no folder {root}. Give one that has runs in it.")
 
     runs = [RunDirectory(directory) for directory in sorted(run_directories(root), key=_by_number)]
     if not runs:
@@ -109,9 +107,7 @@ def run_rm(arguments: Sequence[str]) -> int:
         if not directory.is_dir():
             raise FileNotFoundError(f"there is no folder {directory}. `python -m vitlab list` shows the runs.")
         if config_file(directory).parent != directory or not (directory / ENVIRONMENT).is_file():
-            raise FileNotFoundError(
-                f"{directory} is not a run directory: it has no {ENVIRONMENT}, which every run writes."
-            )
+            raise FileNotFoundError(f"{directory} is not a run directory: it has no {ENVIRONMENT}.")
         check_idle(directory)
     freed = 0
     for directory in directories:
@@ -174,10 +170,7 @@ def root_of_images(directory: Path) -> Config:
 
     experiment = experiment_of(["--config", str(directory)])
     if others := other_images(directory, experiment.data):
-        raise ValueError(
-            f"{directory} cannot be repeated: its images are others now ({'; '.join(others)}).\n"
-            "Restore the images that it was trained on."
-        )
+        raise ValueError(f"{directory} cannot be repeated: its images are others now ({'; '.join(others)}).")
     root = experiment.config["data"]["init_args"].get("root")
     return {} if root is None else {"data": {"init_args": {"root": root}}}
 

@@ -3,11 +3,12 @@
 A verdict is an exit status, so that a script can ask whether a gain is noise.
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+
+from jsonargparse.typing import PositiveFloat
 
 from vitlab.atomic_files import read_json
 from vitlab.commands.options import StudyParser, quiet, split_data
@@ -83,21 +84,18 @@ def run_plan(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--difference",
-        type=float,
+        type=PositiveFloat,
         help="to be found: points of accuracy, else the metric's unit [the study's margin]",
     )
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
     arguments, data = split_data(arguments)
     study, options = parser.parse_study(arguments)
-    difference = options.difference
-    if difference is not None and not 0 < difference < math.inf:
-        raise ValueError(f"--difference {difference:g}: expected a number above 0.")
 
     from vitlab.studies.planning import describe, plan_study
 
     quiet()
     planned = plan_study(study, options.root, data)
-    difference = difference or planned.study.margin
+    difference = options.difference or planned.study.margin
     if difference is None:
         print(describe(planned, None))
         return 0

@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
+
 from vitlab import log
 from vitlab.commands.options import StudyParser, quiet, with_config
 from vitlab.config import Config, merge
@@ -66,18 +68,16 @@ def _parse(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
         "--data.eval_batch_size 100.",
     )
     parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
-    parser.add_argument("--sizes", nargs="+", type=int, required=True, help="image sizes in px")
-    parser.add_argument("--epochs", type=int, default=0, help="epochs of fine-tuning at each other size [0]")
-    parser.add_argument("--lr", type=float, help="learning rate of fine-tuning [4 %% of the training's, as published]")
+    parser.add_argument("--sizes", nargs="+", type=PositiveInt, required=True, help="image sizes in px")
+    parser.add_argument("--epochs", type=NonNegativeInt, default=0, help="epochs of fine-tuning at each other size [0]")
+    parser.add_argument("--lr", type=PositiveFloat, help="learning rate of fine-tuning [4 %% of the training's]")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and the tuned runs")
     options, rest = parser.parse_known_args(with_config(arguments))
     for before, word in pairwise(["", *rest]):
         if not word.startswith("-") and (not before.startswith("--") or "=" in before):
             raise ValueError(f"{word} is no option's value. Give runs together: --config {options.config[0]} {word}")
-    if options.epochs < 0 or min(options.sizes) < 1:
-        raise ValueError(f"--epochs {options.epochs}, --sizes {options.sizes}: expected 0 or more, and 1 px or more.")
-    if options.lr is not None and not (options.lr > 0 and options.epochs):
-        raise ValueError(f"--lr {options.lr}: give a rate above 0, and --epochs of fine-tuning with it.")
+    if options.lr and not options.epochs:
+        raise ValueError(f"--lr {options.lr}: give --epochs of fine-tuning with it.")
     return options, rest
 
 
@@ -99,9 +99,7 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, P
         if (name, run.seed) in runs:
             raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
         if not isinstance(run.data.image_size, int):
-            raise ValueError(
-                f"{config} sees images of {run.data.image_size} px; only squares are resized. Give other runs."
-            )
+            raise ValueError(f"{config} sees images of {run.data.image_size} px; only squares are resized.")
         run.warn_of_other_images()
         runs[name, run.seed], weights[run] = run, checkpoint
         if run.data.image_names("test") != next(iter(weights)).data.image_names("test"):

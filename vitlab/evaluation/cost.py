@@ -190,26 +190,21 @@ class PeakMemory:
 
 def process_status(field: str) -> int:
     """Return a size from /proc/self/status (Linux) in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"/proc/self/status has no {field}")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 
 
 def bytes_of_tensors() -> int:
     """Return the bytes of all live tensors: weights, moments, gradients, also those that no module owns."""
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
     tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
-    return sum(dict(filter(None, map(memory_of, tensors))).values())
-
-
-def memory_of(tensor: Tensor) -> tuple[int, int] | None:
-    """Return the address and the bytes of a tensor's memory, or None for meta tensors and torch.compile's fake ones."""
-    try:
-        storage = tensor.untyped_storage()
-        return None if storage.device.type == "meta" else (storage.data_ptr(), storage.nbytes())
-    except RuntimeError:  # PyTorch's for "no address" and, as NotImplementedError, for "no storage"
-        return None
+    sizes = {}  # by address
+    for tensor in tensors:
+        with contextlib.suppress(RuntimeError):  # of torch.compile's fake tensors, which have no address or no storage
+            storage = tensor.untyped_storage()
+            if storage.device.type != "meta":
+                sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
 
 
 def hold_freed_memory() -> None:

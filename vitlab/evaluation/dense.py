@@ -1,4 +1,4 @@
-"""How well frozen features tell what is at each place of an image: segmentation by the maps of a model's stages.
+"""Linear and k-NN segmentation probes on frozen features: the maps of a model's stages.
 
     linear   multinomial logistic regression on the features of places, see `vitlab.evaluation.classifiers`
     k-NN     the weighted vote of the most similar places of the training images, see `knn.weighted_votes`
@@ -56,25 +56,16 @@ def segment(model: ImageModel, split: Callable[[Any], Labeled], num_classes: int
     Args:
         model: in eval mode.
         num_classes: without the ground.
-
-    Raises:
-        ValueError: the model gives no maps.
     """
     stages = model.feature_info
-    if not stages:
-        raise ValueError(f"{type(model).__name__} gives no maps to segment by: it has no `feature_info`.")
     taken = sorted(set(np.linspace(len(stages) - 1, 0, MOST_STAGES).round().astype(int).tolist()))
     train, held_out = (places_of(model, *split(name), taken) for name in ("train", "val"))
     answers: list[dict[str, Answer]] = []
     for bank, chosen_by in zip(train, held_out, strict=True):
         with torch.enable_grad():
             linear = fit_linear_probe(bank, chosen_by, num_classes + 1).logits
-        answers.append(
-            {
-                "linear": linear,
-                "knn": partial(weighted_votes, bank=bank[0], labels=bank[1], num_classes=num_classes + 1),
-            }
-        )
+        knn = partial(weighted_votes, bank=bank[0], labels=bank[1], num_classes=num_classes + 1)
+        answers.append({"linear": linear, "knn": knn})
     scores = measure(model, *split("test"), taken, answers, num_classes + 1)
     linears = [{"held_out": own["linear"]} for own in answers]
     validation = measure(model, *split("val"), taken, linears, num_classes + 1)

@@ -69,10 +69,7 @@ def require_classes(labels: Tensor) -> None:
     """Raise ValueError for labels that are not classes (B,), such as class probabilities or regression targets."""
     if labels.ndim != 1 or labels.is_floating_point():
         shape = ", ".join(["B", *map(str, labels.shape[1:])])
-        raise ValueError(
-            f"The labels of these data, ({shape}) {str(labels.dtype).removeprefix('torch.')}, are not classes; k-NN, "
-            "probes and accuracies need one class per image."
-        )
+        raise ValueError(f"Labels ({shape}) {labels.dtype} are not one class per image, which k-NN and probes need.")
 
 
 def rank_me(features: Float[Tensor, "N C"]) -> float:

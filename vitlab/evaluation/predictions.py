@@ -75,16 +75,13 @@ def read_predictions(path: str | Path) -> Predictions:
         table = pd.read_parquet(path)
         logits = {name: np.stack(table[name].tolist()) for name in ("logits", "logits_ema") if name in table}
         if not all(each.ndim == 2 and each.dtype.kind in "fiu" for each in logits.values()) or "logits" not in logits:
-            raise ValueError("its logits are no numbers")
+            raise ValueError("its logits are not numbers")
     except FileNotFoundError:
         raise
     except (ValueError, TypeError, OSError) as error:  # of its end, or of a page
         first, *_ = str(error).splitlines()
         reason = re.sub(r"^Could not open Parquet input source '.*?': ", "", first).partition(". ")[0].rstrip(".")
-        raise ValueError(
-            f"{path} is damaged ({reason}). `test {Path(path).parent}` writes it again; if run.probe tests the run, a "
-            "training with --run.overwrite true does."
-        ) from None
+        raise ValueError(f"{path} is damaged ({reason}). `test {Path(path).parent}` writes it again.") from None
     label = table["label"]
     return Predictions(
         images=table["image"].tolist(),

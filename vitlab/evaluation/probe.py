@@ -204,10 +204,7 @@ def listed_images(names: Sequence[str], listed: Sequence[str], file: str) -> Ten
     place |= {name: index for index, name in enumerate(names)}
     missing = [name for name in listed if name not in place]
     if missing:
-        raise ValueError(
-            f"{file} lists {missing[0]} and {len(missing) - 1} more that are not training images; list names like "
-            f"{names[0]}, one a line."
-        )
+        raise ValueError(f"{file}: {missing[0]} is not a training image; list names like {names[0]}, one a line.")
     return torch.tensor([place[name] for name in listed])
 
 

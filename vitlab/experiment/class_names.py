@@ -1,119 +1,83 @@
-"""Class names in a configuration: short ones become import paths, wrong ones are answered with those that would do."""
+"""Names of classes in a configuration: jsonargparse finds a class by its short name; named sizes, and what would do."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from importlib import import_module
-from inspect import Parameter, isabstract, isclass, isfunction, signature
+from inspect import Parameter, isabstract, isfunction, signature
 from types import NoneType
 from typing import Any, get_args
 
 from vitlab.config import Config, named, short
-from vitlab.experiment.errors import nearest
 
-# By key: what a class there must be, and where its short name is looked up. Of other keys the parser judges.
-PLACES = {
-    "model": ("vitlab.objectives.Objective", ("vitlab.objectives",)),
-    "model.backbone": ("vitlab.models.ImageModel", ("vitlab.models",)),
-    "model.teacher.model": ("vitlab.models.ImageModel", ("vitlab.models",)),
-    "model.optimizer": ("vitlab.optim.Optimizer", ("vitlab.optim",)),
-    "model.schedule": ("vitlab.optim.Schedule", ("vitlab.optim",)),
-    "data": ("vitlab.data.ImageDataModule", ("vitlab.data",)),
-    "trainer.callbacks": (
-        "lightning.pytorch.Callback",
-        ("lightning.pytorch.callbacks", "vitlab.runs.knn_monitor", "vitlab.analysis.image_logging"),
-    ),
-    "trainer.logger": ("lightning.pytorch.loggers.Logger", ("lightning.pytorch.loggers",)),
+KINDS = {  # what a class must be, by the last part of its key
+    "model": "vitlab.objectives.Objective",
+    "backbone": "vitlab.models.ImageModel",
+    "optimizer": "vitlab.optim.Optimizer",
+    "schedule": "vitlab.optim.Schedule",
+    "data": "vitlab.data.ImageDataModule",
+    "callbacks": "lightning.pytorch.Callback",
+    "logger": "lightning.pytorch.loggers.Logger",
 }
-_FEW = 8
+TAKES_SIZES = ("backbone", "teacher.model", "class_path", "help")  # ends of keys
 
 
-def spell_out(config: Any, key: str = "") -> Any:
-    """Return a configuration with the import path of each class that `PLACES` knows.
+def named_sizes() -> dict[str, str]:
+    """Return the functions of `vitlab.models`, by name, with their import paths."""
+    from vitlab import models
 
-    Raises:
-        ValueError: no such class, or not one for this place; the nearest that is one.
-    """
+    return {name: f"vitlab.models.{name}" for name, value in vars(models).items() if isfunction(value)}
+
+
+def spell_out(config: Any) -> Any:
+    """Return a configuration with the import path of each named size; jsonargparse finds classes by their names."""
     if isinstance(config, list):
-        return [spell_out(each, key) for each in config]
+        return [spell_out(each) for each in config]
     if not isinstance(config, dict):
         return config
-    inner: Config = {}
-    for name, value in config.items():
-        if name == "class_path":
-            inner[name] = full_name(value, key)
-        else:
-            inner[name] = spell_out(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    return inner
+    sizes = named_sizes()
+    return {
+        key: sizes.get(value, value) if key == "class_path" and isinstance(value, str) else spell_out(value)
+        for key, value in config.items()
+    }
 
 
 def spell_out_arguments(arguments: Sequence[str]) -> list[str]:
     """Do so in the arguments of a command line."""
-    spelled: list[str] = []
-    option = ""
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if argument.startswith("--") and equals:
-            spelled.append(f"{name}={_spelled(value, name)}")
-        else:
-            spelled.append(_spelled(argument, option) if option and not argument.startswith("--") else argument)
-        option = name if argument.startswith("--") and not equals else ""
+    sizes, spelled = named_sizes(), list[str]()
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.rpartition("=")
+        if value in sizes and (option or before).endswith(TAKES_SIZES):
+            value = sizes[value]
+        spelled.append(f"{option}{equals}{value}")
     return spelled
 
 
-def _spelled(value: str, option: str) -> str:
-    key = short(option.removeprefix("--").removesuffix("+").removesuffix(".class_path").removesuffix(".help"))
-    names_class = value not in _NO_CLASS and all(part.isidentifier() for part in value.split("."))
-    return full_name(value, key) if names_class else value
-
-
-_NO_CLASS = ("null", "true", "false", "True", "False", "None")
-
-
-def full_name(name: Any, key: str) -> Any:
-    """Return the import path of a class, whose name or path is a value of `key`."""
-    if key not in PLACES or not isinstance(name, str):
-        return name
-    kind, modules = PLACES[key]
-    module, _, word = name.rpartition(".")
-    if module and module not in modules:
-        return name  # a class of the user's
-    known = choices(kind, modules)
-    if word in known:
-        return known[word]
-    if not module and any(word == each.__name__ for each in _below(named(kind))):
-        return name  # the user's own, imported before
-    some = f" There are {', '.join(known)}." if len(known) <= _FEW else ""
-    elsewhere = any(hasattr(import_module(module), word) for _, modules in PLACES.values() for module in modules)
-    what = f"{word} is not a subclass of {kind.rpartition('.')[2]}." if elsewhere else f"no class {word}."
-    raise ValueError(f"{key}: {what}{nearest(word, known) or some}")
-
-
-@cache
-def choices(kind: str, modules: tuple[str, ...]) -> dict[str, str]:
-    """Return the import path, by name, of each class or named size that is valid for an argument of this kind."""
-    parent = named(kind)
-    classes: dict[str, str] = {}
-    for module in modules:
-        content = import_module(module)
-        for name in getattr(content, "__all__", vars(content)):
-            value = getattr(content, name)
-            named_size = isfunction(value) and value.__module__ == module == "vitlab.models"
-            if named_size or (isclass(value) and issubclass(value, parent) and not isabstract(value)):
-                classes.setdefault(name, f"{module}.{name}")
-    return {name: path for name, path in classes.items() if name[0] != "_" and named(path) is not parent}
+def names_of(key: str) -> list[str]:
+    """Return the names of the classes and sizes that would do as the value of a key."""
+    kind = KINDS.get(short(key).rpartition(".")[2])
+    if kind is None:
+        return []
+    sizes = [*named_sizes()] if kind.startswith("vitlab.models") else []
+    return [
+        *(each.__name__ for each in _below(named(kind)) if not isabstract(each) and each.__name__[0] != "_"),
+        *sizes,
+    ]
 
 
 def settable(config: Config) -> Iterator[str]:
     """Yield the keys below the classes that a configuration names, as they may be given on the command line."""
     for key, given in _classes(config):
         try:
-            parameters = signature(named(given["class_path"])).parameters.values()
+            parameters = signature(_found(given["class_path"])).parameters.values()
         except (ImportError, AttributeError, ValueError, TypeError):  # the parser answers a wrong path
             continue
         for parameter in parameters:
             linked = f"{key}.{parameter.name}" == "data.seed"
             if not linked and parameter.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
                 yield f"{key}.{parameter.name}"
+
+
+def _found(path: str) -> Any:
+    kinds = [named(kind) for kind in KINDS.values()] if "." not in path else []
+    return next((each for kind in kinds for each in _below(kind) if each.__name__ == path), None) or named(path)
 
 
 def nulls(config: Config) -> Iterator[str]:

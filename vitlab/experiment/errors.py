@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -12,10 +12,11 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from vitlab.config import Config, load_yaml, locate, named, untrusted
-from vitlab.internals import Complaint, is_parsing_failure, missing_arguments, parsing_failure
+from vitlab.config import Config, named, untrusted
+from vitlab.experiment.class_names import names_of
 
 MOST_LINES = 5
+FEW = 8  # classes, all of which are named
 SECTIONS = ("seed_everything", "init_seed", "run", "model", "data", "trainer", "ckpt_path")  # of a configuration
 
 
@@ -29,7 +30,7 @@ COMMON = {"seed": "seed_everything", "epochs": "trainer.max_epochs", "gpus": "tr
 
 
 def nearest_key(word: str, keys: Iterable[str]) -> str:
-    """The same for a dotted key: the same name elsewhere, a similar one in its section, a similar section."""
+    """The same for a dotted key: the same name elsewhere in its section, or a similar key."""
     keys = list(dict.fromkeys(keys))
     if COMMON.get(word) in keys:
         return f" Did you mean {COMMON[word]}?"
@@ -42,12 +43,8 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
     siblings = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
     if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
         return f" Did you mean {siblings[near[0]]}?"
-    first, _, below = word.partition(".")
-    sections = {key.partition(".")[0] for key in keys}
-    if first in sections:
-        return ""
-    near = difflib.get_close_matches(first, sections, n=1, cutoff=0.6)
-    return f" Did you mean {near[0]}{'.' + below if f'{near[0]}.{below}' in keys else ''}?" if near else ""
+    is_section = word.partition(".")[0] in {key.partition(".")[0] for key in keys}
+    return "" if is_section else nearest(word, keys)
 
 
 def check_sections(config: Config) -> None:
@@ -56,67 +53,129 @@ def check_sections(config: Config) -> None:
         raise ValueError("This is a study, not an experiment: it has a base and variants. Train it with `compare`.")
     for key in config:
         if key not in SECTIONS:
-            raise ValueError(
-                f"The configuration has no key {key}.{nearest(key, SECTIONS)} Keys: {', '.join(SECTIONS)}."
-            )
+            some = f" Keys: {', '.join(SECTIONS)}."
+            raise ValueError(f"The configuration has no key {key}.{nearest(key, SECTIONS) or some}")
 
 
 def refuse_variant(config: Config, file: Path | None = None) -> None:
     """Refuse settings of a model without its class: a variant of a study, or an overlay; name the base before it."""
-    if not isinstance(config.get("model"), dict) or "class_path" in config["model"]:
-        return
-    base, file = "BASE.yaml", file and locate(file)
-    places = [place for parent in file.parents[:3] for place in (parent, parent / "studies")] if file else []
-    for study in (path for place in places for path in sorted(place.glob("*.yaml"))):
-        content = load_yaml(study)
-        variants = content.get("variants")
-        files = [study.parent / each for each in variants.values() if isinstance(each, str)] if variants else []
-        if file and "base" in content and file.resolve() in [each.resolve() for each in files]:
-            base = os.path.relpath(study.parent / content["base"])
-            break
-    raise ValueError(
-        f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay, which changes another "
-        f"file.\nGive that one before it: --config {base} --config {file or 'FILE'}"
-    )
+    if isinstance(config.get("model"), dict) and "class_path" not in config["model"]:
+        raise ValueError(
+            f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay, which changes "
+            f"another file.\nGive that one before it: --config BASE.yaml --config {file or 'FILE'}"
+        )
+
+
+# Lines of jsonargparse's messages that report how it searched, not what is wrong.
+SEARCH = re.compile(
+    "Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Problem with given class_path|"
+    "Expected a <class 'NoneType'>|Parser key|Not of type|Not a valid subclass of|Subclass types expect one of|"
+    r"a class path \(str\)|a dict with|Requirement '"
+)
+TYPE = re.compile(
+    r"Expected a (?:<class '(?P<type>[\w.]+)'>|typing\.Literal\[(?P<choices>.+)\]|(?P<tuple>tuple with \d+ elements))"
+    r"(?:\. Got value: (?P<value>.*))?"
+)
+NUMBERS = (  # what jsonargparse says of PositiveInt and the like, and what a message says
+    (r"Not of type \w+: (\S+) does not conform to restriction v?(.+)", r"must be \2, not \1."),
+    (r"Not of type \w+: does not conform to restriction v?(.+)", r"must be \1."),
+    (r"(must be \S+ and )v", r"\1"),
+    (r"Not of type \w+: (?:could not convert|invalid literal).*'(.*)'", r"\1 is not a number."),
+)
+TYPES = {"int": "an int", "bool": "true or false", "str": "a text", "dict": "a mapping", "tuple": "a list"}
 
 
 def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | None = None) -> str:
-    """Condense what jsonargparse reports of a wrong argument.
+    """Condense what jsonargparse reports of a wrong argument: its key, and the innermost complaints.
 
-    The key and the innermost complaints count; a misspelled key, class or option gets the closest match.
+    jsonargparse walks through every alternative of a nested type, and each level of nesting wraps the level below it. A
+    misspelled key, class or option gets the closest match.
 
     Args:
         message: jsonargparse's.
         options: the options of the parser, with their dashes.
         defaults: values by key, as examples of what is right.
     """
-    key, complaints, value = parsing_failure(message)
-    if [each.kind for each in complaints] == ["type", "choice"]:
-        text = _expected(complaints[0].words, complaints[1].words, (defaults or {}).get(str(key)), value)
-    else:
-        lines = [_readable(complaint, options) for complaint in complaints] or ["not a valid value."]
-        text = "\n".join(dict.fromkeys(lines[-MOST_LINES:]))
+    message = message.removeprefix('Parser key "config": ')
+    message = re.sub(r"^Group '([\w.]+)' does not accept option '", r"Option '\1.", message)
+    for pattern, words in NUMBERS:
+        message = re.sub(pattern, words, message)
+    place = re.match(r'Parser key "([^"]+)"', message)
+    key, known = place[1] if place else "", [option.removeprefix("--") for option in options]
+    found = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
+    value = found[1] if found else ""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    if sum("pip install" in line for line in lines) == 1:  # the class was right, and its package is missing
+        hint = next(line for line in lines if "pip install" in line)
+        lines = [re.sub(r"^Requirement (.*) not met\. HINT: Try", r"The package \1 is missing. Try", hint)]
+    lines = [line for line in lines if line and not SEARCH.match(line)]
+    types = [match for line in lines if (match := TYPE.fullmatch(line))]
+    if types and len(types) == len(lines):
+        text = _expected(types, types[-1]["value"] or value, (defaults or {}).get(key))
+    else:  # where a value of the right type has a fault, the other types that would have been right do not matter
+        faults = [_complaint(line, key, known) for line in lines if not TYPE.fullmatch(line)]
+        text = "\n".join(dict.fromkeys(faults[-MOST_LINES:])) or "not a valid value."
         if value and not value.startswith(("NestedArg", "Namespace")) and value not in text:
             text += f" Given: {value}"
-    if key is not None:  # an inner level has put its own key in front already
+    if key:  # an inner level has put its own key in front already
         text = f"{key}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{key}: {text}"
     if unanswered := re.fullmatch(r"([\w.]+): no option ([\w.]+)\.", text):
-        text += nearest_key(".".join(unanswered.groups()), (option.removeprefix("--") for option in options))
+        text += nearest_key(".".join(unanswered.groups()), known)
     return text
 
 
-def readable(error: Exception) -> str:
+def _expected(types: Sequence[re.Match[str]], value: str, default: Any) -> str:
+    """Return which types and values would have been right, with the default for an example of a list."""
+    choices = [word.strip(" '") for match in types for word in (match["choices"] or "").split(",") if word]
+    names = dict.fromkeys(match["type"] or match["tuple"] for match in types if not match["choices"])
+    right = [TYPES.get(name, f"a {name}").replace("tuple with", "list of") for name in names]
+    if {"int", "float"} <= {*names}:
+        right = ["a number", *(each for each in right if each not in ("an int", "a float"))]
+    if isinstance(default, list | tuple) and default:
+        right = [f"{each}, like {list(default)}" if "list" in each else each for each in right]
+    *others, last = dict.fromkeys([*right, *choices])
+    hint = nearest(value, choices)
+    return f"Expected {', '.join(others)}{' or ' * bool(others)}{last}. Got value: {value}{'.' * bool(hint)}{hint}"
+
+
+def _complaint(line: str, key: str, options: Iterable[str]) -> str:
+    """Return what a line of jsonargparse's message says, and what would do."""
+    if found := re.search(r"Expected an instantiatable class, but (\S+) is abstract", line):
+        if found[1].startswith("vitlab."):
+            return f"no class is named; give a class_path of the kind {found[1].rpartition('.')[2]}."
+        missing = ", ".join(sorted(named(found[1]).__abstractmethods__))
+        return f"{found[1]} lacks {missing}; write these methods and properties."
+    if found := re.match(r"Expected a dot import path string: (.+)$", line):
+        known = names_of(key)
+        few = f" There are {', '.join(known)}." if 0 < len(known) <= FEW else ""
+        return f"no class {found[1]}.{nearest(found[1], known) or few}"
+    if found := re.match(r"Import path (\S+) does not correspond to a subclass of (.+)$", line):
+        how = " examples/architecture.py of the repository shows what one has."
+        return f"{found[1]} is not a subclass of {found[2]}.{how if 'ImageModel' in found[2] else ''}"
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", line):
+        module = sys.modules.get(found[1])
+        names = getattr(module, "__all__", dir(module))
+        return f"{found[1]} has no {found[2]}.{nearest(found[2], names)}"
+    if found := re.search(r"Importing '([\w.]+)' is not allowed", line):
+        return f"{untrusted(found[1])}."
+    unknown = r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"
+    if found := re.search(unknown, line):
+        return f"no option {found[1]}.{nearest_key(found[1], options)}"
+    return re.sub(r"<class '([\w.]+)'>", r"\1", line)
+
+
+def readable(error: BaseException) -> str:
     """Return an error's message; a constructor's is freed of what jsonargparse wraps around it."""
     if isinstance(error, OSError) and error.filename and error.strerror:  # the system's own words
         return f"{error.filename}: {error.strerror}."
     message = str(error)
-    if missing := missing_arguments(message):
-        place, names = missing
+    if missing := re.fullmatch(r"(.*?)(?:: )?the following arguments are required: (.+)", message, re.DOTALL):
+        place, names = missing[1], missing[2].split(", ")
         keys = [f"--{place}.{name}" if place else name if name.startswith("-") else f"--{name}" for name in names]
         return f"{place or 'the command'} needs {', '.join(names)}: give {' and '.join(f'{key} …' for key in keys)}."
     if message.startswith("Caught ") and "DataLoader worker" in message:  # wrapped in the worker's traceback
         message = message.rpartition(f"\n{type(error).__name__}: ")[2].strip()
-    return explain(message, ()) if is_parsing_failure(message) else message
+    return explain(message, ()) if "Does not validate against" in message else message
 
 
 _OURS = tuple(os.path.dirname(str(each.origin)) + os.sep for each in map(find_spec, ("vitlab", "referee")) if each)
@@ -150,59 +209,6 @@ def _shape(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shape, value[:4]))}{', …' if len(value) > 4 else ''}]"
     return repr(value)[:60] if isinstance(value, str | int | float | None) else type(value).__name__
-
-
-def out_of_memory(error: Exception) -> str:
-    """Return what asked for too much memory and what takes less, in one line: a study shows the last line of a log."""
-    reason, *_ = f"{error}".splitlines() or [""]
-    return (
-        f"out of memory. {reason.strip()} Take fewer images at a time, --data.batch_size or --data.eval_batch_size; "
-        "--trainer.accumulate_grad_batches keeps the global batch, and --model.backbone.grad_checkpointing true "
-        "makes room."
-    )
-
-
-_WORDS = {"int": "an int", "bool": "true or false", "str": "a text", "dict": "a mapping", "tuple": "a list"}
-
-
-def _expected(types: Iterable[str], choices: Iterable[str], default: Any, value: str | None) -> str:
-    """Return which types and values would have been right, with the default for an example of a list."""
-    named = [_WORDS.get(name, f"a {name}") for name in types]
-    if "an int" in named and "a float" in named:
-        named = ["a number", *(name for name in named if name not in ("an int", "a float"))]
-    like = f", like {list(default)}" if isinstance(default, list | tuple) and default else ""
-    named = [name.replace("tuple with", "list of") for name in named]
-    *others, last = [*(f"{name}{like if 'list' in name else ''}" for name in named), *choices]
-    listed = f"{', '.join(others)} or {last}" if others else last
-    hint = nearest(str(value), choices)
-    return f"Expected {listed}. Got value: {value}{'.' if hint else ''}{hint}"
-
-
-def _readable(complaint: Complaint, options: Iterable[str]) -> str:
-    match complaint.kind, complaint.words:
-        case "abstract", (path,):
-            module, _, name = path.rpartition(".")
-            if module.startswith("vitlab."):
-                return f"no class is named; give a class_path of the kind {name}."
-            missing = ", ".join(sorted(named(path).__abstractmethods__))
-            return f"{path} lacks {missing}; write these methods and properties."
-        case "no class", (path,):
-            return f"no class {path}."
-        case "no subclass", (path, parent):
-            how = (
-                " Let it inherit from vitlab.models.ImageModel, define embed(images), which returns pooled features, "
-                "and set num_classes, num_features, img_size, in_chans, head and blocks; or inherit from Backbone, as "
-                "examples/architecture.py of the repository does."
-            )
-            is_network = parent.rpartition(".")[2] in ("ImageModel", "Backbone")
-            return f"{path} is not a subclass of {parent}.{how if is_network else ''}"
-        case "no attribute", (module, name):
-            return f"{module} has no {name}.{nearest(name, dir(sys.modules.get(module)))}"
-        case "denied", (path,):
-            return f"{untrusted(path)}."
-        case "no option", (word,):
-            return f"no option {word}.{nearest_key(word, (option.removeprefix('--') for option in options))}"
-    return complaint.words[0]
 
 
 def need(extra: str, *packages: str, what: str) -> None:

@@ -68,6 +68,7 @@ from vitlab.runs.loggers import MetricsFile
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
 
 OTHER_IMAGES = "%s was trained on other images than these (%s)."
+SETTING = re.compile(r"[\w.]+\+?=")  # in place of a file
 SECONDS_BETWEEN_TRIES = 5.0  # to train what another process is training
 
 # What models take from the data: argument of the model -> property of the data module. A teacher may see the images at
@@ -99,7 +100,9 @@ class Experiment:
     """The run directory, `root/name/seed-<seed>`."""
 
     def __init__(self, *sources: str | Path | Config, arguments: Sequence[str] = (), images: bool = True) -> None:
-        settings = [source for source in sources if _is_setting(source)]
+        settings = [
+            each for each in sources if isinstance(each, str) and SETTING.match(each) and not Path(each).exists()
+        ]
         sources = tuple(
             source if isinstance(source, dict) else config_file(source) for source in sources if source not in settings
         )
@@ -108,11 +111,11 @@ class Experiment:
         replaced: list[str] = []
         named = spell_out(gather(sources, arguments, replaced.append))
         arguments = spell_out_arguments(arguments)
-        for line in replaced:  # by classes whose names are right
-            log.info(line)
         if "model" not in dict(pairs(arguments)):
             refuse_variant(named, *files[-1:])
         self._settings = Settings(named, arguments)
+        for line in replaced:  # by classes whose names are right
+            log.info(line)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
         self._compiled = False
         self._restoring = False  # weights that the model would begin with are about to be replaced
@@ -127,7 +130,7 @@ class Experiment:
                     log.warning("--%s has no effect: run.wandb.mode is disabled here. Add --run.wandb.mode auto.", key)
         if self._values.run.name is None:
             self._values.run.name = "-".join(file.stem for file in files) or "run"
-        self.seed: int = self._values.seed_everything
+        self.seed = int(self._values.seed_everything)
         self.directory = directory_of({"run": self._values.run, "seed_everything": self.seed})
         run = run_of(files)
         continued = run is not None and directory_of(RunDirectory(run).config) == self.directory
@@ -224,10 +227,7 @@ class Experiment:
             arguments = model.get("init_args") if model else None
             for argument, fact in taken.items():
                 if arguments is not None and argument not in arguments:
-                    raise ValueError(
-                        f"model.{name}: {model.class_path} takes no {argument}. Its __init__ needs the typed arguments "
-                        f"{', '.join(taken)} with defaults; the data set fills them in."
-                    )
+                    raise ValueError(f"model.{name}: {model.class_path} needs the arguments {', '.join(taken)}.")
                 if arguments is None or arguments.get(argument) is None:
                     continue
                 key = f"model.{name}.{argument}"
@@ -264,9 +264,7 @@ class Experiment:
             if self.frozen:
                 remedy = "of the probes of a frozen encoder, `run.probe: linear` alone gives a network."
             if name == "best":
-                remedy = (
-                    "a run keeps it with --run.checkpoint.best true. Without --ckpt_path, its last weights are taken."
-                )
+                remedy = "a run keeps it with --run.checkpoint.best true."
         else:
             path, remedy = Path(name), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
         intact = run.newest_checkpoint() if name in (None, "last") and not finished else None
@@ -309,10 +307,8 @@ class Experiment:
         changed = changes(modernize(trained["model"]), self.config["model"])
         architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
         if architecture:
-            first = _listed(
-                [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
-            )
-            raise ValueError(f"{path} has weights of another backbone:\n{first}")
+            lines = [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
+            raise ValueError(f"{path} has weights of another backbone:\n{_listed(lines)}")
         there, here = (
             {name: getattr(value, "shape", None) for name, value in weights.items()}
             for weights in (state["state_dict"], self.objective.state_dict())
@@ -344,17 +340,13 @@ class Experiment:
             longer = [key for key, old, new in changed if type(old) is type(new) is int and new > old]
             if len(longer) == len(changed) and longer[0].startswith("trainer.max_") and last.is_file():
                 remedy = f"Train on from its last state: --run.name NEW --ckpt_path {last}; or replace"
-            count = "1 difference" if len(changed) == 1 else f"{len(changed)} differences"
             raise ValueError(
-                f"{self.directory} is a run with another configuration ({count}):\n"
+                f"{self.directory} is a run with another configuration ({len(changed)} difference{'s' * (len(changed) > 1)}):\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + f"\n{remedy} that one with --run.overwrite true."
             )
         if own is not None and (state is None or not state.resolve().is_relative_to(own.resolve().parent)):
-            raise ValueError(
-                f"{self.directory} has begun, and --ckpt_path {self._values.ckpt_path} would replace its progress.\n"
-                "Continue it without --ckpt_path, give this run another --run.name, or --run.overwrite true."
-            )
+            raise ValueError(f"{self.directory} has begun. Leave out --ckpt_path, or give another --run.name.")
         return state
 
     def _compare_images(self, finished: bool = False) -> bool:
@@ -522,23 +514,13 @@ class Experiment:
     def _check_training(self, finished: bool) -> None:
         """Refuse or warn of what would be regretted after the training."""
         if self.frozen and (self.trainer.world_size > 1 or not self.run.test):
-            raise ValueError(
-                f"run.probe: {self.run.probe} of a frozen encoder is a test by one process; set trainer.devices: 1 and "
-                "run.test: true."
-            )
-        if self._values.trainer.sync_batchnorm and self.trainer.strategy.root_device.type == "cpu":
-            raise ValueError(
-                "trainer.sync_batchnorm is true, which takes GPUs, and this run is on the CPU; set it false."
-            )
+            raise ValueError("run.probe of frozen weights needs trainer.devices: 1 and run.test: true.")
         for known in known_test_images(self) if self.run.test and not finished else ():
             log.warning("%s, so this run's test is none of new images. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
         warn_of_normalization(self.config, self.data)
         if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
-            raise ValueError(
-                f"run.probe: {self.run.probe} reads a whole encoder, and trainer.strategy fsdp2 shares it out. Set "
-                "run.probe: null, and use `python -m vitlab probe` after the run."
-            )
+            raise ValueError(f"run.probe: {self.run.probe} needs the full encoder, which fsdp2 shards. Set it null.")
         if self.run.probe is not None and self.run.test and not finished:
             require_classes(torch.from_numpy(self.data.labels("test")))
         if self._values.trainer.enable_checkpointing is False:
@@ -550,7 +532,14 @@ class Experiment:
         partial = [] if self.frozen else unfinished(trainer)
         if self.run.test and self.run.probe is not None:
             if trainer.is_global_zero:
-                metrics |= self._probe(untrained)
+                device, began = trainer.strategy.root_device, time.perf_counter()
+                cache = Path(self.run.root) / FEATURES if self.frozen else None
+                how = self.model, untrained, self.data, self.run.probe, device, self.directory, cache
+                metrics |= (found := classify_by_features(*how))
+                if self.frozen:
+                    self.record.classified(trainer, found, time.perf_counter() - began)
+                if self.frozen and self.run.probe == "linear":
+                    trainer.save_checkpoint(RunDirectory(self.directory).last_checkpoint)
         elif self.run.test and is_overridden("test_step", self.objective):
             self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
             results = next(iter(trainer.test(self.objective, datamodule=self.data, verbose=False)), {})  # of no batches
@@ -565,26 +554,11 @@ class Experiment:
         log.info("%s: done in %.0f s of training", self.directory, self.record.seconds)
         return metrics
 
-    def _probe(self, untrained: ImageModel | None) -> Metrics:
-        """Classify the test images by features; of a frozen encoder, keep them, and a linear classifier as its own."""
-        assert self.run.probe is not None
-        device, began = self.trainer.strategy.root_device, time.perf_counter()
-        cache = Path(self.run.root) / FEATURES if self.frozen else None
-        metrics = classify_by_features(self.model, untrained, self.data, self.run.probe, device, self.directory, cache)
-        if self.frozen:
-            self.record.classified(self.trainer, metrics, time.perf_counter() - began)
-            if self.run.probe == "linear":
-                self.trainer.save_checkpoint(RunDirectory(self.directory).last_checkpoint)
-        return metrics
-
     def validate(self) -> Metrics:
         """Return the metrics of the trained weights on the validation images."""
         weights = self.checkpoint()
         if self.objective.monitor is None:
-            raise ValueError(
-                f"{type(self.objective).__name__} has no loss by which two checkpoints could be compared; `probe` "
-                "measures their features."
-            )
+            raise ValueError(f"{type(self.objective).__name__} has no validation loss; `probe` measures its features.")
         return self._evaluate("val", weights)
 
     def test(self) -> Metrics:
@@ -594,10 +568,7 @@ class Experiment:
         """
         weights = self.checkpoint()
         if not is_overridden("test_step", self.objective):
-            raise ValueError(
-                f"{type(self.objective).__name__} learns no classes, so there is nothing to test; `probe` measures its "
-                f"features.\nTo classify, fine-tune what it learned: --model.init_from {self.directory}"
-            )
+            raise ValueError(f"{type(self.objective).__name__} learns no classes; `probe` measures its features.")
         return self._evaluate("test", weights)
 
     def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
@@ -612,10 +583,7 @@ class Experiment:
             reasons = departures(self.directory, weights, self.config, self.data) if finished else []
             self.record.results = self.directory / OTHER if reasons else self.directory
             if reasons:
-                log.warning(
-                    "This is not the run's own test, whose results stay; the files of this one are in %s:\n%s",
-                    *(self.record.results, _listed(reasons)),
-                )
+                log.warning("Not the run's own test; its files are in %s:\n%s", self.record.results, _listed(reasons))
         else:
             self.warn_of_other_images()
         evaluate = trainer.validate if split == "val" else trainer.test
@@ -630,7 +598,7 @@ class Experiment:
             return
         here, there = (", ".join(map(str, each[:20])) for each in (names, trained))
         raise ValueError(
-            f"{weights} knows the classes {there}; these images have {here}.\n"
+            f"{weights} was trained on the classes {there}; this data set has {here}.\n"
             "Name the folders of the classes as in the training. For other classes, train from these weights: "
             f"--run.name NEW --model.init_from {weights}."
         )
@@ -646,10 +614,6 @@ class Experiment:
             self.objective.compile_parts()
             self._compiled = True
         return self.trainer
-
-
-def _is_setting(source: str | Path | Config) -> bool:
-    return isinstance(source, str) and re.match(r"[\w.]+\+?=", source) is not None and not Path(source).exists()
 
 
 def _listed(lines: Sequence[str], most: int = 3) -> str:

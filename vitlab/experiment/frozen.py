@@ -96,11 +96,13 @@ def _logits(
         splits["val"] = features("val")
     if kept is not None:
         kept.flush()
+
+    def votes(queries: Tensor) -> Tensor:
+        return (weighted_votes(queries, *train, data.num_classes) + torch.finfo(torch.float32).tiny).log()
+
     fitted: object = None
-    classify: Embed
-    if how == "knn":
-        classify = partial(_votes, train, data.num_classes)
-    else:
+    classify: Embed = votes
+    if how != "knn":
         fitted = linear = fit_linear_probe(splits["train"], splits["val"], data.num_classes)
         classify = linear.logits
     held_out = None
@@ -108,10 +110,6 @@ def _logits(
         features_of_val, truth = splits["val"]
         held_out = float((classify(features_of_val).argmax(dim=1) == truth).float().mean())
     return classify(test[0]).numpy(), held_out, fitted
-
-
-def _votes(bank: Features, num_classes: int, features: Tensor) -> Tensor:
-    return (weighted_votes(features, *bank, num_classes) + torch.finfo(torch.float32).tiny).log()
 
 
 def give_classifier(model: ImageModel, probe: LinearProbe) -> bool:

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from inspect import isfunction
 from typing import Any
 
@@ -13,12 +14,13 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_dumper, set_loader
+from jsonargparse.typing import restricted_number_type
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from vitlab import models
 from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known, pairs, refuse_code
 from vitlab.data import ImageDataModule
-from vitlab.experiment.class_names import PLACES, choices, nulls, settable
+from vitlab.experiment.class_names import KINDS, names_of, nulls, settable
 from vitlab.experiment.errors import call_of_user_code, check_sections, explain, readable
 from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
 from vitlab.models.stored import TIMMS_WEIGHTS
@@ -26,13 +28,15 @@ from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
 
 tell_one_batch_from_all()
+for _module in ("vitlab.analysis.image_logging", "vitlab.runs.knn_monitor"):  # jsonargparse knows what is imported
+    import_module(_module)
 
 # jsonargparse 4.53 gives a null for an argument of a class within a class (--model.teacher.weights null) on as "None".
 _load = get_loader("yaml")
 set_loader("yaml", lambda text: None if text.strip() == "None" else _load(text), (yaml.YAMLError,))
 set_dumper("yaml", dump_yaml)  # or a folder 1e3 becomes a number
 
-MAX_SEED = 2**32 - 1  # numpy's
+Seed = restricted_number_type("Seed", int, [(">=", 0), ("<=", 2**32 - 1)])  # numpy's
 GROUPS = r"One or more arguments specifying.*|Path to a configuration file\."  # texts of what has options below
 END = """
 A backbone may also be a size under timm's name (vit_…, deit_…, deit3_…, swin_…, swinv2_…), such as
@@ -57,18 +61,17 @@ class VitlabParser(LightningArgumentParser):
         hidden = ("-h", "--help", "--print_shtab")
         shown = [name for name in options if name not in hidden and not name.endswith((".help", "+"))]
         shown = [name for name in shown if not re.fullmatch(GROUPS, str(options[name].help), re.DOTALL)]
-        return "".join(_help_line(name, options[name]) for name in shown)
+        lines = []
+        for name, action in ((name, options[name]) for name in shown):
+            text = " ".join((action.help or "").replace("``", "").split()).split(". ")[0].rstrip(".")
+            default = "" if action.default in (None, [], "==SUPPRESS==") else f" [{action.default}]"
+            room = 78 - len(default)
+            lines.append(f"  {name:<39} {text if len(text) <= room else text[: room - 1] + '…'}{default}\n")
+        return "".join(lines)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         defaults = {action.dest: action.default for action in actions_of(self)}
         raise ValueError(explain(message, [*options_of(self), *settable(self.named)], defaults))
-
-
-def _help_line(name: str, action: Any) -> str:
-    text = " ".join((action.help or "").replace("``", "").split()).split(". ")[0].rstrip(".")
-    default = "" if action.default in (None, [], "==SUPPRESS==") else f" [{action.default}]"
-    room = 78 - len(default)
-    return f"  {name:<39} {text if len(text) <= room else text[: room - 1] + '…'}{default}\n"
 
 
 class ConfigurationReader(LightningCLI):
@@ -100,22 +103,19 @@ class ConfigurationReader(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # An int and nothing else: LightningCLI's `true` silently means 0.
         seeds = "Seed of weights, data order and augmentation", "Of weights, dropout and masks alone; null: the same"
-        parser.add_argument("--seed_everything", type=int, default=0, help=seeds[0])
-        parser.add_argument("--init_seed", type=int | None, default=None, help=seeds[1])
+        parser.add_argument("--seed_everything", type=Seed, default=0, help=seeds[0])
+        parser.add_argument("--init_seed", type=Seed | None, default=None, help=seeds[1])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Run, "run")
         which = "Checkpoint to continue from or to evaluate: a file, last, best or none"
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=which)
-        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)  # no `Seed` in a checkpoint
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         assert isinstance(parser, VitlabParser)
         parser.named = self.named
         self.config = parser.parse_args(args)
-        for key in ("seed_everything", "init_seed"):
-            if not 0 <= (self.config[key] or 0) <= MAX_SEED:
-                raise ValueError(f"{key} is {self.config[key]}; give a whole number from 0 to {MAX_SEED}.")
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
@@ -170,9 +170,10 @@ class Settings:
 
 def print_help_of_run() -> None:
     """Print a line for each option of `fit`, and the classes that can be given by their names."""
-    for key, place in PLACES.items():
-        if not key.startswith("trainer."):
-            names = [name for name in choices(*place) if not name.islower()]  # sizes are in lower case
+    for key, kind in KINDS.items():
+        if kind.startswith("vitlab."):
+            names = [name for name in names_of(key) if not name.islower()]  # sizes are in lower case
+            key = key if key in ("model", "data") else f"model.{key}"
             first, *more = textwrap.wrap(", ".join(names), 78)
             print(f"  --{key:<37} {first}", *(f"{'':<42}{line}" for line in more), sep="\n")
     with suppress(SystemExit):

@@ -91,9 +91,7 @@ def measure(
     low_shot: tuple[LowShot, ...] = ()
     if protocol.few_labels:
         if not has_class_token(encoder):
-            raise ValueError(
-                f"{protocol.name} reads a class token, and {type(encoder).__name__} has none; omit --protocol."
-            )
+            raise ValueError(f"{protocol.name} reads a class token, which {type(encoder).__name__} does not have.")
         listed = protocol.few_labels.listed([name for split in known for name in data.image_names(split)])
         train, test = _labeled(encoder, data, known, "raw_class_token", device)
         low_shot = measure_few_labels(protocol.few_labels, train, test, listed or protocol.few_labels.drawn(train[1]))

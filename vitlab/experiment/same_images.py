@@ -116,7 +116,4 @@ def warn_of_normalization(config: Config, data: ImageDataModule) -> None:
             continue
         mean, std = normalization_of(source.removeprefix("timm/"))
         if mean is not None and std is not None and (tuple(data.mean), tuple(data.std)) != (mean, std):
-            log.warning(
-                "%s was trained on images of mean %s and std %s; these have %s and %s. Set data.mean and data.std.",
-                *(source, list(mean), list(std), list(data.mean), list(data.std)),
-            )
+            log.warning("%s was trained on images of mean %s, std %s; set data.mean and std.", source, [*mean], [*std])

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterable
 
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
     GradientAccumulationScheduler,
+    LearningRateFinder,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -18,7 +18,7 @@ from vitlab.evaluation.cost import device_for
 from vitlab.objectives import Objective
 from vitlab.runs.knn_monitor import KnnMonitor
 
-LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "num_nodes": 1, "gradient_clip_val": 0}
+COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch")  # that Lightning takes and stumbles over later
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)
 
 
@@ -26,50 +26,29 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
     """Refuse what cannot work in a run, before it begins.
 
     Raises:
-        ValueError: a bare trainer, a number out of range, a callback that averages weights or changes the batch, or
-            one whose metric is not logged.
+        ValueError: a number out of range, a callback that averages weights or changes the batch, or one whose metric is
+            not logged.
     """
-    if chosen.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        raise ValueError(f"trainer.accelerator is {chosen.accelerator}, but there is no GPU here; give cpu or auto.")
-    check_numbers(chosen)
-    if chosen.barebones:
-        raise ValueError(
-            "trainer.barebones leaves out all that makes a run: its metrics, checkpoints and progress.\n"
-            "Leave it out; `python -m vitlab benchmark --config …` measures speed."
-        )
-    monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
-    for each in callbacks:
-        name = type(each).__name__
-        if isinstance(each, GradientAccumulationScheduler):
-            raise ValueError(
-                f"trainer.callbacks: {name} changes the batch after rates and schedules are set by it.\n"
-                "Set trainer.accumulate_grad_batches, which holds for the whole run."
-            )
-        if isinstance(each, AVERAGING):
-            raise ValueError(
-                f"trainer.callbacks: {name} swaps the averaged weights in after the last checkpoint, and averages "
-                "integer tables.\nUse model.init_args.ema, which validates, tests and keeps both."
-            )
-        own = type(objective).__module__.startswith("vitlab.")  # of others unknown
-        known = [*objective.epoch_metrics, *monitored] if own else []
-        if isinstance(each, EarlyStopping) and known and each.monitor not in known:
-            raise ValueError(
-                f"trainer.callbacks: {name} waits for {each.monitor}, which {type(objective).__name__} does not log.\n"
-                f"It logs {', '.join(known)}."
-            )
-
-
-def check_numbers(chosen: Namespace) -> None:
-    """Refuse numbers that Lightning takes and stumbles over later, or answers with a traceback."""
     on_cpu = device_for(chosen.accelerator).type == "cpu"
     if not re.fullmatch(r"auto|[1-9]\d*" if on_cpu else r"auto|-1|[1-9]\d*|\[?\d+(, ?\d+)*,?\]?", str(chosen.devices)):
         some = "processes, like 2" if on_cpu else "GPUs, like 2, their indices, like [0, 1]"
         raise ValueError(f"trainer.devices is {chosen.devices}; give a number of {some}, or auto.")
-    for name, least in LEAST.items():
-        if chosen[name] is not None and chosen[name] < least:
-            raise ValueError(f"trainer.{name} is {chosen[name]}; give {least} or more.")
-    if chosen.val_check_interval == 0 and isinstance(chosen.val_check_interval, int):
-        raise ValueError("trainer.val_check_interval is 0; give a number of batches, or a share of the epoch.")
+    for name in COUNTS:
+        if chosen[name] is not None and chosen[name] < 1:
+            raise ValueError(f"trainer.{name} is {chosen[name]}; give 1 or more.")
+    monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
+    for each in callbacks:
+        name = type(each).__name__
+        if isinstance(each, GradientAccumulationScheduler):
+            raise ValueError(f"trainer.callbacks: in place of {name}, set trainer.accumulate_grad_batches.")
+        if isinstance(each, LearningRateFinder):
+            raise ValueError(f"trainer.callbacks: the schedule overrides {name}; `tune` in a study finds a rate.")
+        if isinstance(each, AVERAGING):
+            raise ValueError(f"trainer.callbacks: in place of {name}, set model.init_args.ema, which is tested too.")
+        own = type(objective).__module__.startswith("vitlab.")  # of others unknown
+        known = [*objective.epoch_metrics, *monitored] if own else []
+        if isinstance(each, EarlyStopping) and known and each.monitor not in known:
+            raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
 
 
 def check_precision(precision: str, objective: Objective) -> None:
@@ -83,7 +62,4 @@ def check_precision(precision: str, objective: Objective) -> None:
     if precision.endswith("-true") and precision != "32-true":
         raise ValueError(f"trainer.precision is {precision}, but weights are in float32; set bf16-mixed, or 32-true.")
     if precision == "16-mixed" and isinstance(objective.backbone, models.SwinTransformer | models.SwinTransformerV2):
-        log.warning(
-            "trainer.precision is 16-mixed, which ends at 65,504; the activations of large Swins are known to grow "
-            "beyond. bf16-mixed has the range of float32."
-        )
+        log.warning("trainer.precision: activations of large Swins exceed 16-mixed's 65,504; bf16-mixed has room.")

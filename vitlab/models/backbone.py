@@ -84,10 +84,7 @@ def taken(indices: Indices, info: Sequence[FeatureInfo]) -> list[int]:
     given = range(count) if indices is None else range(-indices, 0) if isinstance(indices, int) else indices
     wrong = [i for i in given if not -count <= i < count]
     if wrong or len(given) == 0:
-        raise ValueError(
-            f"Stages {indices} are to be taken, and there are {count}: 0 to {count - 1} ({info[-1]['module']}), or "
-            "counted from the end by negative numbers."
-        )
+        raise ValueError(f"stages {indices}: there are 0 to {count - 1}; negative numbers count from the end.")
     return sorted({i % count for i in given})
 
 

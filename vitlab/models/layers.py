@@ -60,7 +60,7 @@ def xavier(linear: nn.Linear) -> None:
 def xavier_apart(linear: nn.Linear) -> None:
     """Initialize as big_vision does: like `xavier`, but q, k and v as three separate layers.
 
-    These are told by their three times as many outputs as inputs, which an MLP of `mlp_ratio: 3` has, too.
+    These are recognized by three times as many outputs as inputs, which an MLP of `mlp_ratio: 3` has, too.
     """
     parts = 3 if linear.out_features == 3 * linear.in_features else 1
     for weight in linear.weight.chunk(parts):

@@ -62,7 +62,7 @@ class ContinuousBias(nn.Sequential):
     def set_bias(self, table: Float[Tensor, "offsets h"]) -> None:
         """Fit the MLP: hidden units drawn at random, then the smallest output weights of least error.
 
-        Without biases, as `init` starts them, hidden units could not tell apart offsets of one direction. Softmax sees
+        Without biases, as `init` starts them, hidden units could not distinguish offsets of one direction. Softmax sees
         only differences of B, so the middle of the table is put at 8, the middle of B's range. `rcond` bounds the
         weights: errors are below 0.04 for windows of up to 8, and grow with larger ones.
         """
@@ -241,9 +241,7 @@ class SwinTransformerV2(StagedTransformer):
         windows = [stage.blocks[0].attn.window for stage in self.layers]  # type: ignore[union-attr, index]
         pretrained = arguments["pretrained_window_sizes"]
         if any(not before and h != w for before, (h, w) in zip(pretrained, windows, strict=False)):
-            raise ValueError(
-                f"The windows {windows} are not square; only square windows keep their bias at other sizes."
-            )
+            raise ValueError(f"Only square windows keep their bias at other sizes, not {windows}.")
         sides = [before or side for before, (side, _) in zip(pretrained, windows, strict=False)]
         return super().arguments_at(img_size, arguments) | {"pretrained_window_sizes": sides}
 

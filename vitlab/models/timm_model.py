@@ -68,10 +68,7 @@ class TimmModel(ImageModel):
             raise ValueError(f"timm {timm.__version__} cannot build {name}: {error}") from None
         if small_stem:  # as for CIFAR (He et al. 2016, section 4.2); weights stay
             if not isinstance(net, timm.models.resnet.ResNet):
-                raise ValueError(
-                    f"small_stem is for ResNets, not for {type(net).__name__}; a ConvNeXt has model_kwargs: "
-                    "{patch_size: 1}."
-                )
+                raise ValueError(f"small_stem is for ResNets, not for {type(net).__name__}.")
             next(module for module in net.conv1.modules() if isinstance(module, nn.Conv2d)).stride = (1, 1)
             net.maxpool = nn.Identity()  # type: ignore[assignment]
         # channels_last: the forward pass of a ResNet-18 takes 0.7 of the time in float32 and half of it in bfloat16.
@@ -104,8 +101,7 @@ class TimmModel(ImageModel):
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
                 f"{type(self.net).__name__} takes no images of {size} px ({error}). Take images of one size, or give "
-                "the backbone model_kwargs that let it: dynamic_img_size or dynamic_img_pad of a ViT, strict_img_size: "
-                "false of a Swin."
+                "the backbone model_kwargs: dynamic_img_size or dynamic_img_pad of a ViT, strict_img_size of a Swin."
             ) from None
 
     @property

@@ -184,8 +184,8 @@ def _follow_names(
             given = [own[name][i] if row is None else tensor[row] for i, row in enumerate(rows)]
             encoder[name] = torch.stack([each.to(own[name]) for each in given])
     found = [name for name, row in zip(wanted, rows, strict=True) if row is not None]
-    said = [f"rows of {_some(found)} by name"] * bool(found) + [f"new for {_some(new)}"] * bool(new)
-    return f"classifier: {', '.join(said)}; the file knows {_some([*known])}"
+    parts = [f"rows of {_some(found)} by name"] * bool(found) + [f"new for {_some(new)}"] * bool(new)
+    return f"classifier: {', '.join(parts)}; the file knows {_some([*known])}"
 
 
 def _encoder_in(path: str | Path, own: Weights, prefix: str | None) -> tuple[Weights, str, str]:
@@ -312,7 +312,7 @@ def read_weights(path: str | Path) -> tuple[Weights, str, str]:
     except Exception as error:  # bytes that are not a pickle fail anywhere in the unpickler
         raise not_weights(path, error) from None
     encoder_prefix = content.get("vitlab_encoder", "") if isinstance(content, Mapping) else ""
-    said = ""
+    taken = ""
     while isinstance(content, Mapping):
         tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
         sizes = {key: _size(inner) for key, inner in content.items()}
@@ -320,13 +320,13 @@ def read_weights(path: str | Path) -> tuple[Weights, str, str]:
         averages = [key for key, size in sizes.items() if AVERAGED.search(str(key)) and size and size >= raw]
         key = next((key for key in (*averages, *CONTAINERS) if isinstance(content.get(key), Mapping)), None)
         if key is None and tensors:
-            return tensors, encoder_prefix, said
+            return tensors, encoder_prefix, taken
         if key is None:
             break
         others = [str(other) for other, size in sizes.items() if size and other != key]
         others += [f"{len(tensors)} tensors"] * bool(tensors)
         if others:
-            said = f"{key} taken{', the average' if key in averages else ''}; {_some(others)} not used"
+            taken = f"{key} taken{', the average' if key in averages else ''}; {_some(others)} not used"
         content = content[key]
     keys = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
     raise ValueError(f"{path} contains no weights under {', '.join(CONTAINERS)} or at its top; its keys are {keys}.")

@@ -113,17 +113,6 @@ def resize_bias_table_geometrically(
     return torch.from_numpy(np.stack([head(new_rows, new_columns) for head in heads], axis=-1)).flatten(0, 1).to(table)
 
 
-def fit_bias_table(
-    tensor: Tensor, table: Float[Tensor, "offsets h"], window: Size, geometric: bool = False
-) -> Tensor | None:
-    """Resize the bias table of a file, of a square window, to the shape of `table`; None if it is not such a table."""
-    side = (math.isqrt(len(tensor)) + 1) // 2  # a window of s has (2s - 1)² offsets
-    if tensor.ndim != 2 or tensor.shape[1] != table.shape[1] or (2 * side - 1) ** 2 != len(tensor):
-        return None
-    resize = resize_bias_table_geometrically if geometric and side > 1 else resize_bias_table
-    return resize(tensor, (side, side), window)
-
-
 def clamp_window(size: Size, window: Size) -> tuple[Size, Size]:
     """Return the window clamped to the map, and the shift of odd blocks: half a window, 0 if one covers the side."""
     clamped = (min(size[0], window[0]), min(size[1], window[1]))
@@ -405,10 +394,7 @@ def stage_windows(window_size: int | Sequence[int], num_stages: int) -> list[Siz
     sides = [window_size] * num_stages if isinstance(window_size, int) else list(window_size)
     windows = [(sides[0], sides[1])] * num_stages if len(sides) == 2 else [(side, side) for side in sides]
     if len(windows) != num_stages or any(side < 1 for window in windows for side in window):
-        raise ValueError(
-            f"window_size {window_size} for {num_stages} stages: "
-            f"give one side, [height, width], or {num_stages} sides, each at least 1."
-        )
+        raise ValueError(f"window_size {window_size}: give one side, [height, width], or {num_stages} sides above 0.")
     return windows
 
 
@@ -640,8 +626,13 @@ class StagedTransformer(Backbone):
         owner, _, kind = name.rpartition(".")
         if kind != "relative_position_bias_table":
             return super().resized(name, tensor)
-        window: Any = self.get_submodule(owner).window
-        return fit_bias_table(tensor, self.get_parameter(name), window, self.table_resize == "geometric")
+        side = (math.isqrt(len(tensor)) + 1) // 2  # a window of s has (2s - 1)² offsets
+        heads = self.get_parameter(name).shape[1]
+        if tensor.ndim != 2 or tensor.shape[1] != heads or (2 * side - 1) ** 2 != len(tensor):
+            return None
+        geometric = self.table_resize == "geometric" and side > 1
+        resize = resize_bias_table_geometrically if geometric else resize_bias_table
+        return resize(tensor, (side, side), self.get_submodule(owner).window)  # type: ignore[arg-type]
 
     def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Let windows grow with the images."""

@@ -103,19 +103,14 @@ class RunCheckpoints(Checkpoint):
     """Writes `last.ckpt`, keeps the one before, and stops the run after a signal once its state is written."""
 
     def __init__(self, directory: Path, settings: Checkpointing) -> None:
-        self.directory = directory
-        self.settings = settings
-        self.signals = Signals()
+        self.directory, self._next = directory, directory / "next.ckpt"
+        self.settings, self.signals = settings, Signals()
         self.written, self.seconds = 0, 0.0
         self._step = 0
         self._cost = 0.0
         self._at = self._begin = time.perf_counter()
         self._tried = self._unpublished = self._owed = False
         self._written_at, self._pausing = 0, False
-
-    @property
-    def _next(self) -> Path:
-        return self.directory / "next.ckpt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
@@ -143,11 +138,7 @@ class RunCheckpoints(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard a checkpoint from which this validation would be missing, and write one after the next step."""
         if self._unpublished and self._written_at in self.settings.keep and trainer.is_global_zero:
-            log.warning(
-                "run.checkpoint.keep: step %d is not kept, since a validation follows it. Choose another step, or "
-                "another trainer.val_check_interval.",
-                self._written_at,
-            )
+            log.warning("run.checkpoint.keep: step %d is not kept, since a validation follows it.", self._written_at)
         self._owed = self._unpublished
         self._tried = self._unpublished = False
 
@@ -195,11 +186,7 @@ class RunCheckpoints(Checkpoint):
         unwritten = _any_process(trainer, trainer.is_global_zero and self._tried and not self._unpublished)
         self._publish(trainer)
         if unwritten and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            log.error(
-                "%s: the last weights are not written, so the run is not finished. Make room; the same command "
-                "continues from the newest checkpoint.",
-                self.directory,
-            )
+            log.error("%s: the last weights are not written. Make room; the same command continues.", self.directory)
             raise SystemExit(UNWRITTEN)
         if self.written and trainer.is_global_zero:
             took, share = self.seconds, self.seconds / max(time.perf_counter() - self._begin, 1e-9)

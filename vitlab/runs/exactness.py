@@ -34,7 +34,10 @@ RESULTS = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_s
 def disagreements(one: Path, other: Path) -> list[str]:
     """Return in what the results of two run directories differ; nothing if they are equal to the bit."""
     runs = [RunDirectory(one), RunDirectory(other)]
-    places = unequal_states(*(run.last_checkpoint for run in runs))
+    states = [torch.load(run.last_checkpoint, map_location="cpu", weights_only=True) for run in runs]
+    places = [f"{part}{where}" for part in RESULTS for where in _unequal(states[0][part], states[1][part])]
+    generators = [state["callbacks"].get("RandomState") for state in states]
+    places += [f"random generators{where}" for where in _unequal(*generators)]
     tables = [run.history.drop(columns=[*TIMINGS], errors="ignore") for run in runs]
     if not tables[0].equals(tables[1]):
         rows = [len(table) for table in tables]
@@ -50,18 +53,12 @@ def disagreements(one: Path, other: Path) -> list[str]:
     return places
 
 
-def unequal_states(one: Path, other: Path) -> list[str]:
-    """Return in what two checkpoints differ: weights, averages, optimizer, schedule, steps, random generators."""
-    states = [torch.load(path, map_location="cpu", weights_only=True) for path in (one, other)]
-    places = [f"{part}{where}" for part in RESULTS for where in _unequal(states[0][part], states[1][part])]
-    generators = [state["callbacks"].get("RandomState") for state in states]
-    return places + [f"random generators{where}" for where in _unequal(*generators)]
-
-
 def _unequal(a: Any, b: Any, where: str = "") -> Iterator[str]:
     """Yield the places at which two nests of dictionaries, lists, tensors and values differ."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(_bytes(a), _bytes(b)):
+        # As bytes, of which a NaN equals itself.
+        bits = [x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (a, b)]
+        if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(*bits):
             yield where
     elif isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         for key in a:
@@ -71,11 +68,6 @@ def _unequal(a: Any, b: Any, where: str = "") -> Iterator[str]:
             yield from _unequal(x, y, f"{where}.{i}")
     elif a != b:
         yield where
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor as bytes, of which a NaN equals itself."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def differences_after_kills(arguments: Sequence[str], kills: Sequence[int], root: Path) -> list[str]:

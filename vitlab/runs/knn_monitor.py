@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -33,9 +34,7 @@ class KnnMonitor(Callback):
 
     LOGGED = ("val/knn", "val/knn_untrained", "val/knn_pixels", "val/rank", "val/std")
 
-    def __init__(self, every_n_epochs: int = 10, most: int | None = 10_000) -> None:
-        if every_n_epochs < 1 or (most is not None and most < 1):
-            raise ValueError(f"KnnMonitor: every_n_epochs is {every_n_epochs} and most {most}; both must be 1 or more.")
+    def __init__(self, every_n_epochs: PositiveInt = 10, most: PositiveInt | None = 10_000) -> None:
         self.every_n_epochs, self.most = every_n_epochs, most
         self.references: dict[str, float] = {}  # val/knn_untrained and val/knn_pixels
         self.last = math.inf  # val/knn

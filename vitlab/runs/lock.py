@@ -121,7 +121,4 @@ def refuse_links(folder: Path, root: Path) -> None:
     inside = (Path(at, name) for at, (folders, files) in walked for name in (*folders, *files))  # W&B links to its logs
     out = [path for path in inside if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(here)]
     if out := out if Path(here).is_relative_to(top) else [folder]:
-        raise ValueError(
-            f"{out[0]} leads to {os.path.realpath(out[0])}, and nothing is written through a link. "
-            "Remove the link, or copy what it leads to."
-        )
+        raise ValueError(f"{out[0]} leads to {os.path.realpath(out[0])}; nothing is written through a link. Remove it.")

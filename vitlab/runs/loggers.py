@@ -107,10 +107,7 @@ class MetricsFile(Logger):
                     if (row.get("step") or "").isdigit() and None not in row.values()
                 ]
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(
-                f"{self.path} is damaged ({error}). Remove it, and give the same command again: the run continues, "
-                "and its curves begin here."
-            ) from None
+            raise ValueError(f"{self.path} is damaged ({error}). Remove it; the run continues without.") from None
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         table = io.StringIO(newline="")
@@ -258,10 +255,10 @@ class UnbreakableWandbLogger(WandbLogger):
 
     def _end_service(self) -> None:
         """End W&B's own process; otherwise W&B would look for it, and complain, when this process ends."""
-        with suppress(Exception, SystemExit):  # SystemExit: with a killed service's status
-            import wandb
+        if self._alone:  # else the user's run would end, too
+            with suppress(Exception, SystemExit):  # SystemExit: with a killed service's status
+                import wandb
 
-            if self._alone:  # else the user's run would end, too
                 wandb.teardown()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Trained(Measure):
 
 
 class Segmentation(Measure):
-    """Logs how well frozen features tell what is at each place, for data with masks, see `vitlab.evaluation.dense`.
+    """Logs segmentation probes on frozen features, for data with masks, see `vitlab.evaluation.dense`.
 
     `test/miou_linear` and `test/miou_knn` are of the last stage, `test/miou_linear_best` of the stage whose
     linear probe is best on the validation images.
@@ -97,10 +97,7 @@ class Segmentation(Measure):
         if data.masks("test") is None:
             raise ValueError(f"Segmentation: {type(data).__name__} has no masks; Shapes has.")
         if data.tests_on_validation:
-            raise ValueError(
-                "Segmentation chooses a strength and a stage on the validation images, which are also the test images "
-                "here. Set data.init_args.test_fraction."
-            )
+            raise ValueError("Segmentation needs validation images besides the test images. Set data.test_fraction.")
         if not pl_module.encoder.feature_info:
             raise ValueError(f"Segmentation: {type(pl_module.encoder).__name__} gives no maps: it has no feature_info.")
 

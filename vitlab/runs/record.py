@@ -86,7 +86,11 @@ class RunRecord(Callback):
             return
         log.info("%s: %s", self.directory, f"continuing from {trainer.ckpt_path}" if trainer.ckpt_path else "training")
         self.directory.mkdir(parents=True, exist_ok=True)
-        now = environment(trainer) | {"compiled": self.config["run"]["compile"]} | origins(self.config, self.before)
+        # Hashes, since version numbers do not show changes: of vitlab's files that train, of classes from elsewhere by
+        # class path, and of the weights that the training starts from or is taught by.
+        hashes = {"code": code(), "sources": sources(self.config), "weights": weights(self.config, self.before)}
+        known = {name: entry for name, entry in hashes.items() if entry}
+        now = environment(trainer) | {"compiled": self.config["run"]["compile"]} | known
         if trainer.ckpt_path is None:
             erase(self.directory)
         else:
@@ -242,6 +246,13 @@ class RunRecord(Callback):
         if trainer.is_global_zero:
             check_held(self.directory)
             before = [RunDirectory(directory).summary for directory in self.before.values()]
+            if (images := self.images) is None:  # the last step of an epoch may have fewer batches than the others
+                batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+                processed = trainer.global_step * accumulate
+                if not math.isinf(batches):  # it is where no epoch began
+                    epochs, steps = divmod(trainer.global_step, math.ceil(batches / accumulate))
+                    processed = epochs * int(batches) + steps * accumulate
+                images = processed * trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
             summary = {
                 "finished": True,
                 "seconds": round(self.seconds, 3),
@@ -249,7 +260,7 @@ class RunRecord(Callback):
                 "seconds_before": round(sum(each["seconds"] + each["seconds_before"] for each in before), 3),
                 "epochs": trainer.current_epoch,
                 "steps": trainer.global_step,
-                "images_seen": _images_seen(trainer) if self.images is None else self.images,
+                "images_seen": images,
                 "partial": partial,
                 "metrics": metrics,
                 "cost": _cost(trainer, pl_module),
@@ -283,17 +294,6 @@ def _cost(trainer: Trainer, pl_module: LightningModule) -> dict[str, float | Non
     except (RuntimeError, TypeError, ValueError) as error:  # the training is worth more than this
         log.warning("The cost of a forward pass is not known: %s", error)
         return cost
-
-
-def _images_seen(trainer: Trainer) -> int:
-    """Return the images of all training steps; the last step of an epoch may have fewer batches than the others."""
-    batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
-    processed = trainer.global_step * accumulate
-    if not math.isinf(batches):  # it is where no epoch began
-        epochs, steps = divmod(trainer.global_step, math.ceil(batches / accumulate))
-        processed = epochs * int(batches) + steps * accumulate
-    data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    return processed * data.batch_size * trainer.world_size
 
 
 def in_order(values: Tensor) -> Tensor:
@@ -337,10 +337,9 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(importlib.metadata.PackageNotFoundError):  # of a clone that is not installed
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
@@ -349,20 +348,6 @@ PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm
 CODE = ("code", "sources")
 ELSEWHERE = ("__main__.py", "analysis", "commands", "deployment", "studies")  # what no training uses
 DIGITS = 16  # hexadecimal, of each hash
-
-
-def origins(config: Config, before: Mapping[str, Path]) -> dict[str, Any]:
-    """Return where the code and the weights of a run that is about to start come from; its classes are imported.
-
-    They are hashes, since version numbers do not show changes: `code` of vitlab's own files that train, `sources` by
-    class path of each class from outside the packages whose versions are recorded, `weights` by key of the
-    configuration of each file that the training starts from or is taught by.
-
-    Args:
-        before: by key, the runs that weights are taken from where the configuration names an experiment.
-    """
-    entries = {"code": code(), "sources": sources(config), "weights": weights(config, before)}
-    return {name: entry for name, entry in entries.items() if entry}
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateFinder, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from torch import Tensor
@@ -77,11 +77,12 @@ def build_trainer(
     Args:
         settings: arguments of the Trainer; callbacks, loggers and plugins are objects already.
         config: the run's complete configuration, which the record writes.
-
-    Raises:
-        ValueError: a callback that would train for nothing.
     """
-    users = _users_callbacks(settings, objective)
+    users = _as_list(settings["callbacks"])
+    validated = [name for name in objective.epoch_metrics if name.startswith("val")]
+    for callback in users:
+        if isinstance(callback, EarlyStopping) and callback.monitor in validated:
+            decide_after_validation(callback)
     own_bar = any(isinstance(callback, ProgressBar) for callback in users)
     utilization, record = Utilization(), RunRecord(directory, config)
     callbacks = [
@@ -110,21 +111,6 @@ def build_trainer(
     return trainer, record
 
 
-def _users_callbacks(settings: dict[str, Any], objective: Objective) -> list[Any]:
-    """Return the callbacks of a configuration; EarlyStopping decides after the validation that it looks at."""
-    users = _as_list(settings["callbacks"])
-    if any(isinstance(callback, LearningRateFinder) for callback in users):
-        raise ValueError(
-            "trainer.callbacks: LearningRateFinder sets a rate that the schedule replaces at the next step.\n"
-            "`tune` in a study finds one on validation images; docs/python.md has Lightning's finder in Python."
-        )
-    validated = [name for name in objective.epoch_metrics if name.startswith("val")]
-    for callback in users:
-        if isinstance(callback, EarlyStopping) and callback.monitor in validated:
-            decide_after_validation(callback)
-    return users
-
-
 def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
     """Return the loggers of a training: metrics.csv, and Weights & Biases where it is enabled."""
     loggers: list[Logger] = [MetricsFile(directory / METRICS)]
@@ -139,13 +125,8 @@ def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective:
     last = RunCheckpoints(folder, run.checkpoint)
     if not run.checkpoint.best:
         return [last]
-    if objective.monitor is None:
-        log.warning(
-            "run.checkpoint.best: no best.ckpt is kept, since %s has no metric for it.", type(objective).__name__
-        )
-        return [last]
-    if settings["limit_val_batches"] == 0:
-        log.warning("run.checkpoint.best: no best.ckpt is kept, since trainer.limit_val_batches is 0.")
+    if objective.monitor is None or settings["limit_val_batches"] == 0:
+        log.warning("run.checkpoint.best: no best.ckpt is kept, since there is no validation metric.")
         return [last]
     best = BestCheckpoint(
         dirpath=folder,

@@ -165,11 +165,9 @@ class ResolvedStudy:
             self.runs = plan(self.study, self.root, self.decided)
 
     def missing_trials(self) -> int:
-        if self.study.tuning is None:
-            return 0
-        each, folder = self.study.tuning.runs(len(self.study.seeds)), self.study.tuning_folder(self.root)
-        done = [len([*folder.glob(f"{slug(variant)}/**/{SUMMARY}")]) for variant in self.study.variants]
-        return sum(max(0, each - number) for number in done)
+        each = self.study.tuning.runs(len(self.study.seeds)) if self.study.tuning else 0
+        folders = [self.study.tuning_folder(self.root) / slug(variant) for variant in self.study.variants]
+        return sum(max(0, each - len([*folder.glob(f"**/{SUMMARY}")])) for folder in folders)
 
     def tune(self, train: Train) -> None:
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images)
@@ -341,11 +339,8 @@ def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> Non
     """Print what is known without training: baselines, images that two splits share, and the size of the study."""
     for planned in plans:
         if lines := planned.baselines:
-            where = f", {planned.study.place}" if study.along else ""
-            print(
-                f"Baselines{where}: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.",
-                flush=True,
-            )
+            where = f"Baselines{', ' * bool(study.along)}{planned.study.place}"
+            print(f"{where}: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.", flush=True)
     leaks = dict.fromkeys(leak for planned in plans for leak in planned.leaks)
     places = f" at {counted(len(plans), 'place')}" if study.along else ""
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
@@ -405,9 +400,7 @@ def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResult
     """
     study = begun_study(study_path, root)
     if study.along:
-        raise ValueError(
-            f"{study_path}: a study along an axis is many studies. Remove `along`, or read the report of `compare`."
-        )
+        raise ValueError(f"{study_path}: with `along` there is a verdict at each place; read the report of `compare`.")
     planned = ResolvedStudy.of(study, root)
     planned.spend_budget()
     planned.tune(lambda runs: [])

@@ -75,10 +75,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     """
     study = begun_study(path, root, data)
     if study.along:
-        raise ValueError(
-            f"{path}: `plan` takes a study without an axis, because each place needs a different number of seeds. "
-            "Remove `along` to plan one place."
-        )
+        raise ValueError(f"{path}: `plan` takes a study without an axis. Remove `along` to plan one place.")
     runs = plan(study, root)
     stale = conflicting(runs) if study.determined else []
     done = [Outcome(run, None) for run in runs if is_finished(run) and run not in stale]
@@ -93,10 +90,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     source = f"{folds * len(finished)} finished runs in {study.folder(root)}"
     if known is None:
         if not metric.is_accuracy:
-            raise ValueError(
-                f"{path}: how {metric.name} varies over seeds is not known before two seeds of a variant are finished. "
-                "Train two seeds."
-            )
+            raise ValueError(f"{path}: train two seeds of a variant, from which the variance of {metric.name} follows.")
         accuracy = float(np.mean([result.score for result in finished])) if finished else ACCURACY
         accuracy = float(np.clip(accuracy, 1 / test_images, 1 - 1 / test_images))
         known = guessed(len(study.variants), test_images, accuracy)

@@ -160,10 +160,7 @@ def refuse_overruled(study: Study) -> None:
         )
     for name, key, value in _replaced(study, remedies):
         if key not in flatten(study.settings) and name not in study.files:
-            raise ValueError(
-                f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}, which the study overrides. "
-                f"{remedies[key]}"
-            )
+            raise ValueError(f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}. {remedies[key]}")
 
 
 def overruled(study: Study) -> list[str]:

@@ -122,10 +122,7 @@ def refuse_unknown_needs(claim: Claim, experiment: "Experiment", metric: Metric)
     for need in claim.needs:
         if need.line == "untrained" and not (probed and metric.is_accuracy):
             why = "a frozen network has no training" if experiment.frozen else "only probes measure features before it"
-            raise ValueError(
-                f"claim: needs: {need}: {why}.\nLet run.probe ({' or '.join(PROBED)}) rank trained networks, or need "
-                "`all variants train`."
-            )
+            raise ValueError(f"claim: needs: {need}: {why}. Let run.probe rank trained networks.")
         for name, there in zip(need.names, (known, {*lines, "untrained"}), strict=False):
             if logged is not None and name not in there and not name.startswith("top1_"):
                 raise ValueError(f"claim: needs: {need}: there is no {name}. There are {', '.join(sorted(there))}.")

@@ -72,10 +72,7 @@ def register(study: Study, root: Path, anew: bool = False) -> None:
         used = {seed for each in record for seed in each["seeds"]}
         if again := sorted(used & {*study.seeds}):
             new = max(used) + 1
-            raise ValueError(
-                f"--register-anew: {study.path} has seen results of seeds {listed([*map(str, again)])}.\n"
-                f"Give new ones, from {new} on: a list, or `first: {new}` beside `from` and `to`."
-            )
+            raise ValueError(f"--register-anew: {listed([*map(str, again)])} have results; give seeds from {new} on.")
     else:
         record = []  # nothing is known that a change could follow
     record.append({"registered": time.strftime("%Y-%m-%d"), "digest": study.digest, "seeds": study.seeds, "words": []})
@@ -105,10 +102,7 @@ def _write(study: Study, record: list[Registration]) -> None:
         if changed != text:
             write_text(study.path, changed)
     except OSError as error:
-        raise ValueError(
-            f"{study.path}: a claim is registered in and beside its file: {error}.\n"
-            "Copy the study to a folder that you can write to."
-        ) from None
+        raise ValueError(f"{study.path}: a claim is registered in and beside its file: {error}.") from None
 
 
 def keep_word(study: Study, word: str, seeds: list[int], ended: bool = True) -> None:
@@ -179,10 +173,7 @@ def refuse_without_metric(runs: Iterable[Run]) -> None:
         known = directory.metrics
         if not run.metric.is_accuracy and run.metric.test not in known:
             names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
-            raise ValueError(
-                f"metric: {run.directory / SUMMARY} has no {run.metric.test}, so nothing ranks the runs.\n"
-                f"Give one of its metrics ({names}), or let the objective or a callback log {run.metric.test}."
-            )
+            raise ValueError(f"metric: {run.directory / SUMMARY} has no {run.metric.test}; rank by one of {names}.")
 
 
 def conflicting(runs: Sequence[Run]) -> list[Run]:

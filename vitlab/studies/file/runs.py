@@ -93,7 +93,7 @@ def experiment_of(config: Config) -> "Experiment":
 
 
 def check_first(study: Study, run: Run) -> None:
-    """Raise what `fit` refuses of weights, data and precision before it trains, so that it is told once.
+    """Raise what `fit` refuses of weights, data and precision before it trains, so that it is reported once.
 
     Raises:
         ValueError, OSError: naming the variant.
@@ -308,10 +308,7 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
     """Yield what is wrong with the runs of the variants, one each, as far as it is known before they train."""
     for a, b in combinations(runs, 2):
         if comparable(a.config) == comparable(b.config):
-            yield (
-                f"variants {a.variant!r} and {b.variant!r} are the same experiment:\n"
-                "their resolved configurations do not differ in a single value. Change or remove one."
-            )
+            yield f"variants {a.variant!r} and {b.variant!r} do not differ in a single value. Change or remove one."
     keys = {key for run in runs for key in flatten(run.config)}
     sections = sorted({section for key in keys for section in accumulate(key.split("."), "{}.{}".format)})
     for where, key in [("may_differ", key) for key in study.may_differ] + [("tune: space", k) for k in study.tuned]:
@@ -325,11 +322,7 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             each for each, source in others.items() if _set_of(_data_of(source.file)) == _set_of(_data_of(study.base))
         ]
         if study.folds and (own := [each for each in alike if _data_before(study, each) is None]):
-            yield (
-                f"folds: {run.variant!r} takes weights from {own[0]}, perhaps trained on images that some parts test.\n"
-                "Give that experiment the data of the study's base, which it then follows fold by fold, or give the "
-                "weights of a run on other images."
-            )
+            yield f"folds: {run.variant!r} takes weights from {own[0]}, perhaps trained on test images of some folds."
         # An experiment that gives weights follows the folds, and needs one look; a run does not.
         for fold in (study.parts[:1] if others else study.parts) if study.folds else ():
             for known in known_before(with_seed(study, run, run.seed, fold)):
@@ -337,18 +330,12 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
         if run.variant not in study.frozen:
             yield from _cut_short(study, run)
         elif not weights_of(run.config):
-            yield (
-                f"{run.variant!r} is frozen, and has no weights but random ones.\n"
-                "Set model.init_args.init_from, or `pretrained: true` of a timm model."
-            )
+            yield f"{run.variant!r} is frozen, and has random weights. Set init_from, or `pretrained: true`."
         for source in others.values():
             yield from (f"{run.variant!r}: {fault}" for fault in drawn_before(study.vary, source))
         yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
-        yield (
-            "vary: images: every variant trains on all images, so there is no choice to draw.\n"
-            "Set data.init_args.train_images, or remove images from `vary`."
-        )
+        yield "vary: images: every variant trains on all images. Set data.init_args.train_images."
     if len(metrics := {run.metric for run in runs}) > 1:
         names = " and ".join(sorted(metric.label for metric in metrics))
         yield f"the tasks of the variants' objectives rank by {names}. Compare by one metric."
@@ -361,10 +348,7 @@ def _cut_short(study: Study, run: Run) -> Iterator[str]:
         yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
     for key, value in trainer.items():
         if key in COMPLETE and value is not None and not COMPLETE[key](value):
-            yield (
-                f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short and yield no "
-                "result. Remove it; `budget` sets the training length."
-            )
+            yield f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short. Remove it."
 
 
 # By key of the trainer, whether a value leaves a run complete; null always does.

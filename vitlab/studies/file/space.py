@@ -37,9 +37,7 @@ class Tuning(Section):
     @model_validator(mode="after")
     def _seeds_are_of_the_study(self) -> "Tuning":
         if self.seeds is not None and self.within_seeds:
-            raise ValueError(
-                f"seeds: {self.seeds}, but `within: seed` tunes with the study's seeds. Remove one of the two."
-            )
+            raise ValueError(f"seeds: {self.seeds}: `within: seed` tunes with the study's seeds. Remove one.")
         return self
 
     def beside(self, seeds: list[int]) -> "Tuning":

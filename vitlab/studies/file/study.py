@@ -307,10 +307,7 @@ def read_study(path: Path) -> Study:
     content, like = content_of(path)
     base = beside(path, content.get("base"))
     if content.get("base") and not base.is_file():
-        raise FileNotFoundError(
-            f"{path}: base: {content['base']} does not exist (looked for {base}).\n"
-            "The path is relative to the study's file; a name is that of an experiment that vitlab ships."
-        )
+        raise FileNotFoundError(f"{path}: base: {base} does not exist. The path is relative to the study's file.")
     try:
         return replace(_parse(content, path), base=base, like=like)
     except ValidationError as error:
@@ -366,10 +363,7 @@ def _contradictions(study: Study) -> Iterator[str]:
     yield from _contradictions_of_the_test(study)
     yield from _contradictions_of_tuning(study)
     if study.frozen and (study.tuned or study.branch):
-        yield (
-            f"{'tune' if study.tuned else 'branch'}: {sorted(study.frozen)[0]!r} is frozen and takes no steps. Remove "
-            "one of the two."
-        )
+        yield f"{'tune' if study.tuned else 'branch'}: {sorted(study.frozen)[0]!r} is frozen and takes no steps."
     if study.along and study.looks:
         yield "along: the places of an axis have the same seeds. Give `seeds` as a list."
     budgets = {point.budget.kind for point in study.points if point.budget}
@@ -386,10 +380,7 @@ def _contradictions_of_the_test(study: Study) -> Iterator[str]:
     if study.metric and "scale" in study.metric and study.margin is not None and study.margin <= 1:
         yield f"margin: {study.margin:g} is a factor where the metric has `scale: log`. Give one above 1, like 1.1."
     if study.test == "paired" and study.looks and variants > 2:
-        yield (
-            "test: paired compares the same seeds, but of three variants or more one leaves the race before the others."
-            "\nGive `seeds` as a list."
-        )
+        yield "test: paired compares the same seeds, and looks add other seeds to each variant. Give `seeds` as a list."
     if study.test != "exact":
         return
     if study.looks:
@@ -398,10 +389,7 @@ def _contradictions_of_the_test(study: Study) -> Iterator[str]:
     pairs = math.comb(variants, 2)
     needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * pairs < LEVEL)
     if seeds < needed:
-        yield (
-            f"test: exact settles nothing with {seeds} seeds: for {variants} variants it takes {needed}, since p is at "
-            f"least 2 of {math.comb(2 * seeds, seeds):,} regroupings. Add seeds, or use `test: pooled`."
-        )
+        yield f"test: exact needs {needed} seeds for {variants} variants, not {seeds}. Add some, or use `test: pooled`."
     if study.along:
         yield "test: exact has no crossings along an axis, and settles little at many places. Use test: pooled."
 
@@ -410,10 +398,7 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
     budgets = {point.budget.kind for point in study.points if point.budget}
     larger = [key for key in study.tuned if key in IMAGES_A_STEP]
     if larger and budgets - {"epochs"}:
-        yield (
-            f"tune: {', '.join(larger)} changes how many images a step takes, and the budget is a number of "
-            "steps by then. Give a budget in epochs."
-        )
+        yield f"tune: {', '.join(larger)} changes how many images a step takes. Give a budget in epochs."
     costly = [  # of the architecture, of the images' size, or of the tokens that a step computes
         key
         for key in study.tuned
@@ -421,10 +406,7 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
         and (not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_"))
     ]
     if costly and "flops" in budgets:
-        yield (
-            f"tune: {', '.join(costly)} changes what an image costs, which the budget measures before the "
-            "tuning. Give a budget in epochs or images."
-        )
+        yield f"tune: {', '.join(costly)} changes what an image costs. Give a budget in epochs or images."
     if study.looks and study.tuning and study.tuning.within_seeds:
         yield "tune: a seed that a look may never train is not tuned. Give `seeds` as a list, or write `within: study`."
     if seeds := [key for key in study.tuned if key in seed_settings((), 0, 0)]:
@@ -446,17 +428,12 @@ def _variants(given: Mapping[str, Config | str | None], path: Path) -> dict[str,
         if "frozen" in own:  # a run without steps, tested by a probe
             own, frozen = dict(own), own["frozen"]
             if frozen not in [{"probe": probe} for probe in PROBES]:
-                raise ValueError(
-                    f"variants: {name}: frozen: {frozen!r}. Expected {{probe: …}}, one of {', '.join(PROBES)}."
-                )
+                raise ValueError(f"variants: {name}: frozen: {frozen!r}. Expected {{probe: {' or '.join(PROBES)}}}.")
             del own["frozen"]
             own = merge(own, {"trainer": {"max_epochs": 0}, "run": frozen})
         variants[name], by_slug[short] = own, name
     if len(variants) < 2:
-        raise ValueError(
-            f"variants: there is only {next(iter(variants))!r}; a comparison needs two.\n"
-            "To train one model, use `python -m vitlab fit`."
-        )
+        raise ValueError(f"variants: there is only {next(iter(variants))!r}; a comparison needs two.")
     return variants
 
 

@@ -1,22 +1,8 @@
-"""The variants of a study that are a grid, and what a study sets in its runs: what seeds draw, its `vary`, and the
-places of its axis, its `along`.
+"""The variants of a study that are a grid (`factors`), what its seeds draw (`vary`), and the places of its axis
+(`along`): see docs/studies.md.
 
-    factors:
-      network:
-        ViT: {let: {weights: vit.safetensors}, model: {init_args: {backbone: {class_path: …}}}}
-        Swin v2: ../swin_v2.yaml
-      trained with:
-        labels: {model: {class_path: Supervised}}
-        SimMIM: {model: {class_path: SimMIM, init_args: {init_from: $weights}}}
-    except: [{network: Swin v2, trained with: labels}]    # cells that are no variants
-
-A cell's settings are those of its levels together; what `variants` has under its name comes on top. The name joins the
-levels, after a preposition that ends a factor's name: ViT with SimMIM; of two, with what is between: layer norm in
-batches of 8, from `trained in batches of`. `$weights` is what a level of the cell has under `let`. Where a claim orders
-two levels, Swin v2 > ViT, it orders every two cells that differ in these alone.
-
-With `along`, a study is the same at each place of an axis: numbers of training images, budgets, or values of a numeric
-setting. The images of fewer are among those of more, as many of each class, the same for all variants of a seed.
+A cell's settings are those of its levels together; what `variants` has under its name comes on top. Its name joins the
+levels, after a preposition that ends a factor's name: ViT with SimMIM, of the factors `network` and `trained with`.
 """
 
 import re
@@ -72,10 +58,7 @@ def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
     flat = flatten(config)
     for kind, key in SETTINGS.items():
         if kind in vary and flat.get(key, ABSENT) not in (ABSENT, None):
-            yield (
-                f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}.\n"
-                f"Remove it, or leave {kind} out of the study's `vary`."
-            )
+            yield f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}. Remove it, or {kind} from `vary`."
 
 
 def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
@@ -86,10 +69,7 @@ def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
     given |= dict(setting.split("=", 1) for setting in source.settings)
     follows = {kind: given.get(short(key)) in (None, "null") for kind, key in SETTINGS.items()}
     if drawn := [NAMES[kind] for kind, free in follows.items() if free and kind not in vary]:
-        yield (
-            f"vary: {joined(drawn)} would be held fixed, but {source.file} draws that with each seed.\n"
-            "Add it to `vary`, or give the weights of one run."
-        )
+        yield f"vary: add {joined(drawn)}, which {source.file} draws with each seed."
     for kind, free in follows.items():
         if kind in vary and not free:
             yield f"{source.file} sets {SETTINGS[kind]}, so no seed changes {NAMES[kind]} of that training. Remove it."
@@ -222,10 +202,7 @@ def _together(levels: Mapping[str, Config], known: set[str]) -> Config:
             return {key: filled(value) for key, value in node.items()}
         name = node.removeprefix("$") if isinstance(node, str) and node.startswith("$") else None
         if name in known and name not in let:
-            raise ValueError(
-                f"factors: {joined([*levels])}: a level needs {node}, and none has it. Give it under `{LET}`, or list "
-                "the cell in `except`."
-            )
+            raise ValueError(f"factors: {joined([*levels])}: no level has {node} under `{LET}`.")
         return let.get(name, node)
 
     merged, before = dict[str, Any](), dict[str, tuple[str, Any]]()

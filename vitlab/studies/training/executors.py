@@ -254,10 +254,7 @@ def new_executor(name: str, settings: Sequence[str]) -> Executor:
     try:
         build: Callable[..., Executor] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"--executor {name}: {error}. Give {', '.join(SHORT)}, or an import path, like "
-            "mpi4py.futures.MPIPoolExecutor."
-        ) from None
+        raise ValueError(f"--executor {name}: {error}. Give {', '.join(SHORT)}, or an import path.") from None
     values: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")

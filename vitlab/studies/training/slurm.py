@@ -37,7 +37,7 @@ def slurm(folder: str = "runs/slurm", **settings: Any) -> "Submitit":
     arguments of submitit's `SlurmExecutor.update_parameters`, named as those of `sbatch`.
     """
     if not isinstance(settings.get("time", 0), int):
-        raise ValueError(f"time={settings['time']} is no number; give minutes, like time=240.")
+        raise ValueError(f"time must be an integer (minutes), got {settings['time']}.")
     need("slurm", "submitit", what="--executor slurm")
     from submitit import SlurmExecutor
 

@@ -47,10 +47,7 @@ def spend_budget(
     for run in drafts:
         flat = flatten(run.config)
         if flat.get(WARMUP) and flat.get("trainer.max_epochs") is None:
-            raise ValueError(
-                f"{study.path}: budget: {WARMUP} is {flat[WARMUP]}, but trainer.max_epochs is not set,\n"
-                "so the budget cannot scale the warm-up. Set trainer.max_epochs in the base."
-            )
+            raise ValueError(f"{study.path}: budget: set trainer.max_epochs in the base, by which {WARMUP} scales.")
     record = folder / "budget.json"
     known = read_json(record, missing={})
     places = [folder / "tuning", *(run.folder for run in drafts)]
@@ -140,9 +137,7 @@ def branching_step(run: Run, images: int) -> int:
     flat, epoch = flatten(run.config), epoch_of(run.config, images)
     schedule = str(flat.get(f"{SCHEDULE}.class_path", "none"))
     if not schedule.endswith("WarmupStableDecay"):
-        raise ValueError(
-            f"branch: {run.variant} has the schedule {schedule}. Give all variants vitlab.optim.WarmupStableDecay."
-        )
+        raise ValueError(f"branch: {run.variant} needs the schedule WarmupStableDecay, not {schedule}.")
     for key, value in flat.items():
         if set(BY_LENGTH) & set(key.split(".")) and value not in (None, ABSENT):
             raise ValueError(f"branch: {key} of {run.variant} changes over the whole run. Remove it.")

@@ -75,15 +75,9 @@ def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
     """Raise ValueError for labels without the metric, or for tuning on test images."""
     labels = images.labels("test")
     if metric.one_class and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-        raise ValueError(
-            f"{study.path}: the labels are {labels.dtype} of shape {labels.shape}; the objective's task ranks by "
-            f"{'top-1 accuracy' if metric.is_accuracy else metric.name}, which needs one class per image."
-        )
+        raise ValueError(f"{study.path}: labels {labels.dtype} {labels.shape} are not one class per image.")
     if study.tuning and set(images.image_names("val")) & set(images.image_names("test")):
-        raise ValueError(
-            f"{study.path}: tune: the validation images of this data set are also its test images.\n"
-            "Tuning on them would bias the result. Hold out other images, e.g. with data.init_args.test_fraction."
-        )
+        raise ValueError(f"{study.path}: tune: the validation images are also the test images. Set data.test_fraction.")
 
 
 def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[Cell, list[list[Run]]]:
@@ -149,9 +143,7 @@ def tune(
     for variant, seed in runs:
         if (variant, seed) not in chosen:
             of, scored = "" if seed is None else f" with seed {seed}", next(iter(runs.values()))[0][0].metric.validation
-            raise ValueError(
-                f"{study.path}: tune: no tuning run of {variant} finished{of} and has a {scored}; see its logs."
-            )
+            raise ValueError(f"{study.path}: tune: no run of {variant} finished{of} with a {scored}; see its logs.")
     return choices, {
         (variant, of_study): override
         for (variant, seed), override in chosen.items()
