@@ -149,7 +149,8 @@ def chosen(source: Folder) -> list[str]:
 
 def vitlab_batches(source: PhotoSource, names: list[str], augment: PhotoAugment) -> Iterator[Tensor]:
     """Yield all photographs as one batch (B, 3, S, S) of uint8, epoch after epoch."""
-    subset = Subset(names, np.zeros(len(names), np.int64), np.zeros(len(names), np.uint64))
+    hashes = np.zeros(len(names), np.uint64), np.zeros((len(names), 32), np.uint8)
+    subset = Subset(names, np.zeros(len(names), np.int64), *hashes)
     photos = Photos(source=source, subset=subset, image_size=SIZE, augment=augment)
     for epoch in itertools.count():
         images = photos.__getitems__([Key(epoch, index) for index in range(len(names))]).images

@@ -89,6 +89,23 @@ def test_the_same_image_in_two_splits_is_counted_and_named_and_stays(
     assert len(data.labels("test")) == 20
 
 
+def test_look_alikes_across_splits_are_one_line_and_copies_are_none_of_them(
+    photo_folder: PhotoFolder, said: list[str]
+) -> None:
+    root = photo_folder({f"{split}/{name}": 10 for split in ("train", "val", "test") for name in ("a", "b")})
+    with Image.open(root / "train/b/004.jpg") as picture:
+        picture.resize((75, 60)).save(root / "test/a/3x.png")
+    with Image.open(root / "val/a/002.jpg") as picture:
+        picture.point(lambda value: value * 4 // 5).save(root / "test/b/000.jpg", quality=60)
+    shutil.copy(root / "train/a/000.jpg", root / "test/a/000.jpg")
+    _read(root)
+    assert said[1:] == [
+        "Images of the test split that look almost like images of another split, which inflates accuracy if they show "
+        "the same: 2 of 21 (test/a/3x.png and train/b/004.jpg, test/b/000.jpg and val/a/002.jpg). `groups` keeps what "
+        "shows one scene in one split."
+    ]
+
+
 def test_one_image_with_two_labels_in_a_split_is_named_with_both(
     photo_folder: PhotoFolder, said: list[str], tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt64
+from jaxtyping import Bool, Float, Shaped, UInt8, UInt64
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitlab import log
-from vitlab.data.augment import BatchAugment, Growth, PerChannel, erase, normalize, resize
+from vitlab.data.augment import BatchAugment, Growth, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
 from vitlab.data.decoding import PictureMode, Size, height_and_width
@@ -277,6 +277,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return a hash of each image, equal where the images are equal; 0: unknown."""
         return self.dataset(split).contents()
 
+    def dhashes(self, split: Split) -> UInt8[np.ndarray, "N 32"]:
+        """Return the difference hash of each image; 0: unknown."""
+        return self.dataset(split).dhashes()
+
     def masks(self, split: Split) -> Bool[Tensor, "N H W"] | None:
         """Return where the object of each image is, as the model sees it in evaluation; None if this is unknown."""
         return None
@@ -479,8 +483,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         """Turn uint8 into what the model sees; training batches are augmented, erased and mixed, or cut into views."""
-        mean, std = self._statistics(batch.labels.device)
-        images = batch.images
+        images, device = batch.images, batch.labels.device
+        if device not in self._on_device:  # copied only once: a copy waits until the GPU is idle
+            mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
+            self._on_device[device] = mean, std
+        mean, std = self._on_device[device]
         if isinstance(images, list):
             return [normalize(view, mean, std) for view in images], batch.labels
         if batch.epoch is None:
@@ -504,13 +511,6 @@ class ImageDataModule(LightningDataModule, ABC):
         mix = draw_groups(self.mixup.group, own, len(images) * self._world_size, draw)
         images, targets = mix_groups(images, batch.labels, self.num_classes, mix)
         return [images], targets
-
-    def _statistics(self, device: torch.device) -> tuple[PerChannel, PerChannel]:
-        """Return mean and std, copied to a device only once: a copy waits until the GPU is idle."""
-        if device not in self._on_device:
-            mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
-            self._on_device[device] = mean, std
-        return self._on_device[device]
 
     # ---- processes and loaders
 
@@ -544,7 +544,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return {
             "num_workers": self._workers,
             "persistent_workers": self._workers > 0,
-            "collate_fn": _as_it_is,
+            "collate_fn": Batch._make,  # as it is: data sets read whole batches
             "worker_init_fn": _leave_signals_to_the_training_process,
             "pin_memory": self._pin_memory,
             # Without its own generator a loader draws from the global one, and dropout would differ after a restart.
@@ -565,11 +565,6 @@ def _one(size: Size) -> int:
     if not isinstance(size, int):
         raise ValueError(f"grow is on, but image_size is {list(size)}, and only squares grow; set grow: null.")
     return size
-
-
-def _as_it_is(batch: Any) -> Batch:
-    """Replace the loader's collation: data sets read whole batches."""
-    return batch
 
 
 def _leave_signals_to_the_training_process(worker: int) -> None:

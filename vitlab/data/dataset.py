@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vitlab.config import rows_by_name
-from vitlab.data.checking import Check, check_all, content_of
+from vitlab.data.checking import Check, check_all, content_of, dhash_of
 from vitlab.data.decoding import Half, PictureMode, Pixels, Size, decode, read_regular
 from vitlab.data.sampler import Key
 
@@ -72,6 +72,10 @@ class ImageDataset(Dataset[Batch], ABC):
         """Return a hash of each image, equal where the images are equal; 0: unknown."""
         return np.array([content_of(self.raw(index).tobytes()) for index in range(len(self))], np.uint64)
 
+    def dhashes(self) -> UInt8[np.ndarray, "{len(self)} 32"]:
+        """Return the difference hash of each image, by which `look_alikes` are found."""
+        return np.stack([dhash_of(self.raw(index)) for index in range(len(self))])
+
     @property
     def knows_contents(self) -> bool:
         """Whether the digest is also of what the images show."""
@@ -124,15 +128,16 @@ class Subset(NamedTuple):
     names: list[str]
     labels: Labels
     contents: UInt64[np.ndarray, "N"]  # see `Check`
+    dhashes: UInt8[np.ndarray, "N 32"]  # as well
 
     def take(self, indices: Int64[np.ndarray, "n"]) -> "Subset":
         """Return the photographs at the indices."""
-        return Subset([self.names[i] for i in indices], self.labels[indices], self.contents[indices])
+        return Subset([self.names[i] for i in indices], *(each[indices] for each in self[1:]))
 
     def joined(self, other: "Subset") -> "Subset":
         """Return these photographs and then the other ones."""
-        labels, contents = (np.concatenate(both) for both in zip(self[1:], other[1:], strict=True))
-        return Subset([*self.names, *other.names], labels, contents)
+        both = zip(self[1:], other[1:], strict=True)
+        return Subset([*self.names, *other.names], *map(np.concatenate, both))
 
     def without(self, names: Container[str]) -> "Subset":
         """Return the photographs with other names."""
@@ -175,7 +180,8 @@ class PhotoSource(ABC):
 
     def check(self) -> Check:
         """Return what is known of all photographs, one split after the other; by default, none is broken."""
-        return Check({}, None, np.zeros(sum(len(labels) for _, labels in self.splits.values()), np.uint64), [])
+        N = sum(len(labels) for _, labels in self.splits.values())
+        return Check({}, None, np.zeros(N, np.uint64), [], np.zeros((N, 32), np.uint8))
 
     def address(self, name: str) -> str:
         """Return where one photograph is, for messages."""
@@ -184,9 +190,11 @@ class PhotoSource(ABC):
     def subsets(self, known: Check) -> dict[Split, Subset]:
         """Return the splits with what `check` found, broken photographs included."""
         ends = np.cumsum([len(labels) for _, labels in self.splits.values()])
-        contents = np.split(known.contents, ends[:-1])
-        pairs = zip(self.splits.items(), contents, strict=True)
-        return {split: Subset(names, labels, own) for (split, (names, labels)), own in pairs}
+        parts = (np.split(each, ends[:-1]) for each in (known.contents, known.dhashes))
+        return {
+            split: Subset(names, labels, *own)
+            for (split, (names, labels)), *own in zip(self.splits.items(), *parts, strict=True)
+        }
 
 
 class EncodedPhotos(PhotoSource):

@@ -154,7 +154,17 @@ class ImageFolder(ImageDataModule):
             )
         all_files = self._split()
         splits = {split: subset.without(self._known.broken) for split, subset in all_files.items()}
-        self._refuse_empty(splits, all_files["train"].labels)
+        for split, subset in splits.items():
+            if not subset.names:
+                raise ValueError(
+                    f"The {split} split of {location} is empty: no image of it can be decoded, every class has too few "
+                    "images, or val_fraction leaves none.\nAdd images, or change val_fraction."
+                )
+        for k, name in enumerate(self.class_names if splits["train"].labels.ndim == 1 else []):
+            if k not in splits["train"].labels:
+                broken = " that can be decoded" if k in all_files["train"].labels else ""
+                remedy = "Add some, or take the class out of the data set: its name, and its images of other splits."
+                raise ValueError(f"{location} has no training image of the class {name}{broken}.\n{remedy}")
         shared: dict[str, Any] = {
             "source": self.photos,
             "image_size": self.image_size,
@@ -181,21 +191,6 @@ class ImageFolder(ImageDataModule):
     def _rows(self) -> list[int | None]:
         """The place of each class of the photographs among those of the run, which may be listed otherwise."""
         return rows_by_name(self.class_names, [as_text(name) for name in self.photos.class_names])
-
-    def _refuse_empty(self, splits: dict[Split, Subset], with_broken: np.ndarray) -> None:
-        location = self.photos.location
-        for split, subset in splits.items():
-            if not subset.names:
-                raise ValueError(
-                    f"The {split} split of {location} is empty: no image of it can be decoded, every class has too few "
-                    "images, or val_fraction leaves none.\nAdd images, or change val_fraction."
-                )
-        classes = splits["train"].labels
-        for k, name in enumerate(self.class_names if classes.ndim == 1 else []):
-            if k not in classes:
-                broken = " that can be decoded" if k in with_broken else ""
-                remedy = "Add some, or take the class out of the data set: its name, and its images of other splits."
-                raise ValueError(f"{location} has no training image of the class {name}{broken}.\n{remedy}")
 
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""

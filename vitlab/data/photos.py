@@ -225,7 +225,7 @@ class Photos(ImageDataset):
     seed: int = 0
 
     def __post_init__(self, subset: Subset) -> None:
-        self.labels, self._contents = subset.labels, subset.contents
+        _, self.labels, self._contents, self._dhashes = subset
         # An array: workers would write reference counts into the elements of a list, and so copy its pages of memory.
         self._files = np.array([os.fsencode(name) for name in subset.names], dtype=np.bytes_)
 
@@ -235,12 +235,15 @@ class Photos(ImageDataset):
         return [as_text(os.fsdecode(file)) for file in self._files]
 
     def take(self, indices: Int64[np.ndarray, "n"]) -> "Photos":
-        whole = Subset([os.fsdecode(file) for file in self._files], self.labels, self._contents)
-        return replace(self, subset=whole.take(indices))
+        names = [os.fsdecode(file) for file in self._files]
+        return replace(self, subset=Subset(names, self.labels, self._contents, self._dhashes).take(indices))
 
     def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
         """Return the hash of each file; 0 where a source does not give it."""
         return self._contents
+
+    def dhashes(self) -> UInt8[np.ndarray, "{len(self)} 32"]:
+        return self._dhashes if self._dhashes.any() else super().dhashes()
 
     @property
     def knows_contents(self) -> bool:
