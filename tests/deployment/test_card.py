@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -219,16 +218,6 @@ def test_the_card_of_another_objective_takes_no_softmax(trained: Path, picture: 
     assert "makes probabilities" not in card
     assert "Test accuracy" not in card
     assert re.search(r"^# \w+ on \w+$", card, re.MULTILINE)
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o027])
-def test_others_may_read_the_files_as_the_umask_says(umask: int, trained: Path, picture: Path) -> None:
-    before = os.umask(umask)
-    try:
-        export(trained, "--format", "safetensors")
-    finally:
-        os.umask(before)
-    assert Path("files/model.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_the_files_say_what_they_expect(trained: Path, picture: Path) -> None:
