@@ -44,7 +44,7 @@ from vitlab.data import CIFAR10, BatchAugment
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.dataset import PhotoSource, Subset
-from vitlab.data.decoding import read_photo
+from vitlab.data.decoding import decode, read_regular
 from vitlab.data.folder import Folder
 from vitlab.data.photos import PhotoAugment, Photos, half_will_do
 from vitlab.data.sampler import Key
@@ -179,7 +179,7 @@ def psnr(root: Path, source: PhotoSource, names: list[str]) -> tuple[float, floa
     for name, draw, crop in zip(names, draws, crops, strict=True):
         height, width, _ = source.read(name, half_will_do(draw, SIZE, NOT_MIRRORED)).shape
         box = crop_box(draw, height, width, NOT_MIRRORED.crop_scale, NOT_MIRRORED.crop_ratio)
-        expected = bicubic(Image.fromarray(read_photo(root / name)), box, height, width)
+        expected = bicubic(Image.fromarray(decode(read_regular(root / name))), box, height, width)
         error = np.square(crop - expected.astype(float)).mean()
         decibels.append(10 * np.log10(255**2 / max(error, 1 / crop.size)))
     return float(np.median(decibels)), float(np.quantile(decibels, 0.05))

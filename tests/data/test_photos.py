@@ -14,7 +14,7 @@ from timm.data.auto_augment import rand_augment_transform
 
 from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box, crop_boxes
 from vitlab.data.counter_rng import Draws, Stream
-from vitlab.data.decoding import read_photo
+from vitlab.data.decoding import decode, read_regular
 from vitlab.data.photos import (
     PhotoAugment,
     central_crop,
@@ -73,10 +73,10 @@ def test_a_large_jpeg_is_read_at_half_its_size_where_the_crop_stays_large(
     # Twice as large as the result after being halved. What is seen is the same part, to 41 decibels from Pillow's.
     width, height = size
     _photo(width, height).save(tmp_path / "a.jpg", quality=90, subsampling=0)  # colors as sharp as no camera's
-    even = np.pad(read_photo(tmp_path / "a.jpg"), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    even = np.pad(decode(read_regular(tmp_path / "a.jpg")), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     halved = 0
     for draw in Draws(0, 0, torch.arange(20)).uniform(Stream.CROP, BOX_DRAWS).tolist():
-        pixels = read_photo(tmp_path / "a.jpg", half=half_will_do(draw, 96, PhotoAugment()))
+        pixels = decode(read_regular(tmp_path / "a.jpg"), half=half_will_do(draw, 96, PhotoAugment()))
         _, _, *sides = crop_box(draw, height, width, CROP_SCALE, CROP_RATIO)
         assert pixels.shape[:2] == (((height + 1) // 2, (width + 1) // 2) if min(sides) >= 384 else (height, width))
         if pixels.shape[0] < height:
@@ -92,7 +92,7 @@ def test_a_large_jpeg_is_read_at_half_its_size_where_the_crop_stays_large(
 @pytest.mark.parametrize("size", [(400, 533), (170, 128)])
 def test_random_crop_of_a_file_is_pillows_to_54_decibels(tmp_path: Path, size: tuple[int, int]) -> None:
     _photo(*size).save(tmp_path / "a.jpg", quality=90)
-    pixels = read_photo(tmp_path / "a.jpg")
+    pixels = decode(read_regular(tmp_path / "a.jpg"))
     for draw in Draws(0, 0, torch.arange(20)).uniform(Stream.CROP, BOX_DRAWS).tolist():
         top, left, height, width = crop_box(draw, size[1], size[0], CROP_SCALE, CROP_RATIO)
         with Image.open(tmp_path / "a.jpg") as stored:

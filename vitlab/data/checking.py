@@ -1,19 +1,13 @@
-"""The check before training that every photograph can be decoded, with its progress on a terminal.
-
-Its results are cached.
-"""
+"""The check before training that every photograph can be decoded. Its results are cached."""
 
 import hashlib
 import io
 import os
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
@@ -21,10 +15,11 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
-from PIL import Image, ImageFile
+from PIL import Image
+from tqdm import tqdm
 
 from vitlab.atomic_files import written_whole
-from vitlab.data.decoding import FORMATS, LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels
+from vitlab.data.decoding import FORMATS, LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, has_deep_colors
 
 LEAST_HASHED = 32  # pixels: the shorter side
 _CHUNK = 32  # files that a thread decodes before it reports
@@ -49,10 +44,9 @@ def cache_of(kind: str, key: str, suffix: str) -> Path:
     return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}{suffix}"
 
 
-Read = Callable[[str], tuple[Pixels, bytes]]
-
-
-def check_all(place: Path | str, names: Sequence[str], marks: Sequence[str], read: Read) -> Check:
+def check_all(
+    place: Path | str, names: Sequence[str], marks: Sequence[str], read: Callable[[str], tuple[Pixels, bytes]]
+) -> Check:
     """Decode every photograph once.
 
     Args:
@@ -86,7 +80,7 @@ def check_all(place: Path | str, names: Sequence[str], marks: Sequence[str], rea
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())  # decoders release the interpreter's lock
     try:
         done = zip(chunks, pool.map(lambda chunk: list(map(examine, chunk)), chunks), strict=True)
-        for chunk, results in counted(done, len(chunks), "Checking images"):
+        for chunk, results in tqdm(done, "Checking images", len(chunks), leave=False, disable=None):
             for index, result in zip(chunk, results, strict=True):
                 if isinstance(result, str):
                     broken[names[index]] = result
@@ -129,14 +123,12 @@ def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
     Pictures are not stretched one by one, because others of the data set may use the whole range.
     """
     levels = int(np.ptp(pixels))
-    if levels >= _LEVELS:
+    if levels >= _LEVELS or pixels.dtype != np.uint8:  # a window was given
         return False
     try:
         with Image.open(file, formats=FORMATS) as image:
-            # Pillow gives colors in 8 bits, and only the decoder's argument shows that the file has more.
-            deep = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
             if image.mode not in SIXTEEN_BIT:
-                return deep
+                return has_deep_colors(image)
             return bool(np.ptp(np.asarray(image).astype(np.int64)) > levels)  # else it is one value in the file too
     except Exception:  # of a JPEG that only simplejpeg reads
         return False
@@ -146,26 +138,3 @@ def _number(name: str, mark: str) -> int:
     """Hash a photograph's name and mark, and the version of the decoders; 0 is always decoded again."""
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
     return content_of(os.fsencode(f"{rules}\0{mark}\0{name}")) if mark else 0
-
-
-Item = TypeVar("Item")
-
-
-def show(line: str) -> None:
-    """Replace the line that was shown last; an empty one erases it."""
-    if sys.stderr.isatty():
-        columns = shutil.get_terminal_size().columns - 1  # of a line that wraps only the end would be replaced
-        print(f"\r\x1b[K{line[:columns]}", end="", file=sys.stderr, flush=True)
-
-
-def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """Yield the items, and show ten times a second which percentage of `total` is done."""
-    shown = -1.0
-    try:
-        for done, item in enumerate(items):
-            if (now := time.monotonic()) - shown >= 0.1:
-                shown = now
-                show(f"{what}: {done / total:.0%}")
-            yield item
-    finally:
-        show("")

@@ -33,7 +33,7 @@ from vitlab import log
 from vitlab.data.augment import BatchAugment, Growth, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
-from vitlab.data.decoding import PictureMode, Size, height_and_width
+from vitlab.data.decoding import PictureMode, Size, Window, height_and_width
 from vitlab.data.folds import Folds, Indices, balanced_order, classes_of, stratified_split
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
@@ -108,6 +108,7 @@ class ImageDataModule(LightningDataModule, ABC):
     mixup: Mixup | None = None
     multi_crop: MultiCrop | None = None
     grow: Growth | None = None
+    window: Window | None = None  # of a data set of files a setting, see `windowed`
     has_folds = False  # a data set that splits its images by `folds`
     repeats = 1  # a data set that reads indices beyond its number of images may make it a setting, see `TrainSampler`
 
@@ -349,7 +350,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def preprocessing(self) -> Preprocessing:
         """From a picture to an image as evaluation shows it; can be used and stored without the data set."""
-        return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode)
+        return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode, self.window)
 
     def first_batches(self, split: Split, limit: float) -> tuple[int, int]:
         """Return the numbers of images and classes that an evaluation limited to its first batches covers.
@@ -375,7 +376,6 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is not None and self._world_size > 1 and replaces_samplers(self.trainer):
             raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
         dataset = self.dataset("train")
-        self._check_limits(stage)
         if stage == "fit":
             if self.mixup is not None and not has_one_class_each(dataset):
                 raise ValueError(
@@ -389,9 +389,6 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"{self.image_size}; give at most that."
                 )
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
-
-    def _check_limits(self, stage: str) -> None:
-        """Check the split that is evaluated; log what `limit_val_batches` and the like leave of it."""
         if self.trainer is None:
             return
         limits: dict[str, tuple[Split, float]] = {

@@ -6,7 +6,7 @@ Letters: B images in the batch, N images in the split, C channels, H rows, W col
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from vitlab.config import rows_by_name
 from vitlab.data.checking import Check, check_all, content_of, dhash_of
-from vitlab.data.decoding import Half, PictureMode, Pixels, Size, decode, read_regular
+from vitlab.data.decoding import Half, PictureMode, Pixels, Size, Window, decode, read_regular
 from vitlab.data.sampler import Key
 
 Split = Literal["train", "val", "test"]
@@ -139,10 +139,6 @@ class Subset(NamedTuple):
         both = zip(self[1:], other[1:], strict=True)
         return Subset([*self.names, *other.names], *map(np.concatenate, both))
 
-    def without(self, names: Container[str]) -> "Subset":
-        """Return the photographs with other names."""
-        return self.take(np.array([i for i, name in enumerate(self.names) if name not in names], np.int64))
-
 
 class PhotoSource(ABC):
     """Photographs by name. A subclass sets `class_names` and `splits` and reads one photograph at a time.
@@ -166,7 +162,7 @@ class PhotoSource(ABC):
 
     @abstractmethod
     def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Return the pixels (H, W, C), uint8, of one photograph; see `decode` for `half`.
+        """Return the pixels (H, W, C), uint8 or `windowed`, of one photograph; see `decode` for `half`.
 
         Called in workers too. A photograph that cannot be read raises ValueError with its name, which stops the run.
         """
@@ -189,12 +185,9 @@ class PhotoSource(ABC):
 
     def subsets(self, known: Check) -> dict[Split, Subset]:
         """Return the splits with what `check` found, broken photographs included."""
-        ends = np.cumsum([len(labels) for _, labels in self.splits.values()])
-        parts = (np.split(each, ends[:-1]) for each in (known.contents, known.dhashes))
-        return {
-            split: Subset(names, labels, *own)
-            for (split, (names, labels)), *own in zip(self.splits.items(), *parts, strict=True)
-        }
+        ends = np.cumsum([len(labels) for _, labels in self.splits.values()])[:-1]
+        parts = zip(*(np.split(each, ends) for each in (known.contents, known.dhashes)), strict=True)
+        return {split: Subset(*self.splits[split], *own) for split, own in zip(self.splits, parts, strict=True)}
 
 
 class EncodedPhotos(PhotoSource):
@@ -205,6 +198,7 @@ class EncodedPhotos(PhotoSource):
 
     cache_key: Path | str  # of what the check found
     mode: PictureMode = "RGB"
+    window: Window | None = None
 
     @abstractmethod
     def content(self, name: str) -> bytes:
@@ -217,17 +211,20 @@ class EncodedPhotos(PhotoSource):
     def check(self) -> Check:
         """Decode every photograph that no earlier check decoded."""
 
+        # In RGB for all modes but those that decode what this cannot.
+        how = () if self.window is None and self.mode != "array" else (self.mode, None, self.window)
+
         def read(name: str) -> tuple[Pixels, bytes]:
             content = self.content(name)
-            return decode(content), content
+            return decode(content, *how), content
 
         names = [name for names, _ in self.splits.values() for name in names]
-        return check_all(self.cache_key, names, self.marks(), read)
+        return check_all(self.cache_key, names, [f"{mark}{how or ''}" if mark else "" for mark in self.marks()], read)
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Decode one photograph."""
         try:
-            return decode(self.content(name), self.mode, half)
+            return decode(self.content(name), self.mode, half, self.window)
         except ValueError as error:
             again = "Restore it, and give the same command again."
             raise ValueError(f"{self.address(name)} cannot be decoded any more: {error}. {again}") from None

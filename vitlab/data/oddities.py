@@ -62,10 +62,11 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
             lines.append(
                 "Images of the test split that look almost like images of another split, which inflates accuracy if "
                 f"they show the same: {len(found):,} of {len(tested.names):,} ({_some(pairs, len(found))}). "
-                "`groups` keeps what shows one scene in one split."
+                "`groups` keeps one scene in one split; if most are named, they may only share a layout."
             )
     if known.faint:
-        lines.append(f"{blank(known.faint, len(known.contents))}\nConvert all to 8 bits by one range.")
+        some = f"{len(known.faint):,} of {len(known.contents):,} ({_some(known.faint, len(known.faint))})"
+        lines.append(f"Images of 16 bits that 8 bits (value / 257) leave nearly blank: {some}. Give data.window.")
     return lines
 
 
@@ -91,14 +92,6 @@ def look_alikes(hashes: UInt8[np.ndarray, "N 32"], others: UInt8[np.ndarray, "M 
         near = np.flatnonzero(alike.max(axis=1) >= 128 - 2 * NEAR).tolist()
         found |= {start + i: int(alike[i].argmax()) for i in near}
     return found
-
-
-def blank(faint: Sequence[str], total: int) -> str:
-    """Return a remark on 16-bit images for which `is_faint` holds, of so many images."""
-    return (
-        "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them "
-        f"nearly blank: {len(faint):,} of {total:,} ({_some(faint, len(faint))})."
-    )
 
 
 def _some(names: Sequence[str], total: int) -> str:
