@@ -44,7 +44,7 @@ from vitlab.data import CIFAR10, BatchAugment
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.dataset import PhotoSource, Subset
-from vitlab.data.decoding import read_photo
+from vitlab.data.decoding import decode, read_regular
 from vitlab.data.folder import Folder
 from vitlab.data.photos import PhotoAugment, Photos, half_will_do
 from vitlab.data.sampler import Key
@@ -149,7 +149,8 @@ def chosen(source: Folder) -> list[str]:
 
 def vitlab_batches(source: PhotoSource, names: list[str], augment: PhotoAugment) -> Iterator[Tensor]:
     """Yield all photographs as one batch (B, 3, S, S) of uint8, epoch after epoch."""
-    subset = Subset(names, np.zeros(len(names), np.int64), np.zeros(len(names), np.uint64))
+    hashes = np.zeros(len(names), np.uint64), np.zeros((len(names), 32), np.uint8)
+    subset = Subset(names, np.zeros(len(names), np.int64), *hashes)
     photos = Photos(source=source, subset=subset, image_size=SIZE, augment=augment)
     for epoch in itertools.count():
         images = photos.__getitems__([Key(epoch, index) for index in range(len(names))]).images
@@ -178,7 +179,7 @@ def psnr(root: Path, source: PhotoSource, names: list[str]) -> tuple[float, floa
     for name, draw, crop in zip(names, draws, crops, strict=True):
         height, width, _ = source.read(name, half_will_do(draw, SIZE, NOT_MIRRORED)).shape
         box = crop_box(draw, height, width, NOT_MIRRORED.crop_scale, NOT_MIRRORED.crop_ratio)
-        expected = bicubic(Image.fromarray(read_photo(root / name)), box, height, width)
+        expected = bicubic(Image.fromarray(decode(read_regular(root / name))), box, height, width)
         error = np.square(crop - expected.astype(float)).mean()
         decibels.append(10 * np.log10(255**2 / max(error, 1 / crop.size)))
     return float(np.median(decibels)), float(np.quantile(decibels, 0.05))

@@ -1,18 +1,19 @@
 """Photographs of another kind than RGB: gray, with transparency, and from a source of one's own."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from PIL import Image
 
+from examples.dicom import Dicom
 from vitlab.data import ImageFolder, MultiCrop, PhotoAugment, PhotoSource
 from vitlab.data.decoding import Half, Pixels
-from vitlab.models import VisionTransformer
-from vitlab.objectives import Supervised
-from vitlab.optim import AdamW, WarmupCosine
+from vitlab.data.preprocessing import Preprocessing
+from vitlab.deployment.pictures import Pictures
 
 _SPLITS = ("train", "val")
 _PLAIN = PhotoAugment(rand_augment=None, erase_prob=0.0)
@@ -79,29 +80,6 @@ class Bands(PhotoSource):
         return pixels
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers", "ignore:.*smaller than")
-@pytest.mark.parametrize("channels", [1, 5])
-def test_models_of_other_channels_train(tmp_path: Path, channels: int) -> None:
-    if channels == 5:
-        shared: dict = {"image_size": 16, "batch_size": 4, "num_workers": 0, "augment": _PLAIN}
-        data = ImageFolder(source=Bands(), mean=(0.5,) * 5, std=(0.25,) * 5, **shared)
-    else:
-        data = _folder(_write(tmp_path, np.array([200, 30, 60], np.uint8)), 1)
-    vit = VisionTransformer(16, 8, channels, 2, embed_dim=8, depth=1, num_heads=1)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=2,
-        limit_val_batches=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(Supervised(vit, AdamW(lr=1e-3), WarmupCosine()), datamodule=data)
-    assert trainer.global_step == 2
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -128,3 +106,95 @@ def test_a_folder_or_a_source_is_needed() -> None:
     for settings in ({}, {"root": "photos", "source": Bands()}):
         with pytest.raises(ValueError, match="needs one of"):
             ImageFolder(**settings)
+
+
+def _values(channels: int, kind: type) -> np.ndarray:
+    """Return (20, 20, C) of values around 0 … 4000, those of each channel the same everywhere."""
+    values = np.array([-50, 0, 123, 1001, 4000, 5000, 777, 2, 3, 4, 5, 6, 7][-channels:])
+    return np.broadcast_to(values.clip(0 if kind == np.uint16 else None).astype(kind), (20, 20, channels)).copy()
+
+
+LAYOUTS: dict[str, tuple[int, type, dict[str, Any]]] = {  # channels, type of the values, how tifffile lays them out
+    "16 bits": (1, np.uint16, {}),
+    "floats": (1, np.float32, {}),
+    "16-bit colors": (3, np.uint16, {"photometric": "rgb"}),
+    "two bands of floats": (2, np.float32, {"photometric": "minisblack", "planarconfig": "contig"}),
+    "four bands": (4, np.uint16, {"photometric": "minisblack", "planarconfig": "contig"}),
+    "thirteen planes": (13, np.uint16, {"photometric": "minisblack", "planarconfig": "separate"}),
+    "five pages": (5, np.float32, {"photometric": "minisblack"}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_window_maps_values_of_any_depth_to_zero_and_one(tmp_path: Path, layout: str) -> None:
+    """The oracle is the formula in double precision, which 8 bits would miss by up to 1/510."""
+    channels, kind, how = LAYOUTS[layout]
+    values = _values(channels, kind)
+    for folder in (tmp_path / split / name for split in _SPLITS for name in "ab"):
+        folder.mkdir(parents=True)
+        for i in range(4):
+            if channels == 1:
+                Image.fromarray(values[..., 0]).save(folder / f"{i}.tif")
+            else:
+                planes = values if how.get("planarconfig", "contig") == "contig" else np.moveaxis(values, 2, 0)
+                pages = np.moveaxis(values, 2, 0) if layout == "five pages" else planes
+                pytest.importorskip("tifffile").imwrite(folder / f"{i}.tif", pages, **how)
+    data = _folder(tmp_path, channels, window=(100, 4100), augment=_PLAIN)
+    expected = ((values[0, 0].astype(float) - 100) / 4000).clip(0, 1)
+    want = torch.tensor((expected - 0.5) / 0.25, dtype=torch.float32)
+    torch.testing.assert_close(_view(data)[0, :, 5, 5], want, atol=1e-5, rtol=0)
+    (trained,), _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    torch.testing.assert_close(trained[0, :, 5, 5], want, atol=1e-5, rtol=0)
+    assert data.raw_images("val", [0])[0].dtype == np.uint8
+
+    stored = Preprocessing.from_metadata(json.loads(json.dumps(data.preprocessing.metadata())))  # of an export
+    for given in (tmp_path / "val" / "a" / "0.tif", values):
+        (pixels,) = next(Pictures([given]).read(stored))
+        torch.testing.assert_close(stored(pixels)[:, 5, 5], want, atol=1e-5, rtol=0)
+    without = "give data.window" if kind == np.float32 and channels == 1 else r"data\.window: \[LOW, HIGH\]"
+    if channels not in (3, 4) and layout != "16 bits":
+        with pytest.raises(ValueError, match=without):
+            _view(_folder(tmp_path, channels, augment=_PLAIN))
+
+
+def test_rand_augment_sees_a_window_in_256_levels(tmp_path: Path) -> None:
+    root = _write(tmp_path, np.array(1001, np.uint16))
+    with_ops = PhotoAugment(rand_augment="rand-m0-p1-inc1", erase_prob=0.0)
+    (images,), _ = (data := _folder(root, 1, window=(0, 4000), augment=with_ops)).on_after_batch_transfer(
+        next(iter(data.train_dataloader())), 0
+    )
+    levels = (images * 0.25 + 0.5) * 255
+    torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
+
+
+def test_a_window_is_refused_where_a_source_gives_pixels(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.window: Bands gives pixels, not files"):
+        _view(ImageFolder(source=Bands(), mean=(0.5,) * 5, std=(0.25,) * 5, augment=_PLAIN, window=(0, 9)))
+
+
+def test_the_example_reads_dicom_in_hounsfield_units(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    for number in range(24):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        path = tmp_path / "ab"[number % 2] / f"patient{number // 4}_{number}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        file = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+        file.Rows, file.Columns, file.SamplesPerPixel, file.PixelRepresentation = 20, 20, 1, 0
+        file.PhotometricInterpretation, file.RescaleSlope, file.RescaleIntercept = "MONOCHROME2", 2, -1024
+        file.BitsAllocated, file.BitsStored, file.HighBit = 16, 16, 15
+        file.PixelData = np.full((20, 20), 500 + number, np.uint16).tobytes()
+        pydicom.dcmwrite(path, file, enforce_file_format=True)
+    source, by_patient = Dicom(str(tmp_path), (-1000, 400)), "/([^/]+)_[^/]*$"
+    plain: dict = {"image_size": 16, "num_workers": 0, "augment": _PLAIN, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    data = ImageFolder(source=source, groups=by_patient, **plain)
+    name, view = data.image_names("val")[0], _view(data)[0, :, 5, 5]
+    hounsfield = 2 * (500 + int(name.partition("_")[2].removesuffix(".dcm"))) - 1024
+    torch.testing.assert_close(view, torch.full((3,), (hounsfield + 1000) / 1400))
+    assert {each.partition("_")[0][2:] for each in data.image_names("val")}.isdisjoint(
+        each.partition("_")[0][2:] for each in data.image_names("train")
+    )

@@ -49,8 +49,8 @@ def _broken(folder: Path, kind: str) -> str:
         ("missing", "No such file"),
         ("truncated", "truncated"),
         ("truncated_png", ""),
-        ("bomb", "decompression bomb"),
-        ("large", "decompression bomb"),  # between Pillow's warning and its error
+        ("bomb", "cut it into tiles"),
+        ("large", "cut it into tiles"),  # between Pillow's warning and its error
         ("float", "range is unknown"),
     ],
 )

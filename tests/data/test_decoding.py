@@ -10,13 +10,13 @@ from PIL import Image, ImageOps
 
 from vitlab.data import decoding
 from vitlab.data.checking import is_faint
-from vitlab.data.decoding import FORMATS, IMAGE_SUFFIXES, read_photo
+from vitlab.data.decoding import FORMATS, IMAGE_SUFFIXES, decode, read_regular
 from vitlab.data.photos import Framing
 from vitlab.data.preprocessing import Preprocessing
 
 
 def _rgb(path: Path) -> np.ndarray:
-    pixels = read_photo(path)
+    pixels = decode(read_regular(path))
     assert pixels.shape[2] == 3
     return pixels
 
@@ -119,7 +119,7 @@ def test_a_jpeg_is_decoded_to_pillows_very_pixels(tmp_path: Path, flavor: str, s
     pixels = _by_simplejpeg(path)
     assert pixels is not None
     assert np.array_equal(pixels, _by_pillow(path))
-    assert np.array_equal(read_photo(path), pixels)
+    assert np.array_equal(decode(read_regular(path)), pixels)
 
 
 @pytest.mark.parametrize("orientation", range(10))  # 0 and 9 are none
@@ -127,7 +127,7 @@ def test_a_turned_jpeg_is_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     _noise(24, 40).save(tmp_path / "a.jpg", exif=exif)
-    assert np.array_equal(read_photo(tmp_path / "a.jpg"), _by_pillow(tmp_path / "a.jpg"))
+    assert np.array_equal(decode(read_regular(tmp_path / "a.jpg")), _by_pillow(tmp_path / "a.jpg"))
     assert (_by_simplejpeg(tmp_path / "a.jpg") is None) == (orientation != 1)
 
 
@@ -136,7 +136,7 @@ def test_other_files_are_left_to_pillow(tmp_path: Path) -> None:
     _noise(24, 40).save(tmp_path / "b.jpg", format="PNG")
     for name in ("a.jpg", "b.jpg"):
         assert _by_simplejpeg(tmp_path / name) is None
-        assert np.array_equal(read_photo(tmp_path / name), _by_pillow(tmp_path / name))
+        assert np.array_equal(decode(read_regular(tmp_path / name)), _by_pillow(tmp_path / name))
 
 
 def test_of_several_pictures_in_a_jpeg_the_first_counts(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_of_several_pictures_in_a_jpeg_the_first_counts(tmp_path: Path) -> None:
     _noise(24, 40).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[_noise(12, 20)])
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.format == "MPO"
-    assert np.array_equal(read_photo(tmp_path / "a.jpg"), _by_pillow(tmp_path / "a.jpg"))
+    assert np.array_equal(decode(read_regular(tmp_path / "a.jpg")), _by_pillow(tmp_path / "a.jpg"))
 
 
 def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_of_a_damaged_jpeg_pillow_decides(tmp_path: Path, monkeypatch: pytest.Mo
                 if way == "Pillow's":
                     patch.setattr(decoding, "_decode_jpeg", lambda *_: None)
                 try:
-                    said[way] = read_photo(path).tobytes()
+                    said[way] = decode(read_regular(path)).tobytes()
                 except ValueError as error:
                     said[way] = str(error).encode()
         assert said["ours"] == said["Pillow's"]
@@ -181,7 +181,7 @@ def test_formats_of_no_photograph_are_not_opened_whatever_the_file_is_called(
     file.write_bytes(start[name] + b"\n" * 3000)
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     with pytest.raises(ValueError, match="not an image of a known format"):
-        read_photo(file)
+        decode(read_regular(file))
     assert not is_faint(file, np.zeros((9, 9, 3), np.uint8))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.data.conftest import check_images, photo
 from vitlab.data import ImageFolder, LabelTable, dataset
 from vitlab.data import image_folder as module
-from vitlab.data.decoding import IMAGE_SUFFIXES, decode, read_photo
+from vitlab.data.decoding import IMAGE_SUFFIXES, decode, read_regular
 from vitlab.data.oddities import oddities
 
 PhotoFolder = Callable[[dict[str, int]], Path]
@@ -89,6 +89,23 @@ def test_the_same_image_in_two_splits_is_counted_and_named_and_stays(
     assert len(data.labels("test")) == 20
 
 
+def test_look_alikes_across_splits_are_one_line_and_copies_are_none_of_them(
+    photo_folder: PhotoFolder, said: list[str]
+) -> None:
+    root = photo_folder({f"{split}/{name}": 10 for split in ("train", "val", "test") for name in ("a", "b")})
+    with Image.open(root / "train/b/004.jpg") as picture:
+        picture.resize((75, 60)).save(root / "test/a/3x.png")
+    with Image.open(root / "val/a/002.jpg") as picture:
+        picture.point(lambda value: value * 4 // 5).save(root / "test/b/000.jpg", quality=60)
+    shutil.copy(root / "train/a/000.jpg", root / "test/a/000.jpg")
+    _read(root)
+    assert said[1:] == [
+        "Images of the test split that look almost like images of another split, which inflates accuracy if they show "
+        "the same: 2 of 21 (test/a/3x.png and train/b/004.jpg, test/b/000.jpg and val/a/002.jpg). `groups` keeps one "
+        "scene in one split; if most are named, they may only share a layout."
+    ]
+
+
 def test_one_image_with_two_labels_in_a_split_is_named_with_both(
     photo_folder: PhotoFolder, said: list[str], tmp_path: Path
 ) -> None:
@@ -151,9 +168,8 @@ def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFol
         said.clear()
         _read(root)
         assert said == [
-            "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them "
-            "nearly blank: 4 of 66 (train/a/faint0.png, train/a/faint1.png, train/a/faint2.png and 1 more).\n"
-            "Convert all to 8 bits by one range."
+            "Images of 16 bits that 8 bits (value / 257) leave nearly blank: 4 of 66 (train/a/faint0.png, "
+            "train/a/faint1.png, train/a/faint2.png and 1 more). Give data.window."
         ]
 
 
@@ -180,7 +196,7 @@ def test_what_pillow_decodes_alone_is_an_image(tmp_path: Path, suffix: str) -> N
     assert suffix in IMAGE_SUFFIXES
     picture = photo(seed=1, width=32, height=32)
     picture.save(tmp_path / f"a{suffix}", **({"sizes": [(32, 32)]} if suffix == ".ico" else {}))
-    error = np.abs(read_photo(tmp_path / f"a{suffix}").astype(int) - np.asarray(picture))
+    error = np.abs(decode(read_regular(tmp_path / f"a{suffix}")).astype(int) - np.asarray(picture))
     assert error.mean() < 8
 
 

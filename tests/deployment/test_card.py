@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
-from vitlab.data.decoding import read_photo
+from vitlab.data.decoding import decode, read_regular
 from vitlab.deployment.card import Exported, write_card
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.experiment.experiment import Experiment
@@ -64,7 +64,7 @@ def test_the_cards_code_gives_what_the_encoder_gives(
     card = export(trained)
     experiment = Experiment.load(trained)
     encoder = experiment.model.eval()
-    view = experiment.data.preprocessing(Image.fromarray(read_photo(picture)))[None]
+    view = experiment.data.preprocessing(Image.fromarray(decode(read_regular(picture))))[None]
     monkeypatch.chdir("files")
     classes, prepare, *ways = code(card)
     names: dict[str, Any] = {}
@@ -239,13 +239,6 @@ def test_the_files_say_what_they_expect(trained: Path, picture: Path) -> None:
     assert told["class_names"] == data.class_names
     assert (told["mean"], told["std"]) == ([*data.mean], [*data.std])
     assert (told["image_size"], told["in_chans"], told["crop_pct"]) == (8, 1, 1.0)
-
-
-def test_an_unknown_format_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("export", ["--config", str(trained / "config.yaml"), "--format", "tflite"]) == 2
-    message = capsys.readouterr().err
-    assert "tflite" in message
-    assert "onnx" in message
 
 
 def test_the_best_variant_of_a_study_is_exported_with_the_verdict(

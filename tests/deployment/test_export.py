@@ -2,18 +2,25 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors import safe_open
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tests.models.small_models import images, relative_error, shake
-from vitlab.deployment.export import TOLERANCE, export_onnx
+from vitlab import Experiment, load
+from vitlab.commands.dispatch import run
+from vitlab.deployment.export import TOLERANCE, calibrate, export_onnx
 from vitlab.models import ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.models.weights import save_weights
 
@@ -108,3 +115,59 @@ def test_a_file_that_gives_other_logits_is_refused_and_replaces_none(tmp_path: P
     with pytest.raises(RuntimeError, match="off by"):
         export_onnx(Normalized(restless=True), tmp_path / "model.onnx")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["an earlier one"]
+
+
+def test_calibrated_files_give_the_probabilities_of_the_best_temperature(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracles are scipy's minimum of the NLL over 1/T, in torch's own arithmetic, and torchmetrics' ECE."""
+    monkeypatch.chdir(tmp_path)
+    experiment = Experiment.load(trained)
+    model, data = experiment.model.eval(), experiment.data
+    with torch.no_grad():
+        logits = {split: torch.cat([model(x) for (x,), _ in data.batches(split, "cpu")]) for split in ("val", "test")}
+    labels = {split: torch.from_numpy(data.labels(split)) for split in logits}
+    nll = {split: lambda b, split=split: F.cross_entropy(b * logits[split].double(), labels[split]) for split in logits}
+    beta = minimize_scalar(lambda b: float(nll["val"](b)), bounds=(0.01, 100), method="bounded").x
+    assert not 0.9 < beta < 1.1  # an epoch of training is far from calibrated
+
+    given = ["--config", str(trained), "--out", "calibrated", "--format", "safetensors", "onnx", "--calibrate"]
+    assert run("export", given) == 0
+    pictures = data.raw_images("test", range(6))
+    Path("new").mkdir()
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture[..., 0]).save(f"new/{i}.png")
+    assert run("predict", ["--config", "calibrated", "--images", "new", "--out", "seen"]) == 0
+    expected = (beta * logits["test"][:6]).softmax(dim=1).numpy()
+    table = load("calibrated").predict(pictures)
+    for found in (table, np.genfromtxt("seen/predictions.csv", delimiter=",", skip_header=1)[:, 3:]):
+        values = found if isinstance(found, np.ndarray) else found[[f"p_{name}" for name in data.class_names]]
+        np.testing.assert_allclose(values, expected, atol=2e-4)
+    x = torch.stack([data.preprocessing(picture) for picture in pictures])
+    torch.testing.assert_close(
+        onnx_logits(Path("calibrated/model.onnx"), x), beta * logits["test"][:6], atol=1e-3, rtol=1e-3
+    )
+
+    card = Path("calibrated/README.md").read_text()
+    told = re.search(
+        r"temperature (\S+), fitted .*? is (\S+)% instead of (\S+)%, the NLL (\S+) instead of (\S+)\.", card
+    )
+    assert told is not None
+    ece = [
+        float(multiclass_calibration_error((b * logits["test"]).softmax(1), labels["test"], 10, n_bins=15))
+        for b in (beta, 1)
+    ]
+    want = [1 / beta, *(100 * each for each in ece), float(nll["test"](beta)), float(nll["test"](1))]
+    np.testing.assert_allclose([float(each) for each in told.groups()], want, atol=0.06)
+    assert ece[0] < ece[1]
+
+
+def test_what_no_temperature_fits_is_not_calibrated(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment.load(trained)
+    with torch.no_grad():
+        found = torch.cat([experiment.model.eval()(x) for (x,), _ in experiment.data.batches("val", "cpu")]).argmax(
+            dim=1
+        )
+    monkeypatch.setattr(experiment.data, "labels", lambda split: found.numpy())
+    with pytest.raises(ValueError, match="no temperature fits the"):
+        calibrate(experiment.model, experiment.data)

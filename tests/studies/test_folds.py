@@ -1,6 +1,8 @@
 """A study with folds: a seed is one outcome of every image, or no result, in the table, the plan and the report."""
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,15 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, Digits, plain, variant
+from fake_study import FAKE_PROGRAM, Digits, plain, result, results, variant
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from vitlab.config import merge
+from vitlab.evaluation.predictions import Predictions, data_uri
 from vitlab.studies.compare import RunsFailed, begun_study, compare, results_of
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
+from vitlab.studies.report.page import write_report
 from vitlab.studies.results.context import context_of
+from vitlab.studies.results.run import of_folds
 
 Write = Callable[..., Path]
 FROM = {"model": {"init_args": {"init_from": "before.yaml"}}}
@@ -183,3 +190,44 @@ def test_an_experiment_on_the_same_images_follows_the_folds(folded: Write, tmp_p
     assert len(set(asked.values())) == len(asked)
     (compute,) = context_of(read_study(folded()), runs, [], tmp_path, TOP1, []).compute
     assert (compute.source, compute.variants) == (asked[1, 1].split()[0], ["B"])  # once, for all parts and seeds
+
+
+def test_planted_wrong_labels_lead_the_list_of_suspicious_ones(
+    digits: Digits, tmp_path: Path, no_figures: None
+) -> None:
+    """A linear model's out-of-fold probabilities of 1,797 digits, of which every twentieth has another label."""
+    rng, images = np.random.default_rng(0), copy(digits)
+    wrong = np.sort(rng.choice(len(digits.target), 90, replace=False))
+    images.target = digits.target.copy()
+    images.target[wrong] = (images.target[wrong] + rng.integers(1, 10, 90)) % 10
+    images.splits = {"test": np.arange(len(images.target))}
+    names, pixels = images.image_names("test"), images.pixels.reshape(len(images.target), -1) / 255
+    finished = []
+    for seed in (1, 2):
+        folds = StratifiedKFold(3, shuffle=True, random_state=seed)
+        linear = LogisticRegression(C=0.1, max_iter=200)
+        p = cross_val_predict(linear, pixels, images.target, cv=folds, method="predict_proba")
+        parts = []
+        for fold, (_, rows) in enumerate(folds.split(pixels, images.target), start=1):
+            one = result("Linear", seed, np.ones(3, dtype=bool), np.arange(3))
+            tested = Predictions([names[i] for i in rows], images.target[rows], np.log(p[rows]))
+            parts.append(replace(one, run=replace(one.run, fold=fold), predictions=tested))
+        finished.append(of_folds(parts))
+    described = results({"Linear": {1: np.ones(3, dtype=bool), 2: np.ones(3, dtype=bool)}})
+    (tmp_path / "study.yaml").touch()
+    study = replace(described.study, folds=3, path=tmp_path / "study.yaml")
+    write_report(replace(described, study=study, finished=finished, class_names=images.class_names), images, tmp_path)
+
+    listed = pd.read_csv(tmp_path / "labels.csv", dtype={"label": str, "likeliest_other": str}).set_index("image")
+    assert len(listed) == len(names)
+    assert listed["margin"].is_monotonic_increasing
+    found = listed.loc[[names[i] for i in wrong]]
+    first = set(listed.index[: len(listed) // 10])
+    assert np.mean([name in first for name in found.index]) > 0.9
+    assert found["label"].tolist() == [str(images.target[i]) for i in wrong]
+    assert np.mean(found["likeliest_other"] == [str(digits.target[i]) for i in wrong]) > 0.8
+    page = (tmp_path / "report.html").read_text()
+    section = page[page.index('id="labels"') :]
+    shown = [int(name.rpartition("/")[2]) for name in listed.index[:60]]
+    for index, picture in zip(shown, images.raw_images("test", shown), strict=True):
+        assert f'src="{data_uri(picture)}" alt="{names[index]}"' in section

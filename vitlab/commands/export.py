@@ -22,6 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder of the files [export/ in the run directory]")
     parser.add_argument("--study", type=Path, help="a study's folder, like runs/quickstart: a run of its best variant")
     parser.add_argument("--raw", action="store_true", help="the weights as trained, where their average is kept too")
+    parser.add_argument("--calibrate", action="store_true", help="fit a temperature of the logits on validation images")
     options, rest = parser.parse_known_args(arguments)
     if "onnx" in options.format:
         need("export", "onnx", "onnxscript", "onnxruntime", what="--format onnx")
@@ -29,10 +30,10 @@ def run(arguments: Sequence[str]) -> int:
         if given := split(rest)[0]:
             raise ValueError(f"--study {options.study} chooses a run, but --config {given[0]} names one. Give one.")
         rest = ["--config", str(best_run(options.study)), *rest]
-    experiment = experiment_of(rest, images=False)
+    experiment = experiment_of(rest, images=options.calibrate)
 
     from vitlab.deployment.card import Exported, write_card
-    from vitlab.deployment.export import export_onnx
+    from vitlab.deployment.export import calibrate, export_onnx
     from vitlab.deployment.timm_config import write_timm_config
     from vitlab.models.weights import save_weights
     from vitlab.runs.lock import refuse_links
@@ -47,7 +48,11 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"--out: {folder / name} is of something else and would be lost; give another folder.")
     encoder = experiment.objective.backbone if options.raw else experiment.model
     averaged = encoder is not experiment.objective.backbone
-    exported = Exported(encoder, experiment.data, experiment.directory, experiment.config, checkpoint, averaged)
+    calibration = calibrate(encoder, experiment.data) if options.calibrate else ""
+    if calibration:
+        print(calibration)
+    run_and_config = experiment.directory, experiment.config
+    exported = Exported(encoder, experiment.data, *run_and_config, checkpoint, averaged, calibration)
     files = [folder / f"model.{form}" for form in dict.fromkeys(options.format)]
     for file in files:
         (export_onnx if file.suffix == ".onnx" else save_weights)(encoder, file, exported.metadata())

@@ -22,11 +22,9 @@ def run_predict(arguments: Sequence[str]) -> int:
 
     model = model_of(rest, options.raw)
 
-    from vitlab.deployment.pictures import warn_of_broken
     from vitlab.deployment.predict import write_answers
 
     answers = model.classify(options.images)
-    warn_of_broken(answers.broken)
     page = write_answers(answers, model.source, options.out)
     print(f"{len(answers.files):,} picture{'' if len(answers.files) == 1 else 's'}: {page}")
     return 0

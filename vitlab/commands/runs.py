@@ -144,10 +144,10 @@ def run_verify(arguments: Sequence[str]) -> int:
     if not run.is_finished:
         raise ValueError(f"{run.path} is not a finished run: it has no {SUMMARY}. Give a run directory, or finish it.")
     if not run.last_checkpoint.is_file():
-        from vitlab.deployment.load import no_checkpoint
+        from vitlab.deployment.load import NO_CHECKPOINT
 
         last = run.last_checkpoint.relative_to(run.path)
-        raise ValueError(f"{run.path} has no {last} to compare a repetition with: {no_checkpoint(run)}")
+        raise ValueError(f"{run.path} has no {last} to compare a repetition with: {NO_CHECKPOINT}")
     if options.out is not None and options.out.exists():
         raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
     root = root_of_images(options.run)

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt64
+from jaxtyping import Bool, Float, Shaped, UInt8, UInt64
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vitlab import log
-from vitlab.data.augment import BatchAugment, Growth, PerChannel, erase, normalize, resize
+from vitlab.data.augment import BatchAugment, Growth, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
-from vitlab.data.decoding import PictureMode, Size, height_and_width
+from vitlab.data.decoding import PictureMode, Size, Window, height_and_width
 from vitlab.data.folds import Folds, Indices, balanced_order, classes_of, stratified_split
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
@@ -108,6 +108,7 @@ class ImageDataModule(LightningDataModule, ABC):
     mixup: Mixup | None = None
     multi_crop: MultiCrop | None = None
     grow: Growth | None = None
+    window: Window | None = None  # of a data set of files a setting, see `windowed`
     has_folds = False  # a data set that splits its images by `folds`
     repeats = 1  # a data set that reads indices beyond its number of images may make it a setting, see `TrainSampler`
 
@@ -277,6 +278,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return a hash of each image, equal where the images are equal; 0: unknown."""
         return self.dataset(split).contents()
 
+    def dhashes(self, split: Split) -> UInt8[np.ndarray, "N 32"]:
+        """Return the difference hash of each image; 0: unknown."""
+        return self.dataset(split).dhashes()
+
     def masks(self, split: Split) -> Bool[Tensor, "N H W"] | None:
         """Return where the object of each image is, as the model sees it in evaluation; None if this is unknown."""
         return None
@@ -345,7 +350,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def preprocessing(self) -> Preprocessing:
         """From a picture to an image as evaluation shows it; can be used and stored without the data set."""
-        return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode)
+        return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode, self.window)
 
     def first_batches(self, split: Split, limit: float) -> tuple[int, int]:
         """Return the numbers of images and classes that an evaluation limited to its first batches covers.
@@ -371,7 +376,6 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is not None and self._world_size > 1 and replaces_samplers(self.trainer):
             raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
         dataset = self.dataset("train")
-        self._check_limits(stage)
         if stage == "fit":
             if self.mixup is not None and not has_one_class_each(dataset):
                 raise ValueError(
@@ -385,9 +389,6 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"{self.image_size}; give at most that."
                 )
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
-
-    def _check_limits(self, stage: str) -> None:
-        """Check the split that is evaluated; log what `limit_val_batches` and the like leave of it."""
         if self.trainer is None:
             return
         limits: dict[str, tuple[Split, float]] = {
@@ -479,8 +480,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> View:
         """Turn uint8 into what the model sees; training batches are augmented, erased and mixed, or cut into views."""
-        mean, std = self._statistics(batch.labels.device)
-        images = batch.images
+        images, device = batch.images, batch.labels.device
+        if device not in self._on_device:  # copied only once: a copy waits until the GPU is idle
+            mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
+            self._on_device[device] = mean, std
+        mean, std = self._on_device[device]
         if isinstance(images, list):
             return [normalize(view, mean, std) for view in images], batch.labels
         if batch.epoch is None:
@@ -504,13 +508,6 @@ class ImageDataModule(LightningDataModule, ABC):
         mix = draw_groups(self.mixup.group, own, len(images) * self._world_size, draw)
         images, targets = mix_groups(images, batch.labels, self.num_classes, mix)
         return [images], targets
-
-    def _statistics(self, device: torch.device) -> tuple[PerChannel, PerChannel]:
-        """Return mean and std, copied to a device only once: a copy waits until the GPU is idle."""
-        if device not in self._on_device:
-            mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (self.mean, self.std))
-            self._on_device[device] = mean, std
-        return self._on_device[device]
 
     # ---- processes and loaders
 
@@ -544,7 +541,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return {
             "num_workers": self._workers,
             "persistent_workers": self._workers > 0,
-            "collate_fn": _as_it_is,
+            "collate_fn": Batch._make,  # as it is: data sets read whole batches
             "worker_init_fn": _leave_signals_to_the_training_process,
             "pin_memory": self._pin_memory,
             # Without its own generator a loader draws from the global one, and dropout would differ after a restart.
@@ -565,11 +562,6 @@ def _one(size: Size) -> int:
     if not isinstance(size, int):
         raise ValueError(f"grow is on, but image_size is {list(size)}, and only squares grow; set grow: null.")
     return size
-
-
-def _as_it_is(batch: Any) -> Batch:
-    """Replace the loader's collation: data sets read whole batches."""
-    return batch
 
 
 def _leave_signals_to_the_training_process(worker: int) -> None:

@@ -6,7 +6,7 @@ Letters: B images in the batch, N images in the split, C channels, H rows, W col
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vitlab.config import rows_by_name
-from vitlab.data.checking import Check, check_all, content_of
-from vitlab.data.decoding import Half, PictureMode, Pixels, Size, decode, read_regular
+from vitlab.data.checking import Check, check_all, content_of, dhash_of
+from vitlab.data.decoding import Half, PictureMode, Pixels, Size, Window, decode, read_regular
 from vitlab.data.sampler import Key
 
 Split = Literal["train", "val", "test"]
@@ -72,6 +72,10 @@ class ImageDataset(Dataset[Batch], ABC):
         """Return a hash of each image, equal where the images are equal; 0: unknown."""
         return np.array([content_of(self.raw(index).tobytes()) for index in range(len(self))], np.uint64)
 
+    def dhashes(self) -> UInt8[np.ndarray, "{len(self)} 32"]:
+        """Return the difference hash of each image, by which `look_alikes` are found."""
+        return np.stack([dhash_of(self.raw(index)) for index in range(len(self))])
+
     @property
     def knows_contents(self) -> bool:
         """Whether the digest is also of what the images show."""
@@ -124,19 +128,16 @@ class Subset(NamedTuple):
     names: list[str]
     labels: Labels
     contents: UInt64[np.ndarray, "N"]  # see `Check`
+    dhashes: UInt8[np.ndarray, "N 32"]  # as well
 
     def take(self, indices: Int64[np.ndarray, "n"]) -> "Subset":
         """Return the photographs at the indices."""
-        return Subset([self.names[i] for i in indices], self.labels[indices], self.contents[indices])
+        return Subset([self.names[i] for i in indices], *(each[indices] for each in self[1:]))
 
     def joined(self, other: "Subset") -> "Subset":
         """Return these photographs and then the other ones."""
-        labels, contents = (np.concatenate(both) for both in zip(self[1:], other[1:], strict=True))
-        return Subset([*self.names, *other.names], labels, contents)
-
-    def without(self, names: Container[str]) -> "Subset":
-        """Return the photographs with other names."""
-        return self.take(np.array([i for i, name in enumerate(self.names) if name not in names], np.int64))
+        both = zip(self[1:], other[1:], strict=True)
+        return Subset([*self.names, *other.names], *map(np.concatenate, both))
 
 
 class PhotoSource(ABC):
@@ -161,7 +162,7 @@ class PhotoSource(ABC):
 
     @abstractmethod
     def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Return the pixels (H, W, C), uint8, of one photograph; see `decode` for `half`.
+        """Return the pixels (H, W, C), uint8 or `windowed`, of one photograph; see `decode` for `half`.
 
         Called in workers too. A photograph that cannot be read raises ValueError with its name, which stops the run.
         """
@@ -175,7 +176,8 @@ class PhotoSource(ABC):
 
     def check(self) -> Check:
         """Return what is known of all photographs, one split after the other; by default, none is broken."""
-        return Check({}, None, np.zeros(sum(len(labels) for _, labels in self.splits.values()), np.uint64), [])
+        N = sum(len(labels) for _, labels in self.splits.values())
+        return Check({}, None, np.zeros(N, np.uint64), [], np.zeros((N, 32), np.uint8))
 
     def address(self, name: str) -> str:
         """Return where one photograph is, for messages."""
@@ -183,10 +185,9 @@ class PhotoSource(ABC):
 
     def subsets(self, known: Check) -> dict[Split, Subset]:
         """Return the splits with what `check` found, broken photographs included."""
-        ends = np.cumsum([len(labels) for _, labels in self.splits.values()])
-        contents = np.split(known.contents, ends[:-1])
-        pairs = zip(self.splits.items(), contents, strict=True)
-        return {split: Subset(names, labels, own) for (split, (names, labels)), own in pairs}
+        ends = np.cumsum([len(labels) for _, labels in self.splits.values()])[:-1]
+        parts = zip(*(np.split(each, ends) for each in (known.contents, known.dhashes)), strict=True)
+        return {split: Subset(*self.splits[split], *own) for split, own in zip(self.splits, parts, strict=True)}
 
 
 class EncodedPhotos(PhotoSource):
@@ -197,6 +198,7 @@ class EncodedPhotos(PhotoSource):
 
     cache_key: Path | str  # of what the check found
     mode: PictureMode = "RGB"
+    window: Window | None = None
 
     @abstractmethod
     def content(self, name: str) -> bytes:
@@ -209,17 +211,20 @@ class EncodedPhotos(PhotoSource):
     def check(self) -> Check:
         """Decode every photograph that no earlier check decoded."""
 
+        # In RGB for all modes but those that decode what this cannot.
+        how = () if self.window is None and self.mode != "array" else (self.mode, None, self.window)
+
         def read(name: str) -> tuple[Pixels, bytes]:
             content = self.content(name)
-            return decode(content), content
+            return decode(content, *how), content
 
         names = [name for names, _ in self.splits.values() for name in names]
-        return check_all(self.cache_key, names, self.marks(), read)
+        return check_all(self.cache_key, names, [f"{mark}{how or ''}" if mark else "" for mark in self.marks()], read)
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Decode one photograph."""
         try:
-            return decode(self.content(name), self.mode, half)
+            return decode(self.content(name), self.mode, half, self.window)
         except ValueError as error:
             again = "Restore it, and give the same command again."
             raise ValueError(f"{self.address(name)} cannot be decoded any more: {error}. {again}") from None

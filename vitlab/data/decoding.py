@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Float32, UInt8
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from vitlab.internals import silence_libtiff
 
@@ -35,7 +35,9 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 LEAST_SIDE = 2  # pixels: smaller is a placeholder or a tracking pixel, not a photograph
 MOST_RATIO = 100  # of the sides: a crop of 224 from 30,000 × 2 pixels would first be resized to 3.8 million columns
+_TILES = "cut it into tiles, as `vips dzsave` or `gdal_retile.py` do, which `data.groups` keeps in one split"
 _START_OF_JPEG, _START_OF_SCAN, _APP1 = b"\xff\xd8", 0xDA, 0xE1  # markers: ITU-T T.81, table B.1
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how files of it begin, the last two of BigTIFF
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -43,7 +45,8 @@ silence_libtiff()
 
 # Pillow's names: gray, color, color with transparency; and other channels, from a source of the user's own.
 PictureMode = Literal["L", "RGB", "RGBA", "array"]
-Pixels = UInt8[np.ndarray, "H W C"]
+Pixels = UInt8[np.ndarray, "H W C"] | Float32[np.ndarray, "H W C"]  # 0 … 255
+Window = tuple[float, float]  # the values that become 0 and 255
 Half = Callable[[int, int], bool]  # of height and width: whether half the resolution is enough
 Size = int | tuple[int, int]  # of a square, or height and width
 
@@ -51,11 +54,6 @@ Size = int | tuple[int, int]  # of a square, or height and width
 def height_and_width(size: Size) -> tuple[int, int]:
     """Return both sides."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def read_photo(path: str | Path, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
-    """Decode a file, see `decode`."""
-    return decode(read_regular(path), mode, half)
 
 
 def read_regular(path: str | Path) -> bytes:
@@ -68,12 +66,12 @@ def read_regular(path: str | Path) -> bytes:
         raise ValueError(str(error)) from None
 
 
-def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) -> Pixels:
+def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None, window: Window | None = None) -> Pixels:
     """Decode the bytes of a file to the picture that a viewer shows: upright, 8 bits per channel.
 
     In RGB and gray, transparent pixels become white: the color stored under them is often arbitrary. 16-bit gray is
-    divided by 257; floating-point pixels, whose range is unknown, are rejected. The first frame of an
-    animation counts.
+    divided by 257; floating-point pixels, whose range is unknown, are rejected. With a `window` the values are floats,
+    see `windowed`. The first frame of an animation counts.
 
     Files with more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million) are rejected before decoding: they would
     take seconds and a gigabyte in each epoch and worker.
@@ -83,18 +81,56 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None) 
     Raises:
         ValueError: the bytes cannot be decoded, or are not a photograph; the message gives the reason, not the file.
     """
-    fast = _decode_jpeg(content, mode, half)
+    fast = _decode_jpeg(content, mode, half) if window is None else None
     if fast is not None:
         return fast
     try:
+        if content[:4] in _TIFF and (mode == "array" or (window is not None and mode == "RGBA")):
+            bands = _bands(content)
+            return checked(bands) if window is None else windowed(bands, window)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(*image.size)
+            if window is not None and has_deep_colors(image):  # of which Pillow gives 8 bits
+                if content[:4] not in _TIFF:
+                    raise ValueError("colors of 16 bits in a format other than TIFF")
+                return windowed(_bands(content), window)
             image.load()
-            return to_array(upright(image), mode)
+            return to_array(upright(image), mode, window)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; {_TILES}") from None
     except UnidentifiedImageError:
         raise ValueError("not an image of a known format" if content else "empty file") from None
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged bytes
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def windowed(values: np.ndarray, window: Window) -> Float32[np.ndarray, "H W C"]:
+    """Return values (H, W) or (H, W, C) as floats from 0, at `window[0]`, to 255, at `window[1]`, clipped; nan is 0."""
+    low, high = window
+    values = values[..., None] if values.ndim == 2 else values
+    return np.nan_to_num((values.astype(np.float32) - low) * (255 / (high - low)), nan=0.0).clip(0, 255)
+
+
+def _bands(content: bytes) -> np.ndarray:
+    """Return the values (H, W, C) of a TIFF file, whose bands are samples of a pixel, planes or pages."""
+    try:
+        import tifffile
+    except ModuleNotFoundError:
+        raise ValueError("its bands need the package tifffile: pip install 'vitlab[tiff]'") from None
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        series = file.series[0]
+        sides = [side for axis, side in zip(series.axes, series.shape, strict=True) if axis in "XY"]
+        if len(sides) != 2 or len(series.shape) > 3:
+            raise ValueError(f"an array {series.shape} of the axes {series.axes}; expected height, width and bands")
+        _check_size(sides[1], sides[0])
+        values, band = series.asarray(), [i for i, axis in enumerate(series.axes) if axis not in "XY"]
+    return np.moveaxis(values, band, [2]) if band else values[..., None]
+
+
+def has_deep_colors(image: Image.Image) -> bool:
+    """Whether a file, not yet loaded, has colors of 16 bits: Pillow gives 8, and its decoder's argument alone tells."""
+    deep = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
+    return deep and image.mode not in SIXTEEN_BIT
 
 
 def checked(pixels: np.ndarray) -> Pixels:
@@ -104,7 +140,8 @@ def checked(pixels: np.ndarray) -> Pixels:
         ValueError: it is not a picture.
     """
     if pixels.ndim not in (2, 3) or pixels.dtype != np.uint8:
-        raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8")
+        wrong = f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8"
+        raise ValueError(f"{wrong}, or data.window: [LOW, HIGH]")
     _check_size(pixels.shape[1], pixels.shape[0])
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -140,7 +177,7 @@ def _decode_jpeg(content: bytes, mode: PictureMode, half: Half | None) -> Pixels
 def _check_size(width: int, height: int) -> None:
     size = f"{width} x {height} pixels"
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f"{size}, more than {Image.MAX_IMAGE_PIXELS:,}: could be a decompression bomb")
+        raise ValueError(f"{size}, more than {Image.MAX_IMAGE_PIXELS:,}; {_TILES}")
     if min(width, height) < LEAST_SIDE:
         raise ValueError(size)
     if max(width, height) > MOST_RATIO * min(width, height):
@@ -170,8 +207,13 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def to_array(image: Image.Image, mode: PictureMode) -> Pixels:
+def to_array(image: Image.Image, mode: PictureMode, window: Window | None = None) -> Pixels:
     """Return the pixels of any Pillow image in a mode; RGB where a data set has other channels than Pillow knows."""
+    if window is not None:
+        if image.mode not in (*SIXTEEN_BIT, "F", "L", "RGB"):
+            raise ValueError(f"pixels of Pillow's mode {image.mode}; a window takes gray or color values")
+        values = windowed(np.asarray(image), window)
+        return values.repeat(3, axis=2) if mode == "RGB" and values.shape[2] == 1 else values
     if mode == "RGBA" and image.mode not in (*SIXTEEN_BIT, "F"):
         return np.array(image.convert("RGBA"))
     converted = np.array(_to_rgb(image) if mode in ("RGB", "array") else _to_rgb(image).convert(mode))
@@ -185,7 +227,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).clip(0, 65535) / 257
         return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is unknown")
+        low, high = image.getextrema()
+        raise ValueError(f"floating-point pixels from {low:g} to {high:g}, whose range is unknown; give data.window")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         page = Image.new("RGBA", rgba.size, "white")

@@ -96,12 +96,6 @@ def list_images(root: Path) -> Listing:
     return Listing(classes, splits, notes)
 
 
-def below_split(name: str) -> str:
-    """Return a name without the folder of its split, whose name may differ between copies of the data."""
-    head, _, rest = name.partition(os.sep)
-    return rest if split_of(head) else name
-
-
 def split_of(folder: str) -> Split | None:
     """Return the split that a name customarily means."""
     return _SPLIT_OF.get(folder.lower())

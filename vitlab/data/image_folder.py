@@ -13,7 +13,7 @@ from vitlab import log
 from vitlab.config import expanded, plain, rows_by_name
 from vitlab.data.checking import Check
 from vitlab.data.datamodule import ImageDataModule
-from vitlab.data.dataset import PhotoSource, Split, Subset
+from vitlab.data.dataset import EncodedPhotos, PhotoSource, Split, Subset
 from vitlab.data.decoding import as_text, height_and_width
 from vitlab.data.folder import Folder
 from vitlab.data.label_table import LabelTable
@@ -36,16 +36,11 @@ class ImageFolder(ImageDataModule):
 
     Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
     is decoded once before training; the next start checks only files that changed. Messages name files that cannot be
-    decoded, are smaller than two pixels, larger than 89 million or over a hundred times as long as wide, and what may
-    mislead: the same image in two splits or with two labels, classes of few images, 16-bit images that 8 bits leave
-    blank. An image that becomes unreadable during a run stops the run, whatever `broken` is; the same command continues
-    from the last checkpoint once the image is restored.
+    decoded, and what may mislead (see `oddities`). An image that becomes unreadable during a run stops the run,
+    whatever `broken` is; the same command continues from the last checkpoint once the image is restored.
 
     Classes are matched by name, whatever the Unicode form, between splits and with those of a trained run. Folders that
     are hidden or a system's (`.ipynb_checkpoints`, `@eaDir`) are left out and counted.
-
-    Links to folders are followed unless they lead back to a folder around them. Bytes of names that are not UTF-8
-    appear as escapes (`caf\\xe9.jpg`).
 
     Args:
         root: the folder.
@@ -58,6 +53,8 @@ class ImageFolder(ImageDataModule):
         val_fraction: fraction of each class that validates where there is no `root/val`.
         test_fraction: fraction of each class that tests where there is no `root/test`; null: none if there is a
             `root/val`, `val_fraction` otherwise.
+        window: the values of 16-bit and floating-point pixels, and of bands, that become black and white, `[0, 4095]`;
+            those beyond are clipped. Null: 8 bits, of 16 by division by 257.
         crop_pct: evaluation resizes the shorter side to image_size / crop_pct and crops the center; null: it resizes
             the whole image to image_size (Swin at 384 px).
         broken: leave out images that cannot be decoded, or refuse to start.
@@ -75,6 +72,7 @@ class ImageFolder(ImageDataModule):
     columns: Columns | None = None
     source: PhotoSource | None = None
     test_fraction: OpenUnitInterval | None = None
+    window: tuple[float, float] | None = None
     crop_pct: ClosedUnitInterval | None = 0.875
     broken: Literal["skip", "refuse"] = "refuse"
     augment: PhotoAugment = PhotoAugment()
@@ -107,6 +105,10 @@ class ImageFolder(ImageDataModule):
             photos: PhotoSource = LabelTable(self.table, self.root, self.columns, self.picture_mode)
         else:
             photos = self.source or Folder(Path(expanded(str(self.root))), self.picture_mode)
+        if self.window is not None:
+            if not isinstance(photos, EncodedPhotos):
+                raise ValueError(f"data.window: {type(photos).__name__} gives pixels, not files; set window: null.")
+            photos.window = self.window
         if twice := [name for name, n in Counter(map(plain, photos.class_names)).items() if n > 1]:
             forms = " and ".join(ascii(name) for name in photos.class_names if plain(name) == twice[0])
             raise ValueError(
@@ -153,8 +155,21 @@ class ImageFolder(ImageDataModule):
                 "Give the folder that it was trained on, or one with the same classes."
             )
         all_files = self._split()
-        splits = {split: subset.without(self._known.broken) for split, subset in all_files.items()}
-        self._refuse_empty(splits, all_files["train"].labels)
+        splits = {
+            split: subset.take(np.flatnonzero([name not in self._known.broken for name in subset.names]))
+            for split, subset in all_files.items()
+        }
+        for split, subset in splits.items():
+            if not subset.names:
+                raise ValueError(
+                    f"The {split} split of {location} is empty: no image of it can be decoded, every class has too few "
+                    "images, or val_fraction leaves none.\nAdd images, or change val_fraction."
+                )
+        for k, name in enumerate(self.class_names if splits["train"].labels.ndim == 1 else []):
+            if k not in splits["train"].labels:
+                broken = " that can be decoded" if k in all_files["train"].labels else ""
+                remedy = "Add some, or take the class out of the data set: its name, and its images of other splits."
+                raise ValueError(f"{location} has no training image of the class {name}{broken}.\n{remedy}")
         shared: dict[str, Any] = {
             "source": self.photos,
             "image_size": self.image_size,
@@ -181,21 +196,6 @@ class ImageFolder(ImageDataModule):
     def _rows(self) -> list[int | None]:
         """The place of each class of the photographs among those of the run, which may be listed otherwise."""
         return rows_by_name(self.class_names, [as_text(name) for name in self.photos.class_names])
-
-    def _refuse_empty(self, splits: dict[Split, Subset], with_broken: np.ndarray) -> None:
-        location = self.photos.location
-        for split, subset in splits.items():
-            if not subset.names:
-                raise ValueError(
-                    f"The {split} split of {location} is empty: no image of it can be decoded, every class has too few "
-                    "images, or val_fraction leaves none.\nAdd images, or change val_fraction."
-                )
-        classes = splits["train"].labels
-        for k, name in enumerate(self.class_names if classes.ndim == 1 else []):
-            if k not in classes:
-                broken = " that can be decoded" if k in with_broken else ""
-                remedy = "Add some, or take the class out of the data set: its name, and its images of other splits."
-                raise ValueError(f"{location} has no training image of the class {name}{broken}.\n{remedy}")
 
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from vitlab.atomic_files import read_json, written_whole
 from vitlab.config import expanded, rows_by_name
-from vitlab.data.checking import Check, cache_of, content_of, counted
+from vitlab.data.checking import Check, cache_of, content_of
 from vitlab.data.dataset import SPLITS, PhotoSource, Split, numbers_of
 from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
 from vitlab.internals import images_of_chunks
@@ -94,7 +95,7 @@ class LitData(PhotoSource):
 
     def check(self) -> Check:
         """Return the hashes of the first pass; broken images are found when they are read."""
-        return Check({}, None, np.concatenate([known.contents for known in self._known.values()]), [])
+        return super().check()._replace(contents=np.concatenate([known.contents for known in self._known.values()]))
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
         """Read one record."""
@@ -148,7 +149,7 @@ class LitData(PhotoSource):
             stored = np.load(file)
             return _Known(stored["labels"], stored["contents"], chunks)
         labels, contents = [], []
-        for row in counted(range(len(stream)), len(stream), f"Reading {self._places[split]}"):
+        for row in tqdm(range(len(stream)), f"Reading {self._places[split]}", leave=False, disable=None):
             record = stream[row]
             if not isinstance(record, dict) or {self._image, self._label} - set(record):
                 has = list(record) if isinstance(record, dict) else type(record).__name__

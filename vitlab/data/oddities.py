@@ -3,19 +3,21 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import UInt8, UInt64
 
 from vitlab.data.checking import Check
 from vitlab.data.dataset import Split, Subset
 from vitlab.data.decoding import as_text
 
+NEAR = 10  # of 128 signs that differ; unrelated photographs of one kind differ in 15 or more
+MOST_COMPARED = 20_000  # images: a second
 _FEW = 10  # images of a class in the test split: each is then 10 % of the class's accuracy
 _NAMED = 3
 _PAIRS: tuple[tuple[Split, Split], ...] = (("test", "train"), ("val", "train"), ("test", "val"))  # the worst first
 
 
 def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: Check) -> list[str]:
-    """Return remarks on classes with few images, images in two splits or with two labels, and blank 16-bit images."""
+    """Return remarks on classes of few images, images in two splits or with two labels, and blank 16-bit images."""
     lines = []
     for split, part in parts.items():
         if part.labels.ndim > 1:  # not one class per image
@@ -30,7 +32,7 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
             if chosen.any():
                 some = _some([class_names[k] for k in np.flatnonzero(chosen).tolist()], chosen.sum())
                 lines.append(f"The {split} split has {what} of {chosen.sum()} of {len(class_names)} classes ({some}).")
-    for split, (names, labels, contents) in parts.items():
+    for split, (names, labels, contents, _) in parts.items():
         _, start, group = np.unique(contents, return_index=True, return_inverse=True)
         first = np.where(contents == 0, np.arange(len(names)), start[group])  # of those that are equal
         doubled = np.flatnonzero((labels != labels[first]).reshape(len(names), -1).any(axis=1)).tolist()
@@ -42,19 +44,29 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
                 f"{len(doubled):,} of {len(names):,} ({_some(pairs, len(doubled))})."
             )
     for split, other in (pair for pair in _PAIRS if parts.keys() >= set(pair)):
-        names, others, twins = (
-            parts[split].names,
-            parts[other].names,
-            copies(parts[split].contents, parts[other].contents),
-        )
+        names, others = parts[split].names, parts[other].names
+        twins = copies(parts[split].contents, parts[other].contents)
         if twins:
             pairs = [f"{names[i]} = {others[k]}" for i, k in [*twins.items()][:_NAMED]]
             lines.append(
                 f"Images of the {split} split that are in the {other} split too, byte for byte, which inflates "
                 f"accuracy: {len(twins):,} of {len(names):,} ({_some(pairs, len(twins))})."
             )
+    if "test" in parts:
+        tested, *rest = (parts[split] for split in ("test", "train", "val") if split in parts)
+        bank = rest[0].joined(rest[1]) if len(rest) > 1 else rest[0]
+        same = copies(tested.contents, bank.contents)
+        found = {i: k for i, k in look_alikes(tested.dhashes, bank.dhashes).items() if i not in same}
+        if found:
+            pairs = [f"{tested.names[i]} and {bank.names[k]}" for i, k in [*found.items()][:_NAMED]]
+            lines.append(
+                "Images of the test split that look almost like images of another split, which inflates accuracy if "
+                f"they show the same: {len(found):,} of {len(tested.names):,} ({_some(pairs, len(found))}). "
+                "`groups` keeps one scene in one split; if most are named, they may only share a layout."
+            )
     if known.faint:
-        lines.append(f"{blank(known.faint, len(known.contents))}\nConvert all to 8 bits by one range.")
+        some = f"{len(known.faint):,} of {len(known.contents):,} ({_some(known.faint, len(known.faint))})"
+        lines.append(f"Images of 16 bits that 8 bits (value / 257) leave nearly blank: {some}. Give data.window.")
     return lines
 
 
@@ -65,12 +77,21 @@ def copies(contents: UInt64[np.ndarray, "N"], others: UInt64[np.ndarray, "M"]) -
     return {i: originals[each] for i, each in enumerate(contents.tolist()) if each and each in originals}
 
 
-def blank(faint: Sequence[str], total: int) -> str:
-    """Return a remark on 16-bit images for which `is_faint` holds, of so many images."""
-    return (
-        "Images of 16 bits that use less than an eighth of their range, so that 8 bits (value / 257) leave them "
-        f"nearly blank: {len(faint):,} of {total:,} ({_some(faint, len(faint))})."
-    )
+def look_alikes(hashes: UInt8[np.ndarray, "N 32"], others: UInt8[np.ndarray, "M 32"]) -> dict[int, int]:
+    """Return the index of each image that looks almost like one of others, and that of the most similar of these.
+
+    By their difference hashes, see `dhash_of`. None are returned of more than MOST_COMPARED images.
+    """
+    if len(hashes) + len(others) > MOST_COMPARED:
+        return {}
+    signs, bank = (np.unpackbits(each, axis=1).astype(np.float32) for each in (hashes, others))
+    signs, bank = signs[:, :128] - signs[:, 128:], bank[:, :128] - bank[:, 128:]  # −1, 0 and 1
+    found: dict[int, int] = {}
+    for start in range(0, len(signs), 1000):  # or the table of all pairs would take gigabytes
+        alike = signs[start : start + 1000] @ bank.T  # 128 − twice the number of signs that differ
+        near = np.flatnonzero(alike.max(axis=1) >= 128 - 2 * NEAR).tolist()
+        found |= {start + i: int(alike[i].argmax()) for i in near}
+    return found
 
 
 def _some(names: Sequence[str], total: int) -> str:

@@ -25,7 +25,7 @@ from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.dataset import Batch, ImageDataset, Images, PhotoSource, Subset, as_classes
 from vitlab.data.decoding import Half, Pixels, Size, as_text, height_and_width
-from vitlab.data.folder import below_split
+from vitlab.data.folder import split_of
 from vitlab.data.sampler import Key
 from vitlab.internals import rand_augment
 
@@ -37,7 +37,7 @@ _RAND_AUGMENT = re.compile(r"rand(-(m|n|mmax)\d+|-inc[01]|-(mstd|p)\d+(\.\d+)?|-
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Interpolation = Literal["bicubic", "bilinear"]
-Photo = UInt8[Tensor, "C h w"]
+Photo = UInt8[Tensor, "C h w"] | Float32[Tensor, "C h w"]
 
 
 @dataclass(kw_only=True, unsafe_hash=True)
@@ -141,8 +141,10 @@ def _resize(
     pixels = pixels[None].permute(0, 3, 1, 2)  # (1, C, H, W), channels last in memory, and so is the result
     if interpolation == "area":
         rows, columns = _overlaps(image.shape[0], height), _overlaps(image.shape[1], width)
-        return torch.einsum("yh,chw,xw->cyx", rows, pixels[0].float(), columns).round().to(torch.uint8)
-    return F.interpolate(pixels, (height, width), mode=interpolation, antialias=antialias, align_corners=False)[0]
+        photo = torch.einsum("yh,chw,xw->cyx", rows, pixels[0].float(), columns)
+        return photo if pixels.is_floating_point() else photo.round().to(torch.uint8)
+    photo = F.interpolate(pixels, (height, width), mode=interpolation, antialias=antialias, align_corners=False)[0]
+    return photo.clamp(0, 255)
 
 
 def _overlaps(old: int, new: int) -> Float32[Tensor, "new old"]:
@@ -154,10 +156,10 @@ def _overlaps(old: int, new: int) -> Float32[Tensor, "new old"]:
 
 
 def apply(transform: Callable[[Image.Image], Image.Image], photo: Photo) -> Photo:
-    """Apply a function of Pillow's images to a tensor of one or three channels."""
-    pixels = photo.permute(1, 2, 0).contiguous().numpy()
+    """Apply a function of Pillow's images to a tensor of one or three channels; floats are rounded to 8 bits."""
+    pixels = photo.permute(1, 2, 0).contiguous().numpy().round().astype(np.uint8)
     result = np.array(transform(Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)))
-    return torch.from_numpy(result.reshape(*result.shape[:2], -1)).permute(2, 0, 1)
+    return torch.from_numpy(result.reshape(*result.shape[:2], -1)).permute(2, 0, 1).to(photo.dtype)
 
 
 def make_rand_augment(
@@ -225,7 +227,7 @@ class Photos(ImageDataset):
     seed: int = 0
 
     def __post_init__(self, subset: Subset) -> None:
-        self.labels, self._contents = subset.labels, subset.contents
+        _, self.labels, self._contents, self._dhashes = subset
         # An array: workers would write reference counts into the elements of a list, and so copy its pages of memory.
         self._files = np.array([os.fsencode(name) for name in subset.names], dtype=np.bytes_)
 
@@ -235,12 +237,15 @@ class Photos(ImageDataset):
         return [as_text(os.fsdecode(file)) for file in self._files]
 
     def take(self, indices: Int64[np.ndarray, "n"]) -> "Photos":
-        whole = Subset([os.fsdecode(file) for file in self._files], self.labels, self._contents)
-        return replace(self, subset=whole.take(indices))
+        names = [os.fsdecode(file) for file in self._files]
+        return replace(self, subset=Subset(names, self.labels, self._contents, self._dhashes).take(indices))
 
     def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
         """Return the hash of each file; 0 where a source does not give it."""
         return self._contents
+
+    def dhashes(self) -> UInt8[np.ndarray, "{len(self)} 32"]:
+        return self._dhashes if self._dhashes.any() else super().dhashes()
 
     @property
     def knows_contents(self) -> bool:
@@ -251,7 +256,9 @@ class Photos(ImageDataset):
 
     def _identity(self) -> list[bytes]:
         """Return the names without the folder of the split, and the hashes of the files."""
-        return ["\0".join(below_split(name) for name in self.names).encode(), self._contents.tobytes()]
+        parts = [name.partition(os.sep) for name in self.names]
+        names = [rest if split_of(head) else head + mark + rest for head, mark, rest in parts]
+        return ["\0".join(names).encode(), self._contents.tobytes()]
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         epoch, first = keys[0].epoch, keys[0].first
@@ -275,16 +282,16 @@ class Photos(ImageDataset):
 
     def raw(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Return one image as evaluation sees it: resized and cropped, not normalized."""
-        return self._central(index).permute(1, 2, 0).numpy()
+        return self._central(index).permute(1, 2, 0).numpy().round().astype(np.uint8)
 
     def _open(self, index: int, half: Half | None = None) -> Pixels:
         """Read one photograph; one that cannot be read stops the run."""
         name = os.fsdecode(self._files[index % len(self)])
         pixels = self.source.read(name, half)
-        if pixels.shape[2] != self.channels or pixels.dtype != np.uint8:
+        if pixels.shape[2] != self.channels or pixels.dtype not in (np.uint8, np.float32):
             raise ValueError(
                 f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {pixels.dtype}, but mean "
-                f"has {self.channels} values.\nGive mean and std one value per channel, and pixels as uint8."
+                f"has {self.channels} values.\nGive mean and std one value per channel, pixels as uint8 or `windowed`."
             )
         return pixels
 

@@ -39,16 +39,12 @@ def _resize_weights(start: PerImage, length: PerImage, size: int, pixels: int, c
     step = length / size
     centers = start + (torch.arange(size, device=start.device)[:, None] + 0.5) * step  # (R, S, 1)
     x = (place + 0.5 - centers).abs() / step.clamp(min=1)  # (R, S, P)
-    weights = _cubic(x) if cubic else (1 - x).clamp(min=0)
+    weights = (1 - x).clamp(min=0)
+    if cubic:  # Keys's kernel with Pillow's a = -1/2
+        near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = torch.where(x < 1, near, far) * (x < 2)
     weights = weights * ((place >= start) & (place < start + length))  # nothing is seen of what lies outside the box
     return weights / weights.sum(dim=-1, keepdim=True)
-
-
-def _cubic(x: Tensor) -> Tensor:
-    """Keys's cubic kernel at distance `x` with Pillow's a = -1/2."""
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, far) * (x < 2)
 
 
 def jitter(images: Views, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "R 4"]) -> Views:

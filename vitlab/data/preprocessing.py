@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitlab.data.augment import normalize, resize
-from vitlab.data.decoding import PictureMode, Pixels, Size, to_array, upright
+from vitlab.data.decoding import PictureMode, Pixels, Size, Window, to_array, upright
 from vitlab.data.photos import Framing, central_crop
 
 
@@ -24,6 +24,7 @@ class Preprocessing:
         image_size: H = W, or H and W; where it is not the framing's size, the crop is resized once more, bicubic.
         mean, std: per channel, on the scale 0 … 1.
         picture_mode: Pillow's name of the channels.
+        window: the values of a picture that become 0 and 255; None: it has 8 bits. An array has pixels in 0 … 255.
     """
 
     framing: Framing
@@ -31,9 +32,11 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     picture_mode: PictureMode
+    window: Window | None = None
 
     def __call__(self, picture: Image.Image | Pixels) -> Float32[Tensor, "C h w"]:
-        pixels = picture if isinstance(picture, np.ndarray) else to_array(upright(picture), self.picture_mode)
+        how = self.picture_mode, self.window
+        pixels = picture if isinstance(picture, np.ndarray) else to_array(upright(picture), *how)
         if pixels.shape[2] != len(self.mean):
             raise ValueError(f"a picture of {pixels.shape[2]} channels, and the model takes {len(self.mean)}")
         images = central_crop(pixels, *self.framing)[None]
@@ -53,6 +56,7 @@ class Preprocessing:
             "crop_pct": self.framing.crop_pct,
             "interpolation": self.framing.interpolation,
             "picture_mode": self.picture_mode,
+            "window": self.window,
         }
 
     @classmethod
@@ -61,4 +65,5 @@ class Preprocessing:
         size, image_size = (x if isinstance(x, int) else tuple(x) for x in (values["crop_size"], values["image_size"]))
         framing = Framing(size, values["crop_pct"], values["interpolation"])
         statistics = tuple(values["mean"]), tuple(values["std"])
-        return cls(framing, image_size, *statistics, values["picture_mode"])
+        window = values.get("window")  # which older files lack
+        return cls(framing, image_size, *statistics, values["picture_mode"], window and tuple(window))

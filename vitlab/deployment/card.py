@@ -32,10 +32,9 @@ class Exported:
     """An encoder and where it comes from.
 
     Args:
-        run: the run directory.
-        config: the run's complete configuration.
         checkpoint: the file of the weights; None for weights as they are built.
         averaged: the weights are the average over the run.
+        calibration: what `calibrate` did; empty: nothing.
     """
 
     encoder: ImageModel
@@ -44,6 +43,7 @@ class Exported:
     config: Config
     checkpoint: Path | None
     averaged: bool
+    calibration: str = ""
 
     @property
     def objective(self) -> Any:
@@ -68,6 +68,7 @@ class Exported:
             "class_names": self.data.class_names if self.encoder.num_classes else [],
             "one_class": self.classifies,
             "averaged": self.averaged,
+            **({"calibration": self.calibration} if self.calibration else {}),
             "objective": model["class_path"],
             "backbone": model["init_args"]["backbone"],
             **self.data.preprocessing.metadata(),
@@ -137,7 +138,6 @@ images = ((pixels / 255 - facts["mean"]) / facts["std"]).astype(np.float32).tran
 AFTER_TRANSFORM = """import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
 (logits,) = session.run(["logits"], {"images": images.numpy()})"""
-"""Where the picture is no square of Pillow's, or is resized twice, which takes more lines."""
 
 
 def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
@@ -145,7 +145,9 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     config, data, accuracy = exported.config, exported.data, exported.accuracy()
     size, _, interpolation = data.preprocessing.framing
     by_pillow = size == data.image_size == height_and_width(size)[0] and interpolation != "area"
-    by_pillow &= data.preprocessing.picture_mode != "array"  # channels that Pillow has no name for
+    by_pillow &= (
+        data.window is None and data.preprocessing.picture_mode != "array"
+    )  # values that Pillow has no name for
     uses = (
         USES if by_pillow else USES | {"model.onnx": ("for onnxruntime and other runtimes of ONNX.", AFTER_TRANSFORM)}
     )

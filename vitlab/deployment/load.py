@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
 WEIGHTS = "model.safetensors"
+# Why a finished run may have no checkpoint.
+NO_CHECKPOINT = (
+    "it was removed, or never written: by 0 epochs, a run.probe other than linear, or trainer.enable_checkpointing: "
+    "false. Train it again with --run.overwrite true."
+)
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -59,11 +65,7 @@ class LoadedModel:
         Args:
             images: files, folders, Pillow images, arrays (H, W, C) of uint8, or lists of these.
         """
-        from vitlab.deployment.pictures import warn_of_broken
-
-        answers = self.classify(images)
-        warn_of_broken(answers.broken)
-        return answers.table()
+        return self.classify(images).table()
 
     def classify(self, images: Sequence["Given"]) -> "Answers":
         """Classify pictures, each framed and normalized as in evaluation.
@@ -79,13 +81,12 @@ class LoadedModel:
         pictures = Pictures(images)
         logits: list[Tensor] = []
         thumbnails: list[str] = []
-        for _, arrays in pictures.read(self.transform.picture_mode):
+        for arrays in pictures.read(self.transform):
             logits.append(self.run(arrays))
-            thumbnails += [data_uri(array[..., :3]) for array in arrays[: SHOWN - len(thumbnails)]]
+            thumbnails += [data_uri(array[..., :3].astype(np.uint8)) for array in arrays[: SHOWN - len(thumbnails)]]
         alone = images[0] if len(images) == 1 else None
         place = Path(alone) if isinstance(alone, str | Path) else pictures.root
-        probability = self.activate(torch.cat(logits)).numpy()
-        read = pictures.names, probability, thumbnails, pictures.broken
+        read = pictures.names, self.activate(torch.cat(logits)).numpy(), thumbnails, pictures.broken
         return Answers(place, self.class_names, *read, self.one_class)
 
     def embed(self, *images: "Given") -> "pd.DataFrame":
@@ -96,11 +97,10 @@ class LoadedModel:
         """
         import pandas as pd
 
-        from vitlab.deployment.pictures import Pictures, warn_of_broken
+        from vitlab.deployment.pictures import Pictures
 
         pictures = Pictures(images)
-        rows = [self.run(arrays, self.model.embed) for _, arrays in pictures.read(self.transform.picture_mode)]
-        warn_of_broken(pictures.broken)
+        rows = [self.run(arrays, self.model.embed) for arrays in pictures.read(self.transform)]
         return pd.DataFrame({"file": pictures.names, "embedding": list(torch.cat(rows).numpy())})
 
     @torch.inference_mode()
@@ -126,7 +126,32 @@ def load(source: str | Path, raw: bool = False, device: str | torch.device | Non
     Raises:
         FileNotFoundError, ValueError: nothing to load there; the message names what is missing.
     """
-    return _ready(_read(source, raw), device)
+    path = Path(source)
+    in_folder = path.parent.name == "runs" or path.parent.is_dir()
+    if path.suffix == ".ckpt" and path.is_file():
+        loaded = _of_checkpoint(path, raw)
+    elif (path / CONFIG).is_file():
+        run = RunDirectory(path)
+        if (newest := run.newest_checkpoint()) is None:
+            why = NO_CHECKPOINT if run.is_finished else f"train first: `fit --config {path}`."
+            raise FileNotFoundError(f"{path} has no whole checkpoint; {why}")
+        loaded = _of_checkpoint(newest, raw)
+    elif (path / WEIGHTS).is_file():
+        loaded = _exported(path / WEIGHTS, raw)
+    elif HUB_NAME.fullmatch(str(source)) and not in_folder and not path.exists():  # `user/model`
+        try:
+            loaded = _exported(from_hub(str(source), WEIGHTS), raw)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"could not download {WEIGHTS} of {source} from the Hugging Face Hub, and there is no such folder: "
+                f"{error}"
+            ) from None
+    else:
+        raise FileNotFoundError(
+            f"{source} is neither a run directory ({CONFIG}), an exported folder ({WEIGHTS}) nor a name on the Hugging "
+            "Face Hub (user/model)."
+        )
+    return _ready(loaded, device)
 
 
 def of_experiment(experiment: "Experiment", raw: bool = False) -> LoadedModel:
@@ -154,46 +179,6 @@ def activated(objective: type[Any] | str, logits: Tensor) -> Tensor:
     if trained_by.task is None:
         raise ValueError(f"{trained_by.__name__} learns no classes by softmax, so there is nothing to predict.")
     return trained_by.task.activate(logits)
-
-
-def _read(source: str | Path, raw: bool) -> LoadedModel:
-    path = Path(source)
-    if path.suffix == ".ckpt" and path.is_file():
-        return _of_checkpoint(path, raw)
-    if (path / CONFIG).is_file():
-        run = RunDirectory(path)
-        newest = run.newest_checkpoint()
-        if newest is None:
-            why = no_checkpoint(run) if run.is_finished else f"train first: `fit --config {path}`."
-            raise FileNotFoundError(f"{path} has no whole checkpoint; {why}")
-        return _of_checkpoint(newest, raw)
-    if (path / WEIGHTS).is_file():
-        return _exported(path / WEIGHTS, raw)
-    in_folder = path.parent.name == "runs" or path.parent.is_dir()
-    if HUB_NAME.fullmatch(str(source)) and not in_folder and not path.exists():  # `user/model`
-        try:
-            return _exported(from_hub(str(source), WEIGHTS), raw)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"could not download {WEIGHTS} of {source} from the Hugging Face Hub, and there is no such folder: "
-                f"{error}"
-            ) from None
-    raise FileNotFoundError(
-        f"{source} is neither a run directory ({CONFIG}), an exported folder ({WEIGHTS}) nor a name on the Hugging "
-        "Face Hub (user/model)."
-    )
-
-
-def no_checkpoint(run: RunDirectory) -> str:
-    """Return why a finished run may have no checkpoint, and the remedy."""
-    probe = run.config["run"].get("probe")
-    if run.config["trainer"]["max_epochs"] == 0 and probe not in (None, "linear"):
-        return f"run.probe: {probe} of a frozen network leaves none. Give a run with run.probe: linear, which does."
-    if run.config["trainer"]["max_epochs"] == 0:
-        return "its 0 epochs take no step. Give a run of an epoch or more."
-    if run.config["trainer"].get("enable_checkpointing") is False:
-        return "trainer.enable_checkpointing is off. Train it again with it, and with --run.overwrite true."
-    return "it was removed. Train it again with --run.overwrite true."
 
 
 def _of_checkpoint(path: Path, raw: bool) -> LoadedModel:

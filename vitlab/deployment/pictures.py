@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,13 +10,14 @@ from typing import Union
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from vitlab import log
-from vitlab.data.checking import counted, is_faint
-from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, Pixels, as_text, checked, read_photo, to_array, upright
+from vitlab.data import decoding
+from vitlab.data.decoding import IMAGE_SUFFIXES, Pixels, as_text
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.label_table import listed_files
-from vitlab.data.oddities import blank
+from vitlab.data.preprocessing import Preprocessing
 from vitlab.data.tables import SUFFIXES
 
 Picture = Image.Image | np.ndarray
@@ -38,8 +39,7 @@ class Pictures:
         root: the folder that contains all of them.
 
     Raises:
-        ValueError: nothing, something that is no picture, or both files and pictures in memory; a path does not exist,
-            or a folder has no picture.
+        ValueError: nothing, no picture, or both files and pictures in memory; a path that does not exist.
     """
 
     def __init__(self, given: Iterable[Given]) -> None:
@@ -51,13 +51,13 @@ class Pictures:
         self.files = list(dict.fromkeys(file for path in paths for file in _files(path)))
         self.root = Path("pictures in memory")
         if paths:
-            folders = [path if path.is_dir() else path.parent for path in map(_absolute, paths)]
+            folders = [path if path.is_dir() else path.parent for path in map(Path, map(os.path.abspath, paths))]
             self.root = Path(os.path.commonpath(folders))
         self.names: list[str] = []
         self.broken: dict[str, str] = {}
 
-    def read(self, mode: PictureMode) -> Iterator[tuple[list[str], list[Pixels]]]:
-        """Yield names and pictures (H, W, C).
+    def read(self, transform: Preprocessing) -> Iterator[list[Pixels]]:
+        """Yield pictures (H, W, C), a few at a time.
 
         Raises:
             ValueError: none of the files can be decoded, or one picture in memory is none: rows answer what was given
@@ -68,51 +68,39 @@ class Pictures:
             as_text(each.relative_to(self.root).as_posix()) if isinstance(each, Path) else f"picture {i}"
             for i, each in enumerate(given)
         ]
-        faint: list[str] = []  # files of 16 bits that 8 bits leave nearly blank
-        starts = range(0, len(given), HELD)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in counted(starts, len(starts), "Pictures"):
+            for start in tqdm(range(0, len(given), HELD), "Pictures", leave=False, disable=None):
                 names, chunk = named[start : start + HELD], given[start : start + HELD]
-                pictures: dict[str, Pixels] = {}
-                for name, each, pixels in zip(names, chunk, pool.map(partial(_open, mode), chunk), strict=True):
+                pictures: list[Pixels] = []
+                for name, each, pixels in zip(names, chunk, pool.map(partial(_open, transform), chunk), strict=True):
                     if not isinstance(pixels, str):
-                        pictures[name] = pixels
+                        pictures.append(pixels)
+                        self.names.append(name)
                     elif not isinstance(each, Path):
                         raise ValueError(f"{name}: {pixels}.")
                     else:
                         self.broken[name] = pixels
-                self.names += pictures
-                read = [each for name, each in zip(names, chunk, strict=True) if name in pictures]
-                if not self.held:
-                    are_faint = pool.map(is_faint, read, pictures.values())
-                    faint += [name for name, is_so in zip(pictures, are_faint, strict=True) if is_so]
                 if pictures:
-                    yield list(pictures), list(pictures.values())
-        if faint:
-            log.warning("%s Convert them to 8 bits by one range first.", blank(faint, len(self.names)))
-        if not self.names:
-            name, why = next(iter(self.broken.items()))
-            raise ValueError(f"--images: none of {len(self.files)} images can be decoded; {name}: {why}.")
+                    yield pictures
+        if self.broken:
+            count, (name, why) = len(self.broken), next(iter(self.broken.items()))
+            if not self.names:
+                raise ValueError(f"--images: none of {len(self.files)} images can be decoded; {name}: {why}.")
+            log.warning("%d could not be decoded and are left out, the first of them %s: %s", count, name, why)
 
 
-def warn_of_broken(broken: Mapping[str, str]) -> None:
-    """Log which pictures a table leaves out."""
-    if broken:
-        name, why = next(iter(broken.items()))
-        log.warning("%d could not be decoded and are left out, the first of them %s: %s", len(broken), name, why)
-
-
-def _open(mode: PictureMode, given: Path | Picture) -> Pixels | str:
+def _open(transform: Preprocessing, given: Path | Picture) -> Pixels | str:
     """Return the pixels, or why there are none; of an array with fitting channels the array itself."""
+    mode, window = transform.picture_mode, transform.window
     try:
         if isinstance(given, Path):
-            return read_photo(given, mode)
+            return decoding.decode(decoding.read_regular(given), mode, window=window)
         if isinstance(given, np.ndarray):
-            pixels = checked(given)
+            pixels = decoding.checked(given) if window is None else decoding.windowed(given, window)
             if pixels.shape[2] == CHANNELS.get(mode, pixels.shape[2]):
                 return pixels
-            given = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        return to_array(upright(given), mode)
+            given = Image.fromarray(given.squeeze())
+        return decoding.to_array(decoding.upright(given), mode, window)
     except (ValueError, TypeError) as error:  # Pillow's is of the second kind: it has no such mode
         return str(error)
 
@@ -134,19 +122,14 @@ def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise ValueError(f"--images {path}: there is no such file or folder.")
     if path.suffix.lower() in SUFFIXES:
-        return [_absolute(file) for file in listed_files(str(path))]
+        return [Path(os.path.abspath(file)) for file in listed_files(str(path))]
     if not path.is_dir():
-        return [_absolute(path)]
+        return [Path(os.path.abspath(path))]
     ignored: Counter[str] = Counter()
-    found = [_absolute(Path(file)) for file in walk(path, ignored)]
+    found = [Path(os.path.abspath(file)) for file in walk(path, ignored)]
     if not found:
         hint = f"Save them as {', '.join(IMAGE_SUFFIXES[:5])} …" if ignored else "Give one with images."
         raise ValueError(f"--images {path} contains no image{but(ignored)}. {hint}")
     if ignored:
         log.warning("%s", left_out(path, ignored))
     return found
-
-
-def _absolute(path: Path) -> Path:
-    """Return the path from the root, links in it left as they are."""
-    return Path(os.path.abspath(path))

@@ -17,7 +17,7 @@ from referee.report.templates import templates
 
 from vitlab.atomic_files import write_text, written_whole
 from vitlab.data.decoding import as_text
-from vitlab.deployment.pictures import Pictures, warn_of_broken
+from vitlab.deployment.pictures import Pictures
 
 if TYPE_CHECKING:
     from vitlab.deployment.load import LoadedModel
@@ -45,8 +45,6 @@ class Answers:
     def table(self) -> pd.DataFrame:
         """Return a row per picture: file, class, its probability, and p_… of each class; or file and each output."""
         if not self.one_class:
-            if "file" in self.class_names:
-                raise ValueError("An output is called file, as the column of the pictures' names is; rename it.")
             return pd.DataFrame({"file": self.files} | dict(zip(self.class_names, self.probability.T, strict=True)))
         first = self.best[:, 0]
         head = {
@@ -91,19 +89,16 @@ def write_features(
     pictures = Pictures(images)
     pyramid = None if stages is None else model.model.features_only(list(stages) or None)
     rows, maps = [], []
-    for _, arrays in pictures.read(model.transform.picture_mode):
+    for arrays in pictures.read(model.transform):
         batch = model.batch(arrays)
         rows.append(model.model.embed(batch).float().cpu())
         maps.append([found.float().cpu() for found in pyramid(batch)] if pyramid else [])
-    warn_of_broken(pictures.broken)
     table = pd.DataFrame({"file": pictures.names, "embedding": list(torch.cat(rows).numpy())})
     with written_whole(folder / "features.parquet") as file:
         table.to_parquet(file, index=False)
     if pyramid is not None:
-        names = [stage["module"] for stage in pyramid.feature_info]
-        whole: dict[str, Any] = {
-            name: torch.cat(parts).numpy() for name, parts in zip(names, zip(*maps, strict=True), strict=True)
-        }
+        stored = zip(pyramid.feature_info, zip(*maps, strict=True), strict=True)
+        whole: dict[str, Any] = {stage["module"]: torch.cat(parts).numpy() for stage, parts in stored}
         with written_whole(folder / "maps.npz") as file:
             np.savez(file, features=np.array(json.dumps(pyramid.feature_info)), **whole)
     return table

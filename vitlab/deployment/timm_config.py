@@ -26,7 +26,6 @@ BASES = {  # models whose arguments `model_args` replaces, for those that have n
     SwinTransformer: "swin_tiny_patch4_window7_224",
     SwinTransformerV2: "swinv2_tiny_window8_256",
 }
-DISTILLED = "deit_base_distilled_patch16_224"
 LEFT_OFF = ("num_classes", "dynamic_img_size", "dynamic_img_pad")  # how other sizes are taken, timm leaves off
 
 
@@ -89,7 +88,7 @@ def _architecture(exported: Exported) -> tuple[str, dict[str, Any]]:
         )
     name = backbone["class_path"].rpartition(".")[2]
     has_name = timm.is_model(name)
-    base = name if has_name else DISTILLED if given.get("distilled") else BASES[type(encoder)]
+    base = name if has_name else "deit_base_distilled_patch16_224" if given.get("distilled") else BASES[type(encoder)]
     shared = inspect.signature(getattr(timm.models, type(encoder).__name__)).parameters.keys() - {*LEFT_OFF}
     defaults["img_size"] = pair(defaults["img_size"])
     given = {key: tuple(x) if isinstance(x, list) else x for key, x in (given | size).items() if key in shared}

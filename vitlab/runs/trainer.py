@@ -1,6 +1,7 @@
 """The Trainer of a run: Lightning's, with the callbacks that record, continue and watch the run."""
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from vitlab import log
 from vitlab.config import Config
-from vitlab.data.checking import show
 from vitlab.evaluation.cost import choose_tf32, device_for
 from vitlab.evaluation.utilization import Utilization
 from vitlab.internals import continue_after_whole_epochs, decide_after_validation
@@ -143,6 +143,13 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def show(line: str) -> None:
+    """Replace the line that was shown last on a terminal; an empty one erases it."""
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns - 1  # of a line that wraps only the end would be replaced
+        print(f"\r\x1b[K{line[:columns]}", end="", file=sys.stderr, flush=True)
 
 
 class RunProgress(Callback):

@@ -43,6 +43,9 @@ class Images(Protocol):
     def contents(self, split: Split) -> np.ndarray:
         """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
 
+    def dhashes(self, split: Split) -> np.ndarray:
+        """Return the difference hash of each image, (N, 32) uint8; 0: unknown."""
+
 
 FROM_DATA = r"^model\.backbone\.(img_size|in_chans|num_classes)$"  # an experiment refuses other values than the data's
 

@@ -6,7 +6,7 @@ from statistics import fmean, median
 from typing import Any
 
 from referee.formats import NONE, SPACE, counted, joined, percent
-from referee.report.document import Cell, Figure, Note, Part, Row, Table
+from referee.report.document import Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
 
 from vitlab.studies.file.budget import REFUSED
@@ -110,7 +110,7 @@ def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list
             _shown(result.cost("train_peak_bytes"), "B"),
             _shown(result.cost("inference_peak_bytes"), "B"),
         ]
-        of_variants.append(row_of(result, *cells))
+        of_variants.append(Row(result.variant, cells, result.index))
         cells = [
             str(first.run.epochs),
             f"{first.images_seen:,}",
@@ -119,7 +119,7 @@ def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list
             *([NONE if share is None else f"{percent(share, 0)}{SPACE}%"] if spent else []),
             _shown(result.cost("train_joules") / max(1, first.images_seen)),
         ]
-        of_runs.append(row_of(result, *cells))
+        of_runs.append(Row(result.variant, cells, result.index))
     speeds = ["Training\nimages/s", "Waiting\nfor data", "Inference\nimages/s"]
     memory = ["Peak memory\ntraining", "Peak memory\ninference"]
     columns = ["Run of", "Epochs", "Images seen", "Training FLOPs", "Training time", *spent, "Energy, J/image"]
@@ -137,11 +137,6 @@ def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list
 
 def _shown(value: float, unit: str = "") -> str:
     return NONE if math.isnan(value) else engineering(value, unit)
-
-
-def row_of(result: VariantResult, *cells: str | Cell, marks: tuple[str, ...] = ()) -> Row:
-    """Return a variant's row of a table."""
-    return Row(result.variant, cells, result.index, marks)
 
 
 def _meaning(results: StudyResults) -> Part:

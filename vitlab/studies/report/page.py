@@ -30,7 +30,7 @@ from vitlab.studies.report.cost import costlier, speed_remarks
 from vitlab.studies.report.provenance import TABLE
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.report.robustness import draw_curves, read_robustness
-from vitlab.studies.report.sections import command_of, remarks_section, sections_of, study_file
+from vitlab.studies.report.sections import LABELS, command_of, sections_of, study_file
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import judged, look_of, outlooks, verdict, write_claim, write_verdict
 from vitlab.studies.results.run import FOLDS, table_of
@@ -48,7 +48,7 @@ ENDS = {
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     """Write report.html, report.md, report.csv, verdict.json, results.csv, table.tex and figures/; return the first.
 
-    Of a study with folds also folds.csv, which has the fold of each image by seed.
+    Of a study with folds also folds.csv, which has the fold of each image by seed, and labels.csv.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.csv", results.table().to_csv(index=False))
@@ -68,6 +68,8 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             charts.append(drawing.Chart("curves_of_robustness", title, partial(draw_curves, robustness)))
         if results.metric.one_class:
             write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
+            if study.folds:
+                write_text(folder / LABELS, results.label_margins.to_csv(index_label="image"))
         if claim is not None:
             write_claim(results, folder)
             charts.append(chart_of(claim, results.verdict))
@@ -83,7 +85,6 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             *costlier(results),
             *_summary(results),
             *as_tuned(results),
-            *_looks(results),
             *outlooks(results),
         ],
         remarks=remarks_above(results),
@@ -93,20 +94,8 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     return write_document(document, folder)
 
 
-def _looks(results: StudyResults) -> list[str]:
-    """State at which look a growing study is, and why it ended; nothing for a fixed list of seeds."""
-    if results.verdict.watch is None:
-        return []
-    end = ENDS.get(results.verdict.watch.stop or "", "")
-    which = "each look" if results.study.margin is None else "this look"
-    return [
-        f"{look_of(results)} (a look is a test of the seeds finished so far){end}. So that all looks together make at "
-        f"most 5{SPACE}% false claims, {which} asks for p < {results.verdict.level:.3f} instead of 0.05."
-    ]
-
-
 def _summary(results: StudyResults) -> list[str]:
-    """Summarize the size of the study and what its intervals are about; nothing if no run finished."""
+    """Summarize the size of the study, what its intervals are about, and at which look it is, and why it ended."""
     if not results.finished:
         return []
     study, metric = results.study, results.metric
@@ -125,12 +114,21 @@ def _summary(results: StudyResults) -> list[str]:
     low, high, seeds = min(finished), max(finished), counted(len(study.seeds), "seed")
     if low < len(study.seeds):
         seeds = f"{low} of {seeds}" if low == high else f"{low} to {high} of {seeds}"
+    looks = []
+    if results.verdict.watch is not None:
+        end = ENDS.get(results.verdict.watch.stop or "", "")
+        which = "each look" if study.margin is None else "this look"
+        looks.append(
+            f"{look_of(results)} (a look is a test of the seeds finished so far){end}. So that all looks together make "
+            f"at most 5{SPACE}% false claims, {which} asks for p < {results.verdict.level:.3f} instead of 0.05."
+        )
     return [
         f"{counted(len(results.ranking), 'variant')}, {seeds} each, "
         + (f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, " if epochs else "")
         + f"{results.scored}{validation}{classes}. Leads are in {unit}"
         + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if high > 1 else ". ")
-        + describe_draws(study.vary, study.folds)
+        + describe_draws(study.vary, study.folds),
+        *looks,
     ]
 
 
@@ -167,7 +165,7 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     gravest = [line for line in _merged(grid, remarks_above) if line not in above]
     above += gravest[:ABOVE]
     below = [line for line in _merged(grid, remarks) if line not in above]
-    further = [remarks_section(below)] if below else []
+    further = [Section("Remarks", [*map(Text, below)])] if below else []
     runs = sum(len(results.finished) for results in grid)
     minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
     length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"

@@ -36,8 +36,9 @@ def objections(results: StudyResults) -> list[str]:
     """List what makes the comparison void, the gravest first: no variant can be called better."""
     if len(results.ranking) < 2:
         return []
-    kinds = _undeclared, _selected, mixed_code, mixed_images, confounded_environments
-    return [line for kind in kinds for line in kind(results)]
+    selected = (f"{line}, so its lead is that of selected runs." for line in _survivors(results, leading=True))
+    environments = mixed_code, mixed_images, confounded_environments
+    return [*_undeclared(results), *selected, *(line for kind in environments for line in kind(results))]
 
 
 def remarks(results: StudyResults) -> list[str]:
@@ -138,11 +139,6 @@ def _failures(results: StudyResults) -> Iterator[str]:
     which = "; ".join(f"{run}: {failure}" for run, failure in results.failures)
     yield f"{len(results.failures)} of {counted(total, 'run')} failed and are excluded from all averages ({which})."
     yield from (f"{line}." for line in _survivors(results, leading=False))
-
-
-def _selected(results: StudyResults) -> Iterator[str]:
-    """Object to a lead of survivors."""
-    return (f"{line}, so its lead is that of selected runs." for line in _survivors(results, leading=True))
 
 
 def _survivors(results: StudyResults, leading: bool) -> Iterator[str]:

@@ -23,16 +23,17 @@ from vitlab.evaluation.predictions import PIXELATED_BELOW, data_uri, probabiliti
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.study import Study
-from vitlab.studies.report.cost import cost_section, row_of
+from vitlab.studies.report.cost import cost_section
 from vitlab.studies.report.provenance import for_a_paper
 from vitlab.studies.report.remarks import design_effect, remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
 from vitlab.studies.report.verdict import judged
-from vitlab.studies.results.run import RunResult
+from vitlab.studies.results.run import RunResult, VariantResult
 from vitlab.studies.results.table import StudyResults
 
 NOT_SET = {ABSENT, str(None)}
+LABELS = "labels.csv"
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
 CALIBRATION = (
@@ -64,6 +65,7 @@ def sections_of(
             robustness_section(results, robustness, drawings.get("curves_of_robustness"), folder),
             Section("Classes", _classes(results) if one_class else []),
             Section("Images", _images(results, images) if one_class else []),
+            Section("Labels", _labels(results, images) if one_class and results.study.folds else []),
             Section("Configuration", _configuration(results)),
         ]
         paper = [Section("For a paper", for_a_paper(results))]
@@ -74,13 +76,8 @@ def sections_of(
         f"python -m vitlab fit --config {shlex.quote(str(r.run.config_path))}    # one of its runs" for r in runs
     ]
     reproduce = Section("Reproduce", [*map(Code, commands), study_file(results.study)])
-    ends = [remarks_section(remarks_below(results)), *paper, reproduce]
+    ends = [Section("Remarks", [*map(Text, remarks_below(results))]), *paper, reproduce]
     return [section for section in (*measured, *ends) if section.parts]
-
-
-def remarks_section(lines: Sequence[str]) -> Section:
-    """Return what qualifies the conclusion besides what stands above it."""
-    return Section("Remarks", [Text(line) for line in lines])
 
 
 def study_file(study: Study) -> Part:
@@ -107,7 +104,7 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
         for run in result.runs:
             nll_ece = [signed(run.nll, 3), percent(run.ece, 1)] if metric.one_class else []
             cells = [str(run.run.seed), metric.text(run.score, results.verdict.digits), *nll_ece, clock(run.seconds)]
-            rows.append(row_of(result, *cells, marks=_below_baselines(results, run.score, run.untrained)))
+            rows.append(Row(result.variant, cells, result.index, _below_baselines(results, run.score, run.untrained)))
     rows += [Row(run.variant, (str(run.seed), f"failed: {failure}")) for run, failure in results.failures]
     return [
         Figure(
@@ -156,7 +153,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
         cells += [signed(losses.get(result.variant, math.nan), 3)] if losses else []
         below = _below_baselines(results, result.score.mean, result.untrained)
         marks = *below, *(f"≠ {x}" for x in results.set_apart(result))
-        rows.append((metric.sign * result.score.mean, 0, row_of(result, *cells, marks=marks)))
+        rows.append((metric.sign * result.score.mean, 0, Row(result.variant, cells, result.index, marks)))
         if result.untrained is not None:
             untrained.setdefault(result.untrained, []).append(result.variant)
     for score, variants in untrained.items():  # the same network starts several of them
@@ -226,7 +223,8 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         values = mean[-1], mean[best], high[-1] - low[-1]
         last, highest, spread = (metric.text(float(value), digits) for value in values)
         reached_in = "not reached" if seconds is None else clock(seconds)
-        rows.append(row_of(result, last, highest, str(curve.index[best]), spread, reached_in))
+        cells = last, highest, str(curve.index[best]), spread, reached_in
+        rows.append(Row(result.variant, cells, result.index))
     target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
     return [
         curves,
@@ -268,7 +266,7 @@ def _classes(results: StudyResults) -> list[Part]:
             counts.update(zip(results.labels[~run.correct].tolist(), guesses.tolist(), strict=True))
         names, frequent = results.class_names, counts.most_common(CONFUSIONS_SHOWN)
         most = [f"{names[label]} as {names[guess]} ({n}×)" for (label, guess), n in frequent]
-        confused.append(row_of(result, ", ".join(most) or "none"))
+        confused.append(Row(result.variant, (", ".join(most) or "none",), result.index))
     return [
         Table("Accuracy by class", ["Class", "Test images", *(r.variant for r in results.ranking)], rows),
         Note(f"Accuracy in %, mean over seeds. Darker cells have more errors.{rest}"),
@@ -305,6 +303,26 @@ def _images(results: StudyResults, images: Images) -> list[Part]:
             "wrong."
         ),
         Gallery(cards),
+    ]
+
+
+def _labels(results: StudyResults, images: Images) -> list[Part]:
+    """Return the images whose labels the leading variant doubts most."""
+    margins, leader = results.label_margins, results.ranking[0]
+    places = {name: index for index, name in enumerate(results.images)}
+    indices = [places[name] for name in margins.index[:IMAGES_SHOWN]]
+    doubts = zip(indices, margins["likeliest_other"], margins["p_other"], strict=False)
+    pictures = zip(doubts, images.raw_images("test", indices), strict=True)
+    cards = [card_of(results, index, image, [(leader, other, p)]) for (index, other, p), image in pictures]
+    return [
+        Text(
+            f"The labels that {leader.variant} doubts most: each image was tested by models that were not trained on "
+            "it, and comes the earlier, the more probable they find another class than the label (the normalized "
+            f"margin of confident learning, Northcutt et al. 2021). The margin is below 0 for "
+            f"{counted(int((margins['margin'] < 0).sum()), 'image')} of {len(margins):,}; {LABELS} lists all. A hard "
+            "image may have the right label: look before you change one."
+        ),
+        Gallery(cards, filtered=False),
     ]
 
 
@@ -402,18 +420,23 @@ def gallery(results: StudyResults, images: Images) -> list[Card]:
     probability = {variant: probabilities(model.predictions.logits[indices]) for variant, model in models.items()}
     cards = []
     for position, (index, image) in enumerate(zip(indices, images.raw_images("test", indices), strict=True)):
-        label = results.labels[index]
-        answers = []
-        for result in (result for result in results.ranking if result.variant in models):
-            row = probability[result.variant][position]
-            guess = int(row.argmax())
-            seeds_right = int(sum(run.correct[index] for run in result.runs))
-            name, confidence = results.class_names[guess], float(row[guess])
-            fields = (name, confidence, bool(guess == label), seeds_right, len(result.runs))
-            answers.append(Prediction(result.variant, result.index, *fields))
-        pixelated = max(image.shape[:2]) < PIXELATED_BELOW
-        cards.append(Card(results.images[index], results.class_names[label], data_uri(image), pixelated, answers))
+        rows = [(r, probability[r.variant][position]) for r in results.ranking if r.variant in models]
+        answers = [(r, results.class_names[int(row.argmax())], float(row.max())) for r, row in rows]
+        cards.append(card_of(results, index, image, answers))
     return cards
+
+
+def card_of(
+    results: StudyResults, index: int, image: np.ndarray, answers: Sequence[tuple[VariantResult, str, float]]
+) -> Card:
+    """Return the card of a test image with the class that each variant predicts, and its probability."""
+    label = results.class_names[results.labels[index]]
+    predictions = [
+        Prediction(r.variant, r.index, name, p, name == label, sum(int(x.correct[index]) for x in r.runs), len(r.runs))
+        for r, name, p in answers
+    ]
+    pixelated = max(image.shape[:2]) < PIXELATED_BELOW
+    return Card(results.images[index], label, data_uri(image), pixelated, predictions)
 
 
 def models_shown(results: StudyResults) -> dict[str, RunResult]:

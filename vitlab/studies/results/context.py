@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from referee.formats import counted
-from torch.nn.functional import interpolate
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, weights_of
-from vitlab.data.oddities import copies
+from vitlab.data.oddities import MOST_COMPARED, copies, look_alikes
 from vitlab.evaluation.classifiers import classify_pixels
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import SUMMARY, RunDirectory
-from vitlab.studies.file.fairness import Images, Split
+from vitlab.studies.file.fairness import EXAMPLES, Images, Split
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import RESERVED_SLUGS, Study
@@ -212,15 +210,7 @@ def measure_baselines(images: Any) -> Baselines:
 # ---- test images that are also training or validation images, or look like them
 #
 # A model may have memorized them, which inflates its accuracy. Exact copies are found by the hash of their file or of
-# their pixels. Photographs are also compared by 128 signs, whether each of 9 × 9 fields is brighter than its neighbors
-# (the difference hash): other encodings, sizes and brightness change few of them, another crop most.
-
-EXAMPLES = 3
-NEAR = 10  # of 128 signs that differ; unrelated photographs of one kind differ in 15 or more
-LEAST_SIDE = 32  # px in evaluation; smaller pictures have too little in them to differ
-MOST_IMAGES = 20_000  # to be decoded
-Signs = dict[str, np.ndarray]
-"""By the name of an image, (128,) of −1, 0 and 1."""
+# their pixels, near-duplicates by the difference hash of what they show.
 
 
 def duplicates(images: Images, data: Config, cache: Path) -> str:
@@ -233,7 +223,6 @@ def duplicates(images: Images, data: Config, cache: Path) -> str:
     for record in known:
         if "found" in record and {name: record.get(name) for name in key} == key:
             return str(record["found"])
-    signs: Signs = {}
     total = unknown = 0
     counts: Counter[str] = Counter()
     equal, near = list[str](), list[str]()
@@ -242,13 +231,16 @@ def duplicates(images: Images, data: Config, cache: Path) -> str:
         total, unknown = total + len(test), unknown + int((test == 0).sum())
         # Where the test split is the validation split, the report says so.
         splits: list[Split] = ["train"] if part.image_names("val") == names else ["train", "val"]
-        copied = np.zeros(len(test), dtype=bool)
+        copied = set[int]()
         for split in splits:
             others, pairs = part.image_names(split), copies(test, part.contents(split))
             equal += [f"{names[index]} = {others[original]}" for index, original in pairs.items()]
             counts[split] += len(pairs)
-            copied[[*pairs]] = True
-        near += look_alikes(part, splits, copied, signs)
+            copied |= pairs.keys()
+        others = [name for split in splits for name in part.image_names(split)]
+        if len(names) + len(others) <= MOST_COMPARED:  # or images would be decoded that are not compared
+            alike = look_alikes(part.dhashes("test"), np.concatenate([part.dhashes(split) for split in splits]))
+            near += [f"{names[i]} and {others[k]}" for i, k in alike.items() if i not in copied]
     lines = []
     if equal:
         where = " and ".join(f"{count:,} in the {split} split" for split, count in counts.items() if count)
@@ -269,26 +261,3 @@ def duplicates(images: Images, data: Config, cache: Path) -> str:
     found = " ".join(lines)
     write_text(cache, json.dumps([*known, key | {"found": found}], indent=2, ensure_ascii=False) + "\n")
     return found
-
-
-def look_alikes(images: Images, splits: list[Split], copied: np.ndarray, signs: Signs) -> list[str]:
-    """Return the names of test photographs that are no copies, each with the most similar image of another split."""
-    everything: list[Split] = ["test", *splits]
-    names = {split: images.image_names(split) for split in everything}
-    (first,) = images.raw_images("test", [0])
-    if min(first.shape[:2]) < LEAST_SIDE or sum(map(len, names.values())) > MOST_IMAGES:
-        return []
-    for split in everything:
-        for index, name in enumerate(names[split]):
-            if name not in signs:
-                (image,) = images.raw_images(split, [index])
-                gray = torch.from_numpy(np.ascontiguousarray(image)).float().mean(dim=2)
-                fields = interpolate(gray[None, None], (9, 9), mode="bilinear", antialias=True)[0, 0]
-                across, down = fields[:8].diff(dim=1), fields[:, :8].diff(dim=0)  # (8, 8) each
-                signs[name] = torch.cat([across.flatten(), down.flatten()]).sign().numpy()
-    others = [name for split in splits for name in names[split]]
-    test, bank = (np.stack([signs[name] for name in part]) for part in (names["test"], others))
-    differing = (test.shape[1] - test @ bank.T) / 2
-    nearest = differing.argmin(axis=1)
-    hits = np.flatnonzero((differing.min(axis=1) <= NEAR) & ~copied)
-    return [f"{names['test'][index]} and {others[nearest[index]]}" for index in hits.tolist()]

@@ -389,6 +389,9 @@ class Pool:
     def contents(self, split: Split) -> np.ndarray:
         return self._in_order((part.contents(split) for part in self.parts), split)
 
+    def dhashes(self, split: Split) -> np.ndarray:
+        return self._in_order((part.dhashes(split) for part in self.parts), split)
+
     def _in_order(self, of_parts: Iterator[np.ndarray], split: Split) -> np.ndarray:
         return np.concatenate([*of_parts])[self._order] if split == "test" else next(of_parts)
 

@@ -210,6 +210,22 @@ class StudyResults:
             table[result.variant] = sums / table["images"].where(table["images"] > 0)
         return table
 
+    @cached_property
+    def label_margins(self) -> pd.DataFrame:
+        """Each image's label and what it may be mistaken for, the most suspicious label first.
+
+        The normalized margin is p(label) − the largest p of another class (confident learning, Northcutt et al. 2021),
+        p being the mean over the seeds of the leading variant, of models that were not trained on the image.
+        """
+        logits = [run.predictions.logits for run in self.ranking[0].runs]
+        p = np.mean([predicted.probabilities(each) for each in logits], axis=0)  # (N, K)
+        is_label = np.arange(p.shape[1]) == self.labels[:, None]
+        others = np.where(is_label, -1.0, p)
+        names = np.asarray(self.class_names)
+        columns = {"label": names[self.labels], "p_label": p[is_label], "likeliest_other": names[others.argmax(axis=1)]}
+        table = pd.DataFrame({**columns, "p_other": others.max(axis=1)}, self.images)
+        return table.assign(margin=table["p_label"] - table["p_other"]).sort_values("margin", kind="stable")
+
     def table(self) -> pd.DataFrame:
         """Return one row per run, failed ones included, for results.csv."""
         name, unscaled = self.metric.name, math.exp if self.metric.is_log else float

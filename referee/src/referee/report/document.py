@@ -91,10 +91,14 @@ class Links:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Test images with predictions; in Markdown a link to the page's."""
+    """Test images with predictions; in Markdown a link to the page's.
+
+    One of a page can be filtered by class; others show the images' names.
+    """
 
     kind: ClassVar[str] = "gallery"
     cards: Sequence[Any]  # with name, label, data_uri, pixelated, disputed and answers
+    filtered: bool = True
 
 
 Part = Table | Text | Figure | Details | Links | Gallery
