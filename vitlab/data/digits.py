@@ -12,12 +12,12 @@ from typing import final
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, Shaped, UInt8
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from vitlab.data.augment import BatchAugment
-from vitlab.data.counter_rng import Draws, Stream, to_device
+from vitlab.data.counter_rng import Draws, Stream, permutation, to_device
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import SPLITS, STRATUM, Batch, Split, View
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
@@ -89,6 +89,8 @@ class PlacedDigits(InMemoryDataModule):
             digits are 8 pixels wide, other sizes are interpolated.
         test_places: of each test digit. With ten, a lead depends less on where the digits are. The images of a digit
             fail together, so a study then needs `groups: '(digits/[0-9]+)'`.
+        imbalance: how many times as many training images the digit 0 has as the digit 9. From one digit to the next
+            their number falls by the same factor, as in long-tailed CIFAR (Cui et al. 2019).
     """
 
     image_size: int = 16
@@ -96,6 +98,7 @@ class PlacedDigits(InMemoryDataModule):
     std: tuple[float] = (0.2297,)
     digit_sizes: tuple[PositiveInt, ...] = (SIDE,)
     test_places: PositiveInt = 1
+    imbalance: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,6 +119,13 @@ class PlacedDigits(InMemoryDataModule):
     def read_splits(self) -> dict[Split, TensorImages]:
         """Put each digit of `Digits` at its fixed place."""
         splits = read_digits(self)
+        if self.imbalance != 1:
+            train, kept = splits["train"], list[np.ndarray]()
+            for label in range(10):
+                members = np.flatnonzero(train.labels == label)
+                order = permutation(len(members), self.split_seed, label, Stream.SUBSET)
+                kept.append(members[order[: round(len(members) * self.imbalance ** (-label / 9))]])
+            splits["train"] = train.take(np.sort(np.concatenate(kept)))
         splits["test"] = repeated(splits["test"], self.test_places)
         for split, digits in splits.items():
             indices = torch.arange(len(digits))

@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
 from vitlab.objectives.task import Monitor, ProbabilityTask
 
 
 class ClassificationTask(ProbabilityTask):
-    """Measure top-1, top-5 (fractions), mean negative log-likelihood and 15-bin calibration error.
+    """Measure top-1, top-5, balanced accuracy, macro F1, mean negative log-likelihood and 15-bin calibration error.
+
+    Balanced accuracy and macro F1 are means over classes, which suit uneven ones. All but the likelihood are fractions.
 
     None averages over batches: all are exact for any number of images, batches and processes.
     """
@@ -34,6 +36,8 @@ class ClassificationTask(ProbabilityTask):
             {
                 "top1": MulticlassAccuracy(num_outputs, average="micro"),
                 "top5": TopAccuracy(5),
+                "balanced_accuracy": MulticlassAccuracy(num_outputs, average="macro"),
+                "macro_f1": MulticlassF1Score(num_outputs, average="macro"),
                 "loss": NegativeLogLikelihood(),
                 "ece": self.extra(MulticlassCalibrationError(num_outputs, n_bins=15)),
             },

@@ -177,7 +177,7 @@ def refuse_without_metric(runs: Iterable[Run]) -> None:
         if directory.shortfalls or not run.config.get("run", {}).get("test"):
             continue
         known = directory.metrics
-        if not run.metric.is_accuracy and run.metric.test not in known:
+        if not run.metric.is_predicted and run.metric.test not in known:
             names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
             raise ValueError(
                 f"metric: {run.directory / SUMMARY} has no {run.metric.test}, so nothing ranks the runs.\n"

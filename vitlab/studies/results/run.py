@@ -50,8 +50,8 @@ class RunResult:
     def score(self) -> float:
         """The study's metric on the test images; accuracy as a fraction."""
         metric = self.run.metric
-        if metric.is_accuracy:
-            return float(self.correct.mean())
+        if metric.is_predicted and self.by_image is not None:
+            return float(self.by_image.mean())
         known = self.summary["metrics"]
         if metric.test not in known:
             raise ValueError(f"summary.json has no metric {metric.test}, but {listed(sorted(known), 20)}")
@@ -67,9 +67,16 @@ class RunResult:
 
     @cached_property
     def by_image(self) -> np.ndarray | None:
-        """What the score is the mean of: whether each image is right, (N,) bool, or values; None where not known."""
+        """What the score is the mean of: whether each image is right, (N,) bool, or values; None where not known.
+
+        Of balanced accuracy, whose K classes with test images have n_k of the N, a right one counts N / (K n_k). The
+        variance over images is then that of any N images, slightly above that of n_k images of each class.
+        """
         if self.run.metric.is_accuracy:
             return self.correct
+        if self.run.metric.is_predicted:
+            _, place, counts = np.unique(self.predictions.labels, return_inverse=True, return_counts=True)
+            return self.correct * (len(place) / (len(counts) * counts[place]))
         if self.run.metric.name not in self.values or self.run.metric.is_log:
             return None
         values = self.values[self.run.metric.name].reindex(self.predictions.images).to_numpy()
