@@ -114,7 +114,7 @@ def test_a_number_out_of_range_is_refused(
     [
         (
             {"class_path": "EarlyStopping", "init_args": {"monitor": "val/acc"}},
-            "It logs train/loss, val/ece, val/loss, val/top1,",
+            "It logs train/loss, val/balanced_accuracy, val/ece, val/loss, val/macro_f1, val/top1,",
         ),
         ({"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}, "Use model.init_args.ema"),
         ({"class_path": "EMAWeightAveraging"}, "Use model.init_args.ema"),
@@ -122,7 +122,10 @@ def test_a_number_out_of_range_is_refused(
             {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 4}}},
             "Set trainer.accumulate_grad_batches",
         ),
-        ({"class_path": "EarlyStopping", "init_args": {"monitor": "val/knn"}}, "It logs train/loss, val/ece"),
+        (
+            {"class_path": "EarlyStopping", "init_args": {"monitor": "val/knn"}},
+            "It logs train/loss, val/balanced_accuracy, val/ece",
+        ),
         ({"class_path": "EarlyStoping", "init_args": {"monitor": "val/loss"}}, "Did you mean EarlyStopping?"),
     ],
 )

@@ -243,15 +243,21 @@ class ImageDataModule(LightningDataModule, ABC):
         """How `groups_by_name` tells which images stay together; None: they are independent."""
         return self.groups
 
-    def split_indices(self, labels: Labels, names: Sequence[str]) -> tuple[Indices, Indices, Indices]:
-        """Return sorted indices (training, validation, test) by `folds`."""
+    def parted(self, pool: Any) -> dict[Split, Any]:
+        """Return the splits by `folds` of images that have `labels`, `names` and `take`."""
         assert self.folds is not None
-        return self.folds.split(labels, names, self.val_fraction, self.split_seed, self.grouping)
+        parts = self.folds.split(pool.labels, pool.names, self.val_fraction, self.split_seed, self.grouping)
+        return {split: pool.take(indices) for split, indices in zip(SPLITS, parts, strict=True)}
 
     def hold_out(self, labels: Labels, names: Sequence[str], fraction: float) -> tuple[Indices, Indices]:
         """Return sorted indices (kept, held out), by class, and by group where the data have groups."""
         groups = None if self.grouping is None else np.array(groups_by_name(self.grouping, names))
         return stratified_split(classes_of(labels), fraction, self.split_seed, groups)
+
+    def held_out(self, pool: Any, fraction: float) -> tuple[Any, Any]:
+        """Return the images (kept, held out) of such as `parted` takes."""
+        kept, held_out = self.hold_out(pool.labels, pool.names, fraction)
+        return pool.take(kept), pool.take(held_out)
 
     @property
     def probe_images(self) -> Indices | None:

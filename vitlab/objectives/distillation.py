@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
 
 from vitlab import log
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
-from vitlab.objectives.classification import accuracy
-from vitlab.objectives.classifier import Classifier
+from vitlab.objectives.classification import Classifier
 from vitlab.objectives.labeled import Predictions
 from vitlab.objectives.objective import Batch, Labels, Scalar, Views
 from vitlab.objectives.output_cache import OutputCache
@@ -81,7 +81,6 @@ class Distillation(Classifier):
             the work; any other model learns both with its only head.
         teacher: A trained model; its accuracy on the validation images is printed first, and chance is refused.
         target: What is learned from the teacher.
-        labeled: What `LabeledObjective` takes.
         alpha: Share α of the teacher in the loss: λ in the paper. 0 is a control, whose agreement with the teacher is
             measured.
         more: What `Classifier` and `LabeledObjective` take, by name; smoothing, weights and adjustment are those of the
@@ -109,7 +108,8 @@ class Distillation(Classifier):
         self.agreement = MeanMetric()
         if self.two_heads:
             names = [f"{split}{head}" for split in ("val", "test") for head in ("_class", "_distillation", "_prob")]
-            self.metrics.update({name: accuracy(backbone.num_classes, f"{name}/") for name in names})
+            top1 = {"top1": MulticlassAccuracy(backbone.num_classes, average="micro")}
+            self.metrics.update({name: MetricCollection(top1, prefix=f"{name}/").clone() for name in names})
 
     @property
     def epoch_metrics(self) -> list[str]:

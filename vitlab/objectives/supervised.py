@@ -1,4 +1,4 @@
-"""Supervised classification: the cross-entropy between softmax(f(x)) and the label (`classifier.py`)."""
+"""Supervised classification: the cross-entropy between softmax(f(x)) and the label (`classification.py`)."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from vitlab.models import Backbone, ImageModel
 from vitlab.models.weights import load_classifier_rows
 from vitlab.models.whitening import whiten_patches
-from vitlab.objectives.classifier import Classifier
+from vitlab.objectives.classification import Classifier
 from vitlab.objectives.objective import Labels, Scalar, Views
 
 ENOUGH = 5000  # images for the statistics of their patches, as in airbench
@@ -19,14 +19,13 @@ class Supervised(Classifier):
 
     Args:
         backbone: Any vitlab or timm model; its number of classes must be the data's.
-        labeled: What `LabeledObjective` takes.
         head_init_scale: Multiplies the classifier's initial weights: 0.001 where MAE and SimMIM fine-tune a ViT, 0
             where Swin fine-tunes and in big_vision. A classifier loaded by `init_from` keeps its weights.
         head_rows: A file with a number for each class, one a line: the row of the classifier in `init_from` from which
             that of the class starts, like map22kto1k.txt of Swin. Null: a classifier for other classes is initialized.
         init_raw: Start from the trained weights of the run `init_from`, not from their average, if it has one.
         whiten: Start the patch embedding with whitened patches of the training images, see `vitlab.models.whitening`.
-        more: What `Classifier` and `LabeledObjective` take, by name.
+        more: What `Classifier` and `LabeledObjective` take; optimizer and schedule also by position.
     """
 
     def __init__(
@@ -46,8 +45,7 @@ class Supervised(Classifier):
         if whiten and not isinstance(backbone, Backbone):
             raise ValueError(f"whiten is true, but a {type(backbone).__name__} has no patch_embed; set whiten: false.")
         if whiten and self.init_from is not None:
-            both = f"whiten is true, but init_from {self.init_from} has its patch embedding"
-            raise ValueError(f"{both}; set one of the two.")
+            raise ValueError(f"whiten is true, but init_from {self.init_from} has a patch embedding; set one of them.")
         if head_rows is not None and self.init_from is None:
             raise ValueError(f"head_rows is {head_rows}, rows of a classifier in init_from, which is null; set both.")
         self.init_raw, self.whiten, self.head_rows = init_raw, whiten, head_rows

@@ -40,6 +40,11 @@ class Metric(referee.metric.Metric):
         return self.one_class and self.name in ("top1", "balanced_accuracy")
 
     @property
+    def beside(self) -> list[str]:
+        """The fractions that reports show beside another metric of classes, accuracy first."""
+        return [name for name in TITLES if name != self.name] if self.one_class and not self.is_accuracy else []
+
+    @property
     def validation(self) -> str:  # a column of metrics.csv
         return self.name if "/" in self.name else f"val/{self.name}"
 
@@ -63,7 +68,11 @@ class Metric(referee.metric.Metric):
 
     @property
     def column(self) -> str:  # above a table's
-        return f"{self.label[0].upper()}{self.label[1:]}, %" if self.is_fraction else self.title or self.name
+        return (
+            f"{self.title or (TITLES[self.name][0].upper() + TITLES[self.name][1:])}, %"
+            if self.is_fraction
+            else self.title or self.name
+        )
 
     def axis(self, split: str = "test") -> str:
         """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""

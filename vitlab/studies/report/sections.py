@@ -22,7 +22,6 @@ from vitlab.evaluation.per_class import in_order
 from vitlab.evaluation.predictions import PIXELATED_BELOW, data_uri, probabilities
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
-from vitlab.studies.file.metric import TITLES, Metric
 from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import cost_section, row_of
 from vitlab.studies.report.provenance import for_a_paper
@@ -100,7 +99,7 @@ def command_of(study: Study, root: Path) -> str:
 def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric = results.metric
     own_columns = ["NLL", "ECE, %"] if metric.one_class else []
-    beside = [replace(metric, name=name, title="").column for name in _beside(metric)]
+    beside = [replace(metric, name=name, title="").column for name in metric.beside]
     ema_columns = [f"Averaged weights{', %' if metric.is_fraction else ''}"] if _averaged(results) else []
     loss_columns = ["LeJEPA's loss"] if _losses(results) else []
     columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *beside, *own_columns, *loss_columns]
@@ -135,11 +134,6 @@ def _losses(results: StudyResults) -> dict[str, float]:
     }
 
 
-def _beside(metric: Metric) -> list[str]:
-    """Return the fractions that are shown beside another metric of classes: accuracy, and means over classes."""
-    return [name for name in TITLES if name != metric.name] if metric.one_class and not metric.is_accuracy else []
-
-
 def _averaged(results: StudyResults) -> bool:
     return any(result.score_ema is not None for result in results.ranking)
 
@@ -159,7 +153,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
             str(len(result.runs)) + (f" of {seeds}" if len(result.runs) < seeds else ""),
         ]
         logged = [run.summary.get("metrics", {}) for run in result.runs]
-        cells += [percent(fmean(m.get(f"test/{name}", math.nan) for m in logged), digits) for name in _beside(metric)]
+        cells += [percent(fmean(m.get(f"test/{name}", math.nan) for m in logged), 1) for name in metric.beside]
         if metric.one_class:
             cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
         cells += [signed(losses.get(result.variant, math.nan), 3)] if losses else []

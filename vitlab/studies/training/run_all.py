@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -178,7 +178,10 @@ def run_all(
     try:
         with signals_as_exit():
             while waiting or submitted:
-                busy = written_elsewhere(waiting, busy, display.note)
+                writers = {run: writer for run in waiting if (writer := RunDirectory(run.directory).writer)}
+                for run in writers.keys() - busy:
+                    display.note(f"  {run} is waited for: {writers[run]}.")
+                busy = set(writers)
                 with getattr(executor, "batch", nullcontext)():
                     for run in [run for run in waiting if run not in busy]:
                         waiting.remove(run)
@@ -208,7 +211,12 @@ def run_all(
                     if outcome.failure is None:
                         refuse_without_metric([run])  # after the first run, not after all
                         ended.append(each.active)
-                    display.note(_describe_end(outcome, each.active, display))
+                    end = f"  {display.line(each.active)}  done"
+                    if outcome.failure is not None:
+                        log = "\n".join(f"    | {line}" for line in last_lines(run.log_path))
+                        after = f"FAILED after {clock(each.active.seconds)}, {outcome.failure}"
+                        end = f"  {run!s:<{display.width}}  {after}\n    Last lines of {run.log_path}:\n{log}"
+                    display.note(end)
                 active = [each.active for each in submitted.values() if each.began is not None]
                 jobs = max(jobs, len(active))
                 queued = [*(run for run, each in submitted.items() if each.began is None), *waiting]
@@ -281,14 +289,6 @@ class _Submitted:
         return Outcome(run, ": ".join([how, *last_lines(run.log_path, 1)]))
 
 
-def written_elsewhere(runs: Iterable[Run], known: set[Run], note: Callable[[str], object]) -> set[Run]:
-    """Return the runs that another process is writing, and name those that are not known yet."""
-    writers = {run: writer for run in runs if (writer := RunDirectory(run.directory).writer)}
-    for run in writers.keys() - known:
-        note(f"  {run} is waited for: {writers[run]}.")
-    return set(writers)
-
-
 def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
     """Return the last lines that a process printed, without overwritten progress bars."""
     if not log.is_file():
@@ -303,13 +303,3 @@ def write_config(path: Path, config: Config) -> None:
 
 def _size(log: Path) -> int:
     return log.stat().st_size if log.is_file() else 0
-
-
-def _describe_end(outcome: Outcome, active: Active, display: Display) -> str:
-    if outcome.failure is None:
-        return f"  {display.line(active)}  done"
-    log = "\n".join(f"    | {line}" for line in last_lines(outcome.run.log_path))
-    return (
-        f"  {outcome.run!s:<{display.width}}  FAILED after {clock(active.seconds)}, {outcome.failure}\n"
-        f"    Last lines of {outcome.run.log_path}:\n{log}"
-    )
