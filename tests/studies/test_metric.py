@@ -101,7 +101,7 @@ def test_balanced_accuracy_is_known_by_image_and_counts_classes_equally() -> Non
     accuracy = scored(TOP1, A=[0.5], B=[0.5])
     for run, own in zip(accuracy.finished, study.finished, strict=False):
         object.__setattr__(run, "predictions", own.predictions)
-    uneven = "The classes of the test images are uneven: 20 of cat, 2 of eel (10 : 1)"
+    uneven = "Test classes are uneven, 20 images of cat and 2 of eel, so that"
     assert [line for line in remarks(accuracy) if line.startswith(uneven)]
     assert not [line for line in remarks(study) if "uneven" in line]
 

@@ -4,13 +4,10 @@ A classifier learns by the cross-entropy of the label, also of uneven classes:
 
     L = −1/B Σ_i Σ_k w_k y_ik log softmax(f(x_i) + τ log π)_k,    y ← (1 − ε) y + ε / K
 
-with B images, ε the label smoothing, and y one-hot or, after mixup and cutmix (made by the data), a mixture
-of two. Without weights w_k = 1, without adjustment τ = 0.
-
-Of n training images, n_k have class k and π_k = n_k / n. Weights w_k ∝ 1 / n_k give each class the same share of the
-loss. Logit adjustment (Menon et al. 2021, https://arxiv.org/abs/2007.07314, eq. 10) adds τ log π in training and leaves
-it out of predictions, which moves the boundary also where a network fits all images, and with τ = 1 is consistent for
-the balanced error.
+with B images, ε the label smoothing, and y one-hot or, after mixup and cutmix (made by the data), a mixture of two.
+Of n training images, n_k have class k and π_k = n_k / n. Weights, else 1, give classes with w_k ∝ 1 / n_k the same
+share of the loss. Logit adjustment (Menon et al. 2021, https://arxiv.org/abs/2007.07314, eq. 10), else τ = 0, is left
+out of predictions; it also moves the boundary of a network that fits all images.
 """
 
 from abc import ABC

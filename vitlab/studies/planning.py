@@ -106,7 +106,6 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     if looks := study.looks or ((seen,) if seen > 1 else ()):
         known = known._replace(level=growing(looks, bool(study.looks), study.test, study.margin is not None))
     once, slots = study.tuning.runs(0) if study.tuning else 0, allot(runs, study.jobs)
-    sharing = math.ceil(slots.jobs / max(1, len(slots.gpus)))  # runs that share a GPU
     return Planned(
         metric=metric,
         pilot=known,
@@ -121,7 +120,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         finished=folds * len(finished),
         seen=seen,
         bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in known_costs],
-        joules=[fmean(run.cost("train_joules") for run in own) / sharing / folds for own in known_costs],
+        joules=[fmean(run.cost("train_joules") for run in own) / slots.sharing / folds for own in known_costs],
         schedules=[] if study.converts_budget else never_reached(runs),
     )
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 # Of one class each, these are fractions, shown in per cent.
-TITLES = {"top1": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
+TITLES = {"top1": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,11 @@ class Metric(referee.metric.Metric):
 
     @property
     def label(self) -> str:  # in a sentence
-        return (self.title or TITLES[self.name]) if self.is_fraction else self.name
+        return (self.title or TITLES[self.name][0].lower() + TITLES[self.name][1:]) if self.is_fraction else self.name
 
     @property
     def column(self) -> str:  # above a table's
-        return (
-            f"{self.title or (TITLES[self.name][0].upper() + TITLES[self.name][1:])}, %"
-            if self.is_fraction
-            else self.title or self.name
-        )
+        return f"{self.title or TITLES[self.name]}, %" if self.is_fraction else self.title or self.name
 
     def axis(self, split: str = "test") -> str:
         """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""

@@ -335,15 +335,7 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             for known in known_before(with_seed(study, run, run.seed, fold)):
                 yield f"folds: {run.variant!r}: {known}. Give weights of a training on other images."
         if run.variant not in study.frozen:
-            trainer = run.config.get("trainer", {})
-            if study.budget is None and trainer.get("max_epochs") in (None, -1):
-                yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
-            for key, value in trainer.items():
-                if key in COMPLETE and value is not None and not COMPLETE[key](value):
-                    yield (
-                        f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short and "
-                        "yield no result. Remove it; `budget` sets the training length."
-                    )
+            yield from _cut_short(study, run)
         elif not weights_of(run.config):
             yield (
                 f"{run.variant!r} is frozen, and has no weights but random ones.\n"
@@ -362,7 +354,20 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
         yield f"the tasks of the variants' objectives rank by {names}. Compare by one metric."
 
 
-# By key of the trainer, whether a value leaves a run complete; null and fewer training batches always do.
+def _cut_short(study: Study, run: Run) -> Iterator[str]:
+    """Yield settings that end a run early or skip images; fewer training batches are a fair budget."""
+    trainer = run.config.get("trainer", {})
+    if study.budget is None and trainer.get("max_epochs") in (None, -1):
+        yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
+    for key, value in trainer.items():
+        if key in COMPLETE and value is not None and not COMPLETE[key](value):
+            yield (
+                f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short and yield no "
+                "result. Remove it; `budget` sets the training length."
+            )
+
+
+# By key of the trainer, whether a value leaves a run complete; null always does.
 COMPLETE: Mapping[str, Callable[[Any], bool]] = {
     "limit_test_batches": lambda limit: isinstance(limit, float) and limit == 1.0,  # 1 is a single batch
     "limit_val_batches": lambda limit: isinstance(limit, float) and limit == 1.0,  # for tuning and curves

@@ -316,17 +316,14 @@ def _leaks(results: StudyResults) -> Iterator[str]:
 
 
 def _uneven_classes(results: StudyResults) -> Iterator[str]:
-    """Name uneven test classes where accuracy ranks, of which the large classes decide most."""
     if not results.metric.is_accuracy:
         return
-    counts = results.per_class["images"]
-    counts = counts[counts > 0]
+    counts = results.per_class["images"].loc[lambda images: images > 0]
     if counts.max() >= UNEVEN * counts.min():
-        most, least = (f"{counts[name]:,} of {name}" for name in (counts.idxmax(), counts.idxmin()))
         yield (
-            f"The classes of the test images are uneven: {most}, {least} ({counts.max() / counts.min():.0f} : 1), so "
-            "that large classes decide the accuracy. `metric: {name: balanced_accuracy, mode: max}`, or macro_f1, "
-            "counts all classes equally."
+            f"Test classes are uneven, {counts.max():,} images of {counts.idxmax()} and {counts.min():,} of "
+            f"{counts.idxmin()}, so that large ones decide the accuracy. `metric: {{name: balanced_accuracy, mode: "
+            "max}`, or macro_f1, counts all classes equally."
         )
 
 

@@ -69,8 +69,8 @@ class RunResult:
     def by_image(self) -> np.ndarray | None:
         """What the score is the mean of: whether each image is right, (N,) bool, or values; None where not known.
 
-        Of balanced accuracy, whose K classes with test images have n_k of the N, a right one counts N / (K n_k). The
-        variance over images is then that of any N images, slightly above that of n_k images of each class.
+        Of balanced accuracy, a right one of the n_k images of class k counts N / (K n_k). The variance over images is
+        then that of any N images, slightly above that of n_k of each class.
         """
         if self.run.metric.is_accuracy:
             return self.correct

@@ -6,6 +6,7 @@ file, so it imports little.
 """
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -83,6 +84,10 @@ class Slots(NamedTuple):
     jobs: int
     threads: int | None  # None: up to the run
     gpus: list[str]  # as in CUDA_VISIBLE_DEVICES; empty: up to the run
+
+    @property
+    def sharing(self) -> int:
+        return math.ceil(self.jobs / max(1, len(self.gpus)))
 
     def environment(self, slot: int) -> dict[str, str]:
         """Return the environment variables for the run in a slot, 0 <= slot < jobs."""
