@@ -85,7 +85,7 @@ def test_the_label_alone_is_the_released_base_loss() -> None:
 @pytest.mark.parametrize("target", [HardTarget(), SoftTarget()])
 def test_uneven_classes_are_corrected_in_the_labels_term_alone(target: Target) -> None:
     cls, labels = closed_form(4, 10, s=2.0), torch.tensor([0, 3, 7, 9])
-    values = torch.arange(1.0, 11)
+    values = torch.arange(1.0, 11).to(cls)
     changes = {
         "class_weight": nn.functional.cross_entropy(cls, labels, values, reduction="sum", label_smoothing=0.1) / 4
     }

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
 
-# Of one class each, these are fractions, shown in per cent.
-TITLES = {"top1": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}
+TITLES = {"top1": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}  # fractions
+
+PREDICTED = ("top1", "balanced_accuracy")  # those that predictions give, of runs that did not log them too
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,6 @@ class Metric(referee.metric.Metric):
     def is_accuracy(self) -> bool:
         """Whether it is top-1 accuracy, which predictions give image by image; others are known of a whole split."""
         return self.one_class and self.name == "top1"
-
-    @property
-    def is_predicted(self) -> bool:
-        """Whether predictions give it, of old runs too, and image by image."""
-        return self.one_class and self.name in ("top1", "balanced_accuracy")
 
     @property
     def beside(self) -> list[str]:

@@ -50,7 +50,7 @@ class RunResult:
     def score(self) -> float:
         """The study's metric on the test images; accuracy as a fraction."""
         metric = self.run.metric
-        if metric.is_predicted and self.by_image is not None:
+        if metric.is_fraction and self.by_image is not None:
             return float(self.by_image.mean())
         known = self.summary["metrics"]
         if metric.test not in known:
@@ -67,14 +67,10 @@ class RunResult:
 
     @cached_property
     def by_image(self) -> np.ndarray | None:
-        """What the score is the mean of: whether each image is right, (N,) bool, or values; None where not known.
-
-        Of balanced accuracy, a right one of the n_k images of class k counts N / (K n_k). The variance over images is
-        then that of any N images, slightly above that of n_k of each class.
-        """
+        """What the score is the mean of: whether each image is right, (N,) bool, or values; None where not known."""
         if self.run.metric.is_accuracy:
             return self.correct
-        if self.run.metric.is_predicted:
+        if self.run.metric.name == "balanced_accuracy":  # intervals are of any N images, not of n_k of each class k
             _, place, counts = np.unique(self.predictions.labels, return_inverse=True, return_counts=True)
             return self.correct * (len(place) / (len(counts) * counts[place]))
         if self.run.metric.name not in self.values or self.run.metric.is_log:
