@@ -108,8 +108,9 @@ class Distillation(Classifier):
         self.agreement = MeanMetric()
         if self.two_heads:
             names = [f"{split}{head}" for split in ("val", "test") for head in ("_class", "_distillation", "_prob")]
-            top1 = {"top1": MulticlassAccuracy(backbone.num_classes, average="micro")}
-            self.metrics.update({name: MetricCollection(top1, prefix=f"{name}/").clone() for name in names})
+            for name in names:
+                top1 = MulticlassAccuracy(backbone.num_classes, average="micro")
+                self.metrics[name] = MetricCollection({"top1": top1}, prefix=f"{name}/")
 
     @property
     def epoch_metrics(self) -> list[str]:
