@@ -239,7 +239,7 @@ def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
     loops = torch.load(tmp_path / "step2.ckpt", weights_only=True)["loops"]
     (state,) = loops["fit_loop"]["state_dict"]["combined_loader"]
     order = {"repeats": 1, "blocks": None}
-    assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1} | order
+    assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1, "balance": 0.0} | order
 
 
 def test_every_test_image_is_predicted_once(tmp_path: Path) -> None:
