@@ -42,7 +42,7 @@ MUTANTS = [
     # Objectives
     Mutant(
         "supervised: no label smoothing",
-        "vitlab/objectives/supervised.py",
+        "vitlab/objectives/classification.py",
         "label_smoothing=self.label_smoothing)",
         "label_smoothing=0.0)",
         "tests/objectives/test_supervised.py",
@@ -50,8 +50,8 @@ MUTANTS = [
     Mutant(
         "distillation: the halves of the loss are swapped",
         "vitlab/objectives/distillation.py",
-        "return (1 - self.alpha) * cross_entropy + self.alpha * self",
-        "return self.alpha * cross_entropy + (1 - self.alpha) * self",
+        "return (1 - self.alpha) * self.label_loss(cls, labels) + self.alpha * self",
+        "return self.alpha * self.label_loss(cls, labels) + (1 - self.alpha) * self",
         "tests/objectives/test_distillation.py",
     ),
     Mutant(

@@ -162,15 +162,19 @@ def test_finished_run_is_extended(tmp_path: Path) -> None:
     _assert_same(continued, undisturbed)
 
 
-def test_few_images_are_continued(tmp_path: Path) -> None:
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+def test_few_images_are_continued(tmp_path: Path, balance: float) -> None:
     def data() -> PlacedDigits:
-        return PlacedDigits(batch_size=20, train_images=70)
+        return PlacedDigits(batch_size=20, train_images=70, imbalance=20, balance=balance)
 
     undisturbed = _fit(data(), tmp_path, epochs=2)
     continued = _fit(data(), checkpoint=tmp_path / "step5.ckpt", epochs=2)
     _assert_same(continued, undisturbed)
     with pytest.raises(ValueError, match="images was 70, is 80"):
         _fit(PlacedDigits(batch_size=20, train_images=80), checkpoint=tmp_path / "step5.ckpt", epochs=2)
+    other = PlacedDigits(batch_size=20, train_images=70, imbalance=20, balance=1.0)
+    with pytest.raises(ValueError, match=f"balance was {balance}, is 1.0"):
+        _fit(other, checkpoint=tmp_path / "step5.ckpt", epochs=2)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
@@ -235,7 +239,7 @@ def test_checkpoints_load_with_weights_only(tmp_path: Path) -> None:
     loops = torch.load(tmp_path / "step2.ckpt", weights_only=True)["loops"]
     (state,) = loops["fit_loop"]["state_dict"]["combined_loader"]
     order = {"repeats": 1, "blocks": None}
-    assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1} | order
+    assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1, "balance": 0.0} | order
 
 
 def test_every_test_image_is_predicted_once(tmp_path: Path) -> None:

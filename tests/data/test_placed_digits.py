@@ -161,3 +161,13 @@ def test_a_test_digit_at_ten_places_is_ten_images_of_one_group() -> None:
     groups = groups_by_name("(digits/[0-9]+)", test.names)
     assert groups == 10 * once.dataset("test").names
     assert np.array_equal(test.labels, np.tile(once.dataset("test").labels, 10))
+
+
+def test_uneven_digits_fall_from_class_to_class_by_one_factor() -> None:
+    data, whole = PlacedDigits(imbalance=20), PlacedDigits()
+    counts = np.bincount(data.labels("train"))
+    assert counts.tolist() == np.rint(np.bincount(whole.labels("train")) * 20 ** (-np.arange(10) / 9)).tolist()
+    assert set(data.image_names("train")) < set(whole.image_names("train"))
+    assert [data.facts()["splits"][split] for split in ("val", "test")] == [
+        whole.facts()["splits"][split] for split in ("val", "test")
+    ]

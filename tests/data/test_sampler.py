@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from vitlab.data.counter_rng import permutation
@@ -30,21 +31,38 @@ def test_every_image_once_an_epoch_in_another_order() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "world_size", "accumulate"), [(8, 1, 3), (4, 2, 3), (2, 4, 3), (3, 2, 4)])
-@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize(("repeats", "balance"), [(1, 0.0), (3, 0.0), (1, 1.0), (3, 0.5)])
 def test_a_step_has_the_same_images_however_it_is_factored(
-    batch_size: int, world_size: int, accumulate: int, repeats: int
+    batch_size: int, world_size: int, accumulate: int, repeats: int, balance: float
 ) -> None:
     # 24 images a step: of 83 images, three steps of one process without accumulation.
-    whole = _keys(TrainSampler(83, seed=5, repeats=repeats, batch_size=24))
-    assert len(whole) == 72
-    shared = {"world_size": world_size, "repeats": repeats, "batch_size": batch_size, "accumulate": accumulate}
-    samplers = [TrainSampler(83, seed=5, rank=rank, **shared) for rank in range(world_size)]  # type: ignore[arg-type]
+    shared: dict = {"repeats": repeats, "balance": balance, "classes": np.repeat([0, 1], [80, 3])}
+    whole = _keys(TrainSampler(83, seed=5, batch_size=24, **shared))
+    assert len(set(whole)) == 72  # none is drawn for twice
+    shared |= {"world_size": world_size, "batch_size": batch_size, "accumulate": accumulate}
+    samplers = [TrainSampler(83, seed=5, rank=rank, **shared) for rank in range(world_size)]
     step = batch_size * accumulate
     for first in range(0, 72, 24):
         begin = first // world_size
         together = [index for sampler in samplers for index in _keys(sampler)[begin : begin + step]]
         assert sorted(together) == sorted(whole[first : first + 24])
     assert {len(sampler) for sampler in samplers} == {72 // world_size}
+
+
+@pytest.mark.parametrize(("balance", "shares"), [(0.5, [20, 10, 5]), (1.0, [1, 1, 1]), (0.0, [400, 100, 25])])
+def test_each_epoch_has_the_shares_of_kang_et_al(balance: float, shares: list[int]) -> None:
+    """Of q = 1 − balance: n^q of the images, to within one; those of a class equally often, or once more."""
+    classes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [400, 100, 25]))
+    sampler, seen = TrainSampler(525, seed=3, balance=balance, classes=classes), np.zeros(525)
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        times = np.bincount(np.array(_keys(sampler)) % 525, minlength=525)
+        for k, share in enumerate(shares):
+            assert abs(times[classes == k].sum() - 525 * share / sum(shares)) < 1
+            assert np.ptp(times[classes == k]) <= 1
+        seen += times
+    assert seen.min() > 0
+    assert [seen[classes == k].sum() for k in range(3)] == pytest.approx(21_000 * np.array(shares) / sum(shares), abs=9)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

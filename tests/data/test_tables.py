@@ -96,15 +96,12 @@ def test_labels_are_classes_several_labels_or_quantities(
 
 
 def test_columns_with_other_roles_are_no_labels(tmp_path: Path) -> None:
-    text = "filename,age,Patient ID,species,weight\nx.png,3,7,cat,2\ny.png,4,8,dog,0.5\n"
+    text = "filename,age,Patient ID,species\nx.png,3,7,cat\ny.png,4,8,dog\n"
     source = LabelTable(_table(tmp_path, text))
     assert (source.class_names, source.grouping) == (["cat", "dog"], f"{tmp_path}/labels.csv:Patient ID")
-    assert source.weights == {"x.png": 2, "y.png": 0.5}
-    assert source.notes[0].endswith(
-        "filename (file), Patient ID (group), weight (weight), species (label); not used: age."
-    )
-    both = LabelTable(source.location, columns={"label": ["age", "weight"]})
-    assert both.splits["train"][1].tolist() == [[3, 2], [4, 0.5]]
+    assert source.notes[0].endswith("filename (file), Patient ID (group), species (label); not used: age.")
+    both = LabelTable(source.location, columns={"label": ["age", "Patient ID"]})
+    assert both.splits["train"][1].tolist() == [[3, 7], [4, 8]]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +111,6 @@ def test_columns_with_other_roles_are_no_labels(tmp_path: Path) -> None:
         ("file,a\nx.png,", "line 2: a is empty"),
         ("file,a\n\nx.png,1\n,\ny.png,NA\n", "line 5: a is NA; give a number"),
         ("file,a\nx.png,1_000", "line 2: a is 1_000"),
-        ("file,class,weight\nx.png,cat,0", "line 2: weight is 0; give a number above 0"),
         ("file,a\nx.png,1,2", r"labels.csv: .*Expected 2 fields in line 2, saw 3. Its first line is: file,a"),
         ("file,a,a\nx.png,1,2", "labels.csv has the column a twice"),
         ("index,file\n0,x.png", "no column of labels; it has index, file"),

@@ -111,7 +111,7 @@ def test_a_number_out_of_range_is_refused(
     [
         (
             {"class_path": "EarlyStopping", "init_args": {"monitor": "val/acc"}},
-            "there is no val/acc, but train/loss, val/ece, val/loss, val/top1,",
+            "there is no val/acc, but train/loss, val/balanced_accuracy, val/ece, val/loss, val/macro_f1, val/top1,",
         ),
         ({"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01}}, "set model.init_args.ema"),
         ({"class_path": "EMAWeightAveraging"}, "set model.init_args.ema"),

@@ -56,10 +56,11 @@ def distillation(student: str = "deit", target: Target | None = None, **kwargs: 
 # ---- the losses, run once on the released code with inputs in closed form
 
 
-def golden(target: Target, alpha: float) -> float:
+def golden(target: Target, alpha: float, **corrections: Tensor) -> float:
     cls, dist = closed_form(4, 10, s=2.0), closed_form(4, 10, a=1.3, s=2.0)
     teacher = closed_form(4, 10, a=2.1, b=0.3, s=3.0)
     objective = distillation(target=target, alpha=alpha, label_smoothing=0.1)
+    vars(objective)["_buffers"].update(corrections)
     objective.head_logits = lambda images: (cls, dist)  # type: ignore[method-assign, assignment]
     objective.teacher = lambda images: teacher  # type: ignore[assignment]
     return float(objective.loss([torch.empty(4, 1, 8, 8)], torch.tensor([0, 3, 7, 9])))
@@ -79,6 +80,19 @@ def test_the_label_alone_is_the_released_base_loss() -> None:
     with_teacher = golden(HardTarget(), alpha=0.5)
     teacher_alone = HardTarget().loss(closed_form(4, 10, a=1.3, s=2.0), closed_form(4, 10, a=2.1, b=0.3, s=3.0))
     assert 2 * with_teacher - float(teacher_alone) == pytest.approx(2.65891562759, abs=1e-10)
+
+
+@pytest.mark.parametrize("target", [HardTarget(), SoftTarget()])
+def test_uneven_classes_are_corrected_in_the_labels_term_alone(target: Target) -> None:
+    cls, labels = closed_form(4, 10, s=2.0), torch.tensor([0, 3, 7, 9])
+    values = torch.arange(1.0, 11).to(cls)
+    changes = {
+        "class_weight": nn.functional.cross_entropy(cls, labels, values, reduction="sum", label_smoothing=0.1) / 4
+    }
+    changes["adjustment"] = nn.functional.cross_entropy(cls + values, labels, label_smoothing=0.1)
+    for name, expected in changes.items():
+        changed = golden(target, 0.5, **{name: values}) - golden(target, 0.5)
+        assert 2 * changed == pytest.approx(float(expected) - 2.65891562759, abs=1e-5)
 
 
 def test_the_papers_soft_target_is_k_times_the_released_codes() -> None:

@@ -16,9 +16,8 @@ from vitlab.config import Config
 from vitlab.evaluation.features import rank_me
 from vitlab.models import Backbone, VisionTransformer
 from vitlab.objectives import MSN
-from vitlab.objectives.heads import Prototypes
 from vitlab.objectives.msn import me_max
-from vitlab.objectives.self_distillation import entropy, sinkhorn
+from vitlab.objectives.self_distillation import Prototypes, entropy, sinkhorn
 from vitlab.optim import AdamW, WarmupCosine
 
 SMALL = {"num_prototypes": 6, "hidden_dim": 32, "output_dim": 16}

@@ -3,13 +3,16 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.utils.class_weight import compute_class_weight
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from tests.objectives.small import quick_trainer
-from vitlab.data import Digits
+from vitlab.data import Digits, PlacedDigits
 from vitlab.models import Backbone, ImageModel, SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.models.layers import PatchEmbed, fan_in
 from vitlab.models.weights import save_weights
@@ -50,6 +53,58 @@ def test_loss_equals_timms_on_smoothed_mixed_targets() -> None:
     torch.testing.assert_close(objective.loss([images], mixed), expected)
 
 
+def started(objective: Supervised, **data: object) -> tuple[Tensor, Tensor]:
+    """Set up training on uneven digits; return logits and labels of all training images."""
+    digits = PlacedDigits(image_size=8, imbalance=20, batch_size=32, num_workers=0, **data)  # type: ignore[arg-type]
+    quick_trainer(max_steps=1, limit_val_batches=0).fit(objective, datamodule=digits)
+    labels = torch.from_numpy(digits.labels("train"))
+    return torch.randn(len(labels), 10, generator=torch.Generator().manual_seed(0)), labels
+
+
+QUIET = ("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*smaller than the logging interval")
+
+
+@pytest.mark.filterwarnings(*QUIET)
+@pytest.mark.parametrize("given", ["balanced", [3.0, *range(1, 10)]])
+def test_class_weights_are_scikit_learns_and_the_loss_is_torchs_over_all_images(given: str | list[float]) -> None:
+    objective = supervised(label_smoothing=0.1, class_weights=given)
+    logits, labels = started(objective)
+    if given == "balanced":
+        weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(10), y=labels.numpy())).float()
+        torch.testing.assert_close(objective.class_weight, weights)
+    else:
+        weights = torch.tensor(given)
+    expected = nn.functional.cross_entropy(logits, labels, weights, label_smoothing=0.1)
+    torch.testing.assert_close(objective.label_loss(logits, labels), expected)
+    mixed = nn.functional.one_hot(labels, 10).float()
+    torch.testing.assert_close(objective.label_loss(logits, mixed), expected)
+    halves = [objective.label_loss(logits[i::2][:183], labels[i::2][:183]) for i in range(2)]
+    torch.testing.assert_close(sum(halves) / 2, objective.label_loss(logits[:366], labels[:366]))
+    assert not any("class_weight" in key for key in objective.state_dict())
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_logits_are_adjusted_in_training_alone_by_the_papers_equation_10() -> None:
+    objective = supervised(logit_adjustment=0.7)
+    logits, labels = started(objective)
+    prior = labels.bincount() / len(labels)
+    margins = (prior[None] / prior[labels][:, None]) ** 0.7 * (logits - logits.gather(1, labels[:, None])).exp()
+    torch.testing.assert_close(objective.label_loss(logits, labels), margins.sum(dim=1).log().mean())
+    (images,), _ = batch()
+    torch.testing.assert_close(objective.eval().outputs(images)[""], objective.backbone(images))
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_two_corrections_of_uneven_classes_contradict() -> None:
+    with pytest.raises(ValueError, match=r"class_weights and logit_adjustment both .*; set one of them"):
+        supervised(class_weights="balanced", logit_adjustment=1.0)
+    for option in ({"class_weights": "balanced"}, {"logit_adjustment": 1.0}):
+        with pytest.raises(ValueError, match=f"data.balance and {next(iter(option))} both"):
+            started(supervised(**option), balance=0.5)
+    with pytest.raises(ValueError, match=r"class_weights are \[1.0, 2.0\], but the data have 10 classes"):
+        started(supervised(class_weights=[1.0, 2.0]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_overfits_one_batch(backbone: str) -> None:
@@ -85,6 +140,8 @@ def test_metrics_are_exact_whatever_the_batches() -> None:
         "test/top1": (logits.argmax(1) == labels).float().mean(),
         "test/top5": (logits.topk(5).indices == labels[:, None]).any(1).float().mean(),
         "test/loss": nn.functional.cross_entropy(logits, labels),
+        "test/balanced_accuracy": torch.tensor(balanced_accuracy_score(labels, logits.argmax(1))).float(),
+        "test/macro_f1": torch.tensor(f1_score(labels, logits.argmax(1), average="macro")).float(),
     }
     for name, value in parts.compute().items():
         torch.testing.assert_close(value, whole.compute()[name])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,13 @@ import yaml
 from fake_study import FAKE_PROGRAM, measured, results, right, variant
 from referee.claim import parse_claim
 from referee.report import drawing
+from referee.report.document import Table
 from scipy.stats import ttest_ind
+from sklearn.metrics import balanced_accuracy_score
 
 from vitlab.commands.dispatch import run as run_command
 from vitlab.config import merge
+from vitlab.evaluation.predictions import Predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import ResolvedStudy, compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
@@ -28,6 +32,7 @@ from vitlab.studies.file.study import read_study
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.remarks import remarks
+from vitlab.studies.report.sections import _ranking
 from vitlab.studies.report.verdict import outlooks, verdict
 from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.run_all import Active, Display, Progress
@@ -72,6 +77,33 @@ def test_where_higher_is_better_the_same_numbers_rank_the_other_way() -> None:
     assert "seeds" in outlooks(close)[0]
     one = scored(RMSE, A=A[:1], B=B[:1])
     assert verdict(one).startswith("A scored lowest (rmse 2.000), but a single seed")
+
+
+def test_balanced_accuracy_is_known_by_image_and_counts_classes_equally() -> None:
+    metric, rng = Metric("balanced_accuracy"), np.random.default_rng(0)
+    study = scored(metric, A=[0.0] * 4, B=[0.0] * 4)
+    labels = np.repeat([0, 1, 2], [20, 8, 2])
+    for run in study.finished:
+        logits = 3 * np.eye(3)[labels] + rng.normal(size=(30, 3)) * (1 if run.run.variant == "A" else 3)
+        object.__setattr__(run, "predictions", Predictions([*map(str, range(30))], labels, logits))
+        guesses = logits.argmax(axis=1)
+        assert run.score == pytest.approx(balanced_accuracy_score(labels, guesses))
+        assert run.by_image is not None
+        assert run.by_image.mean() == pytest.approx(run.score)
+    assert study.by_image
+    assert study.ranking[0].variant == "A"
+    columns, row = next((t.columns, t.rows[0]) for t in _ranking(study, defaultdict(str)) if isinstance(t, Table))
+    assert columns[1] == "Balanced accuracy, %"
+    assert columns[4:6] == ["Accuracy, %", "Macro F1, %"]
+    assert len(row.cells) == len(columns) - 1
+    assert figures.ranking(study, drawing.WIDE).axes[0].get_xlabel() == "test balanced accuracy, %"
+    assert study.table()["top1"].iloc[0] == study.finished[0].correct.mean()
+    accuracy = scored(TOP1, A=[0.5], B=[0.5])
+    for run, own in zip(accuracy.finished, study.finished, strict=False):
+        object.__setattr__(run, "predictions", own.predictions)
+    uneven = "Test classes are uneven, 20 images of cat and 2 of eel, so that"
+    assert [line for line in remarks(accuracy) if line.startswith(uneven)]
+    assert not [line for line in remarks(study) if "uneven" in line]
 
 
 def test_charts_name_the_metric() -> None:
@@ -216,7 +248,7 @@ def test_a_metric_that_there_is_or_may_be_is_taken(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("needs", "message"),
     [
-        ("top1 above chnce", r"needs: top1 above chnce: there is no chnce\. There are chance, .*top5"),
+        ("top1 above chnce", r"needs: top1 above chnce: there is no chnce\. There are .*chance, .*top5"),
         ("knn above 0.5", r"there is no knn\."),
         ("chance above 0.05", r"there is no chance\."),  # a line, and no quantity of a run
         ("score above untrained", r"(?s)only probes measure features before it.*Let run\.probe rank"),

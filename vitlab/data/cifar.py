@@ -84,11 +84,10 @@ class _CIFAR(InMemoryDataModule, ABC):
         images, test_images = (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() for x in (x_train, x_test))
         pool = TensorImages(images, y_train, [f"train/{i:05d}" for i in range(len(y_train))])
         if self.folds is not None:
-            train, val, test = self.split_indices(y_train, pool.names)
-            return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
-        kept, held_out = self.hold_out(y_train, pool.names, self.val_fraction)
+            return self.parted(pool)
+        train, val = self.held_out(pool, self.val_fraction)
         published = TensorImages(test_images, y_test, [f"test/{i:05d}" for i in range(len(y_test))])
-        return {"train": pool.take(kept), "val": pool.take(held_out), "test": published}
+        return {"train": train, "val": val, "test": published}
 
 
 @final

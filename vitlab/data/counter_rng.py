@@ -44,6 +44,7 @@ class Stream(IntEnum):
     SHAPE_NOISE = 15
     SIZE = 16
     BLOCK = 18
+    BALANCE = 19
 
 
 def _signed(value: int) -> int:

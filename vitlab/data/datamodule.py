@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped, UInt8, UInt64
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
@@ -79,6 +79,9 @@ class ImageDataModule(LightningDataModule, ABC):
             are independent.
         folds: all labelled images but those of a test set of its own are parted, and one part tests; see `Folds`.
             Null: the test images of the data set.
+        balance: how often training images of small classes are seen, from 0 (all once an epoch) to 1 (all classes
+            equally often): a class of n images in proportion to n^(1 − balance), see `balanced`. An epoch keeps its
+            length.
         train_images: number of training images, equally many per class; with one `train_images_seed`, a smaller
             number is a subset of a larger one. Validation and test images stay the same. Null: all.
         train_images_seed: of the choice of these images.
@@ -100,6 +103,7 @@ class ImageDataModule(LightningDataModule, ABC):
     val_fraction: OpenUnitInterval = 0.1
     groups: str | None = None
     folds: Folds | None = None
+    balance: ClosedUnitInterval = 0.0
     train_images: PositiveInt | None = None
     train_images_seed: int = 0
     image_size: Size = 224
@@ -240,15 +244,21 @@ class ImageDataModule(LightningDataModule, ABC):
         """How `groups_by_name` tells which images stay together; None: they are independent."""
         return self.groups
 
-    def split_indices(self, labels: Labels, names: Sequence[str]) -> tuple[Indices, Indices, Indices]:
-        """Return sorted indices (training, validation, test) by `folds`."""
+    def parted(self, pool: Any) -> dict[Split, Any]:
+        """Return the splits by `folds` of images that have `labels`, `names` and `take`."""
         assert self.folds is not None
-        return self.folds.split(labels, names, self.val_fraction, self.split_seed, self.grouping)
+        parts = self.folds.split(pool.labels, pool.names, self.val_fraction, self.split_seed, self.grouping)
+        return {split: pool.take(indices) for split, indices in zip(SPLITS, parts, strict=True)}
 
     def hold_out(self, labels: Labels, names: Sequence[str], fraction: float) -> tuple[Indices, Indices]:
         """Return sorted indices (kept, held out), by class, and by group where the data have groups."""
         groups = None if self.grouping is None else np.array(groups_by_name(self.grouping, names))
         return stratified_split(classes_of(labels), fraction, self.split_seed, groups)
+
+    def held_out(self, pool: Any, fraction: float) -> tuple[Any, Any]:
+        """Return the images (kept, held out) of such as `parted` takes."""
+        kept, held_out = self.hold_out(pool.labels, pool.names, fraction)
+        return pool.take(kept), pool.take(held_out)
 
     @property
     def probe_images(self) -> Indices | None:
@@ -377,10 +387,11 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
         dataset = self.dataset("train")
         if stage == "fit":
-            if self.mixup is not None and not has_one_class_each(dataset):
+            if (self.mixup is not None or self.balance) and not has_one_class_each(dataset):
+                what, off = ("balance counts", "balance: 0") if self.balance else ("mixup blends", "mixup: null")
                 raise ValueError(
-                    f"mixup blends class labels, one per image, but the labels are {dataset.labels.dtype} "
-                    f"{dataset.labels.shape}; set mixup: null."
+                    f"{what} class labels, one per image, but the labels are {dataset.labels.dtype} "
+                    f"{dataset.labels.shape}; set {off}."
                 )
             size = 0 if self.multi_crop is None else self.multi_crop.global_crops.size
             if size and not (isinstance(self.image_size, int) and size <= self.image_size):
@@ -430,7 +441,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def _train_sampler(self) -> TrainSampler:
         dataset, shared = self.dataset("train"), (self._rank, self._world_size, self.trainer)
         counts = self.repeats, self.batch_size, self._accumulate
-        return TrainSampler(len(dataset), self.drawn_order, *shared, *counts, dataset.blocks())
+        drawn = dataset.blocks(), self.balance, dataset.labels
+        return TrainSampler(len(dataset), self.drawn_order, *shared, *counts, *drawn)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the batches done in it, and the settings that decide which images these were."""

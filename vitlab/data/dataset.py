@@ -6,9 +6,8 @@ Letters: B images in the batch, N images in the split, C channels, H rows, W col
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -150,7 +149,6 @@ class PhotoSource(ABC):
         location: where the photographs are, for messages.
         notes: remarks for the user.
         grouping: how `groups_by_name` tells which of them belong together; None: they are independent.
-        weights: by name, how often a photograph is seen in training relative to others; of all or of none.
     """
 
     class_names: list[str]
@@ -158,7 +156,6 @@ class PhotoSource(ABC):
     location: str = "the data source"
     notes: Sequence[str] = ()
     grouping: str | None = None
-    weights: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def read(self, name: str, half: Half | None = None) -> Pixels:

@@ -12,12 +12,12 @@ from typing import final
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, Shaped, UInt8
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from vitlab.data.augment import BatchAugment
-from vitlab.data.counter_rng import Draws, Stream, to_device
+from vitlab.data.counter_rng import Draws, Stream, permutation, to_device
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import SPLITS, STRATUM, Batch, Split, View
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
@@ -62,16 +62,12 @@ def read_digits(module: ImageDataModule) -> dict[Split, TensorImages]:
     pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)  # 0 … 16 in the source
     images = torch.from_numpy(pixels)[:, None]  # (N, 1, 8, 8)
 
-    names = [f"digits/{index:04d}" for index in range(len(labels))]
+    whole = TensorImages(images, labels, [f"digits/{index:04d}" for index in range(len(labels))])
     if module.folds is not None:
-        train, val, test = module.split_indices(labels, names)
-    else:
-        rest, test = module.hold_out(labels, names, _TEST_FRACTION)
-        kept, held_out = module.hold_out(labels[rest], [names[i] for i in rest], module.val_fraction)
-        train, val = rest[kept], rest[held_out]
-    splits: dict[Split, np.ndarray] = {"train": train, "val": val, "test": test}
-    whole = TensorImages(images, labels, names)
-    return {split: whole.take(indices) for split, indices in splits.items()}
+        return module.parted(whole)
+    rest, test = module.held_out(whole, _TEST_FRACTION)
+    train, val = module.held_out(rest, module.val_fraction)
+    return {"train": train, "val": val, "test": test}
 
 
 @final
@@ -89,6 +85,8 @@ class PlacedDigits(InMemoryDataModule):
             digits are 8 pixels wide, other sizes are interpolated.
         test_places: of each test digit. With ten, a lead depends less on where the digits are. The images of a digit
             fail together, so a study then needs `groups: '(digits/[0-9]+)'`.
+        imbalance: how many times as many training images the digit 0 has as the digit 9. From one digit to the next
+            their number falls by the same factor, as in long-tailed CIFAR (Cui et al. 2019).
     """
 
     image_size: int = 16
@@ -96,6 +94,7 @@ class PlacedDigits(InMemoryDataModule):
     std: tuple[float] = (0.2297,)
     digit_sizes: tuple[PositiveInt, ...] = (SIDE,)
     test_places: PositiveInt = 1
+    imbalance: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +115,17 @@ class PlacedDigits(InMemoryDataModule):
     def read_splits(self) -> dict[Split, TensorImages]:
         """Put each digit of `Digits` at its fixed place."""
         splits = read_digits(self)
-        splits["test"] = repeated(splits["test"], self.test_places)
+        if self.imbalance != 1:
+            train, kept = splits["train"], list[np.ndarray]()
+            for label in range(10):
+                members = np.flatnonzero(train.labels == label)
+                order = permutation(len(members), self.split_seed, label, Stream.SUBSET)
+                kept.append(members[order[: round(len(members) * self.imbalance ** (-label / 9))]])
+            splits["train"] = train.take(np.sort(np.concatenate(kept)))
+        test = splits["test"]
+        whole = test.take(np.tile(np.arange(len(test)), self.test_places))
+        names = [f"{name}/{i}" if i else name for i in range(self.test_places) for name in test.names]
+        splits["test"] = TensorImages(whole.images, whole.labels, names)  # digits/0007, digits/0007/1, …
         for split, digits in splits.items():
             indices = torch.arange(len(digits))
             sizes, canvas = self._sizes(split, indices), torch.zeros(len(digits), 1, *2 * [self.image_size]).byte()
@@ -168,13 +177,6 @@ class PlacedDigits(InMemoryDataModule):
 
     def _fixed_draws(self, split: Split, indices: Int64[Tensor, "B"]) -> Draws:
         return Draws(self.split_seed, -1 - SPLITS.index(split), indices)  # no epoch is below 0
-
-
-def repeated(digits: TensorImages, times: int) -> TensorImages:
-    """Return all images `times` times, with names of their own: digits/0007, digits/0007/1, digits/0007/2, …"""
-    all_of_them = digits.take(np.tile(np.arange(len(digits)), times))
-    names = [name if i == 0 else f"{name}/{i}" for i in range(times) for name in digits.names]
-    return TensorImages(all_of_them.images, all_of_them.labels, names)
 
 
 def enlarge(digits: UInt8[Tensor, "B C h w"], size: int) -> UInt8[Tensor, "B C size size"]:

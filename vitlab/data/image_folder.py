@@ -46,7 +46,7 @@ class ImageFolder(ImageDataModule):
         root: the folder.
         table: a CSV, TSV or Parquet file with a row for each photograph; `root` is then where these are, see
             `LabelTable`. Null: `root` has a folder for each class.
-        columns: names of the table's columns file, label, split, group and weight; null: usual names.
+        columns: names of the table's columns file, label, split and group; null: usual names.
         source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
         mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
             ImageNet's, as pretrained weights expect.
@@ -208,9 +208,7 @@ class ImageFolder(ImageDataModule):
                 for own in [subset.labels]
             }
         if self.folds is not None:
-            pool = splits["train"].joined(splits["val"]) if "val" in splits else splits["train"]
-            train, val, test = self.split_indices(pool.labels, pool.names)
-            return {"train": pool.take(train), "val": pool.take(val), "test": pool.take(test)}
+            return self.parted(splits["train"].joined(splits["val"]) if "val" in splits else splits["train"])
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
             if "test" not in splits and test_fraction >= 0.5:
@@ -218,16 +216,12 @@ class ImageFolder(ImageDataModule):
                 raise ValueError(f"{wrong}; give less than 0.5, or set test_fraction.")
         remaining = 1.0  # of the images that `val_fraction` is a fraction of
         if "test" not in splits and test_fraction is not None:
-            splits["train"], splits["test"] = self._hold_out(splits["train"], test_fraction)
+            splits["train"], splits["test"] = self.held_out(splits["train"], test_fraction)
             remaining -= test_fraction
         if "val" not in splits:
-            splits["train"], splits["val"] = self._hold_out(splits["train"], self.val_fraction / remaining)
+            splits["train"], splits["val"] = self.held_out(splits["train"], self.val_fraction / remaining)
         splits.setdefault("test", splits["val"])
         return splits
-
-    def _hold_out(self, subset: Subset, fraction: float) -> tuple[Subset, Subset]:
-        kept, held_out = self.hold_out(subset.labels, subset.names, fraction)
-        return subset.take(kept), subset.take(held_out)
 
     @cached_property
     def _known(self) -> Check:

@@ -31,7 +31,7 @@ class LabelTable(Files):
     Args:
         table: the file.
         root: folder of the photographs; null, or without them: the table's.
-        columns: names of the columns file, label, split, group and weight; of label also a list.
+        columns: names of the columns file, label, split and group; of label also a list.
         mode: how pictures are decoded.
     """
 
@@ -41,11 +41,9 @@ class LabelTable(Files):
         self.location = table = expanded(table)
         rows, given = read_table(table), columns or Columns()
         names, wanted = [*rows], given.get("label")
-        roles: tuple[Literal["file", "split", "group", "weight"], ...] = "file", "split", "group", "weight"
+        roles: tuple[Literal["file", "split", "group"], ...] = "file", "split", "group"
         found = {role: column(table, names, role, given.get(role)) for role in roles}
         label = column(table, names, "label", wanted) if wanted is None or isinstance(wanted, str) else None
-        if not (label or wanted):
-            found["weight"] = given.get("weight")  # a column of this name is the weight of a fish
         rest = [name for name in names if name not in found.values() and not _is_index(name, rows[name])]
         labels = [label] if label else [column(table, names, "label", each) or each for each in wanted or rest]
         if not labels:
@@ -58,11 +56,14 @@ class LabelTable(Files):
 
         place, files = _locate(table, rows[str(found["file"])], [Path(expanded(root))] if root else [])
         super().__init__(place, mode)
-        self.weights = {}
-        if found["weight"]:
-            values = _numbers(table, rows[[found["weight"]]], "a number above 0", above=0)[:, 0]
-            self.weights = dict(zip(files, values.tolist(), strict=True))
-        of = _splits(table, rows, found["split"])
+        of = np.full(len(rows), "train", object)
+        if found["split"]:
+            named: dict[str, Split | None] = {each: split_of(each) for each in rows[found["split"]].unique()}
+            unknown = [each or "empty" for each, split in named.items() if split is None]
+            if unknown or "train" not in named.values():
+                value = unknown[0] if unknown else "never train"
+                raise ValueError(f"{table}: split is {value}; give train, val or test.")
+            of = rows[found["split"]].map(named).to_numpy(object)
         self.class_names, numbers = (
             _labels(table, rows, label, of) if label else (labels, _numbers(table, rows[labels]))
         )
@@ -97,17 +98,6 @@ def _locate(table: str, written: "pd.Series[str]", places: list[Path]) -> tuple[
     raise ValueError(f"{table}: there is no {names[0]} in {searched}, nor another of its files. Give data.root.")
 
 
-def _splits(table: str, rows: "pd.DataFrame", name: str | None) -> np.ndarray:
-    """Return the split of each row, `train` without such a column."""
-    if name is None:
-        return np.full(len(rows), "train", object)
-    named: dict[str, Split | None] = {each: split_of(each) for each in rows[name].unique()}
-    unknown = [each or "empty" for each, split in named.items() if split is None]
-    if unknown or "train" not in named.values():
-        raise ValueError(f"{table}: split is {unknown[0] if unknown else 'never train'}; give train, val or test.")
-    return rows[name].map(named).to_numpy(object)
-
-
 def _labels(table: str, rows: "pd.DataFrame", name: str, of: np.ndarray) -> tuple[list[str], Labels]:
     """Return class names and labels of one column."""
     import pandas as pd
@@ -131,16 +121,16 @@ def _labels(table: str, rows: "pd.DataFrame", name: str, of: np.ndarray) -> tupl
     return classes, found
 
 
-def _numbers(table: str, values: "pd.DataFrame", what: str = "a number", above: float = -np.inf) -> np.ndarray:
+def _numbers(table: str, values: "pd.DataFrame") -> np.ndarray:
     """Return columns as numbers, true and false as 1 and 0."""
     import pandas as pd
 
     plainly = values.apply(lambda column: column.str.lower().replace({"true": "1", "false": "0"}))
     numbers = plainly.apply(pd.to_numeric, errors="coerce").to_numpy(np.float32)
-    if len(wrong := np.argwhere(~(np.isfinite(numbers) & (numbers > above)))):
+    if len(wrong := np.argwhere(~np.isfinite(numbers))):
         row, place = wrong[0]
         value = values.iloc[row, place] or "empty"
-        raise ValueError(f"{table}, line {values.index[row]}: {values.columns[place]} is {value}; give {what}.")
+        raise ValueError(f"{table}, line {values.index[row]}: {values.columns[place]} is {value}; give a number.")
     return numbers
 
 

@@ -123,12 +123,11 @@ def mix_groups(
     top, bottom, left, right = mix.box[:, :, None].unbind(1)  # (B, 1) each
     inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None]
     blend, partner = mix.blend[:, None, None, None], images.flip(0)
-    one_hot, label = F.one_hot(labels, num_classes).float(), mix.label[:, None]
     mixed = torch.where(inside[:, None], partner, blend * images + (1 - blend) * partner)
-    return mixed, label * one_hot + (1 - label) * one_hot.flip(0)
+    return mixed, mix_labels(labels, num_classes, mix.label[:, None])
 
 
-def mix_labels(labels: Int64[Tensor, "B"], num_classes: int, lam: float) -> Float[Tensor, "B K"]:
+def mix_labels(labels: Int64[Tensor, "B"], num_classes: int, lam: float | Float[Tensor, "B 1"]) -> Float[Tensor, "B K"]:
     """Return the probabilities λ for the image's class and 1 - λ for its partner's."""
     one_hot = F.one_hot(labels, num_classes).float()
     return lam * one_hot + (1 - lam) * one_hot.flip(0)

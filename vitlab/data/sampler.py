@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from vitlab.data.counter_rng import Stream, permutation
+from vitlab.data.counter_rng import Stream, host_seed, permutation
 from vitlab.distributed import places
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Key(NamedTuple):
     """What a sampler yields for an image."""
 
     epoch: int | None  # None in evaluation, where nothing is drawn
-    image: int  # its index, plus r · size for its r-th repeat
+    image: int  # its index, plus r · size the r-th time that the epoch has it
     first: int = 0  # the image at the same place in the first process, whose index seeds what a batch has in common
 
 
@@ -43,7 +43,9 @@ class TrainSampler(Sampler[Key]):
     process repeats too, and any number of images will do. The r-th repeat of image i has the index r · size + i, so
     that its augmentation is drawn independently.
 
-    With `blocks` (N,), images that are read together are seen close to each other, see `in_windows`.
+    With `balance` above 0 the images of small classes come more often, see `balanced`, which needs the class of each
+    image, `classes` (N,). With `blocks` (N,), images that are read together are seen close to each other, see
+    `in_windows`.
 
     Attributes:
         epoch: set by Lightning before each epoch through `set_epoch`.
@@ -59,6 +61,8 @@ class TrainSampler(Sampler[Key]):
     batch_size: int = 1
     accumulate: int = 1
     blocks: np.ndarray | None = None
+    balance: float = 0.0
+    classes: np.ndarray | None = None
     epoch: int = field(default=0, init=False)
     start: int = field(default=0, init=False)
 
@@ -81,6 +85,9 @@ class TrainSampler(Sampler[Key]):
     def images(self, epoch: int) -> Int64[np.ndarray, "{self.size}"]:
         """Return the indices of an epoch in order."""
         images = permutation(self.size, self.seed, epoch)
+        if self.balance:
+            assert self.classes is not None
+            images = balanced(images, self.classes, self.balance, self.repeats, self.seed, epoch)
         return images if self.blocks is None else in_windows(images, self.blocks, self.seed, epoch)
 
     def __iter__(self) -> Iterator[Key]:
@@ -96,13 +103,36 @@ class TrainSampler(Sampler[Key]):
         yield from map(Key, itertools.repeat(epoch), own, first)
 
 
+def balanced(
+    images: Int64[np.ndarray, "N"], classes: Int[np.ndarray, "N"], balance: float, repeats: int, seed: int, epoch: int
+) -> Int64[np.ndarray, "N"]:
+    """Draw an epoch of as many images, in which a class of n images has a share in proportion to n^(1 − balance).
+
+    Kang et al. 2020 ("Decoupling representation and classifier for long-tailed recognition", eq. 1) have q = 1 −
+    balance: 0 leaves the images as they are, 0.5 is their square-root sampling, 1 gives all classes the same share.
+    Shares are met by each epoch to within one image, and each image of a class is drawn as often as the others, or once
+    more. The t-th time it has the index i + t · repeats · N, so that its augmentation is drawn anew.
+    """
+    _, place, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts ** (1.0 - balance))
+    start = (host_seed(seed, epoch, Stream.BALANCE) >> 10) / 2**53  # below 1: which classes are rounded up
+    quotas = np.diff(np.floor(len(images) * (ends / ends[-1]) + start).astype(np.int64), prepend=0)
+    by_class = np.split(images[np.argsort(place[images], kind="stable")], np.cumsum(counts)[:-1])
+    step = repeats * len(images)
+    drawn = [
+        np.resize(own, quota) + np.arange(quota) // len(own) * step
+        for own, quota in zip(by_class, quotas.tolist(), strict=True)
+    ]
+    return np.concatenate(drawn)[permutation(len(images), seed, epoch, Stream.BALANCE)]
+
+
 def in_windows(
     images: Int64[np.ndarray, "N"], blocks: Int[np.ndarray, "N"], seed: int, epoch: int
 ) -> Int64[np.ndarray, "N"]:
     """Return shuffled indices so that only `WINDOW` blocks are open at a time; blocks come in random order."""
     numbers, place = np.unique(blocks, return_inverse=True)
     turn = np.argsort(permutation(len(numbers), seed, epoch, Stream.BLOCK))
-    return images[np.argsort(turn[place[images]] // WINDOW, kind="stable")]
+    return images[np.argsort(turn[place[images % len(images)]] // WINDOW, kind="stable")]
 
 
 class SameImagesSampler(SequentialSampler):
@@ -189,6 +219,7 @@ class TrainLoader(DataLoader):
             "seed": sampler.seed,
             "processes": sampler.world_size,
             "repeats": int(sampler.repeats),
+            "balance": float(sampler.balance),
             "blocks": None if blocks is None else hashlib.blake2b(blocks.tobytes(), digest_size=8).hexdigest(),
         }
 

@@ -20,7 +20,7 @@ from vitlab.config import expanded, plain
 if TYPE_CHECKING:
     import pandas as pd
 
-Role = Literal["file", "label", "split", "group", "weight"]
+Role = Literal["file", "label", "split", "group"]
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 # In lower case, with underscores for spaces and hyphens.
 USUAL: dict[Role, tuple[str, ...]] = {
@@ -39,7 +39,6 @@ USUAL: dict[Role, tuple[str, ...]] = {
     "label": ("label", "class", "species", "target", "category", "class_name", "diagnosis", "breed"),
     "split": ("split", "subset", "partition"),
     "group": ("group", "patient", "patient_id", "subject", "subject_id"),
-    "weight": ("weight", "sample_weight"),
 }
 
 
@@ -50,7 +49,6 @@ class Columns(TypedDict, total=False):
     label: str | list[str]
     split: str
     group: str
-    weight: str
 
 
 _TABLE = re.compile(r"(.+\.(?:csv|tsv|txt|parquet)):(.+)")  # file, column

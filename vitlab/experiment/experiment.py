@@ -340,8 +340,9 @@ class Experiment:
             longer = [key for key, old, new in changed if type(old) is type(new) is int and new > old]
             if len(longer) == len(changed) and longer[0].startswith("trainer.max_") and last.is_file():
                 remedy = f"Train on from its last state: --run.name NEW --ckpt_path {last}; or replace"
+            differences = f"{len(changed)} difference{'s' * (len(changed) > 1)}"
             raise ValueError(
-                f"{self.directory} is a run with another configuration ({len(changed)} difference{'s' * (len(changed) > 1)}):\n"
+                f"{self.directory} is a run with another configuration ({differences}):\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + f"\n{remedy} that one with --run.overwrite true."
             )

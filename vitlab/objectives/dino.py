@@ -24,9 +24,8 @@ from vitlab.distributed import mean_over_processes
 from vitlab.internals import foreach
 from vitlab.models import ImageModel
 from vitlab.models.layers import Init, trunc_normal
-from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.objectives.self_distillation import SelfDistillation, embed_views, sinkhorn
+from vitlab.objectives.self_distillation import Prototypes, SelfDistillation, embed_views, projection, sinkhorn
 from vitlab.optim import Optimizer, Schedule
 
 LEAST = 0.012  # temperature of which e^(1/τ) is finite

@@ -16,25 +16,24 @@ Letters: B images, K classes, y labels, also mixtures of two.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
 
 from vitlab import log
 from vitlab.models import ImageModel, TimmModel, VisionTransformer
-from vitlab.objectives.classification import ClassificationTask, accuracy
-from vitlab.objectives.ema import Ema
-from vitlab.objectives.labeled import LabeledObjective, Predictions
+from vitlab.objectives.classification import Classifier
+from vitlab.objectives.labeled import Predictions
 from vitlab.objectives.objective import Batch, Labels, Scalar, Views
 from vitlab.objectives.output_cache import OutputCache
 from vitlab.objectives.teacher import Teacher
-from vitlab.optim import Optimizer, Schedule
 
 
 class Target(ABC):
@@ -72,7 +71,7 @@ class SoftTarget(Target):
         return self.tau**2 * divergence / (logits.numel() if self.per_class else len(logits))
 
 
-class Distillation(LabeledObjective):
+class Distillation(Classifier):
     """Train an image model on labels and on a teacher's predictions.
 
     `test/agreement`, measured after training, is the fraction of test images that student and teacher classify alike.
@@ -82,44 +81,36 @@ class Distillation(LabeledObjective):
             the work; any other model learns both with its only head.
         teacher: A trained model; its accuracy on the validation images is printed first, and chance is refused.
         target: What is learned from the teacher.
-        optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
         alpha: Share α of the teacher in the loss: λ in the paper. 0 is a control, whose agreement with the teacher is
             measured.
-        label_smoothing: ε of the labels; the teacher's are never smoothed.
-        ema: Also average the weights over the steps; validate, test and checkpoint the average and the raw weights.
-        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
-        extra_metrics: Additional metrics, from torchmetrics or your own, by name.
+        more: What `Classifier` and `LabeledObjective` take, by name; smoothing, weights and adjustment are those of the
+            labels alone.
     """
-
-    task = ClassificationTask()
 
     def __init__(
         self,
         backbone: ImageModel,
         teacher: Teacher,
         target: Target,
-        optimizer: Optimizer,
-        schedule: Schedule,
+        *labeled: Any,
         alpha: ClosedUnitInterval = 0.5,
-        label_smoothing: ClosedUnitInterval = 0.0,
-        ema: Ema | None = None,
-        init_from: str | None = None,
-        extra_metrics: Mapping[str, Metric] | None = None,
+        **more: Any,
     ) -> None:
-        super().__init__(backbone, optimizer, schedule, ema, init_from, extra_metrics)
+        super().__init__(backbone, *labeled, **more)
         self.two_heads = isinstance(backbone, VisionTransformer) and backbone.distilled
         if isinstance(backbone, TimmModel) and isinstance(backbone.net.get_classifier(), tuple):
             raise ValueError("This timm student averages its two heads; use vitlab's model of the same name.")
         if self.two_heads and alpha in (0, 1):
             wasted = "distillation" if alpha == 0 else "class"
             raise ValueError(f"alpha is {alpha}: the {wasted} head would learn nothing; set distilled: false.")
-        self.teacher, self.target, self.alpha, self.label_smoothing = teacher, target, alpha, label_smoothing
+        self.teacher, self.target, self.alpha = teacher, target, alpha
         self.cache: OutputCache | None = None
         self.agreement = MeanMetric()
         if self.two_heads:
             names = [f"{split}{head}" for split in ("val", "test") for head in ("_class", "_distillation", "_prob")]
-            self.metrics.update({name: accuracy(backbone.num_classes, f"{name}/") for name in names})
+            for name in names:
+                top1 = MulticlassAccuracy(backbone.num_classes, average="micro")
+                self.metrics[name] = MetricCollection({"top1": top1}, prefix=f"{name}/")
 
     @property
     def epoch_metrics(self) -> list[str]:
@@ -145,8 +136,7 @@ class Distillation(LabeledObjective):
         (images,) = views
         teacher = self.teacher(images) if self.cache is None else self.cache.outputs(images, self.teacher)  # (B, K)
         cls, dist = self.head_logits(images)  # (B, K) each
-        cross_entropy = F.cross_entropy(cls, labels, label_smoothing=self.label_smoothing)
-        return (1 - self.alpha) * cross_entropy + self.alpha * self.target.loss(dist, teacher)
+        return (1 - self.alpha) * self.label_loss(cls, labels) + self.alpha * self.target.loss(dist, teacher)
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

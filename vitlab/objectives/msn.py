@@ -21,11 +21,17 @@ from torch import Tensor, nn
 
 from vitlab.distributed import local_rows, mean_over_processes, num_processes
 from vitlab.models import Backbone, VisionTransformer
-from vitlab.objectives.heads import Prototypes, projection
 from vitlab.objectives.masking import compact, gather_tokens, num_hidden_blocks, random_masking, uniform_masking
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import require_final_norm
-from vitlab.objectives.self_distillation import SelfDistillation, by_resolution, entropy, sinkhorn
+from vitlab.objectives.self_distillation import (
+    Prototypes,
+    SelfDistillation,
+    by_resolution,
+    entropy,
+    projection,
+    sinkhorn,
+)
 from vitlab.optim import Optimizer, Schedule
 
 

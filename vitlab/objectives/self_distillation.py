@@ -7,16 +7,19 @@ Such a loss can collapse to one output for all images. Where outputs are distrib
 collapse are logged: the entropy H(t) of the teacher's outputs and their divergence KL(t ‖ s) from the student's,
 whose sum is the cross-entropy H(t, s).
 
-Letters: V views of B images, the first G of them global crops, C channels, D width of the backbone, K outputs.
+Letters: V views of B images, the first G of them global crops, C channels, D width of the backbone and d of the
+projection, K outputs.
 """
 
 import math
 from abc import ABC
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from vitlab import log
 from vitlab.distributed import mean_over_processes
 from vitlab.models import ImageModel
+from vitlab.models.layers import BatchNorm, Init, init_linears, trunc_normal
 from vitlab.objectives.ema import WeightAverage
 from vitlab.objectives.objective import Objective, Scalar, Views
 from vitlab.optim import Optimizer, Schedule, cosine
@@ -189,3 +193,42 @@ def by_resolution(views: Views) -> list[Views]:
 def embed_views(backbone: ImageModel, views: Views) -> Float[Tensor, "VB D"]:
     """Embed all views, view by view, in one forward for each size: ten crops of two sizes are two forwards."""
     return torch.cat([backbone.embed(torch.cat(group)) for group in by_resolution(views)])
+
+
+# ---- the heads of DINO and MSN, used in training only: a projection, and the prototypes it is compared with
+
+
+def projection(
+    in_dim: int, hidden_dim: int, out_dim: int, batch_norm: bool, init: Init = trunc_normal
+) -> nn.Sequential:
+    """Return three linear layers with GELU between them, in MSN after a batch norm: (B, C) -> (B, d)."""
+
+    def layers() -> Iterator[nn.Module]:
+        for dim in (in_dim, hidden_dim):
+            yield nn.Linear(dim, hidden_dim)
+            if batch_norm:
+                yield BatchNorm(hidden_dim, track_running_stats=False)  # it is not used in evaluation
+            yield nn.GELU()
+        yield nn.Linear(hidden_dim, out_dim)
+
+    mlp = nn.Sequential(*layers())
+    init_linears(mlp, init)
+    return mlp
+
+
+class Prototypes(nn.Module):
+    """Compare embeddings z with K learned directions: g_k · cos(z, v_k), where g_k is 1 unless it is learned.
+
+    In DINO they are the weight-normalized last layer, whose parameter names are kept. Computed in float32 under
+    autocast too: divided by a temperature of 0.04, bfloat16's rounding of a cosine is an error of 0.1 in a logit.
+    """
+
+    def __init__(self, dim: int, num: int, learn_norm: bool = False) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(num, 1), requires_grad=learn_norm)
+        self.weight_v = nn.Parameter(nn.init.uniform_(torch.empty(num, dim), -(dim**-0.5), dim**-0.5))
+
+    def forward(self, z: Float[Tensor, "B d"]) -> Float[Tensor, "B K"]:
+        with torch.autocast(z.device.type, enabled=False):
+            z = F.normalize(z.to(self.weight_v.dtype), dim=1)
+            return F.linear(z, self.weight_g * F.normalize(self.weight_v, dim=1))

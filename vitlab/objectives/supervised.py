@@ -1,77 +1,54 @@
-"""Supervised classification: the cross-entropy between softmax(f(x)) and the label,
+"""Supervised classification: the cross-entropy between softmax(f(x)) and the label (`classification.py`)."""
 
-    L = −Σ_k y_k log softmax(f(x))_k,    y ← (1 − ε) y + ε / K
-
-with K classes, ε the label smoothing, and y one-hot or, after mixup and cutmix (made by the data), a mixture of two.
-"""
-
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jsonargparse.typing import ClosedUnitInterval
-from torchmetrics import Metric
 
 from vitlab.models import Backbone, ImageModel
 from vitlab.models.weights import load_classifier_rows
 from vitlab.models.whitening import whiten_patches
-from vitlab.objectives.classification import ClassificationTask
-from vitlab.objectives.ema import Ema
-from vitlab.objectives.labeled import LabeledObjective
+from vitlab.objectives.classification import Classifier
 from vitlab.objectives.objective import Labels, Scalar, Views
-from vitlab.optim import Optimizer, Schedule
 
 ENOUGH = 5000  # images for the statistics of their patches, as in airbench
 
 
-class Supervised(LabeledObjective):
+class Supervised(Classifier):
     """Train an image model on labels.
 
     Args:
         backbone: Any vitlab or timm model; its number of classes must be the data's.
-        optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
-        label_smoothing: ε above.
         head_init_scale: Multiplies the classifier's initial weights: 0.001 where MAE and SimMIM fine-tune a ViT, 0
             where Swin fine-tunes and in big_vision. A classifier loaded by `init_from` keeps its weights.
-        ema: Also average the weights over the steps, and validate, test and checkpoint the average.
-        init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
         head_rows: A file with a number for each class, one a line: the row of the classifier in `init_from` from which
             that of the class starts, like map22kto1k.txt of Swin. Null: a classifier for other classes is initialized.
         init_raw: Start from the trained weights of the run `init_from`, not from their average, if it has one.
         whiten: Start the patch embedding with whitened patches of the training images, see `vitlab.models.whitening`.
-        extra_metrics: Additional metrics, from torchmetrics or your own, by name; a study may rank by them.
+        more: What `Classifier` and `LabeledObjective` take; optimizer and schedule also by position.
     """
-
-    task = ClassificationTask()
 
     def __init__(
         self,
         backbone: ImageModel,
-        optimizer: Optimizer,
-        schedule: Schedule,
-        label_smoothing: ClosedUnitInterval = 0.0,
+        *labeled: Any,
         head_init_scale: float = 1.0,
-        ema: Ema | None = None,
-        init_from: str | None = None,
         init_raw: bool = False,
         whiten: bool = False,
         head_rows: str | None = None,
-        extra_metrics: Mapping[str, Metric] | None = None,
+        **more: Any,
     ) -> None:
-        if whiten and not isinstance(backbone, Backbone):
-            raise ValueError(f"whiten is true, but a {type(backbone).__name__} has no patch_embed; set whiten: false.")
-        if whiten and init_from is not None:
-            raise ValueError(f"whiten is true, but init_from {init_from} has its patch embedding; set one of the two.")
-        if head_rows is not None and init_from is None:
-            raise ValueError(f"head_rows is {head_rows}, rows of a classifier in init_from, which is null; set both.")
         with torch.no_grad():
             for parameter in backbone.head_parameters():
                 parameter.mul_(head_init_scale)
-        super().__init__(backbone, optimizer, schedule, ema, init_from, extra_metrics)
-        self.label_smoothing, self.init_raw, self.whiten = label_smoothing, init_raw, whiten
-        self.head_rows = head_rows
+        super().__init__(backbone, *labeled, **more)
+        if whiten and not isinstance(backbone, Backbone):
+            raise ValueError(f"whiten is true, but a {type(backbone).__name__} has no patch_embed; set whiten: false.")
+        if whiten and self.init_from is not None:
+            raise ValueError(f"whiten is true, but init_from {self.init_from} has a patch embedding; set one of them.")
+        if head_rows is not None and self.init_from is None:
+            raise ValueError(f"head_rows is {head_rows}, rows of a classifier in init_from, which is null; set both.")
+        self.init_raw, self.whiten, self.head_rows = init_raw, whiten, head_rows
 
     def load_backbone(self, path: Path) -> None:
         super().load_backbone(path)
@@ -96,4 +73,4 @@ class Supervised(LabeledObjective):
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
         (images,) = views
-        return F.cross_entropy(self.backbone(images), labels, label_smoothing=self.label_smoothing)
+        return self.label_loss(self.backbone(images), labels)

@@ -90,7 +90,18 @@ class Teacher:
         Raises:
             ValueError: the teacher learned other classes than the data's; an order of its own is that of the data then.
         """
-        of_run = stored_facts(self._load(self.weights)) if self.weights is not None else {}
+        of_run = {}
+        if self.weights is not None:
+            path = weights_path(self.weights, "teacher.weights")
+            report = load_weights(self.model, path)
+            if report.missing:
+                raise ValueError(
+                    f"teacher.weights: {report.path} has no {', '.join(report.missing[:3])} that fits "
+                    f"{self.model.num_classes} classes; a teacher must have been trained on the classes of the data, "
+                    "and is built as it was then."
+                )
+            log.info("Teacher's weights from %s", report)
+            of_run = stored_facts(path)
         if class_names and (known := of_run.get("class_names")):
             rows = rows_by_name(known, class_names)
             if {*rows} != {*range(len(known))}:
@@ -112,18 +123,6 @@ class Teacher:
         scale, shift = renormalization(mean, std, new_mean, new_std)
         self.scale, self.shift = scale.to(device), shift.to(device)
         self.ready = True
-
-    def _load(self, source: str) -> Path:
-        path = weights_path(source, "teacher.weights")
-        report = load_weights(self.model, path)
-        if report.missing:
-            raise ValueError(
-                f"teacher.weights: {report.path} has no {', '.join(report.missing[:3])} that fits "
-                f"{self.model.num_classes} classes; a teacher must have been trained on the classes of the data, "
-                "and is built as it was then."
-            )
-        log.info("Teacher's weights from %s", report)
-        return path
 
     def open_cache(self, precision: str) -> OutputCache | None:
         """Return the cache of this teacher's logits if `cache` names a folder; call it after `prepare`.

@@ -43,7 +43,7 @@ from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks
 from vitlab.studies.results.context import Baselines, baselines, context_of, duplicates
 from vitlab.studies.results.run import Pool, read_results
 from vitlab.studies.results.table import StudyResults
-from vitlab.studies.training.executors import Fleet, Local, Slots, allot
+from vitlab.studies.training.executors import Fleet, Local, allot
 from vitlab.studies.training.run_all import Display, Train, run_all
 from vitlab.studies.training.spending import branching_step, spend_budget
 from vitlab.studies.training.tuning import refuse_unfit_images, tune
@@ -163,11 +163,6 @@ class ResolvedStudy:
         self.decided = spend_budget(self.study, drafts, self.training_images, flops_per_image, self.folder)
         if self.study.converts_budget:
             self.runs = plan(self.study, self.root, self.decided)
-
-    def missing_trials(self) -> int:
-        each = self.study.tuning.runs(len(self.study.seeds)) if self.study.tuning else 0
-        folders = [self.study.tuning_folder(self.root) / slug(variant) for variant in self.study.variants]
-        return sum(max(0, each - len([*folder.glob(f"**/{SUMMARY}")])) for folder in folders)
 
     def tune(self, train: Train) -> None:
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images)
@@ -290,7 +285,15 @@ def _compare(
             refuse_conflicts(planned.runs)
     runs = in_turn(plans)
     slots = allot(runs, study.jobs)
-    _announce(study, plans, slots)  # before the first run, so that broken images are detected here
+    for planned in plans:  # what is known without training, so that broken images are detected here
+        if lines := planned.baselines:
+            where = f", {planned.study.place}" if study.along else ""
+            known = f"majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}"
+            print(f"Baselines{where}: {known}.", flush=True)
+    leaks = dict.fromkeys(leak for planned in plans for leak in planned.leaks)
+    places = f" at {counted(len(plans), 'place')}" if study.along else ""
+    size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
+    print(*leaks, *overruled(study), f"{study.name}: {size}; {slots}.", sep="\n", flush=True)
     built = {build: build() for build in executors}
     executor = Fleet([built[build] for build in executors], study.seeds) if built else Local(slots)
     ends.callback(executor.shutdown, wait=False)
@@ -304,7 +307,9 @@ def _compare(
         planned.spend_budget()
     missing = sum(not is_finished(run) for planned in plans for run in planned.runs)
     if missing:
-        tuning = sum(planned.missing_trials() for planned in plans)
+        each = study.tuning.runs(len(study.seeds)) if study.tuning else 0
+        done = [p.study.tuning_folder(root).glob(f"{slug(v)}/**/{SUMMARY}") for p in plans for v in study.variants]
+        tuning = sum(max(0, each - len([*finished])) for finished in done)
         most, of_tuning = " at most" if study.looks else "", f" ({tuning:,} of tuning)" if tuning else ""
         size = f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}."
         print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
@@ -333,18 +338,6 @@ def _compare(
     if results.failures:
         raise RunsFailed(report, results.failures)
     return report
-
-
-def _announce(study: Study, plans: Sequence[ResolvedStudy], slots: Slots) -> None:
-    """Print what is known without training: baselines, images that two splits share, and the size of the study."""
-    for planned in plans:
-        if lines := planned.baselines:
-            where = f"Baselines{', ' * bool(study.along)}{planned.study.place}"
-            print(f"{where}: majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}.", flush=True)
-    leaks = dict.fromkeys(leak for planned in plans for leak in planned.leaks)
-    places = f" at {counted(len(plans), 'place')}" if study.along else ""
-    size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
-    print(*leaks, *overruled(study), f"{study.name}: {size}; {slots}.", sep="\n", flush=True)
 
 
 def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, root: Path) -> Path:

@@ -57,7 +57,7 @@ KINDS = (
     ("data", FROM_DATA),
     ("trainer", r"^model\.backbone\.grad_checkpointing$"),
     ("architecture", r"^model\.backbone\b"),
-    ("recipe", r"^model\b|^data\.(batch_size|repeats)$"),
+    ("recipe", r"^model\b|^data\.(batch_size|repeats|balance)$"),
     ("recipe", r"^trainer\.(max_\w+|accumulate_grad_batches|gradient_clip_\w+|limit_train_batches)$"),
     ("data", r"^data\b"),
     ("trainer", r""),  # and what a run does: run.compile, run.not_finite

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
 
+TITLES = {"top1": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}  # fractions
+
+PREDICTED = ("top1", "balanced_accuracy")  # those that predictions give, of runs that did not log them too
+
+
 @dataclass(frozen=True)
 class Metric(referee.metric.Metric):
     """A metric, as the task of an objective logs it. One with a split, like train/rank, is of the end of training."""
@@ -23,12 +28,17 @@ class Metric(referee.metric.Metric):
     title: str = field(default="", compare=False)  # in figures and tables; with its unit, if it is no accuracy
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "is_fraction", self.is_accuracy)
+        object.__setattr__(self, "is_fraction", self.one_class and self.name in TITLES)
 
     @property
     def is_accuracy(self) -> bool:
         """Whether it is top-1 accuracy, which predictions give image by image; others are known of a whole split."""
         return self.one_class and self.name == "top1"
+
+    @property
+    def beside(self) -> list[str]:
+        """The fractions that reports show beside another metric of classes, accuracy first."""
+        return [name for name in TITLES if name != self.name] if self.one_class and not self.is_accuracy else []
 
     @property
     def validation(self) -> str:  # a column of metrics.csv
@@ -50,21 +60,21 @@ class Metric(referee.metric.Metric):
 
     @property
     def label(self) -> str:  # in a sentence
-        return (self.title or "accuracy") if self.is_accuracy else self.name
+        return (self.title or TITLES[self.name][0].lower() + TITLES[self.name][1:]) if self.is_fraction else self.name
 
     @property
     def column(self) -> str:  # above a table's
-        return f"{self.title or 'Accuracy'}, %" if self.is_accuracy else self.title or self.name
+        return f"{self.title or TITLES[self.name]}, %" if self.is_fraction else self.title or self.name
 
     def axis(self, split: str = "test") -> str:
         """Return its name at an axis, for the metric on a split; one of the end of the training has its own."""
-        if not self.is_accuracy and (self.title or "/" in self.name):
+        if not self.is_fraction and (self.title or "/" in self.name):
             return f"{'ln ' if self.is_log else ''}{self.title or self.name}"
         return super().axis(split)
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
         """Return the decimals to show: what this many test images resolve, else four significant digits."""
-        if self.is_accuracy or self.is_log:
+        if self.is_fraction or self.is_log:
             return super().digits(scores, spreads, items)
         return max(0, 3 - math.floor(math.log10(max(map(abs, scores), default=0.0) or 1.0)))
 
@@ -100,7 +110,7 @@ def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) ->
     if named.get("name", default.name) != default.name:
         named.setdefault("title", "")
     metric = replace(default, is_log=named.pop("scale", None) == "log", **named)
-    if metric.is_log and metric.is_accuracy:
+    if metric.is_log and metric.is_fraction:
         raise ValueError("metric: accuracies are compared in points. Remove `scale: log`.")
     known = _final_metrics(experiment) if chosen else None
     if known is not None and metric.test not in known and not metric.name.startswith("top1_"):  # of a stratum

@@ -25,6 +25,7 @@ from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, IS_INSTALLED, ROOTS, SHIPPED, conflicts, parse_yaml
 from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.metric import PREDICTED
 from vitlab.studies.file.runs import Run, without_run
 from vitlab.studies.file.study import Study
 
@@ -171,7 +172,7 @@ def refuse_without_metric(runs: Iterable[Run]) -> None:
         if directory.shortfalls or not run.config.get("run", {}).get("test"):
             continue
         known = directory.metrics
-        if not run.metric.is_accuracy and run.metric.test not in known:
+        if run.metric.name not in PREDICTED and run.metric.test not in known:
             names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
             raise ValueError(f"metric: {run.directory / SUMMARY} has no {run.metric.test}; rank by one of {names}.")
 

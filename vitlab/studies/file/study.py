@@ -360,7 +360,20 @@ def _parse(content: Config, path: Path) -> Study:
 
 def _contradictions(study: Study) -> Iterator[str]:
     """Yield which settings contradict each other, with value, place and remedy."""
-    yield from _contradictions_of_the_test(study)
+    variants, seeds = len(study.variants), len(study.seeds)
+    if study.metric and "scale" in study.metric and study.margin is not None and study.margin <= 1:
+        yield f"margin: {study.margin:g} is a factor where the metric has `scale: log`. Give one above 1, like 1.1."
+    if study.test == "paired" and study.looks and variants > 2:
+        yield "test: paired compares the same seeds, and looks add other seeds to each variant. Give `seeds` as a list."
+    exact = study.test == "exact"
+    if exact and study.looks:
+        yield "test: exact is for a fixed list of seeds. Give a list, or `test: pooled`."
+    # With n seeds each, p is at least 2 of C(2n, n) regroupings.
+    needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * math.comb(variants, 2) < LEVEL)
+    if exact and seeds < needed:
+        yield f"test: exact needs {needed} seeds for {variants} variants, not {seeds}. Add some, or use `test: pooled`."
+    if exact and study.along:
+        yield "test: exact has no crossings along an axis, and settles little at many places. Use test: pooled."
     yield from _contradictions_of_tuning(study)
     if study.frozen and (study.tuned or study.branch):
         yield f"{'tune' if study.tuned else 'branch'}: {sorted(study.frozen)[0]!r} is frozen and takes no steps."
@@ -373,25 +386,6 @@ def _contradictions(study: Study) -> Iterator[str]:
         yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
     if not slug(study.name):
         yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
-
-
-def _contradictions_of_the_test(study: Study) -> Iterator[str]:
-    variants, seeds = len(study.variants), len(study.seeds)
-    if study.metric and "scale" in study.metric and study.margin is not None and study.margin <= 1:
-        yield f"margin: {study.margin:g} is a factor where the metric has `scale: log`. Give one above 1, like 1.1."
-    if study.test == "paired" and study.looks and variants > 2:
-        yield "test: paired compares the same seeds, and looks add other seeds to each variant. Give `seeds` as a list."
-    if study.test != "exact":
-        return
-    if study.looks:
-        yield "test: exact is for a fixed list of seeds. Give a list, or `test: pooled`."
-    # With n seeds each, p is at least 2 of C(2n, n) regroupings.
-    pairs = math.comb(variants, 2)
-    needed = next(n for n in range(2, 100) if 2 / math.comb(2 * n, n) * pairs < LEVEL)
-    if seeds < needed:
-        yield f"test: exact needs {needed} seeds for {variants} variants, not {seeds}. Add some, or use `test: pooled`."
-    if study.along:
-        yield "test: exact has no crossings along an axis, and settles little at many places. Use test: pooled."
 
 
 def _contradictions_of_tuning(study: Study) -> Iterator[str]:

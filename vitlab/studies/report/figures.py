@@ -103,7 +103,7 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
         for result, value, mean in zip(known, values, scores, strict=True):
             ends = [metric.scale * result.score.low, metric.scale * result.score.high]
             axes.plot([value] * 2, ends, color=style_of(result.index)["color"], linewidth=2, alpha=0.55)
-            shown = f"{mean:.2f} %" if metric.is_accuracy else f"{mean:.4g}"
+            shown = f"{mean:.2f} %" if metric.is_fraction else f"{mean:.4g}"
             tip = f"{result.variant}: {shown} at {tick(float(f'{value:.3g}'))} {title}"
             point(axes, result.index, value, mean, 9, tip, label=result.variant)
         if values and max(values) > 8 * min(values):

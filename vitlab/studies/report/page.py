@@ -107,7 +107,7 @@ def _summary(results: StudyResults) -> list[str]:
     over = f"seeds{' and test images' if results.by_image else ' alone'}"
     if (groups := results.outcomes.groups) is not None:
         over = f"seeds and {counted(int(groups.max()) + 1, 'group')} of test images"
-    if not metric.is_accuracy:
+    if not metric.is_fraction:
         unit = f"{metric.score} ({'higher' if metric.mode == 'max' else 'lower'} is better)"
     simultaneous = "simultaneous " if len(results.verdict.pairs) > 1 else ""
     finished = [len(result.runs) for result in results.ranking]

@@ -29,6 +29,7 @@ from vitlab.studies.results.table import StudyResults
 
 SHOWN = 4  # settings that an objection names
 ABOVE = 2  # remarks above a ranking, besides objections
+UNEVEN = 3  # times as many test images of one class as of another
 DIFFERENT = 0.01  # the share by which numbers of training images may differ
 
 
@@ -310,6 +311,18 @@ def _leaks(results: StudyResults) -> Iterator[str]:
     yield from results.context.leaks
 
 
+def _uneven_classes(results: StudyResults) -> Iterator[str]:
+    if not results.metric.is_accuracy:
+        return
+    counts = results.per_class["images"].loc[lambda images: images > 0]
+    if counts.max() >= UNEVEN * counts.min():
+        yield (
+            f"Test classes are uneven, {counts.max():,} images of {counts.idxmax()} and {counts.min():,} of "
+            f"{counts.idxmin()}, so that large ones decide the accuracy. `metric: {{name: balanced_accuracy, mode: "
+            "max}`, or macro_f1, counts all classes equally."
+        )
+
+
 def _ranked_on_validation(results: StudyResults) -> Iterator[str]:
     if results.metric.split == "validation":
         yield (
@@ -327,6 +340,7 @@ DECISIVE: tuple[Kind, ...] = (
     _failures,
     _ranked_on_validation,
     _leaks,
+    _uneven_classes,
     not_beyond_baselines,
     _states,
     _extension,
@@ -363,7 +377,7 @@ def _further(results: StudyResults) -> Iterator[str]:
 def _score(value: float | None, results: StudyResults) -> str:
     if value is None or math.isnan(value):
         return "no score"
-    return results.metric.text(value, results.verdict.digits) + (f"{SPACE}%" if results.metric.is_accuracy else "")
+    return results.metric.text(value, results.verdict.digits) + (f"{SPACE}%" if results.metric.is_fraction else "")
 
 
 def _range(values: Sequence[int]) -> str:

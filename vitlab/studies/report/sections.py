@@ -4,7 +4,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -96,9 +96,10 @@ def command_of(study: Study, root: Path) -> str:
 def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric = results.metric
     own_columns = ["NLL", "ECE, %"] if metric.one_class else []
-    ema_columns = [f"Averaged weights{', %' if metric.is_accuracy else ''}"] if _averaged(results) else []
+    beside = [replace(metric, name=name, title="").column for name in metric.beside]
+    ema_columns = [f"Averaged weights{', %' if metric.is_fraction else ''}"] if _averaged(results) else []
     loss_columns = ["LeJEPA's loss"] if _losses(results) else []
-    columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *own_columns, *loss_columns]
+    columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *beside, *own_columns, *loss_columns]
     rows = []
     for result in results.ranking:
         for run in result.runs:
@@ -148,6 +149,8 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
             *([ema] if _averaged(results) else []),
             str(len(result.runs)) + (f" of {seeds}" if len(result.runs) < seeds else ""),
         ]
+        logged = [run.summary.get("metrics", {}) for run in result.runs]
+        cells += [percent(fmean(m.get(f"test/{name}", math.nan) for m in logged), 1) for name in metric.beside]
         if metric.one_class:
             cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
         cells += [signed(losses.get(result.variant, math.nan), 3)] if losses else []
@@ -172,7 +175,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
 
 def _notes_on_ranking(results: StudyResults) -> Iterator[str]:
     metric = results.metric
-    name = f"{metric.label[0].upper()}{metric.label[1:]}" if metric.is_accuracy else metric.name
+    name = f"{metric.label[0].upper()}{metric.label[1:]}" if metric.is_fraction else metric.name
     mean = "geometric mean" if metric.is_log else "mean"
     yield (
         f"{name} of the weights after the last epoch, {mean} over seeds. The interval shows where it would lie with "
@@ -206,11 +209,11 @@ def _below_baselines(results: StudyResults, score: float, untrained: float | Non
 
 def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric, rows = results.metric, []
-    digits = 1 if metric.is_accuracy else results.verdict.digits
+    digits = 1 if metric.is_fraction else results.verdict.digits
     curves = Figure(
         drawings["learning_curves"],
         "Line: mean over seeds. Band: minimum to maximum over seeds."
-        + (" Early epochs may lie below the axis." if metric.is_accuracy else ""),
+        + (" Early epochs may lie below the axis." if metric.is_fraction else ""),
     )
     if results.target is None:
         return [curves]
@@ -225,7 +228,7 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         reached_in = "not reached" if seconds is None else clock(seconds)
         cells = last, highest, str(curve.index[best]), spread, reached_in
         rows.append(Row(result.variant, cells, result.index))
-    target = f"{100 * results.target:.6g} %" if metric.is_accuracy else metric.text(results.target, digits)
+    target = f"{100 * results.target:.6g} %" if metric.is_fraction else metric.text(results.target, digits)
     return [
         curves,
         Table(

@@ -38,7 +38,7 @@ def tuning_section(results: StudyResults) -> list[Part]:
         return []
     columns, unit = (
         [", ".join(tuning.space), *(trial.text for trial in choices[0].trials)],
-        metric.is_accuracy * ", in %",
+        metric.is_fraction * ", in %",
     )
     note = f"Validation {metric.label} after the last epoch{unit}"
     if not tuning.within_seeds:

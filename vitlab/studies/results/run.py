@@ -50,8 +50,8 @@ class RunResult:
     def score(self) -> float:
         """The study's metric on the test images; accuracy as a fraction."""
         metric = self.run.metric
-        if metric.is_accuracy:
-            return float(self.correct.mean())
+        if metric.is_fraction and self.by_image is not None:
+            return float(self.by_image.mean())
         known = self.summary["metrics"]
         if metric.test not in known:
             raise ValueError(f"summary.json has no metric {metric.test}, but {listed(sorted(known), 20)}")
@@ -70,6 +70,9 @@ class RunResult:
         """What the score is the mean of: whether each image is right, (N,) bool, or values; None where not known."""
         if self.run.metric.is_accuracy:
             return self.correct
+        if self.run.metric.name == "balanced_accuracy":  # intervals are of any N images, not of n_k of each class k
+            _, place, counts = np.unique(self.predictions.labels, return_inverse=True, return_counts=True)
+            return self.correct * (len(place) / (len(counts) * counts[place]))
         if self.run.metric.name not in self.values or self.run.metric.is_log:
             return None
         values = self.values[self.run.metric.name].reindex(self.predictions.images).to_numpy()

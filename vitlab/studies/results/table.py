@@ -177,7 +177,7 @@ class StudyResults:
         scores = [result.by_epoch(self.metric.validation).to_numpy() for result in trained]
         if not scores or not all(map(len, scores)):
             return None
-        if self.metric.is_accuracy:
+        if self.metric.is_fraction:
             return math.floor(100 * min(np.max(values, initial=0) for values in scores) + 1e-9) / 100
         sign = self.metric.sign
         return sign * float(min(np.max(sign * values, initial=-math.inf) for values in scores))
@@ -235,6 +235,7 @@ class StudyResults:
             row: dict[str, Any] = {"variant": result.run.variant, "seed": result.run.seed, "status": "finished"}
             row[name] = unscaled(result.score)
             if self.metric.one_class:
+                row |= {"top1": float(result.correct.mean())} if not self.metric.is_accuracy else {}
                 row |= {"nll": result.nll, "ece": result.ece}
                 if len(self.class_names) > 5:  # else it is 1
                     row["top5"] = predicted.top_k_accuracy(predictions.logits, predictions.labels, 5)

@@ -142,21 +142,21 @@ class Local(Executor):
         self._lock, self._over = threading.Lock(), False
 
     def submit(self, task: RunTask) -> Future[int]:  # type: ignore[override]  # nothing else is submitted
-        return self._threads.submit(self._train, task)
+        def train() -> int:
+            slot = self._free.get()
+            try:
+                with self._lock:
+                    if self._over:
+                        return STOPPED
+                    child = task.start(self.slots.environment(slot))
+                    self._children.add(child)
+                status = child.wait()
+                self._children.discard(child)
+                return status
+            finally:
+                self._free.put(slot)
 
-    def _train(self, task: RunTask) -> int:
-        slot = self._free.get()
-        try:
-            with self._lock:
-                if self._over:
-                    return STOPPED
-                child = task.start(self.slots.environment(slot))
-                self._children.add(child)
-            status = child.wait()
-            self._children.discard(child)
-            return status
-        finally:
-            self._free.put(slot)
+        return self._threads.submit(train)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Unless `wait`, end the processes that still run; kill them after a while or a second Ctrl-C."""

@@ -132,7 +132,7 @@ class Display:
 
     def line(self, item: Active) -> str:
         score, metric = item.progress.score, item.run.metric
-        shown = "" if score is None else f"val {100 * score:5.1f} %" if metric.is_accuracy else f"val {score:.4g}"
+        shown = "" if score is None else f"val {100 * score:5.1f} %" if metric.is_fraction else f"val {score:.4g}"
         epochs = f"epoch {item.progress.epochs:>{len(str(item.run.epochs))}}/{item.run.epochs}"
         if not item.run.epochs:
             epochs = "frozen"
