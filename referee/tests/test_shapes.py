@@ -157,8 +157,8 @@ def write_all(folder: Path) -> None:
     file("repeated.csv", TABLE.rename(columns={"seed": "split"}).to_csv(index=False))
     by_model = TABLE.groupby("model")["accuracy"]
     file("means.csv", "model,accuracy\n" + "".join(f"{m},{y.mean():.9f} ± {y.std():.9f}\n" for m, y in by_model))
-    labels, rng = np.arange(400) % 4, np.random.default_rng(1)  # of every call the same
-    guesses = {m: np.where(rng.random(400) < mean, labels, (labels + 1) % 4) for m, mean in MEANS.items()}
+    labels, rank = np.arange(400) % 4, np.arange(400) * 7 % 10
+    guesses = {m: np.where(rank < 10 * mean, labels, (labels + 1) % 4) for m, mean in MEANS.items()}
     items = pd.DataFrame({"image": [f"{i}.jpg" for i in range(400)], "label": labels, **guesses})
     file("predictions_wide.csv", items.to_csv(index=False))
     chart: dict[str, list[float]] = {"Step": [0, 1]}
