@@ -220,7 +220,7 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
 def test_a_study_trains_what_its_runs_start_from(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run of each, for two steps, in a folder without runs and experiments."""
     monkeypatch.chdir(tmp_path)
-    make_cifar(tmp_path / "data")
+    make_cifar(tmp_path / "data", images=20)  # a batch of 128 in what comes before the first
     make_photos(tmp_path / "photos")
     started = {}
     for each in plan(read_study(path), tmp_path):

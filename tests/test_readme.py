@@ -24,10 +24,10 @@ README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 PAGES = {"README " + part.partition("\n")[0]: part for part in re.split(r"^## ", README, flags=re.M)[1:]} | DOCS
 TYPED = re.compile(
-    r"(?:^|`)((?:python -m )?vitlab (?:fit|compare) [^`\n]+|make (?!help|install|test|docs|claims)[\w-]+)", re.M
+    r"(?:^|`)((?:python -m )?vitlab (?:fit|compare) [^`#\n]+|make (?!help|install|test|docs|claims)[\w-]+)", re.M
 )
 FIRST = {found[1]: name for name, text in PAGES.items() if (found := TYPED.search(text))}
-SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`\n]*)", re.MULTILINE)
+SHELL = re.compile(r"^(?:    |`?)(python -m vitlab [^`#\n]*)", re.MULTILINE)
 COMMANDS = dict.fromkeys([*SHELL.findall(README.replace("\\\n", "")), *SHELL.findall(DOCS["commands.md"])])
 TARGETS = {target for text in (README, *DOCS.values()) for target in re.findall(r"[`(]make ([\w-]+)", text)}
 
@@ -97,13 +97,18 @@ def test_the_first_command_of_every_section_and_page_runs_alone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In a folder without runs, on small data for two steps; what needs ImageNet says how to give it."""
+    """In a folder without runs, on small data for two steps; what needs images of the reader says how to give them."""
     monkeypatch.delenv("VITLAB_IMPORT")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     make_cifar(tmp_path / "data", images=20)
-    needs_imagenet = "imagenet" in command
+    if "photos.csv" in command:
+        make_photos(tmp_path / "photos")
+        rows = [f"{file},{file.parent.name}\n" for file in sorted((tmp_path / "photos").rglob("*.jpg"))]
+        (tmp_path / "photos.csv").write_text("file,label\n" + "".join(rows))
+        command += " --model.init_from null"  # no network here
+    needs_images = "imagenet" in command or "my_photos" in command
     if command.startswith("make "):
         told = subprocess.run(["make", "--dry-run", *command.split()[1:]], cwd=ROOT, capture_output=True, text=True)
         command = next(line for line in told.stdout.splitlines() if "-m vitlab " in line)
@@ -124,7 +129,7 @@ def test_the_first_command_of_every_section_and_page_runs_alone(
     status = main([name, *arguments])
     if status:
         assert "--data.root" in capsys.readouterr().err
-    assert status == (2 if needs_imagenet else 0)
+    assert status == (2 if needs_images else 0)
 
 
 @pytest.mark.release
@@ -188,7 +193,7 @@ def test_commands_and_files_of_the_documentation_exist(name: str) -> None:
 
 
 def test_every_place_picture_and_page_that_the_readme_names_exists() -> None:
-    places = re.findall(r"^(vitlab/[\w./]+|experiments/|notebooks/|tests/)", README, re.MULTILINE)
+    places = re.findall(r"(?<![\w/])(?:vitlab|experiments|notebooks|examples|benchmarks|tests)/[\w./]*", README)
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert len(places) >= 10
     assert [place for place in [*places, *links] if not (ROOT / place).exists()] == []
