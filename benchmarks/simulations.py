@@ -6,7 +6,7 @@
     python -m benchmarks.simulations planning      # whether the planner's ranges hold the truth
     python -m benchmarks.simulations tuning_noise  # how often tuning makes equal architectures different
 
-Each case is described where it begins; docs/studies.md and docs/statistics.md have the tables.
+Each case is described where it begins; simulations.md, planning.md and docs/statistics.md have the tables.
 """
 
 import math

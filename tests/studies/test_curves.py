@@ -73,7 +73,7 @@ def test_curves_that_cross_twice_have_no_single_crossing() -> None:
 
 
 # The truth is planted by `benchmarks.simulations`, which draws images, seeds and flips; 500 studies a world are in
-# docs/studies.md. Limits: one in a thousand for a coverage of 93 %, and for claims in 5 %.
+# benchmarks/simulations.md. Limits: one in a thousand for a coverage of 93 %, and for claims in 5 %.
 @pytest.mark.parametrize("world", [*CROSSING, *TURNS], ids=str)
 def test_a_planted_crossing_lies_inside_its_interval(world: World) -> None:
     claimed, held = shares(world, STUDIES)
