@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import simulated
-from referee.along import Line, best_where, crossing_of, law_of
 from referee.answer import answer
 from referee.judging import of_trainings
 from referee.metric import Metric
 from referee.outcomes import Outcomes, Run, from_frame
-from referee.report.along import line_parts
+from referee.report.along import Line, best_where, crossing_of, law_of, line_parts
 from referee.report.differences import differences_section
 from referee.report.document import Table
 from referee.statistics.sequential import level_after

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from referee.metric import Metric
-from referee.plan import Plan, needed, outlooks, plan, required, round_size, sizes
+from referee.plan import Plan, describe_need, outlooks, plan, required, round_size, sizes_table
 from referee.statistics.power import Need, Range, need
 
 from referee import judge
@@ -33,8 +33,8 @@ def test_hours_are_those_of_the_runs_divided_by_the_runs_at_a_time(three: pd.Dat
     known = dataclasses.replace(planned(three), seconds=[np.full(3, 3600.0)] * 3, jobs=2, once=4)
     assert known.runs(6) == 10
     assert known.hours(6) == pytest.approx((15, 15, 15))  # ten runs of three variants, two at a time
-    assert "hours" in sizes(known)
-    assert "hours" not in sizes(planned(three))
+    assert "hours" in sizes_table(known)
+    assert "hours" not in sizes_table(planned(three))
 
 
 def test_seeds_are_never_fewer_than_those_of_the_first_look(three: pd.DataFrame) -> None:
@@ -44,13 +44,14 @@ def test_seeds_are_never_fewer_than_those_of_the_first_look(three: pd.DataFrame)
 def test_where_seeds_cannot_help_items_are_asked_for(three: pd.DataFrame) -> None:
     known = planned(three)
     sure = known.pilot.point._replace(images=0.01**2)
-    text = needed(dataclasses.replace(known, pilot=known.pilot._replace(point=sure, low=sure, high=sure)), 0.003)
+    text = describe_need(dataclasses.replace(known, pilot=known.pilot._replace(point=sure, low=sure, high=sure)), 0.003)
     assert text.startswith("More seeds alone will not find a true difference of 0.3")
     asked = r"It takes at least [\d,]+ test items; with twice as many, .*\d seeds of each variant\."
     assert re.search(asked, text), text[-100:]
     assert re.search(r"moves it by ± [\d.]+ points\.", text)
     known = dataclasses.replace(known, metric=Metric("nll", "min", is_fraction=False))
-    in_nats = needed(dataclasses.replace(known, pilot=known.pilot._replace(point=sure, low=sure, high=sure)), 0.003)
+    pilot = known.pilot._replace(point=sure, low=sure, high=sure)
+    in_nats = describe_need(dataclasses.replace(known, pilot=pilot), 0.003)
     assert re.search(r"moves it by ± 0\.0\d+\.", in_nats), in_nats
 
 

@@ -317,7 +317,7 @@ def test_numbers_of_json_are_text_where_a_name_is_asked_for(tmp_path: Path) -> N
 
 def test_latin_1_is_read_and_names_the_columns_that_are_there(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("Modell;Gr\u00f6\u00dfe\nViT;1\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="There are: Modell, Gr\u00f6\u00dfe"):
+    with pytest.raises(ValueError, match="1\u00a0row of Modell, Gr\u00f6\u00dfe"):
         read([tmp_path / "t.csv"])
 
 

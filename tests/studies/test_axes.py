@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
-from referee.along import law_of, number
-from referee.report.along import curves_chart
+from referee.report.along import curves_chart, law_of, number
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from vitlab.config import merge, nest

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right
 from referee.claim import CONTRADICTED, NOT_TESTED, OPEN, REPEATED, parse_claim
-from referee.report.claim import decided, deciding, draw_claim, headline
+from referee.report.claim import deciding, draw_claim, headline, in_words
 from referee.report.drawing import Layout
 
 from benchmarks.tested_claims import is_tested, main, read_claims, write_page
@@ -44,7 +44,7 @@ def claiming(
 
 def sentences(study: StudyResults) -> list[str]:
     assert study.study.claim is not None
-    return [plain(line) for line in decided(study.study.claim, judged(study))]
+    return [plain(line) for line in in_words(study.study.claim, judged(study))]
 
 
 def test_a_single_seed_shows_no_lead() -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from referee.formats import counted, joined
-from referee.report.claim import decided, headline
+from referee.report.claim import headline, in_words
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, merge
@@ -329,7 +329,7 @@ def _compare(
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
     shown = judged(results)
-    claimed = [headline(study.claim, shown), *decided(study.claim, shown)] if study.claim else []
+    claimed = [headline(study.claim, shown), *in_words(study.claim, shown)] if study.claim else []
     further = [*costlier(results), *as_tuned(results), *outlooks(results)]
     asked = [study.question] if study.question else []
     print("", *asked, *claimed, shown.sentence, *further, "", sep="\n", flush=True)

@@ -13,7 +13,7 @@ from statistics import fmean
 
 import numpy as np
 from referee.formats import SPACE, counted, two_digits
-from referee.plan import Plan, in_range, needed, sizes, variances
+from referee.plan import Plan, describe_need, in_range, sizes_table, variances
 from referee.statistics.power import Range, growing, guessed, measured
 from referee.verdict import Variant
 
@@ -135,7 +135,7 @@ def describe(planned: Planned, difference: float | None) -> str:
         takes = "\n".join([title, *(f"  {name:<22} {text}" for name, text in shown.items())])
         advice = "Give --difference, like 1.0, for the seeds that find it."
     else:
-        takes, advice = needed(planned, difference, _rows(planned)), ""
+        takes, advice = describe_need(planned, difference, _rows(planned)), ""
         need, first = planned.watched.need(difference), planned.first_look
         last = None if need.images else need.seeds.high
         if last is not None:  # seeds can find the difference, in a study that ends as soon as it is settled
@@ -146,7 +146,7 @@ def describe(planned: Planned, difference: float | None) -> str:
     parts = [
         f"{planned.study.name}: {variances(planned, planned.seen)}",
         takes,
-        sizes(planned),
+        sizes_table(planned),
         *planned.schedules,
         advice,
         *(few_images(planned.study, planned.pilot.test_images) if planned.pilot.test_images > 1 else ()),

@@ -15,20 +15,8 @@ if TYPE_CHECKING:  # scipy and pandas are imported by the command that needs the
     from referee.outcomes import Outcomes
     from referee.verdict import Verdict
 
-KINDS = (
-    "variant",
-    "seed",
-    "item",
-    "label",
-    "prediction",
-    "correct",
-    "score",
-    "probabilities",
-    "group",
-    "block",
-    "fold",
-    "dataset",
-)
+KINDS = ("variant", "seed", "item", "label", "prediction", "correct", "score", "probabilities", "group", "block",
+         "fold", "dataset")  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0 where the best (or `--better`) variant is better, else another status of STATUS."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if arguments[:1] == ["plan"]:
-            return _plan(arguments[1:])
-        if arguments[:1] == ["watch"]:
-            return _watch(arguments[1:])
-        return _judge(arguments)
+        if "--version" in arguments:
+            print(f"referee {referee.__version__}")
+            return 0
+        command = {"plan": _plan, "watch": _watch}.get(next(iter(arguments), ""))
+        return command(arguments[1:]) if command else _judge(arguments)
     except BrokenPipeError:  # `referee … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
         return 128 + signal.SIGPIPE
@@ -60,7 +48,7 @@ def _judge(arguments: Sequence[str]) -> int:
 
     statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
     parser = _judging_parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
-    options = _parsed(parser, arguments)
+    options = parser.parse_args(arguments)
     verdict = _verdict_of(options)
     verdict.checks.extend(another_look(options.files))
     return _show(verdict, options)
@@ -75,7 +63,7 @@ def _watch(arguments: Sequence[str]) -> int:
     plan = ("looks", "margin", "metric", "lower", "read", "pick", "test", *KINDS)
     defaults = {key: value for key in plan if (value := parser.get_default(key)) is not None}
     parser.set_defaults(**dict.fromkeys(plan))
-    options = _parsed(parser, arguments)
+    options = parser.parse_args(arguments)
     if len(options.files) > 1:
         raise ValueError(f"{' '.join(options.files)}: give one folder, file or path with {{variant}} and {{seed}}.")
     (place,), given = options.files, {key: value for key in plan if (value := getattr(options, key)) is not None}
@@ -131,7 +119,7 @@ def _plan(arguments: Sequence[str]) -> int:
 
     parser = _parser("referee plan", "How many seeds or items settle a true difference, by the spread of these runs.")
     parser.add_argument("--difference", type=float, required=True, help="the true lead to find, as scores are shown")
-    options = _parsed(parser, arguments)
+    options = parser.parse_args(arguments)
     options.margin = None
     verdict = _verdict_of(options)
     print(plan(verdict, options.difference))
@@ -155,7 +143,7 @@ def _parser(program: str, description: str) -> Parser:
     parser = Parser(prog=program, description=description, allow_abbrev=False)
     add = parser.add_argument
     add("files", nargs="+", metavar="FILES", help="files, folders, or paths like logs/{variant}/{seed}.txt")
-    add("--version", action="version", version=f"referee {referee.__version__}")
+    add("--version", action="store_true", help="print the version")
     add("--metric", help="column or name of the score")
     ways = parser.add_mutually_exclusive_group()
     for way, lower in (("lower", True), ("higher", False)):
@@ -179,10 +167,6 @@ def _parser(program: str, description: str) -> Parser:
     names = ", ".join(f"--{kind} COLUMN" for kind in KINDS)
     parser.epilog = f"Names of columns: {names}. With --variant A,B each variant is a cell of the factors A and B."
     return parser
-
-
-def _parsed(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    return parser.parse_args(arguments)
 
 
 def _outcomes_of(options: argparse.Namespace) -> "Outcomes":

@@ -70,12 +70,8 @@ def equal_runs(outcomes: Outcomes) -> Iterator[Check]:
     for variant in outcomes.variants:
         runs = [run for run in outcomes.of(variant) if len(run.items) >= MANY]
         for a, b in combinations(runs, 2):
-            same = np.array_equal(a.outcomes, b.outcomes)
-            if (
-                same
-                and len({*a.outcomes}) > 1
-                and (a.predictions is None or b.predictions is None or (a.predictions == b.predictions).all())
-            ):
+            same = np.array_equal(a.outcomes, b.outcomes) and len({*a.outcomes}) > 1
+            if same and (a.predictions is None or b.predictions is None or (a.predictions == b.predictions).all()):
                 void = a.outcomes.dtype != bool or FEW_ERRORS <= a.outcomes.sum() <= len(a.outcomes) - FEW_ERRORS
                 text = f"{a} and seed {b.seed} have equal outcomes, as of one run twice. Leave one out."
                 yield Check("R003", text, is_void=bool(void))
@@ -118,23 +114,20 @@ def unequal_spreads(outcomes: Outcomes) -> Iterator[Check]:
     tail = LEVEL / (len(names) * (len(names) - 1))
     if variances[wide] > special.fdtri(len(scores[wide]) - 1, len(scores[narrow]) - 1, 1 - tail) * variances[narrow]:
         times = f"{math.sqrt(variances[wide] / variances[narrow]):.1f} times that of {names[narrow]}"
-        yield Check(
-            "R006", f"the spread of {names[wide]} over seeds is {times}: spreads differ; each pair uses its own."
-        )
+        text = f"the spread of {names[wide]} over seeds is {times}: spreads differ; each pair uses its own."
+        yield Check("R006", text)
 
 
 def two_states(outcomes: Outcomes) -> Iterator[Check]:
     """R015: seeds end in one of two states, of which each variant may have luck with its few."""
-    of_runs = [(float(run.outcomes.mean()), run.variant) for run in outcomes.runs if run.is_finite]
-    of_runs.sort()
+    of_runs = sorted((float(run.outcomes.mean()), run.variant) for run in outcomes.runs if run.is_finite)
     scores = np.array([score for score, _ in of_runs])
     if len(scores) < 6:
         return
     cut = int(np.diff(scores).argmax()) + 1
     spread = max(each.std(ddof=1) if len(each) > 1 else 0.0 for each in (scores[:cut], scores[cut:]))
-    both = [
-        v for v in outcomes.variants if any(w == v for _, w in of_runs[:cut]) and any(w == v for _, w in of_runs[cut:])
-    ]
+    low, high = ({variant for _, variant in part} for part in (of_runs[:cut], of_runs[cut:]))
+    both = [variant for variant in outcomes.variants if variant in low & high]
     if both and scores[cut] - scores[cut - 1] > APART * spread > 0:
         text = f"seeds end in one of two states ({joined(both)}); a lead may be the luck of few seeds: train 10."
         yield Check("R015", text)

@@ -149,24 +149,19 @@ def parse_claim(value: Any, variants: Collection[str], margin: float | None) -> 
         raise ValueError("claim: the study has no `margin`, the difference below which the claim does not matter.")
     minutes = value.get("minutes")
     words = value["sentence"], value["source"], relations, value["differs"], value["doubt"]
-    needs = value.get("needs") or ()
-    return Claim(*words, published, minutes, axis, curves, _needs(needs if isinstance(needs, list) else (needs,)))
+    texts, needs = value.get("needs") or [], []
+    for text in texts if isinstance(texts, list) else [texts]:
+        quantity, above, line = (part.strip() for part in TRAIN.get(text, str(text)).partition(" above "))
+        if not (quantity and above and line):
+            raise ValueError(f"claim: needs: {text!r}. Expected `all variants train`, or like `score above pixels`.")
+        needs.append(Need(quantity, line))
+    return Claim(*words, published, minutes, axis, curves, tuple(needs))
 
 
 def _refuse_no_text(value: Mapping[str, Any], *keys: str) -> None:
     for key in keys:
         if not isinstance(value.get(key), str | list) or not value[key]:
             raise ValueError(f"claim: {key}: {value.get(key)!r}. Expected a text.")
-
-
-def _needs(texts: Iterable[Any]) -> tuple[Need, ...]:
-    needs = []
-    for text in filter(None, texts):
-        quantity, above, line = (part.strip() for part in TRAIN.get(text, str(text)).partition(" above "))
-        if not (quantity and above and line):
-            raise ValueError(f"claim: needs: {text!r}. Expected `all variants train`, or like `score above pixels`.")
-        needs.append(Need(quantity, line))
-    return tuple(needs)
 
 
 def _number(text: Any, known: Any) -> Any:
@@ -220,12 +215,9 @@ class Race:
         tested, evidence, shared = [], [], None
         for relation, known in zip(self.relations, self.findings, strict=True):
             a, _, b = relation
-            if self.test == "paired":  # by the seeds that these two share
-                shared = cells_of(
-                    {name: rows.get(name, {}) for name in (a, b)}, self.test, self.dependence, self.blocks
-                )
-            elif shared is None:
-                shared = cells_of(rows, self.test, self.dependence, self.blocks)
+            if shared is None or self.test == "paired":  # which is by the seeds that these two share
+                known_rows = {name: rows.get(name, {}) for name in (a, b)} if self.test == "paired" else rows
+                shared = cells_of(known_rows, self.test, self.dependence, self.blocks)
             _, places, cells = shared
             difference = None if known.word == OPEN else known.difference
             if known.word == OPEN and cells and a in places and b in places:

@@ -221,11 +221,10 @@ def over_datasets(outcomes: Outcomes, each: Mapping[str, Verdict], design: Desig
 def in_general(verdict: Verdict) -> str:
     """Return what is to be expected of the best variant on another data set of the kind."""
     metric, spans, better = verdict.metric, [], []
-    against = [
-        both for both in zip(verdict.pairs, verdict.general, strict=True) if both[0].better is verdict.ranking[0]
-    ]
     size = ""
-    for pair, each in against:
+    for pair, each in zip(verdict.pairs, verdict.general, strict=True):
+        if pair.better is not verdict.ranking[0]:
+            continue
         low, high = each.elsewhere[1:]
         size = f"{metric.text(low, verdict.digits)} to {metric.difference(high, verdict.digits)}"
         spans.append(f"{pair.worse.name} by {size}")
@@ -233,10 +232,8 @@ def in_general(verdict: Verdict) -> str:
     best = verdict.ranking[0].name
     shown = joined(spans) if len(spans) <= NAMED else f"{spans[0]}, and others by more or less"
     lead = f"the lead may be {size}" if len(spans) == 1 else f"{best} may lead {shown}"
-    known = (
-        f"in general {best} is better than {joined(better)}" if better else f"that {best} is better in general is open"
-    )
-    return f"On another such data set {lead}; {known}."
+    known = f"in general {best} is better than {joined(better)}" if better else ""
+    return f"On another such data set {lead}; {known or f'that {best} is better in general is open'}."
 
 
 def of_datasets(verdict: Verdict, lacking: Mapping[str, Sequence[str]]) -> Iterator[Check]:

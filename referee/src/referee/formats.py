@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -59,6 +60,11 @@ def nearest(name: object, known: Sequence[str]) -> str:
     """Return which of the known names a misspelled one may mean."""
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
+
+
+def by_number(name: str) -> list[str | int]:
+    """Return a key that sorts names by their text, and the numbers in them by value."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def p_value(p: float) -> str:

@@ -82,31 +82,27 @@ def judge(
         kind = "several data sets" if outcomes.datasets else "factors"
         if test == "exact" or (looks and outcomes.datasets):
             raise ValueError(f"{'test exact' if test == 'exact' else 'looks'}: not for {kind}. Leave it out.")
+    design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
     if outcomes.datasets:
         each = {name: judge(outcomes.on(name), margin, (), test, items=items) for name in outcomes.datasets}
-        return over_datasets(outcomes, each, Design(test, None if margin is None else outcomes.metric.own(margin)))
+        return over_datasets(outcomes, each, design)
     findings = [*apart_by_block(outcomes, test), *checks(outcomes)]
-    design = Design(test, None if margin is None else outcomes.metric.own(margin), tuple(looks))
     variants = _variants(outcomes)
     if test == "paired" and looks and len(variants) > 2:
-        raise ValueError(
-            f"test paired compares the same seeds, but of {len(variants)} variants one leaves the race before the "
-            "others. Give two variants, no looks, or another test."
-        )
+        raise ValueError(f"test paired: of {len(variants)} variants one leaves the race before the others, with its "
+                         "seeds. Give two variants, no looks, or another test.")  # fmt: skip
     scores = outcomes.metric.is_fraction and not outcomes.by_item and all(len(each.runs) == 1 for each in variants)
     if items is not None and not scores:
-        raise ValueError(
-            f"items {items}: the size of the test set is for a table of one fraction a variant, like accuracy "
-            "(--metric accuracy). Leave it out."
-        )
+        raise ValueError(f"items {items}: it is for a table of one fraction a variant, like accuracy. Leave it out.")
     if len(variants) < 2 or any(check.is_void for check in findings):
         return Verdict(outcomes, variants, [], design, checks=findings)
     if all(len(variant.runs) == 1 for variant in variants):
         return _without_selected(_of_models(outcomes, variants, design, items, findings))
     shared = set.intersection(*({run.seed for run in variant.runs} for variant in variants))
     if test == "paired" and not looks and len(shared) < 2:
-        needed = f"test paired needs two seeds that all variants share, not {len(shared)}"
-        raise ValueError(f"{needed}. Give all variants the same seeds, or another test.")
+        raise ValueError(
+            f"test paired needs two seeds that all variants share, not {len(shared)}. Give all variants the same."
+        )
     return _without_selected(of_trainings(outcomes, design, findings))
 
 
@@ -116,9 +112,8 @@ def _without_selected(verdict: Verdict) -> Verdict:
     for name, survived in runs.items():
         if failed := [run.seed for run in verdict.outcomes.runs if run.variant == name and not run.is_finite]:
             total = counted(len(survived) + len(failed), "seed")
-            text = (
-                f"{name} failed in {len(failed)} of {total} ({listed(failed)}), so its lead is that of selected runs."
-            )
+            of = f"{len(failed)} of {total} ({listed(failed)})"
+            text = f"{name} failed in {of}, so its lead is that of selected runs."
             return replace(verdict, checks=[Check("R011", text, is_void=True), *verdict.checks])
     return verdict
 
@@ -214,9 +209,8 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
             a, b = b, a
         known = tested.get((a.index, b.index))
         better = known is not None and known.mean > 0 and known.adjusted <= known.level
-        pairs.append(
-            pair_of(a, b, known, (a.index, b.index) in settled if watched and watched.looks else better, margin)
-        )
+        better = (a.index, b.index) in settled if watched and watched.looks else better
+        pairs.append(pair_of(a, b, known, better, margin))
     pilot = measured([by_seed[variant.index] for variant in ranking], len(ranking), dependence=outcomes.dependence)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))

@@ -11,11 +11,11 @@ import numpy as np
 from referee.formats import SPACE, signed
 from referee.statistics.contrast import Interval
 
-FRACTIONS = {"accuracy", "acc", "top1", "top5", "f1", "match", "correct"}
-HIGHER = {*FRACTIONS, "auc", "auroc", "auprc", "ap", "map", "precision", "recall", "bleu", "rouge", "iou", "miou",
-          "dice", "r2", "psnr", "ssim", "mcc", "kappa"}  # fmt: skip
-LOWER = {"loss", "nll", "error", "errors", "err", "perplexity", "ppl", "mse", "mae", "rmse", "mape", "entropy", "wer",
-         "cer", "fid", "ece", "brier", "regret"}  # fmt: skip
+FRACTIONS = {"accuracy", "acc", "top1", "top5", "f1", "match", "correct", "pass"}
+HIGHER = {*FRACTIONS, "auc", "auroc", "auprc", "ap", "map", "map50", "precision", "recall", "bleu", "rouge", "iou",
+          "miou", "dice", "r2", "psnr", "ssim", "mcc", "kappa"}  # fmt: skip
+LOWER = {"loss", "nll", "error", "errors", "err", "perplexity", "ppl", "bpb", "mse", "mae", "rmse", "mape", "entropy",
+         "wer", "cer", "eer", "fid", "ece", "brier", "regret", "latency"}  # fmt: skip
 
 
 def words_of(name: object) -> list[str]:

@@ -95,9 +95,7 @@ class Outcomes:
     planned: list[str] = field(default_factory=list)  # variants that come first, with or without runs
     unit: str = "item"  # what the runs are tested on, in sentences
     overlap: float = 1.0  # see `Dependence`
-    factors: Mapping[str, Mapping[str, str]] | None = (
-        None  # factor → variant → level; variants are then cells of a grid
-    )
+    factors: Mapping[str, Mapping[str, str]] | None = None  # variants as cells of a grid: factor → variant → level
 
     @cached_property
     def variants(self) -> list[str]:
@@ -140,7 +138,9 @@ class Outcomes:
         Raises:
             ValueError: a score of 0 or less.
         """
-        runs = [replace(run, outcomes=np.log(run.outcomes)) if _is_positive(run) else run for run in self.runs]
+        if known := [run for run in self.runs if run.is_finite and not (run.outcomes > 0).all()]:
+            raise ValueError(f"--scale log: {known[0]} has a score of 0 or less, which has no logarithm. Leave it out.")
+        runs = [replace(run, outcomes=np.log(run.outcomes)) if run.is_finite else run for run in self.runs]
         return replace(self, runs=runs, metric=replace(self.metric, is_fraction=False, is_log=True))
 
     @property
@@ -151,13 +151,6 @@ class Outcomes:
     def of(self, variant: str) -> list[Run]:
         """Return the runs of a variant that have a result."""
         return [run for run in self.runs if run.variant == variant and run.is_finite]
-
-
-def _is_positive(run: Run) -> bool:
-    """Whether a run has a result, all of which are above 0."""
-    if run.is_finite and not (run.outcomes > 0).all():
-        raise ValueError(f"--scale log: {run} has a score of 0 or less, which has no logarithm. Leave it out.")
-    return run.is_finite
 
 
 def from_frame(
@@ -203,7 +196,7 @@ def from_frame(
     if "dataset" in table:  # a variant on each is one by itself until all is read
         table["of"] = table["variant"]
         table["variant"] += " on " + table["dataset"]
-    table["outcome"], name = _outcomes(table, known, "score" in columns, _listed(frame))
+    table["outcome"], name = _outcomes(table, frame, known, "score" in columns)
     _told_apart(table, frame, known, columns, notes)
     if pick == "best" and ("item" in table or not table.duplicated(["variant", "seed"]).any()):
         raise ValueError("--best chooses among the rows of a log, or the matches of --read. Leave it out.")
@@ -223,9 +216,7 @@ def from_frame(
         raise ValueError(f"{metric or name}: is a higher or a lower score better? Give --higher or --lower.")
     scored = Metric(metric or name, mode, _is_fraction(table, metric or name, notes))
     if "block" in table and (table.groupby(["variant", "seed"])["block"].nunique() > 1).any():
-        raise ValueError(
-            f"A run has rows of several blocks; --block {known['block']} is a column with one value a run."
-        )
+        raise ValueError(f"A run has rows of several blocks; --block {known['block']} must have one value a run.")
     if "group" in table and table["group"].nunique() == 1:
         only = f"--group {known['group']}: its only value is {table['group'].iloc[0]}"
         raise ValueError(f"{only}. Give a column of several groups, or leave it out.")
@@ -234,9 +225,8 @@ def from_frame(
     runs = [_run(rows, key, right) for key, rows in table.groupby(["variant", "seed"], sort=False)]
     means = told.get("where", {}).get("seed") == "published means"
     notes.insert(0, _summary(table, known, told.get("where", {}), unit, scored))
-    return Outcomes(
-        runs, scored, notes, _explained(frame, known, told), of_means=means, unit=unit, overlap=overlap, factors=factors
-    )
+    explained = _explained(frame, known, told)
+    return Outcomes(runs, scored, notes, explained, of_means=means, unit=unit, overlap=overlap, factors=factors)
 
 
 def _cells(frame: pd.DataFrame, variant: str) -> tuple[pd.DataFrame, dict[str, dict[str, str]] | None]:
@@ -315,7 +305,7 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
 
 
 def _scores(frame: pd.DataFrame) -> list[Any]:
-    """Return the columns that may be the score, of all runs: of accuracy, else of a score, else of a loss.
+    """Return the columns that may be the score, of all runs: of accuracy, else of a score, a loss, or latency.
 
     Of these, the ones on test images, else of no split, else on validation images.
     """
@@ -326,7 +316,7 @@ def _scores(frame: pd.DataFrame) -> list[Any]:
         if (mode := mode_of(str(name))) and not words & {"train", "stderr", "std", "rank", "time", "top5"}:
             filled = frame[name].notna() & (frame[name].astype(str) != "")
             of_all = bool(filled.groupby([frame[run] for run in runs]).any().all()) if runs else True
-            kind = 0 if words & {"accuracy", "acc", "top1"} else 1 if mode == "max" else 2
+            kind = 0 if words & {"accuracy", "acc", "top1"} else 1 if mode == "max" else 2 + ("latency" in words)
             split = next((place for place, word in ((0, "test"), (2, "eval"), (2, "val")) if word in words), 1)
             found.setdefault((not of_all, kind, split), []).append(name)
     return found[min(found)] if found else []
@@ -377,9 +367,8 @@ def _of_logs(
     steps = _steps([name for name in frame if name not in known.values()], table)
     if not table.duplicated(run).any() or not (pick or steps):
         return table
-    filled = table["outcome"].notna() | ~frame[known["score"] if "score" in known else known["correct"]].isin(
-        ("", None)
-    )
+    values = frame[known["score"] if "score" in known else known["correct"]]
+    filled = table["outcome"].notna() | ~values.isin(("", None))
     rows = table[filled & (table["outcome"].notna() | frame.map(lambda cell: cell == "nan").any(axis=1))]
     rows = pd.concat([rows, table[~table.set_index(run).index.isin(rows.set_index(run).index)].drop_duplicates(run)])
     if steps:
@@ -427,13 +416,11 @@ def _of_folds(table: pd.DataFrame, folds: int | None, notes: list[str]) -> tuple
 
 def _summary(table: pd.DataFrame, known: Mapping[str, str], where: Mapping[str, str], unit: str, metric: Metric) -> str:
     """Return what was read in one line, like 3 variants (columns) × 5 seeds (rows), val_acc, higher is better."""
-    several = {"seed": int(table.groupby("variant")["seed"].nunique().max())}
+    several, parts = {"variant": table["of" if "of" in table else "variant"].nunique()}, []
+    if (seeds := int(table.groupby("variant")["seed"].nunique().max())) > 1 or unit == "item":
+        several["seed"] = seeds
     if "item" in table:
         several[unit] = table["item"].nunique()
-    several = {"variant": table["of" if "of" in table else "variant"].nunique()} | {
-        k: n for k, n in several.items() if k != "seed" or n > 1 or unit == "item"
-    }
-    parts = []
     for kind, number in several.items():
         place = where.get(kind) or (f"column {known[kind]}" if known.get(kind, kind) != kind else "")
         parts.append(counted(number, kind) + (f" ({place})" if place else ""))
@@ -491,7 +478,9 @@ def _right_or_wrong(table: pd.DataFrame) -> bool:
     return bool(table["outcome"].dropna().isin((0, 1)).all())
 
 
-def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool, there: str) -> tuple[pd.Series, str]:
+def _outcomes(
+    table: pd.DataFrame, frame: pd.DataFrame, known: Mapping[str, str], scored: bool
+) -> tuple[pd.Series, str]:
     """Return the outcome of each row, of the score where it was asked for, and the name of the metric."""
     kinds = {"score"} if scored else {*table.columns}
     if "correct" in kinds:
@@ -502,17 +491,18 @@ def _outcomes(table: pd.DataFrame, known: Mapping[str, str], scored: bool, there
         guesses = pd.Series([_guess(row) for row in table["probabilities"]], table.index, dtype=float)
         if (wrong := guesses < 0).any():
             row, column = table.index[wrong][0], known["probabilities"]
-            raise ValueError(
-                f"{_row(row)}, column {column}: {table['probabilities'][row]} is no list of a number for each class. "
-                "Give --prediction COLUMN or --score COLUMN instead."
-            )
+            what = f"{_row(row)}, column {column}: {table['probabilities'][row]}"
+            raise ValueError(f"{what} is no list of a number for each class. Give --prediction or --score COLUMN.")
         labels = _numbers(table["label"], known["label"], {})
         return (guesses == labels).astype(float).where(guesses.notna()), "accuracy"
     if "score" in kinds:
         return _numbers(table["score"], known["score"]), known["score"]
+    others = [name for name in frame if name not in known.values()]
+    numbers = [name for name in others if pd.to_numeric(frame[name].astype(str), errors="coerce").notna().all()]
     raise ValueError(
-        "No column has outcomes. Give one of --correct COLUMN (1 or 0), --prediction COLUMN with --label COLUMN, or "
-        f"--score COLUMN. There are: {there} ({counted(len(table), 'row')})."
+        f"No column has outcomes in {counted(len(table), 'row')} of {_listed(frame)}. The nearest layout is a row for "
+        f"each run: give --score {numbers[0] if numbers else 'COLUMN'}, with --lower or --higher; or a row for each "
+        "item: --correct COLUMN (1 or 0), or --prediction COLUMN with --label COLUMN."
     )
 
 
@@ -538,10 +528,8 @@ def _are_labels(table: pd.DataFrame) -> pd.Series:
         other_kind = {name.isdecimal() for name in found}.isdisjoint(name.isdecimal() for name in labels)
         # Else they may answer open questions, or the run may always name one class.
         if found and labels.isdisjoint(found) and (other_kind or (len(found) > 1 and 2 * len(there) <= len(rows))):
-            raise ValueError(
-                f"{', seed '.join(map(str, run))} predicts {listed(sorted(found))}, and labels are "
-                f"{listed(sorted(labels))}. Give both the same names, or --correct COLUMN."
-            )
+            what = f"{', seed '.join(map(str, run))} predicts {listed(sorted(found))}"
+            raise ValueError(f"{what}, and labels are {listed(sorted(labels))}. Give both one kind of names.")
     return (table["prediction"] == table["label"]).astype(float)
 
 
@@ -614,10 +602,8 @@ def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
         low = highest[highest <= 1]
         if len(low) and 100 * low.max() > highest.max() / 2:  # else a variant may be at chance
             first, second = (", seed ".join(map(str, each.index[int(each.argmax())])) for each in (low, highest))
-            raise ValueError(
-                f"{name}: {first} has at most {low.max():g}, {second} {highest.max():g}. Give all as fractions, or all "
-                "in per cent."
-            )
+            what = f"{name}: {first} has at most {low.max():g}, {second} {highest.max():g}"
+            raise ValueError(f"{what}. Give all as fractions, or all in per cent.")
         table["outcome"] /= 100
         notes.append(f"{name} is in per cent.")
     return True
@@ -662,8 +648,3 @@ def _run(rows: pd.DataFrame, key: Any, right_or_wrong: bool) -> Run:
 
 def _listed(frame: pd.DataFrame) -> str:
     return ", ".join(map(str, frame.columns))
-
-
-def in_order(seeds: Iterable[str]) -> list[str]:
-    """Return seeds by number, those that are not numbers by name."""
-    return sorted(seeds, key=lambda seed: (not seed.isdecimal(), int(seed) if seed.isdecimal() else 0, seed))

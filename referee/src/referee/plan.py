@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from referee.formats import SPACE, counted, two_digits
 from referee.metric import Metric
@@ -70,7 +70,7 @@ class Plan:
         # A sum of n future runs about n times the mean of S past ones: variance s² (n + n²/S).
         variance = sum(float(t.var(ddof=1)) * (runs + runs**2 / len(t)) for t in known)
         freedom = sum(len(t) - 1 for t in known)
-        half = float(stats.t.isf(0.1, freedom)) * math.sqrt(variance) if freedom else 0.0
+        half = float(special.stdtrit(freedom, 0.9)) * math.sqrt(variance) if freedom else 0.0
         return Span(*(max(hours, 0.0) / 3600 / self.jobs for hours in (total, total - half, total + half)))
 
 
@@ -93,7 +93,8 @@ def plan(verdict: Verdict, difference: float) -> str:
     source = f"these {counted(sum(len(variant.runs) for variant in verdict.ranking), 'run')}"
     unit, looks = verdict.outcomes.unit, verdict.design.looks
     planned = Plan(metric=verdict.metric, pilot=verdict.pilot, source=source, unit=unit, looks=looks)
-    return "\n\n".join([variances(planned), needed(planned, verdict.metric.own(difference)), sizes(planned)])
+    takes = describe_need(planned, verdict.metric.own(difference))
+    return "\n\n".join([variances(planned), takes, sizes_table(planned)])
 
 
 def variances(planned: Plan, seen: int = 0) -> str:
@@ -120,8 +121,8 @@ def variances(planned: Plan, seen: int = 0) -> str:
     return "\n".join(lines)
 
 
-def needed(planned: Plan, difference: float, rows: Mapping[str, Callable[[Range], str]] | None = None) -> str:
-    """Return what a difference takes, one quantity a line.
+def describe_need(planned: Plan, difference: float, rows: Mapping[str, Callable[[Range], str]] | None = None) -> str:
+    """Return in words the study that a difference takes, one quantity a line.
 
     Args:
         difference: in the metric's own unit.
@@ -145,8 +146,8 @@ def needed(planned: Plan, difference: float, rows: Mapping[str, Callable[[Range]
     return "\n".join([title, *(f"  {name:<22} {text}" for name, text in shown.items())])
 
 
-def sizes(planned: Plan) -> str:
-    """Return the table of sizes, the difference they find, and their hours if these are known."""
+def sizes_table(planned: Plan) -> str:
+    """Return a text with a row for each size of a study: the difference it finds, and its hours if these are known."""
     metric, timed = planned.metric, planned.seconds is not None
     unit = "points" if metric.is_fraction else metric.axis()
     rows = [["seeds", f"true difference found, {unit}", "runs", *(["hours"] if timed else [])]]

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from referee.checks import Check
-from referee.formats import joined, listed
+from referee.formats import by_number, joined, listed
 from referee.judging import MOST_LOOKS, judge, refuse_settings
-from referee.outcomes import Outcomes, Run, in_order
+from referee.outcomes import Outcomes, Run
 from referee.sources import LOOKS, found, here, is_lower
 from referee.verdict import Verdict
 
 DATE = "%Y-%m-%d"
+ANOTHER = "register new seeds in another folder"
 LEAST_SEEDS = 4  # of the first look; of three, 9 % of equal variants with spreads of 4 : 1 are called different
 
 
@@ -81,10 +82,8 @@ def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
             if key == "lower" and there is None and not registration.looks:  # asked for when results were read
                 registration.plan[key] = value
             elif value != there:
-                raise ValueError(
-                    f"--{key} {value}: {registration.file} registered {there} on {registration.registered}, and a "
-                    f"registered look is never changed. Leave out --{key}, or register new seeds in another folder."
-                )
+                told = f"{registration.file} registered {there} on {registration.registered}"
+                raise ValueError(f"--{key} {value}: {told}. Leave it out, or {ANOTHER}.")
         return registration
     try:
         file = next(iter(found([place], given.get("read"))[0]))
@@ -98,10 +97,7 @@ def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
         registration = Registration(_file_of(place), plan)
         registration.write()
         return registration
-    raise ValueError(
-        f"{place} has results already, like {file}, which the choice of looks may follow. Judge them as they are "
-        f"(`referee {place}`), or register new seeds in another folder."
-    )
+    raise ValueError(f"{place} has results already, like {file}. Judge them (`referee {place}`), or {ANOTHER}.")
 
 
 def look(registration: Registration, outcomes: Outcomes) -> tuple[Verdict | None, str]:
@@ -114,9 +110,14 @@ def look(registration: Registration, outcomes: Outcomes) -> tuple[Verdict | None
         ValueError: a run that a look has judged has changed.
     """
     last = registration.looks[-1] if registration.looks else {"look": 0, "seeds": [], "stop": None}
-    _refuse_changes(registration, outcomes, last)
+    now = {str(run): _digest(run) for run in outcomes.runs}
+    changed = [run for run, digest in registration.runs.items() if now.get(run) != digest]
+    changed += [variant for variant in outcomes.variants if variant not in last.get("variants", outcomes.variants)]
+    if changed:
+        of_look = f"those of look {last['look']} in {registration.file}"
+        raise ValueError(f"{changed[0]}: these results are not {of_look}. Restore them, or {ANOTHER}.")
     planned = registration.plan["looks"]
-    seeds = [*last["seeds"], *in_order({run.seed for run in outcomes.runs} - {*last["seeds"]})]
+    seeds = [*last["seeds"], *sorted({run.seed for run in outcomes.runs} - {*last["seeds"]}, key=by_number)]
     verdict = _judged(registration, outcomes, last["seeds"] if last["stop"] else seeds[: planned[-1]])
     if verdict.watch is None or not verdict.watch.looks:
         void = any(check.is_void for check in verdict.checks)
@@ -157,14 +158,3 @@ def _judged(registration: Registration, outcomes: Outcomes, seeds: Sequence[str]
 
 def _digest(run: Run) -> str:
     return hashlib.sha256(run.outcomes.astype(float).tobytes() + "\n".join(run.items).encode()).hexdigest()[:16]
-
-
-def _refuse_changes(registration: Registration, outcomes: Outcomes, last: Mapping[str, Any]) -> None:
-    now = {str(run): _digest(run) for run in outcomes.runs}
-    changed = [run for run, digest in registration.runs.items() if now.get(run) != digest]
-    changed += [variant for variant in outcomes.variants if variant not in last.get("variants", outcomes.variants)]
-    if changed:
-        raise ValueError(
-            f"{changed[0]}: these results are not those of look {last['look']} in {registration.file}, and a look is "
-            "never changed. Restore them, or register new seeds in another folder."
-        )

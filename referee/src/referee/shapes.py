@@ -3,8 +3,8 @@
     table_of   a dictionary by variant, arrays, tensors, records, any data frame → a table
     in_rows    a wide table, whose columns are variants, seeds or runs, or a table of published means → rows
 
-What a table is read as is told by `attrs`: "where" (of variants, seeds, folds: columns or rows), "roles" (of columns),
-"notes", and "head" (its first rows as they were).
+What a table is read as is told by `attrs`: "where" (of variants, seeds, folds: columns or rows), "notes", "left" (names
+of columns), and "head" (its first rows as they were).
 """
 
 import re
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri
 
 from referee.formats import listed
 from referee.metric import mode_of, words_of
@@ -36,6 +37,7 @@ BESIDE = {"fit", "score", "wall", "train", "training", "test", "val", "eval", "e
           "second", "steps", "global", "relative", "m", "g", "s", "h", "ms", "standard", "error", "images"}  # fmt: skip
 DIGITS = r"[-+−]?\d*\.?\d+(?:[eE][-+]?\d+)?"
 WITH_SPREAD = re.compile(rf"({DIGITS})\s*%?\s*\$?\s*(?:±|\+/[-−]|\+-|\\pm)\s*\$?\s*({DIGITS})")
+# Words of names of splits and of kinds of means, which no variant has.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "dev", "best", "last", "final", "macro",
           "micro", "weighted", "balanced", "mean", "top1", "top5"}  # fmt: skip
 GUESSED = {"pred", "preds", "prediction", "predicted", "correct", "score"}
@@ -49,23 +51,17 @@ MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
 
 def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
     """Return data as a table, see `judge`; `what` says whether a single dimension is scores or items."""
+    if isinstance(data, pd.Series) and (data.index.nlevels > 1 or data.index.name is not None):
+        data = data.to_frame("score" if data.name is None else str(data.name))
     if isinstance(data, pd.Series):
-        by_index = data.index.nlevels > 1 or data.index.name is not None
-        return (
-            _of_frame(data.to_frame("score" if data.name is None else str(data.name)))
-            if by_index
-            else table_of(data.to_dict(), what)
-        )
+        return table_of(data.to_dict(), what)
     if isinstance(data, pd.DataFrame):
         return _of_frame(data)
-    if hasattr(data, "__arrow_c_stream__"):  # polars, pyarrow, duckdb
-        import pyarrow
+    if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__dataframe__"):  # polars, pyarrow, duckdb; modin
+        import pyarrow.interchange
 
-        return pyarrow.table(data).to_pandas()
-    if hasattr(data, "__dataframe__"):
-        from pyarrow.interchange import from_dataframe
-
-        return from_dataframe(data).to_pandas()
+        is_arrow = hasattr(data, "__arrow_c_stream__")
+        return (pyarrow.table(data) if is_arrow else pyarrow.interchange.from_dataframe(data)).to_pandas()
     if isinstance(data, Mapping):
         if _has_columns(data):
             lists = {name: _plain(value) for name, value in data.items()}
@@ -76,10 +72,8 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
         return pd.DataFrame(data)
     if isinstance(data, list | tuple) and data and all(np.ndim(_plain(each)) for each in data):
         return _by_variant({f"model {place}": each for place, each in enumerate(data, 1)}, what)
-    raise ValueError(
-        f"{type(data).__name__} of the shape {np.shape(_plain(data))}: whose scores are these? Give a dictionary by "
-        'variant, like judge({"a": scores_a, "b": scores_b}).'
-    )
+    what = f"{type(data).__name__} of the shape {np.shape(_plain(data))}"
+    raise ValueError(f"{what}: whose scores are these? Give a dictionary by variant.")
 
 
 def _of_frame(frame: pd.DataFrame) -> pd.DataFrame:
@@ -155,10 +149,8 @@ def _by_variant(data: Mapping[Any, Any], what: str | None) -> pd.DataFrame:
             items = what == "items" or (what is None and (seed is not None or is_right))
             short = is_right and len(each) <= MOST_ONES and numbers.nunique() == 1
             if what is None and seed is None and (short or (not is_right and len(each) > MOST_SCORES)):
-                raise ValueError(
-                    f"{variant} has {len(each)} values: are these scores of as many seeds, or outcomes of one model on "
-                    'as many items? Give what="scores" or what="items".'
-                )
+                what_are = f"{variant} has {len(each)} values: of as many seeds, or of one model on as many items?"
+                raise ValueError(f'{what_are} Give what="scores" or what="items".')
         table = np.atleast_2d(each) if items or each.ndim == 2 else each.reshape(-1, 1)
         seeds = np.arange(len(table)) + (len(table) > 1 and seed is None) if seed is None else [seed] * len(table)
         rows["variant"].append(np.full(table.size, variant, dtype=object))
@@ -194,7 +186,9 @@ def in_rows(
     Raises:
         ValueError: published means without the number of runs, or without a word on what their spread is.
     """
-    columns, frame = columns or {}, _named(frame)
+    columns, attrs, frame = columns or {}, frame.attrs, frame.set_axis([str(name) for name in frame.columns], axis=1)
+    nested = [name for name in frame if len(frame) and isinstance(frame[name].iloc[0], dict)]
+    frame = frame.assign(**{str(name): frame[name].map(str) for name in nested})
     head = {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
     twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
     notes = [f"{listed(twice, 2)}: left out."] if twice else []
@@ -207,11 +201,14 @@ def in_rows(
     others: list[Any] = [name for name in frame if name not in ids and not str(name).startswith("Unnamed: ")]
     side = [name for name in others if is_beside(name)]
     values = [name for name in others if name not in side and _is_numeric(frame[name])]
-    chart = {name: name.rpartition(" - ")[::2] for name in others if " - " in name}
+    chart = {name: name.rpartition(" - ")[::2] for name in others if " - " in name}  # run - metric, of W&B
     has_outcomes = bool(kinds.keys() & {"correct", "score", "prediction", "probabilities"})
     wide: dict[str, Cell] = {}
     if chart and not has_outcomes and "variant" not in kinds:
-        frame, where = _of_chart(frame, chart), {"variant": "columns"}
+        names, where = runs_of(dict.fromkeys(run for run, _ in chart.values())), {"variant": "columns"}
+        found = {column: (*names[run], metric) for column, (run, metric) in chart.items() if metric[:1] != "_"}
+        wide = {column: (variant, "seed", seed, metric) for column, (variant, seed, metric) in found.items()}
+        ids = [name for name in frame if name not in chart]
     elif wide := _numbered(values, metric, "variant" in kinds):
         in_columns = any(variant for variant, *_ in wide.values())
         texts = [name for name in others if not _is_numeric(frame[name]) and frame[name].is_unique]
@@ -231,19 +228,13 @@ def in_rows(
             wide = _variants(frame, guesses, values, items, metric)
             where = {"variant": "columns", "item" if items else "seed": "rows"} if wide else where
     if wide:
-        side = [name for name in others if name not in wide and name not in ids]
+        side = [name for name in others if name not in wide]
         frame = _melted(frame, ids, wide)
     if where and side:
         notes.append(f"{listed(side)}: no outcomes, left out.")
-    frame.attrs = {**frame.attrs, "notes": notes, "where": where, "head": head, "left": side if where else []}
+    notes = [*attrs.get("notes", []), *notes]
+    frame.attrs = {**attrs, "notes": notes, "where": where, "head": head, "left": side if where else []}
     return frame
-
-
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose columns have texts as names, and texts in place of dictionaries."""
-    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
-    nested = [str(name) for name in frame if len(frame) and isinstance(frame[name].iloc[0], dict)]
-    return frame.assign(**{name: frame[name].map(str) for name in nested})
 
 
 def _with_runs_named(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -276,9 +267,14 @@ def _variants(
 ) -> dict[str, Cell]:
     """Return variant, kind, number and metric of columns that are variants; empty if they are not."""
     names = [*(guesses or values)]
-    shared = {}  # what all names begin or end with: pred_ of pred_vit and pred_swin
-    for part, rest in _affixes(names):
-        if part and (mode_of(part) == "max" or {*words_of(part)} & GUESSED) and not any(map(is_split, rest)):
+    shared = {}  # what all names begin or end with, up to a separator: pred_ of pred_vit and pred_swin
+    begins = {"".join(re.findall(r"[^-_. /]*[-_. /]", name)[:1]) for name in names}
+    ends = {"".join(re.findall(r"[-_. /][^-_. /]*", name)[-1:]) for name in names}
+    affixes = [(part, [name.removeprefix(part) for name in names]) for part in begins if len(begins) == 1]
+    affixes += [(part, [name.removesuffix(part) for name in names]) for part in ends if len(ends) == 1]
+    for part, rest in affixes:
+        are_variants = not any({*words_of(name)} <= SPLITS for name in rest)
+        if part and are_variants and (mode_of(part) == "max" or {*words_of(part)} & GUESSED):
             shared = dict(zip(names, rest, strict=True))
             metric = part.strip("-_. /") if mode_of(part) else metric
     if len(names) < 2 or not (guesses or items or shared or not any(map(mode_of, names))):
@@ -288,21 +284,6 @@ def _variants(
     runs = runs_of([shared.get(name, name) for name in names])
     of = {name: runs[shared.get(name, name)] for name in names}
     return {name: (variant, "seed", seed, value) for name, (variant, seed) in of.items()}
-
-
-def _affixes(names: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
-    """Yield what all names begin with, up to a separator, and what they end with, each with what is left of them."""
-    begins = {"".join(re.findall(r"[^-_. /]*[-_. /]", name)[:1]) for name in names}
-    ends = {"".join(re.findall(r"[-_. /][^-_. /]*", name)[-1:]) for name in names}
-    if len(begins) == 1:
-        yield (begin := begins.pop()), [name.removeprefix(begin) for name in names]
-    if len(ends) == 1:
-        yield (end := ends.pop()), [name.removesuffix(end) for name in names]
-
-
-def is_split(name: str) -> bool:
-    """Return whether a name is that of a split or of a kind of mean, and not of a variant."""
-    return {*words_of(name)} <= SPLITS
 
 
 def is_beside(name: object) -> bool:
@@ -385,18 +366,6 @@ def _melted(frame: pd.DataFrame, ids: Sequence[str], found: Mapping[str, Cell]) 
     return pd.concat(parts, ignore_index=True)
 
 
-def _of_chart(frame: pd.DataFrame, chart: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Return the rows of a chart of Weights & Biases, whose columns are run - metric."""
-    runs = runs_of(dict.fromkeys(run for run, _ in chart.values()))
-    steps = [name for name in frame if name not in chart]
-    parts = []
-    for run, (variant, seed) in runs.items():
-        own = {metric: frame[name] for name, (each, metric) in chart.items() if each == run}
-        own = {metric: values for metric, values in own.items() if not metric.startswith("_")}
-        parts.append(frame[steps].assign(variant=variant, **({"seed": seed} if seed else {}), **own))
-    return pd.concat(parts, ignore_index=True)
-
-
 # ---- published means
 
 
@@ -441,17 +410,10 @@ def _means(
     sizes = frame[counts] if runs is None else [runs] * len(frame)
     for variant, middle, width, size in zip(frame[variants], mean, beside, sizes, strict=True):
         n = int(float(size))
-        z = normal_scores(n) * (np.sqrt(n) if kind == "se" else 1.0)
-        scores = float(middle or "nan") + float(width or "nan") * z if n > 1 else [middle]
+        z = ndtri((np.arange(n) + 0.5) / n)
+        sd = float(width or "nan") * (np.sqrt(n) if kind == "se" else 1.0)
+        scores = float(middle or "nan") + sd * z / z.std(ddof=1) if n > 1 else [middle]
         rows += [(variant, str(seed), score) for seed, score in enumerate(scores, 1)]
     told = {"sd": "standard deviation", "se": "standard error"}[kind]
     table = pd.DataFrame(rows, columns=["variant", "seed", name])
     return table, f"{name}: means with their {told}, judged as runs of that mean and spread."
-
-
-def normal_scores(n: int) -> np.ndarray:
-    """Return n normal quantiles with mean 0 and standard deviation 1, (n,)."""
-    from scipy.special import ndtri
-
-    z = ndtri((np.arange(n) + 0.5) / n)
-    return np.asarray(z / z.std(ddof=1)) if n > 1 else np.zeros(n)

@@ -11,7 +11,7 @@ import os
 import re
 import struct
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from referee.formats import counted, listed
+from referee.formats import by_number, counted, listed
 from referee.metric import mode_of
 from referee.outcomes import TEXTS, Outcomes, from_frame, recognized
 from referee.shapes import in_rows, runs_of, table_of
@@ -29,16 +29,9 @@ NO_LOGS = (".md", ".png", ".jpg", ".svg", ".pdf", ".html")  # which folders of l
 # seed-3, run_2, vit-seed3, 7; a number without a word belongs to the name: resnet_50.
 NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial|version)[-_. =]?)?(\d+)", re.IGNORECASE)
 FOLD = re.compile(r"[-_. ]?(?:fold|split|cv)[-_. =]?(\d+)(?![A-Za-z])", re.IGNORECASE)
-SAME_RUN = [
-    "samples",
-    "results_",
-    "all_results.json",
-    "predict_results.json",
-    "test_results.json",
-    "eval_results.json",
-    "trainer_state.json",
-    "train_results.json",
-]  # the first of a folder is read
+# Files of one folder that repeat each other's runs, of which the first is read.
+SAME_RUN = ("samples", "results_", "all_results.json", "predict_results.json", "test_results.json",
+            "eval_results.json", "trainer_state.json", "train_results.json")  # fmt: skip
 LOOKS = ".looks.json"  # ends the name of a registration, which is not a result
 SYSTEM = {"@eadir", "$recycle.bin", "system volume information", "#recycle", "__macosx", "thumbs.db", "desktop.ini"}
 Files = dict[Path, dict[str, str] | None]  # with the names that a template reads from the path; None: without one
@@ -83,12 +76,8 @@ def read(
             if pattern is not None:
                 frames[file] = read_log(file, pattern, pick or "last", bool(lower))
             else:
-                frame = reader_of(file)(file, metric)
-                notes += frame.attrs.pop("notes", [])
-                marks = dict(frame.attrs)
-                frames[file] = in_rows(frame, metric, columns, runs, spread)
-                notes += frames[file].attrs.pop("notes")
-                frames[file].attrs |= marks
+                frames[file] = in_rows(reader_of(file)(file, metric), metric, columns, runs, spread)
+            notes += frames[file].attrs.pop("notes", [])
         except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, RecursionError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
@@ -108,54 +97,10 @@ def read(
 
 
 def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Files, list[str]]:
-    """Return the result files of some places, and notes on what is left out of folders: what no reader is for."""
-
-    def is_result(file: Path) -> bool:
-        if pattern is not None:
-            return file.suffix.lower() not in NO_LOGS
-        with suppress(ValueError):
-            return reader_of(file) is not None
-        return False
-
-    files, notes = expanded(places, lambda file: file.suffix.lower() != ".md" and is_result(file))
-    kept = _preferred(files) if pattern is None else files
-    more = sorted({file.name for file in files.keys() - kept.keys()})
-    return kept, notes + [f"{listed(more)}: the same runs in other files, left out."] * bool(more)
-
-
-def _preferred(files: Files) -> Files:
-    """Return the files without those that repeat another's runs: summaries before logs, samples before results."""
-    ranked: dict[Path, list[tuple[tuple[int, int], Path]]] = {}
-    for file in files:
-        name = next((each for each in SAME_RUN if file.name.startswith(each)), None)
-        if name is not None:
-            saved = re.fullmatch(r"checkpoint-(\d+)", file.parent.name)  # of Hugging Face, of which the last counts
-            folder, behind = (file.parent.parent, 10**12 - int(saved[1])) if saved else (file.parent, 0)
-            ranked.setdefault(folder, []).append(((behind, SAME_RUN.index(name)), file))
-    left = {file for same in ranked.values() for rank, file in same if rank > min(same)[0]}
-    return {file: names for file, names in files.items() if file not in left}
-
-
-def reader_of(file: Path) -> Reader:
-    """Return what reads a file: the first format that recognizes it; a table is every file that pandas can read."""
-    with file.open("rb") as stream:
-        head = stream.read(HEAD)
-    reader = next((read for recognizes, read in FORMATS if recognizes(file, head)), None)
-    if reader is None:
-        raise ValueError(
-            f"no format is known for {file.suffix or 'a file without a suffix'}. Give CSV, JSON lines or Parquet, or "
-            "--read REGEX for a log."
-        )
-    return reader
-
-
-# ---- which run a file is
-
-
-def expanded(places: Iterable[str | Path], is_result: Callable[[Path], bool]) -> tuple[Files, list[str]]:
     """Return the files that the places mean, in the order of their names, and notes on those that are left out.
 
-    Of folders and templates, these are what is hidden, what a system keeps there, and what is no result.
+    Of folders and templates, these are what is hidden, what a system keeps there, what no reader is for, and what
+    repeats another file's runs: of a folder, summaries are read before logs, and samples before results.
 
     Raises:
         FileNotFoundError: a place with no file.
@@ -173,20 +118,50 @@ def expanded(places: Iterable[str | Path], is_result: Callable[[Path], bool]) ->
             root, inside = _matching(place) if "{" in place else (path, dict.fromkeys(path.rglob("*")))
             inside = {f: names for f, names in inside.items() if f.is_file() and not f.name.endswith(LOOKS)}
             parts = {f: [part.lower() for part in f.relative_to(root).parts] for f in inside}
-            seen = [f for f in inside if not any(part[0] == "." or part in SYSTEM for part in parts[f])]
-            files = {f: inside[f] for f in seen}
+            files = {f: inside[f] for f in inside if not any(part[0] == "." or part in SYSTEM for part in parts[f])}
             hidden += len(inside) - len(files)
-            others += [f.name for f in files if not is_result(f)]
+            others += [f.name for f in files if not _is_result(f, pattern)]
             files = {f: names for f, names in files.items() if f.name not in others}
         if not files:
             there = f"no result there, but {listed(others)}" if others else "no such file"
-            raise FileNotFoundError(
-                f"{place}: there is {there}. Give files, folders, or logs/{{variant}}/{{seed}}.txt."
-            )
+            like = "files, folders, or logs/{variant}/{seed}.txt"
+            raise FileNotFoundError(f"{place}: there is {there}. Give {like}.")
         found |= {file: names for file, names in files.items() if file not in found}
     notes = [f"{counted(hidden, 'hidden or system file')} left out."] * bool(hidden)
     notes += [f"no results, and left out: {listed(others)}."] * bool(others)
-    return dict(sorted(found.items(), key=lambda each: _by_number(each[0]))), notes
+    ranked: dict[Path, list[tuple[int, int, Path]]] = {}
+    for file in found if pattern is None else ():
+        if name := next((each for each in SAME_RUN if file.name.startswith(each)), None):
+            saved = re.fullmatch(r"checkpoint-(\d+)", file.parent.name)  # of Hugging Face, of which the last counts
+            folder, behind = (file.parent.parent, 10**12 - int(saved[1])) if saved else (file.parent, 0)
+            ranked.setdefault(folder, []).append((behind, SAME_RUN.index(name), file))
+    again = {each[2] for same in ranked.values() for each in same if each[:2] > min(same)[:2]}
+    notes += [f"{listed(sorted({file.name for file in again}))}: the same runs in other files, left out."] * bool(again)
+    files = {file: found[file] for file in sorted(found, key=lambda file: ([*map(by_number, file.parts)], file))}
+    return {file: names for file, names in files.items() if file not in again}, notes
+
+
+def _is_result(file: Path, pattern: str | None) -> bool:
+    """Return whether a file of a folder is read: any but a picture or a page as a log, else what a reader is for."""
+    if pattern is not None:
+        return file.suffix.lower() not in NO_LOGS
+    with suppress(ValueError):
+        return file.suffix.lower() != ".md" and reader_of(file) is not None
+    return False
+
+
+def reader_of(file: Path) -> Reader:
+    """Return what reads a file: the first format that recognizes it; a table is every file that pandas can read."""
+    with file.open("rb") as stream:
+        head = stream.read(HEAD)
+    reader = next((read for recognizes, read in FORMATS if recognizes(file, head)), None)
+    if reader is None:
+        kind = file.suffix or "a file without a suffix"
+        raise ValueError(f"no format is known for {kind}. Give {', '.join(SUFFIXES)}, or --read REGEX for a log.")
+    return reader
+
+
+# ---- which run a file is
 
 
 def here(place: str | Path) -> str:
@@ -194,28 +169,14 @@ def here(place: str | Path) -> str:
     return str(place) if Path(place).exists() else os.path.expandvars(os.path.expanduser(place))
 
 
-def _by_number(file: Path) -> tuple[list[list[str | int]], Path]:
-    """Return a key that sorts files by their names, and numbers in these by value."""
-    parts = [re.split(r"(\d+)", part) for part in file.parts]  # text and numbers in turn
-    return [[int(text) if i % 2 else text for i, text in enumerate(part)] for part in parts], file
-
-
 def _matching(template: str) -> tuple[Path, Files]:
     """Return the root and the files of a template like logs/{variant}/{seed}.txt, in which * stands for anything."""
     parts = re.split(r"(\{[^\W\d]\w*\}|\*)", os.path.normpath(template))
     glob = "".join("*" if i % 2 else part for i, part in enumerate(parts))
     root = Path(glob.partition("*")[0] + "x").parent  # of what begins with the fixed text
-    expression = "".join(
-        "[^/]*"
-        if part == "*"
-        else re.escape(part)
-        if i % 2 == 0
-        # A name that comes twice is the same text.
-        else f"(?P={part[1:-1]})"
-        if part in parts[:i]
-        else f"(?P<{part[1:-1]}>[^/]+)"
-        for i, part in enumerate(parts)
-    )
+    first = {name: f"(?P<{name[1:-1]}>[^/]+)" for name in parts[1::2]} | {"*": "[^/]*"}
+    again = {name: f"(?P={name[1:-1]})" for name in parts[1::2]} | {"*": "[^/]*"}  # the same text
+    expression = "".join(first.pop(part, "") or again.get(part) or re.escape(part) for part in parts)
     found: Files = {}
     for file in root.rglob("*"):
         if file.is_file() and (match := re.fullmatch(expression, str(file))):
@@ -228,7 +189,12 @@ def named_by_path(
 ) -> tuple[list[pd.DataFrame], list[str]]:
     """Return the tables with columns for what their paths say, and a note on what was taken from them."""
     named, notes = [], []
-    logical = {file: _logical(file, frame) for file, frame in frames.items()}
+    logical = {}  # paths that name the run of a file: without times, folds and folders that loggers add
+    for file, frame in frames.items():
+        parts = [FOLD.sub("", part) for part in file.parts if part not in ("lightning_logs", "csv_logs")]
+        stem = re.sub(r"[-_]?20\d\d-\d\d-\d\d(?:[T_][\d:.-]+)?", "", parts[-1])
+        plain = Path(*[part for part in parts[:-1] if part], stem or parts[-1])
+        logical[file] = Path(frame.attrs["run"]) if "run" in frame.attrs else plain
     of_path = _runs_of([*dict.fromkeys(logical[file] for file in frames if files[file] is None)])
     runs = {file: of_path.get(path, ("", "")) for file, path in logical.items()}
     seeded = any(seed for _, seed in runs.values()) or any(recognized(frame, "seed") for frame in frames.values())
@@ -245,15 +211,6 @@ def named_by_path(
             names = ({"seed": "1"} if seeded and "seed" not in own else {}) | read
         named.append(frame.assign(**names))
     return named, notes[:1]
-
-
-def _logical(file: Path, frame: pd.DataFrame) -> Path:
-    """Return the path that names the run of a file: without times, folds and folders that loggers add."""
-    if "run" in frame.attrs:
-        return Path(frame.attrs["run"])
-    parts = [FOLD.sub("", part) for part in file.parts if part not in ("lightning_logs", "csv_logs")]
-    stem = re.sub(r"[-_]?20\d\d-\d\d-\d\d(?:[T_][\d:.-]+)?", "", parts[-1])
-    return Path(*[part for part in parts[:-1] if part], stem or parts[-1])
 
 
 def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
@@ -281,32 +238,21 @@ def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
 def run_of(file: Path) -> tuple[str, str]:
     """Return variant and seed, if any, of A/seed-3/any.csv, A/3.csv, A-seed3.csv, and A.csv."""
     folder, stem = file.parent.name, re.sub(r"(\.[a-z]+)+$", "", file.name, flags=re.IGNORECASE)  # lr0.1.csv.gz: lr0.1
-    if of_folder := NUMBERED.fullmatch(folder):
-        return of_folder[1] or file.parent.parent.name, of_folder[2]
-    if of_file := NUMBERED.fullmatch(stem):
-        return of_file[1] or folder, of_file[2]
+    for name, above in ((folder, file.parent.parent.name), (stem, folder)):
+        if found := NUMBERED.fullmatch(name):
+            return found[1] or above, found[2]
     return stem, ""
 
 
 # ---- Every Eval Ever, the schema of evaluation results: records of items in JSON lines, records of scores in JSON
 
 
-def is_every_eval_ever(file: Path, head: bytes) -> bool:
-    return b'"schema_version"' in head and b'"evaluation_id"' in head
-
-
 def read_every_eval_ever(file: Path, metric: str | None) -> pd.DataFrame:
     """Return the items of a model, or its scores: of the evaluation that `metric` names, else of the only one."""
     if file.suffix == ".jsonl":
-        with file.open(encoding="utf-8") as lines:
-            records = [json.loads(line) for line in lines if line.strip()]
-        return pd.DataFrame(
-            {
-                "variant": [record["model_id"] for record in records],
-                "item": [f"{record['evaluation_name']}/{record['sample_id']}" for record in records],
-                "correct": [record["evaluation"]["is_correct"] for record in records],
-            }
-        )
+        items = read_table(file, metric)
+        items["item"] = items["evaluation_name"] + "/" + items["sample_id"]
+        return items[["model_id", "item", "is_correct"]].set_axis(["variant", "item", "correct"], axis=1)
     record = json.loads(file.read_text(encoding="utf-8"))
     scores, known, lower = [], [], None
     for each in record["evaluation_results"]:
@@ -327,10 +273,6 @@ def read_every_eval_ever(file: Path, metric: str | None) -> pd.DataFrame:
 # ---- EleutherAI's lm-evaluation-harness: samples_TASK_TIME.jsonl, which --log_samples writes into a folder a model
 
 
-def is_lm_eval(file: Path, head: bytes) -> bool:
-    return file.suffix == ".jsonl" and b'"doc_id"' in head and b'"doc"' in head
-
-
 def read_lm_eval(file: Path, metric: str | None) -> pd.DataFrame:
     """Return item and outcome of each document; the model is the folder, and a repetition the time in the name.
 
@@ -348,9 +290,8 @@ def read_lm_eval(file: Path, metric: str | None) -> pd.DataFrame:
     task, time = name_of_file.groups() if name_of_file else (file.stem, None)
     hashes = Counter(sample.get("doc_hash") for sample in samples)
     items = [str(sample.get("doc_hash") or sample["doc_id"]) for sample in samples]
-    items = [
-        f"{item}/{sample['doc_id']}" if hashes[item] > 1 else item for item, sample in zip(items, samples, strict=True)
-    ]
+    both = zip(items, samples, strict=True)
+    items = [f"{item}/{sample['doc_id']}" if hashes[item] > 1 else item for item, sample in both]
     kind = "correct" if name in ("acc", "exact_match") else name
     frame = pd.DataFrame({"item": [f"{task}/{item}" for item in items], kind: [sample.get(name) for sample in samples]})
     frame.attrs["notes"] = [f"filter {filters[0]}: the first of {', '.join(filters)}."] * (len(filters) > 1)
@@ -360,13 +301,15 @@ def read_lm_eval(file: Path, metric: str | None) -> pd.DataFrame:
 # ---- UK AISI's Inspect: a log in JSON or an .eval archive; an epoch, which repeats every sample, is a seed
 
 
-def is_inspect_log(file: Path, head: bytes) -> bool:
-    return file.suffix == ".eval" or (file.suffix == ".json" and b'"eval"' in head and b'"task"' in head)
-
-
 def read_inspect_log(file: Path, metric: str | None) -> pd.DataFrame:
     """Return item and score of each sample, by the scorer that `metric` names, else the first."""
-    model, samples = _inspect_log(file)
+    if file.suffix == ".json":
+        log = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if name.startswith("samples/")]
+            log = json.loads(archive.read("header.json")) | {"samples": [json.loads(archive.read(n)) for n in names]}
+    samples = log.get("samples") or []
     scores = [sample.get("scores") or {} for sample in samples]  # a sample with an error has none
     scorers = list(dict.fromkeys(scorer for each in scores for scorer in each))
     if not scorers:
@@ -376,27 +319,12 @@ def read_inspect_log(file: Path, metric: str | None) -> pd.DataFrame:
     values = [each.get(metric or scorers[0], {}).get("value") for each in scores]
     kind = "correct" if all(isinstance(value, str | bool | None) for value in values) else "score"
     seeds, items = [sample.get("epoch", 1) for sample in samples], [sample["id"] for sample in samples]
-    frame = pd.DataFrame({"variant": model, "seed": seeds, "item": items, metric or kind: values})
+    frame = pd.DataFrame({"variant": str(log["eval"]["model"]), "seed": seeds, "item": items, metric or kind: values})
     frame.attrs["lower"] = False
     return frame
 
 
-def _inspect_log(file: Path) -> tuple[str, list[dict[str, Any]]]:
-    """Return the name of the model, and the samples."""
-    if file.suffix == ".json":
-        log = json.loads(file.read_text(encoding="utf-8"))
-        return str(log["eval"]["model"]), log.get("samples") or []
-    with zipfile.ZipFile(file) as archive:
-        header = json.loads(archive.read("header.json"))
-        names = [name for name in archive.namelist() if name.startswith("samples/")]
-        return str(header["eval"]["model"]), [json.loads(archive.read(name)) for name in names]
-
-
 # ---- the predictions of an OpenML run, predictions.arff: one row for each test item, repeat and fold
-
-
-def is_openml(file: Path, head: bytes) -> bool:
-    return file.suffix == ".arff" and b"@attribute row_id" in head.lower()
 
 
 def read_openml(file: Path, metric: str | None) -> pd.DataFrame:
@@ -410,19 +338,11 @@ def read_openml(file: Path, metric: str | None) -> pd.DataFrame:
             elif first.lower() == "@data":
                 break
         rows = [row for row in csv.reader(lines, quotechar="'") if row and not row[0].startswith("%")]
-    frame = pd.DataFrame(rows, columns=names)
-    label = frame["correct" if "correct" in frame else "truth"]
-    seed = frame["repeat"].astype(int) + 1
-    columns = {"seed": seed, "item": frame["row_id"], "prediction": frame["prediction"], "label": label}
-    return pd.DataFrame({**columns, "fold": frame["fold"]} if "fold" in frame else columns)
+    frame = pd.DataFrame(rows, columns=names).rename(columns={"row_id": "item", "truth": "label", "correct": "label"})
+    return frame.assign(seed=frame["repeat"].astype(int) + 1).filter(["seed", "item", "prediction", "label", "fold"])
 
 
 # ---- timm's inference.py: filename, index or label of the prediction; the label is the folder of the image
-
-
-def is_timm(file: Path, head: bytes) -> bool:
-    columns = set(head.split(b"\n")[0].strip().decode(errors="replace").split(","))
-    return file.suffix == ".csv" and "filename" in columns and bool(columns & {"prob", "logit", "prob_0", "logit_0"})
 
 
 def read_timm(file: Path, metric: str | None) -> pd.DataFrame:
@@ -433,32 +353,18 @@ def read_timm(file: Path, metric: str | None) -> pd.DataFrame:
     prediction = frame.get(column)
     if prediction is not None and str(column).startswith("index"):  # of classes in timm's order of their folders
         prediction = pd.to_numeric(prediction)
-        classes = sorted(folders.unique(), key=_natural)
+        classes = sorted(folders.unique(), key=lambda name: by_number(name.lower()))  # timm/utils/misc.py
         if prediction.max() >= len(classes):
-            raise ValueError(
-                f"its images are of {len(classes)} classes and it predicts class {prediction.max()}: which folder an "
-                "index means is unknown. Use --label-type name of timm's inference.py"
-            )
+            what = f"its images are of {len(classes)} classes and it predicts class {prediction.max()}"
+            raise ValueError(f"{what}, of an unknown folder. Use --label-type name of timm's inference.py")
         prediction = prediction.map(lambda index: classes[index])
     if prediction is None or (folders == "").any() or not prediction.astype(str).isin(folders).any():
-        raise ValueError(
-            "it names no predicted class that is the folder of an image. Use --fullname and --label-type name, or "
-            "--label-type none and --include-index, of timm's inference.py, or give a table with the columns item, "
-            "prediction and label"
-        )
+        raise ValueError("it names no predicted class that is the folder of an image. Use --fullname and --label-type "
+                         "name of timm's inference.py, or --label-type none and --include-index")  # fmt: skip
     return pd.DataFrame({"item": frame["filename"], "prediction": prediction, "label": folders})
 
 
-def _natural(name: str) -> list[str | int]:
-    """Return timm's key of class names: numbers by value, without capitals (timm/utils/misc.py)."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
-
-
 # ---- CSV, JSON lines, JSON records and Parquet; what a file has as text stays text
-
-
-def is_table(file: Path, head: bytes) -> bool:
-    return file.suffix.lower() in SUFFIXES
 
 
 def read_table(file: Path, metric: str | None) -> pd.DataFrame:
@@ -477,13 +383,20 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
         # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
         records = [line for line in text.split("\n") if line.strip()] if suffix == ".jsonl" else [text]
         content = [json.loads(record, parse_int=str, parse_float=str) for record in records]
-        is_row = isinstance(content[0], dict) and not any(
-            isinstance(value, list | dict) for value in content[0].values()
-        )
-        is_nested = suffix == ".json" and isinstance(content[0], dict) and not is_row
-        frame = (
-            _of_json(content[0]) if is_nested else pd.DataFrame(content if suffix == ".jsonl" or is_row else content[0])
-        )
+        first = content[0]
+        is_row = isinstance(first, dict) and not any(isinstance(value, list | dict) for value in first.values())
+        if suffix == ".jsonl" or is_row:
+            frame = pd.DataFrame(content)
+        elif not isinstance(first, dict):
+            frame = pd.DataFrame(first)
+        elif isinstance(first.get("log_history"), list):  # of Hugging Face's trainer
+            frame = pd.DataFrame(first["log_history"])
+        elif isinstance(first.get("results"), dict):  # of lm-evaluation-harness, by task
+            frame = pd.DataFrame([{"dataset": task} | scores for task, scores in first["results"].items()])
+            frame = frame.rename(columns=lambda name: str(name).removesuffix(",none"))
+            frame = frame.drop(columns=["dataset"] * (len(frame) == 1) + ["alias"] * ("alias" in frame))
+        else:
+            frame = table_of(first)
     if frame.empty:
         raise ValueError("it has no rows")
     nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]
@@ -492,17 +405,6 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
     frame = pd.concat([frame.drop(columns=nested), new.loc[:, ~new.columns.isin(frame.columns)]], axis=1)
     frame.attrs = {"run": str(file.with_name(found[1]))} if found else {}
     return frame
-
-
-def _of_json(content: dict[str, Any]) -> pd.DataFrame:
-    """Return the log of Hugging Face's trainer, the results of lm-evaluation-harness by task, or any nested table."""
-    if isinstance(content.get("log_history"), list):
-        return pd.DataFrame(content["log_history"])
-    if isinstance(content.get("results"), dict):
-        tasks = [{"dataset": task} | scores for task, scores in content["results"].items()]
-        frame = pd.DataFrame(tasks).rename(columns=lambda name: str(name).removesuffix(",none"))
-        return frame.drop(columns=["dataset"] if len(frame) == 1 else []).drop(columns="alias", errors="ignore")
-    return table_of(content)
 
 
 def text_of(file: Path) -> str:
@@ -517,10 +419,16 @@ def text_of(file: Path) -> str:
 
 
 def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
-    """Return the table of a text, in which the first line shows what separates columns."""
+    """Return the table of a text, whose first line shows what separates columns; comments may be above it."""
     if "\0" in text:
         raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a NUL character")
-    separator = separator or max(",;\t", key=text.lstrip().partition("\n")[0].count)
+    lines = text.lstrip().split("\n")
+    first = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    separator = separator or max(",;\t|", key=lines[first].count)
+    cells = [cell.strip().replace(".", "", 1) for cell in lines[first].split(separator)]
+    if first and len(lines[first - 1].split(separator)) == len(cells) and any(map(str.isdecimal, cells)):
+        first -= 1  # the last comment is the header, as numpy.savetxt writes it
+    text = "\n".join(lines[first:])
     rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, index_col=False)
     rows = rows.map(str.strip) if separator == "|" else rows
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
@@ -536,10 +444,6 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
 # ---- trackers' own files: MLflow's metrics/NAME (time, value, step), and TensorBoard's events
 
 
-def is_mlflow(file: Path, head: bytes) -> bool:
-    return not file.suffix and any(p.name == "metrics" and (p.parent / "meta.yaml").is_file() for p in file.parents)
-
-
 def read_mlflow(file: Path, metric: str | None) -> pd.DataFrame:
     """Return a metric by step, with the parameters of its run and its name."""
     folder = next(parent for parent in file.parents if parent.name == "metrics")
@@ -548,14 +452,9 @@ def read_mlflow(file: Path, metric: str | None) -> pd.DataFrame:
     frame = pd.DataFrame({"step": [row[-1] if len(row) > 2 else "0" for row in rows], name: [row[1] for row in rows]})
     told = {each.name: text_of(each).strip() for each in sorted((folder.parent / "params").glob("*"))}
     run_name = folder.parent / "tags" / "mlflow.runName"
-    frame.attrs["run"] = str(
-        folder.parent.with_name(text_of(run_name).strip()) if run_name.is_file() else folder.parent
-    )
+    name = text_of(run_name).strip() if run_name.is_file() else folder.parent.name
+    frame.attrs["run"] = str(folder.parent.with_name(name))
     return frame.assign(**{key: value for key, value in told.items() if key not in frame})
-
-
-def is_events(file: Path, head: bytes) -> bool:
-    return "tfevents" in file.name
 
 
 def read_events(file: Path, metric: str | None) -> pd.DataFrame:
@@ -563,53 +462,37 @@ def read_events(file: Path, metric: str | None) -> pd.DataFrame:
     content, place, rows = file.read_bytes(), 0, []
     while place + 12 <= len(content):
         (size,) = struct.unpack_from("<Q", content, place)
+        if place + size + 16 > len(content):  # still being written
+            break
         event = _fields(content[place + 12 : place + 12 + size])
         place += size + 16  # with two checksums
-        step = event.get(2, [0])[0]
-        for value in (v for summary in event.get(5, []) for v in _fields(summary).get(1, [])):
-            parts = _fields(value)
-            if 2 in parts:
-                number = struct.unpack("<f", parts[2][0])[0]
-            elif 8 in parts:  # a tensor, of TensorFlow 2
-                tensor = _fields(parts[8][0])
-                bits = (tensor.get(4) or tensor.get(5) or [b""])[0]
-                if tensor.get(1) != [1] or len(bits) != 4:
-                    continue
-                number = struct.unpack("<f", bits)[0]
-            else:
-                continue
-            rows.append({"step": step, parts[1][0].decode(): number})
-    frame = pd.DataFrame(rows)
-    if frame.empty:
+        for value in (_fields(value) for summary in event[5] for value in _fields(summary)[1]):
+            tensor = _fields(value[8][0]) if value[8] else {}  # of TensorFlow 2, in which 1 is its type
+            bits = value[2] or ((tensor[4] or tensor[5]) if tensor and tensor[1] == [1] else [])
+            if bits and len(bits[0]) == 4:
+                rows.append({"step": (event[2] or [0])[0], value[1][0].decode(): struct.unpack("<f", bits[0])[0]})
+    if not rows:
         raise ValueError("it has no scalars")
+    frame = pd.DataFrame(rows)
     frame.attrs["run"] = str(file.parent)
     return frame
 
 
-def _fields(message: bytes) -> dict[int, list[Any]]:
+def _fields(message: bytes) -> defaultdict[int, list[Any]]:
     """Return the values of a protocol buffer by the number of their field."""
-    found: dict[int, list[Any]] = {}
-    place = 0
+    found: defaultdict[int, list[Any]] = defaultdict(list)
+    stream = io.BytesIO(message)
 
     def varint() -> int:
-        nonlocal place
         number = shift = 0
-        while True:
-            byte = message[place]
-            place += 1
+        while (byte := stream.read(1)[0]) > 127:
             number |= (byte & 127) << shift
             shift += 7
-            if byte < 128:
-                return number
+        return number | byte << shift
 
-    while place < len(message):
-        key = varint()
-        if key & 7 == 0:
-            found.setdefault(key >> 3, []).append(varint())
-            continue
-        size = {1: 8, 5: 4}.get(key & 7) or varint()
-        found.setdefault(key >> 3, []).append(message[place : place + size])
-        place += size
+    while stream.tell() < len(message):
+        field, kind = divmod(varint(), 8)
+        found[field].append(varint() if kind == 0 else stream.read({1: 8, 5: 4}.get(kind) or varint()))
     return found
 
 
@@ -647,13 +530,25 @@ def score_in(pattern: str) -> re.Pattern[str]:
     return expression
 
 
+OF_TIMM = re.compile(rb"(?=.*\bfilename\b).*\b(prob|logit)(_0)?\b")  # the first line
+# Of a file and its head: what recognizes a format, the first that does, and what reads it.
 FORMATS: Sequence[tuple[Callable[[Path, bytes], bool], Reader]] = (
-    (is_every_eval_ever, read_every_eval_ever),
-    (is_lm_eval, read_lm_eval),
-    (is_inspect_log, read_inspect_log),
-    (is_openml, read_openml),
-    (is_timm, read_timm),
-    (is_mlflow, read_mlflow),
-    (is_events, read_events),
-    (is_table, read_table),
+    (lambda file, head: b'"schema_version"' in head and b'"evaluation_id"' in head, read_every_eval_ever),
+    (lambda file, head: file.suffix == ".jsonl" and b'"doc_id"' in head and b'"doc"' in head, read_lm_eval),
+    (
+        lambda file, head: (
+            file.suffix == ".eval" or (file.suffix == ".json" and b'"eval"' in head and b'"task"' in head)
+        ),
+        read_inspect_log,
+    ),
+    (lambda file, head: file.suffix == ".arff" and b"@attribute row_id" in head.lower(), read_openml),
+    (lambda file, head: file.suffix == ".csv" and bool(OF_TIMM.match(head)), read_timm),
+    (
+        lambda file, head: (
+            not file.suffix and any(p.name == "metrics" and (p.parent / "meta.yaml").is_file() for p in file.parents)
+        ),
+        read_mlflow,
+    ),
+    (lambda file, head: "tfevents" in file.name, read_events),
+    (lambda file, head: file.suffix.lower() in SUFFIXES, read_table),
 )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from referee.answer import answer
 from referee.checks import Check
@@ -131,7 +131,7 @@ class Pair(NamedTuple):
         if not variances.any():
             return 1.0 if self.lead > 0 else 0.5
         freedom = variances.sum() ** 2 / (variances**2 / (np.array([len(a), len(b)]) - 1)).sum()
-        return float(stats.t.cdf((a.mean() - b.mean()) / math.sqrt(variances.sum()), freedom))
+        return float(special.stdtr(freedom, (a.mean() - b.mean()) / math.sqrt(variances.sum())))
 
 
 def pair_of(a: Variant, b: Variant, difference: Contrast | None, settled: bool, margin: float | None) -> Pair:
@@ -309,17 +309,12 @@ class Verdict:
         rows, shown = [], self.metric.shown
         for pair in self.pairs:
             alone = self.alone(pair)
-            low, high, low_alone, high_alone = map(shown, (*pair.interval[1:], *alone.interval[1:]))
-            row = {
-                "better": pair.better.name,
-                "worse": pair.worse.name,
-                "lead": shown(pair.lead),
-                "low": low,
-                "high": high,
-            }
             chance = math.nan if self.datasets else pair.chance
+            row = {"better": pair.better.name, "worse": pair.worse.name, "lead": shown(pair.lead)}
+            row |= {end: shown(getattr(pair.interval, end)) for end in ("low", "high")}
             row |= {"p": pair.p, "beats_in_one_more_run": chance, "verdict": pair.verdict, "alone": alone.verdict}
-            rows.append(row | {"low_alone": low_alone, "high_alone": high_alone, "p_alone": alone.p})
+            row |= {f"{end}_alone": shown(getattr(alone.interval, end)) for end in ("low", "high")}
+            rows.append(row | {"p_alone": alone.p})
         for row, lead in zip(rows, self.general, strict=False):
             _, low, high = lead.elsewhere
             word = BETTER if lead.mean > 0 and lead.adjusted <= lead.level else OPEN
@@ -392,14 +387,10 @@ def conclusion(verdict: Verdict) -> str:
     if not verdict.over or not verdict.pairs or verdict.pairs[0].difference is None:
         return f"{verdict.over} {_conclusion(verdict)}".strip()
     pair = verdict.pairs[0]
-    at = [
-        (each, 1 if each.better.name == pair.better.name else -1)
-        for pairs in verdict.places.values()
-        for each in pairs
-        if {each.better.name, each.worse.name} == {pair.better.name, pair.worse.name}
-    ]
-    signs = [sign * np.sign(each.lead) for each, sign in at]
-    settled = sum(each.verdict == BETTER and sign > 0 for each, sign in at)
+    names = pair.better.name, pair.worse.name
+    pairs = [each for of in verdict.places.values() for each in of if {each.better.name, each.worse.name} == {*names}]
+    signs = [np.sign(each.lead) * (1 if each.better.name == names[0] else -1) for each in pairs]
+    settled = sum(each.verdict == BETTER and each.better.name == names[0] for each in pairs)
     on = "on" if verdict.datasets else "with"
     where = f"ahead {on} {signs.count(1)}, settled {on} {settled}"
     where += f"; behind {on} {signs.count(-1)}" if -1 in signs else ""

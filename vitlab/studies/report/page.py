@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from referee.along import Line, Reference, best_where, interval_of, number
 from referee.formats import NONE, SPACE, counted, joined
 from referee.report import drawing
-from referee.report.along import line_parts
-from referee.report.claim import about, decided, headline
+from referee.report.along import Line, Reference, best_where, interval_of, line_parts, number
+from referee.report.claim import about, headline, in_words
 from referee.report.claim import chart as chart_of
 from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
 from referee.report.effects import CELLS, draw_cells
@@ -79,7 +78,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
         heading=headline(claim, judged(results)) if claim else verdict(results),
         lead=[
-            *([*decided(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
+            *([*in_words(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
             *([known] if claim and (known := history(study)) else []),
             *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
             *costlier(results),

@@ -11,7 +11,7 @@ from referee.claim import CONTRADICTED, REPEATED, Claim
 from referee.formats import NONE, SPACE, joined, p_value
 from referee.report.differences import INTERVAL
 from referee.report.document import Heading, Note, Part, Row, Table
-from referee.report.drawing import TIP, Chart, Layout, brief, panels_of, put_legend, style_of
+from referee.report.drawing import TIP, Chart, Layout, bar, brief, panels_of, put_legend, style_of
 from referee.verdict import VOID, Verdict
 
 TABLE = "What decides the word"
@@ -33,8 +33,8 @@ def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
     return rows
 
 
-def decided(claim: Claim, verdict: Verdict) -> list[str]:
-    """Return what a claim needs and lacks, and the rows of `deciding` as sentences; of many relations, how many."""
+def in_words(claim: Claim, verdict: Verdict) -> list[str]:
+    """Return in sentences what a claim needs and lacks, and each row of `deciding`; of many relations, how many."""
     rows = deciding(claim, verdict)
     lines = [f"Not tested, since {why}." for why in verdict.design.unmet]
     if len(rows) > SENTENCES:
@@ -102,7 +102,7 @@ def draw_claim(claim: Claim, verdict: Verdict, layout: Layout) -> Figure:
         ours.plot([x for x, _ in shown], [scale * result.score.mean for _, result in shown], **line, label=name)
         for x, result in shown:
             mean, low, high = (scale * value for value in result.score)
-            ours.plot([x, x], [low, high], color=line["color"], linewidth=2.5, alpha=0.55)
+            bar(ours, index, [x, x], [low, high])
             ours.plot(x, mean, gid=f"{TIP}{result.name}: {mean:.4g}", **(line | {"linestyle": "none"}))
     for axes, title in zip([*published, ours], ["as published", "here"] if published else [""], strict=True):
         axes.set_title(title)

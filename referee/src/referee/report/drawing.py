@@ -8,7 +8,7 @@ color-blind readers and in black and white.
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Placeholders for the page's colors: in the SVG, variables of the style sheet replace them.
 INK, MUTED, RULE = "#1c1d20", "#5c6066", "#d9dbdf"
@@ -120,6 +121,19 @@ def panels_of(layout: Layout, count: int, height: float, share_y: bool = False) 
     return figure, panels[:count]
 
 
+def rows_of(layout: Layout, names: Sequence[str], label: str) -> tuple[Figure, Axes]:
+    """Return a figure with a row for each name, the first on top, and a label below its axis."""
+    figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(names)) * PX), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel(label)
+    return figure, axes
+
+
 def style_of(index: int) -> dict[str, Any]:
     """Return the color, marker and dashes of a variant."""
     which = index % len(COLORS)
@@ -132,6 +146,11 @@ def point(
     """Draw a variant's marker with a tooltip; a hollow one is of less weight."""
     style = style_of(index) | {"linestyle": "none", "markersize": size}
     axes.plot(x, y, gid=TIP + tip, label=label, fillstyle="none" if hollow else "full", **style)
+
+
+def bar(axes: Axes, index: int, x: Sequence[Any], y: Sequence[float]) -> None:
+    """Draw the interval of a variant between two points."""
+    axes.plot(x, y, color=style_of(index)["color"], linewidth=2.5, alpha=0.55)
 
 
 def draw_curve(

@@ -9,7 +9,7 @@ from referee.effects import depends
 from referee.formats import NONE, joined, p_value
 from referee.report.differences import INTERVAL
 from referee.report.document import Cell, Details, Figure, Heading, Note, Part, Row, Table, Text
-from referee.report.drawing import PX, Chart, Drawing, Layout, brief, point, put_legend, style_of
+from referee.report.drawing import PX, Chart, Drawing, Layout, bar, brief, point, put_legend, style_of
 from referee.verdict import DEPENDS, OPEN, Pair, Variant, Verdict, conclusion
 
 SHOWN = 6  # interactions, beyond which they are folded up
@@ -29,9 +29,9 @@ def effects_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
     if interactions := verdict.effects.interactions:
         rows = []
         for each in interactions:
-            lead, (low, high) = each.estimate, (verdict.metric.text(end, verdict.digits) for end in each.interval[1:])
-            cells: list[str | Cell] = [each.at, each.than, Cell(verdict.metric.text(lead, verdict.digits), bold=True)]
-            cells += [f"[{low}, {high}]", "yes" if each.word == DEPENDS else "undecided", p_value(each.p)]
+            lead = Cell(verdict.metric.text(each.estimate, verdict.digits), bold=True)
+            cells: list[str | Cell] = [each.at, each.than, lead, verdict.metric.bracket(each.interval, verdict.digits)]
+            cells += ["yes" if each.word == DEPENDS else "undecided", p_value(each.p)]
             rows.append(Row(" – ".join(each.levels), cells))
         columns = ["Lead of", "Larger at", "Than at", "By", INTERVAL, "Beyond chance", "p, adjusted"]
         table = Table("Interactions", columns, rows, left=columns[1:3] + columns[4:6], labeled=True)
@@ -50,19 +50,16 @@ def datasets_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
     if verdict.general:
         rows = []
         for pair, lead in zip(verdict.pairs, verdict.general, strict=True):
-            low, high = (verdict.metric.text(end, verdict.digits) for end in lead.elsewhere[1:])
+            ends = verdict.metric.bracket(lead.elsewhere, verdict.digits)
             is_better = lead.mean > 0 and lead.adjusted <= lead.level
-            rows.append(Row(pair.name, [f"[{low}, {high}]", "better" if is_better else "open", p_value(lead.adjusted)]))
+            rows.append(Row(pair.name, [ends, "better" if is_better else "open", p_value(lead.adjusted)]))
         columns = ["Pair", "Lead on another", "In general", "p, adjusted"]
         how = (
             "*Lead on another*: where 95 % of such data sets have their lead, if these were drawn from them. "
             "*In general*: whether the mean lead over all such data sets is above 0, by a t-test of the leads."
         )
-        parts += [
-            Heading("Other data sets of the kind"),
-            Table("Others", columns, rows, left=columns[1:3], labeled=True),
-        ]
-        parts += [Note(how)]
+        table = Table("Others", columns, rows, left=columns[1:3], labeled=True)
+        parts += [Heading("Other data sets of the kind"), table, Note(how)]
     each = [Row(d, [of.sentence]) for d, of in verdict.datasets.items()]
     columns = ["Data set", "Verdict"]
     table = Table("Each data set", columns, each, left=columns[1:], wrapped=columns[1:], labeled=True)
@@ -97,13 +94,8 @@ def leads_table(verdict: Verdict, at: str) -> list[Part]:
 def _row(pair: Pair, where: str, verdict: Verdict) -> Row:
     lead, word = verdict.metric.text(pair.lead, verdict.digits), "undecided" if pair.verdict == OPEN else pair.verdict
     word = "not tested" if pair.difference is None else word
-    cells: list[str | Cell] = [
-        where,
-        Cell(lead, bold=where.startswith("mean")),
-        pair.bracket(verdict.digits) or NONE,
-        word,
-    ]
-    return Row(pair.name, [*cells, p_value(pair.p)])
+    bold = Cell(lead, bold=where.startswith("mean"))
+    return Row(pair.name, [where, bold, pair.bracket(verdict.digits) or NONE, word, p_value(pair.p)])
 
 
 def lines_of(verdict: Verdict) -> tuple[str, str, Lines, list[str]]:
@@ -131,19 +123,13 @@ def cells_parts(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
     def cell(variant: Variant | None) -> str | Cell:
         if variant is None:
             return NONE
-        mean, interval = (
-            variant.metric.text(variant.score.mean, verdict.digits),
-            variant.metric.bracket(variant.score, verdict.digits),
-        )
+        mean = variant.metric.text(variant.score.mean, verdict.digits)
+        interval = variant.metric.bracket(variant.score, verdict.digits)
         return Cell(f"{mean} {interval}".rstrip(), bold=variant is best and not verdict.datasets)
 
     rows = [Row(place or what, [cell(line.get(place)) for line in lines.values()]) for place in places]
     table = Table("Cells", [at or what, *lines], rows, labeled=True)
-    caption = (
-        f"Mean and 95 % interval over seeds of each cell; a line is a {what}."
-        if at
-        else "Mean and 95 % interval over seeds."
-    )
+    caption = f"Mean and 95 % interval over seeds{f' of each cell; a line is a {what}' if at else ''}."
     return [*([Figure(drawing, caption)] if drawing else []), table]
 
 
@@ -160,7 +146,7 @@ def draw_cells(verdict: Verdict, layout: Layout) -> Drawn:
         joined_up = style["linestyle"] if not verdict.datasets else "none"
         axes.plot(x, [mean for mean, *_ in scores], label=name, **(style | {"linestyle": joined_up}))
         for at_x, (mean, low, high), place in zip(x, scores, line, strict=True):
-            axes.plot([at_x, at_x], [low, high], color=style["color"], linewidth=2.5, alpha=0.55)
+            bar(axes, index, [at_x, at_x], [low, high])
             point(axes, index, at_x, mean, 7, f"{name}, {place}: {mean:.4g}")
     names = [brief(place, layout) if upright else textwrap.fill(brief(place, layout), 14) for place in places]
     axes.set_xticks(range(len(places)), names, rotation=90 * upright)

@@ -45,35 +45,27 @@ def write_report(verdict: Verdict, path: Path) -> Path:
 def _sections(verdict: Verdict, folder: Path) -> list[Section]:
     if not verdict.ranking:
         return []
+    last = [Section("For a paper", [Code(verdict.latex())])]
+    if verdict.outcomes.notes:
+        last.append(Section("How the files were read", [Note(note) for note in verdict.outcomes.notes]))
     if verdict.datasets:
         drawing = draw(CELLS, verdict, folder) if verdict.pairs else None
-        return [Section("Data sets", datasets_section(verdict, drawing)), *_last(verdict)]
+        return [Section("Data sets", datasets_section(verdict, drawing)), *last]
     sections = []
     if verdict.effects is not None:
         sections.append(Section("Factors", effects_section(verdict, draw(CELLS, verdict, folder))))
-    sections += [Section("Ranking", [Figure(draw(RANKING, verdict, folder), RANKING.description), _ranking(verdict)])]
-    if verdict.pairs:
-        few = len(verdict.pairs) <= MOST_ROWS
-        drawing = draw(DIFFERENCES, verdict, folder) if few else None
-        sections.append(Section("Differences", differences_section(verdict, drawing, not verdict.of_models)))
-    return [*sections, *_last(verdict)]
-
-
-def _last(verdict: Verdict) -> list[Section]:
-    sections = [Section("For a paper", [Code(verdict.latex())])]
-    if verdict.outcomes.notes:
-        sections.append(Section("How the files were read", [Note(note) for note in verdict.outcomes.notes]))
-    return sections
-
-
-def _ranking(verdict: Verdict) -> Table:
-    metric, digits = verdict.metric, verdict.digits
-    rows = []
+    metric, digits, rows = verdict.metric, verdict.digits, []
     for variant in verdict.ranking:
         mean = Cell(metric.text(variant.score.mean, digits), bold=True)
         interval = metric.bracket(variant.score, digits) or NONE
         rows.append(Row(variant.name, [mean, interval, str(len(variant.runs))], variant.index))
-    return Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL], labeled=True)
+    table = Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL], labeled=True)
+    sections += [Section("Ranking", [Figure(draw(RANKING, verdict, folder), RANKING.description), table])]
+    if verdict.pairs:
+        few = len(verdict.pairs) <= MOST_ROWS
+        drawing = draw(DIFFERENCES, verdict, folder) if few else None
+        sections.append(Section("Differences", differences_section(verdict, drawing, not verdict.of_models)))
+    return [*sections, *last]
 
 
 def as_latex(verdict: Verdict) -> str:

@@ -35,7 +35,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 
 from referee.statistics import exact
 from referee.statistics.blocks import estimated
@@ -163,6 +163,8 @@ def p_value(mean: float, seeds: float, images: float, freedom: float, of_images:
     if not images:
         return max(LEAST_P, float(2 * special.stdtr(freedom, -abs(mean) / math.sqrt(seeds)))) if seeds else LEAST_P
 
+    from scipy import optimize  # which takes as long to import as all the rest
+
     def excess(log_alpha: float) -> float:
         return half_width(math.exp(log_alpha), seeds, images, freedom, of_images) - abs(mean)
 
@@ -177,7 +179,7 @@ def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Inter
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Interval(mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread(values, step) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * spread(values, step) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -191,8 +193,8 @@ def spread(values: np.ndarray, step: float = 0.0) -> float:
 
 def sampling_margin(accuracy: float, images: int) -> float:
     """Return the half-width of Wilson's interval: how far another test set of this size would move an accuracy."""
-    interval = stats.binomtest(round(accuracy * images), images).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.high - interval.low) / 2
+    z, a, n = float(special.ndtri((1 + CONFIDENCE) / 2)), round(accuracy * images) / images, images
+    return z * math.sqrt(a * (1 - a) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
 
 
 class Cells:
@@ -227,7 +229,8 @@ class Cells:
         self.outcomes, self.by_seed = outcomes, by_seed
         self.step = step or least_gap(by_seed)
         self.means = [y.mean(axis=0) for y in outcomes]  # (N,)
-        self.flips = [float(dependence.changes(y).mean()) / len(y) if len(y) > 1 else 0.0 for y in outcomes]  # w / S
+        # w/S of each variant: what the changes by seed add to the variance of its mean over images
+        self.noise = [float(dependence.changes(y).mean()) / len(y) if len(y) > 1 else 0.0 for y in outcomes]
         self.freedom = left * (self.counts - 1.0)  # f
         self.spread = over_seeds(by_seed, self.step) / left  # s²
         self.shared, self.shared_freedom = moderated(self.spread, self.freedom)  # s̃², f̃
@@ -242,15 +245,21 @@ class Cells:
             leads = by_image.mean(axis=1)
             least = self.step if self.is_bool else least_gap([*self.by_seed, leads.round(12)])
             seeds = max(float(leads.var(ddof=1)), least**2 * float(c @ c) / 12) / len(leads)
-            flipped, freedom = float(self.dependence.changes(by_image).mean()) / len(leads), len(leads) - 1.0
+            noise, freedom = float(self.dependence.changes(by_image).mean()) / len(leads), len(leads) - 1.0
         else:
-            seeds, freedom = self._over_seeds(v, c**2 / self.counts[v])
+            own = c**2 / self.counts[v] * self.spread[v]
+            seeds, freedom = float(own.sum()), satterthwaite(own, self.freedom[v])
+            if (self.counts > 1).sum() > 2:
+                shared = c**2 / self.counts[v] * self.shared[v]
+                of_shared = satterthwaite(shared, self.shared_freedom[v])
+                freedom = min(of_shared, freedom) if seeds > shared.sum() else of_shared
+                seeds, freedom = max(seeds, float(shared.sum())), max(1.0, math.floor(freedom + ROUNDING))
             if self.images == 1 and self.counts[v].max() == 1:
                 seeds = math.inf  # a single number each
             if self.blocks is not None:
                 seeds *= self.blocks.growth(dict(zip(v, c, strict=True)))
-            flipped = float(c**2 @ [self.flips[each] for each in v])
-        between = self.dependence.variance(apart) - flipped if self.images > 1 else 0.0
+            noise = float(c**2 @ [self.noise[each] for each in v])
+        between = self.dependence.variance(apart) - noise if self.images > 1 else 0.0
         if self.is_bool and not apart.any():
             between = self.dependence.of_one(self.images)
         over_images = self.dependence.overlap * max(0.0, between) / self.images
@@ -262,17 +271,6 @@ class Cells:
     def pair(self, a: int, b: int) -> Contrast:
         """Return variant a minus variant b."""
         return self.contrast({a: 1.0, b: -1.0})
-
-    def _over_seeds(self, v: list[int], shares: np.ndarray) -> tuple[float, float]:
-        """Return V and ν of variants, from c²/S of each."""
-        own, welch = shares * self.spread[v], satterthwaite(shares * self.spread[v], self.freedom[v])
-        if (self.counts > 1).sum() < 3:
-            return float(own.sum()), welch
-        shared = shares * self.shared[v]
-        freedom = satterthwaite(shared, self.shared_freedom[v])
-        if own.sum() > shared.sum():
-            freedom = min(freedom, welch)
-        return float(max(own.sum(), shared.sum())), max(1.0, math.floor(freedom + ROUNDING))
 
 
 def satterthwaite(variances: np.ndarray, freedom: np.ndarray) -> float:
@@ -324,14 +322,13 @@ def _inverse_trigamma(x: float) -> float:
 def all_pairs(
     outcomes: Sequence[np.ndarray],
     test: str = "pooled",
-    level: float = LEVEL,
     dependence: Dependence = INDEPENDENT,
     blocks: Sequence[np.ndarray] | None = None,
 ) -> dict[tuple[int, int], Contrast]:
     """Compare all variants, see `Cells`."""
     cells = Cells(outcomes, test, dependence, blocks)
     pairs = {pair: cells.pair(*pair) for pair in combinations(range(len(outcomes)), 2)}
-    return in_family(pairs, {v: float(y.mean()) for v, y in enumerate(cells.by_seed)}, level)
+    return in_family(pairs, {v: float(y.mean()) for v, y in enumerate(cells.by_seed)})
 
 
 def in_family(
@@ -378,8 +375,8 @@ def least_visible(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:
     """
     gap = a.mean(axis=0) - b.mean(axis=0)  # (N,), of outcomes (S, N) bool, S at least 2
     parts = [a.astype(float) - b] if paired else [a, b]
-    flipped = sum(y.var(axis=0, ddof=1) / len(y) for y in parts)
-    error = float(((gap - gap.mean()) ** 2 - flipped).std(ddof=1)) / len(gap) ** 1.5
+    noise = sum(y.var(axis=0, ddof=1) / len(y) for y in parts)
+    error = float(((gap - gap.mean()) ** 2 - noise).std(ddof=1)) / len(gap) ** 1.5
     return float(special.ndtri(1 - LEVEL)) * error
 
 

@@ -17,12 +17,12 @@ p is the share of studies of the fitted law whose points lie as far from their o
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
 
 from referee.statistics.contrast import LEVEL, Interval, half_width
 
@@ -112,19 +112,14 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
     at = float(_zeros(places, r).mean())
     low, high = (float(end(rejected, initial=at)) for end in (np.min, np.max))
     low, high = (places[0] if beyond[0] <= 0 else low), (places[-1] if beyond[-1] <= 0 else high)
+    slopes = np.diff(np.eye(len(u)), axis=0) / np.diff(u)[:, None]  # weights of the points, (K − 1, K)
     for k in range(first, last):
-        if u[k] < high and low < u[k + 1] and _may_jump(u, k, ratios, half):
+        steeper = [slopes[k] - slopes[j] for j in (k - 1, k + 1) if 0 <= j < len(slopes)]  # than before, and after
+        may_jump = all(float(np.sign(slopes[k] @ ratios) * (w @ ratios)) > half(w) for w in steeper)
+        if u[k] < high and low < u[k + 1] and may_jump:
             low, high = min(low, u[k]), max(high, u[k + 1])
     at, low, high = (math.exp(end) if numbers[0] > 0 else float(end) for end in (at, low, high))
     return Crossing(at, low, high, before < 0, (float(numbers[first]), float(numbers[last])))
-
-
-def _may_jump(u: np.ndarray, k: int, r: np.ndarray, half: Callable[[np.ndarray], float]) -> bool:
-    """Whether r is steeper between the points k and k + 1 than between those before and those after, beyond chance."""
-    slopes = np.diff(np.eye(len(u)), axis=0) / np.diff(u)[:, None]  # weights of the points, (K − 1, K)
-    rise = float(np.sign(slopes[k] @ r))
-    others = [slopes[k] - slopes[j] for j in (k - 1, k + 1) if 0 <= j < len(slopes)]
-    return all(rise * float(w @ r) > half(w) for w in others)
 
 
 def _zeros(places: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -164,7 +159,7 @@ def power_law(x: Sequence[float], errors: np.ndarray, images: Sequence[float]) -
     means, noise = errors.mean(axis=1), errors.std(axis=1, ddof=1) / math.sqrt(S)
     places = np.asarray(x, dtype=float)
     rng = np.random.default_rng(0)
-    moved = stats.t.rvs(S - 1, size=(DRAWS, K), random_state=rng) * noise
+    moved = rng.standard_t(S - 1, size=(DRAWS, K)) * noise
     moved += rng.standard_normal((DRAWS, 1)) * np.sqrt(np.asarray(images))
     fitted = _fit(places, means)
     spread = np.array([_fit(places, np.clip(means + each, 1e-6, None), fitted) for each in moved])

@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 MOST_REGROUPINGS = 20_000  # beyond which as many are drawn, with a fixed generator
 ROUNDING = 1e-9
@@ -31,7 +31,7 @@ def p_value(a: np.ndarray, b: np.ndarray, images: float) -> float:
     actual = float(abs(a.mean() - b.mean()))
 
     def share(alpha: float) -> float:
-        rest = math.sqrt(max(0.0, actual**2 - float(stats.norm.isf(alpha / 2)) ** 2 * images))
+        rest = math.sqrt(max(0.0, actual**2 - float(special.ndtri(alpha / 2)) ** 2 * images))
         return 1 - float(np.searchsorted(sizes, rest - ROUNDING)) / len(sizes)
 
     # The share falls with α, in steps.
@@ -87,5 +87,5 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     test is about these two trained models only: several seeds on the same items must not be pooled.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
-    p = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return McNemar(only_a, only_b, p)
+    p = 2 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5))  # of both tails, which are alike
+    return McNemar(only_a, only_b, min(p, 1.0))

@@ -24,7 +24,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from referee.statistics.contrast import INDEPENDENT, LEVEL, Dependence
 from referee.statistics.sequential import POWER, level_after, levels
@@ -136,29 +136,25 @@ def measured(
     freedom = [len(y) - 1 for y in outcomes]
     seeds = float(np.average(spread, weights=freedom))
     nu, size = sum(freedom), test_images or N
-    g = _by_image(outcomes, dependence) if N > 1 else np.zeros(1)
-    flips = float(np.mean([dependence.changes(y).mean() for y in outcomes])) if N > 1 else 0.0
+    g, flips = np.zeros(1), 0.0
+    if N > 1:
+        changes, means = [dependence.changes(y) for y in outcomes], [y.mean(axis=0) for y in outcomes]  # w_i
+        by_pair = []
+        for a, b in combinations(range(len(outcomes)), 2):
+            gap = means[a] - means[b] - (means[a] - means[b]).mean()
+            noise = changes[a] / len(outcomes[a]) + changes[b] / len(outcomes[b])
+            by_pair.append(gap * dependence.together(gap) - noise)
+        g, flips = dependence.overlap * np.mean(by_pair, axis=0), float(np.mean(changes))
 
     def resized(variance: float) -> float:
         return max(variance - flips / N, 0.0) + flips / size if size != N else variance
 
     sums = g if dependence.groups is None or N == 1 else np.bincount(dependence.groups, g)  # of what is independent
-    image, error = float(g.mean()), float(stats.norm.isf(TAIL) * sums.std() * math.sqrt(len(sums)) / len(g))
-    low, high = (nu * seeds / stats.chi2.isf(tail, nu) for tail in (TAIL, 1 - TAIL))
+    image, error = float(g.mean()), float(special.ndtri(1 - TAIL) * sums.std() * math.sqrt(len(sums)) / len(g))
+    low, high = (float(nu * seeds / special.chdtri(nu, tail)) for tail in (TAIL, 1 - TAIL))
     ends = (seeds, image), (low, image - error), (high, image + error)
     point, least_, most = (Variances(resized(s), max(i, 0.0) / size) for s, i in ends)
     return Pilot(variants, size, point, least_, most)
-
-
-def _by_image(outcomes: Sequence[np.ndarray], dependence: Dependence) -> np.ndarray:
-    """Return g (N,), whose mean is N · I without bias, mean over pairs."""
-    means = [y.mean(axis=0) for y in outcomes]
-    flips = [dependence.changes(y) / len(y) for y in outcomes]  # w_i / S
-    found = []
-    for a, b in combinations(range(len(outcomes)), 2):
-        gap = means[a] - means[b] - (means[a] - means[b]).mean()
-        found.append(gap * dependence.together(gap) - flips[a] - flips[b])
-    return dependence.overlap * np.mean(found, axis=0)
 
 
 def guessed(variants: int, test_images: int, accuracy: float) -> Pilot:
@@ -217,4 +213,5 @@ def images_needed(pilot: Pilot, variances: Variances, difference: float) -> int:
 @cache
 def _quantiles(alpha: float, freedom: int) -> tuple[float, float, float]:
     """Return t_{1−α/2}, z_{1−α/2} and z of the power."""
-    return float(stats.t.isf(alpha / 2, freedom)), float(stats.norm.isf(alpha / 2)), float(stats.norm.ppf(POWER))
+    t, z = special.stdtrit(freedom, alpha / 2), special.ndtri(alpha / 2)
+    return -float(t), -float(z), float(special.ndtri(POWER))

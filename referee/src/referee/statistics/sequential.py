@@ -27,7 +27,7 @@ from itertools import combinations, product
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from referee.statistics.contrast import INDEPENDENT, LEVEL, Cells, Contrast, Dependence, both_ways, enough, in_family
 
@@ -46,9 +46,9 @@ def levels(looks: tuple[int, ...], test: str = "pooled", rising: bool = False) -
     if len(looks) == 1:
         return (LEVEL,)
     shape = (np.array(looks) / looks[-1]) ** (0.5 - DELTA if rising else 0)
-    z = [stats.norm.isf(_simulated_p(looks, test, spread) / 2) * shape for spread in SPREADS]
+    z = [-special.ndtri(_simulated_p(looks, test, spread) / 2) * shape for spread in SPREADS]
     bound = max(float(np.quantile(each.max(axis=1), 1 - LEVEL)) for each in z)
-    return tuple((2 * stats.norm.sf(bound / shape)).tolist())
+    return tuple((2 * special.ndtr(-bound / shape)).tolist())
 
 
 @cache
@@ -80,7 +80,7 @@ def _simulated_p(looks: tuple[int, ...], test: str, spread: float = 1.0) -> np.n
     means = sums / n
     t = np.abs(means[0] - means[1:].sum(axis=0)) / np.sqrt(errors.sum(axis=0))
     freedom = errors.sum(axis=0) ** 2 / (errors**2 / (n - 1)).sum(axis=0)  # Welch's; n − 1 for differences by seed
-    return np.asarray(2 * stats.t.sf(t, freedom))
+    return np.asarray(2 * special.stdtr(freedom, -t))
 
 
 @dataclass
@@ -173,7 +173,10 @@ def cells_of(
     dependence: Dependence = INDEPENDENT,
     blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
 ) -> tuple[dict[Any, int], dict[Any, int], Cells | None]:
-    """Return the finished runs of each variant, the places of those that are compared, and their cells, if two are."""
+    """Return three things: by variant the number of its finished runs, the places in `Cells`, and these cells.
+
+    Only variants with enough seeds have a place; the cells are None where fewer than two have.
+    """
     finished = {name: [seed for seed, row in each.items() if row is not None] for name, each in rows.items()}
     if test == "paired":  # a seed that failed in one variant has no partner in the others
         known = [each for each in finished.values() if each] or [[]]
@@ -218,9 +221,9 @@ def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
     if len(known) < 2:
         return False
     leader = max(known, key=look.means.__getitem__)
-    z = stats.norm.isf(state.level / (2 * (len(known) - 1)))
+    z = -special.ndtri(state.level / (2 * (len(known) - 1)))
     for each in (look.differences[pair] for pair in combinations(known, 2) if leader in pair):
-        likely = abs(each.mean) + stats.norm.ppf(POWER) * math.sqrt(each.seeds + each.images)
+        likely = abs(each.mean) + special.ndtri(POWER) * math.sqrt(each.seeds + each.images)
         if likely >= z * math.sqrt(each.seeds * share + each.images):
             return False
     return True
