@@ -341,7 +341,8 @@ class Experiment:
             if len(longer) == len(changed) and longer[0].startswith("trainer.max_") and last.is_file():
                 remedy = f"Train on from its last state: --run.name NEW --ckpt_path {last}; or replace"
             raise ValueError(
-                f"{self.directory} is a run with another configuration ({len(changed)} difference{'s' * (len(changed) > 1)}):\n"
+                f"{self.directory} is a run with another configuration "
+                f"({len(changed)} difference{'s' * (len(changed) > 1)}):\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + f"\n{remedy} that one with --run.overwrite true."
             )
