@@ -125,6 +125,9 @@ def test_a_missing_file_is_answered_with_those_that_are_there(tmp_path: Path) ->
         load_yaml(tmp_path / "vti.yaml")
 
 
+BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" for i in range(9))  # 9⁹ values
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -136,7 +139,10 @@ def test_a_missing_file_is_answered_with_those_that_are_there(tmp_path: Path) ->
         ("trainer: {max_epochs: 9}\nb: 1\ntrainer: {}", ", line 1, column 1: not valid YAML, `trainer` is given twice"),
         ("b:\n- {b: {c: 1}, c: 2, b: 3}", ", line 2, column 3: not valid YAML, `b` is given twice."),
         ("a: \xe9t\xe9".encode("latin1"), ", line 1: not a text in UTF-8"),
-        (b"PK\x03\x04\0\0\xff", ", line 1: not a text in UTF-8; --ckpt_path takes a checkpoint"),
+        (b"PK\x03\x04\0\0\xff", ", line 1: not a text in UTF-8. Save it as one; --ckpt_path takes a checkpoint"),
+        (BOMB, ", line 6: more than 100 levels, or 100,000 values with those of aliases"),
+        ("a: &a [*a]", ", line 1: more than 100 levels"),
+        ("a: " + "[" * 200_000, ", line 1: more than 100 levels"),  # libyaml crashes
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused_in_one_line(

@@ -25,6 +25,8 @@ except ImportError:
 Config = dict[str, Any]
 Report = Callable[[str], object]
 
+DEEPEST, MOST_VALUES = 100, 100_000  # of any configuration, and then some
+
 # These sections are recipes: another class of the same kind keeps the arguments that mean the same to it. Deeper down,
 # equal names mean different things in different classes: AdamW's weight decay is not SGD's, a ViT's depth not a Swin's.
 RECIPES = {"model": "vitlab.objectives", "data": "vitlab.data"}  # and where their short class names are looked up
@@ -245,7 +247,9 @@ def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
         content = parse_yaml(written.decode(), str(path), loader)
     except UnicodeDecodeError as error:
         line = written.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: not a text in UTF-8; --ckpt_path takes a checkpoint.") from None
+        raise ValueError(
+            f"{path}, line {line}: not a text in UTF-8. Save it as one; --ckpt_path takes a checkpoint."
+        ) from None
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"contains a {type(content).__name__}"
         raise ValueError(f"{path} {found}; expected a mapping like `trainer: {{max_epochs: 10}}`.")
@@ -259,9 +263,10 @@ def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
         source: its file or option, as messages name it.
 
     Raises:
-        ValueError: not valid YAML (with line and column), or a key given twice.
+        ValueError: not valid YAML (with line and column), a key given twice, or nesting and aliases without end.
     """
     try:
+        _refuse_bombs(text, source)
         return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark
@@ -275,6 +280,26 @@ def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
         raise ValueError(f"{source}, line {mark.line + 1}, column {mark.column + 1}: {fault}.") from None
     except yaml.YAMLError as error:  # a character that no text has
         raise ValueError(f"{source} is not valid YAML: {error}".partition("\n")[0]) from None
+
+
+def _refuse_bombs(text: str, source: str) -> None:
+    """Refuse brackets so deep that libyaml crashes, and aliases that repeat without end, before anything is built."""
+    path, sizes = list[list[Any]]([[None, 0]]), dict[str | None, int]()  # anchor and values of what is open; by anchor
+    for event in yaml.parse(text, Loader=SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            path.append([event.anchor, 1])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = path.pop()
+            sizes[anchor] = size
+            path[-1][1] += size
+        elif isinstance(event, yaml.AliasEvent):
+            path[-1][1] += sizes.get(event.anchor, MOST_VALUES + 1)  # it is in what it repeats
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[event.anchor] = 1
+            path[-1][1] += 1
+        if len(path) > DEEPEST or path[-1][1] > MOST_VALUES:
+            where = f"{source}, line {event.start_mark.line + 1}"
+            raise ValueError(f"{where}: more than {DEEPEST} levels, or {MOST_VALUES:,} values with those of aliases.")
 
 
 def modernize(config: Any) -> Any:

@@ -300,16 +300,31 @@ def test_a_mistake_in_the_file_is_one_message_with_the_remedy(
     assert message in error_of(capsys, fit("--config", tiny(changes)))
 
 
-@pytest.mark.parametrize("file", ["experiments/quickstart/vit.yaml", "alone.yaml"])
-def test_a_variant_alone_is_refused(
-    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("file", "before"),
+    [
+        ("experiments/quickstart/vit.yaml", "experiments/quickstart/base.yaml"),
+        ("experiments/speedrun/first/swin.yaml", "experiments/speedrun/first/base.yaml"),
+        ("experiments/overlays/small_vit.yaml", "BASE.yaml"),
+        ("mine/variant.yaml", "mine/base.yaml"),  # of a study beside it
+        ("alone.yaml", "BASE.yaml"),
+    ],
+)
+def test_a_variant_alone_is_refused_with_the_base_that_comes_before_it(
+    file: str, before: str, tiny: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("experiments").symlink_to(EXPERIMENTS)
-    Path("alone.yaml").write_text("model: { init_args: { label_smoothing: 0.2 } }")
+    (tmp_path / "experiments").symlink_to(EXPERIMENTS)
+    (tmp_path / "mine").mkdir()
+    study = {"base": "base.yaml", "variants": {"a": "variant.yaml", "b": {"seed_everything": 1}}}
+    Path("mine/study.yaml").write_text(yaml.safe_dump(study))
+    Path("mine/base.yaml").write_text(tiny().read_text())
+    for name in ("mine/variant.yaml", "alone.yaml"):
+        Path(name).write_text("model: { init_args: { label_smoothing: 0.2 } }")
     message = error_of(capsys, fit("--config", file))
     assert f"{file} has no model.class_path: it is a variant or an overlay" in message
-    assert f"before it: --config BASE.yaml --config {file}" in message
+    assert f"before it: --config {before} --config {file}" in message
+    if file.startswith("mine"):
+        assert fit("--config", before, "--config", file, "--trainer.fast_dev_run", "true") == 0
 
 
 @pytest.mark.parametrize("option", ["--model=Supervisd", "--model.backbone=VisionTransformr"])

@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from vitlab.config import Config, named, untrusted
+from vitlab.config import Config, load_yaml, locate, named, untrusted
 from vitlab.experiment.class_names import names_of
 
 MOST_LINES = 5
@@ -30,7 +30,7 @@ COMMON = {"seed": "seed_everything", "epochs": "trainer.max_epochs", "gpus": "tr
 
 
 def nearest_key(word: str, keys: Iterable[str]) -> str:
-    """The same for a dotted key: the same name elsewhere in its section, or a similar key."""
+    """The same for a dotted key: the same name elsewhere, a similar one in its section, or a similar section."""
     keys = list(dict.fromkeys(keys))
     if COMMON.get(word) in keys:
         return f" Did you mean {COMMON[word]}?"
@@ -43,8 +43,10 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
     siblings = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
     if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
         return f" Did you mean {siblings[near[0]]}?"
-    is_section = word.partition(".")[0] in {key.partition(".")[0] for key in keys}
-    return "" if is_section else nearest(word, keys)
+    first, _, below = word.partition(".")
+    sections = {key.partition(".")[0] for key in keys}
+    near = [] if first in sections else difflib.get_close_matches(first, sections, n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}{'.' + below if f'{near[0]}.{below}' in keys else ''}?" if near else ""
 
 
 def check_sections(config: Config) -> None:
@@ -59,11 +61,20 @@ def check_sections(config: Config) -> None:
 
 def refuse_variant(config: Config, file: Path | None = None) -> None:
     """Refuse settings of a model without its class: a variant of a study, or an overlay; name the base before it."""
-    if isinstance(config.get("model"), dict) and "class_path" not in config["model"]:
-        raise ValueError(
-            f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay, which changes "
-            f"another file.\nGive that one before it: --config BASE.yaml --config {file or 'FILE'}"
-        )
+    if not isinstance(config.get("model"), dict) or "class_path" in config["model"]:
+        return
+    base, file = "BASE.yaml", file and locate(file)
+    places = [place for parent in file.parents[:3] for place in (parent, parent / "studies")] if file else []
+    for study in (path for place in places for path in sorted(place.glob("*.yaml"))):
+        content = load_yaml(study)
+        named_files = [each for each in (content.get("variants") or {}).values() if isinstance(each, str)]
+        if file and "base" in content and file.resolve() in [(study.parent / each).resolve() for each in named_files]:
+            base = os.path.relpath(study.parent / content["base"])
+            break
+    raise ValueError(
+        f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay, which changes another "
+        f"file.\nGive that one before it: --config {base} --config {file or 'FILE'}"
+    )
 
 
 # Lines of jsonargparse's messages that report how it searched, not what is wrong.

@@ -516,6 +516,8 @@ class Experiment:
         """Refuse or warn of what would be regretted after the training."""
         if self.frozen and (self.trainer.world_size > 1 or not self.run.test):
             raise ValueError("run.probe of frozen weights needs trainer.devices: 1 and run.test: true.")
+        if self._values.trainer.sync_batchnorm and self.trainer.strategy.root_device.type == "cpu":
+            raise ValueError("trainer.sync_batchnorm is true, which takes GPUs, and this run is on the CPU.")
         for known in known_test_images(self) if self.run.test and not finished else ():
             log.warning("%s, so this run's test is none of new images. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
