@@ -1,7 +1,5 @@
 """The embedded shapes: what is drawn, what is known of it, and that it cannot be told by brightness."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -26,17 +24,6 @@ def test_splits_are_a_partition_and_the_test_images_the_same_for_every_seed(shap
     assert other.image_names("test") == shapes.image_names("test")
     assert other.image_names("val") != shapes.image_names("val")
     assert other.facts()["splits"]["test"] == shapes.facts()["splits"]["test"]
-
-
-@pytest.mark.benchmarks
-def test_they_are_drawn_in_two_seconds_of_processor_time() -> None:
-    took = []
-    for _ in range(2):  # the better one: cores may be shared
-        start = time.process_time()
-        Shapes().dataset("train")
-        took.append(time.process_time() - start)
-    print(f"\nShapes: CPU seconds to draw them {took}")
-    assert min(took) < 2
 
 
 def test_an_image_is_a_function_of_its_number_and_label() -> None:

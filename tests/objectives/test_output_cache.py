@@ -4,9 +4,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,7 @@ from vitlab.config import conflicts
 from vitlab.data import Digits
 from vitlab.data.mixup import Mixup
 from vitlab.models import VisionTransformer
-from vitlab.objectives import Distillation, Objective, SoftTarget, Supervised, Teacher, output_cache
+from vitlab.objectives import Distillation, SoftTarget, Teacher, output_cache
 from vitlab.objectives.output_cache import OutputCache, image_keys
 from vitlab.optim import AdamW, WarmupCosine
 
@@ -374,52 +372,3 @@ def test_the_cache_is_no_part_of_what_a_run_is() -> None:
     """A finished run is not another one because its logits lie elsewhere."""
     one, other = ({"model": {"init_args": {"teacher": {"cache": cache}}}} for cache in (None, "logits"))
     assert conflicts(one, other) == []
-
-
-# ---- what a step costs
-
-
-@pytest.mark.benchmarks
-def test_a_step_with_a_full_cache_costs_what_a_step_without_a_teacher_does(tmp_path: Path) -> None:
-    """Within 5 %: ViT-Ti/4 on random images of CIFAR's size, in turn, the median of 30 ratios of CPU time."""
-    repetitions, warm_up, size = 30, 2, 64
-    shape: dict[str, Any] = {"img_size": 32, "patch_size": 4, "num_classes": 10}
-    teacher = Teacher(VisionTransformer(**shape, embed_dim=48, depth=1, num_heads=3), cache=str(tmp_path))
-    batches = [torch.randn(size, 3, 32, 32) for _ in range(repetitions + warm_up)]
-    labels = torch.arange(size) % 10
-    cache = teacher.open_cache("32-true")
-    assert cache is not None
-    for images in batches:
-        cache.outputs(images, teacher)
-    cache.flush()
-
-    def vit_tiny() -> VisionTransformer:
-        return VisionTransformer(**shape, embed_dim=192, depth=12, num_heads=3)
-
-    distillation = Distillation(vit_tiny(), teacher, SoftTarget(), AdamW(1e-3), WarmupCosine())
-    distillation.cache = teacher.open_cache("32-true")
-    asked = Asked(teacher.model)
-    steps = [step_of(Supervised(vit_tiny(), AdamW(1e-3), WarmupCosine()), labels), step_of(distillation, labels)]
-    seconds = np.array([[step(images) for step in steps] for images in batches])[warm_up:]  # (repetitions, 2)
-    ratios = seconds[:, 1] / seconds[:, 0]
-    print(
-        f"\nViT-Ti/4, {size} images of 32 px, CPU seconds a step: supervised {np.median(seconds[:, 0]):.3f}, distilled "
-        f"with a full cache {np.median(seconds[:, 1]):.3f}; ratio {np.median(ratios):.4f} "
-        f"[{np.quantile(ratios, 0.25):.4f}, {np.quantile(ratios, 0.75):.4f}] of {len(ratios)}"
-    )
-    assert asked.times == 0
-    assert np.median(ratios) <= 1.05
-
-
-def step_of(objective: Objective, labels: Tensor) -> Callable[[Tensor], float]:
-    """Return a function that takes one training step and returns its seconds of CPU time."""
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
-
-    def step(images: Tensor) -> float:
-        start = process_time()
-        optimizer.zero_grad()
-        objective.loss([images], labels).backward()
-        optimizer.step()
-        return process_time() - start
-
-    return step
