@@ -101,8 +101,8 @@ def test_look_alikes_across_splits_are_one_line_and_copies_are_none_of_them(
     _read(root)
     assert said[1:] == [
         "Images of the test split that look almost like images of another split, which inflates accuracy if they show "
-        "the same: 2 of 21 (test/a/3x.png and train/b/004.jpg, test/b/000.jpg and val/a/002.jpg). `groups` keeps one "
-        "scene in one split; if most are named, they may only share a layout."
+        "the same (`groups` keeps one scene in one split), and not if they only share a layout: 2 of 21 (test/a/3x.png "
+        "and train/b/004.jpg, test/b/000.jpg and val/a/002.jpg)."
     ]
 
 
@@ -168,8 +168,8 @@ def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFol
         said.clear()
         _read(root)
         assert said == [
-            "Images of 16 bits that 8 bits (value / 257) leave nearly blank: 4 of 66 (train/a/faint0.png, "
-            "train/a/faint1.png, train/a/faint2.png and 1 more). Give data.window."
+            "Images of 16 bits that 8 bits (value / 257) leave nearly blank, unless data.window is given: 4 of 66 "
+            "(train/a/faint0.png, train/a/faint1.png, train/a/faint2.png and 1 more)."
         ]
 
 

@@ -56,8 +56,7 @@ def check_all(
     """
     cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")
     numbers = np.fromiter(map(_number, names, marks), np.uint64, len(names))
-    known, records = np.empty(0, _RECORD), np.zeros(len(names), _RECORD)
-    good = np.zeros(len(names), dtype=bool)
+    known, records, good = np.empty(0, _RECORD), np.zeros(len(names), _RECORD), np.zeros(len(names), bool)
     with suppress(OSError, ValueError, EOFError):  # missing or truncated
         known = np.load(cache, allow_pickle=False)
     if len(known) and known.dtype == _RECORD:  # else an earlier version's

@@ -65,17 +65,24 @@ def list_images(root: Path) -> Listing:
     places = _places(root)
     train = places["train"]
     classes = _folders(train)
-    if not classes:
+    if len(classes) < 2:
+        found = f"one class only, {classes[0]}" if classes else "no folders"
         raise ValueError(
-            f"{train} has no folders; expected one folder of images for each class, e.g. {train}/cat/001.jpg.\n"
+            f"{train} has {found}; expected one folder of images for each class, two or more, e.g. {train}/cat/001.jpg.\n"
             "Either root/train/<class> and root/val/<class>, or root/<class>."
         )
-    if len(classes) == 1:
-        raise ValueError(
-            f"{train} has one class only, {classes[0]}; classification needs at least two.\n"
-            "Give each class its own folder."
-        )
-    notes = [] if train == root else _about_folders(root, places, classes)
+    others = [] if train == root else [name for name in _folders(root) if root / name not in places.values()]
+    missing = " or ".join(split for split in SPLITS if split not in places)
+    for name in others:
+        if missing and _share_a_class(root / name, classes):
+            raise ValueError(
+                f"{root / name} has the classes of {train.name}, but not the name of a split.\n"
+                f"If it is a split, name it {missing}; if not, move it or begin its name with a dot."
+            )
+    odd = [f"{split} is {place.name}" for split, place in places.items() if place not in (root, root / split)]
+    notes = [f"In {root}, {' and '.join(odd)}."] if odd else []
+    if others:
+        notes.append(f"Folders in {root} that are not splits and are not used: {len(others)} ({_some(others)}).")
     whole = Path(os.path.abspath(root))  # a link counts by its own name
     if train == root and split_of(whole.name) and os.access(whole.parent, os.R_OK):
         for name in _folders(whole.parent):  # `photos/val` next to `photos/train` would be split once more
@@ -118,23 +125,6 @@ def _places(root: Path) -> dict[Split, Path]:
             "Name them train, val and (optional) test; if they are classes, put all of them into a folder train."
         )
     return places or {"train": root}
-
-
-def _about_folders(root: Path, places: dict[Split, Path], classes: list[str]) -> list[str]:
-    """Return remarks on unusual and unused folders; refuse one that looks like the split that is missing."""
-    others = [name for name in _folders(root) if root / name not in places.values()]
-    missing = [split for split in SPLITS if split not in places]
-    for name in others:
-        if missing and _share_a_class(root / name, classes):
-            raise ValueError(
-                f"{root / name} has the classes of {places['train'].name}, but not the name of a split.\n"
-                f"If it is a split, name it {' or '.join(missing)}; if not, move it or begin its name with a dot."
-            )
-    odd = [f"{split} is {place.name}" for split, place in places.items() if place.name != split]
-    notes = [f"In {root}, {' and '.join(odd)}."] if odd else []
-    if others:
-        notes.append(f"Folders in {root} that are not splits and are not used: {len(others)} ({_some(others)}).")
-    return notes
 
 
 def _share_a_class(place: Path, classes: list[str]) -> bool:

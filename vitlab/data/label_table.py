@@ -50,8 +50,7 @@ class LabelTable(Files):
             raise ValueError(f"{table} has no column of labels; it has {', '.join(names)}.")
         used = [f"{name} ({role})" for role, name in found.items() if name] + [f"{name} (label)" for name in labels]
         unused = [name for name in names if name not in {*found.values(), *labels}]
-        others = f"; not used: {', '.join(unused)}" if unused else ""
-        self.notes = [f"Columns of {table}: {', '.join(used)}{others}."]
+        self.notes = [f"Columns of {table}: {', '.join(used)}{'; not used: ' * bool(unused)}{', '.join(unused)}."]
         self.grouping = f"{table}:{found['group']}" if found["group"] else None
 
         place, files = _locate(table, rows[str(found["file"])], [Path(expanded(root))] if root else [])
@@ -79,10 +78,7 @@ def listed_files(table: str) -> list[Path]:
 
 
 def _locate(table: str, written: "pd.Series[str]", places: list[Path]) -> tuple[Path, list[str]]:
-    """Return the first folder that has one of the photographs, and their names below it, or as they are written.
-
-    The folder of the table is the last.
-    """
+    """Return the first folder, the table's last, that has one of the photographs, and their names below it."""
     for wrong, why in ((written == "", "empty; give a picture"), (written.duplicated(), "there twice; keep one row")):
         if wrong.any():
             line = written.index[wrong][0]

@@ -1,6 +1,6 @@
 """What a user should know of a data set before trusting its numbers. Nothing is changed or left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 import numpy as np
 from jaxtyping import UInt8, UInt64
@@ -36,38 +36,26 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
         _, start, group = np.unique(contents, return_index=True, return_inverse=True)
         first = np.where(contents == 0, np.arange(len(names)), start[group])  # of those that are equal
         doubled = np.flatnonzero((labels != labels[first]).reshape(len(names), -1).any(axis=1)).tolist()
-        if doubled:
-            kind = [f" ({class_names[k]})" for k in labels] if labels.ndim == 1 else [""] * len(names)
-            pairs = [f"{names[i]}{kind[i]} = {names[first[i]]}{kind[first[i]]}" for i in doubled[:_NAMED]]
-            lines.append(
-                f"Images of the {split} split with two labels, though byte for byte the same: "
-                f"{len(doubled):,} of {len(names):,} ({_some(pairs, len(doubled))})."
-            )
+        kind = [f" ({class_names[k]})" for k in labels] if labels.ndim == 1 else [""] * len(names)
+        pairs = [f"{names[i]}{kind[i]} = {names[first[i]]}{kind[first[i]]}" for i in doubled]
+        lines += _line(f"Images of the {split} split with two labels, though byte for byte the same", pairs, names)
     for split, other in (pair for pair in _PAIRS if parts.keys() >= set(pair)):
         names, others = parts[split].names, parts[other].names
-        twins = copies(parts[split].contents, parts[other].contents)
-        if twins:
-            pairs = [f"{names[i]} = {others[k]}" for i, k in [*twins.items()][:_NAMED]]
-            lines.append(
-                f"Images of the {split} split that are in the {other} split too, byte for byte, which inflates "
-                f"accuracy: {len(twins):,} of {len(names):,} ({_some(pairs, len(twins))})."
-            )
+        pairs = [f"{names[i]} = {others[k]}" for i, k in copies(parts[split].contents, parts[other].contents).items()]
+        what = f"Images of the {split} split that are in the {other} split too, byte for byte, which inflates accuracy"
+        lines += _line(what, pairs, names)
     if "test" in parts:
         tested, *rest = (parts[split] for split in ("test", "train", "val") if split in parts)
         bank = rest[0].joined(rest[1]) if len(rest) > 1 else rest[0]
-        same = copies(tested.contents, bank.contents)
-        found = {i: k for i, k in look_alikes(tested.dhashes, bank.dhashes).items() if i not in same}
-        if found:
-            pairs = [f"{tested.names[i]} and {bank.names[k]}" for i, k in [*found.items()][:_NAMED]]
-            lines.append(
-                "Images of the test split that look almost like images of another split, which inflates accuracy if "
-                f"they show the same: {len(found):,} of {len(tested.names):,} ({_some(pairs, len(found))}). "
-                "`groups` keeps one scene in one split; if most are named, they may only share a layout."
-            )
-    if known.faint:
-        some = f"{len(known.faint):,} of {len(known.contents):,} ({_some(known.faint, len(known.faint))})"
-        lines.append(f"Images of 16 bits that 8 bits (value / 257) leave nearly blank: {some}. Give data.window.")
-    return lines
+        same, near = copies(tested.contents, bank.contents), look_alikes(tested.dhashes, bank.dhashes)
+        what = (
+            "Images of the test split that look almost like images of another split, which inflates accuracy if they "
+            "show the same (`groups` keeps one scene in one split), and not if they only share a layout"
+        )
+        pairs = [f"{tested.names[i]} and {bank.names[k]}" for i, k in near.items() if i not in same]
+        lines += _line(what, pairs, tested.names)
+    what = "Images of 16 bits that 8 bits (value / 257) leave nearly blank, unless data.window is given"
+    return lines + _line(what, known.faint, known.contents)
 
 
 def copies(contents: UInt64[np.ndarray, "N"], others: UInt64[np.ndarray, "M"]) -> dict[int, int]:
@@ -94,6 +82,9 @@ def look_alikes(hashes: UInt8[np.ndarray, "N 32"], others: UInt8[np.ndarray, "M 
     return found
 
 
+def _line(what: str, found: Sequence[str], of: Sized) -> list[str]:
+    return [f"{what}: {len(found):,} of {len(of):,} ({_some(found, len(found))})."] if found else []
+
+
 def _some(names: Sequence[str], total: int) -> str:
-    more = f" and {total - _NAMED} more" if total > _NAMED else ""
-    return as_text(", ".join(names[:_NAMED])) + more
+    return as_text(", ".join(names[:_NAMED])) + (f" and {total - _NAMED} more" if total > _NAMED else "")

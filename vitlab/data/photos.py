@@ -276,7 +276,7 @@ class Photos(ImageDataset):
             boxes = draws.uniform(Stream.CROP, BOX_DRAWS).tolist()
             flips = (draws.uniform(Stream.FLIP, 1)[:, 0] < self.augment.flip_prob).tolist()
             each = zip(keys, boxes, flips, strict=True)
-            images = _stack([self._random(epoch, key.image, box, flip) for key, box, flip in each])
+            images = _stack([self._augmented(epoch, key.image, box, flip) for key, box, flip in each])
         host_indices = indices.numpy().copy()  # sending a tensor from a worker moves its memory
         return Batch(images, labels, indices, epoch, first, host_indices)
 
@@ -299,11 +299,10 @@ class Photos(ImageDataset):
         interpolation = self.augment.eval_interpolation or self.augment.interpolation
         return central_crop(self._open(index), self.image_size, self.crop_pct, interpolation)
 
-    def _random(self, epoch: int, index: int, box: list[float], flip: bool) -> Photo:
+    def _augmented(self, epoch: int, index: int, box: list[float], flip: bool) -> Photo:
         image = self._open(index, half_will_do(box, self.image_size, self.augment))
         photo = random_crop(image, box, self.image_size, self.augment)
-        if flip:
-            photo = photo.flip(-1)
+        photo = photo.flip(-1) if flip else photo
         if self.rand_augment is None and not self.augment.transforms:
             return photo
         with seeded(host_seed(self.seed, epoch, Stream.PHOTO, index)):
