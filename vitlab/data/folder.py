@@ -68,8 +68,8 @@ def list_images(root: Path) -> Listing:
     if len(classes) < 2:
         found = f"one class only, {classes[0]}" if classes else "no folders"
         raise ValueError(
-            f"{train} has {found}; expected one folder of images for each class, two or more, e.g. {train}/cat/001.jpg.\n"
-            "Either root/train/<class> and root/val/<class>, or root/<class>."
+            f"{train} has {found}; expected one folder of images for each class, e.g. {train}/cat/001.jpg.\n"
+            "Either root/train/<class> and root/val/<class>, or root/<class>; and two classes or more."
         )
     others = [] if train == root else [name for name in _folders(root) if root / name not in places.values()]
     missing = " or ".join(split for split in SPLITS if split not in places)
