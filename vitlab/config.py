@@ -378,17 +378,20 @@ def _dataclass_in(annotation: Any) -> Any:
     return next((kind for kind in (annotation, *get_args(annotation)) if is_dataclass(kind)), None)
 
 
-def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
+def parameters_of(made: Any) -> Mapping[str, Parameter]:
     """Return the arguments of a class or function; of a class that passes others on by `**`, its base's too."""
+    known: dict[str, Parameter] = {}
+    for each in getattr(made, "__mro__", (made,)):
+        own = signature(each, eval_str=True).parameters
+        known = {**own, **known}
+        if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    return known
+
+
+def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
     try:
-        made = named(class_path if "." in class_path else f"{home}.{class_path}")
-        known: dict[str, Parameter] = {}
-        for each in getattr(made, "__mro__", (made,)):
-            own = signature(each, eval_str=True).parameters
-            known = {**own, **known}
-            if all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in own.values()):
-                break
-        return known
+        return parameters_of(named(class_path if "." in class_path else f"{home}.{class_path}"))
     except (ImportError, AttributeError, NameError, ValueError):  # the parser answers a wrong name
         return {}
 

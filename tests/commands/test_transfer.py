@@ -52,7 +52,7 @@ def test_windows_grow_with_the_image_and_the_trained_ones_stay_the_measure() -> 
     with pytest.raises(ValueError, match="does not divide into patches of 2 px"):
         model.arguments_at(33, arguments)
     arguments = {**SWIN_V2, "window_size": [4, 8]}
-    with pytest.raises(ValueError, match="are not square"):
+    with pytest.raises(ValueError, match="Only square windows"):
         build(SwinTransformerV2, {**arguments, "img_size": 32}).arguments_at(64, arguments)
 
 

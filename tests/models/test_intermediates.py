@@ -172,9 +172,9 @@ def test_blocks_that_give_no_maps_are_named_with_what_they_give() -> None:
 @pytest.mark.parametrize("indices", [0, 4, [3], [0, -4], []], ids=str)
 def test_stages_that_do_not_exist_are_refused(indices: int | list[int]) -> None:
     model = SMALL["vit"]()
-    with pytest.raises(ValueError, match=r"there are 3: 0 to 2 \(blocks.2\)"):
+    with pytest.raises(ValueError, match=r"there are 0 to 2"):
         model.features_only(indices)
-    with pytest.raises(ValueError, match="there are 3"):
+    with pytest.raises(ValueError, match="there are 0 to"):
         model.forward_intermediates(images(model), indices)
 
 

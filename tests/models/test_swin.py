@@ -207,7 +207,7 @@ def test_an_absolute_embedding_is_added_after_the_patch_embedding_and_resized(bu
 
 def test_refused_windows_leave_a_model_as_it_is() -> None:
     model = SwinTransformer(**SWIN)
-    with pytest.raises(ValueError, match="for 3 stages"):
+    with pytest.raises(ValueError, match="or 3 sides"):
         model.set_input_size(64, window_size=[1, 2, 3, 4])
     assert (model.img_size, model.patch_embed.img_size) == ((32, 32), (32, 32))
 

@@ -96,7 +96,7 @@ def test_a_run_without_its_last_weights_is_not_finished(
         assert run("fit", ["--config", str(tiny())]) == UNWRITTEN
     said = capsys.readouterr().err
     assert "next.ckpt" in said
-    assert "the run is not finished" in said
+    assert "the last weights are not written" in said
     assert not (RUN / "summary.json").exists()
     assert run("fit", ["--config", str(tiny())]) == 0
     assert (RUN / "checkpoints/last.ckpt").is_file()

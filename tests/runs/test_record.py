@@ -25,7 +25,6 @@ from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
 from vitlab.runs.exactness import differences_after_kills
-from vitlab.runs.knn_monitor import KnnMonitor
 from vitlab.runs.loggers import MetricsFile
 from vitlab.runs.record import RunRecord, erase
 
@@ -209,13 +208,6 @@ def test_a_continued_run_has_taken_the_time_of_all_of_its_starts(tmp_path: Path)
     second.load_state_dict(first.state_dict())
     second.began -= 30
     assert second.wall_seconds == pytest.approx(100, abs=5)
-
-
-def test_a_monitor_that_never_looks_is_refused() -> None:
-    with pytest.raises(ValueError, match="every_n_epochs is 0"):
-        KnnMonitor(every_n_epochs=0)
-    with pytest.raises(ValueError, match="most 0"):
-        KnnMonitor(most=0)
 
 
 def test_a_long_epoch_is_heard_of_before_it_ends(

@@ -1,11 +1,11 @@
 """Names of classes in a configuration: jsonargparse finds a class by its short name; named sizes, and what would do."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from inspect import Parameter, isabstract, isfunction, signature
+from inspect import Parameter, isabstract, isfunction
 from types import NoneType
 from typing import Any, get_args
 
-from vitlab.config import Config, named, short
+from vitlab.config import Config, named, parameters_of, short
 
 KINDS = {  # what a class must be, by the last part of its key
     "model": "vitlab.objectives.Objective",
@@ -66,7 +66,7 @@ def settable(config: Config) -> Iterator[str]:
     """Yield the keys below the classes that a configuration names, as they may be given on the command line."""
     for key, given in _classes(config):
         try:
-            parameters = signature(_found(given["class_path"])).parameters.values()
+            parameters = parameters_of(_found(given["class_path"])).values()
         except (ImportError, AttributeError, ValueError, TypeError):  # the parser answers a wrong path
             continue
         for parameter in parameters:
@@ -84,7 +84,7 @@ def nulls(config: Config) -> Iterator[str]:
     """Yield the keys of a parsed configuration that are null and may not be, of which the parser says nothing."""
     for key, given in _classes(config):
         values = given.get("init_args", {})
-        for name, parameter in signature(named(given["class_path"]), eval_str=True).parameters.items():
+        for name, parameter in parameters_of(named(given["class_path"])).items():
             kind = parameter.annotation  # without one, null is a value
             takes_null = parameter.default is None or kind in (Parameter.empty, Any) or NoneType in get_args(kind)
             if values.get(name, 0) is None and not takes_null:

@@ -158,6 +158,8 @@ def _complaint(line: str, key: str, options: Iterable[str]) -> str:
         return f"{found[1]} lacks {missing}; write these methods and properties."
     if found := re.match(r"Expected a dot import path string: (.+)$", line):
         known = names_of(key)
+        if found[1] in known:  # as a Swin's name for MAE, which takes a ViT
+            return f"{found[1]} is not of the class that is expected here."
         few = f" There are {', '.join(known)}." if 0 < len(known) <= FEW else ""
         return f"no class {found[1]}.{nearest(found[1], known) or few}"
     if found := re.match(r"Import path (\S+) does not correspond to a subclass of (.+)$", line):
