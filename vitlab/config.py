@@ -298,7 +298,8 @@ def _refuse_bombs(text: str, source: str) -> None:
             sizes[event.anchor] = 1
             path[-1][1] += 1
         if len(path) > DEEPEST or path[-1][1] > MOST_VALUES:
-            where = f"{source}, line {event.start_mark.line + 1}"
+            mark: Any = event.start_mark
+            where = f"{source}, line {mark.line + 1}"
             raise ValueError(f"{where}: more than {DEEPEST} levels, or {MOST_VALUES:,} values with those of aliases.")
 
 

@@ -222,9 +222,9 @@ def refused(path: Path, capsys: pytest.CaptureFixture[str], *arguments: object) 
 
 def test_mae_refuses_a_swin_when_the_file_is_read(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(tiny({"model": objective("MAE", SWIN, **DECODER)}), capsys)
-    assert "model.backbone: SwinTransformer is not of the class that is expected here" in message
-    message = refused(tiny({"model": objective("MAE", VIT, **DECODER)}), capsys, "--model.backbone", "SwinTransformer")
     assert "model.backbone: vitlab.models.SwinTransformer is not a subclass of VisionTransformer" in message
+    message = refused(tiny({"model": objective("MAE", VIT, **DECODER)}), capsys, "--model.backbone", "SwinTransformer")
+    assert "model.backbone: SwinTransformer is not of the class that is expected here" in message
 
 
 def test_simmim_refuses_a_timm_model(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
