@@ -151,7 +151,7 @@ class Classifier(LabeledObjective, ABC):
             raise ValueError(f"class_weights are {given}, but the data have {len(share)} classes; give one each.")
         self.class_weight = weights / (share * weights).sum()
 
-    def label_loss(self, logits: Float[Tensor, "B K"], labels: Labels) -> Scalar:
+    def label_loss(self, logits: Float[Tensor, "... K"], labels: Labels) -> Scalar:
         """Return L for f(x) and y."""
         if self.adjustment is not None:
             logits = logits + self.adjustment
