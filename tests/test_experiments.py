@@ -228,8 +228,9 @@ def test_a_study_trains_what_its_runs_start_from(path: Path, tmp_path: Path, mon
             if Source.parse(source):
                 started.setdefault(source, (each, key))
     for source, (each, key) in started.items():
-        wanted = f"{source} data.batch_size=4"
-        if before(locate(source.split()[0].partition("@")[0]).read_text()):  # it starts from a training of minutes
+        wanted, parsed = f"{source} data.batch_size=4", Source.parse(source)
+        assert parsed is not None
+        if before(locate(parsed.file).read_text()):  # it starts from a training of minutes
             wanted += " model.init_from=null"
         changes = {key: wanted, "trainer.fast_dev_run": 2, "data.init_args.batch_size": 4}
         experiment = Experiment(each.config, *(nest(*change) for change in changes.items()))

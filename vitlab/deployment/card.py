@@ -145,9 +145,7 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     config, data, accuracy = exported.config, exported.data, exported.accuracy()
     size, _, interpolation = data.preprocessing.framing
     by_pillow = size == data.image_size == height_and_width(size)[0] and interpolation != "area"
-    by_pillow &= (
-        data.window is None and data.preprocessing.picture_mode != "array"
-    )  # values that Pillow has no name for
+    by_pillow &= data.window is None and data.preprocessing.picture_mode != "array"  # which Pillow has no name for
     uses = (
         USES if by_pillow else USES | {"model.onnx": ("for onnxruntime and other runtimes of ONNX.", AFTER_TRANSFORM)}
     )
