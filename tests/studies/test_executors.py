@@ -284,7 +284,7 @@ def test_an_executor_that_does_not_exist_is_refused(words: list[str], message: s
         new_executor(words[0], words[1:])
 
 
-@pytest.mark.parametrize("name", ["slurm", "dask", "ray"])
+@pytest.mark.parametrize("name", ["slurm", "dask"])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
