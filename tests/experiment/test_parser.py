@@ -135,45 +135,6 @@ def test_a_finished_run_is_replaced_only_when_told(tiny: Write, capsys: pytest.C
     assert list(pd.read_csv(RUN / "metrics.csv").epoch.unique()) == [0, 1]
 
 
-@pytest.mark.slow
-def test_an_interrupted_run_continues_to_what_an_undisturbed_one_reaches(
-    tiny: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vitlab.runs.record import RunRecord
-
-    path = tiny({"trainer": {"max_epochs": 3}, "model": {"init_args": {"ema": {"decay": 0.99}}}})
-    fit("--config", path, "--run.root", "whole")
-
-    def killed(self: RunRecord, trainer: object, module: object, *args: object) -> None:
-        if module.global_step == 30:  # type: ignore[attr-defined]  # in the middle of the second epoch of 16 steps
-            raise KeyError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunRecord, "on_train_batch_start", killed)
-        with pytest.raises(KeyError, match="killed"):
-            fit("--config", path)
-    assert not (RUN / "summary.json").exists()
-    assert fit("--config", path) == 0
-
-    whole = Path("whole/tiny/seed-0")
-    first, second = (torch.load(d / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for d in (whole, RUN))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    timings = ["images_per_second", "data_wait", "tflops"]
-    logged = [pd.read_csv(d / "metrics.csv").drop(columns=timings) for d in (whole, RUN)]
-    pd.testing.assert_frame_equal(*logged, check_like=True)
-
-
-@pytest.mark.slow
-def test_test_uses_the_checkpoint(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    fit("--config", tiny())
-    trained = json.loads((RUN / "summary.json").read_text())["metrics"]["test/top1"]
-    capsys.readouterr()
-    before = pd.read_parquet(RUN / "predictions.parquet")
-    assert run("test", ["--config", str(RUN / "config.yaml")]) == 0
-    assert f"test/top1 {trained:.4f}" in capsys.readouterr().err
-    pd.testing.assert_frame_equal(pd.read_parquet(RUN / "predictions.parquet"), before)
-
-
 def test_testing_without_a_checkpoint_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(capsys, run("test", ["--config", str(tiny())]))
     assert "No checkpoint runs/tiny/seed-0/checkpoints/last.ckpt" in message
@@ -348,35 +309,6 @@ def test_a_failed_start_leaves_nothing_and_does_not_block_the_corrected_command(
         error_of(capsys, fit("--config", path, "--model.init_from", "nowhere.ckpt"))
     assert not RUN.exists()
     assert fit("--config", path) == 0
-
-
-@pytest.mark.slow
-def test_weights_of_another_architecture_are_refused_with_a_report(
-    tiny: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tiny()
-    fit("--config", path)
-    capsys.readouterr()
-    swin = {
-        "class_path": "vitlab.models.SwinTransformer",
-        "init_args": {"patch_size": 1, "embed_dim": 8, "depths": [1]},
-    }
-    swin["init_args"] |= {"num_heads": [2], "window_size": 4}
-    other = tiny({"model": {"init_args": {"backbone": swin, "init_from": str(RUN)}}}, name="other")
-    assert fit("--config", other) == 2
-    assert "missing" in capsys.readouterr().err
-    assert not Path("runs/other").exists()
-
-
-@pytest.mark.slow
-def test_a_run_starts_from_the_weights_of_another(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tiny()
-    fit("--config", path)
-    trained = json.loads((RUN / "summary.json").read_text())["metrics"]["val/loss"]
-    # A learning rate of next to nothing keeps them as they are.
-    fit("--config", path, "--model.init_from", RUN, "--run.name", "next", "--model.optimizer.lr", "1e-12")
-    again = json.loads(Path("runs/next/seed-0/summary.json").read_text())["metrics"]["val/loss"]
-    assert again == pytest.approx(trained, rel=1e-5)
 
 
 def test_the_best_epoch_is_one_that_was_validated(tiny: Write) -> None:
