@@ -114,6 +114,3 @@ def test_an_image_that_goes_between_listing_and_checking_is_a_broken_one(photo_f
 
 
 # Names.
-
-
-# Damage.

@@ -237,7 +237,7 @@ def with_start(start: Config, seeds: list[int]) -> Path:
     return Path("study.yaml")
 
 
-@pytest.mark.parametrize("where", ["runs/gone/seed-0", "gone.safetensors", "timm/vit_tiny_patch16_224", "before.yaml"])
+@pytest.mark.parametrize("where", ["timm/vit_tiny_patch16_224", "before.yaml"])
 def test_weights_that_are_missing_are_refused_once_before_any_run(
     where: str, tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

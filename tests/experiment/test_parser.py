@@ -135,6 +135,34 @@ def test_a_finished_run_is_replaced_only_when_told(tiny: Write, capsys: pytest.C
     assert list(pd.read_csv(RUN / "metrics.csv").epoch.unique()) == [0, 1]
 
 
+@pytest.mark.slow
+def test_an_interrupted_run_continues_to_what_an_undisturbed_one_reaches(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitlab.runs.record import RunRecord
+
+    path = tiny({"trainer": {"max_epochs": 3}, "model": {"init_args": {"ema": {"decay": 0.99}}}})
+    fit("--config", path, "--run.root", "whole")
+
+    def killed(self: RunRecord, trainer: object, module: object, *args: object) -> None:
+        if module.global_step == 30:  # type: ignore[attr-defined]  # in the middle of the second epoch of 16 steps
+            raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "on_train_batch_start", killed)
+        with pytest.raises(KeyError, match="killed"):
+            fit("--config", path)
+    assert not (RUN / "summary.json").exists()
+    assert fit("--config", path) == 0
+
+    whole = Path("whole/tiny/seed-0")
+    first, second = (torch.load(d / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for d in (whole, RUN))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    timings = ["images_per_second", "data_wait", "tflops"]
+    logged = [pd.read_csv(d / "metrics.csv").drop(columns=timings) for d in (whole, RUN)]
+    pd.testing.assert_frame_equal(*logged, check_like=True)
+
+
 def test_testing_without_a_checkpoint_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(capsys, run("test", ["--config", str(tiny())]))
     assert "No checkpoint runs/tiny/seed-0/checkpoints/last.ckpt" in message
