@@ -3,6 +3,7 @@
     python -m benchmarks.simulations crossings     # how often a crossing of two curves is found where it was planted
     python -m benchmarks.simulations datasets      # how often a variant is called better over several data sets
     python -m benchmarks.simulations folds         # how often folds call one of two equal learners better
+    python -m benchmarks.simulations fold_scores   # the same from a score of each fold, as other tools have them
     python -m benchmarks.simulations planning      # whether the planner's ranges hold the truth
     python -m benchmarks.simulations tuning_noise  # how often tuning makes equal architectures different
 
@@ -153,17 +154,25 @@ def crossings(studies: int) -> Rows:
 # favor one of them. A seed is a partition of the images into five parts, and draws the initial weights. Beside it,
 # the same learners on a fixed fifth of the images for testing. A network's seeds differ; 1-NN depends on the training
 # images alone. `as if independent` takes the images of folds as those of a test set; `rule` lets their variance grow
-# by `overlap_of`.
+# by `overlap_of`. `fold_scores` has the scores of the same learners in repeated folds instead, and judges them as
+# `referee` judges a table with a column `fold`, and as if it were a column of seeds.
 
 SEEDS = 4, 7, 20
 IMAGES = 100, 400
 FOLDS = 5
+REPEATED = (1, 5), (5, 5), (10, 10)  # repetitions and parts of `fold_scores`
 TESTS = "5 folds, rule", "5 folds, as if independent", "a fifth held out"
 FEATURES, DISTANCE = 6, 1.6  # of a block; distance of the classes' means, in deviations
 HIDDEN, STEPS, RATE = 8, 60, 0.5
 
 Learner = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 """From features (N, F), labels (N,) and which images train (R, N) to whether each is right, (R, N)."""
+
+
+def two_blocks(images: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the two blocks of features (2, N, F) and the labels (N,)."""
+    y = np.arange(images) % 2
+    return rng.normal(0, 1, (2, images, FEATURES)) + np.where(y, 0.5, -0.5)[:, None] * DISTANCE * FEATURES**-0.5, y
 
 
 def network(x: np.ndarray, y: np.ndarray, trains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -187,6 +196,17 @@ def nearest(x: np.ndarray, y: np.ndarray, trains: np.ndarray, rng: np.random.Gen
     return np.stack([y[np.where(row, distance, np.inf).argmin(axis=1)] == y for row in trains])
 
 
+def discriminant(x: np.ndarray, y: np.ndarray, trains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Separate the classes by the linear discriminant of each row's images."""
+    of = np.stack([trains & (y == k) for k in (0, 1)], axis=1).astype(float)  # (R, 2, N)
+    means = of @ x / of.sum(axis=2, keepdims=True)  # (R, 2, F)
+    apart, about = means[:, 1] - means[:, 0], x - means.mean(axis=1, keepdims=True)  # (R, F), (R, N, F)
+    within = np.einsum("rn,rnf,rng->rfg", trains, about, about, optimize=True) / trains.sum(axis=1)[:, None, None]
+    within -= apart[:, :, None] * apart[:, None] / 4
+    normal = np.linalg.solve(within, apart[..., None])
+    return np.asarray(((about @ normal)[..., 0] > 0) == y)
+
+
 def by_folds(learner: Learner, x: np.ndarray, y: np.ndarray, seeds: int, rng: np.random.Generator) -> np.ndarray:
     """Return whether each image is right in each seed, by the model that has not seen it, (S, N)."""
     fold = np.stack([fold_numbers(y, FOLDS, seed) for seed in range(seeds)])  # (S, N); the same for both learners
@@ -206,8 +226,7 @@ def false_claims(learner: Learner, images: int, studies: int) -> np.ndarray:
     rng = np.random.default_rng(images)
     false = np.zeros((len(TESTS), len(SEEDS)), np.int64)
     for _ in range(studies):
-        y = np.arange(images) % 2
-        x = rng.normal(0, 1, (2, images, FEATURES)) + np.where(y, 0.5, -0.5)[:, None] * DISTANCE * FEATURES**-0.5
+        x, y = two_blocks(images, rng)
         folded, apart = ([draw(learner, block, y, max(SEEDS), rng) for block in x] for draw in (by_folds, held_out))
         for row, (pair, overlap) in enumerate(((folded, overlap_of(FOLDS)), (folded, 1.0), (apart, 1.0))):
             for column, count in enumerate(SEEDS):
@@ -223,6 +242,21 @@ def folds(studies: int) -> Rows:
                 highest = stats.beta.ppf(0.99, counts.max() + 1, studies - counts.max())
                 cells = {f"{n} seeds": f"{100 * count / studies:.1f}" for n, count in zip(SEEDS, counts, strict=True)}
                 yield {"learner": name, "images": images, "test": how, **cells, "99 % bound": f"{100 * highest:.1f}"}
+
+
+def fold_scores(studies: int) -> Rows:
+    learners = {"linear discriminant": discriminant, "1-NN": nearest, "neural network": network}
+    for (name, learner), images, (repeats, parts) in product(learners.items(), (200, 100), REPEATED):
+        rng, n, false = np.random.default_rng(images), repeats * parts, np.zeros(2)
+        for _ in range(studies):
+            x, y = two_blocks(images, rng)
+            fold = np.stack([fold_numbers(y, parts, seed) for seed in range(repeats)])
+            tests = np.concatenate([fold == k for k in range(parts)])  # (n, N)
+            a, b = ((learner(block, y, ~tests, rng) & tests).sum(axis=1) / tests.sum(axis=1) for block in x)
+            folded = Cells([a[None], b[None]], dependence=Dependence(overlap=1 + n / (parts - 1))).pair(0, 1)
+            false += folded.p < LEVEL, all_pairs([a[:, None], b[:, None]])[0, 1].p < LEVEL
+        rates = dict(zip(("as folds", "as seeds"), (100 * false / studies).round(1).tolist(), strict=True))
+        yield {"learner": name, "images": images, "times × parts": f"{repeats} × {parts}", **rates}
 
 
 # ---- planning: pilots of studies whose variances are known. A latent variable per image: difficulty of the image +
@@ -440,6 +474,7 @@ def datasets(studies: int) -> Rows:
 CASES: dict[str, tuple[Callable[[int], Rows], int]] = {
     "crossings": (crossings, 500),
     "datasets": (datasets, 1_000),
+    "fold_scores": (fold_scores, 2_000),
     "folds": (folds, 1_000),
     "planning": (planning, 1_000),
     "tuning_noise": (tuning_noise, 2_000),

@@ -296,11 +296,9 @@ def test_an_item_without_a_score_is_left_out_for_all() -> None:
     assert [run.is_finite for run in from_frame(table).runs] == [True, False, True, True]
 
 
-def test_two_columns_of_one_name_and_a_nul_are_refused() -> None:
+def test_two_columns_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="Two columns have the name score"):
         from_frame(pd.DataFrame([[1, 2]], columns=["score", "score"]))
-    with pytest.raises(ValueError, match="Row 0, column item: a name has a NUL character"):
-        from_frame(pd.DataFrame({"item": ["a\0"], "correct": [1]}))
 
 
 def test_messages_of_python_name_its_arguments() -> None:

@@ -324,8 +324,7 @@ def test_latin_1_is_read_and_names_the_columns_that_are_there(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.json", "[" * 100_000, "it is nested too deeply"),
-        ("a.csv", "item,correct\nx\0,1\n", "line 2 has a NUL character"),
+        ("a.csv", "vit,1,0.81\nvit,2,0.83\n", "its first line has no names of columns, but 0.81. Put"),
         ("a.csv", "item,score,score\nx,1,2\n", "two columns have the name score. Rename"),
     ],
 )

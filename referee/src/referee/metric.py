@@ -13,7 +13,7 @@ from referee.statistics.contrast import Interval
 
 FRACTIONS = {"accuracy", "acc", "top1", "top5", "f1", "match", "correct", "pass"}
 HIGHER = {*FRACTIONS, "auc", "auroc", "auprc", "ap", "map", "map50", "precision", "recall", "bleu", "rouge", "iou",
-          "miou", "dice", "r2", "psnr", "ssim", "mcc", "kappa"}  # fmt: skip
+          "miou", "dice", "r2", "psnr", "ssim", "mcc", "kappa", "reward", "return", "oa"}  # fmt: skip
 LOWER = {"loss", "nll", "error", "errors", "err", "perplexity", "ppl", "bpb", "mse", "mae", "rmse", "mape", "entropy",
          "wer", "cer", "eer", "fid", "ece", "brier", "regret", "latency"}  # fmt: skip
 
@@ -21,7 +21,9 @@ LOWER = {"loss", "nll", "error", "errors", "err", "perplexity", "ppl", "bpb", "m
 def words_of(name: object) -> list[str]:
     """Return the words of a column's name in small letters: test, acc of `Test Acc (%)`; top1, err of top1_err."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", str(name))
-    return re.findall(r"[^\W_]+", re.sub(r"top[-_ ](?=\d)", "top", apart.lower()))
+    return re.findall(
+        r"[^\W_]+", re.sub(r"top[-_ ](?=\d)|(?<![a-z])(?:acc|prec)(?=[15](?![a-z\d]))", "top", apart.lower())
+    )
 
 
 def mode_of(*names: str | None) -> Literal["min", "max"] | None:

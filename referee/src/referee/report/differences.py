@@ -10,7 +10,6 @@ from referee.plan import pilot_of
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import DASHED, MUTED, RULE, Chart, Drawing, Layout, bar, brief, point, rows_of
 from referee.statistics.contrast import LEVEL, half_width, least_visible
-from referee.statistics.exact import mcnemar
 from referee.statistics.power import detectable, need
 from referee.verdict import Pair, Variant, Verdict
 
@@ -25,7 +24,7 @@ RULES = {
 
 
 def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: bool = False) -> list[Part]:
-    """Return every pair of variants, with the sources of its uncertainty and McNemar's tests folded up.
+    """Return every pair of variants, with the sources of its uncertainty folded up.
 
     There is no `drawing` of too many pairs; `with_chance` adds how likely the first variant wins one more run.
     """
@@ -50,7 +49,7 @@ def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: 
         parts += [Note(" ".join(limits(verdict)))]
     if tested and verdict.design.test != "exact":
         parts += [Details("Where the uncertainty comes from", _sources(verdict))]
-    return [*parts, *_mcnemar(verdict)]
+    return parts
 
 
 def conclusion_on(pair: Pair, verdict: Verdict) -> str:
@@ -181,7 +180,10 @@ def _sources(verdict: Verdict) -> list[Part]:
             least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.design.test == "paired")
             half = metric.text(half_width(LEVEL, 0.0, least, 1.0), digits)  # what rounds to 0 may still be
             shown[1] = f"below what {counted(verdict.items, verdict.outcomes.unit)} can show (±{SPACE}{half})"
-        won = [a.mean() > b.mean() for _, a, b in _by_seed(pair)]
+        first, second = (
+            dict(zip([run.seed for run in v.runs], v.outcomes.mean(axis=1), strict=True)) for v in pair[:2]
+        )
+        won = [first[seed] > second[seed] for seed in first if seed in second]
         of_seeds = f"{sum(won)} of {counted(len(won), 'seed')}" if won else NONE
         rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p), of_seeds)))
     unit = verdict.outcomes.unit
@@ -203,26 +205,6 @@ def _sources(verdict: Verdict) -> list[Part]:
             "with which the first variant scored better."
         ),
     ]
-
-
-def _by_seed(pair: Pair) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return the seeds that both variants have, with the outcomes of each, higher being better."""
-    first, second = ({run.seed: row for run, row in zip(each.runs, each.outcomes, strict=True)} for each in pair[:2])
-    return [(seed, row, second[seed]) for seed, row in first.items() if seed in second]
-
-
-def _mcnemar(verdict: Verdict) -> list[Part]:
-    rows = [
-        Row(pair.name, (seed, str(test.only_a), str(test.only_b), p_value(test.p)))
-        for pair in (verdict.pairs if verdict.ranking[0].outcomes.dtype == bool else ())
-        for seed, a, b in _by_seed(pair)
-        for test in [mcnemar(a, b)]
-    ]
-    if not rows:
-        return []
-    columns = ["Pair", "Seed", "Only the first correct", "Only the second correct", "Exact p"]
-    note = "Each row compares two trained models, not their architectures, and is not adjusted for the number of rows."
-    return [Details("McNemar's test for each seed", [Table("McNemar's test by seed", columns, rows), Note(note)])]
 
 
 # ---- charts
