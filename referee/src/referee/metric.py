@@ -65,14 +65,9 @@ class Metric:
         """The factor between a value and what is shown: per cent of a fraction."""
         return 100 if self.is_fraction else 1
 
-    @property
-    def label(self) -> str:
-        """Its name in a sentence."""
-        return self.name
-
     def axis(self, split: str = "") -> str:
         """Return its name with its unit, at an axis and above a column, for the metric on a split."""
-        name = f"{'ln ' if self.is_log else ''}{split} {self.label}".strip()
+        name = f"{'ln ' if self.is_log else ''}{split} {self.name}".strip()
         return f"{name}, %" if self.is_fraction else name
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:

@@ -392,9 +392,6 @@ def _of_folds(table: pd.DataFrame, folds: int | None, notes: list[str]) -> tuple
     A score of each fold is an item of one run. The variance of the mean difference over n folds of K parts is that of
     a fold times 1/n + 1/(K − 1), test over training images, since folds share these (Nadeau and Bengio 2003, Machine
     Learning 52, 239-281). Where each item's outcome is known, it is K/(K − 1) times that of independent items.
-
-    Raises:
-        ValueError: so many folds that they may be of several partitions.
     """
     if folds is not None and "fold" not in table and "item" not in table:
         table = table.assign(fold=table["seed"], seed="1")
@@ -514,9 +511,6 @@ def _are_labels(table: pd.DataFrame) -> pd.Series:
     """Return 1 where prediction and label are one name, else 0; write the names into the column of predictions.
 
     1.0 and True are the label 1, if there are no others.
-
-    Raises:
-        ValueError: a run that predicts classes of other names than the labels.
     """
 
     def plain(name: str) -> str:
@@ -582,11 +576,7 @@ def _as_names(values: pd.Series) -> pd.Series:
 
 
 def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
-    """Return whether outcomes are fractions, which those in per cent become.
-
-    Raises:
-        ValueError: a fraction outside of its range, or fractions beside per cent.
-    """
+    """Return whether outcomes are fractions, which those in per cent become."""
     values, most = table["outcome"], 1 if "correct" in table and "item" in table else 100
     percent = "score" in table and table["score"].map(lambda value: str(value).strip().endswith("%")).any()
     if not (_right_or_wrong(table) or names_fraction(name) or percent):
@@ -607,11 +597,7 @@ def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
 
 
 def _with_scores(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Return the table without the items that a run has no score of; a run without any score has failed.
-
-    Raises:
-        ValueError: so many items that what is left is another test.
-    """
+    """Return the table without the items that a run has no score of; a run without any score has failed."""
     lacking = ~np.isfinite(table["outcome"])
     lacking &= ~lacking.groupby([table["variant"], table["seed"]]).transform("all")
     if "item" not in table or not lacking.any():

@@ -46,6 +46,7 @@ GUESSED = {"pred", "preds", "prediction", "predicted", "correct", "score"}
 ONE = {"scores": "score", "seeds": "seed", "folds": "fold", "values": "value"}  # names of lists
 Cell = tuple[str, str, str, str]  # what a column of a wide table has: variant or "", seed or fold, its number, metric
 MOST_SCORES = 100  # values of a variant, above which they may be losses of items
+MOST_MEANS = 1_000  # rows of a table of a paper
 MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
 
 
@@ -115,16 +116,14 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "detach"):  # a tensor, maybe of 16 bits or on a device
         value = value.detach().cpu()
         value = value.double() if value.is_floating_point() else value
-    if isinstance(value, list | tuple | range) and any(isinstance(each, Mapping | str) for each in value):
-        return list(value)
-    if isinstance(value, list | tuple) and any(hasattr(each, "detach") for each in value):
-        value = [_plain(each) for each in value]
-    if isinstance(value, list | tuple | range) or hasattr(value, "__array__"):
-        try:
-            return np.asarray(value)
-        except ValueError:  # of several lengths
+    if isinstance(value, list | tuple | range):
+        if any(isinstance(each, Mapping | str) for each in value):
             return list(value)
-    return value
+        value = [_plain(each) for each in value]
+    try:
+        return np.asarray(value) if isinstance(value, list) or hasattr(value, "__array__") else value
+    except ValueError:  # of several lengths
+        return value
 
 
 def _by_variant(data: Mapping[Any, Any], what: str | None) -> pd.DataFrame:
@@ -214,13 +213,15 @@ def in_rows(
             kinds[kind] = known[0]
     ids: list[Any] = [name for kind, name in kinds.items() if kind not in ("correct", "score", "probabilities")]
     others: list[Any] = [name for name in frame if name not in ids and not str(name).startswith("Unnamed: ")]
-    side = [name for name in others if is_beside(name)]
+    said = {name: {*words_of(name)} for name in others}  # what is no outcome: a time, a rank, a mean, a count, a step
+    rest = {name: [w for w in said[name] - SIDE - BESIDE if not mode_of(w) and not w.isdecimal()] for name in others}
+    side = [name for name in others if said[name] & SIDE and not rest[name]]
     values = [name for name in others if name not in side and _is_numeric(frame[name])]
     chart = {name: name.rpartition(" - ")[::2] for name in others if " - " in name}  # run - metric, of W&B
     has_outcomes = bool(kinds.keys() & {"correct", "score", "prediction", "probabilities"})
     labels = {*frame[kinds["label"]].map(str)} if "label" in kinds and not {"variant", "prediction"} & {*kinds} else {}
     guesses = [name for name in others if labels and 2 * frame[name].map(str).isin(labels).sum() > len(frame)]
-    spreads = [name for name in others if _spreads_of(frame[name]) is not None]
+    spreads = [name for name in others if len(frame) < MOST_MEANS and _spreads_of(frame[name]) is not None]
     wide: dict[str, Cell] = {}
     if chart and not has_outcomes and "variant" not in kinds:
         names, where = runs_of(dict.fromkeys(run for run, _ in chart.values())), {"variant": "columns"}
@@ -230,15 +231,11 @@ def in_rows(
     elif columns.get("dataset") == "columns" != kinds.get("dataset") or (
         len(spreads) > 1 and "dataset" in kinds and "variant" not in kinds
     ):  # a table of a paper, of methods and data sets
-        cells, what = [name for name in others if name in {*values, *spreads}], "variant"
+        cells = [name for name in others if name in {*values, *spreads}]
         what = "columns" if columns.get("dataset") == "columns" else "variant"
         long = frame.melt([name for name in frame if name not in cells], cells, what, metric or "score")
-        long.attrs = {
-            **attrs,
-            "notes": notes,
-            "head": head,
-            "where": {{"columns": "dataset"}.get(what, what): "columns"},
-        }
+        where = {"dataset" if what == "columns" else "variant": "columns"}
+        long.attrs = attrs | {"notes": notes, "head": head, "where": where}
         return in_rows(long, metric, columns, runs, spread)
     elif not guesses and (wide := _numbered(values, metric, "variant" in kinds)):
         in_columns = any(variant for variant, *_ in wide.values())
@@ -277,9 +274,7 @@ def _with_rows_named(frame: pd.DataFrame, columns: Mapping[str, str], notes: lis
 
     A column of names without a usual name is that of variants where it is the only one whose names come again.
     """
-    lists = [
-        name for name in frame if isinstance(next(iter(frame[name]), None), list) and (name in ONE or mode_of(name))
-    ]
+    lists = [n for n in frame if isinstance(next(iter(frame[n]), None), list) and (n in ONE or mode_of(n))]
     frame = frame.explode(lists, ignore_index=True).rename(columns=ONE) if lists else frame
     known = {kind: names[0] for kind in NAMES if (names := recognized(frame, kind))}
     if {"variant", "item", "label", "prediction"} & {*known, *columns}:
@@ -287,12 +282,12 @@ def _with_rows_named(frame: pd.DataFrame, columns: Mapping[str, str], notes: lis
     texts = [name for name in frame if frame[name].dtype.kind not in "biuf" and not _is_numeric(frame[name])]
     for name in texts:
         summary = frame[name].map(lambda cell: bool(words := {*words_of(cell)}) and words <= SUMMARY)
-        if frame[name].is_unique and 0 < summary.sum() < len(frame) / 2:
+        if frame[name].map(str).is_unique and 0 < summary.sum() < len(frame) / 2:
             notes.append(f"{listed([*frame.loc[summary, name]])}: rows of {name}, left out.")
             frame = frame[~summary].reset_index(drop=True)
     names = {name: "rows" for name in texts if name.startswith("Unnamed: ") and not _is_numeric(frame[name])}
     frame, texts = frame.rename(columns=names), [names.get(name, name) for name in texts]  # of an index
-    again = [name for name in texts if name not in known.values() and 1 < frame[name].nunique() < len(frame)]
+    again = [name for name in texts if name not in known.values() and 1 < frame[name].map(str).nunique() < len(frame)]
     if len(again) != 1 or not any(map(mode_of, frame)):
         return frame
     notes.append(f"variant: the column {again[0]}, in which alone names come again.")
@@ -346,13 +341,6 @@ def _variants(
     runs = runs_of([shared.get(name, name) for name in names])
     of = {name: runs[shared.get(name, name)] for name in names}
     return {name: (variant, "seed", seed, value) for name, (variant, seed) in of.items()}
-
-
-def is_beside(name: object) -> bool:
-    """Return whether a column of this name is no outcome: a time, a rank, a mean, a count, a step."""
-    words = {*words_of(name)}
-    rest = {word for word in words - SIDE - BESIDE if not mode_of(word) and not word.isdecimal()}
-    return bool(words & SIDE) and not rest
 
 
 def _is_numeric(values: pd.Series) -> bool:

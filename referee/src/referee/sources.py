@@ -14,7 +14,6 @@ import struct
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,10 @@ def read(
             if pattern is not None:
                 frames[file] = read_log(file, pattern, pick or "last", bool(lower))
             else:
-                frames[file] = in_rows(reader_of(file)(file, metric), metric, columns, runs, spread)
+                if (reader := reader_of(file)) is None:
+                    kind = file.suffix or "a file without a suffix"
+                    raise ValueError(f"no format is known for {kind}. Give {', '.join(SUFFIXES)}, or --read REGEX.")
+                frames[file] = in_rows(reader(file, metric), metric, columns, runs, spread)
             notes += frames[file].attrs.pop("notes", [])
         except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
@@ -102,9 +104,6 @@ def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Fil
 
     Of folders and templates, these are what is hidden, what a system keeps there, what no reader is for, and what
     repeats another file's runs: of a folder, summaries are read before logs, and samples before results.
-
-    Raises:
-        FileNotFoundError: a place with no file.
     """
     found: Files = {}
     hidden, others = 0, []
@@ -121,7 +120,10 @@ def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Fil
             parts = {f: [part.lower() for part in f.relative_to(root).parts] for f in inside}
             files = {f: inside[f] for f in inside if not any(part[0] == "." or part in SYSTEM for part in parts[f])}
             hidden += len(inside) - len(files)
-            others += [f.name for f in files if not _is_result(f, pattern)]
+            for file in files:  # any but a picture or a page is a log
+                is_log = pattern is not None and file.suffix.lower() not in NO_LOGS
+                if not is_log and (pattern is not None or file.suffix.lower() == ".md" or reader_of(file) is None):
+                    others.append(file.name)
             files = {f: names for f, names in files.items() if f.name not in others}
         if not files:
             there = f"no result there, but {listed([*dict.fromkeys(others)])}" if others else "no such file"
@@ -142,21 +144,12 @@ def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Fil
     return {file: names for file, names in files.items() if file not in again}, notes
 
 
-def _is_result(file: Path, pattern: str | None) -> bool:
-    """Return whether a file of a folder is read: any but a picture or a page as a log, else what a reader is for."""
-    if pattern is not None:
-        return file.suffix.lower() not in NO_LOGS
-    with suppress(ValueError):
-        return file.suffix.lower() != ".md" and reader_of(file) is not None
-    return False
-
-
 def suffix_of(file: Path) -> str:
     """Return the suffix of a file, of a packed one that of what it holds."""
     return Path(file.name.removesuffix(".gz")).suffix.lower()
 
 
-def reader_of(file: Path) -> Reader:
+def reader_of(file: Path) -> Reader | None:
     """Return what reads a file: the first format that recognizes it; a table is every file that pandas can read."""
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         head = stream.read(HEAD)
@@ -175,10 +168,7 @@ def reader_of(file: Path) -> Reader:
         return read_mlflow
     if "tfevents" in file.name:
         return read_events
-    if suffix in SUFFIXES or (suffix in TEXTUAL and _is_table(head)):
-        return read_table
-    kind = file.suffix or "a file without a suffix"
-    raise ValueError(f"no format is known for {kind}. Give {', '.join(SUFFIXES)}, or --read REGEX for a log.")
+    return read_table if suffix in SUFFIXES or (suffix in TEXTUAL and _is_table(head)) else None
 
 
 # ---- which run a file is
@@ -195,8 +185,7 @@ def _matching(template: str) -> tuple[Path, Files]:
     glob = "".join("*" if i % 2 else part for i, part in enumerate(parts))
     root = Path(glob.partition("*")[0] + "x").parent  # of what begins with the fixed text
     first = {name: f"(?P<{name[1:-1]}>[^/]+)" for name in parts[1::2]} | {"*": "[^/]*"}
-    again = {name: f"(?P={name[1:-1]})" for name in parts[1::2]} | {"*": "[^/]*"}  # the same text
-    expression = "".join(first.pop(part, "") or again.get(part) or re.escape(part) for part in parts)
+    expression = "".join(first.get(part) or re.escape(part) for part in parts)
     found: Files = {}
     for file in root.rglob("*"):
         if file.is_file() and (match := re.fullmatch(expression, str(file))):
@@ -467,10 +456,8 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
     if separator == ";":  # as a European Excel writes, with commas in numbers; names keep theirs
         numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])
-        points = frame[numbers].replace(r"(?<=\d),(?=\d)", ".", regex=True)
-        frame[numbers] = points.where(
-            points.map(lambda cell: not set(cell) - set("0123456789.eE+-−± ()%/")), frame[numbers]
-        )
+        is_number = frame[numbers].map(re.compile(r"(?:\\pm|[-\s\d.,eE+−±()%/$_{}])+").fullmatch).notna()
+        frame[numbers] = frame[numbers].mask(is_number, frame[numbers].replace(r"(?<=\d),(?=\d)", ".", regex=True))
     return frame
 
 

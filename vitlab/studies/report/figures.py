@@ -128,7 +128,7 @@ def against_cost(metric: Metric) -> str:
 
 def charts_for(metric: Metric) -> list[Chart]:
     """Return the charts of a report."""
-    label = metric.label
+    label = metric.name
     charts = [
         Chart("ranking", f"Test {label} of every run, with mean and 95 % interval per variant.", ranking),
         Chart("differences", f"Lead in test {label} of every pair of variants, with its 95 % interval.", differences),

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 
-from referee.formats import NONE, SPACE, counted, listed, p_value, percent, signed
+from referee.formats import NONE, SPACE, counted, listed, p_value, percent
 from referee.plan import pilot_of
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import DASHED, MUTED, RULE, Chart, Drawing, Layout, bar, brief, point, rows_of
-from referee.statistics.contrast import LEVEL, half_width, least_visible
+from referee.statistics.contrast import LEVEL, half_width
 from referee.statistics.power import detectable, need
-from referee.verdict import Pair, Variant, Verdict
+from referee.verdict import Pair, Verdict
 
 INTERVAL = "95 % interval"
 OF_FAILURES = 17  # false claims in % where one variant fails in 1 of 10, with 10,000 images
@@ -23,18 +23,14 @@ RULES = {
 }
 
 
-def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: bool = False) -> list[Part]:
-    """Return every pair of variants, with the sources of its uncertainty folded up.
-
-    There is no `drawing` of too many pairs; `with_chance` adds how likely the first variant wins one more run.
-    """
+def differences_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
+    """Return every pair of variants, with the sources of its uncertainty folded up; too many have no `drawing`."""
     if not verdict.pairs:
         return []
     tested = sum(pair.difference is not None for pair in verdict.pairs)
     adjusted = "p" if tested < 2 else f"p, adjusted\nfor {counted(tested, 'pair')}"
-    more = ["Wins one\nmore run"] if with_chance else []
-    more += [] if (size := _planned(verdict)) is None else [f"Needed\nfor {verdict.metric.size(size)}"]
-    rows = [Row(pair.name, _pair(pair, verdict, with_chance)) for pair in verdict.pairs]
+    more = [] if (size := _planned(verdict)) is None else [f"Needed\nfor {verdict.metric.size(size)}"]
+    rows = [Row(pair.name, _pair(pair, verdict)) for pair in verdict.pairs]
     columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable\n(80 %)", *more]
     caption = (
         "By how much the first variant of each pair leads. Filled marker: better; open marker: not. Bar: 95 % "
@@ -42,7 +38,7 @@ def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: 
     )
     parts: list[Part] = [Figure(drawing, caption)] if drawing else []
     table = Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"], labeled=True)
-    parts += [table, Note(_how_to_read(verdict, tested, with_chance))]
+    parts += [table, Note(_how_to_read(verdict, tested))]
     if verdict.of_models:
         return parts
     if tested:
@@ -63,7 +59,7 @@ def conclusion_on(pair: Pair, verdict: Verdict) -> str:
     return f"{'better' if pair.settled else 'undecided'} ({seeds})"
 
 
-def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
+def _pair(pair: Pair, verdict: Verdict) -> list[str | Cell]:
     metric, digits, size = verdict.metric, verdict.digits, _planned(verdict)
     pilot = pilot_of(pair, verdict, verdict.pilot) if pair.difference and verdict.pilot else None
     seeds = min(len(pair.better.runs), len(pair.worse.runs))
@@ -74,8 +70,6 @@ def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
         p_value(pair.p),
         NONE if pilot is None else metric.text(detectable(pilot, seeds), digits),
     ]
-    if with_chance:
-        cells.append(NONE if np.isnan(pair.chance) else f"{percent(pair.chance, 0)} %")
     if size is not None:
         takes = None if pilot is None else need(pilot, size)
         unit = f"test {verdict.outcomes.unit}s" if takes and takes.images else "seeds"
@@ -90,7 +84,7 @@ def _planned(verdict: Verdict) -> float | None:
     return verdict.margin or (POINT if verdict.metric.is_fraction else None)
 
 
-def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
+def _how_to_read(verdict: Verdict, tested: int) -> str:
     metric, unit = verdict.metric, verdict.outcomes.unit
     lines = [] if metric.mode == "max" else ["A lead is by how much the first variant is lower."]
     if not tested:
@@ -114,8 +108,6 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
     if verdict.of_models:
         return " ".join(lines)
     lines.append("*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.")
-    if with_chance:
-        lines.append("*Wins one more run*: how likely one more run of the first scores better than one of the second.")
     if (planned := _planned(verdict)) is not None:
         lines.append(
             f"*Needed for {metric.size(planned)}*: seeds of each variant, to settle a true lead of that size, with "
@@ -157,15 +149,7 @@ def limits(verdict: Verdict) -> list[str]:
         lines.append(f"With three seeds it is 8{SPACE}% where spreads differ fourfold.")
     if verdict.design.looks and verdict.design.looks[0] < 4:
         lines.append(f"A study whose first look is at three seeds errs in up to 9.4{SPACE}%: start at four.")
-    wide, narrow = max(several, key=_spread), min(several, key=_spread)
-    if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
-        ratio = _spread(wide) / _spread(narrow)
-        lines.append(f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}.")
     return lines
-
-
-def _spread(variant: Variant) -> float:
-    return float(np.std(variant.scores, ddof=1))
 
 
 def _sources(verdict: Verdict) -> list[Part]:
@@ -176,16 +160,7 @@ def _sources(verdict: Verdict) -> list[Part]:
         sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
         halves = [half_width(LEVEL, *source, difference.freedom, difference.of_images) for source in sources]
         shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if by_item else halves[:1])]
-        if by_item and not float(metric.text(halves[1], digits)):
-            least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.design.test == "paired")
-            half = metric.text(half_width(LEVEL, 0.0, least, 1.0), digits)  # what rounds to 0 may still be
-            shown[1] = f"below what {counted(verdict.items, verdict.outcomes.unit)} can show (±{SPACE}{half})"
-        first, second = (
-            dict(zip([run.seed for run in v.runs], v.outcomes.mean(axis=1), strict=True)) for v in pair[:2]
-        )
-        won = [first[seed] > second[seed] for seed in first if seed in second]
-        of_seeds = f"{sum(won)} of {counted(len(won), 'seed')}" if won else NONE
-        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p), of_seeds)))
+        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p))))
     unit = verdict.outcomes.unit
     columns, of_items = ["Seeds"], ""
     if by_item:
@@ -199,11 +174,8 @@ def _sources(verdict: Verdict) -> list[Part]:
     if verdict.design.test == "paired":
         seeds = "Student's t with the variance of the differences by seed"
     return [
-        Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair", "Won"], rows),
-        Note(
-            f"Half-widths of the 95 % interval of each pair alone. *Seeds*: {seeds}.{of_items} *Won*: shared seeds "
-            "with which the first variant scored better."
-        ),
+        Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair"], rows),
+        Note(f"Half-widths of the 95 % interval of each pair alone. *Seeds*: {seeds}.{of_items}"),
     ]
 
 
