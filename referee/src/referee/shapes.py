@@ -351,10 +351,7 @@ def _is_numeric(values: pd.Series) -> bool:
 
 
 def run_in(name: str) -> tuple[str, str]:
-    """Return variant and seed of a name with a word for seeds before a number, like vit-seed3, seed_3 and 3.
-
-    A number without a word belongs to the name: resnet_50. Without a seed both are empty.
-    """
+    """Return variant and seed of vit-seed3, seed_3 and 3; both are empty where no word tells a seed: resnet_50."""
     match = NUMBERED.fullmatch(name)
     if match is None or (match["name"] and (match["seed"] or match["fold"] or "").lower() in ("s", "r")):
         return "", ""
