@@ -66,11 +66,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def best_run(study: Path) -> Path:
-    """Return the first run, by seed, of the variant that leads a study.
-
-    Raises:
-        ValueError, FileNotFoundError: no report, a variant that gives no network, or no state left of its runs.
-    """
+    """Return the first run, by seed, of the variant that leads a study."""
     from vitlab.atomic_files import read_json
     from vitlab.runs.directory import RunDirectory
     from vitlab.studies.file.study import folder_of_variant

@@ -64,12 +64,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def finished_runs(study: Path) -> dict[str, Path]:
-    """Return the run directories of a study's folder, in the report's order, by variant and seed; name the others.
-
-    Raises:
-        FileNotFoundError: not the folder of a finished study.
-        ValueError: no run finished, or the study has folds.
-    """
+    """Return the run directories of a study's folder, in the report's order, by variant and seed; name the others."""
     import pandas as pd
 
     from vitlab.studies.file.study import folder_of_variant

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from jsonargparse.typing import PositiveFloat
 
@@ -22,23 +23,18 @@ def run_compare(arguments: Sequence[str]) -> int:
         "Run a study: variants × seeds, then a report. `--data.root photos` and other settings of the data change the "
         "base of the study.",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="train again what has another configuration or was cut short"
-    )
+    again = "train again what has another configuration or was cut short"
+    parser.add_argument("--overwrite", action="store_true", help=again)
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
     parser.add_argument("--dashboard", action="store_true", help="show the report in W&B; offline without a key")
-    parser.add_argument(
-        "--executor",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("NAME", "KEY=VALUE"),
-        help="train elsewhere: slurm partition=gpu, dask address=tcp://host:8786, ray, or an import path; give it once "
-        "for each kind of machine",
+    elsewhere = (
+        "train elsewhere: slurm partition=gpu, dask address=tcp://host:8786, ray, or an import path; give it once for "
+        "each kind of machine"
     )
-    parser.add_argument(
-        "--register-anew", action="store_true", help="register a claim whose settings changed after a word; new seeds"
-    )
+    names = ("NAME", "KEY=VALUE")
+    parser.add_argument("--executor", nargs="+", action="append", default=[], metavar=names, help=elsewhere)
+    anew = "register a claim whose settings changed after an outcome; new seeds"
+    parser.add_argument("--register-anew", action="store_true", help=anew)
     arguments, data = split_data(arguments)
     study, options = parser.parse_study(arguments)
 
@@ -58,20 +54,13 @@ def run_compare(arguments: Sequence[str]) -> int:
 
         by_words = {tuple(words): partial(new_executor, words[0], words[1:]) for words in options.executor}
         executors = [by_words[tuple(words)] for words in options.executor]
+    given: dict[str, Any] = {"dashboard": dashboard, "executors": executors, "data": data}
+    given["register_anew"] = options.register_anew
     try:
-        report = compare(
-            study,
-            options.root,
-            options.overwrite,
-            dashboard=dashboard,
-            executors=executors,
-            register_anew=options.register_anew,
-            data=data,
-        )
+        print(f"The report: {compare(study, options.root, options.overwrite, **given)}")
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1
-    print(f"The report: {report}")
     return 0
 
 
@@ -82,11 +71,8 @@ def run_plan(arguments: Sequence[str]) -> int:
         description="What a true difference takes in seeds, test images, hours, disk and energy, with ranges of 80 %, "
         "from a study's finished runs, or before any run from the size of the test set. `--data.root` as in compare.",
     )
-    parser.add_argument(
-        "--difference",
-        type=PositiveFloat,
-        help="to be found: points of accuracy, else the metric's unit [the study's margin]",
-    )
+    what = "to be found: points of accuracy, else the metric's unit [the study's margin]"
+    parser.add_argument("--difference", type=PositiveFloat, help=what)
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
     arguments, data = split_data(arguments)
     study, options = parser.parse_study(arguments)

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,12 +31,9 @@ TOLERANCE = 1e-4
 
 
 def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write an ONNX file with the input `images` and the output `logits`, once it is found to give the same.
+    """Write an ONNX file with the input `images` and the output `logits`, once onnxruntime finds the same outputs.
 
     Weights of more than 2 GB, which ONNX cannot hold, go into a second file in the same folder.
-
-    Raises:
-        RuntimeError: onnxruntime gives other outputs than the model; no file is written or replaced.
     """
     import onnxruntime
 
@@ -47,14 +45,8 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
     with sdpa_kernel(SDPBackend.MATH):
         with torch.no_grad():
             traced = torch.export.export(eager, (images,), dynamic_shapes=FREE_BATCH)
-        program = torch.onnx.export(
-            traced,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=FREE_BATCH,
-            dynamo=True,
-            verbose=False,
-        )
+        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+        program = torch.onnx.export(traced, **names, dynamic_shapes=FREE_BATCH, dynamo=True, verbose=False)
     assert program is not None
     program.model.metadata_props.update(metadata or {})
     with TemporaryDirectory(dir=path.parent) as folder:

@@ -29,18 +29,7 @@ WANTED = "give files or folders, Pillow images, arrays (H, W, C) of uint8, or li
 
 
 class Pictures:
-    """The pictures in files and folders, or in memory, where they are called picture 0, picture 1 and so on.
-
-    They are decoded on all cores, a few at a time.
-
-    Attributes:
-        names: of those that could be decoded so far, below `root`.
-        broken: files that cannot be decoded, and why.
-        root: the folder that contains all of them.
-
-    Raises:
-        ValueError: nothing, no picture, or both files and pictures in memory; a path that does not exist.
-    """
+    """The pictures in files and folders, or in memory, where they are called picture 0, picture 1 and so on."""
 
     def __init__(self, given: Iterable[Given]) -> None:
         flat = list(_flat(given))
@@ -49,20 +38,15 @@ class Pictures:
         if not flat or (paths and self.held):
             raise ValueError(f"{'Both files and pictures in memory' if flat else 'No picture'}: {WANTED}.")
         self.files = list(dict.fromkeys(file for path in paths for file in _files(path)))
-        self.root = Path("pictures in memory")
+        self.root = Path("pictures in memory")  # the folder that contains all of them
         if paths:
             folders = [path if path.is_dir() else path.parent for path in map(Path, map(os.path.abspath, paths))]
             self.root = Path(os.path.commonpath(folders))
-        self.names: list[str] = []
-        self.broken: dict[str, str] = {}
+        self.names: list[str] = []  # below it, of those that could be decoded so far
+        self.broken: dict[str, str] = {}  # files that cannot be decoded, and why
 
     def read(self, transform: Preprocessing) -> Iterator[list[Pixels]]:
-        """Yield pictures (H, W, C), a few at a time.
-
-        Raises:
-            ValueError: none of the files can be decoded, or one picture in memory is none: rows answer what was given
-                in its order, so that none is left out.
-        """
+        """Yield pictures (H, W, C), a few at a time; files that cannot be decoded are left out."""
         given: Sequence[Path | Picture] = self.held or self.files
         named = [
             as_text(each.relative_to(self.root).as_posix()) if isinstance(each, Path) else f"picture {i}"
@@ -76,7 +60,7 @@ class Pictures:
                     if not isinstance(pixels, str):
                         pictures.append(pixels)
                         self.names.append(name)
-                    elif not isinstance(each, Path):
+                    elif not isinstance(each, Path):  # rows answer what was given in its order
                         raise ValueError(f"{name}: {pixels}.")
                     else:
                         self.broken[name] = pixels

@@ -82,9 +82,8 @@ def write_features(
 ) -> pd.DataFrame:
     """Write `features.parquet`, a row per picture, `file` and `embedding`; return the table.
 
-    Args:
-        stages: also write `maps.npz`: for each of these stages an array (N, C, H, W) by its name, in the order of the
-            rows, and `features`, the stages as JSON; empty: of all stages.
+    With `stages`, where none means all, `maps.npz` has an array (N, C, H, W) of each by its name, in the order of the
+    rows, and `features`, the stages as JSON.
     """
     pictures = Pictures(images)
     pyramid = None if stages is None else model.model.features_only(list(stages) or None)

@@ -39,12 +39,13 @@ def write_timm_config(exported: Exported, folder: Path) -> Path | None:
         return None
     architecture, arguments = _architecture(exported)
     known: Any = timm.get_pretrained_cfg(architecture)
-    names = exported.data.class_names if encoder.num_classes else []
-    index = {name: i for i, name in enumerate(names)}
-    labels = {"label_names": names, "id2label": dict(enumerate(names)), "label2id": index} if names else {}
+    labels: dict[str, Any] = {"architectures": ["TimmWrapperModel"]}
+    if encoder.num_classes:
+        names = exported.data.class_names
+        labels = {"architectures": ["TimmWrapperForImageClassification"], "label_names": names}
+        labels |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     config = {
         "architecture": architecture,
-        "architectures": ["TimmWrapperForImageClassification" if names else "TimmWrapperModel"],
         "model_type": "timm_wrapper",
         "num_classes": encoder.num_classes,
         "num_features": encoder.num_features,
@@ -79,13 +80,12 @@ def _architecture(exported: Exported) -> tuple[str, dict[str, Any]]:
     backbone, encoder = exported.config["model"]["init_args"]["backbone"], exported.encoder
     defaults = {name: x.default for name, x in inspect.signature(named(backbone["class_path"])).parameters.items()}
     given = defaults | backbone.get("init_args", {})
-    size = {"img_size": tuple(encoder.img_size), "in_chans": encoder.in_chans}
+    size: dict[str, Any] = {"img_size": tuple(encoder.img_size), "in_chans": encoder.in_chans}
     if isinstance(encoder, TimmModel):
         name = given["name"].partition(".")[0]
-        known: Any = timm.get_pretrained_cfg(name)
-        return name, (size if known.fixed_input_size else {"in_chans": size["in_chans"]}) | (
-            given["model_kwargs"] or {}
-        )
+        if not timm.get_pretrained_cfg(name).fixed_input_size:  # type: ignore[union-attr]
+            del size["img_size"]
+        return name, size | (given["model_kwargs"] or {})
     name = backbone["class_path"].rpartition(".")[2]
     has_name = timm.is_model(name)
     base = name if has_name else "deit_base_distilled_patch16_224" if given.get("distilled") else BASES[type(encoder)]
