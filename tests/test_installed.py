@@ -6,6 +6,7 @@ installation of its own takes 6 GB and a network. `VITLAB_TEST_INSTALL=1`, of `m
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -55,7 +56,29 @@ def test_the_wheel_has_every_shipped_file_once(wheels: list[Path]) -> None:
         name.removeprefix("vitlab/experiments/") for name in names if name.startswith("vitlab/experiments/")
     )
     assert inside == shipped
+    modules = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "vitlab").rglob("*.py"))
+    assert sorted(name for name in names if name.endswith(".py")) == modules
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"vitlab"}
+
+
+def test_a_clone_without_links_and_an_editable_installation_of_it_find_the_experiments(tmp_path: Path) -> None:
+    """As a zip file and a checkout on Windows have it."""
+    modes = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [line for line in modes.splitlines() if line.startswith("120000")]
+    clone, place = tmp_path / "clone", tmp_path / "environment"
+    for folder in ("vitlab", "experiments"):
+        shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, clone)
+    venv.create(place)
+    (next(place.glob("lib/python*/site-packages")) / "lent.pth").write_text(get_path("purelib") + "\n")
+    options = ["install", "--ignore-installed", "--no-deps", "--no-build-isolation", "--editable"]
+    subprocess.run([*PIP, "--python", place, *options, clone], check=True)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for python, elsewhere in ((place / "bin/python", tmp_path), (Path(sys.executable), clone)):
+        code = "import vitlab.config as c; print(c.SHIPPED / 'deit_hard.yaml', c.locate('deit_hard'))"
+        told = subprocess.run([python, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
+        assert told.stdout.split() == [str(clone / "experiments/deit_hard.yaml")] * 2, told.stderr
 
 
 @pytest.mark.slow

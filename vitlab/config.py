@@ -63,9 +63,9 @@ TEXTS = ("name", "root", "table", "question")  # keys whose value is a text, 001
 
 REMOVED_FROM_DATA = {"sampling": None, "mask_folder": None, "bits": 8}  # settings of older runs, as they had no effect
 
-SHIPPED = (Path(__file__).parent / "experiments").resolve()
-"""The experiments that come with vitlab: `experiments/` of a clone, a folder of the installed package elsewhere."""
-IS_INSTALLED = not (Path(__file__).parent / "experiments").is_symlink()
+IS_INSTALLED = (Path(__file__).parent / "experiments").is_dir()
+SHIPPED = Path(__file__).resolve().parents[not IS_INSTALLED] / "experiments"
+"""The experiments that come with vitlab: a folder of the installed package, of a clone elsewhere."""
 
 
 def expanded(path: str | Path) -> str:
