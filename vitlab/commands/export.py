@@ -33,8 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     experiment = experiment_of(rest, images=options.calibrate)
 
     from vitlab.deployment.card import Exported, write_card
-    from vitlab.deployment.export import calibrate, export_onnx
-    from vitlab.deployment.timm_config import write_timm_config
+    from vitlab.deployment.export import calibrate, export_onnx, write_timm_config
     from vitlab.models.weights import save_weights
     from vitlab.runs.lock import refuse_links
 
