@@ -26,8 +26,7 @@ from vitlab.runs.directory import CONFIG, RunDirectory
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vitlab.deployment.pictures import Given
-    from vitlab.deployment.predict import Answers
+    from vitlab.deployment.predict import Answers, Given
     from vitlab.experiment.experiment import Experiment
 
 WEIGHTS = "model.safetensors"
@@ -68,8 +67,7 @@ class LoadedModel:
 
     def classify(self, images: Sequence["Given"]) -> "Answers":
         """Classify pictures, each framed and normalized as in evaluation."""
-        from vitlab.deployment.pictures import Pictures
-        from vitlab.deployment.predict import SHOWN, Answers
+        from vitlab.deployment.predict import SHOWN, Answers, Pictures
         from vitlab.evaluation.predictions import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
@@ -88,7 +86,7 @@ class LoadedModel:
         """Return a row for each picture: file, and its embedding, an array (C,); what the command `embed` writes."""
         import pandas as pd
 
-        from vitlab.deployment.pictures import Pictures
+        from vitlab.deployment.predict import Pictures
 
         pictures = Pictures(images)
         rows = [self.run(arrays, self.model.embed) for arrays in pictures.read(self.transform)]
