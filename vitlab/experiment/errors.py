@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from vitlab.config import Config, named, untrusted
+from vitlab.config import Config, load_yaml, locate, named, untrusted
 from vitlab.experiment.class_names import names_of
 
 MOST_LINES = 5
@@ -60,12 +60,21 @@ def check_sections(config: Config) -> None:
 
 
 def refuse_variant(config: Config, file: Path | None = None) -> None:
-    """Refuse settings of a model without its class: a variant of a study, or an overlay."""
-    if isinstance(config.get("model"), dict) and "class_path" not in config["model"]:
-        raise ValueError(
-            f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay, which changes "
-            f"another file.\nGive that one before it: --config BASE.yaml --config {file or 'FILE'}"
-        )
+    """Refuse settings of a model without its class: a variant of a study, or an overlay; name the base before it."""
+    if not isinstance(config.get("model"), dict) or "class_path" in config["model"]:
+        return
+    base, file = "BASE.yaml", file and locate(file)
+    places = [place for parent in file.parents[:3] for place in (parent, parent / "studies")] if file else []
+    for study in (path for place in places for path in sorted(place.glob("*.yaml"))):
+        content = load_yaml(study)
+        named_files = [each for each in (content.get("variants") or {}).values() if isinstance(each, str)]
+        if file and "base" in content and file.resolve() in [(study.parent / each).resolve() for each in named_files]:
+            base = os.path.relpath(study.parent / content["base"])
+            break
+    raise ValueError(
+        f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay, which changes another "
+        f"file.\nGive that one before it: --config {base} --config {file or 'FILE'}"
+    )
 
 
 # Lines of jsonargparse's messages that report how it searched, not what is wrong.
