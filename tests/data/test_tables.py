@@ -10,7 +10,7 @@ import torch
 
 from vitlab.data import ImageFolder, LabelTable, PhotoAugment
 from vitlab.data.tables import matched
-from vitlab.deployment.pictures import Pictures
+from vitlab.deployment.predict import Pictures
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 
