@@ -15,7 +15,7 @@ from vitlab.commands.dispatch import run
 from vitlab.commands.options import StudyParser, split_data, with_config
 from vitlab.experiment.class_names import KINDS, names_of
 from vitlab.experiment.experiment import Experiment
-from vitlab.experiment.parser import ConfigurationReader
+from vitlab.experiment.parser import configuration_parser
 from vitlab.internals import options_of
 
 Write = Callable[..., Path]
@@ -108,7 +108,7 @@ def test_a_pipe_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
 def test_the_help_of_fit_lists_every_option_and_class(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", ["--help"]) == 0
     said = capsys.readouterr().out
-    for option in options_of(ConfigurationReader(TINY, []).parser):
+    for option in options_of(configuration_parser(TINY)):
         if option.startswith(("--run.", "--trainer.")) and not option.endswith((".help", "+")):
             below = [line for line in said.splitlines() if re.match(rf"  {option}[. ]", line)]
             assert below, option

@@ -111,6 +111,3 @@ def test_an_image_that_goes_between_listing_and_checking_is_a_broken_one(photo_f
     (root / "a" / "000.jpg").unlink()
     (root / "b" / "000.jpg").rename(root / "b" / "renamed.jpg")
     assert sum(len(data.labels(split)) for split in ("train", "val", "test")) == 18
-
-
-# Names.

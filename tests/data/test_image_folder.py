@@ -288,24 +288,17 @@ def test_a_folder_that_is_not_there_names_the_nearest(photo_folder: PhotoFolder,
 
 
 @pytest.mark.parametrize(
-    ("images", "arguments", "message"),
+    ("counts", "said"),
     [
-        ({"cat": 5}, {}, "one class only, cat"),
-        ({"train/cat": 2, "train/dog": 0, "val/cat": 1}, {}, "class dog is empty"),
-        ({"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dogs": 1}, {}, "Did you mean dog?"),
-        ({"a": 1, "b": 1}, {}, "split of"),
-        ({"a": 1, "b": 1}, {"val_fraction": 1.2}, "val_fraction 1.2 and test_fraction None leave nothing to train on"),
+        ({".": 1}, "one folder of images for each class"),
+        ({"cat": 5}, "one class only, cat"),
+        ({"train/cat": 2, "train/dog": 0, "val/cat": 1}, "train/dog has no image, so that the class dog is empty"),
+        ({"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/dogs": 1}, "lacks; it has cat, dog. Did you mean dog?"),
+        ({"a": 1, "b": 1}, "split of"),
     ],
 )
-def test_a_folder_that_cannot_be_split_into_classes_is_refused(
-    images: dict[str, int], arguments: dict, message: str, photo_folder: PhotoFolder
-) -> None:
-    assert message in _refused(photo_folder(images), **arguments)
-
-
-def test_images_without_class_folders(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
-    assert "one folder of images for each class" in _refused(tmp_path)
+def test_folders_that_are_no_classes_are_refused(photo_folder: PhotoFolder, counts: dict[str, int], said: str) -> None:
+    assert said in _refused(photo_folder(counts))
 
 
 def _damage(root: Path) -> list[Path]:
@@ -363,10 +356,11 @@ def test_no_image_takes_the_place_of_one_that_breaks_later(photo_folder: PhotoFo
         list(data.batches("test", "cpu"))
 
 
-def test_a_validation_fraction_that_the_test_doubles_leaves_something_to_train_on(photo_folder: PhotoFolder) -> None:
-    # As with 0.5 and 0.5 given: one training image was left of each class, without a word.
+def test_held_out_images_leave_something_to_train_on(photo_folder: PhotoFolder) -> None:
+    # As many test as validate unless `test_fraction` is given: of 0.5, one training image of each class was left.
     root = photo_folder({"a": 10, "b": 10})
-    assert "val_fraction 0.5 leaves nothing to train on" in _refused(root, val_fraction=0.5)
+    for fractions in ({"val_fraction": 1.2}, {"val_fraction": 0.5, "test_fraction": 0.5}, {"val_fraction": 0.5}):
+        assert "leave nothing to train on; their sum must be below 1" in _refused(root, **fractions)
     assert len(_folder(root, val_fraction=0.4).labels("train")) == 4
     assert len(_folder(root, val_fraction=0.5, test_fraction=0.2).labels("train")) == 6
 

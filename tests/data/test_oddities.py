@@ -16,6 +16,7 @@ from PIL import Image
 from tests.data.conftest import check_images, photo
 from vitlab.data import ImageFolder, LabelTable, dataset
 from vitlab.data import image_folder as module
+from vitlab.data.checking import Check
 from vitlab.data.decoding import IMAGE_SUFFIXES, decode, read_regular
 from vitlab.data.oddities import oddities
 
@@ -56,6 +57,13 @@ def test_classes_that_val_or_test_lack_are_named(photo_folder: PhotoFolder, said
     counts = {f"train/{name}": 10 for name in ("rose", "tulip", "daisy")} | {"val/rose": 10, "val/tulip": 10}
     _read(photo_folder(counts | {f"test/{name}": 10 for name in ("rose", "tulip", "daisy")}))
     assert said == ["The val split has no image of 1 of 3 classes (daisy)."]
+
+
+def test_classes_that_differ_in_letter_case_are_named() -> None:
+    known = Check({}, None, np.zeros(0, np.uint64), [], np.zeros((0, 32), np.uint8))
+    assert oddities(["Sad", "glad", "sad"], {}, known) == [
+        "Classes whose names differ in letter case alone: 2 (Sad, sad)."
+    ]
 
 
 # Duplicates.

@@ -117,7 +117,7 @@ def test_weights_in_other_precision_are_refused(tiny: Callable[..., Path], preci
 
 
 def test_a_swin_in_mixed_float16_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    from vitlab.experiment.trainer_options import check_precision
+    from vitlab.experiment.experiment import check_precision
 
     for name, backbone in BACKBONES.items():
         caplog.clear()

@@ -15,6 +15,7 @@ from fake_study import FAKE_PROGRAM, Digits, plain, result, results, variant
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+import referee
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, data_uri
 from vitlab.studies.compare import RunsFailed, begun_study, compare, results_of
@@ -101,6 +102,9 @@ def test_every_image_has_one_outcome_a_seed(
     assert "trainings on 66.7 % of these images" in text
     assert "not in this comparison" not in text  # no fold is left out
     assert f"fit --config {folder / 'a' / 'fold-1' / 'config-seed-1.yaml'}" in text
+    files = f"{folder}/{{variant}}/fold-{{fold}}/seed-{{seed}}/predictions.parquet"
+    own, read = results.verdict.pairs[0], referee.judge(files).pairs[0]
+    assert (read.lead, read.p, *read.interval) == (own.lead, own.p, *own.interval)  # to the digit
 
 
 def test_a_seed_without_one_of_its_folds_is_no_result(

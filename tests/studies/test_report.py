@@ -19,7 +19,7 @@ from referee.formats import SPACE
 from referee.report import drawing
 from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
-from vitlab.commands.robustness import finished_runs
+from vitlab.commands.studies import finished_runs
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.report import figures, page, sections
