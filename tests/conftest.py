@@ -1,9 +1,10 @@
 """Shared by all tests: no network, no W&B, few threads, and scikit-learn's digits as a small experiment."""
 
+import gc
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["WANDB_MODE"] = "disabled"
@@ -69,6 +70,15 @@ def _signals() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
     torch.set_num_threads(int(THREADS))  # models are tiny; threads that wait for each other on a busy machine lose time
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _imported() -> Iterator[None]:
+    """Leave what was imported out of the search of each run for its tensors, and of each collection of garbage."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
