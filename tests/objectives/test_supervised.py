@@ -149,9 +149,7 @@ def test_metrics_are_exact_whatever_the_batches() -> None:
             torch.testing.assert_close(value, expected[name])
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
-@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.filterwarnings(*QUIET)
 def test_raw_and_averaged_weights_are_both_evaluated_and_kept() -> None:
     objective = supervised(ema=Ema(0.9))
     trainer = quick_trainer()
@@ -164,9 +162,7 @@ def test_raw_and_averaged_weights_are_both_evaluated_and_kept() -> None:
     assert not any(id(p) in in_optimizer for p in objective.average.parameters())  # type: ignore[union-attr]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
-@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.filterwarnings(*QUIET)
 def test_an_evaluation_computes_a_position_bias_once_and_training_at_each_step() -> None:
     objective = supervised("swin_v2")
     calls = []
@@ -177,9 +173,7 @@ def test_an_evaluation_computes_a_position_bias_once_and_training_at_each_step()
     assert len(calls) == 2 * (3 + 1)  # two blocks; three steps, and one validation of four batches
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
-@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.filterwarnings(*QUIET)
 def test_the_average_moves_once_an_optimizer_step_not_once_a_batch() -> None:
     calls = []
     objective = supervised(ema=Ema(0.9))
@@ -190,9 +184,7 @@ def test_the_average_moves_once_an_optimizer_step_not_once_a_batch() -> None:
     assert len(calls) == trainer.global_step == 2
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
-@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.filterwarnings(*QUIET)
 @pytest.mark.parametrize(("reference_batch", "scale"), [(None, 1), (32, 2)])
 def test_the_learning_rate_follows_the_schedule_at_every_step(reference_batch: int | None, scale: int) -> None:
     objective = supervised()
