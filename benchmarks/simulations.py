@@ -2,6 +2,7 @@
 
     python -m benchmarks.simulations crossings     # how often a crossing of two curves is found where it was planted
     python -m benchmarks.simulations folds         # how often folds call one of two equal learners better
+    python -m benchmarks.simulations fold_scores   # the same from a score of each fold, as other tools have them
     python -m benchmarks.simulations planning      # whether the planner's ranges hold the truth
     python -m benchmarks.simulations tuning_noise  # how often tuning makes equal architectures different
 
@@ -147,32 +148,22 @@ def crossings(studies: int) -> Rows:
 
 
 # ---- folds: an image is a label of two, and two blocks of features that say equally much about it. Learner A sees
-# the first block, learner B the second: on other data sets of this kind they are equally good, on this one its images
-# favor one of them. A seed is a partition of the images into five parts, and draws the initial weights. Beside it,
-# the same learners on a fixed fifth of the images for testing. A network's seeds differ; 1-NN depends on the training
-# images alone. `as if independent` takes the images of folds as those of a test set; `rule` lets their variance grow
-# by `overlap_of`.
+# the first block, learner B the second: on other data sets of this kind they are equally good. A seed is a partition,
+# and draws initial weights. `folds` has outcomes of images, also of a fixed fifth; `fold_scores` a score of each fold.
 
-SEEDS = 4, 7, 20
-IMAGES = 100, 400
-FOLDS = 5
+SEEDS, IMAGES, FOLDS = (4, 7, 20), (100, 400), 5
 TESTS = "5 folds, rule", "5 folds, as if independent", "a fifth held out"
-FEATURES, DISTANCE = 6, 1.6  # of a block; distance of the classes' means, in deviations
-HIDDEN, STEPS, RATE = 8, 60, 0.5
-
-Learner = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
-"""From features (N, F), labels (N,) and which images train (R, N) to whether each is right, (R, N)."""
+FEATURES, DISTANCE, HIDDEN, STEPS, RATE = 6, 1.6, 8, 60, 0.5  # of a block; between the means of classes, in deviations
 
 
 def network(x: np.ndarray, y: np.ndarray, trains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Train a network of one hidden layer on each row's images, by full batches."""
+    """Return whether a network of one hidden layer is right, (R, N); x (N, F), y (N,), which images train it (R, N)."""
     (R, _), F, sign = trains.shape, x.shape[1], 2.0 * y - 1
     first, last = rng.normal(0, F**-0.5, (R, F, HIDDEN)), rng.normal(0, HIDDEN**-0.5, (R, HIDDEN, 1))
     share = trains / trains.sum(axis=1, keepdims=True)
     for _ in range(STEPS):
         hidden = np.maximum(x @ first, 0)  # (R, N, H)
-        margin = sign * (hidden @ last)[..., 0]
-        slope = (-sign * share / (1 + np.exp(margin)))[..., None]  # of the logistic loss
+        slope = (-sign * share / (1 + np.exp(sign * (hidden @ last)[..., 0])))[..., None]  # of the logistic loss
         back = (slope * last.transpose(0, 2, 1)) * (hidden > 0)
         last -= RATE * hidden.transpose(0, 2, 1) @ slope
         first -= RATE * x.T @ back
@@ -185,42 +176,50 @@ def nearest(x: np.ndarray, y: np.ndarray, trains: np.ndarray, rng: np.random.Gen
     return np.stack([y[np.where(row, distance, np.inf).argmin(axis=1)] == y for row in trains])
 
 
-def by_folds(learner: Learner, x: np.ndarray, y: np.ndarray, seeds: int, rng: np.random.Generator) -> np.ndarray:
-    """Return whether each image is right in each seed, by the model that has not seen it, (S, N)."""
-    fold = np.stack([fold_numbers(y, FOLDS, seed) for seed in range(seeds)])  # (S, N); the same for both learners
-    trains = np.concatenate([fold != k for k in range(FOLDS)])
-    right = learner(x, y, trains, rng).reshape(FOLDS, seeds, len(y))
-    return np.asarray(np.take_along_axis(right, fold[None], axis=0)[0])
+def discriminant(x: np.ndarray, y: np.ndarray, trains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Separate the classes by least squares, which is Fisher's discriminant where classes are equally large."""
+    sign, ones = 2.0 * y - 1, np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    weighed = trains[..., None] * ones  # (R, N, F + 1)
+    normal = np.linalg.solve(weighed.mT @ ones, weighed.mT @ sign[:, None])
+    return np.asarray(sign * (ones @ normal)[..., 0] > 0)
 
 
-def held_out(learner: Learner, x: np.ndarray, y: np.ndarray, seeds: int, rng: np.random.Generator) -> np.ndarray:
-    """Return whether each image of a fixed test part is right in each seed, (S, N / 5)."""
-    tests = fold_numbers(y, FOLDS, 0) == 0
-    return learner(x, y, np.tile(~tests, (seeds, 1)), rng)[:, tests]
-
-
-def false_claims(learner: Learner, images: int, studies: int) -> np.ndarray:
-    """Count the studies of two equal learners that call them different, by way of testing and number of seeds."""
-    rng = np.random.default_rng(images)
-    false = np.zeros((len(TESTS), len(SEEDS)), np.int64)
-    for _ in range(studies):
-        y = np.arange(images) % 2
-        x = rng.normal(0, 1, (2, images, FEATURES)) + np.where(y, 0.5, -0.5)[:, None] * DISTANCE * FEATURES**-0.5
-        folded, apart = ([draw(learner, block, y, max(SEEDS), rng) for block in x] for draw in (by_folds, held_out))
-        for row, (pair, overlap) in enumerate(((folded, overlap_of(FOLDS)), (folded, 1.0), (apart, 1.0))):
-            for column, count in enumerate(SEEDS):
-                tested = all_pairs([each[:count] for each in pair], dependence=Dependence(overlap=overlap))
-                false[row, column] += tested[0, 1].p < LEVEL
-    return false
+def drawn(images: int, repeats: int, parts: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw both blocks (2, N, F) and labels (N,), and return which images each part tests, (parts · repeats, N)."""
+    y = np.arange(images) % 2
+    x = rng.normal(0, 1, (2, images, FEATURES)) + np.where(y, 0.5, -0.5)[:, None] * DISTANCE * FEATURES**-0.5
+    fold = np.stack([fold_numbers(y, parts, seed) for seed in range(repeats)])  # the same for both learners
+    return x, y, np.concatenate([fold == k for k in range(parts)])
 
 
 def folds(studies: int) -> Rows:
-    for name, learner in {"neural network": network, "1-NN": nearest}.items():
-        for images in IMAGES:
-            for how, counts in zip(TESTS, false_claims(learner, images, studies), strict=True):
-                highest = stats.beta.ppf(0.99, counts.max() + 1, studies - counts.max())
-                cells = {f"{n} seeds": f"{100 * count / studies:.1f}" for n, count in zip(SEEDS, counts, strict=True)}
-                yield {"learner": name, "images": images, "test": how, **cells, "99 % bound": f"{100 * highest:.1f}"}
+    for (name, learner), images in product({"neural network": network, "1-NN": nearest}.items(), IMAGES):
+        rng, false = np.random.default_rng(images), np.zeros((len(TESTS), len(SEEDS)), np.int64)
+        for _ in range(studies):
+            x, y, tests = drawn(images, max(SEEDS), FOLDS, rng)
+            right = [(learner(block, y, ~tests, rng) & tests).reshape(FOLDS, -1, images).any(axis=0) for block in x]
+            apart = [learner(block, y, np.tile(~tests[0], (max(SEEDS), 1)), rng)[:, tests[0]] for block in x]
+            for row, (pair, overlap) in enumerate(((right, overlap_of(FOLDS)), (right, 1.0), (apart, 1.0))):
+                for column, count in enumerate(SEEDS):
+                    found = all_pairs([each[:count] for each in pair], dependence=Dependence(overlap=overlap))
+                    false[row, column] += found[0, 1].p < LEVEL
+        for how, counts in zip(TESTS, false, strict=True):
+            highest = stats.beta.ppf(0.99, counts.max() + 1, studies - counts.max())
+            cells = {f"{n} seeds": f"{100 * count / studies:.1f}" for n, count in zip(SEEDS, counts, strict=True)}
+            yield {"learner": name, "images": images, "test": how, **cells, "99 % bound": f"{100 * highest:.1f}"}
+
+
+def fold_scores(studies: int) -> Rows:
+    learners = {"linear discriminant": discriminant, "1-NN": nearest, "neural network": network}
+    for (name, learner), images, (repeats, parts) in product(learners.items(), (200, 100), ((1, 5), (5, 5), (10, 10))):
+        rng, n, false = np.random.default_rng(images), repeats * parts, np.zeros(2)
+        for _ in range(studies):
+            x, y, tests = drawn(images, repeats, parts, rng)
+            a, b = ((learner(block, y, ~tests, rng) & tests).sum(axis=1) / tests.sum(axis=1) for block in x)
+            folded = Cells([a[None], b[None]], dependence=Dependence(overlap=1 + n / (parts - 1))).pair(0, 1)
+            false += folded.p < LEVEL, all_pairs([a[:, None], b[:, None]])[0, 1].p < LEVEL
+        as_folds, as_seeds = (100 * false / studies).round(1)
+        yield {"learner": name, "images": images, "parts": f"{repeats} × {parts}", "folds": as_folds, "seeds": as_seeds}
 
 
 # ---- planning: pilots of studies whose variances are known. A latent variable per image: difficulty of the image +
@@ -415,6 +414,7 @@ def tuning_noise(studies: int) -> Rows:
 
 CASES: dict[str, tuple[Callable[[int], Rows], int]] = {
     "crossings": (crossings, 500),
+    "fold_scores": (fold_scores, 2_000),
     "folds": (folds, 1_000),
     "planning": (planning, 1_000),
     "tuning_noise": (tuning_noise, 2_000),

@@ -76,7 +76,7 @@ def test_a_table_for_a_paper_has_the_whole_interval_and_takes_no_runs_too(
         (["plan", "{table}", "--difference", "0"], "--difference 0.0"),
         (["{table}", "--read", "("], "not a regular expression"),
         (["{table}", "--best"], "--best chooses among the rows of a log, or the matches of --read"),
-        (["{table}", "--read", "seed"], "has no group; put the score in parentheses"),
+        (["{table}", "--read", "seed"], "has 0 groups. Put the score alone in parentheses"),
         (
             ["plan", "{table}", "{table}.csv", "--difference", "1"],
             "table.csv.csv, row 0 is a second one of A, seed 1, beside ",

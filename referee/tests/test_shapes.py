@@ -1,9 +1,11 @@
 """The same runs in every shape that people hold them in give the same verdict, and what cannot be known is asked."""
 
+import gzip
 import json
 import re
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,11 @@ def write_all(folder: Path) -> None:
     file("repeated.csv", TABLE.rename(columns={"seed": "split"}).to_csv(index=False))
     by_model = TABLE.groupby("model")["accuracy"]
     file("means.csv", "model,accuracy\n" + "".join(f"{m},{y.mean():.9f} ± {y.std():.9f}\n" for m, y in by_model))
+    cells = pd.DataFrame(
+        {f"set {i}": {m: f"{y.mean() - i / 100:.9f} ± {y.std():.9f}" for m, y in by_model} for i in (0, 1)}
+    )
+    file("paper.csv", cells.T.rename_axis("dataset").to_csv())
+    file("paper_columns.csv", cells.rename_axis("method").to_csv())
     labels, rank = np.arange(400) % 4, np.arange(400) * 7 % 10
     guesses = {m: np.where(rank < 10 * mean, labels, (labels + 1) % 4) for m, mean in MEANS.items()}
     items = pd.DataFrame({"image": [f"{i}.jpg" for i in range(400)], "label": labels, **guesses})
@@ -211,10 +218,112 @@ def test_a_layout_is_read_as_the_readme_types_it(
         assert headline.startswith("swin is better than vit by")
     else:
         assert status == 0
+        assert ("2 data sets" in first) == place.startswith("paper")
         assert ("5 folds" if place in ("folds.csv", "repeated.csv") else "5 seeds") in first
         lead = TABLE.groupby("model")["accuracy"].mean().diff().abs().iloc[-1]
         assert f"swin is better than vit by {100 * lead:.1f} points" in headline or "score" in first
     assert any("it flatters" in line for line in lines) == ("--best" in command)
+
+
+def of_ultralytics(head: str, cell: str, score: float) -> str:
+    """Return what its trainer's `save_metrics` writes; older versions pad cells."""
+    names = ["epoch", "train/box_loss", "metrics/mAP50(B)", "metrics/mAP50-95(B)", "val/box_loss"]
+    rows = [(head, names), (cell, (1, 0.5, 0.9, 0.1, 0.4)), (cell, (2, 0.4, 0.95, score, 0.3))]
+    return "".join(",".join(form % each for each in row) + "\n" for form, row in rows)
+
+
+def of_keras(score: float) -> str:
+    """Return what Keras' CSVLogger writes: the epoch, and the sorted names of what was logged, NA where nothing was."""
+    return f"epoch,accuracy,loss,val_accuracy,val_loss\r\n0,0.9,0.5,0.1,0.4\r\n1,0.95,0.4,{score},NA\r\n"
+
+
+MAP = ["--metric", "metrics/mAP50-95(B)"]
+LOGS: dict[str, tuple[str, Callable[[float], str], list[str]]] = {
+    "Keras": ("{}/seed{}/training.log", of_keras, []),
+    "DeiT": ("{}_seed{}_20260101/a.log", '{{"test_acc1": 1, "epoch": 0}}\n{{"test_acc1": {}, "epoch": 1}}'.format, []),
+    "Hydra": ("2026-01-0{1}/10-0{1}-00/model={0},lr=0.1,seed={1}/results.json", '{{"test/acc": {}}}'.format, []),
+    "ultralytics, padded": ("{}-{}/results.csv", partial(of_ultralytics, "%23s", "%23.5g"), MAP),
+    "ultralytics": ("{}-{}/results.csv", partial(of_ultralytics, "%s", "%.6g"), MAP),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_logs_are_read_as_their_tools_write_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place, text, options = LOGS[name]
+    for model, seed, score in RUNS:
+        file = Path(place.format(model, seed))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(text(score).encode())
+    assert main([".", *options]) == 0
+    first, headline, *_ = capsys.readouterr().out.replace("\u00a0", " ").splitlines()
+    lead = TABLE.groupby("model")["accuracy"].mean().diff().abs().iloc[-1]
+    assert first.startswith("Read: 2 variants × 5 seeds")
+    assert f" by {100 * lead:.1f} points" in headline or f" by {lead:.3f} " in headline
+
+
+def means(form: str) -> str:
+    rows = (f"{m};{form.format(y['accuracy'].mean(), y['accuracy'].std())}\n" for m, y in BY_MODEL.items())
+    return "method;accuracy\n" + "".join(rows).replace(".", ",")
+
+
+WIDE = TABLE.pivot(index="seed", columns="model", values="accuracy")
+BY_MODEL = dict([*TABLE.groupby("model")])
+OTHERS: dict[str, Callable[[], str | bytes]] = {
+    "packed.csv.gz": lambda: gzip.compress(TABLE.to_csv(index=False).encode()),
+    "tabs.txt": lambda: TABLE.to_csv(index=False, sep="\t"),
+    "columns.json": TABLE.to_json,
+    "split.json": lambda: TABLE.to_json(orient="split"),
+    "index.json": lambda: TABLE.to_json(orient="index"),
+    "within.json": lambda: json.dumps({"results": TABLE.to_dict("records"), "version": 1}),
+    "lists.json": lambda: json.dumps({"results": {m: {"seeds": [*y["seed"]], "scores": [*y["accuracy"]]}
+                                                  for m, y in BY_MODEL.items()}}),
+    "cells.json": lambda: json.dumps([{"model": m, "accuracy": [*y["accuracy"]]} for m, y in BY_MODEL.items()]),
+    "index.parquet": lambda: TABLE.set_index(["model", "seed"]).to_parquet(),
+    "agent.csv": lambda: TABLE.rename(columns={"model": "agent"}).to_csv(index=False),
+    "summary.csv": lambda: pd.concat([WIDE, WIDE.agg(["mean", "std"])]).to_csv(),
+    "numbers.csv": lambda: pd.DataFrame({f"{m}_{s}": [y] for m, s, y in RUNS}).to_csv(index=False),
+    "bold.md": lambda: "| net | seed | acc |\n|--|--|--|\n" + "".join(f"| {m} | {s} | **{y}** |\n" for m, s, y in RUNS),
+    "plus.csv": lambda: means("{:.9f} ± {:.9f}"),
+    "brackets.csv": lambda: means("{:.9f} ({:.9f})"),
+    "latex.csv": lambda: means("${:.9f}_{{\\pm {:.9f}}}$"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_ways_to_write_the_same_runs(name: str, tmp_path: Path) -> None:
+    content = OTHERS[name]()
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    told = {"runs": 5, "spread": "sd"} if name in ("plus.csv", "brackets.csv", "latex.csv") else {}
+    assert ends(referee.judge(tmp_path / name, **told)) == pytest.approx(ends(referee.judge(TABLE)), rel=1e-6)
+
+
+def test_tables_of_papers_have_methods_and_data_sets(tmp_path: Path) -> None:
+    """Rows are either; cells are scores, or means with their spread."""
+    sets = {f"set {i}": {m: y["accuracy"] - i / 100 for m, y in BY_MODEL.items()} for i in range(5)}
+    rows = [(d, m, s, y) for d, each in sets.items() for m, ys in each.items() for s, y in enumerate(ys)]
+    long = referee.judge(pd.DataFrame(rows, columns=["dataset", "model", "seed", "accuracy"]))
+    cells = pd.DataFrame(
+        {d: {m: f"{y.mean():.9f} ± {y.std():.9f}" for m, y in each.items()} for d, each in sets.items()}
+    )
+    cells.T.rename_axis("dataset").to_csv(tmp_path / "rows.csv")
+    cells.rename_axis("method").to_csv(tmp_path / "columns.csv")
+    told = {"metric": "accuracy", "runs": 5, "spread": "sd"}
+    of_rows = referee.judge(tmp_path / "rows.csv", **told)
+    for verdict in (of_rows, referee.judge(tmp_path / "columns.csv", dataset="columns", **told)):
+        assert ends(verdict) == pytest.approx(ends(long), rel=1e-6)
+        assert "5 data sets" in verdict.outcomes.notes[0].replace("\u00a0", " ")
+    means = pd.DataFrame({m: {d: each[m].mean() for d, each in sets.items()} for m in MEANS})
+    means.rename_axis("corpus").to_csv(tmp_path / "corpora.csv")
+    with pytest.raises(ValueError, match=r"What are set 0, set 1, set 2 and 2 more\? Give dataset=\"corpus\", item"):
+        referee.judge(tmp_path / "corpora.csv")
+    alone = referee.judge(tmp_path / "corpora.csv", dataset="corpus", metric="accuracy")
+    assert alone.general[0].elsewhere == pytest.approx(of_rows.general[0].elsewhere, rel=1e-6)
+    means.T.rename_axis("method").to_csv(tmp_path / "methods.csv")
+    with pytest.raises(ValueError, match=r"If set 0, .* are data sets: dataset=\"columns\", with"):
+        referee.judge(tmp_path / "methods.csv")
 
 
 @pytest.mark.parametrize(("separator", "comment"), [("|", ""), (",", "# lr: 0.1, 0.2, 0.3\n"), (";", "# ")])
@@ -249,7 +358,7 @@ def test_more_folds_than_one_cross_validation_has_are_asked_for() -> None:
 
 
 def test_items_of_folds_are_judged_as_vitlab_judges_its_own() -> None:
-    """By `vitlab.studies.results.folds.overlap_of`, K / (K - 1)."""
+    """By `vitlab.studies.results.run.overlap_of`, K / (K - 1)."""
     rows = [(v, s, i, (i + s) % 5, bool(y[s, i])) for v, y in (("a", RIGHT_A), ("b", RIGHT_B))
             for s in range(4) for i in range(300)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["variant", "seed", "item", "fold", "correct"])

@@ -15,6 +15,7 @@ from fake_study import FAKE_PROGRAM, Digits, plain, result, results, variant
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+import referee
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions, data_uri
 from vitlab.studies.compare import RunsFailed, begun_study, compare, results_of
@@ -29,6 +30,7 @@ from vitlab.studies.results.run import of_folds
 Write = Callable[..., Path]
 FROM = {"model": {"init_args": {"init_from": "before.yaml"}}}
 TWO = {"A": variant(0.9), "B": variant(0.96)}
+NOT_FINITE = "ValueError: the loss is not finite at epoch 3"
 
 
 @pytest.fixture
@@ -100,6 +102,9 @@ def test_every_image_has_one_outcome_a_seed(
     assert "trainings on 66.7 % of these images" in text
     assert "not in this comparison" not in text  # no fold is left out
     assert f"fit --config {folder / 'a' / 'fold-1' / 'config-seed-1.yaml'}" in text
+    files = f"{folder}/{{variant}}/fold-{{fold}}/seed-{{seed}}/predictions.parquet"
+    own, read = results.verdict.pairs[0], referee.judge(files).pairs[0]
+    assert (read.lead, read.p, *read.interval) == (own.lead, own.p, *own.interval)  # to the digit
 
 
 def test_a_seed_without_one_of_its_folds_is_no_result(
@@ -109,11 +114,11 @@ def test_a_seed_without_one_of_its_folds_is_no_result(
     with pytest.raises(RunsFailed, match="A, seed 2, fold 3"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     results, _ = results_of(path, tmp_path / "runs")
-    assert [(str(run), why) for run, why in results.failures] == [("A, seed 2, fold 3", "exit status 1")]
+    assert [(str(run), why) for run, why in results.failures] == [("A, seed 2, fold 3", f"exit status 1: {NOT_FINITE}")]
     assert len(results.finished) == 5
     assert (tmp_path / "runs/small-study/a/fold-1/seed-2/summary.json").is_file()
     report = plain((tmp_path / "runs/small-study/report.md").read_text())
-    assert "A, seed 2, fold 3: exit status 1" in report
+    assert f"A, seed 2, fold 3: exit status 1: {NOT_FINITE}" in report
 
 
 def test_a_watched_study_looks_at_whole_seeds(

@@ -5,7 +5,6 @@ print(verdict.sentence)
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ PLACES = {"judge": "judging", "Verdict": "verdict", "Outcomes": "outcomes", "rea
 def __getattr__(name: str) -> Any:
     """Import scipy and pandas when they are first used."""
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("referee")
     if name not in PLACES:
         raise AttributeError(f"module 'referee' has no attribute {name!r}")

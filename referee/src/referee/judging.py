@@ -74,7 +74,7 @@ def judge(
         text = re.sub(rf"--({'|'.join(['metric', *NAMES])}) (\S*\w)", r'\1="\2"', str(error))
         text = text.replace("--lower", "lower=True").replace("--higher", "lower=False")
         raise ValueError(text) from error
-    refuse_settings(margin, looks, test, items, scale)
+    refuse_settings(margin, looks, test, scale)
     if outcomes.of_means and (test != "pooled" or looks):
         raise ValueError("published means: looks, and the tests exact and paired, need the score of each run.")
     outcomes = outcomes if scale is None else outcomes.logarithms()
@@ -118,9 +118,7 @@ def _without_selected(verdict: Verdict) -> Verdict:
     return verdict
 
 
-def refuse_settings(
-    margin: float | None, looks: Sequence[int], test: str, items: int | None = None, scale: str | None = None
-) -> None:
+def refuse_settings(margin: float | None, looks: Sequence[int], test: str, scale: str | None = None) -> None:
     """Raise ValueError for settings that fit no table."""
     if scale not in (None, "log"):
         raise ValueError(f"scale {scale}: give log, or leave it out.")
@@ -136,8 +134,6 @@ def refuse_settings(
         raise ValueError(f"looks up to {looks[-1]}: give at most {MOST_LOOKS} seeds.")
     if looks and test == "exact":
         raise ValueError("test exact needs a fixed list of seeds. Leave looks out, or give another test.")
-    if items is not None and items < 1:
-        raise ValueError(f"items {items}: give the size of the test set, 1 or more.")
 
 
 def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:

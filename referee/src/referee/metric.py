@@ -13,7 +13,7 @@ from referee.statistics.contrast import Interval
 
 FRACTIONS = {"accuracy", "acc", "top1", "top5", "f1", "match", "correct", "pass"}
 HIGHER = {*FRACTIONS, "auc", "auroc", "auprc", "ap", "map", "map50", "precision", "recall", "bleu", "rouge", "iou",
-          "miou", "dice", "r2", "psnr", "ssim", "mcc", "kappa"}  # fmt: skip
+          "miou", "dice", "r2", "psnr", "ssim", "mcc", "kappa", "reward", "return", "oa"}  # fmt: skip
 LOWER = {"loss", "nll", "error", "errors", "err", "perplexity", "ppl", "bpb", "mse", "mae", "rmse", "mape", "entropy",
          "wer", "cer", "eer", "fid", "ece", "brier", "regret", "latency"}  # fmt: skip
 
@@ -21,7 +21,9 @@ LOWER = {"loss", "nll", "error", "errors", "err", "perplexity", "ppl", "bpb", "m
 def words_of(name: object) -> list[str]:
     """Return the words of a column's name in small letters: test, acc of `Test Acc (%)`; top1, err of top1_err."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", str(name))
-    return re.findall(r"[^\W_]+", re.sub(r"top[-_ ](?=\d)", "top", apart.lower()))
+    return re.findall(
+        r"[^\W_]+", re.sub(r"top[-_ ](?=\d)|(?<![a-z])(?:acc|prec)(?=[15](?![a-z\d]))", "top", apart.lower())
+    )
 
 
 def mode_of(*names: str | None) -> Literal["min", "max"] | None:
@@ -63,14 +65,9 @@ class Metric:
         """The factor between a value and what is shown: per cent of a fraction."""
         return 100 if self.is_fraction else 1
 
-    @property
-    def label(self) -> str:
-        """Its name in a sentence."""
-        return self.name
-
     def axis(self, split: str = "") -> str:
         """Return its name with its unit, at an axis and above a column, for the metric on a split."""
-        name = f"{'ln ' if self.is_log else ''}{split} {self.label}".strip()
+        name = f"{'ln ' if self.is_log else ''}{split} {self.name}".strip()
         return f"{name}, %" if self.is_fraction else name
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:

@@ -273,7 +273,7 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
             raise ValueError(f"columns: {kind} is no kind of column. Give one of {', '.join(NAMES)}.")
         if (column := _column(frame, name)) is not None:
             known[kind] = column
-        elif kind not in ("item", "seed") or name != "row":
+        elif (kind, name) not in (("item", "row"), ("seed", "row")):
             raise ValueError(f"--{kind} {name}: there is no such column. There are {_listed(frame)}.")
     for kind in NAMES:
         if kind in columns or (kind == "correct" and {"score", "prediction"} & known.keys()):
@@ -392,9 +392,6 @@ def _of_folds(table: pd.DataFrame, folds: int | None, notes: list[str]) -> tuple
     A score of each fold is an item of one run. The variance of the mean difference over n folds of K parts is that of
     a fold times 1/n + 1/(K − 1), test over training images, since folds share these (Nadeau and Bengio 2003, Machine
     Learning 52, 239-281). Where each item's outcome is known, it is K/(K − 1) times that of independent items.
-
-    Raises:
-        ValueError: so many folds that they may be of several partitions.
     """
     if folds is not None and "fold" not in table and "item" not in table:
         table = table.assign(fold=table["seed"], seed="1")
@@ -421,8 +418,10 @@ def _summary(table: pd.DataFrame, known: Mapping[str, str], where: Mapping[str, 
         several["seed"] = seeds
     if "item" in table:
         several[unit] = table["item"].nunique()
+    several |= {"data set": table["dataset"].nunique()} if "dataset" in table else {}
     for kind, number in several.items():
-        place = where.get(kind) or (f"column {known[kind]}" if known.get(kind, kind) != kind else "")
+        name = kind.replace(" ", "")
+        place = where.get(name) or (f"column {known[name]}" if known.get(name, name) != name else "")
         parts.append(counted(number, kind) + (f" ({place})" if place else ""))
     way = "higher" if metric.mode == "max" else "lower"
     return f"{' × '.join(parts)}, {metric.name}, {way} is better"
@@ -430,7 +429,7 @@ def _summary(table: pd.DataFrame, known: Mapping[str, str], where: Mapping[str, 
 
 def _explained(frame: pd.DataFrame, known: Mapping[str, str], told: Mapping[Any, Any]) -> list[str]:
     """Return a line for each column of the table as it was: what it holds, and its first three values."""
-    kinds, lines = {name: kind for kind, name in known.items()}, []
+    kinds, lines = {name: kind for kind, name in known.items()} | told.get("renamed", {}), []
     head, where = told.get("head", {}), told.get("where", {})
     wide = next((kind for kind in ("variant", "seed", "fold") if where.get(kind) == "columns"), "left out")
     for name in head:
@@ -503,6 +502,8 @@ def _outcomes(
         f"No column has outcomes in {counted(len(table), 'row')} of {_listed(frame)}. The nearest layout is a row for "
         f"each run: give --score {numbers[0] if numbers else 'COLUMN'}, with --lower or --higher; or a row for each "
         "item: --correct COLUMN (1 or 0), or --prediction COLUMN with --label COLUMN."
+        + f" If {listed(numbers)} are data sets: --dataset columns, with --lower or --higher."
+        * (len(numbers) > 1)
     )
 
 
@@ -510,9 +511,6 @@ def _are_labels(table: pd.DataFrame) -> pd.Series:
     """Return 1 where prediction and label are one name, else 0; write the names into the column of predictions.
 
     1.0 and True are the label 1, if there are no others.
-
-    Raises:
-        ValueError: a run that predicts classes of other names than the labels.
     """
 
     def plain(name: str) -> str:
@@ -537,7 +535,7 @@ def _guess(row: Any) -> float:
     """Return the class with the largest logit or probability; nan where one is nan or none is there, -1 of no list."""
     try:
         numbers = np.asarray(json.loads(row or "NaN") if isinstance(row, str) else row, dtype=float)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError):
         return -1.0
     if np.isnan(numbers).any():
         return math.nan
@@ -563,11 +561,7 @@ def _numbers(values: pd.Series, column: str, known: Mapping[str, float] = RIGHT)
 
 
 def _as_names(values: pd.Series) -> pd.Series:
-    """Return names as text, empty where there is none; a whole number among floats has no decimal point.
-
-    Raises:
-        ValueError: a name with a NUL character.
-    """
+    """Return names as text, empty where there is none; a whole number among floats has no decimal point."""
 
     def name(value: Any) -> str:
         whole = isinstance(value, float | np.floating) and value.is_integer()
@@ -578,18 +572,11 @@ def _as_names(values: pd.Series) -> pd.Series:
         codes, known = pd.factorize(values)  # -1: no name
     except TypeError:  # lists
         codes, known = pd.factorize(values.astype(str))
-    names = pd.Series(np.array([*map(name, known), ""], dtype=object)[codes], values.index, dtype=object)
-    if (wrong := names.str.contains("\0", regex=False)).any():
-        raise ValueError(f"{_row(names.index[wrong][0])}, column {values.name}: a name has a NUL character. Remove it.")
-    return names
+    return pd.Series(np.array([*map(name, known), ""], dtype=object)[codes], values.index, dtype=object)
 
 
 def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
-    """Return whether outcomes are fractions, which those in per cent become.
-
-    Raises:
-        ValueError: a fraction outside of its range, or fractions beside per cent.
-    """
+    """Return whether outcomes are fractions, which those in per cent become."""
     values, most = table["outcome"], 1 if "correct" in table and "item" in table else 100
     percent = "score" in table and table["score"].map(lambda value: str(value).strip().endswith("%")).any()
     if not (_right_or_wrong(table) or names_fraction(name) or percent):
@@ -610,11 +597,7 @@ def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
 
 
 def _with_scores(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Return the table without the items that a run has no score of; a run without any score has failed.
-
-    Raises:
-        ValueError: so many items that what is left is another test.
-    """
+    """Return the table without the items that a run has no score of; a run without any score has failed."""
     lacking = ~np.isfinite(table["outcome"])
     lacking &= ~lacking.groupby([table["variant"], table["seed"]]).transform("all")
     if "item" not in table or not lacking.any():

@@ -18,13 +18,12 @@ from scipy.special import ndtri
 
 from referee.formats import listed
 from referee.metric import mode_of, words_of
-from referee.outcomes import NAMES, RUNS, STEPS, recognized
+from referee.outcomes import NAMES, RUNS, STEPS, TEXTS, recognized
 
+WORDS = r"(?P<seed>seed|run|trial|version|rep|repeat|repetition|replicate|s|r)|(?P<fold>fold|split|cv)"
 # seed_0, run 1, vit-seed3, split0_test_score, acc (seed 2), 7
 NUMBERED = re.compile(
-    r"(?:(?P<name>.*?)[-_. /(]*(?:(?P<seed>seed|run|trial|rep|repeat|repetition|replicate|s|r)|(?P<fold>fold|split|cv))"
-    r"[-_. =:#]*)?(?P<number>\d+)\)?(?:[-_. /]+(?P<rest>\D.*))?",
-    re.IGNORECASE,
+    rf"(?:(?P<name>.*?)[-_. /(]*(?:{WORDS})[-_. =:#]*)?(?P<number>\d+)\)?(?:[-_. /]+(?P<rest>\D.*))?", re.IGNORECASE
 )
 PLAIN = re.compile(r"(?P<name>.*[^\W_])[-_ ](?P<letter>[sr]?)(?P<number>\d+)", re.IGNORECASE)  # vit-s0, vit_1
 SPREAD = {"sd": {"std", "sd", "stdev", "stddev", "deviation"}, "se": {"se", "sem", "stderr"}}
@@ -36,13 +35,18 @@ SIDE = {"time", "runtime", "seconds", "duration", "rank", "ranking", "median", "
 BESIDE = {"fit", "score", "wall", "train", "training", "test", "val", "eval", "elapsed", "num", "number", "of", "per",
           "second", "steps", "global", "relative", "m", "g", "s", "h", "ms", "standard", "error", "images"}  # fmt: skip
 DIGITS = r"[-+−]?\d*\.?\d+(?:[eE][-+]?\d+)?"
-WITH_SPREAD = re.compile(rf"({DIGITS})\s*%?\s*\$?\s*(?:±|\+/[-−]|\+-|\\pm)\s*\$?\s*({DIGITS})")
+WITH_SPREAD = re.compile(  # 80.1 ± 0.8, 80.1 +- 0.8, $80.1_{\pm 0.8}$, 80.1 (0.8)
+    rf"({DIGITS})\s*%?[\s$_{{}}]*(?:(?:±|\+/?[-−]|\\pm)\s*\$?\s*(?P<of>{DIGITS})|\((?=\d*\.)(?P<within>{DIGITS})\s*%?\)$)"
+)
+SUMMARY = {*MEAN, "std", "sd", "stdev", "median", "rank", "ranking", "overall", "all"}  # rows that are no runs
 # Words of names of splits and of kinds of means, which no variant has.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "dev", "best", "last", "final", "macro",
           "micro", "weighted", "balanced", "mean", "top1", "top5"}  # fmt: skip
 GUESSED = {"pred", "preds", "prediction", "predicted", "correct", "score"}
+ONE = {"scores": "score", "seeds": "seed", "folds": "fold", "values": "value"}  # names of lists
 Cell = tuple[str, str, str, str]  # what a column of a wide table has: variant or "", seed or fold, its number, metric
 MOST_SCORES = 100  # values of a variant, above which they may be losses of items
+MOST_MEANS = 1_000  # rows of a table of a paper
 MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
 
 
@@ -63,10 +67,20 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
         is_arrow = hasattr(data, "__arrow_c_stream__")
         return (pyarrow.table(data) if is_arrow else pyarrow.interchange.from_dataframe(data)).to_pandas()
     if isinstance(data, Mapping):
+        inner = [*data.values()]
+        if all(isinstance(each, Mapping) for each in inner):
+            by_row = pd.DataFrame([*inner])
+            if inner[0] and recognized(by_row, "variant"):  # records by number
+                return by_row
+            if _has_columns(data):  # columns by number
+                frame = pd.DataFrame(data)
+                return (
+                    frame.reset_index(drop=True) if all(map(str.isdecimal, map(str, frame.index))) else _of_frame(frame)
+                )
         if _has_columns(data):
             lists = {name: _plain(value) for name, value in data.items()}
             several = any(isinstance(value, list) or np.ndim(value) for value in lists.values())
-            return pd.DataFrame(lists if several else [lists])
+            return pd.DataFrame(lists if several else [lists]).rename(columns=ONE)
         return _by_variant(data, what)
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
         return pd.DataFrame(data)
@@ -92,7 +106,7 @@ def _of_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _has_columns(data: Mapping[Any, Any]) -> bool:
     """Return whether the keys of a dictionary name what a column holds, and not variants or seeds."""
-    names = pd.DataFrame(columns=[*map(str, data)])
+    names = pd.DataFrame(columns=[ONE.get(str(name), str(name)) for name in data])
     of_folds = any((found := NUMBERED.fullmatch(str(name))) and found["fold"] and found["rest"] for name in data)
     return of_folds or any(recognized(names, kind) for kind in NAMES)
 
@@ -102,16 +116,14 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "detach"):  # a tensor, maybe of 16 bits or on a device
         value = value.detach().cpu()
         value = value.double() if value.is_floating_point() else value
-    if isinstance(value, list | tuple | range) and any(isinstance(each, Mapping | str) for each in value):
-        return list(value)
-    if isinstance(value, list | tuple) and any(hasattr(each, "detach") for each in value):
-        value = [_plain(each) for each in value]
-    if isinstance(value, list | tuple | range) or hasattr(value, "__array__"):
-        try:
-            return np.asarray(value)
-        except ValueError:  # of several lengths
+    if isinstance(value, list | tuple | range):
+        if any(isinstance(each, Mapping | str) for each in value):
             return list(value)
-    return value
+        value = [_plain(each) for each in value]
+    try:
+        return np.asarray(value) if isinstance(value, list) or hasattr(value, "__array__") else value
+    except ValueError:  # of several lengths
+        return value
 
 
 def _by_variant(data: Mapping[Any, Any], what: str | None) -> pd.DataFrame:
@@ -125,7 +137,7 @@ def _by_variant(data: Mapping[Any, Any], what: str | None) -> pd.DataFrame:
             inner = {name: _plain(each) for name, each in value.items()}
             if any(isinstance(each, Mapping) for each in inner.values()):
                 frames += [table_of(each, what).assign(variant=variant, seed=str(name)) for name, each in inner.items()]
-            elif all(NUMBERED.fullmatch(str(name)) or np.ndim(each) == 0 for name, each in inner.items()):
+            elif all(NUMBERED.fullmatch(str(name)) for name in inner):
                 arrays += [(variant, str(name), np.asarray(each)) for name, each in inner.items()]
             else:
                 frames += [_by_variant({variant: each}, what).assign(dataset=str(name)) for name, each in inner.items()]
@@ -189,27 +201,43 @@ def in_rows(
     columns, attrs, frame = columns or {}, frame.attrs, frame.set_axis([str(name) for name in frame.columns], axis=1)
     nested = [name for name in frame if len(frame) and isinstance(frame[name].iloc[0], dict)]
     frame = frame.assign(**{str(name): frame[name].map(str) for name in nested})
-    head = {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
+    head = attrs.get("head") or {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
     twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
-    notes = [f"{listed(twice, 2)}: left out."] if twice else []
-    frame, where = _with_rows_numbered(_with_runs_named(frame.drop(columns=twice), columns))
+    notes = [*attrs.get("notes", []), *([f"{listed(twice, 2)}: left out."] if twice else [])]
+    before, frame = frame, _with_runs_named(_with_rows_named(frame.drop(columns=twice), columns, notes), columns)
+    renamed = {name: "variant" for name in before if name not in {*frame, *twice, *ONE}} if "variant" in frame else {}
+    frame, where = _with_rows_numbered(frame)
     kinds: dict[str, Any] = {}
     for kind in NAMES:
         if known := [columns[kind]] if columns.get(kind) in frame else recognized(frame, kind):
             kinds[kind] = known[0]
     ids: list[Any] = [name for kind, name in kinds.items() if kind not in ("correct", "score", "probabilities")]
     others: list[Any] = [name for name in frame if name not in ids and not str(name).startswith("Unnamed: ")]
-    side = [name for name in others if is_beside(name)]
+    said = {name: {*words_of(name)} for name in others}  # what is no outcome: a time, a rank, a mean, a count, a step
+    rest = {name: [w for w in said[name] - SIDE - BESIDE if not mode_of(w) and not w.isdecimal()] for name in others}
+    side = [name for name in others if said[name] & SIDE and not rest[name]]
     values = [name for name in others if name not in side and _is_numeric(frame[name])]
     chart = {name: name.rpartition(" - ")[::2] for name in others if " - " in name}  # run - metric, of W&B
     has_outcomes = bool(kinds.keys() & {"correct", "score", "prediction", "probabilities"})
+    labels = {*frame[kinds["label"]].map(str)} if "label" in kinds and not {"variant", "prediction"} & {*kinds} else {}
+    guesses = [name for name in others if labels and 2 * frame[name].map(str).isin(labels).sum() > len(frame)]
+    spreads = [name for name in others if len(frame) < MOST_MEANS and _spreads_of(frame[name]) is not None]
     wide: dict[str, Cell] = {}
     if chart and not has_outcomes and "variant" not in kinds:
         names, where = runs_of(dict.fromkeys(run for run, _ in chart.values())), {"variant": "columns"}
         found = {column: (*names[run], metric) for column, (run, metric) in chart.items() if metric[:1] != "_"}
         wide = {column: (variant, "seed", seed, metric) for column, (variant, seed, metric) in found.items()}
         ids = [name for name in frame if name not in chart]
-    elif wide := _numbered(values, metric, "variant" in kinds):
+    elif columns.get("dataset") == "columns" != kinds.get("dataset") or (
+        len(spreads) > 1 and "dataset" in kinds and "variant" not in kinds
+    ):  # a table of a paper, of methods and data sets
+        cells = [name for name in others if name in {*values, *spreads}]
+        what = "columns" if columns.get("dataset") == "columns" else "variant"
+        long = frame.melt([name for name in frame if name not in cells], cells, what, metric or "score")
+        where = {"dataset" if what == "columns" else "variant": "columns"}
+        long.attrs = attrs | {"notes": notes, "head": head, "where": where}
+        return in_rows(long, metric, columns, runs, spread)
+    elif not guesses and (wide := _numbered(values, metric, "variant" in kinds)):
         in_columns = any(variant for variant, *_ in wide.values())
         texts = [name for name in others if not _is_numeric(frame[name]) and frame[name].is_unique]
         texts = ["params"] if "params" in texts else texts  # of scikit-learn's cv_results_
@@ -219,22 +247,51 @@ def in_rows(
     elif means := _means(frame, kinds, others, metric, runs, spread):
         frame, text = means
         notes.append(text)
-        where = {"variant": "rows", "seed": "published means"}
-    elif "variant" not in kinds and "prediction" not in kinds:
-        labels = set(map(str, frame[kinds["label"]])) if "label" in kinds else set()
-        guesses = [name for name in others if labels and 2 * frame[name].map(str).isin(labels).sum() > len(frame)]
-        if guesses or not has_outcomes:
-            items = bool(guesses) or "item" in kinds or "item" in columns
-            wide = _variants(frame, guesses, values, items, metric)
-            where = {"variant": "columns", "item" if items else "seed": "rows"} if wide else where
+        where, renamed = {"variant": "rows", "seed": "published means"}, frame.attrs["renamed"]
+    elif not {"variant", "prediction"} & {*kinds} and (guesses or not has_outcomes):
+        items = bool(guesses) or "item" in kinds or "item" in columns
+        wide = _variants(frame, guesses, values, items, metric)
+        where = {"variant": "columns", "item" if items else "seed": "rows"} if wide else where
+        rows = [name for name in others if name not in wide and frame[name].is_unique and not _is_numeric(frame[name])]
+        told = [NUMBERED.fullmatch(str(name)) for name in frame[rows[0]]] if rows else []
+        of_runs = all(run and not run["name"] for run in told)  # like seed0
+        if wide and not guesses and len(frame) > 1 and not of_runs and not kinds.keys() & {*TEXTS}:
+            raise ValueError(f"What are {listed([*frame[rows[0]].map(str)], 3)}? Give --dataset {rows[0]}, "
+                             f"--item {rows[0]} for test items, or --seed {rows[0]} for runs.")  # fmt: skip
     if wide:
         side = [name for name in others if name not in wide]
         frame = _melted(frame, ids, wide)
     if where and side:
         notes.append(f"{listed(side)}: no outcomes, left out.")
-    notes = [*attrs.get("notes", []), *notes]
+    where = attrs.get("where", {}) | where
     frame.attrs = {**attrs, "notes": notes, "where": where, "head": head, "left": side if where else []}
+    frame.attrs["renamed"] = attrs.get("renamed", {}) | renamed
     return frame
+
+
+def _with_rows_named(frame: pd.DataFrame, columns: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
+    """Return a table with a row for each value of its lists, without means below it, and with a column of variants.
+
+    A column of names without a usual name is that of variants where it is the only one whose names come again.
+    """
+    lists = [n for n in frame if isinstance(next(iter(frame[n]), None), list) and (n in ONE or mode_of(n))]
+    frame = frame.explode(lists, ignore_index=True).rename(columns=ONE) if lists else frame
+    known = {kind: names[0] for kind in NAMES if (names := recognized(frame, kind))}
+    if {"variant", "item", "label", "prediction"} & {*known, *columns}:
+        return frame
+    texts = [name for name in frame if frame[name].dtype.kind not in "biuf" and not _is_numeric(frame[name])]
+    for name in texts:
+        summary = frame[name].map(lambda cell: bool(words := {*words_of(cell)}) and words <= SUMMARY)
+        if frame[name].map(str).is_unique and 0 < summary.sum() < len(frame) / 2:
+            notes.append(f"{listed([*frame.loc[summary, name]])}: rows of {name}, left out.")
+            frame = frame[~summary].reset_index(drop=True)
+    names = {name: "rows" for name in texts if name.startswith("Unnamed: ") and not _is_numeric(frame[name])}
+    frame, texts = frame.rename(columns=names), [names.get(name, name) for name in texts]  # of an index
+    again = [name for name in texts if name not in known.values() and 1 < frame[name].map(str).nunique() < len(frame)]
+    if len(again) != 1 or not any(map(mode_of, frame)):
+        return frame
+    notes.append(f"variant: the column {again[0]}, in which alone names come again.")
+    return frame.rename(columns={again[0]: "variant"})
 
 
 def _with_runs_named(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -286,13 +343,6 @@ def _variants(
     return {name: (variant, "seed", seed, value) for name, (variant, seed) in of.items()}
 
 
-def is_beside(name: object) -> bool:
-    """Return whether a column of this name is no outcome: a time, a rank, a mean, a count, a step."""
-    words = {*words_of(name)}
-    rest = {word for word in words - SIDE - BESIDE if not mode_of(word) and not word.isdecimal()}
-    return bool(words & SIDE) and not rest
-
-
 def _is_numeric(values: pd.Series) -> bool:
     """Return whether a column has numbers, and nothing but numbers and empty cells."""
     words = values.dropna().astype(str).str.strip().str.rstrip("%")
@@ -300,16 +350,23 @@ def _is_numeric(values: pd.Series) -> bool:
     return len(words) > 0 and bool(pd.to_numeric(words, errors="coerce").notna().all() or words.eq("nan").any())
 
 
+def run_in(name: str) -> tuple[str, str]:
+    """Return variant and seed of vit-seed3, seed_3 and 3; both are empty where no word tells a seed: resnet_50."""
+    match = NUMBERED.fullmatch(name)
+    if match is None or (match["name"] and (match["seed"] or match["fold"] or "").lower() in ("s", "r")):
+        return "", ""
+    rest = "" if match["rest"] is None else name[match.end("number") :].lstrip(")")
+    return ((match["name"] or "") + rest).strip("-_., "), match["number"]
+
+
 def runs_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Return variant and seed of each name of a run, like vit and 3 of vit-seed3; without a seed, the name and "".
 
     Of vit-s0 or vit_1, without a word, the number is a seed where all names have one, and all variants the same ones.
     """
-    found = {}
-    for name in names:
-        match = NUMBERED.fullmatch(name)
-        told = match is not None and match["name"] and (match["seed"] or match["fold"] or "").lower() not in ("s", "r")
-        found[name] = (match["name"], match["number"]) if told and match and not match["rest"] else (name, "")
+    found = {
+        name: (variant, seed) if variant and seed else (name, "") for name in names for variant, seed in [run_in(name)]
+    }
     plain = {name: match for name in found if (match := PLAIN.fullmatch(name))}
     if plain and len(plain) == len(found) and not any(seed for _, seed in found.values()):
         numbers = defaultdict(set)
@@ -330,6 +387,8 @@ def _numbered(values: Sequence[str], metric: str | None, by_row: bool) -> dict[s
         match = NUMBERED.fullmatch(name)
         stem, metric_of = "" if match is None else match["name"] or "", ""
         plain = re.fullmatch(r"(.*\D)[-_ ](\d+)", name)
+        if stem and run_in(name) == ("", ""):
+            continue  # vit_s_0
         if match is not None and (match["seed"] or match["fold"] or not stem):
             kind = "fold" if match["fold"] else "seed"
             stem, number, metric_of = stem.rstrip("-_. "), match["number"], match["rest"] or ""
@@ -377,11 +436,8 @@ def _means(
 
     A run is a normal quantile, scaled to the mean and the standard deviation: the pooled test needs no more of it.
     """
-    both: dict[str, list[Any]] = {}  # mean, spread and what it is, by metric
-    for name in others:
-        cells = frame[name].map(str).map(WITH_SPREAD.search)
-        if cells.notna().any() and (cells.notna() | frame[name].map(str).str.strip().isin(("", "-", "nan"))).all():
-            both[name] = [[cell[i].replace("−", "-") if cell else None for cell in cells] for i in (1, 2)] + [""]
+    cells: dict[str, Any] = {name: _spreads_of(frame[name]) for name in others}
+    both = {name: [*map(list, zip(*found, strict=True)), ""] for name, found in cells.items() if found is not None}
     words = {name: {*words_of(name)} for name in others}
     for name in [] if both or "seed" in kinds else others:
         kind = next((kind for kind, known in SPREAD.items() if known & words[name]), "se" if
@@ -393,12 +449,13 @@ def _means(
             base = " ".join(word for word in words_of(means[0]) if word not in MEAN) or "score"
             both[base] = [frame[means[0]], frame[name], kind]
     variants: Any = kinds.get("variant") or next((name for name in others if not _is_numeric(frame[name])), None)
-    if not both or variants is None or not frame[variants].is_unique:
+    keys = [variants, *([kinds["dataset"]] if "dataset" in kinds else [])]
+    if not both or variants is None or frame.duplicated(keys).any():
         return None
     wanted = metric if metric in both else next(iter(both)) if len(both) == 1 else None
     name = wanted or next((each for each in both if {"accuracy", "acc", "top1"} & {*words_of(each)}), "")
     if not name:
-        raise ValueError(f"Means of {listed([*both], 20)}: give one as --metric.")
+        raise ValueError(f"Means of {listed([*both], 20)}: give one as --metric, or all as --dataset columns.")
     mean, beside, kind = both[name]
     counts = next((each for each in others if words[each] <= COUNT | {"num", "number", "of"} and words[each]), None)
     if runs is None and counts is None:
@@ -408,12 +465,25 @@ def _means(
                          "Give --spread sd or --spread se.")  # fmt: skip
     rows = []
     sizes = frame[counts] if runs is None else [runs] * len(frame)
-    for variant, middle, width, size in zip(frame[variants], mean, beside, sizes, strict=True):
+    for names, middle, width, size in zip(frame[keys].to_numpy().tolist(), mean, beside, sizes, strict=True):
         n = int(float(size))
         z = ndtri((np.arange(n) + 0.5) / n)
         sd = float(width or "nan") * (np.sqrt(n) if kind == "se" else 1.0)
         scores = float(middle or "nan") + sd * z / z.std(ddof=1) if n > 1 else [middle]
-        rows += [(variant, str(seed), score) for seed, score in enumerate(scores, 1)]
+        rows += [(*names, str(seed), score) for seed, score in enumerate(scores, 1)]
     told = {"sd": "standard deviation", "se": "standard error"}[kind]
-    table = pd.DataFrame(rows, columns=["variant", "seed", name])
+    table = pd.DataFrame(rows, columns=["variant", *keys[1:], "seed", name])
+    table.attrs["renamed"] = {variants: "variant"}
     return table, f"{name}: means with their {told}, judged as runs of that mean and spread."
+
+
+def _spreads_of(values: pd.Series) -> list[tuple[Any, Any]] | None:
+    """Return the mean and what is beside it in each cell, None in empty ones; None where a cell has no two numbers."""
+    texts = values.map(str).str.strip()
+    cells = [WITH_SPREAD.search(text) for text in texts]
+    if not any(cells) or not all(
+        cell or text in ("", "-", "nan", "None") for cell, text in zip(cells, texts, strict=True)
+    ):
+        return None
+    pairs = [(cell[1], cell["of"] or cell["within"]) if cell else (None, None) for cell in cells]
+    return [tuple(text and text.replace("−", "-") for text in pair) for pair in pairs]

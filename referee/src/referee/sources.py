@@ -4,6 +4,7 @@ Which run a file is, its variant and seed, is read from its path where its colum
 """
 
 import csv
+import gzip
 import io
 import json
 import math
@@ -13,7 +14,6 @@ import struct
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,10 @@ import pandas as pd
 from referee.formats import by_number, counted, listed
 from referee.metric import mode_of
 from referee.outcomes import TEXTS, Outcomes, from_frame, recognized
-from referee.shapes import in_rows, runs_of, table_of
+from referee.shapes import in_rows, run_in, runs_of, table_of
 
 HEAD = 4_000  # bytes by which a file is recognized
 NO_LOGS = (".md", ".png", ".jpg", ".svg", ".pdf", ".html")  # which folders of logs may have too
-# seed-3, run_2, vit-seed3, 7; a number without a word belongs to the name: resnet_50.
-NUMBERED = re.compile(r"(?:(.*?)[-_. ]?(?:seed|run|trial|version)[-_. =]?)?(\d+)", re.IGNORECASE)
 FOLD = re.compile(r"[-_. ]?(?:fold|split|cv)[-_. =]?(\d+)(?![A-Za-z])", re.IGNORECASE)
 # Files of one folder that repeat each other's runs, of which the first is read.
 SAME_RUN = ("samples", "results_", "all_results.json", "predict_results.json", "test_results.json",
@@ -36,6 +34,9 @@ LOOKS = ".looks.json"  # ends the name of a registration, which is not a result
 SYSTEM = {"@eadir", "$recycle.bin", "system volume information", "#recycle", "__macosx", "thumbs.db", "desktop.ini"}
 Files = dict[Path, dict[str, str] | None]  # with the names that a template reads from the path; None: without one
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".md")
+TEXTUAL = (".txt", ".log")  # a table, or a log that --read reads
+DATE = re.compile(r"[-_]?20\d\d-?\d\d-?\d\d(?:[T_-][\d:.-]*\d)?")
+RECORDS = ("results", "data", "runs", "records", "experiments", "rows", "trials")  # keys of JSON above all runs
 Reader = Callable[[Path, str | None], pd.DataFrame]  # of a file and the metric that is asked for
 
 
@@ -76,11 +77,13 @@ def read(
             if pattern is not None:
                 frames[file] = read_log(file, pattern, pick or "last", bool(lower))
             else:
-                frames[file] = in_rows(reader_of(file)(file, metric), metric, columns, runs, spread)
+                if (reader := reader_of(file)) is None:
+                    kind = file.suffix or "a file without a suffix"
+                    raise ValueError(f"no format is known for {kind}. Give {', '.join(SUFFIXES)}, or --read REGEX.")
+                frames[file] = in_rows(reader(file, metric), metric, columns, runs, spread)
             notes += frames[file].attrs.pop("notes", [])
-        except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            reason = "it is nested too deeply" if isinstance(error, RecursionError) else reason
             raise ValueError(f"{file} cannot be read: {reason}") from error
     shape = next((dict(frame.attrs) for frame in frames.values()), {})
     told = {frame.attrs.get("lower") for frame in frames.values()}
@@ -101,9 +104,6 @@ def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Fil
 
     Of folders and templates, these are what is hidden, what a system keeps there, what no reader is for, and what
     repeats another file's runs: of a folder, summaries are read before logs, and samples before results.
-
-    Raises:
-        FileNotFoundError: a place with no file.
     """
     found: Files = {}
     hidden, others = 0, []
@@ -120,11 +120,14 @@ def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Fil
             parts = {f: [part.lower() for part in f.relative_to(root).parts] for f in inside}
             files = {f: inside[f] for f in inside if not any(part[0] == "." or part in SYSTEM for part in parts[f])}
             hidden += len(inside) - len(files)
-            others += [f.name for f in files if not _is_result(f, pattern)]
+            for file in files:  # any but a picture or a page is a log
+                is_log = pattern is not None and file.suffix.lower() not in NO_LOGS
+                if not is_log and (pattern is not None or file.suffix.lower() == ".md" or reader_of(file) is None):
+                    others.append(file.name)
             files = {f: names for f, names in files.items() if f.name not in others}
         if not files:
-            there = f"no result there, but {listed(others)}" if others else "no such file"
-            like = "files, folders, or logs/{variant}/{seed}.txt"
+            there = f"no result there, but {listed([*dict.fromkeys(others)])}" if others else "no such file"
+            like = "files, folders, or logs/{variant}/{seed}.txt" + ", with --read REGEX for logs" * bool(others)
             raise FileNotFoundError(f"{place}: there is {there}. Give {like}.")
         found |= {file: names for file, names in files.items() if file not in found}
     notes = [f"{counted(hidden, 'hidden or system file')} left out."] * bool(hidden)
@@ -141,24 +144,31 @@ def found(places: Iterable[str | Path], pattern: str | None = None) -> tuple[Fil
     return {file: names for file, names in files.items() if file not in again}, notes
 
 
-def _is_result(file: Path, pattern: str | None) -> bool:
-    """Return whether a file of a folder is read: any but a picture or a page as a log, else what a reader is for."""
-    if pattern is not None:
-        return file.suffix.lower() not in NO_LOGS
-    with suppress(ValueError):
-        return file.suffix.lower() != ".md" and reader_of(file) is not None
-    return False
+def suffix_of(file: Path) -> str:
+    """Return the suffix of a file, of a packed one that of what it holds."""
+    return Path(file.name.removesuffix(".gz")).suffix.lower()
 
 
-def reader_of(file: Path) -> Reader:
+def reader_of(file: Path) -> Reader | None:
     """Return what reads a file: the first format that recognizes it; a table is every file that pandas can read."""
-    with file.open("rb") as stream:
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         head = stream.read(HEAD)
-    reader = next((read for recognizes, read in FORMATS if recognizes(file, head)), None)
-    if reader is None:
-        kind = file.suffix or "a file without a suffix"
-        raise ValueError(f"no format is known for {kind}. Give {', '.join(SUFFIXES)}, or --read REGEX for a log.")
-    return reader
+    suffix = suffix_of(file)
+    if b'"schema_version"' in head and b'"evaluation_id"' in head:
+        return read_every_eval_ever
+    if suffix == ".jsonl" and b'"doc_id"' in head and b'"doc"' in head:
+        return read_lm_eval
+    if suffix == ".eval" or (suffix == ".json" and b'"eval"' in head and b'"task"' in head):
+        return read_inspect_log
+    if suffix == ".arff" and b"@attribute row_id" in head.lower():
+        return read_openml
+    if suffix == ".csv" and re.match(rb"(?=.*\bfilename\b).*\b(prob|logit)(_0)?\b", head):  # the first line
+        return read_timm
+    if not suffix and any(p.name == "metrics" and (p.parent / "meta.yaml").is_file() for p in file.parents):
+        return read_mlflow
+    if "tfevents" in file.name:
+        return read_events
+    return read_table if suffix in SUFFIXES or (suffix in TEXTUAL and _is_table(head)) else None
 
 
 # ---- which run a file is
@@ -175,8 +185,7 @@ def _matching(template: str) -> tuple[Path, Files]:
     glob = "".join("*" if i % 2 else part for i, part in enumerate(parts))
     root = Path(glob.partition("*")[0] + "x").parent  # of what begins with the fixed text
     first = {name: f"(?P<{name[1:-1]}>[^/]+)" for name in parts[1::2]} | {"*": "[^/]*"}
-    again = {name: f"(?P={name[1:-1]})" for name in parts[1::2]} | {"*": "[^/]*"}  # the same text
-    expression = "".join(first.pop(part, "") or again.get(part) or re.escape(part) for part in parts)
+    expression = "".join(first.get(part) or re.escape(part) for part in parts)
     found: Files = {}
     for file in root.rglob("*"):
         if file.is_file() and (match := re.fullmatch(expression, str(file))):
@@ -192,9 +201,11 @@ def named_by_path(
     logical = {}  # paths that name the run of a file: without times, folds and folders that loggers add
     for file, frame in frames.items():
         parts = [FOLD.sub("", part) for part in file.parts if part not in ("lightning_logs", "csv_logs")]
-        stem = re.sub(r"[-_]?20\d\d-\d\d-\d\d(?:[T_][\d:.-]+)?", "", parts[-1])
-        plain = Path(*[part for part in parts[:-1] if part], stem or parts[-1])
+        plain = Path(*[part for part in parts[:-1] if part], parts[-1])
         logical[file] = Path(frame.attrs["run"]) if "run" in frame.attrs else plain
+    undated = {file: Path(*filter(None, [DATE.sub("", part) for part in path.parts])) for file, path in logical.items()}
+    if len({*undated.values()}) == len({*logical.values()}):  # else a date tells variants apart, as of gpt-4o
+        logical = undated
     of_path = _runs_of([*dict.fromkeys(logical[file] for file in frames if files[file] is None)])
     runs = {file: of_path.get(path, ("", "")) for file, path in logical.items()}
     seeded = any(seed for _, seed in runs.values()) or any(recognized(frame, "seed") for frame in frames.values())
@@ -226,9 +237,11 @@ def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
     differing = [i for i in depth if len({file.parts[i] for file in alike}) > 1]
     for file in alike if differing else []:
         *folders, last = (file.with_suffix("").parts[i] for i in differing)
-        seed = NUMBERED.fullmatch(last)
-        name = seed[1] or "/".join(folders) or file.parts[differing[-1] - 1] if seed else "/".join([*folders, last])
-        runs[file] = name, seed[2] if seed else ""
+        name, seed = run_in(last)
+        if seed:
+            runs[file] = name or "/".join(folders) or file.parts[differing[-1] - 1], seed
+        else:
+            runs[file] = "/".join([*folders, last]), ""
     if not any(seed for _, seed in runs.values()):
         again = runs_of(name for name, _ in runs.values())
         runs = {file: again[name] for file, (name, _) in runs.items()}
@@ -239,8 +252,9 @@ def run_of(file: Path) -> tuple[str, str]:
     """Return variant and seed, if any, of A/seed-3/any.csv, A/3.csv, A-seed3.csv, and A.csv."""
     folder, stem = file.parent.name, re.sub(r"(\.[a-z]+)+$", "", file.name, flags=re.IGNORECASE)  # lr0.1.csv.gz: lr0.1
     for name, above in ((folder, file.parent.parent.name), (stem, folder)):
-        if found := NUMBERED.fullmatch(name):
-            return found[1] or above, found[2]
+        variant, seed = run_in(name)
+        if seed:
+            return variant or above, seed
     return stem, ""
 
 
@@ -253,7 +267,7 @@ def read_every_eval_ever(file: Path, metric: str | None) -> pd.DataFrame:
         items = read_table(file, metric)
         items["item"] = items["evaluation_name"] + "/" + items["sample_id"]
         return items[["model_id", "item", "is_correct"]].set_axis(["variant", "item", "correct"], axis=1)
-    record = json.loads(file.read_text(encoding="utf-8"))
+    record = json.loads(text_of(file))
     scores, known, lower = [], [], None
     for each in record["evaluation_results"]:
         names = [name for name in (each["evaluation_name"], each["metric_config"].get("metric_name")) if name]
@@ -278,8 +292,7 @@ def read_lm_eval(file: Path, metric: str | None) -> pd.DataFrame:
 
     Of several filters the first is taken. An item is the hash of its text; of equal texts, with the number.
     """
-    with file.open(encoding="utf-8") as lines:
-        samples = [json.loads(line) for line in lines if line.strip()]
+    samples = [json.loads(line) for line in text_of(file).split("\n") if line.strip()]
     filters = list(dict.fromkeys(str(sample.get("filter")) for sample in samples))
     samples = [sample for sample in samples if sample.get("filter") == samples[0].get("filter")]
     names = samples[0].get("metrics") or [key for key in samples[0] if key in ("acc", "exact_match", "f1", "bleu")]
@@ -303,8 +316,8 @@ def read_lm_eval(file: Path, metric: str | None) -> pd.DataFrame:
 
 def read_inspect_log(file: Path, metric: str | None) -> pd.DataFrame:
     """Return item and score of each sample, by the scorer that `metric` names, else the first."""
-    if file.suffix == ".json":
-        log = json.loads(file.read_text(encoding="utf-8"))
+    if suffix_of(file) == ".json":
+        log = json.loads(text_of(file))
     else:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if name.startswith("samples/")]
@@ -369,17 +382,18 @@ def read_timm(file: Path, metric: str | None) -> pd.DataFrame:
 
 def read_table(file: Path, metric: str | None) -> pd.DataFrame:
     """Return the table; columns of dictionaries, as lighteval's `metric` is, become one column for each key."""
-    suffix, found = file.suffix.lower(), re.fullmatch(r"run-(.+)[-_]tag-(.+)", file.stem)  # of TensorBoard
-    if suffix == ".parquet":
-        frame = pd.read_parquet(file, dtype_backend="numpy_nullable")  # whose integers beside empty cells stay integers
+    suffix, found = suffix_of(file), re.fullmatch(r"run-(.+)[-_]tag-(.+)", file.stem)  # of TensorBoard
+    text = "" if suffix == ".parquet" else text_of(file)
+    suffix = (".jsonl" if text.lstrip().startswith("{") else ".csv") if suffix in TEXTUAL else suffix
+    if suffix == ".parquet":  # whose integers beside empty cells stay integers
+        frame = table_of(pd.read_parquet(file, dtype_backend="numpy_nullable"))
     elif suffix == ".md":
-        lines = [line.strip().strip("|") for line in text_of(file).splitlines() if line.strip().startswith("|")]
+        lines = [line.strip().strip("|") for line in text.splitlines() if line.strip().startswith("|")]
         frame = _table_of_lines("\n".join(line for line in lines if set(line) - set("|-: ")), "|")
     elif suffix in (".csv", ".tsv"):
-        frame = _table_of_lines(text_of(file))
+        frame = _table_of_lines(text)
         frame = frame.rename(columns={"Value": found[2]} if found else {})
     else:
-        text = text_of(file)
         # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
         records = [line for line in text.split("\n") if line.strip()] if suffix == ".jsonl" else [text]
         content = [json.loads(record, parse_int=str, parse_float=str) for record in records]
@@ -391,12 +405,15 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
             frame = pd.DataFrame(first)
         elif isinstance(first.get("log_history"), list):  # of Hugging Face's trainer
             frame = pd.DataFrame(first["log_history"])
-        elif isinstance(first.get("results"), dict):  # of lm-evaluation-harness, by task
+        elif {"versions", "n-samples", "configs"} & {*first} or "alias" in str(first.get("results"))[:HEAD]:
             frame = pd.DataFrame([{"dataset": task} | scores for task, scores in first["results"].items()])
-            frame = frame.rename(columns=lambda name: str(name).removesuffix(",none"))
+            frame = frame.rename(columns=lambda name: str(name).removesuffix(",none"))  # of lm-evaluation-harness
             frame = frame.drop(columns=["dataset"] * (len(frame) == 1) + ["alias"] * ("alias" in frame))
+        elif {"columns", "data"} <= {*first}:  # as pandas splits a table
+            frame = pd.DataFrame(first["data"], columns=first["columns"])
         else:
-            frame = table_of(first)
+            within = [value for key, value in first.items() if key in RECORDS and isinstance(value, dict | list)]
+            frame = table_of(within[0] if len(within) == 1 else first)
     if frame.empty:
         raise ValueError("it has no rows")
     nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]
@@ -409,7 +426,7 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
 
 def text_of(file: Path) -> str:
     """Return the text of a file in UTF-8, in UTF-16 with its mark, or else in Latin-1."""
-    content = file.read_bytes()
+    content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16")
     try:
@@ -420,25 +437,40 @@ def text_of(file: Path) -> str:
 
 def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     """Return the table of a text, whose first line shows what separates columns; comments may be above it."""
-    if "\0" in text:
-        raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a NUL character")
     lines = text.lstrip().split("\n")
     first = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
     separator = separator or max(",;\t|", key=lines[first].count)
-    cells = [cell.strip().replace(".", "", 1) for cell in lines[first].split(separator)]
-    if first and len(lines[first - 1].split(separator)) == len(cells) and any(map(str.isdecimal, cells)):
-        first -= 1  # the last comment is the header, as numpy.savetxt writes it
+    cells = lines[first].split(separator)
+    decimals = [cell.strip() for cell in cells if re.fullmatch(r"\s*[-+]?\d*\.\d+(?:[eE][-+]?\d+)?\s*", cell)]
+    if first and decimals and len(lines[first - 1].split(separator)) == len(cells):
+        first, decimals = first - 1, []  # the last comment is the header, as numpy.savetxt writes it
     text = "\n".join(lines[first:])
     rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, index_col=False)
-    rows = rows.map(str.strip) if separator == "|" else rows
+    rows = rows.map(lambda cell: cell.replace("**", "").strip(" `")) if separator == "|" else rows
+    rows.iloc[0, 0] = re.sub(r"^#\s*", "", str(rows.iloc[0, 0]))
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
+    if decimals and all(_is_number(name) or not rows[i][1:].map(_is_number).any() for i, name in enumerate(names)):
+        raise ValueError(f"its first line has no names of columns, but {decimals[0]}. Put a line of names above it")
     if len({*names}) < len(names):
         raise ValueError(f"two columns have the name {max(names, key=names.count)}. Rename or remove one")
     frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
     if separator == ";":  # as a European Excel writes, with commas in numbers; names keep theirs
         numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])
-        frame[numbers] = frame[numbers].replace(r"^(\s*[-+]?\d+),(\d+(?:[eE][-+]?\d+)?\s*%?\s*)$", r"\1.\2", regex=True)
+        is_number = frame[numbers].map(re.compile(r"(?:\\pm|[-\s\d.,eE+−±()%/$_{}])+").fullmatch).notna()
+        frame[numbers] = frame[numbers].mask(is_number, frame[numbers].replace(r"(?<=\d),(?=\d)", ".", regex=True))
     return frame
+
+
+def _is_number(text: str) -> bool:
+    return not pd.isna(pd.to_numeric(text.strip(), errors="coerce"))
+
+
+def _is_table(head: bytes) -> bool:
+    """Return whether a text begins with names and a row of as many cells, or with a line of JSON, as DeiT logs do."""
+    lines = [line for line in head.decode("utf-8", "replace").split("\n") if line.strip() and line[0] != "#"][:2]
+    cells = [re.split(r"[,;\t|]", line) for line in lines]
+    of_names = len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1 and not any(map(_is_number, cells[0]))
+    return bool(lines) and (lines[0].startswith("{") or (of_names and any(map(_is_number, cells[1]))))
 
 
 # ---- trackers' own files: MLflow's metrics/NAME (time, value, step), and TensorBoard's events
@@ -523,32 +555,6 @@ def score_in(pattern: str) -> re.Pattern[str]:
         expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"--read {pattern!r} is not a regular expression ({error})") from None
-    if expression.groups > 1:
-        raise ValueError(f"--read {pattern!r} has {expression.groups} groups; put parentheses around the score alone")
-    if not expression.groups:
-        raise ValueError(f"--read {pattern!r} has no group; put the score in parentheses, like 'val_loss:(\\S+)'")
+    if expression.groups != 1:
+        raise ValueError(f"--read {pattern!r} has {expression.groups} groups. Put the score alone in parentheses")
     return expression
-
-
-OF_TIMM = re.compile(rb"(?=.*\bfilename\b).*\b(prob|logit)(_0)?\b")  # the first line
-# Of a file and its head: what recognizes a format, the first that does, and what reads it.
-FORMATS: Sequence[tuple[Callable[[Path, bytes], bool], Reader]] = (
-    (lambda file, head: b'"schema_version"' in head and b'"evaluation_id"' in head, read_every_eval_ever),
-    (lambda file, head: file.suffix == ".jsonl" and b'"doc_id"' in head and b'"doc"' in head, read_lm_eval),
-    (
-        lambda file, head: (
-            file.suffix == ".eval" or (file.suffix == ".json" and b'"eval"' in head and b'"task"' in head)
-        ),
-        read_inspect_log,
-    ),
-    (lambda file, head: file.suffix == ".arff" and b"@attribute row_id" in head.lower(), read_openml),
-    (lambda file, head: file.suffix == ".csv" and bool(OF_TIMM.match(head)), read_timm),
-    (
-        lambda file, head: (
-            not file.suffix and any(p.name == "metrics" and (p.parent / "meta.yaml").is_file() for p in file.parents)
-        ),
-        read_mlflow,
-    ),
-    (lambda file, head: "tfevents" in file.name, read_events),
-    (lambda file, head: file.suffix.lower() in SUFFIXES, read_table),
-)

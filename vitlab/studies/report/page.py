@@ -25,7 +25,7 @@ from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import Study
 from vitlab.studies.file.variants import Axis, describe_draws
 from vitlab.studies.report import figures
-from vitlab.studies.report.cost import costlier, speed_remarks
+from vitlab.studies.report.cost import speed_remarks, winner_costs
 from vitlab.studies.report.provenance import TABLE
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.report.robustness import draw_curves, read_robustness
@@ -81,7 +81,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             *([*in_words(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
             *([known] if claim and (known := history(study)) else []),
             *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
-            *costlier(results),
+            *winner_costs(results),
             *_summary(results),
             *as_tuned(results),
             *outlooks(results),
@@ -102,7 +102,7 @@ def _summary(results: StudyResults) -> list[str]:
     spent = f" ({study.budget} each)" if study.budget and study.budget.kind == "flops" else ""
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
-    unit = f"percentage points of test {metric.label}"
+    unit = f"percentage points of test {metric.name}"
     over = f"seeds{' and test images' if results.by_image else ' alone'}"
     if (groups := results.outcomes.groups) is not None:
         over = f"seeds and {counted(int(groups.max()) + 1, 'group')} of test images"

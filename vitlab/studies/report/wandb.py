@@ -18,12 +18,7 @@ from vitlab.studies.results.table import StudyResults
 
 
 def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
-    """Log the report of a study that has finished runs; return its URL, or how to upload it.
-
-    Args:
-        folder: Of the written report, whose figures and page are logged too.
-        online: Upload now; False writes an offline run, which `wandb sync` uploads.
-    """
+    """Log the report of a study that has finished runs, with the page and figures in `folder`; return where it is."""
     settings = results.finished[0].run.config.get("run", {}).get("wandb", {})
     project, entity = settings.get("project") or "vitlab", settings.get("entity")
     conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})
@@ -45,7 +40,7 @@ def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
         run.log({name: wandb.Table(dataframe=frame) for name, frame in plain.items()})
         run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))})
         run.log({"report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)})
-        run.summary.update({f"{results.metric.label}/{r.variant}": r.score.mean for r in results.ranking})
+        run.summary.update({f"{results.metric.name}/{r.variant}": r.score.mean for r in results.ranking})
         run.summary["verdict"] = verdict(results)
         if not online:
             return f"offline; to upload it: wandb sync {Path(run.dir).parent}"

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 
-from referee.formats import NONE, SPACE, counted, listed, p_value, percent, signed
+from referee.formats import NONE, SPACE, counted, listed, p_value, percent
 from referee.plan import pilot_of
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import DASHED, MUTED, RULE, Chart, Drawing, Layout, bar, brief, point, rows_of
-from referee.statistics.contrast import LEVEL, half_width, least_visible
-from referee.statistics.exact import mcnemar
+from referee.statistics.contrast import LEVEL, half_width
 from referee.statistics.power import detectable, need
-from referee.verdict import Pair, Variant, Verdict
+from referee.verdict import Pair, Verdict
 
 INTERVAL = "95 % interval"
 OF_FAILURES = 17  # false claims in % where one variant fails in 1 of 10, with 10,000 images
@@ -24,18 +23,14 @@ RULES = {
 }
 
 
-def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: bool = False) -> list[Part]:
-    """Return every pair of variants, with the sources of its uncertainty and McNemar's tests folded up.
-
-    There is no `drawing` of too many pairs; `with_chance` adds how likely the first variant wins one more run.
-    """
+def differences_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
+    """Return every pair of variants, with the sources of its uncertainty folded up; too many have no `drawing`."""
     if not verdict.pairs:
         return []
     tested = sum(pair.difference is not None for pair in verdict.pairs)
     adjusted = "p" if tested < 2 else f"p, adjusted\nfor {counted(tested, 'pair')}"
-    more = ["Wins one\nmore run"] if with_chance else []
-    more += [] if (size := _planned(verdict)) is None else [f"Needed\nfor {verdict.metric.size(size)}"]
-    rows = [Row(pair.name, _pair(pair, verdict, with_chance)) for pair in verdict.pairs]
+    more = [] if (size := _planned(verdict)) is None else [f"Needed\nfor {verdict.metric.size(size)}"]
+    rows = [Row(pair.name, _pair(pair, verdict)) for pair in verdict.pairs]
     columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable\n(80 %)", *more]
     caption = (
         "By how much the first variant of each pair leads. Filled marker: better; open marker: not. Bar: 95 % "
@@ -43,14 +38,14 @@ def differences_section(verdict: Verdict, drawing: Drawing | None, with_chance: 
     )
     parts: list[Part] = [Figure(drawing, caption)] if drawing else []
     table = Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"], labeled=True)
-    parts += [table, Note(_how_to_read(verdict, tested, with_chance))]
+    parts += [table, Note(_how_to_read(verdict, tested))]
     if verdict.of_models:
         return parts
     if tested:
         parts += [Note(" ".join(limits(verdict)))]
     if tested and verdict.design.test != "exact":
         parts += [Details("Where the uncertainty comes from", _sources(verdict))]
-    return [*parts, *_mcnemar(verdict)]
+    return parts
 
 
 def conclusion_on(pair: Pair, verdict: Verdict) -> str:
@@ -64,7 +59,7 @@ def conclusion_on(pair: Pair, verdict: Verdict) -> str:
     return f"{'better' if pair.settled else 'undecided'} ({seeds})"
 
 
-def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
+def _pair(pair: Pair, verdict: Verdict) -> list[str | Cell]:
     metric, digits, size = verdict.metric, verdict.digits, _planned(verdict)
     pilot = pilot_of(pair, verdict, verdict.pilot) if pair.difference and verdict.pilot else None
     seeds = min(len(pair.better.runs), len(pair.worse.runs))
@@ -75,8 +70,6 @@ def _pair(pair: Pair, verdict: Verdict, with_chance: bool) -> list[str | Cell]:
         p_value(pair.p),
         NONE if pilot is None else metric.text(detectable(pilot, seeds), digits),
     ]
-    if with_chance:
-        cells.append(NONE if np.isnan(pair.chance) else f"{percent(pair.chance, 0)} %")
     if size is not None:
         takes = None if pilot is None else need(pilot, size)
         unit = f"test {verdict.outcomes.unit}s" if takes and takes.images else "seeds"
@@ -91,7 +84,7 @@ def _planned(verdict: Verdict) -> float | None:
     return verdict.margin or (POINT if verdict.metric.is_fraction else None)
 
 
-def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
+def _how_to_read(verdict: Verdict, tested: int) -> str:
     metric, unit = verdict.metric, verdict.outcomes.unit
     lines = [] if metric.mode == "max" else ["A lead is by how much the first variant is lower."]
     if not tested:
@@ -115,8 +108,6 @@ def _how_to_read(verdict: Verdict, tested: int, with_chance: bool) -> str:
     if verdict.of_models:
         return " ".join(lines)
     lines.append("*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.")
-    if with_chance:
-        lines.append("*Wins one more run*: how likely one more run of the first scores better than one of the second.")
     if (planned := _planned(verdict)) is not None:
         lines.append(
             f"*Needed for {metric.size(planned)}*: seeds of each variant, to settle a true lead of that size, with "
@@ -158,15 +149,7 @@ def limits(verdict: Verdict) -> list[str]:
         lines.append(f"With three seeds it is 8{SPACE}% where spreads differ fourfold.")
     if verdict.design.looks and verdict.design.looks[0] < 4:
         lines.append(f"A study whose first look is at three seeds errs in up to 9.4{SPACE}%: start at four.")
-    wide, narrow = max(several, key=_spread), min(several, key=_spread)
-    if _spread(narrow) > 0 and _spread(wide) > _spread(narrow):
-        ratio = _spread(wide) / _spread(narrow)
-        lines.append(f"The seeds of {wide.name} vary {signed(ratio, 1)} times as much as those of {narrow.name}.")
     return lines
-
-
-def _spread(variant: Variant) -> float:
-    return float(np.std(variant.scores, ddof=1))
 
 
 def _sources(verdict: Verdict) -> list[Part]:
@@ -177,13 +160,7 @@ def _sources(verdict: Verdict) -> list[Part]:
         sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
         halves = [half_width(LEVEL, *source, difference.freedom, difference.of_images) for source in sources]
         shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if by_item else halves[:1])]
-        if by_item and not float(metric.text(halves[1], digits)):
-            least = least_visible(pair.better.outcomes, pair.worse.outcomes, verdict.design.test == "paired")
-            half = metric.text(half_width(LEVEL, 0.0, least, 1.0), digits)  # what rounds to 0 may still be
-            shown[1] = f"below what {counted(verdict.items, verdict.outcomes.unit)} can show (±{SPACE}{half})"
-        won = [a.mean() > b.mean() for _, a, b in _by_seed(pair)]
-        of_seeds = f"{sum(won)} of {counted(len(won), 'seed')}" if won else NONE
-        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p), of_seeds)))
+        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p))))
     unit = verdict.outcomes.unit
     columns, of_items = ["Seeds"], ""
     if by_item:
@@ -197,32 +174,9 @@ def _sources(verdict: Verdict) -> list[Part]:
     if verdict.design.test == "paired":
         seeds = "Student's t with the variance of the differences by seed"
     return [
-        Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair", "Won"], rows),
-        Note(
-            f"Half-widths of the 95 % interval of each pair alone. *Seeds*: {seeds}.{of_items} *Won*: shared seeds "
-            "with which the first variant scored better."
-        ),
+        Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair"], rows),
+        Note(f"Half-widths of the 95 % interval of each pair alone. *Seeds*: {seeds}.{of_items}"),
     ]
-
-
-def _by_seed(pair: Pair) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return the seeds that both variants have, with the outcomes of each, higher being better."""
-    first, second = ({run.seed: row for run, row in zip(each.runs, each.outcomes, strict=True)} for each in pair[:2])
-    return [(seed, row, second[seed]) for seed, row in first.items() if seed in second]
-
-
-def _mcnemar(verdict: Verdict) -> list[Part]:
-    rows = [
-        Row(pair.name, (seed, str(test.only_a), str(test.only_b), p_value(test.p)))
-        for pair in (verdict.pairs if verdict.ranking[0].outcomes.dtype == bool else ())
-        for seed, a, b in _by_seed(pair)
-        for test in [mcnemar(a, b)]
-    ]
-    if not rows:
-        return []
-    columns = ["Pair", "Seed", "Only the first correct", "Only the second correct", "Exact p"]
-    note = "Each row compares two trained models, not their architectures, and is not adjusted for the number of rows."
-    return [Details("McNemar's test for each seed", [Table("McNemar's test by seed", columns, rows), Note(note)])]
 
 
 # ---- charts

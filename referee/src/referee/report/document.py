@@ -126,7 +126,10 @@ class Document(NamedTuple):
 def render(document: Document, template: str) -> str:
     """Render a document as `report.html` or `report.md`."""
     pages = templates(Path(__file__).parent)
-    pages.filters |= {"percent": percent, "emphasized": _emphasized, "marked": _marked, "literal": _literal}
+    pages.filters |= {"percent": percent, "marked": _marked}
+    pages.filters["emphasized"] = lambda note: Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(_marked(note))))
+    # A name or a value for a cell of a Markdown table, where it is one line without markup.
+    pages.filters["literal"] = lambda cell: re.sub(r"([|`]|<(?=[a-zA-Z/!]))", r"\\\1", cell.replace("\n", " "))
     context = {"document": document, "colors": COLORS, "markers": MARKERS}
     return pages.get_template(f"{template}.jinja").render(context)
 
@@ -156,13 +159,3 @@ def write_document(document: Document, folder: Path) -> Path:
 def _marked(text: str) -> Markup:
     """Return a sentence as HTML, `code` as such."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def _emphasized(text: str) -> Markup:
-    """Return a note as HTML."""
-    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(_marked(text))))
-
-
-def _literal(text: str) -> str:
-    """Return a name or a value for a cell of a Markdown table, where it is one line without markup."""
-    return re.sub(r"([|`]|<(?=[a-zA-Z/!]))", r"\\\1", text.replace("\n", " "))

@@ -18,7 +18,7 @@ MOST_ROWS = 60  # of pairs in a figure
 
 
 def write_report(verdict: Verdict, path: Path) -> Path:
-    """Write the page, and beside it report.md, verdict.json, pairs.csv and figures/."""
+    """Write the page, and beside it report.md, verdict.json and figures/."""
     folder = path.parent
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     runs = sum(len(variant.runs) for variant in verdict.cells or verdict.ranking)
@@ -38,7 +38,6 @@ def write_report(verdict: Verdict, path: Path) -> Path:
     path.with_suffix(".md").write_text(render(document, "report.md"), encoding="utf-8")
     record = json.dumps(verdict.record(), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "verdict.json").write_text(record + "\n", encoding="utf-8")
-    verdict.table().to_csv(folder / "pairs.csv", index=False)
     return path
 
 
@@ -64,7 +63,7 @@ def _sections(verdict: Verdict, folder: Path) -> list[Section]:
     if verdict.pairs:
         few = len(verdict.pairs) <= MOST_ROWS
         drawing = draw(DIFFERENCES, verdict, folder) if few else None
-        sections.append(Section("Differences", differences_section(verdict, drawing, not verdict.of_models)))
+        sections.append(Section("Differences", differences_section(verdict, drawing)))
     return [*sections, *last]
 
 
