@@ -106,7 +106,7 @@ def test_images_outside_of_class_folders_are_counted(photo_folder: PhotoFolder) 
     (root / "train" / "loose.JPG").touch()
     (root / "train" / "labels.csv").touch()
     (note,) = Folder(root).notes
-    assert note == f"Images in {root} outside the folders of classes, left out: 1 ({root}/train/loose.JPG)."
+    assert note == f"Images in {root} outside of class folders, left out: 1 ({root}/train/loose.JPG)."
 
 
 def test_files_left_out_are_counted_over_the_whole_folder(photo_folder: PhotoFolder) -> None:

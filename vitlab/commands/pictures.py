@@ -37,7 +37,6 @@ FEWEST = 3  # pictures of which two principal components make a map
 
 
 def run_embed(arguments: Sequence[str]) -> int:
-    """Write the features."""
     parser = of_pictures("embed", "Write the features of any pictures as a table with their names, and a map of them.")
     parser.add_argument("--out", type=Path, required=True, help="folder of features.parquet and map.png")
     parser.add_argument("--stages", type=int, nargs="*", metavar="STAGE", help="also the maps of these stages [all]")

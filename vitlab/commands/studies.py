@@ -71,7 +71,6 @@ def run_compare(arguments: Sequence[str]) -> int:
 
 
 def run_plan(arguments: Sequence[str]) -> int:
-    """Print the plan."""
     parser = StudyParser(
         prog="python -m vitlab plan STUDY.yaml",
         description="What a true difference takes in seeds, test images, hours, disk and energy, with ranges of 80 %, "

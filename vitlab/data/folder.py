@@ -82,9 +82,7 @@ class Folder(Files):
         files = (file for place in places.values() for file in os.scandir(place))
         loose = [file.path for file in files if _is_image(file.name) and file.is_file()]
         if loose:
-            notes.append(
-                f"Images in {root} outside the folders of classes, left out: {len(loose)} ({_some(loose, 3)})."
-            )
+            notes.append(f"Images in {root} outside of class folders, left out: {len(loose)} ({_some(loose, 3)}).")
         self.class_names, self.splits, self.notes = classes, splits, notes
 
 

@@ -185,13 +185,11 @@ class ImageFolder(ImageDataModule):
             "multi_crop": self.multi_crop,
             "seed": self.drawn_augmentation,
         }
-        for line in self.photos.notes:
-            log.info(line)
-        distinct = dict(splits)
+        distinct, remarks = dict(splits), [*self.photos.notes]
         if all_files["test"] is all_files["val"]:
-            log.info(f"{location} has no test folder: the test split is the validation split.")
+            remarks.append(f"{location} has no test folder: the test split is the validation split.")
             del distinct["val"]
-        for line in oddities(self.class_names, distinct, self._known):
+        for line in remarks + oddities(self.class_names, distinct, self._known):
             log.info(line)
         datasets = {split: Photos(subset=subset, **shared) for split, subset in splits.items()}
         datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training

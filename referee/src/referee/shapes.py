@@ -219,7 +219,9 @@ def in_rows(
     values = [name for name in others if name not in side and _is_numeric(frame[name])]
     chart = {name: name.rpartition(" - ")[::2] for name in others if " - " in name}  # run - metric, of W&B
     has_outcomes = bool(kinds.keys() & {"correct", "score", "prediction", "probabilities"})
-    labels = {*frame[kinds["label"]].map(str)} if "label" in kinds and not {"variant", "prediction"} & {*kinds} else {}
+    labels = (
+        {*frame[kinds["label"]].map(str)} if "label" in kinds and not {"variant", "prediction"} & {*kinds} else set()
+    )
     guesses = [name for name in others if labels and 2 * frame[name].map(str).isin(labels).sum() > len(frame)]
     spreads = [name for name in others if len(frame) < MOST_MEANS and _spreads_of(frame[name]) is not None]
     wide: dict[str, Cell] = {}
@@ -285,8 +287,8 @@ def _with_rows_named(frame: pd.DataFrame, columns: Mapping[str, str], notes: lis
         if frame[name].map(str).is_unique and 0 < summary.sum() < len(frame) / 2:
             notes.append(f"{listed([*frame.loc[summary, name]])}: rows of {name}, left out.")
             frame = frame[~summary].reset_index(drop=True)
-    names = {name: "rows" for name in texts if name.startswith("Unnamed: ") and not _is_numeric(frame[name])}
-    frame, texts = frame.rename(columns=names), [names.get(name, name) for name in texts]  # of an index
+    index = {name: "rows" for name in texts if name.startswith("Unnamed: ") and not _is_numeric(frame[name])}
+    frame, texts = frame.rename(columns=index), [index.get(name, name) for name in texts]
     again = [name for name in texts if name not in known.values() and 1 < frame[name].map(str).nunique() < len(frame)]
     if len(again) != 1 or not any(map(mode_of, frame)):
         return frame
@@ -477,7 +479,7 @@ def _means(
     return table, f"{name}: means with their {told}, judged as runs of that mean and spread."
 
 
-def _spreads_of(values: pd.Series) -> list[tuple[Any, Any]] | None:
+def _spreads_of(values: pd.Series) -> list[tuple[Any, ...]] | None:
     """Return the mean and what is beside it in each cell, None in empty ones; None where a cell has no two numbers."""
     texts = values.map(str).str.strip()
     cells = [WITH_SPREAD.search(text) for text in texts]

@@ -124,7 +124,6 @@ def against_cost(metric: Metric) -> str:
 
 
 def charts_for(metric: Metric) -> list[Chart]:
-    """Return the charts of a report."""
     label = metric.name
     charts = [
         Chart("ranking", f"Test {label} of every run, with mean and 95 % interval per variant.", ranking),

@@ -165,7 +165,6 @@ class Baselines:
         return {"majority class": self.majority, "k-NN on raw pixels": self.knn}
 
     def describe_knn(self) -> str:
-        """Describe how k-NN was run."""
         each = f" of each of {self.folds} folds" if self.folds else ""
         part = "of the " if self.subsampled else ""
         return f"as k-NN tests features, k = 20, among {self.bank_images:,} {part}training images{each}"

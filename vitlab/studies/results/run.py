@@ -194,7 +194,6 @@ class VariantResult:
 
     @property
     def variant(self) -> str:
-        """Its name."""
         return self.judged.name
 
     @property

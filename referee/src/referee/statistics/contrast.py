@@ -19,12 +19,9 @@ of the mean over groups, G/(G − 1) Σ_g (Σ_{i∈g} d_i − d)² / N, and g co
 
 p is the α at which half(α) = |d|. The pairs of a study are tested together by `closed`.
 
-Equal seeds share their data order and augmentation, but a pairing by seed is not used: initializations differ between
-architectures, and an unpaired test is valid for any correlation of 0 or more. A study of variants that start from the
-same weights may declare `test: paired`: V is then the variance of the contrast by seed, ν = S − 1, and a flip counts
-where the variants' differ. `test: exact` replaces Student's t by all regroupings of the runs (`exact`).
-
-Runs of several machines or versions are compared within these blocks: `blocks` says what becomes of V and ν.
+Equal seeds are not paired: an unpaired test is valid for any correlation of 0 or more. With `test: paired`, V is the
+variance of the contrast by seed, ν = S − 1, and a flip counts where the variants' differ. `exact` has `test: exact`;
+`blocks` what becomes of V and ν where runs come from several machines or versions.
 """
 
 import math
