@@ -1,8 +1,7 @@
 """How often the word for a claim is wrong, and how many seeds it takes: simulated claims whose truth is known.
 
-A run scores its variant's mean plus normal noise of its seed; where a number of test images is given, they are drawn as
-in `benchmarks.verdicts`. Means and the margin are in deviations of a seed. A word is wrong where what it says is false
-of the means:
+A run scores its variant's mean plus normal noise of its seed. Means and the margin are in deviations of a seed. A word
+is wrong where what it says is false of the means:
 
     repeated       each relation holds: d > 0 for A > B, d > −m for A >= B, |d| < m for A = B
     contradicted   one is reversed: d < 0 for A > B, d ≤ −m for A >= B, |d| ≥ m for A = B
@@ -12,7 +11,6 @@ python -m benchmarks.claims
 """
 
 import argparse
-import math
 import time
 import zlib
 from collections import Counter
@@ -20,8 +18,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Finding, Race, Relation, claimed, parse_order
-from referee.statistics.contrast import LEVEL, all_pairs
+from referee.claim import CONTRADICTED, EQUAL, OPEN, REPEATED, Race, Relation, claimed, parse_order
+from referee.statistics.contrast import LEVEL
 from referee.statistics.sequential import levels
 
 from benchmarks import verdicts
@@ -30,9 +28,6 @@ from benchmarks.measuring import OUT, markdown, save
 STUDIES = 4_000
 SEEDS = 4, 7, 20
 LOOKS = tuple(range(4, 16))
-POWER = 0.8
-MOST_SEEDS = 60
-SD = 0.5  # of a seed, in points of accuracy, where test images are drawn
 
 
 class World(NamedTuple):
@@ -42,12 +37,11 @@ class World(NamedTuple):
     means: tuple[float, ...]  # in deviations of a seed
     margin: float = 2.0
     spreads: tuple[float, ...] = ()  # of each variant's seeds; empty: 1
-    images: int = 0  # 0: scores alone
 
     def __str__(self) -> str:
         means = ", ".join(f"{mean:g}" for mean in self.means)
         spreads = f", spreads {' : '.join(f'{spread:g}' for spread in self.spreads)}" if self.spreads else ""
-        return f"{means}{spreads}" + (f", {self.images:,} images" if self.images else "")
+        return f"{means}{spreads}"
 
     @property
     def names(self) -> str:
@@ -62,16 +56,10 @@ class World(NamedTuple):
         return self.means[self.names.index(relation.first)] - self.means[self.names.index(relation.second)]
 
     def draw(self, seeds: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """Return the outcomes of all variants, each (S, 1) float or (S, N) bool."""
+        """Return the scores of all variants, each (S, 1)."""
         spreads = np.array(self.spreads or [1.0] * len(self.means))[:, None]
         scores = np.array(self.means)[:, None] + spreads * rng.standard_normal((len(self.means), seeds))
-        if not self.images:
-            return list(scores[..., None])
-        difficulty = rng.normal(*verdicts.DIFFICULTY, self.images)
-        moved = np.interp(SD * scores, verdicts.POINTS, verdicts.SHIFTS)[..., None]
-        tastes = verdicts.TASTE * rng.standard_normal((len(self.means), 1, self.images))
-        flips = verdicts.FLIP * (2 * rng.random((*scores.shape, self.images), dtype=np.float32) - 1)
-        return list(difficulty + tastes + moved + flips > 0)
+        return list(scores[..., None])
 
 
 ONE = tuple(
@@ -89,19 +77,6 @@ SEVERAL = tuple(
         ("A = B; C = D", ((2, 0, 0, 0), (1, 0, 1, 0))),
     )
     for means in truths
-)
-IMAGES = (
-    World("A > B", (0, 0), images=1_000),
-    World("A = B", (1, 0), images=1_000),
-    World("A = B", (2, 0), images=1_000),
-    World("A > B; C > D", (2, 0, 0, 0), images=1_000),
-)
-NEEDED = (
-    *(World("A > B; C > D", (lead, 0, lead, 0)) for lead in (1, 1.5, 2, 3)),
-    World("A > B; C > D", (2, 0, 7, 5)),
-    World("A > B; C > D", (4, 0, 2, 0), spreads=(2, 2, 1, 1)),
-    World("A > B; B > C; A > D", (2, 1, 0, 0)),
-    World("A > B; C > D; E > F", (1.5, 0, 1.5, 0, 1.5, 0)),
 )
 WATCHED = (
     World("A > B", (0, 0)),
@@ -130,32 +105,14 @@ def is_wrong(world: World, word: str) -> bool:
 
 def two_by_two(world: World, outcomes: list[np.ndarray]) -> str:
     """Return the word for a claim whose seeds are a fixed list."""
-    race = Race(world.relations, _margin(world))
+    race = Race(world.relations, world.margin)
     race.look({name: dict(enumerate(rows)) for name, rows in zip(world.names, outcomes, strict=True)}, LEVEL)
     return claimed(race.findings)
 
 
-def of_differences(world: World, outcomes: list[np.ndarray]) -> str:
-    """Return the word of the first edition: each relation is one of all pairs of the study's variants."""
-    tests, words = all_pairs(outcomes), []
-    for relation in world.relations:
-        a, b = (world.names.index(name) for name in (relation.first, relation.second))
-        each = tests[a, b] if a < b else tests[b, a].reversed()
-        settled, equal = each.adjusted < LEVEL, each.is_within(_margin(world))
-        if (settled and relation.sign != "=" and each.mean > 0) or (equal and relation.sign != ">"):
-            words.append(REPEATED)
-        else:
-            words.append(EQUAL if equal else CONTRADICTED if settled else OPEN)
-    return claimed([Finding(word) for word in words])
-
-
-def _margin(world: World) -> float:
-    return world.margin * (SD / 100 if world.images else 1.0)
-
-
 def watched(world: World, outcomes: list[np.ndarray]) -> tuple[str, int]:
     """Return the word for a claim that is looked at while its seeds grow in number, and the runs that it took."""
-    race, trained = Race(world.relations, _margin(world)), dict.fromkeys(world.names, 0)
+    race, trained = Race(world.relations, world.margin), dict.fromkeys(world.names, 0)
     for size, level in zip(LOOKS, levels(LOOKS, rising=True), strict=True):
         trained |= dict.fromkeys(race.racing, size)
         rows = zip(world.names, outcomes, strict=True)
@@ -165,15 +122,10 @@ def watched(world: World, outcomes: list[np.ndarray]) -> tuple[str, int]:
     return claimed(race.findings), sum(trained.values())
 
 
-def words(world: World, seeds: int, studies: int) -> tuple[Counter[str], Counter[str]]:
-    """Return how often each word is given to the same claims: as pairs of all variants, and two by two."""
+def words(world: World, seeds: int, studies: int) -> Counter[str]:
+    """Return how often each word is given to claims."""
     rng = np.random.default_rng(zlib.crc32(repr((world, seeds)).encode()))
-    before, now = Counter[str](), Counter[str]()
-    for _ in range(studies):
-        outcomes = world.draw(seeds, rng)
-        before[of_differences(world, outcomes)] += 1
-        now[two_by_two(world, outcomes)] += 1
-    return before, now
+    return Counter(two_by_two(world, world.draw(seeds, rng)) for _ in range(studies))
 
 
 def wrong(world: World, counts: Counter[str]) -> int:
@@ -182,38 +134,12 @@ def wrong(world: World, counts: Counter[str]) -> int:
 
 
 def wrong_words(worlds: tuple[World, ...], studies: int) -> Iterator[dict[str, object]]:
-    """Yield a row for each truth: wrong words by the number of seeds, by either rule."""
+    """Yield a row for each truth: wrong words by the number of seeds."""
     for world in worlds:
-        counts = {seeds: words(world, seeds, studies) for seeds in SEEDS}
-        bound = max(verdicts.bound(wrong(world, now), studies) for _, now in counts.values())
+        counts = {seeds: wrong(world, words(world, seeds, studies)) for seeds in SEEDS}
         row: dict[str, object] = {"claim": world.order, "means": world, "margin": f"{world.margin:g}"}
-        for k, rule in enumerate(("all pairs", "two by two")):
-            for seeds, each in counts.items():
-                row[f"{seeds} seeds, {rule}"] = f"{100 * wrong(world, each[k]) / studies:.1f}"
-        yield row | {"99 % bound": f"{100 * bound:.1f}"}
-
-
-def needed(world: World, studies: int) -> tuple[float, ...]:
-    """Return the seeds with which a claim is repeated in four of five studies, by either rule, interpolated."""
-    found, before, last = [math.nan, math.nan], [0.0, 0.0], 2
-    for seeds in range(3, MOST_SEEDS):
-        for k, counts in enumerate(words(world, seeds, studies)):
-            power = counts[REPEATED] / studies
-            if power >= POWER and math.isnan(found[k]):
-                found[k] = last + (POWER - before[k]) / (power - before[k])
-            before[k] = power
-        last = seeds
-        if not any(map(math.isnan, found)):
-            break
-    return tuple(found)
-
-
-def seeds_needed(studies: int) -> Iterator[dict[str, object]]:
-    """Yield a row for each of NEEDED."""
-    for world in NEEDED:
-        before, now = needed(world, studies)
-        row = {"claim": world.order, "means": world, "all pairs": f"{before:.1f}", "two by two": f"{now:.1f}"}
-        yield row | {"fewer seeds, %": f"{100 * (1 - now / before):.0f}"}
+        row |= {f"{seeds} seeds": f"{100 * each / studies:.1f}" for seeds, each in counts.items()}
+        yield row | {"99 % bound": f"{100 * verdicts.bound(max(counts.values()), studies):.1f}"}
 
 
 def watched_words(studies: int) -> Iterator[dict[str, object]]:
@@ -239,11 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--studies", type=int, default=STUDIES, help="of each cell (default: %(default)s)")
     studies = parser.parse_args(arguments).studies
     start = time.process_time()
-    half = max(1, studies // 2)
     tables = [
         markdown(f"Wrong words for a claim, %; {studies:,} studies a cell.", list(wrong_words(ONE + SEVERAL, studies))),
-        markdown(f"The same on test images; {half:,} studies a cell.", list(wrong_words(IMAGES, half))),
-        markdown(f"Seeds with which 80 % of claims are repeated; {half:,} studies.", list(seeds_needed(half))),
         markdown(f"Looks at {LOOKS[0]} to {LOOKS[-1]} seeds; {studies:,} studies a row.", list(watched_words(studies))),
     ]
     print("\n".join(tables))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from benchmarks.against_timm import BOTH, NAMES, TRAINER_PRECISION, size_of
 from benchmarks.measuring import machine, markdown, options_of, parser_of, save
-from vitlab.data.folder import list_images
+from vitlab.data.folder import Folder
 from vitlab.evaluation.cost import device_for
 
 RATE, WEIGHT_DECAY, ERASE = 5e-4, 0.05, 0.25
@@ -50,11 +50,11 @@ class Training:
 
     @cached_property
     def classes(self) -> int:
-        return len(list_images(self.root)[0])
+        return len(Folder(self.root).class_names)
 
     @cached_property
     def images(self) -> int:
-        return self.epochs * len(list_images(self.root)[1]["train"][0])
+        return self.epochs * len(Folder(self.root).splits["train"][0])
 
     def experiment(self) -> dict[str, object]:
         return {

@@ -1,6 +1,7 @@
 """Shared by all tests: no network, no W&B, few threads, and scikit-learn's digits as a small experiment."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -110,3 +111,26 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def _short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny experiment, cut to two steps, and its finished run."""
+    import yaml
+
+    from vitlab.commands.dispatch import run
+
+    folder = tmp_path_factory.mktemp("short_run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("tiny.yaml").write_text(yaml.safe_dump(merge(TINY, {"trainer": {"limit_train_batches": 2}})))
+        assert run("fit", ["--config", "tiny.yaml"]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(_short_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a copy of that folder; return the run's directory."""
+    shutil.copytree(_short_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return Path("runs/tiny/seed-0")

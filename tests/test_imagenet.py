@@ -27,6 +27,13 @@ from vitlab.optim import parameter_groups
 
 FILES = sorted((EXPERIMENTS / "imagenet").glob("*.yaml"))
 FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+# Of the recipes with the same keys one is trained, and built in the quick tests.
+TRAINED = [
+    *("deit_tiny", "deit_base_hard", "deit_base_soft", "vit_small", "swin_tiny", "simmim_swin_base"),
+    *("finetune_simmim_swin_base", "simmim_swinv2_base", "finetune_simmim_swinv2_base", "simmim_vit_base"),
+    *("finetune_simmim_vit_base", "mae_vit_base", "finetune_mae_vit_base", "swin_base_384", "deit_base_384"),
+    *("dino_vits16", "msn_vits16", "finetune_swin_base_22k_384", "simmim_swin_base_800ep"),
+]
 
 
 class Published(NamedTuple):
@@ -103,7 +110,11 @@ def assemble(path: Path, folder: Path, more: Sequence[str] = ()) -> Experiment:
     return Experiment.from_arguments(arguments)
 
 
-@FILE
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path.stem in TRAINED else pytest.mark.slow) for path in FILES],
+    ids=lambda path: path.stem,
+)
 def test_every_recipe_has_the_size_groups_schedule_augmentation_and_drop_path_of_the_official_one(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,14 +205,6 @@ def test_the_command_of_every_row_parses_for_its_recipe(row: Sequence[str], tmp_
     if kind == "probe" or name == "deit_tiny":  # the others are assembled above, without more arguments
         assert str(assemble(file, tmp_path, rest).directory) == run_directory
 
-
-# Of the recipes with the same keys one is trained.
-TRAINED = [
-    *("deit_tiny", "deit_base_hard", "deit_base_soft", "vit_small", "swin_tiny", "simmim_swin_base"),
-    *("finetune_simmim_swin_base", "simmim_swinv2_base", "finetune_simmim_swinv2_base", "simmim_vit_base"),
-    *("finetune_simmim_vit_base", "mae_vit_base", "finetune_mae_vit_base", "swin_base_384", "deit_base_384"),
-    *("dino_vits16", "msn_vits16", "finetune_swin_base_22k_384", "simmim_swin_base_800ep"),
-]
 
 VIT = {"embed_dim": 24, "depth": 1, "num_heads": 2}
 SWIN_SIZE = {"embed_dim": 8, "depths": [2, 1, 1, 1], "num_heads": [1, 1, 2, 2]}

@@ -15,10 +15,7 @@ T = TypeVar("T")
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing under a temporary name: flushed to disk when complete, then renamed.
-
-    After an error nothing of it is left, and what had the name before still has it.
-    """
+    """Open a file for writing under a temporary name: flushed to disk when complete, then renamed."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with created(temporary, lambda: temporary.open("wb")) as file:
@@ -61,12 +58,7 @@ def regular(path: Path) -> Path:
 
 
 def read_json(path: Path, remedy: str = "Remove it, and give the same command again.", missing: Any = None) -> Any:
-    """Return the content of a JSON file; `missing`, of the same type, where that is given and there is no file.
-
-    Raises:
-        FileNotFoundError: it does not exist.
-        ValueError: it is damaged, or of another type than `missing`, by default a dict; the message names it.
-    """
+    """Return the content of a JSON file, by default a dict; `missing`, of the same type, where there is no file."""
     if missing is not None and not path.is_file():
         return missing
     regular(path)
@@ -90,8 +82,8 @@ def read_cache(path: Path, missing: Any) -> Any:
 def flaw(path: Path) -> str | None:
     """Return what is wrong with a file that `torch.save` wrote, or None.
 
-    Such a file is a zip archive with a CRC-32 of each entry; all of it is read and compared, which `torch.load` leaves
-    out where it maps the file into memory. What is outside the entries, `torch.load` must understand.
+    It is a zip archive with a CRC-32 of each entry, which `torch.load` does not compare where it maps the file into
+    memory. What is outside the entries, `torch.load` must understand.
     """
     import torch  # here: what only writes files starts in a fifth of the time without
 

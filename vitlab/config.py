@@ -74,11 +74,9 @@ def expanded(path: str | Path) -> str:
 
 
 def locate(path: str | Path) -> Path:
-    """Return the file or folder that a path or a name means: a file, whose `.yaml` may be left out, or a run, else
-    what vitlab ships.
+    """Return the file, whose `.yaml` may be left out, or run that a path means, else what vitlab ships of this name.
 
-    `experiments/vit_cifar10.yaml` and `vit_cifar10` are the same experiment, `quickstart` is a study,
-    `imagenet/deit_base` an experiment in a folder.
+    `experiments/vit_cifar10.yaml` and `vit_cifar10` are the same experiment, `quickstart` is a study.
     """
     path = Path(expanded(path))
     if path.is_file() or (path / "config.yaml").is_file() or path.is_absolute() or ".." in path.parts:
@@ -91,14 +89,10 @@ def locate(path: str | Path) -> Path:
 
 def shipped() -> dict[str, Path]:
     """Return what vitlab ships to be run, by name: experiments, studies, published recipes and claims."""
-    sets = "", "/cifar10", "/longer", "/placed", "/shapes"
-    claims = {f"claims{part}": f"claims{part}/" for part in sets}
-    folders = {"": "", "studies": "", "imagenet": "imagenet/", **claims}
-    return {
-        prefix + path.stem: path
-        for folder, prefix in folders.items()
-        for path in sorted((SHIPPED / folder).glob("*.yaml"))
-    }
+    claims = ("claims", *(f"claims/{part}" for part in ("cifar10", "longer", "placed", "shapes")))
+    folders = {"": "", "studies": "", **{folder: f"{folder}/" for folder in ("imagenet", *claims)}}
+    files = [(prefix, path) for folder, prefix in folders.items() for path in sorted((SHIPPED / folder).glob("*.yaml"))]
+    return {prefix + path.stem: path for prefix, path in files}
 
 
 # ---- what a configuration may name: it may come from somebody else, as the folder of a run may
@@ -126,11 +120,7 @@ def untrusted(path: str) -> str:
 
 
 def named(path: str) -> Any:
-    """Return the class or function with this import path.
-
-    Raises:
-        ValueError: no configuration may name it; its module is not imported.
-    """
+    """Return the class or function with this import path; of one that no configuration may name, import nothing."""
     module, _, name = path.rpartition(".")
     if _is_in(module, (*BUILDS, *_trusted())):
         return getattr(import_module(module), name)
@@ -224,12 +214,7 @@ def dump_yaml(config: Config) -> str:
 
 
 def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
-    """Read one YAML file whose top level is a mapping, or one that vitlab ships (`locate`).
-
-    Raises:
-        FileNotFoundError: no such file; the message says what there is.
-        ValueError: not a text in UTF-8, not valid YAML (see `parse_yaml`), or not a mapping.
-    """
+    """Read one YAML file whose top level is a mapping, or one that vitlab ships (`locate`)."""
     path = locate(path)
     if not path.is_file():
         if path.suffix in (".yaml", ".yml"):
@@ -257,14 +242,7 @@ def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
 
 
 def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
-    """Return the content of a YAML text.
-
-    Args:
-        source: its file or option, as messages name it.
-
-    Raises:
-        ValueError: not valid YAML (with line and column), a key given twice, or nesting and aliases without end.
-    """
+    """Return the content of a YAML text of a `source`, a file or an option; messages give line and column."""
     try:
         _refuse_bombs(text, source)
         return yaml.load(text, Loader=loader)
@@ -319,10 +297,7 @@ def merge(base: Config, override: Config, report: Report | None = None) -> Confi
 
     A mapping that names another `class_path` replaces the old one whole: merging would hand the old class's arguments
     to the new one wherever a name fits both. The sections `model` and `data` keep what the new class takes too; a text
-    there is a class. A section without content changes nothing.
-
-    Args:
-        report: is called with one line for each class that changes and loses or keeps arguments.
+    there is a class. A section without content changes nothing. `report` gets a line for each class that changes.
     """
     base, override = (
         {
@@ -342,16 +317,13 @@ def merge(base: Config, override: Config, report: Report | None = None) -> Confi
 
 
 def _merge(base: Config, override: Config, path: str, report: Report | None) -> Config:
-    merged = dict(base)
-    for key, value in override.items():
-        old = merged.get(key)
+    merged = base | override
+    for key in (key for key in override if key in base):
+        old, value = base[key], override[key]
         if isinstance(old, dict) and _changes_class(old, value):
             _report_change(f"{path}{key}", old, value, report)
-            merged[key] = value
         elif isinstance(value, dict) and isinstance(old, dict):
             merged[key] = _merge(old, value, f"{path}{key}.", report)
-        else:
-            merged[key] = value
     return merged
 
 

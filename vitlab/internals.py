@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 def training_position(trainer: Trainer) -> tuple[int, int]:
     """Return the (epoch, batches already trained on in it) from which the trainer is about to start or to continue.
 
-    Lightning requests the loader, whose workers then start, before it updates its counters after a restart:
-    `trainer.current_epoch` is still one too low for a checkpoint written at the end of an epoch, and workers would
-    deliver the first epoch after a restart in the order of the one before it.
+    After a restart Lightning requests the loader before it updates its counters: `trainer.current_epoch` is still one
+    too low for a checkpoint of the end of an epoch, and workers would deliver the order of the epoch before.
     """
     epochs: Any = trainer.fit_loop.epoch_progress.current  # declared as the parent class, which lacks `processed`
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress
@@ -54,10 +53,7 @@ def end_workers(loader: DataLoader) -> None:
 
 
 def decide_after_validation(stopping: EarlyStopping) -> None:
-    """Let a callback stop the run after the validation, unless its arguments say when.
-
-    Its default is the end of the epoch, after all other callbacks, which then do not know that the epoch was the last.
-    """
+    """Let a callback stop the run after the validation, not after all others, which would not know the last epoch."""
     if stopping._check_on_train_epoch_end is None:
         stopping._check_on_train_epoch_end = False
 
@@ -69,30 +65,21 @@ def is_within_an_epoch(trainer: Trainer) -> bool:
 
 
 def continue_after_whole_epochs(trainer: Trainer) -> None:
-    """Let a trainer that is limited in steps continue from the end of an epoch as one that is limited in epochs.
-
-    With `max_steps` Lightning takes the state of a finished epoch for one within that epoch, and repeats the epoch's
-    end: it counts the epoch and logs one more row.
-    """
+    """Let a trainer that is limited in steps continue from the end of an epoch; Lightning repeats the epoch's end."""
     trainer.fit_loop._iteration_based_training = bool  # type: ignore[method-assign]  # bool() is False, and is pickled
 
 
 def count_last_epoch(trainer: Trainer) -> None:
     """Let `trainer.current_epoch` count an epoch in which the training reached `max_steps` or was stopped.
 
-    Lightning does so at `max_epochs` only; elsewhere a run that is loaded again to be tested has one epoch less than
-    the run that is tested right after its training.
+    Lightning does so at `max_epochs` only; otherwise a run that is loaded again to be tested has one epoch less.
     """
     epochs: Any = trainer.fit_loop.epoch_progress.current
     epochs.completed = epochs.processed
 
 
 def epoch_means(trainer: Trainer) -> dict[str, Any]:
-    """Return the running means of the training epoch by hook and name, as `training_step.train/loss`.
-
-    Lightning keeps a sum, `value`, and a count, `cumulated_batch_size`, for each metric logged with `on_epoch=True`.
-    Both are tensors and may be replaced.
-    """
+    """Return the running means of the training epoch, `value` / `cumulated_batch_size`, by hook and name."""
     results: Any = trainer.fit_loop.epoch_loop._results
     return {
         name: metric
@@ -120,8 +107,8 @@ def wandb_arguments(logger: WandbLogger) -> dict[str, Any]:
 def tell_one_batch_from_all() -> None:
     """Let `limit_train_batches: 1` mean one batch and `1.0` all of them on the command line.
 
-    Python caches one object for `int | float` and `float | int`, so that the order in which jsonargparse tries the two
-    types, and with it the meaning of 1, would depend on what else was imported.
+    Python caches one object for `int | float` and `float | int`: which one jsonargparse tries first would depend on
+    what else was imported.
     """
     from inspect import unwrap
     from typing import Union
@@ -138,19 +125,12 @@ def shard_over_all_processes(strategy: ModelParallelStrategy) -> None:
 
 
 def make_fsdp_root(module: FSDPModule) -> None:
-    """Settle that a sharded module is the outermost one, as its first forward would.
-
-    Otherwise a part of it that is called before its first step takes itself for the root, and the step fails.
-    """
+    """Settle that a sharded module is the outermost one; a part that is called before it would take itself for that."""
     module._get_fsdp_state()._lazy_init()
 
 
 def clip_unscaled_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Let Lightning and torch unscale float16's gradients before the optimizer's step, so that they can be clipped.
-
-    A fused optimizer announces that its own step divides the gradients by the scale of the loss. What clips or checks
-    them before would then see scaled gradients, and Lightning refuses to clip.
-    """
+    """Let torch unscale float16's gradients before the step of a fused optimizer, so that Lightning clips them."""
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
@@ -183,11 +163,8 @@ def can_skip_its_step(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def skip_step_if(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
-    """Let the optimizer's fused kernel leave weights and state unchanged where `found_inf` is 1, without a read-back.
-
-    The attribute is the one that `torch.amp.GradScaler` sets.
-    """
-    optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+    """Let a fused optimizer's kernel leave weights and state unchanged where `found_inf` is 1, without a read-back."""
+    optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # as `torch.amp.GradScaler` sets it
 
 
 def foreach(operation: str, *arguments: Any) -> Any:

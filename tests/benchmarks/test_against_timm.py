@@ -41,13 +41,6 @@ def test_peak_memory_is_that_of_the_step() -> None:
     assert 4 * 5_700_000 < against_timm.peak_memory("vit_tiny_patch16_224", "vitlab", *how) < 2**29
 
 
-@pytest.mark.parametrize("name", ["vit_tinny_patch16_224", "vit_tiny_patch4_32", "Backbone", "resnet18"])
-def test_a_name_that_only_one_of_the_two_has_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        against_timm.main([name])
-    assert f"vitlab and timm do not both have a model {name}" in capsys.readouterr().err
-
-
 def test_parity_is_written_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     against_timm.main(["vit_tiny_patch16_224", "--parity", "--out", str(tmp_path)])
     table = (tmp_path / "parity.md").read_text()

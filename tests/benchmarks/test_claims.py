@@ -17,7 +17,6 @@ def test_a_word_is_wrong_where_it_is_false_of_the_means() -> None:
 
 def test_the_tables_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "OUT", tmp_path)
-    monkeypatch.setattr(claims, "MOST_SEEDS", 5)
     main(["--studies", "4"])
     text = (tmp_path / "claims.md").read_text()
     assert "Wrong words for a claim, %; 4 studies a cell." in text

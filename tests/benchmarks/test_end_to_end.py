@@ -57,11 +57,6 @@ def test_processor_time_of_all_processes_is_counted(tmp_path: Path) -> None:
     assert spend([sys.executable, "-c", "import time; time.sleep(0.4)"], tmp_path).processor_seconds < 0.4
 
 
-def test_a_failing_command_is_named_with_its_last_lines(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such option"):
-        spend([sys.executable, "-c", "raise SystemExit('no such option')"], tmp_path)
-
-
 def test_ratios_are_of_neighbors_and_above_one_is_faster(tmp_path: Path) -> None:
     photos_in(tmp_path)
     training = Training("vit_tiny_patch16_224", "float32", tmp_path, 2, 1, 0, False)
@@ -71,13 +66,3 @@ def test_ratios_are_of_neighbors_and_above_one_is_faster(tmp_path: Path) -> None
     assert result["ratio by the clock"] == "1.50"
     assert result["by processor time"] == "**1.50**"
     assert result["images/s"] == f"{training.images / 2.0:.1f}"
-
-
-@pytest.mark.parametrize("missing", ["--train_py", "--root"])
-def test_what_is_missing_is_named(missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photos_in(tmp_path / "photos")
-    (tmp_path / "train.py").touch()
-    paths = {"--root": tmp_path / "photos", "--train_py": tmp_path / "train.py"} | {missing: tmp_path / "nowhere"}
-    with pytest.raises(SystemExit):
-        main([word for name, path in paths.items() for word in (name, str(path))])
-    assert "nowhere" in capsys.readouterr().err

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import install, learning, page, parity, speed
-from benchmarks.gpu.measurement import Cut, Figures, Measurement, Results, Setting, close, left_to_do, measure, now
+from benchmarks.gpu import install, learning, page, parity
+from benchmarks.gpu.measurement import Cut, Figures, Measurement, Results, Setting, left_to_do, measure, now
 from benchmarks.gpu.speed import ARCHITECTURES
 from tests.conftest import EXPERIMENTS
 from vitlab.objectives import Supervised
@@ -71,15 +71,6 @@ def test_the_page_without_results_says_so_and_names_the_goals() -> None:
     assert text.startswith((ROOT / "benchmarks/gpu.md").read_text().partition("## Goals")[0])
 
 
-def test_the_tax_is_the_time_for_equal_flops() -> None:
-    """Twice the FLOPs an image at the same images/s is half of the time for each FLOP."""
-    one = {"phase": "training", "mode": "eager", "images_per_second": 100.0, "timm_images_per_second": 50.0}
-    done = [one | {"model": "ViT-S/16", "gflops": 10.0}, one | {"model": "Swin-T", "gflops": 20.0}]
-    (table,) = page.taxes(done)
-    assert "| Swin-T ÷ ViT-S/16 | training | eager | 0.50 | 0.50 |" in table
-    assert page.taxes(done[:1]) == []
-
-
 # ---- measuring
 
 
@@ -113,31 +104,6 @@ def test_what_is_done_is_not_repeated_and_what_is_not_is_tried_again(tmp_path: P
     time.sleep(0.002)
     assert left_to_do(results, ["slow", "bad", "good"], CPU, now()) == ["slow", "bad"]  # by another call
     assert [line["state"] for line in results.lines()] == ["started", "cut", "started", "failed", "started", "done"]
-
-
-def test_measurements_of_another_device_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = Results(tmp_path, "step")
-    results.add("a", "done", CPU)
-    assert left_to_do(results, ["a"], CPU, now()) == []
-    monkeypatch.setattr("benchmarks.gpu.measurement.device_name", lambda device: "NVIDIA H200")
-    assert left_to_do(results, ["a"], CPU, now()) == ["a"]
-
-
-def test_nothing_begins_when_the_time_is_over(tmp_path: Path) -> None:
-    results = Results(tmp_path, "step")
-    assert measure([Measurement("a", dict)], results, setting(tmp_path, until=0.0), now())
-    assert results.lines() == []
-
-
-def test_a_line_that_was_torn_off_costs_itself_alone(tmp_path: Path) -> None:
-    results = Results(tmp_path, "step")
-    results.add("a", "started", CPU)
-    with results.file.open("a") as file:
-        file.write('{"name": "b", "sta')
-    results.add("c", "done", CPU)
-    assert [line["name"] for line in results.lines()] == ["a", "c"]
-    close(results, "cut", CPU)
-    assert {name: line["state"] for name, line in results.last().items()} == {"a": "cut", "c": "done"}
 
 
 @pytest.mark.slow
@@ -185,27 +151,7 @@ def test_the_process_of_a_step_understands_what_it_is_given(tmp_path: Path, monk
     assert results.lines() == []
 
 
-def test_a_step_that_does_not_exist_and_a_machine_without_a_gpu_are_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for arguments, message in ((["sped"], "there is no step sped"), (["speed"], "there is no CUDA device")):
-        with pytest.raises(SystemExit):
-            gpu.main(arguments)
-        assert message in capsys.readouterr().err
-
-
 # ---- parts of the steps
-
-
-@pytest.mark.release
-def test_a_training_is_stopped_when_the_time_is_over_and_continued(tmp_path: Path, tiny: Any) -> None:
-    words = ["--config", str(tiny()), "--run.root", str(tmp_path / "runs")]
-    summary = tmp_path / "runs/tiny/seed-0/summary.json"
-    assert learning.fit_apart(words, until=time.time(), log=tmp_path / "log") != 0
-    assert not summary.exists()
-    assert learning.fit_apart(words, until=float("inf"), log=tmp_path / "log") == 0
-    assert summary.exists()
 
 
 @pytest.mark.parametrize("name", parity.RESTARTS)
@@ -217,32 +163,6 @@ def test_every_architecture_is_one_that_timm_has() -> None:
     import timm
 
     assert [a.name for a in ARCHITECTURES.values() if not timm.is_model(a.name)] == []
-
-
-@pytest.mark.parametrize(
-    ("kernel", "name", "kind"),
-    [
-        (
-            "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_bf16>(Params)",
-            "cutlass_80_tensorop_bf16_s16816gemm_bf16",
-            "matrix products, convolutions",
-        ),
-        ("nvjet_tst_256x128_64x4_2x1_v_bz_TNT", "nvjet_tst_256x128_64x4_2x1_v_bz_TNT", "matrix products, convolutions"),
-        (
-            "void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<T>(x)",
-            "flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel",
-            "attention, fused",
-        ),
-        (
-            "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>(int)",
-            "vectorized_elementwise_kernel, CUDAFunctor_add",
-            "sums, products, the rest",
-        ),
-    ],
-)
-def test_kernels_are_named_without_their_types(kernel: str, name: str, kind: str) -> None:
-    assert speed.short(kernel) == name
-    assert speed.kind(name) == kind
 
 
 # ---- installing
@@ -268,17 +188,6 @@ def test_wheels_are_of_what_vitlab_needs_and_of_no_extra() -> None:
     names = install.needed(["vitlab"])
     assert {"jsonargparse", "typeshed-client", "torch", "referee"} <= names
     assert not {"submitit", "distributed", "ruff"} & names
-
-
-def test_some_measurements_are_chosen_by_their_names(tmp_path: Path) -> None:
-    def names(only: str) -> list[str]:
-        return [each.name for each in gpu.chosen("speed", Setting(tmp_path, tmp_path, tmp_path, CPU, only=only))]
-
-    assert names("Swin-T, training") == [
-        f"Swin-T, training, {mode}" for mode in ("eager", "compiled", "compiled by block")
-    ]
-    assert len(names("")) == 6 * len(ARCHITECTURES)
-    assert names("Swin v3") == []
 
 
 @pytest.mark.release

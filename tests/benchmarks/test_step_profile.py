@@ -9,17 +9,12 @@ import pytest
 
 from benchmarks.measuring import WARM_UP
 from benchmarks.step_profile import (
-    MUON,
     OTHER,
     PYTHON,
-    REST,
     Profile,
     StepProfiler,
-    draw,
-    kind_of,
     main,
     parts,
-    phase_of,
     shares,
 )
 
@@ -57,35 +52,6 @@ def test_time_belongs_to_the_innermost_phase(tmp_path: Path, monkeypatch: pytest
     assert sum(result.phases.values()) == pytest.approx(result.step)
 
 
-@pytest.mark.parametrize(
-    ("action", "phase"),
-    [
-        ("[Strategy]DDPStrategy.batch_to_device", "to the device, augmented there"),
-        ("[LightningDataModule]Digits.on_after_batch_transfer", "to the device, augmented there"),
-        ("[LightningModule]Supervised.optimizer_step", "optimizer"),
-        ("[LightningModule]Supervised.on_train_batch_end", "callbacks, logging, weight averages"),
-        ("run_training_epoch", REST),
-    ],
-)
-def test_actions_of_lightning_are_known(action: str, phase: str) -> None:
-    assert phase_of(action) == phase
-
-
-@pytest.mark.parametrize(
-    ("operation", "kind"),
-    [
-        ("addmm", "matrix products, convolutions"),
-        ("_scaled_dot_product_flash_attention_for_cpu_backward", "attention, fused"),
-        ("native_layer_norm_backward", "norms"),
-        ("_fused_adamw_", "optimizer, weight averages"),
-        ("copy_", "copies"),
-        ("mul", OTHER),
-    ],
-)
-def test_operations_of_torch_are_known(operation: str, kind: str) -> None:
-    assert kind_of(operation) == kind
-
-
 def test_shares_are_of_the_whole() -> None:
     table = shares("phase", {"b": 1.0, "a": 3.0})
     assert table[0] == {"phase": "a", "ms": "3.00", "share": "75.0%"}
@@ -96,17 +62,3 @@ def test_parts_of_a_bar_add_up_to_the_step() -> None:
     assert parts(Profile(8.0, {}, {"norms": 4.0, OTHER: 2.0}), 2) == {"norms": 2000.0, OTHER: 1000.0, PYTHON: 1000.0}
     watched_slowly = parts(Profile(8.0, {}, {"norms": 12.0, OTHER: 4.0}), 2)
     assert watched_slowly == {"norms": 3000.0, OTHER: 1000.0, PYTHON: 0.0}
-
-
-def test_the_steps_of_experiments_are_drawn(
-    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = []
-    monkeypatch.setattr("benchmarks.step_profile.draw", lambda bars, title: drawn.append(bars) or draw(bars, title))
-    muon = {"class_path": "vitlab.optim.Muon", "init_args": {"lr": 1e-3}}
-    file = tiny({"model": {"init_args": {"optimizer": muon}}})
-    main(["--figure", str(file), "--precisions", "32-true", "--steps", "2", "--out", str(tmp_path / "out")])
-    [bars] = drawn
-    assert bars.keys() == {"tiny, 32"}
-    assert min(bars["tiny, 32"][kind] for kind in (MUON, "norms", "matrix products, convolutions")) > 0
-    assert (tmp_path / "out" / "steps.png").stat().st_size > 10_000

@@ -4,14 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.conftest import TINY
 from vitlab.commands.dispatch import run
+from vitlab.config import merge
 
-Write = Callable[..., Path]
 Said = pytest.CaptureFixture[str]
 
 HOLD = """
@@ -24,11 +26,21 @@ with run_lock(Path(sys.argv[1])):
 """
 
 
-@pytest.fixture
-def first(tiny: Write) -> Path:
-    """Train for two epochs as a run of a study; return the run directory."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train for two epochs as a run of a study; return the folder of the runs."""
+    folder = tmp_path_factory.mktemp("list")
     settings = {"run": {"name": "digits/vit", "wandb": {"group": "My digits"}}, "trainer": {"max_epochs": 2}}
-    assert run("fit", ["--config", str(tiny(settings))]) == 0
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(merge(TINY, settings)))
+    assert run("fit", ["--config", str(folder / "tiny.yaml"), "--run.root", str(folder / "runs")]) == 0
+    return folder / "runs"
+
+
+@pytest.fixture
+def first(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a copy; return the run directory."""
+    shutil.copytree(trained, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
     return Path("runs/digits/vit/seed-0")
 
 

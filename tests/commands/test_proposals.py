@@ -21,7 +21,7 @@ from vitlab.__main__ import COMMANDS, main
 from vitlab.commands.dispatch import MODULES
 from vitlab.config import merge
 from vitlab.experiment.class_names import settable
-from vitlab.experiment.parser import ConfigurationReader
+from vitlab.experiment.parser import configuration_parser
 from vitlab.internals import options_of
 
 PACKAGE = Path(__file__).parents[2] / "vitlab"
@@ -109,7 +109,7 @@ def test_a_proposed_command_runs(
 def test_every_proposed_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
     """In a command's own file it is the command's or, as everywhere else, one of `fit`."""
     photos = {"data": {"class_path": "vitlab.data.ImageFolder"}}
-    keys = {*options_of(ConfigurationReader(TINY, []).parser), "--print_config", "--help", "--key", "--import"}
+    keys = {*options_of(configuration_parser(TINY)), "--print_config", "--help", "--key", "--import"}
     keys |= {f"--{key}" for config in (TINY, photos) for key in settable(config)}
     own: dict[str, set[str]] = {}
     for command in COMMANDS:

@@ -21,13 +21,6 @@ from vitlab.experiment.experiment import Experiment
 RUN = Path("runs/tiny/seed-0")
 
 
-@pytest.fixture
-def finished(tiny: Callable[..., Path]) -> Path:
-    path = tiny({"trainer": {"limit_train_batches": 3}})
-    assert run("fit", ["--config", str(path)]) == 0
-    return RUN
-
-
 def copy_of(directory: Path) -> Path:
     """Return a repetition in which the last weights have other bits."""
     other = directory.with_name("copy")

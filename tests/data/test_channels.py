@@ -13,7 +13,7 @@ from examples.dicom import Dicom
 from vitlab.data import ImageFolder, MultiCrop, PhotoAugment, PhotoSource
 from vitlab.data.decoding import Half, Pixels
 from vitlab.data.preprocessing import Preprocessing
-from vitlab.deployment.pictures import Pictures
+from vitlab.deployment.predict import Pictures
 
 _SPLITS = ("train", "val")
 _PLAIN = PhotoAugment(rand_augment=None, erase_prob=0.0)

@@ -90,21 +90,14 @@ class _Sorted(_Many):
         super().__init__(np.arange(15) // 5, None)
 
 
-def test_the_content_of_the_first_batches_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_batches_are_counted_in_images_and_classes() -> None:
     # Three batches of a folder's test images, sorted by class, were 184 of 736, of two of five classes.
     data = _Sorted()
     sizes = [len(batch.labels) for batch in data.test_dataloader()]
     assert sizes == [4, 4, 3, 4]
     assert data.first_batches("test", 2) == (8, 2)
     assert data.first_batches("test", 1) == (4, 1)
-    assert data.first_batches("test", 0.75) == (11, 3)
-    assert data.first_batches("test", 1.0) == data.first_batches("test", 100) == (15, 3)
-    said = _limited(monkeypatch, data, "test", limit_test_batches=2)
-    assert said == ["The test split is limited to its first 8 of 15 images, 2 of 3 classes."]
-    said = _limited(monkeypatch, _Sorted(), "fit", limit_val_batches=0.25, limit_test_batches=2)
-    assert said == ["The val split is limited to its first 4 of 15 images, 1 of 3 classes."]
-    assert _limited(monkeypatch, _Sorted(), "fit", limit_train_batches=1, limit_val_batches=0) == []
-    assert _limited(monkeypatch, _Sorted(), "validate") == []
+    assert data.first_batches("test", 4) == data.first_batches("test", 100) == (15, 3)
 
 
 def test_the_first_batches_of_several_processes_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

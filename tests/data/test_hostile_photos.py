@@ -7,29 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import pytest
-import yaml
 from PIL import Image, ImageFile
 
-from tests.conftest import TINY
 from tests.data.conftest import check_images, photo
-from vitlab.config import Config, merge
 from vitlab.data import ImageFolder
 from vitlab.data.decoding import decode, read_regular
 
 PhotoFolder = Callable[[dict[str, int]], Path]
-ODD = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 on a file system of UTF-8
-TEXT = "caf\\xe9.jpg"
-
-
-def _experiment(root: Path, changes: Config | None = None) -> list[str]:
-    """Write the tiny experiment on a folder of photographs; return the arguments that name it."""
-    plain = {"augment": {"rand_augment": None}}
-    data = {"root": str(root), "image_size": 16, "batch_size": 16, "num_workers": 0, "broken": "skip", **plain}
-    folder = {"data": {"class_path": "vitlab.data.ImageFolder", "init_args": data}}
-    Path("tiny.yaml").write_text(yaml.safe_dump(merge(merge(TINY, folder), changes or {})))
-    return ["--config", "tiny.yaml"]
 
 
 def _png_that_claims(width: int, height: int) -> bytes:
@@ -109,14 +94,6 @@ def test_links_that_lead_back_are_not_followed(photo_folder: PhotoFolder) -> Non
         assert linked.image_names(split) == whole.image_names(split)
 
 
-def test_two_links_to_each_other_end(photo_folder: PhotoFolder) -> None:
-    root = photo_folder({"cat/a": 2, "cat/b": 2, "dog": 4})
-    (root / "cat" / "a" / "to_b").symlink_to("../b")
-    (root / "cat" / "b" / "to_a").symlink_to("../a")
-    names = ImageFolder(root=str(root), image_size=16, num_workers=0, val_fraction=0.2).image_names("train")
-    assert all(name.count("to_") <= 1 for name in names)
-
-
 def test_a_folder_elsewhere_may_be_linked(photo_folder: PhotoFolder, tmp_path: Path) -> None:
     root = photo_folder({"cat": 6, "dog": 6})
     (root / "cat").rename(tmp_path / "elsewhere")
@@ -134,39 +111,3 @@ def test_an_image_that_goes_between_listing_and_checking_is_a_broken_one(photo_f
     (root / "a" / "000.jpg").unlink()
     (root / "b" / "000.jpg").rename(root / "b" / "renamed.jpg")
     assert sum(len(data.labels(split)) for split in ("train", "val", "test")) == 18
-
-
-# Names.
-
-
-# Damage.
-
-KINDS = ("cut", "flipped", "header", "swapped", "middle", "tail")
-
-
-def _damaged(good: bytes, kind: str, rng: np.random.Generator) -> bytes:
-    content = bytearray(good)
-    place = int(rng.integers(len(good)))
-    match kind:
-        case "cut":
-            return good[:place]
-        case "flipped":
-            for at in rng.integers(len(good), size=int(rng.integers(1, 20))):
-                content[at] ^= 1 << int(rng.integers(8))
-        case "header":
-            content[: int(rng.integers(1, 40))] = rng.bytes(20)
-        case "swapped":
-            content[:8] = b"\xff\xd8\xff\xe0\0\x10JF" if good[:4] == b"\x89PNG" else b"\x89PNG\r\n\x1a\n"
-        case "middle":
-            content[place : place + int(rng.integers(1, 200))] = b""
-        case "tail":
-            content[place:] = rng.bytes(len(good) - place)
-    return bytes(content)
-
-
-def _why(file: Path) -> str | None:
-    try:
-        decode(read_regular(file))
-    except ValueError as error:
-        return str(error)
-    return None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vitlab.data import CIFAR10, Digits, Folds, ImageDataModule, ImageFolder, LabelTable, PlacedDigits, Shapes
-from vitlab.data.folds import fold_numbers
+from vitlab.data.folds import fold_numbers, stratified_split
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 Make = Callable[[Folds], ImageDataModule]
@@ -155,6 +155,15 @@ def test_whole_groups_validate_as_many_images_as_asked(val_fraction: float, vali
     folds = Folds(count=5, groups=r"^(\d+)/")
     train, val, test = folds.split(np.zeros(100, np.int64), names, val_fraction, seed=0)
     assert [len(part) for part in (train, val, test)] == [80 - 5 * validate, 5 * validate, 20]
+
+
+def test_a_class_of_one_group_is_never_held_out() -> None:
+    labels, groups = np.repeat([0, 1, 2, 3], [40, 4, 4, 2]), np.array([f"{i // 4}" for i in range(48)] + ["b", "c"])
+    for seed in range(20):
+        kept, held_out = stratified_split(labels, 0.2, seed, groups)
+        assert {*labels[kept]} == {0, 1, 2, 3}
+        assert len(held_out)
+        assert not {*groups[kept]} & {*groups[held_out]}
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int32])

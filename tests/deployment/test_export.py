@@ -91,21 +91,17 @@ class Normalized(ImageModel):
         return F.dropout(self.norm(images).flatten(1), training=self.restless)
 
 
-def test_an_exported_model_is_as_before(tmp_path: Path) -> None:
+def test_an_exported_model_is_as_before_and_its_files_have_the_metadata(tmp_path: Path) -> None:
     model = Normalized().train()
     before, random = copy.deepcopy(model), torch.get_rng_state()
-    export_onnx(model, tmp_path / "model.onnx")
+    facts = {"class_names": json.dumps(["chat", "été"], ensure_ascii=False), "image_size": "4"}
+    export_onnx(model, tmp_path / "model.onnx", facts)
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(tensor, before.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
-
-
-def test_metadata_lie_in_the_files(tmp_path: Path) -> None:
-    facts = {"class_names": json.dumps(["chat", "été"], ensure_ascii=False), "image_size": "4"}
-    export_onnx(Normalized(), tmp_path / "model.onnx", facts)
     assert onnxruntime.InferenceSession(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map == facts
-    save_weights(Normalized(), tmp_path / "model.safetensors", facts)
+    save_weights(model, tmp_path / "model.safetensors", facts)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert file.metadata() == facts
 

@@ -146,13 +146,9 @@ def test_files_images_arrays_and_lists_of_these_are_the_same_pictures(trained: P
     ("given", "message"),
     [
         ([], "No picture: give files or folders, Pillow images"),
-        ([[]], "No picture"),
         ([None], "NoneType is no picture: give files"),
-        ([torch.zeros(8, 8)], "Tensor is no picture"),
-        ([b"bytes"], "bytes is no picture"),
         ([np.zeros((8, 8, 1), np.float32)], r"picture 0: an array \(8, 8, 1\) of float32; expected"),
         ([[np.zeros((8, 8), np.uint8), np.zeros((2, 8, 8, 1), np.uint8)]], r"picture 1: an array \(2, 8, 8, 1\)"),
-        ([np.zeros((8, 8, 7), np.uint8)], r"picture 0: Cannot handle this data type"),
         (["pictures", np.zeros((8, 8), np.uint8)], "Both files and pictures in memory"),
     ],
     ids=str,
@@ -228,7 +224,7 @@ def test_outputs_of_an_objective_that_is_not_here_have_no_meaning() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        *((path, "neither a run directory") for path in ("nowhere", "empty", "empty/nowhere", "runs/nowhere", "a/b/c")),
+        *((path, "neither a run directory") for path in ("nowhere", "empty", "a/b/c")),
         ("a/b", "could not download"),
     ],
 )

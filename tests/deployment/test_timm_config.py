@@ -16,7 +16,7 @@ from vitlab.commands.dispatch import run
 from vitlab.config import named
 from vitlab.data import ImageDataModule, ImageFolder
 from vitlab.deployment.card import Exported
-from vitlab.deployment.timm_config import write_timm_config
+from vitlab.deployment.export import write_timm_config
 from vitlab.models import VisionTransformer
 from vitlab.models.weights import save_weights
 

@@ -61,17 +61,14 @@ def test_test_images_that_also_validate_are_not_their_own_neighbors(tiny: Callab
 
 
 def test_a_probe_stands_beside_pixels_and_the_untrained_network(
-    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = str(tiny())
-    assert run("fit", ["--config", path]) == 0
-    capsys.readouterr()
-    assert run("probe", ["--config", path]) == 0
+    assert run("probe", ["--config", "tiny.yaml"]) == 0
     told = capsys.readouterr().out.splitlines()
-    found = json.loads(Path("runs/tiny/seed-0/probe-last.json").read_text())
+    found = json.loads((finished / "probe-last.json").read_text())
     assert [line.partition(":")[0] for line in told[:2]] == ["raw pixels", "untrained"]
-    assert run("probe", ["--config", path, "--ckpt_path", "none"]) == 0
-    none = json.loads(Path("runs/tiny/seed-0/probe-none.json").read_text())
+    assert run("probe", ["--config", "tiny.yaml", "--ckpt_path", "none"]) == 0
+    none = json.loads((finished / "probe-none.json").read_text())
     assert none["knn_raw_pixels"] == found["knn_raw_pixels"]
     assert found["knn_raw_pixels"]["value"] > 0.9  # 98.8 % among all training images
     assert "knn_untrained" not in none
@@ -84,8 +81,8 @@ def test_a_model_that_was_built_with_weights_is_not_called_untrained(
     save_weights(TimmModel("test_resnet", num_classes=10, in_chans=1), "own.safetensors")
     arguments = {"name": "test_resnet", "in_chans": 1, "checkpoint_path": "own.safetensors"}
     backbone = {"class_path": "vitlab.models.TimmModel", "init_args": arguments}
-    path = str(tiny({"model": {"init_args": {"backbone": backbone}}}))
-    assert run("fit", ["--config", path]) == 0
+    path = str(tiny({"model": {"init_args": {"backbone": backbone}}, "trainer": {"limit_train_batches": 1}}))
+    assert run("fit", ["--config", path, "--run.test", "false"]) == 0
     capsys.readouterr()
     assert run("probe", ["--config", path]) == 0
     assert "untrained" not in capsys.readouterr().out

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tests.conftest import EXPERIMENTS
-from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.evaluation.cost import flops_of
 from vitlab.experiment.experiment import Experiment
@@ -18,10 +17,9 @@ from vitlab.objectives import Distillation
 Tiny = Callable[..., Path]
 
 
-def test_a_run_logs_peak_memory_and_inference_images_per_second(tiny: Tiny) -> None:
-    assert run("fit", ["--config", str(tiny())]) == 0
-    cost = json.loads(Path("runs/tiny/seed-0/summary.json").read_text())["cost"]
-    backbone = Experiment(tiny()).objective.backbone
+def test_a_run_logs_peak_memory_and_inference_images_per_second(finished: Path) -> None:
+    cost = json.loads((finished / "summary.json").read_text())["cost"]
+    backbone = Experiment("tiny.yaml").objective.backbone
     assert cost["parameters"] == sum(parameter.numel() for parameter in backbone.parameters())
     assert cost["train_peak_bytes"] > 4 * 4 * cost["parameters"]  # weights, gradients and two moments
     assert cost["inference_peak_bytes"] >= 4 * cost["parameters"]

@@ -116,13 +116,6 @@ def test_a_first_experiment_that_is_missing_or_wrong_is_refused_before_training(
     assert not Path("runs").exists()
 
 
-def test_runs_of_a_longer_name_share_what_they_start_from(tiny: Write) -> None:
-    tiny(SIMMIM, "first")
-    for name in ("A/fold-1", "B/fold-1"):
-        (first,) = Experiment(tiny(MAKE_FIRST, "chain"), f"run.name={name}").before().values()
-        assert first.directory.parents[1] == Path("runs/before")
-
-
 def test_a_trial_of_a_chain_is_short_and_keeps_nothing(tiny: Write) -> None:
     tiny(merge(SIMMIM, {"trainer": {"max_epochs": 10_000}}), "first")
     assert run("fit", ["--config", str(tiny(MAKE_FIRST, "chain")), "--trainer.fast_dev_run", "true"]) == 0
@@ -244,7 +237,7 @@ def with_start(start: Config, seeds: list[int]) -> Path:
     return Path("study.yaml")
 
 
-@pytest.mark.parametrize("where", ["runs/gone/seed-0", "gone.safetensors", "timm/vit_tiny_patch16_224", "before.yaml"])
+@pytest.mark.parametrize("where", ["timm/vit_tiny_patch16_224", "before.yaml"])
 def test_weights_that_are_missing_are_refused_once_before_any_run(
     where: str, tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from vitlab.evaluation.classifiers import LinearProbe, fit_linear_probe, predict
 from vitlab.evaluation.features import Features, extract
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.evaluation.probe import SPLITS, probe_features
-from vitlab.experiment import frozen
+from vitlab.experiment import results
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.same_images import warn_of_normalization
 from vitlab.models import VisionTransformer
@@ -89,7 +89,7 @@ def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.M
     monkeypatch.setattr(frozen, "fit_linear_probe", fit)
     monkeypatch.setattr(type(experiment.data), "image_names", lambda self, split: [str(i) for i in range(599)])
     model, data = experiment.model, experiment.data
-    frozen.classify_by_features(model, model, data, "linear", torch.device("cpu"), Path())
+    results.classify_by_features(model, model, data, "linear", torch.device("cpu"), Path())
     of_class = np.bincount(experiment.data.labels("train")).tolist()
     held_out = sum(round(n / 10) for n in of_class)
     assert images == 2 * [sum(of_class) - held_out, held_out]
@@ -208,12 +208,12 @@ def test_a_frozen_encoder_is_tested_by_one_process(
 def test_a_classifier_goes_into_a_head_of_its_form() -> None:
     probe = LinearProbe(torch.randn(3, 8), torch.randn(3), torch.randn(8), torch.rand(8) + 0.5, 0.1)
     x, model = torch.randn(5, 3, 16, 16), VisionTransformer(16, 4, num_classes=3, embed_dim=8, depth=1, num_heads=2)
-    assert frozen.give_classifier(model, probe)
+    assert results.give_classifier(model, probe)
     with torch.no_grad():
         torch.testing.assert_close(model(x), probe.logits(model.embed(x)), atol=1e-4, rtol=1e-4)
     two = VisionTransformer(16, 4, num_classes=3, embed_dim=8, depth=1, num_heads=2, distilled=True)
     before = [p.clone() for p in two.head_parameters()]
-    assert not frozen.give_classifier(two, probe)
+    assert not results.give_classifier(two, probe)
     assert all(torch.equal(a, b) for a, b in zip(before, two.head_parameters(), strict=True))
 
 

@@ -137,7 +137,6 @@ def test_an_encoder_without_a_class_token_is_read_or_refused(tiny: Write, capsys
             ["--protocol", "mae", "--epochs", "0"],
             '"linear.epochs": Not of type PositiveInt: 0 does not conform to restriction v>0',
         ),
-        (["--protocol", "moco"], "moco"),
         (["--protocol", "msn", "--labeled", "missing.txt"], "missing.txt"),
     ],
 )

@@ -272,17 +272,6 @@ def test_the_model_before_training_has_the_weights_that_it_starts_from(trained: 
     assert torch.equal(begun.model.state_dict()["pos_embed"], weights["backbone.pos_embed"])
 
 
-def test_a_finished_run_asks_for_no_weights_that_its_model_began_with(tiny: Write) -> None:
-    save_weights(TimmModel("test_resnet", num_classes=10, in_chans=1), "own.safetensors")
-    arguments = {"name": "test_resnet", "in_chans": 1, "checkpoint_path": "own.safetensors"}
-    backbone = {"class_path": "vitlab.models.TimmModel", "init_args": arguments}
-    path = str(tiny({"model": {"init_args": {"backbone": backbone}}}))
-    assert run("fit", ["--config", path]) == 0
-    Path("own.safetensors").unlink()
-    assert run("test", ["--config", str(RUN)]) == 0
-    assert Experiment.load(RUN).config["model"]["init_args"]["backbone"]["init_args"]["checkpoint_path"] is not None
-
-
 def test_a_test_before_the_training_leaves_the_weights_that_it_begins_with(tiny: Write) -> None:
     begun = TimmModel("test_resnet", num_classes=10, in_chans=1)
     save_weights(begun, "own.safetensors")
@@ -305,7 +294,9 @@ def test_a_paused_run_continues_without_the_weights_that_it_began_with(tiny: Wri
     Path("own.safetensors").unlink()
     assert run("fit", ["--config", path]) == 0
     assert run("fit", ["--config", path]) == 0  # which is finished, and says so
+    assert run("test", ["--config", str(RUN)]) == 0
     loaded = Experiment.load(RUN)
+    assert loaded.config["model"]["init_args"]["backbone"]["init_args"]["checkpoint_path"] is not None
     name, weight = next(iter(loaded.model.state_dict().items()))
     loaded.fit()
     assert torch.equal(loaded.model.state_dict()[name], weight)
@@ -320,7 +311,7 @@ def test_the_same_object_trains_again_as_a_new_one_does(tiny: Write) -> None:
     def trained(experiment: Experiment) -> dict[str, float]:
         return {name: value for name, value in experiment.fit().items() if "/" in name}  # no times
 
-    path = tiny()
+    path = tiny({"trainer": {"limit_train_batches": 3}})
     alone = trained(Experiment(path))
     first = weights()
     again = Experiment(path, "run.overwrite=true")
@@ -350,7 +341,6 @@ class Fails(Callback):
     ("names", "said"),
     [
         (("zebra", "dog"), "was trained on the classes cat, dog; this data set has dog, zebra."),
-        (("x", "y"), "was trained on the classes cat, dog; this data set has x, y."),
         (("cat", "dog", "eel"), "was trained on the classes cat, dog; this data set has cat, dog, eel."),
     ],
 )
@@ -396,14 +386,14 @@ def test_pictures_are_classified_where_the_training_images_are_gone(trained: Pat
     assert run("export", ["--config", str(trained), "--format", "safetensors"]) == 0
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "."])
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil"])
 def test_a_name_cannot_leave_the_root(name: str, tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", ["--config", str(tiny()), "--run.name", name]) == 2
     assert "give a name like vit_cifar10" in capsys.readouterr().err
     assert not list(Path.cwd().glob("../evil"))
 
 
-@pytest.mark.parametrize("name", ["", " ", "two\nlines", "tab\t", "nul\0"])
+@pytest.mark.parametrize("name", ["", "two\nlines"])
 def test_a_name_that_no_folder_should_have_is_refused(
     name: str, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -414,7 +404,7 @@ def test_a_name_that_no_folder_should_have_is_refused(
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("name", ["漢字", "a/b", "é-ü", "x" * 255, "1e-3", "con:*?"])
+@pytest.mark.parametrize("name", ["漢字", "a/b", "1e-3"])
 def test_a_name_of_any_language_is_taken(name: str, tiny: Write) -> None:
     assert run("fit", ["--config", str(tiny()), f"--run.name={name}", "--print_config"]) == 0
 
@@ -422,29 +412,6 @@ def test_a_name_of_any_language_is_taken(name: str, tiny: Write) -> None:
 def test_a_folder_of_runs_is_answered_with_the_runs(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("test", ["--config", "runs"]) == 2
     assert str(trained) in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_two_writers_are_one_too_many(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    script = f"""
-import sys, time
-from vitlab.runs.record import RunRecord
-from vitlab.__main__ import main
-def wait(self, trainer, module):
-    print("training", flush=True)
-    time.sleep(60)
-RunRecord.on_train_start = wait
-main(["fit", "--config", {str(tiny())!r}])
-"""
-    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen([sys.executable, "-c", script], **quiet) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "training\n"
-        for more in ([], ["--run.overwrite", "true"]):
-            assert run("fit", ["--config", "tiny.yaml", *more]) == 2
-            assert f"is being written by process {first.pid}" in capsys.readouterr().err
-        first.kill()
-    assert run("fit", ["--config", "tiny.yaml", "--run.overwrite", "true"]) == 0
 
 
 # ---- round trips

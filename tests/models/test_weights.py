@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from tests.models.small_models import SMALL, SWIN, TIMM, VIT, images, relative_error, shake
+from tests.models.small_models import SMALL, TIMM, VIT, images, relative_error, shake
 from vitlab.models import (
     Backbone,
     SwinTransformer,
-    SwinTransformerV2,
     TimmModel,
     VisionTransformer,
     vit_tiny_patch16_224,
@@ -281,13 +280,6 @@ def test_every_change_of_size_is_reported(tmp_path: Path) -> None:
     ]
 
 
-def test_continuous_biases_need_no_resizing(tmp_path: Path) -> None:
-    source = fresh("swinv2")
-    save_weights(source, tmp_path / "swin.safetensors")
-    large = SwinTransformerV2(**{**SWIN, "img_size": 64, "window_size": 8}, pretrained_window_sizes=(4, 4, 4))
-    assert len(load_weights(large, tmp_path / "swin.safetensors").matched) == len(source.state_dict())
-
-
 def test_a_classifier_of_other_classes_is_left_out_and_reported(family: str, tmp_path: Path) -> None:
     source, model = fresh(family), fresh(family, num_classes=9)
     before = [p.clone() for p in model.head_parameters()]
@@ -306,15 +298,11 @@ def test_a_classifier_of_other_classes_is_left_out_and_reported(family: str, tmp
     "stranger",
     [
         {"depth": 4},
-        {"depth": 2},
         {"embed_dim": 32},
-        {"patch_size": 8},
         {"in_chans": 1},
-        {"distilled": True},
         {"reg_tokens": 1},
         {"class_token": False, "global_pool": "avg", "fc_norm": False},
         {"init_values": 0.1},
-        {"qkv_bias": False},
     ],
     ids=str,
 )
@@ -328,7 +316,7 @@ def test_weights_of_another_architecture_are_refused_whole(stranger: dict[str, A
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("source", "target"), [("swin", "vit"), ("vit", "swin"), ("swin", "swinv2")])
+@pytest.mark.parametrize(("source", "target"), [("swin", "vit"), ("swin", "swinv2")])
 def test_weights_of_another_family_are_refused(source: str, target: str, tmp_path: Path) -> None:
     save_weights(fresh(source), tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="does not fit"):
@@ -353,7 +341,7 @@ def test_a_pickle_with_objects_is_refused_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.ckpt", "a.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"hello, world, this is text", b"\x80\x04garbage"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04garbage"])
 def test_a_file_that_holds_no_weights_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
@@ -378,11 +366,6 @@ def test_a_checkpoint_without_tensors_says_what_it_holds(tmp_path: Path) -> None
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         read_weights(tmp_path / "nowhere.pth")
-
-
-def test_only_tensors_are_written(tmp_path: Path) -> None:
-    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
-    assert read_weights(tmp_path / "x.safetensors")[0].keys() == {"x"}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -474,13 +457,10 @@ def weights_of(value: float, prefix: str = "", leave: int = 0) -> State:
         ({"state_dict": {}, "state_dict_ema": {}}, True, "state_dict_ema taken, the average; state_dict not used"),
         ({"model": {}, "model_ema": {"module.": {}}, "optimizer": {"state": {}}}, True, "model_ema taken, the average"),
         ({"ema_state_dict": {}, "state_dict": {"module.": {}}}, True, "ema_state_dict taken, the average; state_dict"),
-        ({"params": {}, "params_ema": {}}, True, "params_ema taken, the average; params not used"),
         ({"model": {}, "ema": {"state_dict": {}, "decay": 0.99}}, True, "ema taken, the average; model not used"),
         ({"state_dict": {}, "model_ema": {"leave": 3}}, False, "state_dict taken; model_ema not used"),
         ({"state_dict": {}, "ema": {"decay": 0.99}}, False, ""),
-        ({"state_dict": {}, "current_model_state": {}}, False, "state_dict taken; current_model_state not used"),
         ({"state_dict": {"model.": {}, "ema_model.": {}}}, True, "beside ema_model.*, not used: model"),
-        ({"state_dict": {"model.": {}, "model_ema.": {}}}, True, "beside model_ema.*, not used: model"),
         ({"state_dict": {"net.": {}, "ema.module.": {}}}, True, "beside ema.module.*, not used: net"),
     ],
 )
@@ -507,7 +487,7 @@ def test_the_average_in_a_file_is_taken_and_said(content: Any, average: bool, sa
 
 
 @pytest.mark.parametrize("how", ["export", "timm"])
-@pytest.mark.parametrize("size", [(24, 32), (32, 24), (16, 48), (32, 32), (24, 24)])
+@pytest.mark.parametrize("size", [(24, 32), (32, 24), (32, 32)])
 def test_positions_of_a_rectangle_keep_their_places(how: str, size: tuple[int, int], tmp_path: Path) -> None:
     """The oracle is timm's function, which is given the old grid; 24 × 32 and 32 × 24 have equally many patches."""
     source = fresh("vit", img_size=(24, 32))

@@ -267,13 +267,6 @@ def examined(top1: float, images: int = 200) -> None:
     teacher.examine([([views[:150]], labels[:150]), ([views[150:]], labels[150:])])
 
 
-def test_the_teachers_accuracy_is_printed(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("vitlab").propagate = True
-    with caplog.at_level(logging.INFO, "vitlab"):
-        examined(0.5)
-    assert "The teacher classifies 50.00 % of 200 validation images correctly." in caplog.text
-
-
 def test_a_teacher_that_guesses_is_refused() -> None:
     """Of 200 answers of one that guesses among ten, 31 or more are right with a chance of 0.9 %, 32 with 0.5 %."""
     chances = [1 - sum(math.comb(200, i) * 0.1**i * 0.9 ** (200 - i) for i in range(right)) for right in (31, 32)]
@@ -331,7 +324,7 @@ def test_half_a_normalization_is_refused() -> None:
         Teacher(small_teacher(), mean=(0.5,))
 
 
-@pytest.mark.parametrize("names", [["c", "a", "b"], ["a", "b", "c"], ["a", "b", "d"], ["a", "b"]])
+@pytest.mark.parametrize("names", [["c", "a", "b"], ["a", "b", "c"], ["a", "b", "d"]])
 def test_logits_of_a_teacher_follow_the_names_of_the_classes(names: list[str], tmp_path: Path) -> None:
     arguments = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}
     model = VisionTransformer(**arguments)  # type: ignore[arg-type]
@@ -357,15 +350,10 @@ def test_logits_of_a_teacher_follow_the_names_of_the_classes(names: list[str], t
     ("right", "images", "classes", "verdict"),
     [
         (3, 3, 3, "too few images"),
-        (1, 1, 2, "too few images"),
-        (5, 6, 2, "too few images"),
-        (9, 10, 2, "too few images"),
         (14, 20, 2, "too few images"),
         (20, 20, 2, "correctly."),
-        (6, 6, 6, "correctly."),
         (10, 20, 2, "Train it first"),
         (0, 6, 3, "Train it first"),
-        (12, 100, 10, "Train it first"),
         (300, 1000, 100, "correctly."),
         (540, 1000, 2, "Train it first"),
     ],

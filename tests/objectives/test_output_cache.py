@@ -176,7 +176,7 @@ def test_two_runs_at_a_time_find_what_the_other_wrote(tmp_path: Path) -> None:
     assert (teacher.asked, late.answered) == (1, 1)
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "other names"])
+@pytest.mark.parametrize("damage", ["cut", "other names"])
 def test_a_damaged_shard_is_reported_and_passed_over(
     damage: str, tmp_path: Path, warnings_of_vitlab: pytest.LogCaptureFixture
 ) -> None:
@@ -187,8 +187,6 @@ def test_a_damaged_shard_is_reported_and_passed_over(
     victim.write_bytes(
         {
             "cut": content[:-1],
-            "garbage": bytes(len(content)),
-            "empty": b"",
             "other names": output_cache.save({"weight": torch.zeros(8, 3)}),
         }[damage]
     )
@@ -307,8 +305,7 @@ quiet = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have 
 
 
 @quiet
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("image_size", [8, 16])
+@pytest.mark.parametrize(("image_size", "precision"), [(8, "32-true"), (16, "bf16-mixed")])
 def test_a_students_weights_are_the_same_to_the_bit_with_the_cache(
     image_size: int, precision: Any, untrained: None, tmp_path: Path, warnings_of_vitlab: pytest.LogCaptureFixture
 ) -> None:
@@ -333,12 +330,12 @@ def test_a_students_weights_are_the_same_to_the_bit_with_the_cache(
 
 
 @quiet
-@pytest.mark.parametrize("other", [{"seed": 1}, {"mixup": None}, {"image_size": 16}, {"mean": (0.3,)}])
-def test_other_images_are_not_found(other: dict[str, Any], untrained: None, tmp_path: Path) -> None:
-    """Of another seed, augmentation, size or normalization."""
+def test_other_images_are_not_found(untrained: None, tmp_path: Path) -> None:
+    """Of another seed, augmentation or normalization."""
     trained(tmp_path)
-    _, asked = trained(tmp_path, Digits(**({"batch_size": 64, "mixup": Mixup()} | other)))
-    assert asked == 6
+    for other in ({"seed": 1}, {"mixup": None}, {"mean": (0.3,)}):
+        _, asked = trained(tmp_path, Digits(**({"batch_size": 64, "mixup": Mixup()} | other)))
+        assert asked == 6, other
 
 
 @quiet
@@ -349,13 +346,6 @@ def test_students_of_two_batch_sizes_share_a_cache(untrained: None, tmp_path: Pa
     asked = Asked(objective.teacher.model)
     quick_trainer(1, limit_train_batches=6, limit_val_batches=1).fit(objective, datamodule=Digits(batch_size=32))
     assert asked.times == 0
-
-
-@quiet
-def test_without_a_cache_nothing_is_kept(untrained: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    trained(None)
-    assert not list(tmp_path.iterdir())
 
 
 @quiet

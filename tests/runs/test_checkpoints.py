@@ -89,8 +89,6 @@ def test_the_newest_whole_state_is_taken_and_the_others_named(tmp_path: Path, ca
     ("setting", "message"),
     [
         ({"every_n_steps": 0}, "every_n_steps: must be >0."),
-        ({"pause_after": 0}, "pause_after: must be >0."),
-        ({"every_n_minutes": 0.0}, "every_n_minutes: must be >0. Given: 0.0"),
         ({"max_time_share": 2.0}, "max_time_share: must be >=0 and <=1, not 2.0."),
     ],
 )
@@ -194,20 +192,6 @@ def test_a_state_that_cannot_be_kept_is_reported_and_the_run_goes_on(
     assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
 
 
-def test_a_state_before_a_validation_is_said_not_to_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    trainer: Any = _Trainer(_Clock(monkeypatch))
-    callback = RunCheckpoints(tmp_path / "checkpoints", Checkpointing(keep=(2,)))
-    monkeypatch.setattr(callback.signals, "listen", lambda: None)
-    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
-    trainer.global_step = 2
-    callback.on_train_batch_end(trainer, None, None, None, 1)  # type: ignore[arg-type]
-    with caplog.at_level("WARNING", "vitlab"):
-        callback.on_validation_start(trainer, None)  # type: ignore[arg-type]
-    assert "step 2 is not kept, since a validation follows it" in caplog.text
-
-
 def test_no_state_is_written_after_a_step_that_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the check of the last step may still be on its way; the state would be continued, without that step."""
     trainer: Any = _Trainer(_Clock(monkeypatch))
@@ -222,14 +206,6 @@ def test_no_state_is_written_after_a_step_that_stops_the_run(tmp_path: Path, mon
     with pytest.raises(SystemExit):
         callback._write(trainer)
     assert trainer.saved == []
-
-
-def test_a_state_after_the_last_step_cannot_be_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level("WARNING", "vitlab"):
-        simulate(monkeypatch, tmp_path, Checkpointing(keep=(40, 41)), seconds=1)
-    assert caplog.messages == ["run.checkpoint.keep: the training has 40 steps, so [41] are not kept."]
 
 
 def test_a_best_state_needs_a_metric_and_validation(

@@ -2,29 +2,21 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.runs.directory import DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, RunDirectory, run_directories
 from vitlab.runs.lock import run_lock
 
 
-@pytest.fixture
-def directory(tiny: Callable[..., Path]) -> Path:
-    assert run("fit", ["--config", str(tiny({"trainer": {"limit_train_batches": 2}}))]) == 0
-    return Path("runs/tiny/seed-0")
-
-
-def test_everything_that_fit_writes_is_read(directory: Path) -> None:
-    read = RunDirectory(directory)
+def test_everything_that_fit_writes_is_read(finished: Path) -> None:
+    read = RunDirectory(finished)
     assert read.is_run
     assert read.is_finished
     assert read.shortfalls == []
-    assert read.config == load_yaml(directory / "config.yaml")
+    assert read.config == load_yaml(finished / "config.yaml")
     assert read.environment["command"].startswith("python -m vitlab ")
     assert set(read.data["splits"]) == {"train", "val", "test"}
     assert read.history["step"].max() == read.summary["steps"]
@@ -33,8 +25,8 @@ def test_everything_that_fit_writes_is_read(directory: Path) -> None:
     )
     assert read.newest_checkpoint() == read.last_checkpoint
     assert read.writer is None
-    assert read.size == sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    assert [*run_directories(Path("runs"))] == [directory]
+    assert read.size == sum(file.stat().st_size for file in finished.rglob("*") if file.is_file())
+    assert [*run_directories(Path("runs"))] == [finished]
 
 
 @pytest.mark.parametrize(
@@ -47,9 +39,9 @@ def test_everything_that_fit_writes_is_read(directory: Path) -> None:
         (PREDICTIONS, "predictions"),
     ],
 )
-def test_a_damaged_file_is_named_when_it_is_asked_for(directory: Path, file: str, content: str) -> None:
-    (directory / file).write_bytes(bytes(range(256)))
-    read = RunDirectory(directory)
+def test_a_damaged_file_is_named_when_it_is_asked_for(finished: Path, file: str, content: str) -> None:
+    (finished / file).write_bytes(bytes(range(256)))
+    read = RunDirectory(finished)
     assert read.config
     with pytest.raises(ValueError, match=rf"{file} is damaged \((.|\n)+\)\. "):
         getattr(read, content)

@@ -104,8 +104,9 @@ def test_a_run_without_its_last_weights_is_not_finished(
     assert not (RUN / "checkpoints/previous.ckpt").exists()
 
 
-@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_epoch_end", "on_test_start"])
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(
+    ("hook", "again"), [("on_train_epoch_start", False), ("on_train_epoch_end", True), ("on_test_start", False)]
+)
 def test_a_folder_that_is_removed_ends_the_run(
     hook: str,
     again: bool,

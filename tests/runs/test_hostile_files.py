@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import TINY
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.objectives.output_cache import OutputCache
 
 Write = Callable[..., Path]
 TRAP = "trap"
-RUN = Path("runs/tiny/seed-0")
 
 
 class Payload:
@@ -29,29 +26,16 @@ class Payload:
         return os.mkdir, (TRAP,)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run, and beside it files with the payload: `evil.ckpt`, `.pth` …"""
-    folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
-        assert run("fit", ["--config", "tiny.yaml"]) == 0
-        state = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
-        torch.save({**state, "payload": Payload()}, "evil.ckpt")
-        torch.save({"state_dict": state["state_dict"], "payload": Payload()}, "evil.pth")
-        torch.save({"model": state["state_dict"], "p": Payload()}, "old.pth", _use_new_zipfile_serialization=False)
-        for name in ("evil.safetensors", "plain.ckpt"):
-            Path(name).write_bytes(pickle.dumps(Payload()))
-    return folder
-
-
 @pytest.fixture
-def trained(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a copy of that folder; return the run's directory."""
-    shutil.copytree(made, tmp_path / "work")
-    monkeypatch.chdir(tmp_path / "work")
-    return RUN
+def trained(finished: Path) -> Path:
+    """Write files with the payload beside a finished run: `evil.ckpt`, `.pth` …; return the run's directory."""
+    state = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({**state, "payload": Payload()}, "evil.ckpt")
+    torch.save({"state_dict": state["state_dict"], "payload": Payload()}, "evil.pth")
+    torch.save({"model": state["state_dict"], "p": Payload()}, "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("evil.safetensors", "plain.ckpt"):
+        Path(name).write_bytes(pickle.dumps(Payload()))
+    return finished
 
 
 def _the_trap_works() -> None:

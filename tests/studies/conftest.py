@@ -5,12 +5,9 @@ from functools import partial
 from pathlib import Path
 
 import fake_study
-import fake_vitlab
 import pytest
 from fake_study import Digits
 
-from vitlab.studies.file.registration import Outcome
-from vitlab.studies.file.runs import Run
 from vitlab.studies.training import run_all as runner
 
 
@@ -22,18 +19,7 @@ def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stand-in for `fit` here, not in a process for each run."""
-
-    def fit(run: Run) -> str | None:
-        try:
-            fake_vitlab.fit(run.config, overwrite=False)
-        except SystemExit as stop:
-            return f"exit status {stop.code}"
-        return None
-
-    def run_all(runs: list[Run], *args: object) -> list[Outcome]:
-        return [Outcome(run, fit(run)) for run in runs]
-
-    monkeypatch.setattr("vitlab.studies.compare.run_all", run_all)
+    fake_study.train_here(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,11 @@ def test_the_cache_serves_the_same_data_only(digits: Digits, tmp_path: Path, mon
     other = baselines(digits, {"split_seed": 1}, file)
     assert other.bank_images == 50
     assert other.describe_knn() == "as k-NN tests features, k = 20, among 50 of the training images"
-    older = json.loads(file.read_text())  # as files had it when there were two ways to measure
-    older["baselines"] |= {"k": 20, "side": 8, "as_features": True, "knn": 0.25}
-    file.write_text(json.dumps(older))
+    records = json.loads(file.read_text())
+    records[-1]["found"]["knn"] = 0.25
+    file.write_text(json.dumps(records))
     assert baselines(digits, {"split_seed": 1}, file).knn == 0.25
-    file.write_text(json.dumps(older | {"as_features": False}))  # of Euclidean neighbors
+    file.write_text(json.dumps(records[-1]))  # one record, as older versions wrote
     assert baselines(digits, {"split_seed": 1}, file) == other
 
 

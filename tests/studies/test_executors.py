@@ -243,17 +243,6 @@ def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -
     ]
 
 
-@pytest.mark.slow
-def test_a_study_is_reported_when_its_array_is_done(
-    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = write_study(variants=PAIR, seeds=[1])
-    executor = Submitit(on_this_machine(tmp_path))
-    report = compare(study, tmp_path / "runs", program=FAKE_PROGRAM, executors=[lambda: executor])
-    assert report.is_file()
-    assert "2 runs submitted" in capsys.readouterr().out
-
-
 def test_slurm_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -284,7 +273,7 @@ def test_an_executor_that_does_not_exist_is_refused(words: list[str], message: s
         new_executor(words[0], words[1:])
 
 
-@pytest.mark.parametrize("name", ["slurm", "dask", "ray"])
+@pytest.mark.parametrize("name", ["slurm", "dask"])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from vitlab.studies.results.run import of_folds
 Write = Callable[..., Path]
 FROM = {"model": {"init_args": {"init_from": "before.yaml"}}}
 TWO = {"A": variant(0.9), "B": variant(0.96)}
+NOT_FINITE = "ValueError: the loss is not finite at epoch 3"
 
 
 @pytest.fixture
@@ -113,11 +114,11 @@ def test_a_seed_without_one_of_its_folds_is_no_result(
     with pytest.raises(RunsFailed, match="A, seed 2, fold 3"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     results, _ = results_of(path, tmp_path / "runs")
-    assert [(str(run), why) for run, why in results.failures] == [("A, seed 2, fold 3", "exit status 1")]
+    assert [(str(run), why) for run, why in results.failures] == [("A, seed 2, fold 3", f"exit status 1: {NOT_FINITE}")]
     assert len(results.finished) == 5
     assert (tmp_path / "runs/small-study/a/fold-1/seed-2/summary.json").is_file()
     report = plain((tmp_path / "runs/small-study/report.md").read_text())
-    assert "A, seed 2, fold 3: exit status 1" in report
+    assert f"A, seed 2, fold 3: exit status 1: {NOT_FINITE}" in report
 
 
 def test_a_watched_study_looks_at_whole_seeds(

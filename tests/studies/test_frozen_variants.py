@@ -52,7 +52,7 @@ def test_another_budget_buys_the_others_their_length(write_study: Write, tmp_pat
     assert [run.epochs for run in plan(study, tmp_path)[:2]] == [3, 0]  # the base's, until the budget is spent
 
 
-@pytest.mark.parametrize("frozen", ["linear", {"probe": "svm"}, {"probe": "knn", "k": 5}, {"probe": ["knn"]}, None])
+@pytest.mark.parametrize("frozen", ["linear", {"probe": "svm"}, {"probe": "knn", "k": 5}])
 def test_a_wrong_probe_is_answered_with_the_right_ones(write_study: Write, frozen: Any) -> None:
     variants = {"tuned": variant(0.95), "as given": {**variant(0.9), "frozen": frozen}}
     with pytest.raises(ValueError, match=r"as given: frozen: .*linear or knn"):

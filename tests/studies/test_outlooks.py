@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from fake_study import results, right
+from fake_study import results, seeds
 from referee.formats import SPACE
 from referee.plan import pilot_of, required, round_size
 from referee.statistics.power import Need, Range, detectable, need
@@ -14,10 +14,6 @@ from vitlab.studies.file.format import duration
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.report.verdict import outlooks
 from vitlab.studies.results.table import StudyResults
-
-
-def seeds(accuracies: list[float], first: int = 0) -> dict[int, np.ndarray]:
-    return {seed: right(accuracy, seed=first + seed) for seed, accuracy in enumerate(accuracies)}
 
 
 def lines(study: StudyResults) -> list[str]:

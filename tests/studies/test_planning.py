@@ -78,11 +78,9 @@ def test_finished_runs_tell_variances_hours_and_disk(finished: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("schedule", "missed"),
     [
-        ({"warmup_epochs": 50}, "warmup_epochs is 50: all of it is warm-up"),
         ({"warmup_epochs": 3.0}, "warmup_epochs is 3: all of it is warm-up"),
         ({"warmup_epochs": 1, "milestones": [3, 5]}, "the first of milestones is 3: the rate never falls"),
         ({"warmup_epochs": 2.9}, ""),
-        ({"warmup_epochs": None}, ""),
     ],
 )
 def test_a_schedule_as_long_as_the_budget_is_named_before_the_first_run_and_in_the_report(
@@ -210,12 +208,8 @@ def test_without_a_margin_the_study_as_it_is_written_is_planned(finished: Path, 
         (["--difference", "1"], "plan takes one study"),
         (["STUDY", "--seeds", "9"], "--seeds: the study's file says this; edit `seeds` there, or in a copy."),
         (["STUDY", "--budget.epochs=9"], "--budget.epochs=9: the study's file says this; edit `budget` there"),
-        (["STUDY", "--trainer.max_epochs", "9"], "the study's base says this; edit `trainer` there, or in a copy."),
         (["STUDY", "--data", "photos"], "--data: the study's file says this; give --data.root FOLDER."),
-        (["STUDY", "--difference", "0"], "argument --difference: invalid PositiveFloat value: '0'"),
         (["STUDY", "--difference", "100"], "below 100"),
-        (["STUDY", "--difference", "one"], "--difference"),
-        (["nowhere.yaml", "--difference", "1"], "nowhere.yaml"),
         (["AXES", "--difference", "1"], "takes a study without an axis"),
     ],
 )

@@ -25,7 +25,7 @@ def pilot(variants: int, seeds: float, images: float = 0.0, test_images: int = 1
     return Pilot(variants, test_images, *3 * [Variances(seeds, images)])
 
 
-@pytest.mark.parametrize(("variants", "sd", "difference"), [(2, 0.5, 1.0), (3, 0.5, 1.0), (3, 0.5, 0.6)])
+@pytest.mark.parametrize(("variants", "sd", "difference"), [(2, 0.5, 1.0), (3, 0.5, 1.0), (5, 0.5, 0.6)])
 def test_four_of_five_studies_of_the_planned_size_settle_the_difference(
     variants: int, sd: float, difference: float
 ) -> None:
@@ -36,8 +36,9 @@ def test_four_of_five_studies_of_the_planned_size_settle_the_difference(
     for _ in range(150):
         scores = rng.normal(0, sd, (variants, seeds, 1))
         scores[0] += difference
-        settled.append(all_pairs(list(scores))[0, 1].adjusted < 0.05)
-    assert 0.7 < np.mean(settled) < 0.97  # Shaffer's later steps find a little more than planned
+        found = all_pairs(list(scores))
+        settled.append(all(found[0, other].adjusted < 0.05 for other in range(1, variants)))
+    assert 0.7 < np.mean(settled) < 0.92
 
 
 @pytest.mark.parametrize("setting", SETTINGS[:5], ids=str)
@@ -57,9 +58,9 @@ def test_the_range_contains_the_truth_in_four_of_five_pilots(setting: Setting) -
 
 
 def test_the_settings_of_the_table_need_as_many_seeds_as_by_hand() -> None:
-    # 3 variants, δ = 1 point: σ² = 0.25 + 0.048, I = 0.0139 points². t(1 − 0.05/6, 24) = 2.57: 2.57² · 0.0663 +
-    # 2.39² · I = 0.518, √ = 0.72, and 0.84 √(0.0663 + I) = 0.24: 0.96 with 9 seeds, above 1 with 8.
-    assert [need(setting.truth, setting.difference / 100).seeds.point for setting in SETTINGS[:5]] == [9, 9, 7, 61, 61]
+    # 3 variants, δ = 1 point: σ² = 0.25 + 0.048, I = 0.0139 points². t(0.975, 1.2 · 8) = 2.24: 2.24² · 0.0663 +
+    # 1.96² · I = 0.386, √ = 0.62, and 1.17 √(0.0663 + I) = 0.33: 0.95 with 9 seeds, above 1 with 8.
+    assert [need(setting.truth, setting.difference / 100).seeds.point for setting in SETTINGS[:5]] == [9, 9, 7, 53, 53]
 
 
 def test_images_are_asked_for_only_where_seeds_cannot_help() -> None:
@@ -68,8 +69,8 @@ def test_images_are_asked_for_only_where_seeds_cannot_help() -> None:
     z = stats.norm.isf(0.025) + stats.norm.ppf(0.8)
     answer = need(sparse, 0.01)
     assert answer.images == (*3 * [math.ceil(0.1 * (z / 0.01) ** 2)],)
-    # With twice as many, I = 0.1 / 15,698 and two seeds: √(4.30² · 1e-6 + 1.96² · I) + 0.84 √(1e-6 + I) = 0.0088.
-    assert answer.seeds == (2, 2, 2)
+    # With twice as many, I = 0.1 / 15,698. Two seeds: √(6.0² · 1e-6 + 1.96² · I) + 0.84 √(1e-6 + I) = 0.0101.
+    assert answer.seeds == (3, 3, 3)
     assert need(sparse, 0.05).images is None
     # Where the low end of what images do leaves room, seeds may help, and nobody is sent for images.
     unsure = sparse._replace(low=Variances(1e-6, 1e-6))
@@ -82,7 +83,7 @@ def test_more_seeds_detect_less() -> None:
     known = pilot(3, 0.25, 0.01, 1000)
     sizes = [detectable(known, n) for n in (2, 3, 5, 10, 100)]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] > 0.1 * (stats.norm.isf(0.05 / 6) + 0.84)  # what the images leave
+    assert sizes[-1] > 0.1 * (stats.norm.isf(0.025) + 1.17)  # what the images leave
 
 
 def test_a_stricter_level_takes_more_seeds() -> None:

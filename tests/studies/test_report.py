@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_study import FAKE_PROGRAM, Digits, results, right, variant, write_study
+from fake_study import FAKE_PROGRAM, Digits, results, right, train_here, variant, write_study
 from matplotlib import figure as drawn
 from matplotlib.text import Text as Text2D
 from referee.formats import SPACE
 from referee.report import drawing
 from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
-from vitlab.commands.robustness import finished_runs
+from vitlab.commands.studies import finished_runs
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.report import figures, page, sections
@@ -36,8 +36,9 @@ LONG = "Swin v2 under an unusually long name"
 def clean(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
     """Return the folder of a study in which nothing goes wrong."""
     folder = tmp_path_factory.mktemp("clean")
-    study = write_study(folder, digits, seeds=[1, 2])
-    return compare(study, folder / "runs", program=FAKE_PROGRAM).parent
+    with pytest.MonkeyPatch.context() as patch:
+        train_here(patch)
+        return compare(write_study(folder, digits, seeds=[1, 2]), folder / "runs").parent
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,10 @@ def troubled(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
     smoothed["data"] = {"init_args": {"image_size": 256}}
     variants = {"ViT": variant(0.94, fail=[2]), "Swin": smoothed, LONG: variant(0.99), "Coin": variant(0.08)}
     study = write_study(folder, digits, seeds=[1, 2], variants=variants)
-    with pytest.raises(RunsFailed, match="ViT, seed 2") as failed:
-        compare(study, folder / "runs", program=FAKE_PROGRAM)
+    with pytest.MonkeyPatch.context() as patch:
+        train_here(patch)
+        with pytest.raises(RunsFailed, match="ViT, seed 2") as failed:
+            compare(study, folder / "runs")
     return failed.value.report.parent
 
 
@@ -326,11 +329,13 @@ def test_a_baseline_says_whose_training_images_it_has_where_the_variants_have_ot
 
 
 @pytest.mark.parametrize("test", ["pooled", "paired"])
-def test_a_study_of_which_nothing_is_left_still_has_a_page(test: str, tmp_path: Path, digits: Digits) -> None:
+def test_a_study_of_which_nothing_is_left_still_has_a_page(
+    test: str, tmp_path: Path, digits: Digits, in_process: None
+) -> None:
     variants = {"A": variant(0.9, fail=[1]), "B": variant(0.8, fail=[1])}
     study = write_study(tmp_path, digits, seeds=[1], variants=variants, test=test)
     with pytest.raises(RunsFailed) as failed:
-        compare(study, tmp_path / "runs", program=FAKE_PROGRAM)
+        compare(study, tmp_path / "runs")
     assert "No run finished" in failed.value.report.read_text()
 
 

@@ -15,7 +15,7 @@ import torch
 from referee.report import drawing
 from torch import Tensor, nn
 
-from vitlab.commands import robustness
+from vitlab.commands import studies as robustness
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
 from vitlab.data.corruptions import CLEAN, CORRUPTIONS, accuracies, corrupt, select_images
@@ -142,7 +142,7 @@ class Bench:
 
     def measure(self, images: int) -> pd.DataFrame:
         self.measured.clear()
-        robustness.run(["--study", str(self.folder), "--images", str(images)])
+        robustness.run_robustness(["--study", str(self.folder), "--images", str(images)])
         return read(self.study)
 
 

@@ -125,7 +125,7 @@ def test_looks_are_planned_by_a_range(write_study: Write) -> None:
     assert read_study(write_study()).looks == ()
 
 
-@pytest.mark.parametrize("name", ["off", "no", "null", "001", "0.10", "1_000", "12:30", "1e-4", "1E3", '"1e-4"'])
+@pytest.mark.parametrize("name", ["off", "null", "001", "1e-4", '"1e-4"'])
 def test_a_variant_has_the_name_that_the_file_has(name: str, write_study: Write, tmp_path: Path) -> None:
     path = write_study(variants={"FIRST": variant(0.9), "other": variant(0.8)}, claim=CLAIM, margin=1)
     text = (
@@ -160,13 +160,10 @@ def test_a_number_without_a_point_is_one_as_in_an_experiment(write_study: Write)
 
 BAD = {
     "unknown key": ({"seed": [1]}, "unknown key `seed`. Did you mean `seeds`?"),
-    "unknown key of the budget": ({"budget": {"epoch": 3}}, "Did you mean `epochs`?"),
     "no base": ({"base": "absent"}, "has no `base`"),
     "base names no file": ({"base": "nowhere.yaml"}, "nowhere.yaml does not exist"),
     "seeds twice": ({"seeds": [1, 2, 1]}, "contains 1 twice"),
     "seeds from too few": ({"seeds": {"from": 2, "to": 9}}, "Expected {from: 4, to: 12} with 3 <= from <= to"),
-    "seeds without an end": ({"seeds": {"from": 4}}, "Expected {from: 4, to: 12}"),
-    "unknown key of the seeds": ({"seeds": {"from": 4, "till": 9}}, "seeds: unknown key `till`"),
     "a metric that is a list": ({"metric": {"name": [5], "mode": "max"}}, "metric: name: [5]. It should be a"),
     "folders of variants": ({"variants": {"A,B": {}, "AB": {}}}, "'A,B' and 'AB' would share the folder ab/"),
     "no margin": ({"margin": 0}, "margin: 0. It should be greater than 0"),
@@ -174,11 +171,9 @@ BAD = {
     "an exact test of a growing list": ({"test": "exact", "seeds": {"from": 4, "to": 9}}, "a fixed list of seeds"),
     "an exact test of too few seeds": ({"test": "exact"}, "test: exact needs 5 seeds for 3 variants, not 3"),
     "no seeds": ({"seeds": []}, "has no `seeds`"),
-    "seeds are a number": ({"seeds": 3}, "like [1, 2, 3]"),
     "a seed is no number": ({"seeds": [1, True]}, "like [1, 2, 3]"),
     "one variant": ({"variants": {"ViT": variant(0.9)}}, "only 'ViT'; a comparison needs two"),
     "same folder": ({"variants": {"ViT": variant(0.9), "vit": variant(0.8)}}, "'ViT' and 'vit' would share"),
-    "nameless folder": ({"variants": {"ViT": variant(0.9), "§": variant(0.8)}}, "'§' cannot name a folder"),
     "variant is a number": ({"variants": {"ViT": variant(0.9), "Swin": 3}}, "variants: Swin: 3. Expected a mapping"),
     "variant names no file": ({"variants": {"ViT": variant(0.9), "Swin": "x.yaml"}}, "No configuration"),
     "equal variants": ({"variants": {"A": variant(0.9), "B": variant(0.9)}}, "'A' and 'B'"),
@@ -187,10 +182,7 @@ BAD = {
     "budget of nothing": ({"budget": {"epochs": 0}}, "budget: epochs: 0. It should be greater than 0"),
     "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops"),
     "tune misspelt": ({"tune": {"space": {"model.init_args.rl": [1, 2]}}}, "has a key `model.init_args.rl`. Did you"),
-    "one value": ({"tune": {"space": {"model.init_args.lr": [1]}}}, "lr: [1]. List should have at least 2 items"),
-    "unknown key of tune": ({"tune": {"space": {"model": [1, 2]}, "sed": 4}}, "Did you mean `seeds`?"),
     "tune as it was written": ({"tune": {"key": "lr", "values": [1, 2]}}, "tune: unknown key `key`. Known: space"),
-    "tune is a word": ({"tune": "lr"}, "tune: 'lr'. Expected a mapping"),
     "a batch is tuned at a budget of images": (
         {"tune": {"space": {"data.init_args.batch_size": [8, 16]}, "within": "study"}, "budget": {"images": 900}},
         "Give a budget in epochs"),
@@ -208,9 +200,7 @@ BAD = {
          "along": {"epochs": [2, 4]}}, "could give them other settings"),
     "a claim along an axis": (
         {"claim": {"sentence": "A"}, "along": {"train_images": [60, 120]}}, "Remove one of the two"),
-    "a question that is no text": ({"question": ["Which?"]}, "question: ['Which?']. It should be a valid string"),
     "an experiment": ({"variants": "absent", "model": {}}, "this is an experiment, not a study: it has no variants."),
-    "jobs of nothing": ({"jobs": 0}, "jobs: 0. It should be greater than 0"),
 }  # fmt: skip
 
 
@@ -232,12 +222,8 @@ def test_a_mistake_is_one_message_with_place_and_remedy(
     [
         ("limit_test_batches", 3, "3"),
         ("limit_test_batches", 1, "1"),  # one batch; 1.0 is all of them
-        ("limit_val_batches", 0.5, "0.5"),
-        ("limit_train_batches", 0, "0"),
-        ("overfit_batches", 1, "1"),
         ("fast_dev_run", True, "true"),
         ("max_epochs", 0, "0"),
-        ("max_steps", 0, "0"),
         ("max_time", {"minutes": 5}, "{minutes: 5}"),
     ],
 )

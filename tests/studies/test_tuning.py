@@ -97,9 +97,6 @@ def test_tuning_seeds_are_three_that_the_study_lacks(write_study: Write) -> None
     for wrong, message in (
         ({"within": "seeds"}, "tune: within: 'seeds'. It should be 'seed' or 'study'"),
         ({"within": "seed", "seeds": [7]}, r"tune: seeds: \[7\]: `within: seed` tunes with the study's seeds"),
-        ({"trials": 4}, "tune: unknown key `trials`"),
-        ({"space": {"lr": [0.1]}}, r"tune: space: lr: \[0.1\]. List should have at least 2 items"),
-        ({"space": {"lr": {"from": 0.1, "to": 1.0}}}, "tune: space: lr: {.*}. It should be a valid list"),
         ({"seeds": [7, 7]}, r"tune: seeds: \[7, 7\] contains 7 twice"),
     ):
         with pytest.raises(ValueError, match=rf"study\.yaml: {message}"):

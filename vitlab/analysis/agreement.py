@@ -6,7 +6,6 @@ B images, K classes. A student has logits (B, K) by name, such as those of its t
 import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from referee.report.drawing import COLORS, INK, MUTED
@@ -50,10 +49,7 @@ def draw_agreement(
     class_names: list[str],
     title: str,
 ) -> Figure:
-    """Draw how often each of the student's logits agree with the teacher, who is right, and where they disagree.
-
-    The last two use the first of the student's logits.
-    """
+    """Draw how often the student's logits agree with the teacher; of the first, who is right and where they differ."""
     first = next(iter(student.values()))
     figure = new_figure(13, 4.6)
     bars, table, heat = figure.subplots(1, 3, width_ratios=[1.2, 0.8, 1.4])
@@ -81,23 +77,19 @@ def draw_agreement(
     table.set_yticks([0, 1], ["right", "wrong"], rotation=90, va="center")
     table.set(xlabel="student", ylabel="teacher", title="who is right")
 
-    _draw_decisions(heat, decisions(first, teacher), class_names)
-    figure.suptitle(f"{title}, {len(labels):,} validation images", color=MUTED, fontsize=10)
-    return figure
-
-
-def _draw_decisions(axes: Axes, counts: Tensor, class_names: list[str]) -> None:
-    """Draw images by both predictions; of many classes those with the most disagreement."""
+    counts = decisions(first, teacher)  # of many classes those with the most disagreement are drawn
     different = counts - counts.diag().diag()
     shown = (different.sum(dim=0) + different.sum(dim=1)).argsort(descending=True, stable=True)[:CLASSES_SHOWN]
     shown = shown.sort().values
     counts, different, names = counts[shown][:, shown], different[shown][:, shown], [class_names[k] for k in shown]
-    axes.imshow(different.numpy(), cmap="Oranges", vmin=0, vmax=1.3 * max(int(different.max()), 1))
+    heat.imshow(different.numpy(), cmap="Oranges", vmin=0, vmax=1.3 * max(int(different.max()), 1))
     for (row, column), count in np.ndenumerate(counts.numpy()):
         if count:
             color = MUTED if row == column else INK
-            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 90)
-    axes.set_yticks(range(len(names)), names)
+            heat.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    heat.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 3 else 90)
+    heat.set_yticks(range(len(names)), names)
     which = f" (the {len(names)} classes with the most disagreement)" if len(names) < len(class_names) else ""
-    axes.set(xlabel="student predicts", ylabel="teacher predicts", title=f"images by prediction{which}")
+    heat.set(xlabel="student predicts", ylabel="teacher predicts", title=f"images by prediction{which}")
+    figure.suptitle(f"{title}, {len(labels):,} validation images", color=MUTED, fontsize=10)
+    return figure

@@ -151,10 +151,7 @@ def draw_maps(
     captions: dict[str, list[Caption]],
     names: list[str],
 ) -> Figure:
-    """Draw one row per image: the image, then for each model its map over the image that it sees, and a caption.
-
-    The arguments but `names` are by model; models may see images at different sizes. A model may have no captions.
-    """
+    """Draw one row per image: the image, then for each model its map over the image that it sees, with captions."""
     figure, panels = new_grid(len(names), len(maps) + 1, 1.75, 1.9)
     for i, (row, name) in enumerate(zip(panels, names, strict=True)):
         show_image(row[0], next(iter(images.values()))[i])
@@ -180,11 +177,7 @@ def draw_heads(
     labels: list[str],
     query: tuple[int, int] | None = None,
 ) -> Figure:
-    """Draw one row per image or block with the maps of its first heads over an image.
-
-    Args:
-        query: the pixel (row, column) from which the heads look; drawn as a cross.
-    """
+    """Draw one row per image or block with the maps of its first heads over an image, and a cross at the query."""
     columns = min(MOST_HEADS, max(map(len, heads)))
     figure, panels = new_grid(len(heads), columns, 1.2, 1.2)
     for row, image, maps, label in zip(panels, images, heads, labels, strict=True):
@@ -201,10 +194,7 @@ def draw_heads(
 def draw_class_token(
     images: Float[np.ndarray, "B H W C"], heads: Float[np.ndarray, "B h _ _"], names: list[str]
 ) -> Figure:
-    """Draw one row per image: the image, then the maps of its first heads with the weight of the brightest patch.
-
-    Each map has its own scale: without the number, a head with uniform attention would seem to have a focus.
-    """
+    """Draw one row per image: the image, then the maps of its first heads with the weight of their brightest patch."""
     maps = {f"head {n}": head for n, head in enumerate(heads.swapaxes(0, 1)[:MOST_HEADS], start=1)}
     captions: dict[str, list[Caption]] = {
         name: [(f"{heat.max():.0%}", None) for heat in head] for name, head in maps.items()

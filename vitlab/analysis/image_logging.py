@@ -33,8 +33,7 @@ class Pictures(Callback, ABC):
         every_n_epochs: how often, and after the last epoch.
     """
 
-    name: ClassVar[str]
-    """Prefix of the file names."""
+    name: ClassVar[str]  # prefix of the file names
 
     def __init__(self, every_n_epochs: PositiveInt = 10) -> None:
         self.every_n_epochs = every_n_epochs
@@ -52,7 +51,9 @@ class Pictures(Callback, ABC):
             figure = self.draw(pl_module, trainer.datamodule, f"epoch {epoch}")  # type: ignore[attr-defined]
         if not trainer.is_global_zero:
             return
-        file = run_directory(trainer) / "pictures" / f"{self.name}-epoch-{epoch:04d}.png"
+        record = next((c for c in trainer.callbacks if isinstance(c, RunRecord)), None)  # type: ignore[attr-defined]
+        directory = Path(trainer.default_root_dir) if record is None else record.directory
+        file = directory / "pictures" / f"{self.name}-epoch-{epoch:04d}.png"
         write_png(figure, file)
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
@@ -94,9 +95,6 @@ class TeacherAgreement(Pictures):
 
     `val/agreement` is the fraction of equal predictions, `val/teacher_kl` the mean KL(teacher ‖ student) in nats.
     Each head and the average of the weights have their own, `val_distillation/agreement` and so on.
-
-    Args:
-        every_n_epochs: how often, and after the last epoch.
     """
 
     name = "teacher-agreement"
@@ -120,16 +118,7 @@ class TeacherAgreement(Pictures):
 
 
 def some_images(data: Any, count: int, device: torch.device) -> tuple[torch.Tensor, list[int], list[str]]:
-    """Return `count` validation images (count, C, H, W), always the same ones, with their labels and names.
-
-    They are drawn, as a folder has its images by class.
-    """
+    """Return `count` drawn validation images (count, C, H, W), always the same ones, with their labels and names."""
     labels, names = data.labels("val"), data.image_names("val")
     chosen = np.random.default_rng(0).permutation(len(labels))[:count]
     return data.views("val", chosen, device), labels[chosen].tolist(), [names[i] for i in chosen]
-
-
-def run_directory(trainer: Trainer) -> Path:
-    """Return the run directory; a trainer without one has Lightning's `default_root_dir`."""
-    record = next((c for c in trainer.callbacks if isinstance(c, RunRecord)), None)  # type: ignore[attr-defined]
-    return Path(trainer.default_root_dir) if record is None else record.directory

@@ -1,6 +1,4 @@
-"""Insides of a model: outputs of its blocks, filters and positions; and measures by which a study may rank, see
-`vitlab.runs.measures`.
-"""
+"""Insides of a model: outputs of its blocks, filters and positions; and measures by which a study may rank."""
 
 from statistics import fmean
 from typing import Any
@@ -61,10 +59,7 @@ def position_similarity(model: Backbone) -> Float[Tensor, "H W H W"] | None:
 
 @torch.no_grad()
 def filter_components(model: ImageModel, count: int = 28) -> Float[Tensor, "n C p p"] | None:
-    """Return the first principal components of the first convolution's filters; None if it sees no color or gray.
-
-    Each has length 1, and its largest value is positive.
-    """
+    """Return the first principal components of the first convolution's filters; None if it sees no color or gray."""
     filters = next((m.weight for m in model.modules() if isinstance(m, nn.Conv2d)), None)  # (D, C, p, p)
     if filters is None or filters.shape[1] not in (1, 3):
         return None
@@ -91,7 +86,6 @@ class AttentionJaccard(Measure):
         self.data = data
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reject data without masks and models without attention of a class token before the training."""
         own: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         data = self.data or own
         assert isinstance(pl_module, Objective)
@@ -126,7 +120,6 @@ class Amplitude(Measure):
     LOGGED = ("test/amplitude", "test/amplitude_growth")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reject models without outputs of blocks before the training."""
         assert isinstance(pl_module, Objective)
         model = pl_module.encoder
         with in_eval_mode(model):

@@ -36,18 +36,14 @@ ATTENTION, BLOCKS, FILTERS = "attention maps", "blocks with maps of tokens", "fi
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained model in eval mode, and the images as it sees them, on its device.
-
-    Args:
-        class_names: empty for a model that was pre-trained without labels.
-    """
+    """A trained model in eval mode, and the images as it sees them, on its device."""
 
     name: str
     model: ImageModel
     images: Float[Tensor, "B C H W"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    class_names: list[str]
+    class_names: list[str]  # empty for a model that was pre-trained without labels
 
     def pixels(self) -> Float[np.ndarray, "SHOWN H W C"]:
         """Return the first images with values in [0, 1]."""

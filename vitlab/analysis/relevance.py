@@ -29,11 +29,7 @@ SHARE = 0.1  # of the cells that `after_blurring` takes away
 def relevance(
     model: nn.Module, images: Float[Tensor, "B C H W"], classes: Int64[Tensor, "B"], steps: int = STEPS
 ) -> Float[Tensor, "B H W"]:
-    """Return how much each pixel speaks for the class; below 0 where it speaks against it.
-
-    Args:
-        model: in eval mode; returns logits (B, K).
-    """
+    """Return how much each pixel speaks for the class, below 0 against it; the model, in eval mode, returns logits."""
     blurred, total = blur(images), torch.zeros_like(images)
     with torch.enable_grad():
         for step in range(steps):

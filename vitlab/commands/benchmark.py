@@ -34,17 +34,11 @@ def run(arguments: Sequence[str]) -> int:
         experiment.objective.compile_parts()
     with TemporaryDirectory() as folder:
         log = Path(folder) / "metrics.csv"
-        taken = fit_on_noise(
-            experiment,
-            [data.image_size] * STEPS * like.accumulate_grad_batches,
-            EPOCHS,
-            log,
-            accelerator="gpu" if like.strategy.root_device.type == "cuda" else "cpu",
-            precision=like.precision,
-            gradient_clip_val=like.gradient_clip_val,
-            gradient_clip_algorithm=like.gradient_clip_algorithm,
-            accumulate_grad_batches=like.accumulate_grad_batches,
-        )
+        same = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
+        options = {name: getattr(like, name) for name in same}
+        options["accelerator"] = "gpu" if like.strategy.root_device.type == "cuda" else "cpu"
+        sides = [data.image_size] * STEPS * like.accumulate_grad_batches
+        taken = fit_on_noise(experiment, sides, EPOCHS, log, **options)
         rates = pd.read_csv(log).dropna(subset="images_per_second").iloc[1:].median()
     figures = {
         "parameters": sum(parameter.numel() for parameter in experiment.objective.backbone.parameters()),

@@ -18,7 +18,7 @@ EVALUATIONS = ("validate", "test")  # methods of an experiment, which print thei
 MODULES = {  # of commands that share one; each is its function `run_<command>`
     **dict.fromkeys(("list", "rm", "verify"), "runs"),
     **dict.fromkeys(("predict", "embed", "visualize"), "pictures"),
-    **dict.fromkeys(("compare", "plan", "verdict"), "studies"),
+    **dict.fromkeys(("compare", "plan", "verdict", "robustness"), "studies"),
 }
 
 

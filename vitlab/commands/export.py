@@ -33,8 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     experiment = experiment_of(rest, images=options.calibrate)
 
     from vitlab.deployment.card import Exported, write_card
-    from vitlab.deployment.export import calibrate, export_onnx
-    from vitlab.deployment.timm_config import write_timm_config
+    from vitlab.deployment.export import calibrate, export_onnx, write_timm_config
     from vitlab.models.weights import save_weights
     from vitlab.runs.lock import refuse_links
 
@@ -66,11 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def best_run(study: Path) -> Path:
-    """Return the first run, by seed, of the variant that leads a study.
-
-    Raises:
-        ValueError, FileNotFoundError: no report, a variant that gives no network, or no state left of its runs.
-    """
+    """Return the first run, by seed, of the variant that leads a study."""
     from vitlab.atomic_files import read_json
     from vitlab.runs.directory import RunDirectory
     from vitlab.studies.file.study import folder_of_variant

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     """Return the experiment that the arguments describe; `--help` and `--print_config` print and exit.
 
-    Args:
-        images: whether the command reads the experiment's images, which must then exist.
+    `images` is whether the command reads the experiment's images, which must then exist.
     """
     refuse_unknown_name(arguments)
 
@@ -109,12 +108,7 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
 
 
 class StudyParser(argparse.ArgumentParser):
-    """argparse, but a wrong option is a ValueError like every other mistake, and prefixes are not options.
-
-    Args:
-        prog: The command, and what it takes that this parser does not parse, like a run's `--config FILE.yaml`; its
-            own options follow in the usage line.
-    """
+    """argparse, but a wrong option is a ValueError like every other mistake, and prefixes are not options."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
@@ -145,20 +139,15 @@ class StudyParser(argparse.ArgumentParser):
 
 
 SILENCED = (
-    # In-memory data is read by the main process on purpose; epochs shorter than the logging interval are logged whole.
-    ".*does not have many workers.*",
-    ".*smaller than the logging interval.*",
-    # DINO and MSN have no loss to validate by; `val/knn` comes from a callback.
-    ".*but have no `validation_step`.*",
-    # Both report that a run is continued or trained further, which is intended.
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*The dirpath has changed from.*",
-    # True of every run on a login node of a cluster.
-    ".*`srun` command is available.*",
+    ".*does not have many workers.*",  # in-memory data is read by the main process on purpose
+    ".*smaller than the logging interval.*",  # epochs shorter than that are logged whole
+    ".*but have no `validation_step`.*",  # DINO and MSN have no loss to validate by
+    ".*Checkpoint directory .* exists and is not empty.*",  # the run is continued,
+    ".*The dirpath has changed from.*",  # or trained further
+    ".*`srun` command is available.*",  # true of every run on a login node of a cluster
     # What the first process logs for all: speed, k-NN.
     r".*use `self.log\('(images_per_second|data_wait|tflops|mfu|val/(knn|rank|std))'.*",
-    # Lightning 2.6 calls torch's pytree in a way that torch 2.15 has deprecated.
-    ".*treespec, LeafSpec.*",
+    ".*treespec, LeafSpec.*",  # Lightning 2.6 calls torch's pytree in a way that torch 2.15 has deprecated
 )
 
 

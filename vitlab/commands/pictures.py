@@ -7,19 +7,22 @@ from pathlib import Path
 from vitlab.commands.options import StudyParser, model_of, quiet, with_config
 
 
-def run_predict(arguments: Sequence[str]) -> int:
-    """Write the tables and the page."""
-    parser = StudyParser(
-        "python -m vitlab predict --config runs/…",
-        "Classify any pictures. Other arguments change the run's configuration, e.g. --ckpt_path best.",
-    )
+def of_pictures(command: str, description: str) -> StudyParser:
+    """Return a parser with the options of both commands that take pictures."""
+    changes = "Other arguments change the run's configuration, e.g. --ckpt_path best, or none for the weights as built."
+    parser = StudyParser(f"python -m vitlab {command} --config runs/…", f"{description} {changes}")
     images = "pictures, folders of them, nested as you like, and tables that list them (CSV, TSV, Parquet)"
     parser.add_argument("--images", type=Path, nargs="+", required=True, help=images)
+    parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
+    return parser
+
+
+def run_predict(arguments: Sequence[str]) -> int:
+    """Write the tables and the page."""
+    parser = of_pictures("predict", "Classify any pictures.")
     out = "folder of the tables and of the page index.html [predictions]"
     parser.add_argument("--out", type=Path, default=Path("predictions"), help=out)
-    parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
     options, rest = parser.parse_known_args(arguments)
-
     model = model_of(rest, options.raw)
 
     from vitlab.deployment.predict import write_answers
@@ -34,16 +37,9 @@ FEWEST = 3  # pictures of which two principal components make a map
 
 
 def run_embed(arguments: Sequence[str]) -> int:
-    """Write the features."""
-    parser = StudyParser(
-        "python -m vitlab embed --config runs/…",
-        "Write the features of any pictures as a table with their names, and a map of them. "
-        "Other arguments change the run's configuration, e.g. --ckpt_path best, or none for the weights as built.",
-    )
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="pictures, folders of them, and tables")
+    parser = of_pictures("embed", "Write the features of any pictures as a table with their names, and a map of them.")
     parser.add_argument("--out", type=Path, required=True, help="folder of features.parquet and map.png")
     parser.add_argument("--stages", type=int, nargs="*", metavar="STAGE", help="also the maps of these stages [all]")
-    parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
     options, rest = parser.parse_known_args(arguments)
     if options.out.suffix == ".parquet":
         parser.error(f"--out {options.out}: give a folder. Its table is features.parquet.")

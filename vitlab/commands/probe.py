@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the accuracies, and write them as JSON into the run directory.
-
-    `--ckpt_path none` measures the weights as they are built: a pretrained timm model, or the untrained encoder.
-    """
+    """Print the accuracies, and write them as JSON into the run directory."""
     options, rest = parser().parse_known_args(arguments)
     places = {"epochs": ("linear", "epochs"), "rates": ("linear", "rates"), "labeled": ("few_labels", "labeled")}
     given = {place: value for name, place in places.items() if (value := getattr(options, name)) is not None}
@@ -72,12 +69,11 @@ def parser() -> StudyParser:
         "k-NN, linear and low-shot accuracy of frozen features. Other arguments change the configuration, e.g. "
         "--ckpt_path best, or none for the weights as they are built.",
     )
-    options.add_argument(
-        "--protocol",
-        metavar="FILE",
-        help="measure as a paper does, by experiments/probes/FILE.yaml or a file like these: dino, weighted k-NN and a "
-        "linear probe of several blocks; mae, a linear probe by LARS; msn, few labels [the same for every encoder]",
+    how = (
+        "measure as a paper does, by experiments/probes/FILE.yaml or a file like these: dino, weighted k-NN and a "
+        "linear probe of several blocks; mae, a linear probe by LARS; msn, few labels [the same for every encoder]"
     )
+    options.add_argument("--protocol", metavar="FILE", help=how)
     options.add_argument("--epochs", type=int, help="of the protocol's linear probe")
     options.add_argument("--rates", type=float, nargs="+", help="its learning rates for a batch of 256")
     options.add_argument("--labeled", type=Path, nargs="+", help="for msn: files with the names of labeled images")
@@ -103,10 +99,7 @@ def common_protocol(experiment: Experiment, path: Path | None, device: torch.dev
 
 
 def references(experiment: Experiment, untrained: ImageModel | None, device: torch.device) -> dict[str, object]:
-    """Print and return what features have to surpass: k-NN on pixels, and among the features of an untrained model.
-
-    Neighbors are sought among the images that serve the encoder's k-NN; of large data, among every n-th of them.
-    """
+    """Print and return what features have to surpass: k-NN on pixels, and among the features of an untrained model."""
     import torch
 
     from vitlab.evaluation.classifiers import MOST_NEIGHBORS, classify_pixels, predict_weighted

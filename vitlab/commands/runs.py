@@ -41,7 +41,10 @@ def run_list(arguments: Sequence[str]) -> int:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}. Give one that has runs in it.")
 
-    runs = [RunDirectory(directory) for directory in sorted(run_directories(root), key=_by_number)]
+    def by_number(path: Path) -> list[str | int]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+
+    runs = [RunDirectory(directory) for directory in sorted(run_directories(root), key=by_number)]
     if not runs:
         print(f"No runs below {root}.")
         return 0
@@ -83,10 +86,6 @@ def _row(run: RunDirectory) -> tuple[str, ...]:
     written = datetime.fromtimestamp(run.written).strftime("%Y-%m-%d %H:%M")
     known = str(run.path), status, model, epochs, result, f"{run.size / 1e6:,.1f}"
     return *known, study[1].strip("'\"") if study else "", written
-
-
-def _by_number(path: Path) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def run_rm(arguments: Sequence[str]) -> int:
@@ -160,11 +159,7 @@ def run_verify(arguments: Sequence[str]) -> int:
 
 
 def root_of_images(directory: Path) -> Config:
-    """Return the setting of where a run's images are, wherever the command is given.
-
-    Raises:
-        ValueError: they are others now, so no repetition could be equal.
-    """
+    """Return the setting of where a run's images are, wherever the command is given."""
     from vitlab.commands.options import experiment_of
     from vitlab.experiment.same_images import other_images
 
@@ -176,11 +171,7 @@ def root_of_images(directory: Path) -> Config:
 
 
 def repeat(directory: Path, root: Path, data: Config) -> Path:
-    """Train a run again below another root, and return the new run directory.
-
-    Raises:
-        ValueError: the training fails; with the last lines that it wrote.
-    """
+    """Train a run again below another root, and return the new run directory."""
     command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / CONFIG)]
     command += ["--run.root", str(root), "--run.name", "repeated", "--run.wandb.mode", "disabled"]
     command += ["--run.checkpoint.pause_after", "null"]

@@ -31,7 +31,23 @@ WARMUP_SHARE = 1 / 6  # of the epochs: 5 of 30 in the official configurations
 
 def run(arguments: Sequence[str]) -> int:
     """Write transfer.csv, one row per run and size, after each measurement, and print the means over seeds."""
-    options, rest = _parse(arguments)
+    parser = StudyParser(
+        "python -m vitlab transfer",
+        "Test trained runs at other image sizes, windows in proportion. The same command continues an interrupted "
+        "fine-tuning, --run.overwrite true begins it again. Other arguments change the runs' configurations, e.g. "
+        "--data.eval_batch_size 100.",
+    )
+    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
+    parser.add_argument("--sizes", nargs="+", type=PositiveInt, required=True, help="image sizes in px")
+    parser.add_argument("--epochs", type=NonNegativeInt, default=0, help="epochs of fine-tuning at each other size [0]")
+    parser.add_argument("--lr", type=PositiveFloat, help="learning rate of fine-tuning [4 %% of the training's]")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the table and the tuned runs")
+    options, rest = parser.parse_known_args(with_config(arguments))
+    for before, word in pairwise(["", *rest]):
+        if not word.startswith("-") and (not before.startswith("--") or "=" in before):
+            raise ValueError(f"{word} is no option's value. Give runs together: --config {options.config[0]} {word}")
+    if options.lr and not options.epochs:
+        raise ValueError(f"--lr {options.lr}: give --epochs of fine-tuning with it.")
 
     import pandas as pd
 
@@ -59,34 +75,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """Return the command's options and the changes of the runs' configurations."""
-    parser = StudyParser(
-        "python -m vitlab transfer",
-        "Test trained runs at other image sizes, windows in proportion. The same command continues an interrupted "
-        "fine-tuning, --run.overwrite true begins it again. Other arguments change the runs' configurations, e.g. "
-        "--data.eval_batch_size 100.",
-    )
-    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
-    parser.add_argument("--sizes", nargs="+", type=PositiveInt, required=True, help="image sizes in px")
-    parser.add_argument("--epochs", type=NonNegativeInt, default=0, help="epochs of fine-tuning at each other size [0]")
-    parser.add_argument("--lr", type=PositiveFloat, help="learning rate of fine-tuning [4 %% of the training's]")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the table and the tuned runs")
-    options, rest = parser.parse_known_args(with_config(arguments))
-    for before, word in pairwise(["", *rest]):
-        if not word.startswith("-") and (not before.startswith("--") or "=" in before):
-            raise ValueError(f"{word} is no option's value. Give runs together: --config {options.config[0]} {word}")
-    if options.lr and not options.epochs:
-        raise ValueError(f"--lr {options.lr}: give --epochs of fine-tuning with it.")
-    return options, rest
-
-
 def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, Path]:
-    """Return the runs of the configurations, which classify the same test images, with their checkpoints.
-
-    Raises:
-        ValueError: a run that does not classify, two of one name and seed, or runs on different images.
-    """
+    """Return the runs of the configurations, which classify the same test images, with their checkpoints."""
     from vitlab.experiment.experiment import Experiment
 
     runs: dict[tuple[str, int], Experiment] = {}
@@ -108,11 +98,7 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, P
 
 
 def resized(run: Experiment, size: int) -> Config:
-    """Return the run's configuration at another image size.
-
-    Raises:
-        ValueError: the architecture does not accept this size.
-    """
+    """Return the run's configuration at another image size, which its architecture accepts."""
     arguments = run.config["model"]["init_args"]["backbone"]["init_args"]
     backbone = {"init_args": run.objective.backbone.arguments_at(size, arguments)}
     changes = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": {"image_size": size}}}
@@ -122,10 +108,7 @@ def resized(run: Experiment, size: int) -> Config:
 
 
 def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespace) -> dict[str, Any]:
-    """Return a row: the run, its sizes in px, its windows and bias, and accuracies in [0, 1], `direct` and `tuned`.
-
-    `partial` is why the run is incomplete, or empty.
-    """
+    """Return a row: the run, its sizes in px, its windows and bias, and accuracies in [0, 1], `direct` and `tuned`."""
     from vitlab.evaluation.cost import device_for
     from vitlab.evaluation.features import classify
     from vitlab.evaluation.probe import Accuracy
@@ -145,7 +128,7 @@ def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespac
         "window": "",
         "bias": "",
         **model.describe(),
-        "partial": ", ".join(RunDirectory(run.directory).shortfalls),
+        "partial": ", ".join(RunDirectory(run.directory).shortfalls),  # why the run is incomplete
         "images": len(labels),
         **Accuracy.of(predicted, labels).columns("direct"),
         "tuned": math.nan,

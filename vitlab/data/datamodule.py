@@ -128,7 +128,10 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError("mixup and multi_crop are both on, but views are not mixed; set one of them to null.")
         if self.grow is not None and self.multi_crop is not None:
             raise ValueError("grow and multi_crop are both on, but crops have sizes of their own; set one to null.")
-        if self.grow is not None and self.grow.start >= _one(self.image_size):
+        if self.grow is not None and not isinstance(self.image_size, int):
+            wrong = f"grow is on, but image_size is {list(self.image_size)}, and only squares grow"
+            raise ValueError(f"{wrong}; set grow: null.")
+        if self.grow is not None and self.grow.start >= height_and_width(self.image_size)[0]:
             raise ValueError(f"grow.start is {self.grow.start}; give less than image_size, {self.image_size}.")
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean {list(self.mean)} and std {list(self.std)} need one value per channel each.")
@@ -168,8 +171,8 @@ class ImageDataModule(LightningDataModule, ABC):
         splits = {
             split: {"images": len(self.dataset(split)), "digest": self.dataset(split).digest()} for split in SPLITS
         }
-        twins = splits["test"]["digest"] == splits["val"]["digest"] and self.dataset("test").knows_contents
-        same = self.tests_on_validation or twins  # a copy or link of the folder
+        twins = splits["test"]["digest"] == splits["val"]["digest"] and self.dataset("test").contents().any()
+        same = self.tests_on_validation or bool(twins)  # a copy or link of the folder
         return {"classes": self.class_names, "splits": splits, "test_is_validation": same}
 
     def recall(self, facts: dict[str, Any]) -> None:
@@ -205,14 +208,14 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.grow is None or self.trainer is None:
             return self.image_size
         progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
-        return self.grow.side(_one(self.image_size), progress)
+        return self.grow.side(height_and_width(self.image_size)[0], progress)
 
     @property
     def training_shares(self) -> dict[Size, float]:
         """The fraction of the run for which training images have each of their sizes."""
         if self.grow is None:
             return {self.image_size: 1.0}
-        return self.grow.shares(_one(self.image_size))
+        return self.grow.shares(height_and_width(self.image_size)[0])
 
     # ---- used by everything else
 
@@ -223,15 +226,11 @@ class ImageDataModule(LightningDataModule, ABC):
             if (number := self.train_images) is not None:
                 pool = splits["train"]
                 if not has_one_class_each(pool):
-                    raise ValueError(
-                        f"train_images takes equally many images of each class, but the labels are {pool.labels.dtype} "
-                        f"{pool.labels.shape}; set train_images: null."
-                    )
+                    wrong = f"the labels are {pool.labels.dtype} {pool.labels.shape}"
+                    raise ValueError(f"train_images takes equally many images of each class; {wrong}.")
                 if not self.num_classes <= number <= len(pool):
-                    raise ValueError(
-                        f"data.init_args.train_images is {number}; give {self.num_classes} (one image of each class) "
-                        f"to {len(pool)} (all training images), or null for all."
-                    )
+                    most = f"{self.num_classes} (one image of each class) to {len(pool)} (all training images)"
+                    raise ValueError(f"data.init_args.train_images is {number}; give {most}, or null for all.")
                 self._chosen = np.sort(balanced_order(pool.labels, self.train_images_seed)[:number])
                 splits["train"] = pool.take(self._chosen)
             self._datasets = splits
@@ -346,7 +345,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.grow is not None and self.trainer is not None:
             steps_of_epoch = math.ceil(self.trainer.num_training_batches / self._accumulate)
             progress = (epoch * steps_of_epoch + number // self._accumulate) / self.trainer.estimated_stepping_batches
-            batch = batch._replace(side=self.grow.side(_one(self.image_size), progress))
+            batch = batch._replace(side=self.grow.side(height_and_width(self.image_size)[0], progress))
         view = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
         names = dataset.names
         return view, [names[int(i) % len(dataset)] for i in batch.indices]
@@ -362,21 +361,16 @@ class ImageDataModule(LightningDataModule, ABC):
         """From a picture to an image as evaluation shows it; can be used and stored without the data set."""
         return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode, self.window)
 
-    def first_batches(self, split: Split, limit: float) -> tuple[int, int]:
-        """Return the numbers of images and classes that an evaluation limited to its first batches covers.
-
-        `limit` is the trainer's: a number of batches per process, or as a float a fraction of them. Images may be
-        sorted by class, so that few batches cover few classes.
-        """
+    def first_batches(self, split: Split, limit: int) -> tuple[int, int]:
+        """Return the numbers of images and classes of the first `limit` batches of each process, sorted as they are."""
         images: list[int] = []
         for rank in range(self._world_size):
             batches = self._eval_batches(split, rank, self._world_size)
-            most = limit if isinstance(limit, int) else int(limit * len(batches))
-            images += [key.image for batch in itertools.islice(batches, int(most)) for key in batch]
+            images += [key.image for batch in itertools.islice(batches, limit) for key in batch]
         return len(images), len(np.unique(self.labels(split)[images]))
 
     def setup(self, stage: str) -> None:
-        """Read the data; log what a limited evaluation leaves out.
+        """Read the data.
 
         Raises:
             ValueError: global crops do not have the model's size, there are fewer images than a batch or the processes
@@ -413,13 +407,6 @@ class ImageDataModule(LightningDataModule, ABC):
         waits = module is None or any(True for _ in module.buffers())  # which processes exchange at each forward pass
         if waits and stage != "predict":  # whose loader has a plain sampler
             check_evaluation(split, self._eval_batches(split, 0, self._world_size), limit)
-        if isinstance(limit, float) and limit == 1.0:  # 1 is a batch
-            return
-        images, classes = self.first_batches(split, limit)
-        total = len(self.dataset(split))
-        if 0 < images < total:
-            of = f", {classes} of {self.num_classes} classes" if has_one_class_each(self.dataset(split)) else ""
-            log.info(f"The {split} split is limited to its first {images:,} of {total:,} images{of}.")
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of the epoch, or of the remaining epoch, that the trainer is about to run."""
@@ -567,13 +554,6 @@ class ImageDataModule(LightningDataModule, ABC):
     def _eval_batches(self, split: Split, rank: int, world_size: int) -> EvenBatchSampler:
         sampler = EvalSampler(len(self.dataset(split)), rank, world_size)
         return EvenBatchSampler(sampler, self.eval_batch_size or self.batch_size)
-
-
-def _one(size: Size) -> int:
-    """Return the side of a square."""
-    if not isinstance(size, int):
-        raise ValueError(f"grow is on, but image_size is {list(size)}, and only squares grow; set grow: null.")
-    return size
 
 
 def _leave_signals_to_the_training_process(worker: int) -> None:

@@ -75,11 +75,6 @@ class ImageDataset(Dataset[Batch], ABC):
         """Return the difference hash of each image, by which `look_alikes` are found."""
         return np.stack([dhash_of(self.raw(index)) for index in range(len(self))])
 
-    @property
-    def knows_contents(self) -> bool:
-        """Whether the digest is also of what the images show."""
-        return True
-
     def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
         """Return a number for each image, equal where images are read together; None: in any order."""
         return None

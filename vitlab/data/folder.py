@@ -2,10 +2,11 @@
 
 import difflib
 import os
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, NoReturn, final
+from typing import NoReturn, final
 
 import numpy as np
 
@@ -22,36 +23,76 @@ _NAMES: dict[Split, tuple[str, ...]] = {
 }
 # Of operating systems, storage and notebooks: copies, thumbnails and what was deleted.
 _SYSTEM = ("@eadir", "#recycle", "$recycle.bin", "system volume information", "__macosx")
+_MASK = re.compile(r"[_-](mask|seg|segmentation|gt|label)s?$", re.IGNORECASE)  # how the names of masks end
+_ONLY = r"If some are masks, leave them out: --data.only '\.jpg$', a regular expression of file names."
 _FOLDER = "folder "  # how counted folders begin, among the suffixes of files
 _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 
 
 @final
 class Folder(Files):
-    """The files of a folder, found by `list_images`."""
-
-    def __init__(self, root: Path, mode: PictureMode = "RGB") -> None:
-        super().__init__(root, mode)
-        self.location = str(root)
-        self.class_names, self.splits, self.notes = list_images(root)
-
-
-class Listing(NamedTuple):
-    """What a folder contains: class names; names below the root and labels of each split that has a folder; remarks."""
-
-    class_names: list[str]
-    splits: dict[Split, tuple[list[str], np.ndarray]]
-    notes: list[str]
-
-
-def list_images(root: Path) -> Listing:
-    """Find the images of a folder. Without folders of splits, everything is the split "train".
+    """The images of a folder; see `walk` for `only`. Without folders of splits, everything is the split "train".
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: fewer than two classes, an empty class, or one in val or test that train lacks; splits that are
             ambiguous; or a folder that is itself a split of the one around it.
     """
+
+    def __init__(self, root: Path, mode: PictureMode = "RGB", only: str | None = None) -> None:
+        super().__init__(root, mode)
+        self.location = str(root)
+        places = _places(root)
+        train = places["train"]
+        classes = _folders(train)
+        if len(classes) < 2:
+            found = f"one class only, {classes[0]}" if classes else "no folders"
+            raise ValueError(
+                f"{train} has {found}; expected one folder of images for each class, e.g. {train}/cat/001.jpg.\n"
+                "Either root/train/<class> and root/val/<class>, or root/<class>; and two classes or more."
+            )
+        others = [] if train == root else [name for name in _folders(root) if root / name not in places.values()]
+        missing = " or ".join(split for split in SPLITS if split not in places)
+        for name in others:
+            if missing and _share_a_class(root / name, classes):
+                raise ValueError(
+                    f"{root / name} has the classes of {train.name}, but not the name of a split.\n"
+                    f"If it is a split, name it {missing}; if not, move it or begin its name with a dot."
+                )
+        odd = [f"{split} is {place.name}" for split, place in places.items() if place not in (root, root / split)]
+        notes = [f"In {root}, {' and '.join(odd)}."] if odd else []
+        if others:
+            notes.append(f"Folders in {root} that are not splits and are not used: {len(others)} ({_some(others)}).")
+        whole = Path(os.path.abspath(root))  # a link counts by its own name
+        if train == root and split_of(whole.name) and os.access(whole.parent, os.R_OK):
+            for name in _folders(whole.parent):  # `photos/val` next to `photos/train` would be split once more
+                if split_of(name) not in (None, split_of(whole.name)) and _share_a_class(whole.parent / name, classes):
+                    raise ValueError(
+                        f"{whole} is one split of {whole.parent}, which also has {name}.\n"
+                        f"Give the folder of both, {whole.parent}; or, to use this one alone, a link with another name."
+                    )
+        entries = [entry for place in {root, *places.values()} for entry in os.scandir(place)]
+        ignored = Counter(f"{_FOLDER}{entry.name}" for entry in entries if _is_hidden(entry.name) and entry.is_dir())
+        splits = {split: _images_of(root, place, classes, ignored, only) for split, place in places.items()}
+        stems = Counter(_MASK.sub("", os.path.splitext(name)[0]) for names, _ in splits.values() for name in names)
+        if twins := [stem for stem, count in stems.items() if count > 1]:
+            notes.append(f"Names in {root} of several images each: {len(twins)} ({_some(twins, 3)}). {_ONLY}")
+        if ignored:
+            notes.append(left_out(root, ignored))
+        files = (file for place in places.values() for file in os.scandir(place))
+        loose = [file.path for file in files if _is_image(file.name) and file.is_file()]
+        if loose:
+            notes.append(f"Images in {root} outside of class folders, left out: {len(loose)} ({_some(loose, 3)}).")
+        self.class_names, self.splits, self.notes = classes, splits, notes
+
+
+def split_of(folder: str) -> Split | None:
+    """Return the split that a name customarily means."""
+    return _SPLIT_OF.get(folder.lower())
+
+
+def _places(root: Path) -> dict[Split, Path]:
+    """Return the folder of each split that has one."""
     if root.is_file():
         raise NotADirectoryError(f"{root} is a file; data.init_args.root must be a folder of images.")
     if not root.is_dir():
@@ -62,54 +103,6 @@ def list_images(root: Path) -> Listing:
         raise FileNotFoundError(
             f"There is no folder {root}: {parent.resolve()} has {there}.{hint} Name yours by --data.root."
         )
-    places = _places(root)
-    train = places["train"]
-    classes = _folders(train)
-    if len(classes) < 2:
-        found = f"one class only, {classes[0]}" if classes else "no folders"
-        raise ValueError(
-            f"{train} has {found}; expected one folder of images for each class, e.g. {train}/cat/001.jpg.\n"
-            "Either root/train/<class> and root/val/<class>, or root/<class>; and two classes or more."
-        )
-    others = [] if train == root else [name for name in _folders(root) if root / name not in places.values()]
-    missing = " or ".join(split for split in SPLITS if split not in places)
-    for name in others:
-        if missing and _share_a_class(root / name, classes):
-            raise ValueError(
-                f"{root / name} has the classes of {train.name}, but not the name of a split.\n"
-                f"If it is a split, name it {missing}; if not, move it or begin its name with a dot."
-            )
-    odd = [f"{split} is {place.name}" for split, place in places.items() if place not in (root, root / split)]
-    notes = [f"In {root}, {' and '.join(odd)}."] if odd else []
-    if others:
-        notes.append(f"Folders in {root} that are not splits and are not used: {len(others)} ({_some(others)}).")
-    whole = Path(os.path.abspath(root))  # a link counts by its own name
-    if train == root and split_of(whole.name) and os.access(whole.parent, os.R_OK):
-        for name in _folders(whole.parent):  # `photos/val` next to `photos/train` would be split once more
-            if split_of(name) not in (None, split_of(whole.name)) and _share_a_class(whole.parent / name, classes):
-                raise ValueError(
-                    f"{whole} is one split of {whole.parent}, which also has {name}.\n"
-                    f"Give the folder of both, {whole.parent}; or, to use this one alone, a link with another name."
-                )
-    entries = [entry for place in {root, *places.values()} for entry in os.scandir(place)]
-    ignored = Counter(f"{_FOLDER}{entry.name}" for entry in entries if _is_hidden(entry.name) and entry.is_dir())
-    splits = {split: _images_of(root, place, classes, ignored) for split, place in places.items()}
-    if ignored:
-        notes.append(left_out(root, ignored))
-    files = (file for place in places.values() for file in os.scandir(place))
-    loose = [file.path for file in files if _is_image(file.name) and file.is_file()]
-    if loose:
-        notes.append(f"Images in {root} outside the folders of classes, left out: {len(loose)} ({_some(loose, 3)}).")
-    return Listing(classes, splits, notes)
-
-
-def split_of(folder: str) -> Split | None:
-    """Return the split that a name customarily means."""
-    return _SPLIT_OF.get(folder.lower())
-
-
-def _places(root: Path) -> dict[Split, Path]:
-    """Return the folder of each split that has one."""
     folders = _folders(root)
     candidates = {split: [name for name in folders if split_of(name) == split] for split in SPLITS}
     for split, names in candidates.items():
@@ -132,7 +125,9 @@ def _share_a_class(place: Path, classes: list[str]) -> bool:
     return readable and not {plain(name) for name in classes}.isdisjoint(map(plain, _folders(place)))
 
 
-def _images_of(root: Path, place: Path, classes: list[str], ignored: Counter[str]) -> tuple[list[str], np.ndarray]:
+def _images_of(
+    root: Path, place: Path, classes: list[str], ignored: Counter[str], only: str | None
+) -> tuple[list[str], np.ndarray]:
     names: list[str] = []
     labels: list[int] = []
     present = _folders(place)
@@ -144,7 +139,7 @@ def _images_of(root: Path, place: Path, classes: list[str], ignored: Counter[str
             hint = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
         others: Counter[str] = Counter()
-        files = walk(place / name, others)
+        files = walk(place / name, others, only)
         ignored += others
         if not files:
             raise ValueError(
@@ -161,10 +156,10 @@ def _images_of(root: Path, place: Path, classes: list[str], ignored: Counter[str
     return names, np.array(labels, np.int64)
 
 
-def walk(folder: Path, ignored: Counter[str] | None = None) -> list[str]:
+def walk(folder: Path, ignored: Counter[str] | None = None, only: str | None = None) -> list[str]:
     """Return the image files under `folder`, sorted; count the suffixes of other files, and hidden folders.
 
-    Links that lead back are not followed.
+    With `only`, a regular expression, those whose file names it matches. Links that lead back are not followed.
 
     Raises:
         ValueError: a folder that cannot be read.
@@ -179,7 +174,8 @@ def walk(folder: Path, ignored: Counter[str] | None = None) -> list[str]:
         inner[:] = sorted(name for name in inner if not _is_hidden(name) and not _leads_back(place, name))
         for name in sorted(name for name in names if not name.startswith(".")):
             if _is_image(name):
-                files.append(os.path.join(place, name))
+                if only is None or re.search(only, name):
+                    files.append(os.path.join(place, name))
             else:
                 ignored[os.path.splitext(name)[1].lower()] += 1
     return files

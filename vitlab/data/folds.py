@@ -3,6 +3,7 @@
 Folds are parts of all labelled images of a data set, each of which tests the model that is trained on the others.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ def stratified_split(
 ) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "held_out"]]:
     """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all.
 
-    With `groups`, whole groups are held out, which give nearly that fraction.
+    With `groups`, whole groups are held out, which give nearly that fraction; one group of each class stays.
 
     Raises:
         ValueError: there is one group only.
@@ -31,8 +32,10 @@ def stratified_split(
             wrong = f"one group, {groups[0]}, is left to train and validate on"
             raise ValueError(f"groups: {wrong}; give more groups, or hold out fewer images.")
         count = min(max(round(1 / min(fraction, 1 - fraction)), 2), several)
-        part = fold_numbers(labels, count, seed, groups) == 0
-        return np.flatnonzero(part == (fraction > 0.5)), np.flatnonzero(part == (fraction <= 0.5))
+        out = (fold_numbers(labels, count, seed, groups) == 0) == (fraction <= 0.5)
+        for label in np.setdiff1d(labels, labels[~out]):  # no image would be left to train on
+            out &= ~np.isin(groups, groups[labels == label][:1])
+        return np.flatnonzero(~out), np.flatnonzero(out)
     held_out = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -134,6 +137,8 @@ def fold_numbers(
     from sklearn.model_selection import StratifiedGroupKFold  # here, because it takes a second to import
 
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(classes, classes, groups)
-    for part, (_, members) in enumerate(split):
-        parts[members] = part
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes of fewer images than parts: `oddities` names them
+        for part, (_, members) in enumerate(split):
+            parts[members] = part
     return parts

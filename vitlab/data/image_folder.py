@@ -1,5 +1,6 @@
 """Photographs: a folder per class, a table, or a source of another kind."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,8 @@ class ImageFolder(ImageDataModule):
         table: a CSV, TSV or Parquet file with a row for each photograph; `root` is then where these are, see
             `LabelTable`. Null: `root` has a folder for each class.
         columns: names of the table's columns file, label, split and group; null: usual names.
+        only: a regular expression of file names; other images of the folder are left out, as masks beside photographs
+            are by `\\.jpg$` or `^(?!.*_mask)`. Null: all.
         source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
         mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
             ImageNet's, as pretrained weights expect.
@@ -70,6 +73,7 @@ class ImageFolder(ImageDataModule):
     root: str | None = None
     table: str | None = None
     columns: Columns | None = None
+    only: str | None = None
     source: PhotoSource | None = None
     test_fraction: OpenUnitInterval | None = None
     window: tuple[float, float] | None = None
@@ -82,11 +86,12 @@ class ImageFolder(ImageDataModule):
         super().__post_init__()
         if ((self.root or self.table) is None) == (self.source is None):
             raise ValueError("ImageFolder needs one of root (a folder), table and source.")
+        try:
+            re.compile(self.only or "")
+        except re.error as error:
+            raise ValueError(f"data.only is no regular expression: {self.only}: {error}.") from None
         if self.test_fraction is not None and self.folds is not None:
             raise ValueError("test_fraction and folds both choose test images; set one of them to null.")
-        if self.val_fraction + (self.test_fraction or 0.0) >= 1:
-            fractions = f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction}"
-            raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
         channels = self.in_chans
         for name, setting, possible in (
             ("augment.rand_augment", self.augment.rand_augment, (1, 3)),
@@ -102,9 +107,9 @@ class ImageFolder(ImageDataModule):
     def photos(self) -> PhotoSource:
         """The photographs, opened on first use: a trained model does not need them."""
         if self.table:
-            photos: PhotoSource = LabelTable(self.table, self.root, self.columns, self.picture_mode)
+            photos: PhotoSource = LabelTable(self.table, self.root, self.columns, self.picture_mode, self.only)
         else:
-            photos = self.source or Folder(Path(expanded(str(self.root))), self.picture_mode)
+            photos = self.source or Folder(Path(expanded(str(self.root))), self.picture_mode, self.only)
         if self.window is not None:
             if not isinstance(photos, EncodedPhotos):
                 raise ValueError(f"data.window: {type(photos).__name__} gives pixels, not files; set window: null.")
@@ -180,13 +185,11 @@ class ImageFolder(ImageDataModule):
             "multi_crop": self.multi_crop,
             "seed": self.drawn_augmentation,
         }
-        for line in self.photos.notes:
-            log.info(line)
-        distinct = dict(splits)
+        distinct, remarks = dict(splits), [*self.photos.notes]
         if all_files["test"] is all_files["val"]:
-            log.info(f"{location} has no test folder: the test split is the validation split.")
+            remarks.append(f"{location} has no test folder: the test split is the validation split.")
             del distinct["val"]
-        for line in oddities(self.class_names, distinct, self._known):
+        for line in remarks + oddities(self.class_names, distinct, self._known):
             log.info(line)
         datasets = {split: Photos(subset=subset, **shared) for split, subset in splits.items()}
         datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
@@ -211,15 +214,14 @@ class ImageFolder(ImageDataModule):
             return self.parted(splits["train"].joined(splits["val"]) if "val" in splits else splits["train"])
         if test_fraction is None and "val" not in splits:
             test_fraction = self.val_fraction
-            if "test" not in splits and test_fraction >= 0.5:
-                wrong = f"val_fraction {test_fraction} leaves nothing to train on, because as many images test"
-                raise ValueError(f"{wrong}; give less than 0.5, or set test_fraction.")
-        remaining = 1.0  # of the images that `val_fraction` is a fraction of
-        if "test" not in splits and test_fraction is not None:
-            splits["train"], splits["test"] = self.held_out(splits["train"], test_fraction)
-            remaining -= test_fraction
+        tested = (test_fraction or 0.0) if "test" not in splits else 0.0
+        if tested + (self.val_fraction if "val" not in splits else 0.0) >= 1:
+            fractions = f"val_fraction {self.val_fraction} and test_fraction {test_fraction}"
+            raise ValueError(f"{fractions} leave nothing to train on; their sum must be below 1.")
+        if tested:
+            splits["train"], splits["test"] = self.held_out(splits["train"], tested)
         if "val" not in splits:
-            splits["train"], splits["val"] = self.held_out(splits["train"], self.val_fraction / remaining)
+            splits["train"], splits["val"] = self.held_out(splits["train"], self.val_fraction / (1 - tested))
         splits.setdefault("test", splits["val"])
         return splits
 

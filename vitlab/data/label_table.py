@@ -32,11 +32,16 @@ class LabelTable(Files):
         table: the file.
         root: folder of the photographs; null, or without them: the table's.
         columns: names of the columns file, label, split and group; of label also a list.
-        mode: how pictures are decoded.
+        mode, only: how pictures are decoded, and which, see `ImageFolder`.
     """
 
     def __init__(
-        self, table: str, root: str | None = None, columns: Columns | None = None, mode: PictureMode = "RGB"
+        self,
+        table: str,
+        root: str | None = None,
+        columns: Columns | None = None,
+        mode: PictureMode = "RGB",
+        only: str | None = None,
     ) -> None:
         self.location = table = expanded(table)
         rows, given = read_table(table), columns or Columns()
@@ -48,12 +53,16 @@ class LabelTable(Files):
         labels = [label] if label else [column(table, names, "label", each) or each for each in wanted or rest]
         if not labels:
             raise ValueError(f"{table} has no column of labels; it has {', '.join(names)}.")
+        listed = rows.duplicated([str(found["file"]), *labels, *([found["split"]] if found["split"] else [])])
+        rows = rows[~listed]
         used = [f"{name} ({role})" for role, name in found.items() if name] + [f"{name} (label)" for name in labels]
         unused = [name for name in names if name not in {*found.values(), *labels}]
         self.notes = [f"Columns of {table}: {', '.join(used)}{'; not used: ' * bool(unused)}{', '.join(unused)}."]
+        if listed.any():
+            self.notes.append(f"Rows of {table} that name a file again with the same label, left out: {listed.sum()}.")
         self.grouping = f"{table}:{found['group']}" if found["group"] else None
 
-        place, files = _locate(table, rows[str(found["file"])], [Path(expanded(root))] if root else [])
+        place, files = _locate(table, rows[str(found["file"])], [Path(expanded(root))] if root else [], only)
         super().__init__(place, mode)
         of = np.full(len(rows), "train", object)
         if found["split"]:
@@ -73,11 +82,13 @@ class LabelTable(Files):
 def listed_files(table: str) -> list[Path]:
     """Return the photographs that a table lists, whose labels it need not have."""
     rows = read_table(table)
-    place, files = _locate(table, rows[str(column(table, [*rows], "file"))], [])
+    place, files = _locate(table, rows[str(column(table, [*rows], "file"))].drop_duplicates(), [])
     return [place / file for file in files]
 
 
-def _locate(table: str, written: "pd.Series[str]", places: list[Path]) -> tuple[Path, list[str]]:
+def _locate(
+    table: str, written: "pd.Series[str]", places: list[Path], only: str | None = None
+) -> tuple[Path, list[str]]:
     """Return the first folder, the table's last, that has one of the photographs, and their names below it."""
     for wrong, why in ((written == "", "empty; give a picture"), (written.duplicated(), "there twice; keep one row")):
         if wrong.any():
@@ -87,11 +98,12 @@ def _locate(table: str, written: "pd.Series[str]", places: list[Path]) -> tuple[
     for place in places:
         if all((place / name).is_file() for name in names):
             return place, names
-        there = [os.path.relpath(path, place) for path in walk(place)] if place.is_dir() else []
+        there = [os.path.relpath(path, place) for path in walk(place, only=only)] if place.is_dir() else []
         if any(found := matched(names, there)):
             return place, [own or name for own, name in zip(found, names, strict=True)]
     searched = " or ".join(str(place.resolve()) for place in places)
-    raise ValueError(f"{table}: there is no {names[0]} in {searched}, nor another of its files. Give data.root.")
+    what = f"{table}: {searched} has no {names[0]}, nor another of its files, or several of each name"
+    raise ValueError(f"{what}. Give data.root, or data.only where masks lie beside.")
 
 
 def _labels(table: str, rows: "pd.DataFrame", name: str, of: np.ndarray) -> tuple[list[str], Labels]:

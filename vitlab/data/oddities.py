@@ -1,5 +1,6 @@
 """What a user should know of a data set before trusting its numbers. Nothing is changed or left out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 
 import numpy as np
@@ -32,6 +33,9 @@ def oddities(class_names: Sequence[str], parts: Mapping[Split, Subset], known: C
             if chosen.any():
                 some = _some([class_names[k] for k in np.flatnonzero(chosen).tolist()], chosen.sum())
                 lines.append(f"The {split} split has {what} of {chosen.sum()} of {len(class_names)} classes ({some}).")
+    spelled = Counter(name.casefold() for name in class_names)
+    if alike := [name for name in class_names if spelled[name.casefold()] > 1]:
+        lines.append(f"Classes whose names differ in letter case alone: {len(alike)} ({_some(alike, len(alike))}).")
     for split, (names, labels, contents, _) in parts.items():
         _, start, group = np.unique(contents, return_index=True, return_inverse=True)
         first = np.where(contents == 0, np.arange(len(names)), start[group])  # of those that are equal

@@ -247,10 +247,6 @@ class Photos(ImageDataset):
     def dhashes(self) -> UInt8[np.ndarray, "{len(self)} 32"]:
         return self._dhashes if self._dhashes.any() else super().dhashes()
 
-    @property
-    def knows_contents(self) -> bool:
-        return bool(self._contents.any())
-
     def blocks(self) -> Int[np.ndarray, "{len(self)}"] | None:
         return self.source.blocks(self.names)
 

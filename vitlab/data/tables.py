@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
@@ -22,23 +23,15 @@ if TYPE_CHECKING:
 
 Role = Literal["file", "label", "split", "group"]
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-# In lower case, with underscores for spaces and hyphens.
+# In lower case, without spaces, hyphens and underscores.
 USUAL: dict[Role, tuple[str, ...]] = {
-    "file": (
-        "file",
-        "path",
-        "image",
-        "filename",
-        "file_name",
-        "filepath",
-        "file_path",
-        "image_path",
-        "image_id",
-        "img",
+    "file": ("file", "path", "image", "filename", "filepath", "imagepath", "imagename", "imageid", "img"),
+    "label": (
+        *("label", "class", "species", "target", "category"),
+        *("classname", "classlabel", "diagnosis", "finding", "breed"),
     ),
-    "label": ("label", "class", "species", "target", "category", "class_name", "diagnosis", "breed"),
     "split": ("split", "subset", "partition"),
-    "group": ("group", "patient", "patient_id", "subject", "subject_id"),
+    "group": ("group", "patient", "patientid", "subject", "subjectid"),
 }
 
 
@@ -52,20 +45,27 @@ class Columns(TypedDict, total=False):
 
 
 _TABLE = re.compile(r"(.+\.(?:csv|tsv|txt|parquet)):(.+)")  # file, column
+_IMAGE = re.compile(r".+\.(jpe?g|png|tiff?|bmp|gif|webp)", re.IGNORECASE)
 
 
 def read_table(table: str) -> "pd.DataFrame":
     """Return a table as texts, without blank rows; its index is the line, of a Parquet file the row.
 
-    CSV files are in UTF-8, with commas, semicolons, tabs or bars between the columns.
+    CSV files are in UTF-8, with commas, semicolons, tabs or bars between the columns. If the first line begins with the
+    name of an image, it is no header, and columns may also be parted by spaces: they are file, label, column 3, …
 
     Raises:
         ValueError: there is no such file, it is no table, or a column is there twice.
     """
-    import pandas as pd  # here, because it takes half a second to import
-
     if not Path(table).is_file():
         raise ValueError(f"There is no table {table}.")
+    return _read(table, os.stat(table).st_mtime_ns)
+
+
+@lru_cache(maxsize=2)  # data and groups, which each split asks for
+def _read(table: str, written: int) -> "pd.DataFrame":
+    import pandas as pd  # here, because it takes half a second to import
+
     if table.lower().endswith(".parquet"):
         rows = pd.read_parquet(table).convert_dtypes().astype("string").fillna("").reset_index(drop=True)
         names = [str(name).strip() for name in rows]
@@ -73,6 +73,10 @@ def read_table(table: str) -> "pd.DataFrame":
         content = Path(table).read_bytes()
         first = content.partition(b"\n")[0].decode("utf-8-sig", "backslashreplace").strip()
         mark = max(",;\t|", key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+        field = re.split(re.escape(mark) if mark in first else r"\s+", first)[0]
+        headless = bool(_IMAGE.fullmatch(field.strip('"')))
+        if headless and mark not in first:
+            mark = r"\s+"
         try:
             text = io.StringIO(content.decode("utf-8-sig"))
             rows = pd.read_csv(text, sep=mark, header=None, dtype=str, na_filter=False, skip_blank_lines=False)
@@ -81,7 +85,10 @@ def read_table(table: str) -> "pd.DataFrame":
         except ValueError as error:  # a line of more columns than the first, or no line
             raise ValueError(f"{table}: {str(error).strip()}. Its first line is: {first[:100]}") from None
         names = [str(name).strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0])]
-        rows = rows.iloc[1:]
+        if headless:
+            names = ["file", "label", *(f"column {place}" for place in range(3, len(names) + 1))][: len(names)]
+        else:
+            rows = rows.iloc[1:]
     if twice := [name for name, count in Counter(map(plain, names)).items() if count > 1]:
         raise ValueError(f"{table} has the column {twice[0]} twice; rename or remove one.")
     rows.columns, rows.index = pd.Index(names), rows.index + 1
@@ -97,7 +104,7 @@ def column(table: str, names: Sequence[str], role: Role, wanted: str | None = No
     """
     known = {plain(name): name for name in names}
     if wanted is None:
-        usual = {re.sub("[ -]", "_", name.lower()): name for name in reversed(names)}
+        usual = {re.sub("[ _-]", "", name.lower()): name for name in reversed(names)}
         wanted = next((usual[name] for name in USUAL[role] if name in usual), "file" if role == "file" else None)
     if wanted is not None and plain(wanted) not in known:
         remedy = f"Call it so, or name it by data.columns.{role}."
@@ -108,7 +115,8 @@ def column(table: str, names: Sequence[str], role: Role, wanted: str | None = No
 def matched(wanted: Sequence[str], there: Sequence[str]) -> list[str | None]:
     """Return for each path the one of those there that it means; None where there is none, or several.
 
-    It is the same path in any Unicode form, or else ends as the path does, with or without the suffix.
+    It is the same path in any Unicode form, or else ends as the path does, with or without the suffix. A number may
+    lack the zeros with which a name begins: 7 is 007.jpg.
     """
     if set(wanted) <= set(there):
         return list(wanted)
@@ -116,8 +124,9 @@ def matched(wanted: Sequence[str], there: Sequence[str]) -> list[str | None]:
     for path in there:
         parts = plain(path).split("/")
         for end in ["/".join(parts[start:]) for start in range(len(parts))]:
-            ends[end].add(path)
-            ends[os.path.splitext(end)[0]].add(path)
+            stem = os.path.splitext(end)[0]
+            for name in (end, stem, str(int(stem)) if stem.isdecimal() else stem):
+                ends[name].add(path)
     whole = {plain(path): path for path in there}
     keys = [plain(os.path.normpath(path.replace("\\", "/"))) for path in wanted]
     return [whole.get(key) or (next(iter(ends[key])) if len(ends[key]) == 1 else None) for key in keys]
@@ -160,7 +169,7 @@ def find_groups(groups: str, names: Sequence[str]) -> list[str | None]:
         return [match and match[1] for match in (re.search(groups, name) for name in names)]
     rows = read_table(expanded(table[1]))
     file, group = column(table[1], [*rows], "file"), column(table[1], [*rows], "group", table[2])
-    known = dict(zip(matched(rows[file].tolist(), names), rows[group], strict=True))
+    known = dict(reversed([*zip(matched(rows[file].tolist(), names), rows[group], strict=True)]))  # the first row's
     return [known.get(name) or None for name in names]
 
 

@@ -29,21 +29,15 @@ RECIPE = ("seed_everything", "init_seed", "model", "data", "trainer")  # what de
 
 @dataclass(frozen=True)
 class Exported:
-    """An encoder and where it comes from.
-
-    Args:
-        checkpoint: the file of the weights; None for weights as they are built.
-        averaged: the weights are the average over the run.
-        calibration: what `calibrate` did; empty: nothing.
-    """
+    """An encoder and where it comes from."""
 
     encoder: ImageModel
     data: ImageDataModule
     run: Path
     config: Config
-    checkpoint: Path | None
-    averaged: bool
-    calibration: str = ""
+    checkpoint: Path | None  # None: weights as they are built
+    averaged: bool  # over the run
+    calibration: str = ""  # what `calibrate` did
 
     @property
     def objective(self) -> Any:
@@ -91,9 +85,8 @@ class Exported:
         run = RunDirectory(self.run)
         if self.checkpoint is None or self.checkpoint.resolve() != run.last_checkpoint.resolve():
             return None  # the run's result is that of its last state
-        if judged_by_features(self.config):
-            return None
-        if not self.classifies or run.shortfalls or not (run.path / PREDICTIONS).is_file():
+        unknown = run.shortfalls or judged_by_features(self.config) or not (run.path / PREDICTIONS).is_file()
+        if unknown or not self.classifies:
             return None
         tested = run.predictions
         logits = tested.logits_ema if self.averaged else tested.logits
@@ -146,9 +139,8 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     size, _, interpolation = data.preprocessing.framing
     by_pillow = size == data.image_size == height_and_width(size)[0] and interpolation != "area"
     by_pillow &= data.window is None and data.preprocessing.picture_mode != "array"  # which Pillow has no name for
-    uses = (
-        USES if by_pillow else USES | {"model.onnx": ("for onnxruntime and other runtimes of ONNX.", AFTER_TRANSFORM)}
-    )
+    after = {"model.onnx": ("for onnxruntime and other runtimes of ONNX.", AFTER_TRANSFORM)}
+    uses = USES if by_pillow else USES | after
     front = _front_matter(exported, accuracy)
     card = ModelCard.from_template(
         front,

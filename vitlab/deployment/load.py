@@ -26,8 +26,7 @@ from vitlab.runs.directory import CONFIG, RunDirectory
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vitlab.deployment.pictures import Given
-    from vitlab.deployment.predict import Answers
+    from vitlab.deployment.predict import Answers, Given
     from vitlab.experiment.experiment import Experiment
 
 WEIGHTS = "model.safetensors"
@@ -62,19 +61,13 @@ class LoadedModel:
     def predict(self, *images: "Given") -> "pd.DataFrame":
         """Return a row for each picture: file, class, its probability, and that of each class.
 
-        Args:
-            images: files, folders, Pillow images, arrays (H, W, C) of uint8, or lists of these.
+        Pictures are files, folders, Pillow images, arrays (H, W, C) of uint8, or lists of these.
         """
         return self.classify(images).table()
 
     def classify(self, images: Sequence["Given"]) -> "Answers":
-        """Classify pictures, each framed and normalized as in evaluation.
-
-        Raises:
-            ValueError: the model learned no classes, a path does not exist, or there is no picture to decode.
-        """
-        from vitlab.deployment.pictures import Pictures
-        from vitlab.deployment.predict import SHOWN, Answers
+        """Classify pictures, each framed and normalized as in evaluation."""
+        from vitlab.deployment.predict import SHOWN, Answers, Pictures
         from vitlab.evaluation.predictions import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
@@ -90,14 +83,10 @@ class LoadedModel:
         return Answers(place, self.class_names, *read, self.one_class)
 
     def embed(self, *images: "Given") -> "pd.DataFrame":
-        """Return a row for each picture: file, and its embedding, an array (C,); what the command `embed` writes.
-
-        Args:
-            images: as of `predict`.
-        """
+        """Return a row for each picture: file, and its embedding, an array (C,); what the command `embed` writes."""
         import pandas as pd
 
-        from vitlab.deployment.pictures import Pictures
+        from vitlab.deployment.predict import Pictures
 
         pictures = Pictures(images)
         rows = [self.run(arrays, self.model.embed) for arrays in pictures.read(self.transform)]
@@ -118,8 +107,7 @@ def load(source: str | Path, raw: bool = False, device: str | torch.device | Non
     """Load a trained model, its transform and its class names; the training data are not needed.
 
     Args:
-        source: a run directory or one of its checkpoints, an exported folder, or the name of one on the Hugging Face
-            Hub.
+        source: a run directory or one of its checkpoints, an exported folder, or the name of one on the Hub.
         raw: the weights as trained, where a run also keeps their average; an exported folder has one of the two.
         device: None: the GPU if there is one.
 
@@ -142,10 +130,8 @@ def load(source: str | Path, raw: bool = False, device: str | torch.device | Non
         try:
             loaded = _exported(from_hub(str(source), WEIGHTS), raw)
         except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"could not download {WEIGHTS} of {source} from the Hugging Face Hub, and there is no such folder: "
-                f"{error}"
-            ) from None
+            what = f"could not download {WEIGHTS} of {source} from the Hugging Face Hub, and there is no such folder"
+            raise FileNotFoundError(f"{what}: {error}") from None
     else:
         raise FileNotFoundError(
             f"{source} is neither a run directory ({CONFIG}), an exported folder ({WEIGHTS}) nor a name on the Hugging "

@@ -1,28 +1,135 @@
-"""Write what a model makes of a user's own pictures: tables and an HTML gallery of classes, features with their names.
+"""Pictures that a user gives to a trained model, and what it makes of them: tables, an HTML gallery, features.
 
 N pictures that can be decoded, K classes, C channels.
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from referee.report.templates import templates
+from tqdm import tqdm
 
+from vitlab import log
 from vitlab.atomic_files import write_text, written_whole
-from vitlab.data.decoding import as_text
-from vitlab.deployment.pictures import Pictures
+from vitlab.data import decoding
+from vitlab.data.decoding import IMAGE_SUFFIXES, Pixels, as_text
+from vitlab.data.folder import but, left_out, walk
+from vitlab.data.label_table import listed_files
+from vitlab.data.preprocessing import Preprocessing
+from vitlab.data.tables import SUFFIXES
 
 if TYPE_CHECKING:
     from vitlab.deployment.load import LoadedModel
 
+Picture = Image.Image | np.ndarray
+Given = Union[str, Path, Picture, Sequence["Given"], Iterator["Given"]]  # noqa: UP007  # a string cannot stand at a |
+
+CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
+HELD = 16  # pictures decoded at a time: half a gigabyte where they are of 12 megapixels
+WANTED = "give files or folders, Pillow images, arrays (H, W, C) of uint8, or lists of these"
 SHOWN = 2000  # pictures of a page, which take it 10 MB
+
+
+class Pictures:
+    """The pictures in files and folders, or in memory, where they are called picture 0, picture 1 and so on."""
+
+    def __init__(self, given: Iterable[Given]) -> None:
+        flat = list(_flat(given))
+        paths = [each for each in flat if isinstance(each, Path)]
+        self.held = [each for each in flat if not isinstance(each, Path)]
+        if not flat or (paths and self.held):
+            raise ValueError(f"{'Both files and pictures in memory' if flat else 'No picture'}: {WANTED}.")
+        self.files = list(dict.fromkeys(file for path in paths for file in _files(path)))
+        self.root = Path("pictures in memory")  # the folder that contains all of them
+        if paths:
+            folders = [path if path.is_dir() else path.parent for path in map(Path, map(os.path.abspath, paths))]
+            self.root = Path(os.path.commonpath(folders))
+        self.names: list[str] = []  # below it, of those that could be decoded so far
+        self.broken: dict[str, str] = {}  # files that cannot be decoded, and why
+
+    def read(self, transform: Preprocessing) -> Iterator[list[Pixels]]:
+        """Yield pictures (H, W, C), a few at a time; files that cannot be decoded are left out."""
+        given: Sequence[Path | Picture] = self.held or self.files
+        named = [
+            as_text(each.relative_to(self.root).as_posix()) if isinstance(each, Path) else f"picture {i}"
+            for i, each in enumerate(given)
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in tqdm(range(0, len(given), HELD), "Pictures", leave=False, disable=None):
+                names, chunk = named[start : start + HELD], given[start : start + HELD]
+                pictures: list[Pixels] = []
+                for name, each, pixels in zip(names, chunk, pool.map(partial(_open, transform), chunk), strict=True):
+                    if not isinstance(pixels, str):
+                        pictures.append(pixels)
+                        self.names.append(name)
+                    elif not isinstance(each, Path):  # rows answer what was given in its order
+                        raise ValueError(f"{name}: {pixels}.")
+                    else:
+                        self.broken[name] = pixels
+                if pictures:
+                    yield pictures
+        if self.broken:
+            count, (name, why) = len(self.broken), next(iter(self.broken.items()))
+            if not self.names:
+                raise ValueError(f"--images: none of {len(self.files)} images can be decoded; {name}: {why}.")
+            log.warning("%d could not be decoded and are left out, the first of them %s: %s", count, name, why)
+
+
+def _open(transform: Preprocessing, given: Path | Picture) -> Pixels | str:
+    """Return the pixels, or why there are none; of an array with fitting channels the array itself."""
+    mode, window = transform.picture_mode, transform.window
+    try:
+        if isinstance(given, Path):
+            return decoding.decode(decoding.read_regular(given), mode, window=window)
+        if isinstance(given, np.ndarray):
+            pixels = decoding.checked(given) if window is None else decoding.windowed(given, window)
+            if pixels.shape[2] == CHANNELS.get(mode, pixels.shape[2]):
+                return pixels
+            given = Image.fromarray(given.squeeze())
+        return decoding.to_array(decoding.upright(given), mode, window)
+    except (ValueError, TypeError) as error:  # Pillow's is of the second kind: it has no such mode
+        return str(error)
+
+
+def _flat(given: Iterable[Given]) -> Iterator[Path | Picture]:
+    for each in given:
+        if isinstance(each, str | Path):
+            yield Path(each)
+        elif isinstance(each, Image.Image | np.ndarray):
+            yield each
+        elif isinstance(each, Sequence | Iterator) and not isinstance(each, bytes):
+            yield from _flat(each)
+        else:
+            raise ValueError(f"{type(each).__name__} is no picture: {WANTED}.")
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the pictures in a folder and below, those that a table lists, or the one file."""
+    if not path.exists():
+        raise ValueError(f"--images {path}: there is no such file or folder.")
+    if path.suffix.lower() in SUFFIXES:
+        return [Path(os.path.abspath(file)) for file in listed_files(str(path))]
+    if not path.is_dir():
+        return [Path(os.path.abspath(path))]
+    ignored: Counter[str] = Counter()
+    found = [Path(os.path.abspath(file)) for file in walk(path, ignored)]
+    if not found:
+        hint = f"Save them as {', '.join(IMAGE_SUFFIXES[:5])} …" if ignored else "Give one with images."
+        raise ValueError(f"--images {path} contains no image{but(ignored)}. {hint}")
+    if ignored:
+        log.warning("%s", left_out(path, ignored))
+    return found
 
 
 @dataclass(frozen=True)
@@ -82,9 +189,8 @@ def write_features(
 ) -> pd.DataFrame:
     """Write `features.parquet`, a row per picture, `file` and `embedding`; return the table.
 
-    Args:
-        stages: also write `maps.npz`: for each of these stages an array (N, C, H, W) by its name, in the order of the
-            rows, and `features`, the stages as JSON; empty: of all stages.
+    With `stages`, where none means all, `maps.npz` has an array (N, C, H, W) of each by its name, in the order of the
+    rows, and `features`, the stages as JSON.
     """
     pictures = Pictures(images)
     pyramid = None if stages is None else model.model.features_only(list(stages) or None)

@@ -30,12 +30,8 @@ def classify_pixels(
 ) -> tuple[Tensor, Tensor, int]:
     """Classify the images of a split by their raw pixels, at most 32 px a side, as k-NN classifies features.
 
-    Args:
-        data: A data module.
-        bank: The splits whose images are the labeled examples; of larger data, every n-th of them, at most `most`.
-
-    Returns:
-        classes (Q,) int64, labels (Q,), and the number of examples N
+    The labeled examples are those of the splits `bank`; of larger data, every n-th of them, at most `most`. Return
+    classes (Q,) int64, labels (Q,), and the number of examples N.
     """
     every = -(-sum(len(data.labels(each)) for each in bank) // most)
     parts = [collected(data.batches(each, device, every), pixels) for each in bank]
@@ -54,15 +50,8 @@ def weighted_votes(
 ) -> Tensor:
     """Classify features as DINO does: each of the k most similar examples votes with exp(cosine / temperature).
 
-    The defaults are the released code's (`eval_knn.py`, where k = 20 is the best of 10, 20, 100, 200).
-
-    Args:
-        queries: (Q, C), of any length.
-        bank: (N, C); k is at most N.
-        labels: (N,) of the bank.
-
-    Returns:
-        votes (Q, num_classes)
+    The defaults are the released code's (`eval_knn.py`, where k = 20 is the best of 10, 20, 100, 200). Of queries
+    (Q, C) and a bank (N, C) with labels (N,), return votes (Q, num_classes).
     """
     bank = F.normalize(bank, dim=1)
     k = min(k, len(bank))

@@ -127,8 +127,7 @@ def dtype_of(precision: str) -> torch.dtype:
 def choose_tf32(precision: str) -> None:
     """Use TF32 for float32 products on a GPU, several times as fast, where the run is in mixed precision anyway.
 
-    By default PyTorch uses it for convolutions only, whatever the precision. These are its older switches, which
-    Lightning reads.
+    By default PyTorch uses it for convolutions only. These are its older switches, which Lightning reads.
     """
     mixed = precision.endswith("-mixed")
     torch.set_float32_matmul_precision("high" if mixed else "highest")
@@ -208,10 +207,9 @@ def bytes_of_tensors() -> int:
 
 
 def hold_freed_memory() -> None:
-    """Keep freed memory for the next training step, which needs the same amount.
+    """Keep freed memory for the next training step, which needs the same amount; else each page is cleared and mapped.
 
-    By default large blocks, like all activations of a step, go back to the system at once, which clears and maps each
-    page again: as long as some of the arithmetic. The values are the largest that glibc accepts.
+    The values are the largest that glibc accepts.
     """
     _call("mallopt", M_MMAP_THRESHOLD, 32 * 2**20)
     _call("mallopt", M_TRIM_THRESHOLD, 2**31 - 1)

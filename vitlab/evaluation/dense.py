@@ -29,16 +29,11 @@ MOST_PLACES = 20_000  # of the training images, evenly spaced; as many at most a
 
 
 class StageResult(NamedTuple):
-    """The mIoU of one stage's maps, each as the values by image of `iou_by_image`.
-
-    Attributes:
-        linear, knn: on the test images.
-        held_out: of the linear probe, on the validation images.
-    """
+    """The mIoU of one stage's maps on the test images, each as the values by image of `iou_by_image`."""
 
     linear: np.ndarray
     knn: np.ndarray
-    held_out: np.ndarray
+    held_out: np.ndarray  # of the linear probe, on the validation images
 
 
 Labeled = tuple[Iterable[tuple[list[Tensor], Tensor]], Bool[Tensor, "N H W"]]
@@ -51,12 +46,7 @@ Answer = Callable[[Float[Tensor, "M C"]], Float[Tensor, "M K"]]
 
 @torch.no_grad()
 def segment(model: ImageModel, split: Callable[[Any], Labeled], num_classes: int) -> list[StageResult]:
-    """Fit on the split "train", choose the strength on "val" and measure on "test", for each stage.
-
-    Args:
-        model: in eval mode.
-        num_classes: without the ground.
-    """
+    """Fit on "train", choose the strength on "val", measure on "test", for each stage; classes without the ground."""
     stages = model.feature_info
     taken = sorted(set(np.linspace(len(stages) - 1, 0, MOST_STAGES).round().astype(int).tolist()))
     train, held_out = (places_of(model, *split(name), taken) for name in ("train", "val"))

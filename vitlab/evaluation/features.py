@@ -23,14 +23,7 @@ Features = tuple[Tensor, Tensor]
 
 @torch.no_grad()  # not inference_mode: the linear probe backpropagates through products of these
 def extract(encoder: ImageModel, batches: Batches, embed: Callable[[Tensor], Tensor] | None = None) -> Features:
-    """Embed the images of `batches` in eval mode.
-
-    Args:
-        embed: What else to read of the encoder than its embedding, from images to (B, C).
-
-    Raises:
-        ValueError: the labels are not classes, or a feature is not finite.
-    """
+    """Embed the images of `batches` in eval mode, by the encoder or by `embed`, from images to (B, C)."""
     with in_eval_mode(encoder), encoder.biases_kept():
         found, labels = collected(batches, lambda images: (embed or encoder.embed)(images).float())
     if broken := int((~found.isfinite()).flatten(1).any(dim=1).sum()):
@@ -40,11 +33,7 @@ def extract(encoder: ImageModel, batches: Batches, embed: Callable[[Tensor], Ten
 
 @torch.inference_mode()
 def classify(model: ImageModel, batches: Batches) -> tuple[Tensor, Tensor]:
-    """Return the predicted class of each image and its label, both (N,); the model is in eval mode.
-
-    Raises:
-        ValueError: the labels are not classes.
-    """
+    """Return the predicted class of each image and its label, both (N,); the model is in eval mode."""
     with model.biases_kept():
         return collected(batches, lambda images: model(images).argmax(dim=1))
 

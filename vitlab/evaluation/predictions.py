@@ -63,11 +63,7 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read the file of `write_predictions`.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Read the file of `write_predictions`; raise ValueError if it is damaged."""
     import pandas as pd
 
     regular(Path(path))
@@ -133,10 +129,7 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def write_values(path: Path, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
-    """Add a column for each metric, (N,), to what the file has of the same images, atomically.
-
-    A damaged file is replaced.
-    """
+    """Add a column for each metric, (N,), to what the file, if it is whole, has of the same images; atomically."""
     import pandas as pd  # here, because it takes half a second to import
 
     table = pd.DataFrame({"image": pd.Series(images, dtype=object), **values})
@@ -149,11 +142,7 @@ def write_values(path: Path, images: Sequence[str], values: Mapping[str, np.ndar
 
 
 def read_values(path: Path) -> "pd.DataFrame":
-    """Return the values by image (rows) and metric; empty without a file.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Return the values by image (rows) and metric; empty without a file."""
     import pandas as pd
 
     if not path.is_file():
@@ -168,24 +157,18 @@ def read_values(path: Path) -> "pd.DataFrame":
 def jackknifed(whole: float, without: np.ndarray) -> np.ndarray:
     """Return values of N images whose mean is a number of all, and whose spread is that of the number (Tukey 1958).
 
-    Args:
-        without: the number without each of the images, (N,).
+    `without` is the number without each of the images, (N,).
     """
     moved = (len(without) - 1) * (whole - without)
     return np.asarray(whole + moved - moved.mean())
 
 
 def data_uri(image: np.ndarray) -> str:
-    """Encode an image (H, W, C) as a data URI: small images as PNG, larger ones as reduced JPEG.
-
-    Of other channels than gray or color, the first ones are shown.
-    """
+    """Encode an image (H, W, C) as a data URI, PNG or of a large one reduced JPEG; of many channels the first ones."""
     picture = Image.fromarray(image[..., 0] if image.shape[2] < 3 else np.ascontiguousarray(image[..., :3]))
     picture.thumbnail((LARGEST, LARGEST))  # never enlarges
     lossless = max(image.shape[:2]) < PIXELATED_BELOW
+    form, options = ("png", {"optimize": True}) if lossless else ("jpeg", {"quality": 85})
     out = io.BytesIO()
-    if lossless:
-        picture.save(out, "PNG", optimize=True)
-    else:
-        picture.save(out, "JPEG", quality=85)
-    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}"
+    picture.save(out, form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -71,10 +71,7 @@ class LowShot:
 
 
 def measure_low_shot(train: Features, test: Features, shots: tuple[int, ...] = SHOTS) -> tuple[LowShot, ...]:
-    """Fit on several draws of a few training images, and classify the test images. Features (N, C), labels (N,).
-
-    Shots for which a class has too few images are skipped.
-    """
+    """Fit on several draws of a few training images, and classify the test images. Features (N, C), labels (N,)."""
     mean = train[0].mean(dim=0)
     x, queries = ((F.normalize(features - mean, dim=1), labels) for features, labels in (train, test))
     return tuple(
@@ -191,11 +188,7 @@ def draw_percent(labels: Tensor, percent: float) -> Tensor:
 
 
 def listed_images(names: Sequence[str], listed: Sequence[str], file: str) -> Tensor:
-    """Return the indices of listed images, named with their folder or, where it is unique, by the name of the file.
-
-    Raises:
-        ValueError: a listed image is not among `names`, or there is none.
-    """
+    """Return the indices of listed images, named with their folder or, where it is unique, by the name of the file."""
     if not listed:
         raise ValueError(f"{file} lists no image; list names like {names[0]}, one a line.")
     short = [name.rpartition("/")[2] for name in names]
@@ -249,9 +242,6 @@ def hold_out(train: Features, chosen: np.ndarray | None = None) -> dict[str, Fea
 
     They are spread over the class. Of a class of two images it is one, of a class of one none. Of images in groups,
     those `chosen` by their indices validate.
-
-    Raises:
-        ValueError: no class has two images.
     """
     features, labels = train
     val = torch.zeros(len(labels), dtype=torch.bool)

@@ -107,10 +107,7 @@ class Utilization(Callback):
             self.grown[self._side] = flops
 
     def rates(self, batches_per_second: float) -> dict[str, float]:
-        """Return the TFLOP/s since the last report and, where the peak is known, the utilization.
-
-        Nothing before anything was counted.
-        """
+        """Return the TFLOP/s since the last report, if they were counted, and if the peak is known the utilization."""
         if not self.flops:
             return {}
         batches, self._epoch = self._epoch or [self.flops], []

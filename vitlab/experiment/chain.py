@@ -41,11 +41,7 @@ class Source(NamedTuple):
         return match and cls(Path(match["file"]), tuple(match["settings"].split()), match["digest"])
 
     def stamped(self) -> Self:
-        """Return this with the file's digest.
-
-        Raises:
-            FileNotFoundError: no such file.
-        """
+        """Return this with the file's digest."""
         content = yaml.safe_dump(load_yaml(self.file, SafeLoader))  # as ever: the digests of runs have it
         return self._replace(digest=hashlib.blake2b(content.encode(), digest_size=4).hexdigest())
 
@@ -66,11 +62,7 @@ class Source(NamedTuple):
 
 
 def directory_of(config: Config) -> Path:
-    """Return where a configuration puts its run: `root/name/seed-<seed>`.
-
-    Raises:
-        ValueError: a name that leads out of the root, or is empty.
-    """
+    """Return where a configuration puts its run: `root/name/seed-<seed>`."""
     run, path = config["run"], Path(config["run"]["name"])
     if path.is_absolute() or ".." in path.parts or not run["name"].strip(" .") or not run["name"].isprintable():
         raise ValueError(f"run.name is {run['name']!r}; give a name like vit_cifar10, and a folder as --run.root.")
@@ -87,15 +79,8 @@ def placed(config: Config, directory: Path) -> Config:
     return {**config, "run": {**config["run"], "root": str(root), "name": name}}
 
 
-COPIED = (METRICS, DATA, ENVIRONMENT)
-
-
 def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
-    """Make a run directory whose run continues after `step` steps of another; leave a run alone that has begun.
-
-    Raises:
-        FileNotFoundError: that state was not kept.
-    """
+    """Make a run directory whose run continues after `step` steps of another; leave a run alone that has begun."""
     from vitlab.runs.checkpoints import kept_state  # here, because studies' files import this and start at once
 
     if (directory / CONFIG).is_file():
@@ -105,7 +90,7 @@ def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
     if not state.is_file():
         raise FileNotFoundError(f"{state} does not exist. Train {trunk} with --run.checkpoint.keep [{step}].")
     own.checkpoints.mkdir(parents=True, exist_ok=True)
-    for name in COPIED:
+    for name in (METRICS, DATA, ENVIRONMENT):
         shutil.copyfile(trunk / name, directory / name)
     shutil.copyfile(state, own.last_checkpoint)
     if (best := kept_state(kept, step, "-best")).is_file():

@@ -55,29 +55,24 @@ def names_of(key: str) -> list[str]:
     kind = KINDS.get(short(key).rpartition(".")[2])
     if kind is None:
         return []
-    sizes = [*named_sizes()] if kind.startswith("vitlab.models") else []
-    return [
-        *(each.__name__ for each in _below(named(kind)) if not isabstract(each) and each.__name__[0] != "_"),
-        *sizes,
-    ]
+    classes = [each.__name__ for each in _below(named(kind)) if not isabstract(each) and each.__name__[0] != "_"]
+    return classes + ([*named_sizes()] if kind.startswith("vitlab.models") else [])
 
 
 def settable(config: Config) -> Iterator[str]:
     """Yield the keys below the classes that a configuration names, as they may be given on the command line."""
     for key, given in _classes(config):
+        path = given["class_path"]
         try:
-            parameters = parameters_of(_found(given["class_path"])).values()
+            kinds = [named(kind) for kind in KINDS.values()] if "." not in path else []
+            found = next((each for kind in kinds for each in _below(kind) if each.__name__ == path), None)
+            parameters = parameters_of(found or named(path)).values()
         except (ImportError, AttributeError, ValueError, TypeError):  # the parser answers a wrong path
             continue
         for parameter in parameters:
             linked = f"{key}.{parameter.name}" == "data.seed"
             if not linked and parameter.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
                 yield f"{key}.{parameter.name}"
-
-
-def _found(path: str) -> Any:
-    kinds = [named(kind) for kind in KINDS.values()] if "." not in path else []
-    return next((each for kind in kinds for each in _below(kind) if each.__name__ == path), None) or named(path)
 
 
 def nulls(config: Config) -> Iterator[str]:

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -97,13 +97,9 @@ TYPES = {"int": "an int", "bool": "true or false", "str": "a text", "dict": "a m
 
 
 def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | None = None) -> str:
-    """Condense what jsonargparse reports of a wrong argument: its key, and the innermost complaints.
-
-    jsonargparse walks through every alternative of a nested type, and each level of nesting wraps the level below it. A
-    misspelled key, class or option gets the closest match.
+    """Condense what jsonargparse reports of a wrong argument: its key, the innermost complaints, and the closest match.
 
     Args:
-        message: jsonargparse's.
         options: the options of the parser, with their dashes.
         defaults: values by key, as examples of what is right.
     """
@@ -122,7 +118,17 @@ def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | 
     lines = [line for line in lines if line and not SEARCH.match(line)]
     types = [match for line in lines if (match := TYPE.fullmatch(line))]
     if types and len(types) == len(lines):
-        text = _expected(types, types[-1]["value"] or value, (defaults or {}).get(key))
+        value, default = types[-1]["value"] or value, (defaults or {}).get(key)
+        choices = [word.strip(" '") for match in types for word in (match["choices"] or "").split(",") if word]
+        names = dict.fromkeys(match["type"] or match["tuple"] for match in types if not match["choices"])
+        right = [TYPES.get(name, f"a {name}").replace("tuple with", "list of") for name in names]
+        if {"int", "float"} <= {*names}:
+            right = ["a number", *(each for each in right if each not in ("an int", "a float"))]
+        if isinstance(default, list | tuple) and default:
+            right = [f"{each}, like {list(default)}" if "list" in each else each for each in right]
+        *others, last = dict.fromkeys([*right, *choices])
+        hint = nearest(value, choices)
+        text = f"Expected {', '.join(others)}{' or ' * bool(others)}{last}. Got value: {value}{'.' * bool(hint)}{hint}"
     else:  # where a value of the right type has a fault, the other types that would have been right do not matter
         faults = [_complaint(line, key, known) for line in lines if not TYPE.fullmatch(line)]
         text = "\n".join(dict.fromkeys(faults[-MOST_LINES:])) or "not a valid value."
@@ -133,20 +139,6 @@ def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | 
     if unanswered := re.fullmatch(r"([\w.]+): no option ([\w.]+)\.", text):
         text += nearest_key(".".join(unanswered.groups()), known)
     return text
-
-
-def _expected(types: Sequence[re.Match[str]], value: str, default: Any) -> str:
-    """Return which types and values would have been right, with the default for an example of a list."""
-    choices = [word.strip(" '") for match in types for word in (match["choices"] or "").split(",") if word]
-    names = dict.fromkeys(match["type"] or match["tuple"] for match in types if not match["choices"])
-    right = [TYPES.get(name, f"a {name}").replace("tuple with", "list of") for name in names]
-    if {"int", "float"} <= {*names}:
-        right = ["a number", *(each for each in right if each not in ("an int", "a float"))]
-    if isinstance(default, list | tuple) and default:
-        right = [f"{each}, like {list(default)}" if "list" in each else each for each in right]
-    *others, last = dict.fromkeys([*right, *choices])
-    hint = nearest(value, choices)
-    return f"Expected {', '.join(others)}{' or ' * bool(others)}{last}. Got value: {value}{'.' * bool(hint)}{hint}"
 
 
 def _complaint(line: str, key: str, options: Iterable[str]) -> str:
@@ -196,10 +188,9 @@ _LIBRARY = re.compile(rf"<|{re.escape(os.path.dirname(os.__file__))}|.*[\\/](?:s
 
 
 def call_of_user_code(error: BaseException) -> str | None:
-    """Return the call of the user's code, with the shapes of its arguments, that raised an error.
+    """Return the call of the user's code, with the shapes of its arguments, that raised an error; None if vitlab did.
 
-    Of vitlab's own frames and the user's, the innermost decides; the user's code may have called a library. None where
-    it is vitlab's. Of a process that loads images, the text of the error has the frames.
+    The user's code may have called a library. Of a process that loads images, the text of the error has the frames.
     """
     frames: list[tuple[str, Any]] = [(frame.f_code.co_filename, frame) for frame, _ in walk_tb(error.__traceback__)]
     frames += re.findall(r'^ +File "(.+)", line \d+, in (\S+)$', str(error), re.MULTILINE)
@@ -225,13 +216,7 @@ def _shape(value: Any) -> str:
 
 
 def need(extra: str, *packages: str, what: str) -> None:
-    """Raise a ValueError that names the first package that is not installed, and the command that installs it.
-
-    Args:
-        extra: of `pip install 'vitlab[extra]'`.
-        packages: by the names under which they are imported.
-        what: needs them; an option or a class, for the message.
-    """
+    """Raise a ValueError if `what`, an option or a class, needs a package that `pip install 'vitlab[extra]'` brings."""
     for package in packages:
         if find_spec(package) is None:
             raise ValueError(f"{what} needs the package {package}: pip install 'vitlab[{extra}]'")

@@ -10,7 +10,7 @@ them is rejected.
 import copy
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, reduce
 from inspect import Parameter, signature
@@ -19,11 +19,19 @@ from tempfile import TemporaryDirectory
 from typing import Literal, Self
 
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.utilities.seed import seed_everything
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from vitlab import log
+from vitlab import log, models
 from vitlab.atomic_files import flaw
 from vitlab.config import (
     ROOTS,
@@ -43,16 +51,14 @@ from vitlab.config import (
     weights_of,
 )
 from vitlab.data import ImageDataModule
-from vitlab.evaluation.cost import hold_freed_memory
+from vitlab.evaluation.cost import device_for, hold_freed_memory
 from vitlab.evaluation.features import require_classes
 from vitlab.experiment.chain import TAKEN_FROM, Source, directory_of, placed
 from vitlab.experiment.class_names import spell_out, spell_out_arguments
 from vitlab.experiment.errors import refuse_variant
-from vitlab.experiment.frozen import FEATURES, classify_by_features
 from vitlab.experiment.parser import Settings, help_of_named_size
-from vitlab.experiment.results import Metrics, images_left_out, show, unfinished
+from vitlab.experiment.results import FEATURES, Metrics, classify_by_features, images_left_out, show, unfinished
 from vitlab.experiment.same_images import OTHER, departures, known_test_images, other_images, warn_of_normalization
-from vitlab.experiment.trainer_options import check_precision, check_trainer
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
 from vitlab.models.layers import pair
@@ -63,6 +69,7 @@ from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import RunDirectory, config_file, run_of
 from vitlab.runs.exactness import generators, set_generators
+from vitlab.runs.knn_monitor import KnnMonitor
 from vitlab.runs.lock import Busy, refuse_links, run_lock
 from vitlab.runs.loggers import MetricsFile
 from vitlab.runs.trainer import Run, build_trainer, run_loggers
@@ -70,6 +77,9 @@ from vitlab.runs.trainer import Run, build_trainer, run_loggers
 OTHER_IMAGES = "%s was trained on other images than these (%s)."
 SETTING = re.compile(r"[\w.]+\+?=")  # in place of a file
 SECONDS_BETWEEN_TRIES = 5.0  # to train what another process is training
+
+COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch")  # that Lightning takes and stumbles over later
+AVERAGING = (StochasticWeightAveraging, WeightAveraging)
 
 # What models take from the data: argument of the model -> property of the data module. A teacher may see the images at
 # another size.
@@ -100,16 +110,13 @@ class Experiment:
     """The run directory, `root/name/seed-<seed>`."""
 
     def __init__(self, *sources: str | Path | Config, arguments: Sequence[str] = (), images: bool = True) -> None:
-        settings = [
-            each for each in sources if isinstance(each, str) and SETTING.match(each) and not Path(each).exists()
-        ]
-        sources = tuple(
-            source if isinstance(source, dict) else config_file(source) for source in sources if source not in settings
-        )
-        files = [source for source in sources if isinstance(source, Path)]
+        texts = [each for each in sources if isinstance(each, str) and not Path(each).exists()]
+        settings = [text for text in texts if SETTING.match(text)]
+        configs = [each if isinstance(each, dict) else config_file(each) for each in sources if each not in settings]
+        files = [config for config in configs if isinstance(config, Path)]
         arguments = [*arguments, *(f"--{setting}" for setting in settings)]
         replaced: list[str] = []
-        named = spell_out(gather(sources, arguments, replaced.append))
+        named = spell_out(gather(configs, arguments, replaced.append))
         arguments = spell_out_arguments(arguments)
         if "model" not in dict(pairs(arguments)):
             refuse_variant(named, *files[-1:])
@@ -238,8 +245,7 @@ class Experiment:
                         self._refuse_other_classes(trained)
                     raise ValueError(
                         f"{key} is {arguments[argument]}, but {self._values.data.class_path} has {fact} "
-                        f"{facts[fact]}.\n"
-                        f"Remove {argument} from the {name.partition('.')[0]}'s init_args to take it from the data."
+                        f"{facts[fact]}.\nRemove {key}, to take it from the data."
                     )
 
     # ---- weights
@@ -248,9 +254,6 @@ class Experiment:
         """Return the trained weights that `ckpt_path` means, after checking that they belong to this experiment.
 
         `last`, the default, and `best` are files of the run; `none` means the initial weights.
-
-        Raises:
-            FileNotFoundError, ValueError: no such file, a damaged one, or one of another backbone.
         """
         name, run = self._values.ckpt_path, RunDirectory(self.directory)
         finished = run.is_finished
@@ -351,11 +354,7 @@ class Experiment:
         return state
 
     def _compare_images(self, finished: bool = False) -> bool:
-        """Return whether the images are known to be those of the run's start; warn of others where it is finished.
-
-        Raises:
-            ValueError: they are others, and the run would continue on them.
-        """
+        """Return whether the images are known to be those of the run's start; warn of others where it is finished."""
         if not self.trainer.is_global_zero:
             return True  # the first process decides for all
         try:
@@ -393,11 +392,7 @@ class Experiment:
         check_precision(str(self.trainer.precision), self.objective)
 
     def before(self) -> dict[str, "Experiment"]:
-        """Return, by setting, the experiments that this one takes weights from, with its seed; see `chain`.
-
-        Raises:
-            ValueError, FileNotFoundError: a file that is gone, wrong, or another than when this was configured.
-        """
+        """Return, by setting, the experiments that this one takes weights from, with its seed; see `chain`."""
         runs = {}
         alike = {"trainer": {"fast_dev_run": self._values.trainer.fast_dev_run}}
         for key, source in self._sources().items():
@@ -480,7 +475,6 @@ class Experiment:
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
             if finished:
-                metrics = run.metrics
                 log.info(
                     "%s is finished; nothing to do (--run.overwrite true trains it again). "
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
@@ -489,7 +483,7 @@ class Experiment:
                 if fresh:  # built without the weights that it begins with
                     del self.objective
                     self._compiled = self._restoring = self._used = False
-                return metrics
+                return run.metrics
             if state is not None:
                 self._refuse_other_classes(state)
             set_generators(self._random_state)
@@ -519,7 +513,7 @@ class Experiment:
         if self._values.trainer.sync_batchnorm and self.trainer.strategy.root_device.type == "cpu":
             raise ValueError("trainer.sync_batchnorm is true, which takes GPUs, and this run is on the CPU.")
         for known in known_test_images(self) if self.run.test and not finished else ():
-            log.warning("%s, so this run's test is none of new images. Give both the same split_seed.", known)
+            log.warning("%s, so this run tests on images that are not new. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
         warn_of_normalization(self.config, self.data)
         if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
@@ -619,8 +613,46 @@ class Experiment:
         return self.trainer
 
 
-def _listed(lines: Sequence[str], most: int = 3) -> str:
-    """Return lines indented, the last of them with the number of those left out."""
-    if len(lines) > most:
-        lines = [*lines[: most - 1], f"… and {len(lines) - most + 1} more"]
+def _listed(lines: Sequence[str]) -> str:
+    """Return three lines indented, the last of them with the number of those left out."""
+    if len(lines) > 3:
+        lines = [*lines[:2], f"… and {len(lines) - 2} more"]
     return "\n".join(f"  {line}" for line in lines)
+
+
+# ---- Lightning's options that a run rejects before it begins, each with one message
+
+
+def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: Objective) -> None:
+    """Refuse a number out of range, and callbacks that average weights, change the batch or lack their metric."""
+    on_cpu = device_for(chosen.accelerator).type == "cpu"
+    if not re.fullmatch(r"auto|[1-9]\d*" if on_cpu else r"auto|-1|[1-9]\d*|\[?\d+(, ?\d+)*,?\]?", str(chosen.devices)):
+        some = "processes, like 2" if on_cpu else "GPUs, like 2, their indices, like [0, 1]"
+        raise ValueError(f"trainer.devices is {chosen.devices}; give a number of {some}, or auto.")
+    for name in COUNTS:
+        if chosen[name] is not None and chosen[name] < 1:
+            raise ValueError(f"trainer.{name} is {chosen[name]}; give 1 or more.")
+    monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
+    for each in callbacks:
+        name = type(each).__name__
+        if isinstance(each, GradientAccumulationScheduler):
+            raise ValueError(f"trainer.callbacks: in place of {name}, set trainer.accumulate_grad_batches.")
+        if isinstance(each, LearningRateFinder):
+            raise ValueError(f"trainer.callbacks: the schedule overrides {name}; `tune` in a study finds a rate.")
+        if isinstance(each, AVERAGING):
+            raise ValueError(f"trainer.callbacks: in place of {name}, set model.init_args.ema, which is tested too.")
+        own = type(objective).__module__.startswith("vitlab.")  # of others unknown
+        known = [*objective.epoch_metrics, *monitored] if own else []
+        if isinstance(each, EarlyStopping) and known and each.monitor not in known:
+            raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
+
+
+def check_precision(precision: str, objective: Objective) -> None:
+    """Refuse weights that are not in float32; warn of activations in float16 where they are known to leave its range.
+
+    In pure float16 AdamW's ε of 1e-8 is zero, and small updates vanish.
+    """
+    if precision.endswith("-true") and precision != "32-true":
+        raise ValueError(f"trainer.precision is {precision}, but weights are in float32; set bf16-mixed, or 32-true.")
+    if precision == "16-mixed" and isinstance(objective.backbone, models.SwinTransformer | models.SwinTransformerV2):
+        log.warning("trainer.precision: activations of large Swins exceed 16-mixed's 65,504; bf16-mixed has room.")

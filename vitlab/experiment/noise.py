@@ -66,11 +66,7 @@ class Noise(LightningDataModule):
 
 
 def on_noise(config: Config, images: bool = True) -> Experiment:
-    """Return an experiment whose objective trains on noise: it asks for no stored weights, no cache and no classes.
-
-    Args:
-        images: as of `Experiment`.
-    """
+    """Return an experiment whose objective trains on noise: it asks for no stored weights, no cache and no classes."""
     arguments: Config = {"init_from": None}  # the values of weights take no memory and no time
     settings = config["model"]["init_args"]
     if "whiten" in settings:
@@ -78,9 +74,9 @@ def on_noise(config: Config, images: bool = True) -> Experiment:
     if "teacher" in settings:
         arguments["teacher"] = {"cache": None, "weights": None}
         if settings["teacher"]["model"] is None:  # it is a run, perhaps not trained yet, whose weights name its model
-            taught_by = Experiment(config, images=images).before().get(TEACHER)
-            model = taught_by and taught_by.config["model"]["init_args"]["backbone"]
-            arguments["teacher"] = {"cache": None} | ({"weights": None, "model": model} if model else {})
+            taught_by, arguments["teacher"] = Experiment(config, images=images).before().get(TEACHER), {"cache": None}
+            if taught_by:
+                arguments["teacher"] |= {"weights": None, "model": taught_by.config["model"]["init_args"]["backbone"]}
     config = config | {"model": without_weights(config["model"])}
     experiment = Experiment(merge(config, {"model": {"init_args": arguments}}), images=images)
     if isinstance(experiment.objective, Distillation):  # noise has no classes to recognize
@@ -116,12 +112,8 @@ def fit_on_noise(
 
 
 def flops_per_image(config: Config) -> float:
-    """Count the FLOPs of a training step for each image, without the optimizer: a few images on the CPU, not timed.
-
-    Where images grow, it is the mean over the run.
-    """
-    data = config["data"]["init_args"]
-    few = {"batch_size": min(data["batch_size"], COUNTED)}
+    """Count the FLOPs of a training step for each image, without the optimizer; where images grow, the mean."""
+    few = {"batch_size": min(config["data"]["init_args"]["batch_size"], COUNTED)}
     experiment = on_noise(merge(config, {"data": {"init_args": few}, "trainer": {"accelerator": "cpu"}}))
     shares = experiment.data.training_shares
     counted = fit_on_noise(experiment, [*shares], accelerator="cpu")

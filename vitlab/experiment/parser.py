@@ -1,4 +1,4 @@
-"""LightningCLI as the reader of configurations: it parses and checks, and `Experiment` builds what they name."""
+"""The parser of configurations, with the options of LightningCLI: it checks, and `Experiment` builds what they name."""
 
 import json
 import os
@@ -13,9 +13,10 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not ours
 
 import yaml
-from jsonargparse import Namespace, get_loader, set_dumper, set_loader
+from jsonargparse import ActionConfigFile, Namespace, get_loader, set_dumper, set_loader
 from jsonargparse.typing import restricted_number_type
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 
 from vitlab import models
 from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known, pairs, refuse_code
@@ -74,51 +75,26 @@ class VitlabParser(LightningArgumentParser):
         raise ValueError(explain(message, [*options_of(self), *settable(self.named)], defaults))
 
 
-class ConfigurationReader(LightningCLI):
-    """Parses a configuration into `config`, and builds nothing.
-
-    Args:
-        named: the configuration files, merged.
-        arguments: what the command line changes of them.
-    """
-
-    def __init__(self, named: Config, arguments: Sequence[str]) -> None:
-        self.named = named
-        import_only_known()
-        super().__init__(
-            Objective,
-            ImageDataModule,
-            save_config_callback=None,
-            seed_everything_default=0,
-            parser_class=VitlabParser,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            trainer_defaults=TRAINER_DEFAULTS,
-            args=["--config", dump_yaml(named), *arguments],
-            run=False,
-        )
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # An int and nothing else: LightningCLI's `true` silently means 0.
-        seeds = "Seed of weights, data order and augmentation", "Of weights, dropout and masks alone; null: the same"
-        parser.add_argument("--seed_everything", type=Seed, default=0, help=seeds[0])
-        parser.add_argument("--init_seed", type=Seed | None, default=None, help=seeds[1])
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_class_arguments(Run, "run")
-        which = "Checkpoint to continue from or to evaluate: a file, last, best or none"
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help=which)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)  # no `Seed` in a checkpoint
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        assert isinstance(parser, VitlabParser)
-        parser.named = self.named
-        self.config = parser.parse_args(args)
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
+def configuration_parser(named: Config) -> VitlabParser:
+    """Return the parser of all keys of a configuration; `named` are its files, merged."""
+    import_only_known()
+    parser = VitlabParser()
+    parser.named = named
+    file = "Path to a configuration file in json or yaml format."
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help=file)
+    # An int and nothing else: LightningCLI's `true` silently means 0.
+    seeds = "Seed of weights, data order and augmentation", "Of weights, dropout and masks alone; null: the same"
+    parser.add_argument("--seed_everything", type=Seed, default=0, help=seeds[0])
+    parser.add_argument("--init_seed", type=Seed | None, default=None, help=seeds[1])
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+    parser.add_lightning_class_args(Objective, "model", subclass_mode=True)
+    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    parser.add_class_arguments(Run, "run")
+    which = "Checkpoint to continue from or to evaluate: a file, last, best or none"
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help=which)
+    parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)  # no `Seed` in a checkpoint
+    return parser
 
 
 class Settings:
@@ -127,19 +103,15 @@ class Settings:
     Args:
         named: the configuration files, merged, with the import path of each class.
         arguments: what the command line changes of them, in the same form.
-
-    Raises:
-        ValueError: a mistake in the configuration; one message of at most five lines.
     """
 
     def __init__(self, named: Config, arguments: Sequence[str]) -> None:
         check_sections(named)
+        self._parser = configuration_parser(named)
         try:
-            reader = ConfigurationReader(named, arguments)
-        except ValueError as error:
+            self.values: Namespace = self._parser.parse_args(["--config", dump_yaml(named), *arguments])
+        except ValueError as error:  # one message of at most five lines
             raise ValueError(readable(error)) from None
-        self.values: Namespace = reader.config
-        self._parser = reader.parser
         refuse_code(self.values)
         if key := next(nulls({name: self.values[name].as_dict() for name in ("model", "data")}), None):
             raise ValueError(f"{key} is null, which is no value of it; give one, or leave it out for the default.")
@@ -177,7 +149,7 @@ def print_help_of_run() -> None:
             first, *more = textwrap.wrap(", ".join(names), 78)
             print(f"  --{key:<37} {first}", *(f"{'':<42}{line}" for line in more), sep="\n")
     with suppress(SystemExit):
-        ConfigurationReader({}, ["--help"])
+        configuration_parser({}).parse_args(["--help"])
     print(END)
 
 

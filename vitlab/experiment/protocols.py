@@ -102,9 +102,24 @@ def measure(
         queries, bank, labels = (part.to(device) for part in (test[0], *train))
         for k in (k for k in protocol.knn if k <= images):
             knn[k] = Accuracy.of(predict_weighted(queries, bank, labels, data.num_classes, k).cpu(), test[1])
-    if protocol.linear:
-        key = f"{facts} {protocol.linear} {device.type}"
-        linear, features = _linear(encoder, data, protocol.linear, device, file, key)
+    if probe := protocol.linear:
+        embed = partial(read_tokens, encoder, tokens=probe.tokens)
+        test = extract(encoder, data.batches("test", device), embed)
+        val = test if data.tests_on_validation else extract(encoder, data.batches("val", device), embed)
+        augmented = simply_augmented(data, probe.interpolation)
+        batch = probe.step_sizes(len(augmented.labels("train")))[0]
+
+        @torch.no_grad()
+        def batches(epochs: range) -> Iterator[Features]:
+            for (view,), labels in augmented.training_passes(epochs, batch, device, probe.drop_last):
+                yield embed(view).float(), labels
+
+        encoder.eval()
+        key = f"{facts} {probe} {device.type}"
+        fitted = len(augmented.labels("train")), val, test, data.num_classes, data.seed, device, file, key
+        with encoder.biases_kept():
+            linear = trained_linear.train_linear(probe, batches, *fitted)
+        features = test[0].shape[1]
     return ProtocolResult(protocol.name, features, images, len(data.labels("test")), knn, linear, low_shot)
 
 
@@ -116,29 +131,6 @@ def _labeled(
     parts = [extract(encoder, data.batches(split, device), embed) for split in (*known, "test")]
     x, labels = (torch.cat(part) for part in zip(*parts[:-1], strict=True))
     return (x, labels), parts[-1]
-
-
-def _linear(
-    encoder: ImageModel, data: ImageDataModule, probe: LinearProbe, device: torch.device, file: Path, key: str
-) -> tuple[TrainedLinear, int]:
-    """Return the result of the linear probe, and the number of features that it reads."""
-    embed = partial(read_tokens, encoder, tokens=probe.tokens)
-    test = extract(encoder, data.batches("test", device), embed)
-    val = test if data.tests_on_validation else extract(encoder, data.batches("val", device), embed)
-    augmented = simply_augmented(data, probe.interpolation)
-    images = len(augmented.labels("train"))
-
-    @torch.no_grad()
-    def batches(epochs: range) -> Iterator[Features]:
-        for (view,), labels in augmented.training_passes(epochs, probe.step_sizes(images)[0], device, probe.drop_last):
-            yield embed(view).float(), labels
-
-    encoder.eval()
-    with encoder.biases_kept():
-        result = trained_linear.train_linear(
-            probe, batches, images, val, test, data.num_classes, data.seed, device=device, file=file, key=key
-        )
-    return result, test[0].shape[1]
 
 
 def simply_augmented(data: ImageDataModule, interpolation: Interpolation) -> ImageDataModule:

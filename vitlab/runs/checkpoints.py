@@ -176,12 +176,6 @@ class RunCheckpoints(Checkpoint):
 
     # ---- publishing
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._publish(trainer)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._publish(trainer)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         unwritten = _any_process(trainer, trainer.is_global_zero and self._tried and not self._unpublished)
         self._publish(trainer)
@@ -192,7 +186,8 @@ class RunCheckpoints(Checkpoint):
             took, share = self.seconds, self.seconds / max(time.perf_counter() - self._begin, 1e-9)
             log.info("checkpoints: %d written in %.1f s, %.1f %% of the training", self.written, took, 100 * share)
 
-    def _publish(self, trainer: Trainer) -> None:
+    def _publish(self, trainer: Trainer, *args: Any) -> None:
+        """Make the state that was written the last one, and stop the run if a signal asked for it."""
         if self._unpublished and trainer.is_global_zero:
             check_held(self.directory.parent)
             if self._written_at in self.settings.keep:
@@ -206,6 +201,8 @@ class RunCheckpoints(Checkpoint):
         if self._tried:
             self._tried = self._unpublished = False
             self._stop_if_asked(trainer)
+
+    on_train_batch_start = on_train_epoch_start = _publish  # type: ignore[assignment]  # the next hooks
 
     def _keep(self, state: Path, target: Path) -> None:
         """Keep a state under another name, where it can be without room on the disk: it is only replaced whole."""
@@ -243,11 +240,10 @@ class RunCheckpoints(Checkpoint):
         log.info("%s: stopped at step %d. The same command continues.", received.name, trainer.global_step)
         raise SystemExit(SIGNALS[received])
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
         self.signals.ignore()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.signals.ignore()
+    on_exception = teardown
 
 
 class Signals:
@@ -299,11 +295,7 @@ def is_last_epoch(trainer: Trainer) -> bool:
 
 
 class LastEpochValidation(Callback):
-    """Validates the last epoch whatever `check_val_every_n_epoch` is, so that every run ends with a score.
-
-    Args:
-        pause_after: Epochs after which the run pauses, with a score too.
-    """
+    """Validates the last epoch, or that before a pause, whatever `check_val_every_n_epoch` is: each run has a score."""
 
     def __init__(self, pause_after: int | None = None) -> None:
         self.pause_after = pause_after

@@ -43,8 +43,7 @@ class RunDirectory:
     """The files of a run, each read when first asked for; take a new object where a run may have gone on.
 
     Raises:
-        FileNotFoundError: a file that every run, or every finished run, has.
-        ValueError: a damaged file; the message names it, and what to do.
+        FileNotFoundError, ValueError: a file that is missing or damaged; the message names it, and what to do.
     """
 
     path: Path
@@ -163,11 +162,7 @@ class RunDirectory:
         return None, flaws
 
     def newest_checkpoint(self) -> Path | None:
-        """Return the newest state that is not damaged, or None if there is none yet; log the damaged ones.
-
-        Raises:
-            ValueError: there are states, and all are damaged.
-        """
+        """Return the newest state that is not damaged, or None if there is none yet; log the damaged ones."""
         newest, flaws = self.whole_checkpoint()
         for path, wrong in flaws.items():
             log.warning("%s is damaged (%s) and is skipped.", path, wrong)
@@ -188,11 +183,7 @@ def run_directories(root: Path) -> Iterator[Path]:
 
 
 def config_file(path: str | Path) -> Path:
-    """Return the configuration that `--config` means: a YAML file, or that of a run directory.
-
-    Raises:
-        FileNotFoundError: not a run directory; the message names the runs below it.
-    """
+    """Return the configuration that `--config` means: a YAML file, or that of a run directory."""
     path = Path(expanded(path))
     if not locate(path).is_dir():
         return path

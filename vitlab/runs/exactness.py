@@ -73,11 +73,7 @@ def _unequal(a: Any, b: Any, where: str = "") -> Iterator[str]:
 def differences_after_kills(arguments: Sequence[str], kills: Sequence[int], root: Path) -> list[str]:
     """Train an experiment twice below `root`, killed once the state of each step in `kills` is written.
 
-    Args:
-        arguments: of `fit`; `--run.checkpoint.every_n_steps 1` lets a kill follow any step.
-
-    Raises:
-        RuntimeError: it ended before it was killed, by a failure or because it was too short; with its last lines.
+    `arguments` are those of `fit`; `--run.checkpoint.every_n_steps 1` lets a kill follow any step.
     """
     whole, killed = (_trained(arguments, at, root / name) for name, at in (("whole", ()), ("killed", kills)))
     return disagreements(whole, killed)

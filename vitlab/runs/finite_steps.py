@@ -25,8 +25,7 @@ MAX_CONSECUTIVE = 50  # more skipped steps in a row are not the fault of a batch
 class Check:
     """The result of a step's check on its way to the host.
 
-    Reading a GPU's value waits for all that was queued before, the backward of the next step included. A copy to the
-    host and an event behind it are queued with the check itself, so that only these are waited for.
+    Reading a GPU's value waits for all that was queued before, so a copy and an event are queued with the check itself.
     """
 
     def __init__(self, finite: Tensor, step: int, epoch: int, batch: int) -> None:
@@ -132,9 +131,8 @@ class FiniteSteps(Callback):
 def all_finite(tensors: list[Tensor]) -> Tensor:
     """Return, on their device, whether all tensors are finite, from one number of each.
 
-    On a GPU this is the largest absolute value, computed for all tensors at once. On a CPU, where that takes nine times
-    as long, it is the sum. A sum also overflows where finite numbers add up to more than float32's 3e38, but no
-    optimizer could take a step of such gradients.
+    On a GPU this is the largest absolute value. On a CPU, where that takes nine times as long, it is the sum, which
+    also overflows where finite numbers add up to more than 3e38; no optimizer could take a step of such gradients.
     """
     if any(tensor.device.type != "cpu" for tensor in tensors):
         return torch.isfinite(get_total_norm(tensors, float("inf")))

@@ -32,13 +32,8 @@ class Busy(ValueError):
 def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
     """Let no other process write to a run directory inside the block; a missing directory is created.
 
-    Where this process may not write, as in another user's finished run, there is nothing to lock.
-
-    Args:
-        way_out: what else than to wait the user can do, for the message.
-
-    Raises:
-        Busy: another process is writing to the directory.
+    Where this process may not write, as in another user's finished run, there is nothing to lock. Where another process
+    is writing, raises Busy, whose message says to wait, or to take the `way_out`.
     """
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     path, file = directory / ".lock", None
@@ -76,7 +71,7 @@ def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
                 folder.rmdir()
 
 
-def check_idle(directory: Path, way_out: str = RENAME) -> None:
+def check_idle(directory: Path) -> None:
     """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
     path = directory / ".lock"
     if _inode(path) in _HELD.values():  # not to be opened
@@ -87,7 +82,7 @@ def check_idle(directory: Path, way_out: str = RENAME) -> None:
                 fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _rejection(path, way_out) from None
+                raise _rejection(path, RENAME) from None
 
 
 def _rejection(path: Path, way_out: str) -> Busy:

@@ -58,8 +58,7 @@ class MetricsFile(Logger):
     def keep_until(self, step: int, epochs: int = 0) -> list[int]:
         """Remove the rows that a run continuing after `step` steps writes again; the first step is 0.
 
-        Returns:
-            which of the completed `epochs`, the first of which is 1, have no row.
+        Return which of the completed `epochs`, the first of which is 1, have no row.
         """
         rows = [row for row in self._read() if int(row["step"]) < step]
         self.columns = list(rows[0]) if rows else []
@@ -100,12 +99,9 @@ class MetricsFile(Logger):
             return []
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
-                # A process killed while appending leaves a last line without its end.
-                return [
-                    row
-                    for row in csv.DictReader(file)
-                    if (row.get("step") or "").isdigit() and None not in row.values()
-                ]
+                rows = list(csv.DictReader(file))
+            # A process killed while appending leaves a last line without its end.
+            return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{self.path} is damaged ({error}). Remove it; the run continues without.") from None
 

@@ -212,11 +212,7 @@ class RunRecord(Callback):
                 self.by_stratum = stratum_metrics(predictions)
 
     def keep_values(self, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
-        """Write metrics by test image, as `RunDirectory.values` has them; their names may begin with `test/`.
-
-        Raises:
-            ValueError: not a number for each image.
-        """
+        """Write metrics by test image, as `RunDirectory.values` has them; their names may begin with `test/`."""
         for name, value in values.items():
             if value.shape != (len(images),):
                 raise ValueError(f"{name} is {value.shape}; give a value for each of the {len(images)} test images.")
@@ -237,37 +233,37 @@ class RunRecord(Callback):
     ) -> None:
         """Write summary.json, which makes the run a finished one, and close W&B.
 
-        Args:
-            partial: why the metrics are not a final result: untrained, out of time, or evaluated on a part of the data.
+        `partial` is why the metrics are not a final result: untrained, out of time, or evaluated on a part of the data.
         """
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.finish()
-        if trainer.is_global_zero:
-            check_held(self.directory)
-            before = [RunDirectory(directory).summary for directory in self.before.values()]
-            if (images := self.images) is None:  # the last step of an epoch may have fewer batches than the others
-                batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
-                processed = trainer.global_step * accumulate
-                if not math.isinf(batches):  # it is where no epoch began
-                    epochs, steps = divmod(trainer.global_step, math.ceil(batches / accumulate))
-                    processed = epochs * int(batches) + steps * accumulate
-                images = processed * trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
-            summary = {
-                "finished": True,
-                "seconds": round(self.seconds, 3),
-                "wall_seconds": round(self.wall_seconds, 3),
-                "seconds_before": round(sum(each["seconds"] + each["seconds_before"] for each in before), 3),
-                "epochs": trainer.current_epoch,
-                "steps": trainer.global_step,
-                "images_seen": images,
-                "partial": partial,
-                "metrics": metrics,
-                "cost": _cost(trainer, pl_module),
-                "best_epoch": self.best,
-            }
-            write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
-            RunDirectory(self.directory).previous_checkpoint.unlink(missing_ok=True)  # nothing continues from it now
+        if not trainer.is_global_zero:
+            return
+        check_held(self.directory)
+        before = [RunDirectory(directory).summary for directory in self.before.values()]
+        if (images := self.images) is None:  # the last step of an epoch may have fewer batches than the others
+            batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
+            processed = trainer.global_step * accumulate
+            if not math.isinf(batches):  # it is where no epoch began
+                epochs, steps = divmod(trainer.global_step, math.ceil(batches / accumulate))
+                processed = epochs * int(batches) + steps * accumulate
+            images = processed * trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
+        summary = {
+            "finished": True,
+            "seconds": round(self.seconds, 3),
+            "wall_seconds": round(self.wall_seconds, 3),
+            "seconds_before": round(sum(each["seconds"] + each["seconds_before"] for each in before), 3),
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "images_seen": images,
+            "partial": partial,
+            "metrics": metrics,
+            "cost": _cost(trainer, pl_module),
+            "best_epoch": self.best,
+        }
+        write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
+        RunDirectory(self.directory).previous_checkpoint.unlink(missing_ok=True)  # nothing continues from it now
 
 
 def _cost(trainer: Trainer, pl_module: LightningModule) -> dict[str, float | None]:
@@ -319,9 +315,13 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         command = ["git", "describe", "--always", "--dirty"]
         told = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
         commit = told.stdout.strip() or None
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):  # of a clone that is not installed
+            versions[package] = importlib.metadata.version(package)
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **versions,
         "git": commit,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "devices": trainer.world_size,
@@ -334,12 +334,6 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "command": "python -m vitlab " + " ".join(sys.argv[1:]),
         "folder": str(Path.cwd()),  # to which relative paths in config.yaml refer
     }
-
-
-def _version(package: str) -> str | None:
-    with suppress(importlib.metadata.PackageNotFoundError):  # of a clone that is not installed
-        return importlib.metadata.version(package)
-    return None
 
 
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
@@ -375,7 +369,7 @@ def sources(config: Config) -> dict[str, dict[str, str]]:
     for path in sorted({text for text, _ in texts_of(config)}):  # a class path, or a class as a value: `my.Block`
         module = sys.modules.get(path.rpartition(".")[0])
         file = getattr(module, "__file__", None)
-        if module is not None and file is not None and _package(module) not in PACKAGES:
+        if module is not None and file is not None and path.partition(".")[0] not in PACKAGES:
             files = sorted({Path(str(each.__file__)) for each in _together_with(module)})
             own[path] = {"file": file, "hash": _hash([each.read_bytes() for each in files if each.is_file()])}
     return own
@@ -411,10 +405,6 @@ def _hash(contents: Iterable[bytes]) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
-def _package(module: ModuleType) -> str:
-    return module.__name__.partition(".")[0]
-
-
 def _together_with(module: ModuleType) -> Iterator[ModuleType]:
     """Yield the loaded modules that lie where the module's package lies; of an installed one, its own package."""
     depth = module.__name__.count(".") + hasattr(module, "__path__")
@@ -425,5 +415,6 @@ def _together_with(module: ModuleType) -> Iterator[ModuleType]:
         if other.__name__ == "__main__" or file is None or not Path(file).is_relative_to(home):
             continue
         inside = any(part.endswith("-packages") for part in Path(file).relative_to(home).parts)
-        if _package(other) == _package(module) or not (installed or inside or _package(other) in PACKAGES):
+        package = other.__name__.partition(".")[0]
+        if package == module.__name__.partition(".")[0] or not (installed or inside or package in PACKAGES):
             yield other

@@ -48,9 +48,8 @@ class Run:
         root: Folder of all runs.
         overwrite: Train again although the run is finished or has another configuration.
         test: Evaluate the last weights on the test images after training.
-        probe: Test features, of an objective without labels too: by k-NN among them, or by a linear classifier
-            of them. With `trainer.max_epochs: 0`, weights as they are given. Null: test a classifier's
-            answers.
+        probe: Test features, of an objective without labels too: by k-NN among them, or by a linear classifier of
+            them. With `trainer.max_epochs: 0`, weights as they are given. Null: test a classifier's answers.
         checkpoint: When the state is written from which the same command continues.
         compile: Compile the blocks of backbones with torch.compile. The first step takes a minute or more, later ones
             less than without. Bit-for-bit equal only to runs that are compiled too.
@@ -72,12 +71,7 @@ class Run:
 def build_trainer(
     settings: dict[str, Any], run: Run, directory: Path, config: Config, objective: Objective
 ) -> tuple[Trainer, RunRecord]:
-    """Build the Trainer of a run, and the callback that records it.
-
-    Args:
-        settings: arguments of the Trainer; callbacks, loggers and plugins are objects already.
-        config: the run's complete configuration, which the record writes.
-    """
+    """Build the Trainer of a run from its arguments, which are objects already, and the callback that records it."""
     users = _as_list(settings["callbacks"])
     validated = [name for name in objective.epoch_metrics if name.startswith("val")]
     for callback in users:
@@ -156,11 +150,8 @@ class RunProgress(Callback):
     """One line for the whole run: epoch, images/s, the fraction of time spent waiting for data and the remaining time.
 
     On a terminal it is written anew once a second, with the loss, which is read from the device as often. Elsewhere it
-    is printed at intervals. Each epoch logs images/s, the fraction of time spent waiting for data, TFLOP/s per device
-    and, on a GPU, the model FLOPs utilization, all without validation and checkpoints.
-
-    Args:
-        shown: False: log only, where `trainer.enable_progress_bar` is off or the user has a progress bar.
+    is printed at intervals, and nowhere if not `shown`. Each epoch logs images/s, the fraction of time spent waiting
+    for data, TFLOP/s per device and, on a GPU, the model FLOPs utilization, all without validation and checkpoints.
     """
 
     def __init__(self, utilization: Utilization, shown: bool = True) -> None:

@@ -36,7 +36,7 @@ from vitlab.studies.file.runs import (
 )
 from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study, read_study, slug
-from vitlab.studies.report.cost import costlier
+from vitlab.studies.report.cost import winner_costs
 from vitlab.studies.report.page import answer, write_curves, write_report
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
@@ -52,12 +52,9 @@ FILE = "study.json"
 
 
 def claim_folder(study: Study, root: Path) -> None:
-    """Record that the folder is this study's.
+    """Record that the folder is this study's, or refuse one of another file with other variants.
 
     The same file may change in any way; a copy of it elsewhere may only add or remove seeds and variants.
-
-    Raises:
-        ValueError: the folder belongs to another file, with other variants.
     """
     record, base = study.folder(root) / FILE, study.base_config
     texts = {name: as_yaml(merge(base, override)) for name, override in study.variants.items()}
@@ -100,11 +97,7 @@ class ResolvedStudy:
 
     @classmethod
     def of(cls, study: Study, root: Path) -> "ResolvedStudy":
-        """Return a study without an axis, or one place of a study that has one.
-
-        Raises:
-            ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
-        """
+        """Return a study without an axis, or one place of a study that has one."""
         runs = plan(study, root)
         parts = [images_of(run) for run in runs[: len(study.parts)]]  # of the first variant and seed
         images = Pool(parts) if study.folds else parts[0]
@@ -233,26 +226,19 @@ def compare(
     register_anew: bool = False,
     data: Config | None = None,
 ) -> Path:
-    """Run the missing parts of a study and write its report.
+    """Run the missing parts of a study, write its report, and return the path of report.html.
 
     Args:
-        study_path: The study's YAML.
         root: Folder of all runs; the study's go to `root/<study>/<variant>/seed-<n>/`, its report to `root/<study>/`.
         overwrite: Retrain runs whose directory has another configuration than the study's.
         program: The command line of vitlab, to which `fit` is appended.
         dashboard: Also publishes the report, and returns where.
-        register_anew: Register a claim whose settings have changed since it had a word.
-        executors: Return what trains the runs, such as the executor of a cluster; none: this machine. Of several, each
-            trains all variants of its seeds.
-        data: Arguments of the data set that take the place of the base's, like `{"root": "photos"}`; None: those that
-            the study was begun with.
-
-    Returns:
-        The path of report.html.
+        register_anew: Register a claim whose settings have changed since it had an outcome.
+        executors: Return what trains the runs; none: this machine. Of several, each trains all variants of its seeds.
+        data: Arguments of the data set in place of the base's, like `{"root": "photos"}`; None: as the study began.
 
     Raises:
-        ValueError, FileNotFoundError: a user's mistake, detected before any run starts; or another `compare` of the
-            study is running.
+        ValueError, FileNotFoundError: a user's mistake, detected before any run starts.
         RunsFailed: some runs failed; the report is written.
     """
     study = begun_study(study_path, root, data)
@@ -330,7 +316,7 @@ def _compare(
     report = write_report(results, planned.images, planned.folder)
     shown = judged(results)
     claimed = [headline(study.claim, shown), *in_words(study.claim, shown)] if study.claim else []
-    further = [*costlier(results), *as_tuned(results), *outlooks(results)]
+    further = [*winner_costs(results), *as_tuned(results), *outlooks(results)]
     asked = [study.question] if study.question else []
     print("", *asked, *claimed, shown.sentence, *further, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
@@ -385,12 +371,7 @@ def in_turn(plans: Sequence[ResolvedStudy]) -> list[Run]:
 
 
 def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResults, Images]:
-    """Return a study's results so far, and its images; starts no run.
-
-    Raises:
-        ValueError: a run directory has another configuration than the study's, or `compare` has not yet tuned the
-            study.
-    """
+    """Return a study's results so far, and its images; starts no run."""
     study = begun_study(study_path, root)
     if study.along:
         raise ValueError(f"{study_path}: with `along` there is a verdict at each place; read the report of `compare`.")

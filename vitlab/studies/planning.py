@@ -68,11 +68,7 @@ class Planned(Plan):
 
 
 def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None) -> Planned:
-    """Read what is known about a study before its runs; `root` is the folder of all runs, `data` as in `compare`.
-
-    Raises:
-        ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
-    """
+    """Read what is known about a study before its runs; `root` is the folder of all runs, `data` as in `compare`."""
     study = begun_study(path, root, data)
     if study.along:
         raise ValueError(f"{path}: `plan` takes a study without an axis. Remove `along` to plan one place.")
@@ -120,11 +116,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
 
 
 def describe(planned: Planned, difference: float | None) -> str:
-    """Return the plan as text.
-
-    Args:
-        difference: is to be found, in the metric's unit, accuracy as a fraction; None: the seeds are as in the file.
-    """
+    """Return the plan to find a difference, in the metric's unit; None: with the seeds of the file."""
     if difference is None:
         seeds = len(planned.study.seeds)
         shown = {"runs": f"{planned.runs(seeds) * len(planned.study.variants):,}"}

@@ -395,7 +395,7 @@ def _of_folds(table: pd.DataFrame, folds: int | None, notes: list[str]) -> tuple
     """
     if folds is not None and "fold" not in table and "item" not in table:
         table = table.assign(fold=table["seed"], seed="1")
-    if "fold" not in table or table["fold"].nunique() < 2:
+    if "fold" not in table or (folds or table.groupby("seed")["fold"].nunique().max()) < 2:
         return table, 1.0, "item"
     parts = folds or int(table.groupby("seed")["fold"].nunique().max())
     if "item" in table:

@@ -391,9 +391,8 @@ def conclusion(verdict: Verdict) -> str:
     pairs = [each for of in verdict.places.values() for each in of if {each.better.name, each.worse.name} == {*names}]
     signs = [np.sign(each.lead) * (1 if each.better.name == names[0] else -1) for each in pairs]
     settled = sum(each.verdict == BETTER and each.better.name == names[0] for each in pairs)
-    on = "on" if verdict.datasets else "with"
-    where = f"ahead {on} {signs.count(1)}, settled {on} {settled}"
-    where += f"; behind {on} {signs.count(-1)}" if -1 in signs else ""
+    where = f"ahead on {signs.count(1)}, settled on {settled}"
+    where += f"; behind on {signs.count(-1)}" if -1 in signs else ""
     if len(verdict.ranking) == 2 and pair.verdict == BETTER:
         gap = _gap(pair, verdict).replace(" (", " on average (", 1)[:-1]
         return f"{verdict.over} {pair.better.name} leads {pair.worse.name} by {gap}; {_seeds(verdict)}): {where}."

@@ -57,14 +57,7 @@ class Budget(Section):
         return getattr(self, self.kind)
 
     def length(self, per_image: float, epoch: Epoch) -> Length:
-        """Return the length of a run that spends the budget.
-
-        Args:
-            per_image: What a training image costs, in the unit of the budget.
-
-        Raises:
-            ValueError: less than half an epoch, or no length spends it.
-        """
+        """Return the length of a run that spends the budget, if an image costs `per_image` in its unit."""
         epochs = self.amount / (epoch.batches * epoch.images * per_image)
         if epochs < 0.5:
             raise ValueError(f"a budget of {self} is {epochs:.2g} epochs. Raise it.")

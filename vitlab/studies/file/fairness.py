@@ -17,7 +17,7 @@ Split = Literal["train", "val", "test"]
 
 
 class Images(Protocol):
-    """What a study reads of a data module: its images without augmentation."""
+    """What a study reads of an `ImageDataModule`: its images without augmentation."""
 
     @property
     def num_classes(self) -> int: ...
@@ -28,23 +28,12 @@ class Images(Protocol):
     @property
     def grouping(self) -> str | None: ...
 
-    def facts(self) -> dict[str, Any]:
-        """Return what data.json records, with a digest of each split under `splits`."""
-
-    def image_names(self, split: Split) -> list[str]:
-        """Return the names of a split's images, in evaluation order."""
-
-    def labels(self, split: Split) -> np.ndarray:
-        """Return their labels; class indices (N,) int64 where each image has one class."""
-
-    def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
-        """Return images as uint8 (H, W, C), C being 1 or 3; sizes may differ."""
-
-    def contents(self, split: Split) -> np.ndarray:
-        """Return a hash of each image, (N,) uint64, equal where the images are equal; 0: unknown."""
-
-    def dhashes(self, split: Split) -> np.ndarray:
-        """Return the difference hash of each image, (N, 32) uint8; 0: unknown."""
+    def facts(self) -> dict[str, Any]: ...
+    def image_names(self, split: Split) -> list[str]: ...
+    def labels(self, split: Split) -> np.ndarray: ...
+    def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]: ...
+    def contents(self, split: Split) -> np.ndarray: ...
+    def dhashes(self, split: Split) -> np.ndarray: ...
 
 
 FROM_DATA = r"^model\.backbone\.(img_size|in_chans|num_classes)$"  # an experiment refuses other values than the data's
@@ -63,7 +52,7 @@ KINDS = (
     ("trainer", r""),  # and what a run does: run.compile, run.not_finite
 )
 OFF = (ABSENT, None, False, 0)  # an argument that one class lacks and another turns off does not differ
-SAID = {"lr": "learning rate", "model": "objective", "data": "data set", "max_epochs": "number of epochs"}
+LABELS = {"lr": "learning rate", "model": "objective", "data": "data set", "max_epochs": "number of epochs"}
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "timm")  # whose versions a run records
 WITHOUT_EFFECT = tuple(key for key in HARMLESS if key not in ("run.compile", "run.not_finite"))
 
@@ -94,10 +83,10 @@ def name_of(key: str) -> str:
     return "teacher" if "teacher" in parts else parts[-1]
 
 
-def said(key: str) -> str:
+def label(key: str) -> str:
     """Return the setting's name in a sentence: learning rate, batch size."""
     name = name_of(key)
-    return SAID.get(name, name.replace("_", " "))
+    return LABELS.get(name, name.replace("_", " "))
 
 
 def own_classes(config: Config, recorded: Collection[str] = ()) -> list[str]:
@@ -111,11 +100,7 @@ EXAMPLES = 3
 
 
 def groups_of(study: Study, images: Sequence[str]) -> np.ndarray | None:
-    """Return the name of each image's group, (N,); None where images are independent.
-
-    Raises:
-        ValueError: an image without a group, or a single group.
-    """
+    """Return the name of each image's group, (N,); None where images are independent."""
     try:
         return None if study.groups is None else np.array(groups_by_name(study.groups, images))
     except ValueError as error:

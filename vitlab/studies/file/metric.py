@@ -85,11 +85,7 @@ PROBED = {"knn": "k-NN accuracy", "linear": "accuracy of a linear probe"}
 
 
 def metric_of(experiment: "Experiment") -> Metric:
-    """Return the metric that ranks an experiment's runs.
-
-    Raises:
-        ValueError: the objective has no task.
-    """
+    """Return the metric that ranks an experiment's runs."""
     task, probe = experiment.objective.task, experiment.run.probe
     if probe is not None:
         return replace(TOP1, title=PROBED[probe])
@@ -100,11 +96,7 @@ def metric_of(experiment: "Experiment") -> Metric:
 
 
 def chosen_metric(experiment: "Experiment", chosen: Mapping[str, Any] | None) -> Metric:
-    """Return the metric that a study ranks an experiment's runs by: its own choice, or that of the objective's task.
-
-    Raises:
-        ValueError: these runs have no such metric, as far as is known before a run, or its mode is wrong.
-    """
+    """Return the metric that a study ranks an experiment's runs by: its own choice, or that of the objective's task."""
     default = metric_of(experiment)
     named = dict(chosen or {})
     if named.get("name", default.name) != default.name:

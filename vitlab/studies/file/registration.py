@@ -44,12 +44,7 @@ def _file(study: Study) -> Path:
 def register(study: Study, root: Path, anew: bool = False) -> None:
     """Register a claim for the first time, or again if its settings changed before any result.
 
-    Args:
-        root: The folder of all runs.
-        anew: Register settings that changed after a result, too; the earlier registrations stay.
-
-    Raises:
-        ValueError: the settings are not those that had a word, or `anew` without new seeds; the file cannot be written.
+    With `anew` also after a result, with new seeds; the earlier registrations stay.
     """
     if study.claim is None:
         if anew:

@@ -93,11 +93,7 @@ def experiment_of(config: Config) -> "Experiment":
 
 
 def check_first(study: Study, run: Run) -> None:
-    """Raise what `fit` refuses of weights, data and precision before it trains, so that it is reported once.
-
-    Raises:
-        ValueError, OSError: naming the variant.
-    """
+    """Raise what `fit` refuses of weights, data and precision before it trains, so that it is reported once."""
     with _naming(study, run.variant):
         experiment = experiment_of(run.config)
         if weights_of(run.config):
@@ -140,9 +136,6 @@ def plan(
     Args:
         decided: By variant, overrides from the budget.
         tuned: By variant and seed, overrides from tuning; a run without one has the value of the base.
-
-    Raises:
-        ValueError: an invalid configuration, or one that could yield no result.
     """
     refuse_overruled(study)
     completed: dict[tuple[str, str], Run] = {}
@@ -327,8 +320,14 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
         for fold in (study.parts[:1] if others else study.parts) if study.folds else ():
             for known in known_before(with_seed(study, run, run.seed, fold)):
                 yield f"folds: {run.variant!r}: {known}. Give weights of a training on other images."
-        if run.variant not in study.frozen:
-            yield from _cut_short(study, run)
+        if run.variant not in study.frozen:  # fewer training batches are a fair budget
+            trainer = run.config.get("trainer", {})
+            if study.budget is None and trainer.get("max_epochs") in (None, -1):
+                yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
+            for key, value in trainer.items():
+                if key in COMPLETE and value is not None and not COMPLETE[key](value):
+                    what = f"trainer.{key} is {as_yaml(value)} for {run.variant!r}"
+                    yield f"{what}, whose runs would be cut short. Remove it."
         elif not weights_of(run.config):
             yield f"{run.variant!r} is frozen, and has random weights. Set init_from, or `pretrained: true`."
         for source in others.values():
@@ -339,16 +338,6 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
     if len(metrics := {run.metric for run in runs}) > 1:
         names = " and ".join(sorted(metric.name for metric in metrics))
         yield f"the tasks of the variants' objectives rank by {names}. Compare by one metric."
-
-
-def _cut_short(study: Study, run: Run) -> Iterator[str]:
-    """Yield settings that end a run early or skip images; fewer training batches are a fair budget."""
-    trainer = run.config.get("trainer", {})
-    if study.budget is None and trainer.get("max_epochs") in (None, -1):
-        yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
-    for key, value in trainer.items():
-        if key in COMPLETE and value is not None and not COMPLETE[key](value):
-            yield f"trainer.{key} is {as_yaml(value)} for {run.variant!r}, whose runs would be cut short. Remove it."
 
 
 # By key of the trainer, whether a value leaves a run complete; null always does.

@@ -53,11 +53,7 @@ WHOLE = ("budget", "along", "metric")  # replaced, not merged: their keys exclud
 
 
 def content_of(study: Path) -> tuple[Config, Path | None]:
-    """Return what a study says, and the study that it is like, if any: its own keys change those of that one.
-
-    Raises:
-        ValueError, FileNotFoundError: the other study does not exist, or is like a third.
-    """
+    """Return what a study says, and the study that it is like, if any: its own keys change those of that one."""
     own = load_yaml(study)
     if LIKE not in own:
         return own, None
@@ -298,11 +294,7 @@ def slug(name: str) -> str:
 
 
 def read_study(path: Path) -> Study:
-    """Read and check a study's YAML.
-
-    Raises:
-        ValueError, FileNotFoundError: a user's mistake, with value, place and remedy.
-    """
+    """Read and check a study's YAML."""
     path = locate(path)
     content, like = content_of(path)
     base = beside(path, content.get("base"))
@@ -374,21 +366,6 @@ def _contradictions(study: Study) -> Iterator[str]:
         yield f"test: exact needs {needed} seeds for {variants} variants, not {seeds}. Add some, or use `test: pooled`."
     if exact and study.along:
         yield "test: exact has no crossings along an axis, and settles little at many places. Use test: pooled."
-    yield from _contradictions_of_tuning(study)
-    if study.frozen and (study.tuned or study.branch):
-        yield f"{'tune' if study.tuned else 'branch'}: {sorted(study.frozen)[0]!r} is frozen and takes no steps."
-    if study.along and study.looks:
-        yield "along: the places of an axis have the same seeds. Give `seeds` as a list."
-    budgets = {point.budget.kind for point in study.points if point.budget}
-    if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
-        yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
-    if study.folds and study.tuning:
-        yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
-    if not slug(study.name):
-        yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
-
-
-def _contradictions_of_tuning(study: Study) -> Iterator[str]:
     budgets = {point.budget.kind for point in study.points if point.budget}
     larger = [key for key in study.tuned if key in IMAGES_A_STEP]
     if larger and budgets - {"epochs"}:
@@ -403,10 +380,20 @@ def _contradictions_of_tuning(study: Study) -> Iterator[str]:
         yield f"tune: {', '.join(costly)} changes what an image costs. Give a budget in epochs or images."
     if study.looks and study.tuning and study.tuning.within_seeds:
         yield "tune: a seed that a look may never train is not tuned. Give `seeds` as a list, or write `within: study`."
-    if seeds := [key for key in study.tuned if key in seed_settings((), 0, 0)]:
-        yield f"tune: space: {seeds[0]} is what `seeds` and `vary` set. Remove it."
+    if of_seeds := [key for key in study.tuned if key in seed_settings((), 0, 0)]:
+        yield f"tune: space: {of_seeds[0]} is what `seeds` and `vary` set. Remove it."
     if study.tuned and study.branch:
         yield "branch: shorter runs continue the longest, and tuning could give them other settings."
+    if study.frozen and (study.tuned or study.branch):
+        yield f"{'tune' if study.tuned else 'branch'}: {sorted(study.frozen)[0]!r} is frozen and takes no steps."
+    if study.along and study.looks:
+        yield "along: the places of an axis have the same seeds. Give `seeds` as a list."
+    if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
+        yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
+    if study.folds and study.tuning:
+        yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
+    if not slug(study.name):
+        yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
 
 
 def _variants(given: Mapping[str, Config | str | None], path: Path) -> dict[str, Config]:

@@ -111,11 +111,7 @@ class Axis(NamedTuple):
 
 
 def axis_of(along: Along, budget: Budget | None) -> Axis:
-    """Return the axis of a study's `along`; `budget` is the study's own.
-
-    Raises:
-        ValueError: the message does not name the file.
-    """
+    """Return the axis of a study's `along`; `budget` is the study's own."""
     ((name, values),) = along.items()
     key, kinds = SHORT.get(name, name), [*Budget.model_fields]
     if "." not in key:
@@ -161,11 +157,7 @@ def cells_of(content: Config) -> Cells:
 
 
 def written_out(content: Config, load: Callable[[str], Config]) -> Config:
-    """Return what a study says without factors: a variant for each cell, and its claim about variants.
-
-    Raises:
-        ValueError: levels that set one key differently, or lack what another needs; the message does not name the file.
-    """
+    """Return what a study says without factors: a variant for each cell, and its claim about variants."""
     if not (factors := content.get("factors")):
         return content
     cells, whole = cells_of(content), {key: content[key] for key in content if key not in ("factors", "except")}

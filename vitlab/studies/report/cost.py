@@ -31,7 +31,7 @@ def cost_remarks(results: StudyResults) -> list[str]:
     return lines
 
 
-def costlier(results: StudyResults) -> list[str]:
+def winner_costs(results: StudyResults) -> list[str]:
     """Name what the winner costs, where it is more than COSTLIER times what a variant costs that it beats."""
     settled = [pair for pair in results.verdict.pairs if pair.settled]
     beaten = {pair.worse.name for pair in settled if pair.better.name == results.ranking[0].variant}
@@ -74,10 +74,7 @@ def speed_remarks(results: StudyResults) -> list[str]:
 
 
 def flops_of(result: VariantResult) -> float | None:
-    """Return the training FLOPs of a run as it counted them, mean over seeds.
-
-    Those of a frozen encoder are of one forward pass of each image.
-    """
+    """Return the training FLOPs of a run, mean over seeds; of a frozen encoder, of one forward pass of each image."""
     per_image = [run.cost("flops") if result.is_frozen else run.train_flops or math.nan for run in result.runs]
     total = fmean(flops * run.images_seen for flops, run in zip(per_image, result.runs, strict=True))
     return None if math.isnan(total) else total

@@ -30,10 +30,7 @@ def differences(results: StudyResults, layout: Layout) -> Figure:
 
 
 def learning_curves(results: StudyResults, layout: Layout) -> Figure:
-    """Draw validation score and training loss by epoch: the mean over seeds, and a band from minimum to maximum.
-
-    A metric that is measured only on the test images has no validation score.
-    """
+    """Draw validation score, if there is one, and training loss by epoch: the mean and range over seeds."""
     columns = [("train/loss", "training loss", 1.0)]
     if any(len(result.curve(results.metric.validation)) for result in results.ranking):
         columns.insert(0, (results.metric.validation, results.metric.axis("validation"), results.metric.scale))
@@ -127,7 +124,6 @@ def against_cost(metric: Metric) -> str:
 
 
 def charts_for(metric: Metric) -> list[Chart]:
-    """Return the charts of a report."""
     label = metric.name
     charts = [
         Chart("ranking", f"Test {label} of every run, with mean and 95 % interval per variant.", ranking),
@@ -145,10 +141,7 @@ def charts_for(metric: Metric) -> list[Chart]:
 
 
 def pareto_front(costs: Sequence[float], scores: Sequence[float], more: bool) -> list[int]:
-    """Return, by cost, the indices of the points that no other beats in cost or score without losing in the other.
-
-    With `more`, the "cost" is a speed.
-    """
+    """Return, by cost, the indices of the points that are not Pareto-dominated; with `more`, the cost is a speed."""
     sign = -1 if more else 1
     front: list[int] = []
     for i in sorted(range(len(costs)), key=lambda i: (sign * costs[i], -scores[i])):

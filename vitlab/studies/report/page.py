@@ -25,7 +25,7 @@ from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import Study
 from vitlab.studies.file.variants import Axis, describe_draws
 from vitlab.studies.report import figures
-from vitlab.studies.report.cost import costlier, speed_remarks
+from vitlab.studies.report.cost import speed_remarks, winner_costs
 from vitlab.studies.report.provenance import TABLE
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.report.robustness import draw_curves, read_robustness
@@ -81,7 +81,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             *([*in_words(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
             *([known] if claim and (known := history(study)) else []),
             *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
-            *costlier(results),
+            *winner_costs(results),
             *_summary(results),
             *as_tuned(results),
             *outlooks(results),

@@ -84,7 +84,6 @@ def _confounded(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _draws_images(results: StudyResults) -> bool:
-    """Whether the seeds draw the training images."""
     return "images" in results.study.vary or results.study.folds is not None
 
 

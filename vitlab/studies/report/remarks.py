@@ -9,12 +9,12 @@ from referee.checks import two_states
 from referee.formats import SPACE, counted, joined, listed, percent
 from referee.statistics.contrast import LEVEL, half_width, spread, t_interval
 
-from vitlab.studies.file.fairness import kind_of, matters, name_of, said
+from vitlab.studies.file.fairness import kind_of, label, matters, name_of
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.registration import UNFINISHED
 from vitlab.studies.file.runs import never_reached
 from vitlab.studies.file.study import PROBES
-from vitlab.studies.report.cost import cost_remarks, costlier
+from vitlab.studies.report.cost import cost_remarks, winner_costs
 from vitlab.studies.report.provenance import (
     confounded_environments,
     mixed_code,
@@ -59,8 +59,8 @@ def remarks_above(results: StudyResults) -> list[str]:
 
 def remarks_below(results: StudyResults) -> list[str]:
     """List the other remarks, without the sentence on cost that stands beside the headline."""
-    said = [*remarks_above(results), *costlier(results)]
-    return [line for line in remarks(results) if line not in said]
+    above = [*remarks_above(results), *winner_costs(results)]
+    return [line for line in remarks(results) if line not in above]
 
 
 # ---- settings
@@ -68,7 +68,7 @@ def remarks_below(results: StudyResults) -> list[str]:
 
 def _undeclared(results: StudyResults) -> Iterator[str]:
     differing = [each for each in results.differences if not each.declared and matters(each.key, each.values)]
-    if names := list(dict.fromkeys(said(each.key) for each in differing)):
+    if names := list(dict.fromkeys(label(each.key) for each in differing)):
         pure = "architecture comparison" if _architecture_differs(results) else "comparison of what the study declares"
         which = joined(names) if len(names) <= SHOWN else listed(names, SHOWN)
         verb = "differs" if len(names) == 1 else "differ"
@@ -355,7 +355,7 @@ DECISIVE: tuple[Kind, ...] = (
 
 def _further(results: StudyResults) -> Iterator[str]:
     """Yield what a reader may want to know besides."""
-    yield from costlier(results)
+    yield from winner_costs(results)
     if frozen := [result for result in results.ranking if result.is_frozen]:
         names = joined([result.variant for result in frozen])
         how = joined(list(dict.fromkeys(PROBES[result.runs[0].run.config["run"]["probe"]] for result in frozen)))

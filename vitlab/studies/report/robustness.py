@@ -43,8 +43,8 @@ class Robustness(NamedTuple):
 def read_robustness(runs: Sequence[Run]) -> Robustness | None:
     """Return the measurements of these runs; None without any.
 
-    Curves must be comparable, so the table is limited to the number of images that most runs were tested on, and to
-    corruptions that all of those runs were tested on.
+    So that curves are comparable, they are of the number of images that most runs were tested on, and of corruptions
+    that all of those runs were tested on.
     """
     tables, names = list[pd.DataFrame](), [f"{run.variant}, seed {run.seed}" for run in runs]
     for run, name in zip(runs, names, strict=True):
@@ -107,10 +107,7 @@ def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[I
 
 
 def draw_curves(robustness: Robustness, results: StudyResults, layout: Layout) -> Drawn:
-    """Draw accuracy against strength for each corruption: the mean over seeds, and a band from minimum to maximum.
-
-    The first point of each curve is accuracy on clean images.
-    """
+    """Draw accuracy against strength, from clean images on, for each corruption: the mean and range over seeds."""
     table, measures, variants = robustness.table, robustness.measures, list(results.study.variants)
     columns = min(2 * layout.columns - 1, len(measures))
     figure, panels = panels_of(Layout(layout.width, columns), len(measures), 210, share_y=True)

@@ -77,7 +77,6 @@ def runs_at_once(results: StudyResults) -> int:
 
 
 def write_verdict(results: StudyResults, folder: Path) -> None:
-    """Write verdict.json into a study's folder."""
     record = as_record(results) | {"looks": results.log, "remarks": remarks(results)}
     write_text(folder / "verdict.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 

@@ -18,12 +18,7 @@ from vitlab.studies.results.table import StudyResults
 
 
 def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
-    """Log the report of a study that has finished runs; return its URL, or how to upload it.
-
-    Args:
-        folder: Of the written report, whose figures and page are logged too.
-        online: Upload now; False writes an offline run, which `wandb sync` uploads.
-    """
+    """Log the report of a study that has finished runs, with the page and figures in `folder`; return where it is."""
     settings = results.finished[0].run.config.get("run", {}).get("wandb", {})
     project, entity = settings.get("project") or "vitlab", settings.get("entity")
     conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})

@@ -8,9 +8,10 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,10 +76,7 @@ class Context:
 def context_of(
     study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, leaks: list[str]
 ) -> Context:
-    """Return what a study's results depend on beside its runs.
-
-    `runs` are at least one of each variant, `used` those that the results count, failed ones included.
-    """
+    """Return what a study's results depend on beside its runs, of which `used` are counted, failed ones included."""
     finished = list(_finished(folder.parent, f"*-{folder.name}") if study.place else _finished(folder))
     if study.place:  # another place's name may end with this one's
         others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(_inside(each, ""))]
@@ -167,29 +165,36 @@ class Baselines:
         return {"majority class": self.majority, "k-NN on raw pixels": self.knn}
 
     def describe_knn(self) -> str:
-        """Describe how k-NN was run."""
         each = f" of each of {self.folds} folds" if self.folds else ""
         part = "of the " if self.subsampled else ""
         return f"as k-NN tests features, k = 20, among {self.bank_images:,} {part}training images{each}"
 
 
+def cached(file: Path, images: Images, data: Config, compute: Callable[[], Any]) -> Any:
+    """Return what was computed of these images, chosen by the settings `data`, from a JSON file if it is known."""
+    key = {"data": data, "splits": images.facts()["splits"]}  # a folder may have other images than before
+    known = [record for record in read_cache(file, []) if isinstance(record, dict)]
+    for record in known:
+        if "found" in record and {name: record.get(name) for name in key} == key:
+            return record["found"]
+    found = compute()
+    write_text(file, json.dumps([*known, key | {"found": found}], indent=2, ensure_ascii=False) + "\n")
+    return found
+
+
 def baselines(images: Images, data: Config, cache: Path) -> Baselines:
-    """Return the baselines of a data set, from the cache if that has the same `data` section and the same images."""
-    splits = images.facts()["splits"]  # a folder may have other images than before
-    key = {"data": data, "splits": splits, "as_features": True}  # which files of Euclidean neighbors lack
-    known = read_cache(cache, {})
-    with suppress(KeyError, TypeError):  # another's
-        if {name: known.get(name) for name in key} == key:
-            return Baselines(**{each.name: known["baselines"][each.name] for each in fields(Baselines)})
-    parts = [measure_baselines(part) for part in getattr(images, "parts", [images])]
-    measured = parts[0]
-    if len(parts) > 1:  # folds: over all test images
+    """Return the baselines of a data set; of folds, over all test images."""
+
+    def compute() -> dict[str, Any]:
+        parts = [measure_baselines(part) for part in getattr(images, "parts", [images])]
+        if len(parts) == 1:
+            return asdict(parts[0])
         weights = [part.test_images for part in parts]
         majority, knn = np.average([(part.majority, part.knn) for part in parts], axis=0, weights=weights)
-        measured = replace(measured, majority=float(majority), knn=float(knn), test_images=sum(weights))
-        measured = replace(measured, folds=len(parts))
-    write_text(cache, json.dumps(key | {"baselines": asdict(measured)}, indent=2) + "\n")
-    return measured
+        means = {"majority": float(majority), "knn": float(knn), "test_images": sum(weights)}
+        return asdict(parts[0]) | means | {"folds": len(parts)}
+
+    return Baselines(**cached(cache, images, data, compute))
 
 
 def measure_baselines(images: Any) -> Baselines:
@@ -214,15 +219,11 @@ def measure_baselines(images: Any) -> Baselines:
 
 
 def duplicates(images: Images, data: Config, cache: Path) -> str:
-    """State which test images are in other splits too, in one to three sentences; empty if none.
+    """State which test images are in other splits too, in one to three sentences; empty if none."""
+    return str(cached(cache, images, data, partial(_leaked, images)))
 
-    The sentences come from the cache if that has these images, and `data`, what chooses them.
-    """
-    key = {"data": data, "splits": images.facts()["splits"]}
-    known = [record for record in read_cache(cache, []) if isinstance(record, dict)]
-    for record in known:
-        if "found" in record and {name: record.get(name) for name in key} == key:
-            return str(record["found"])
+
+def _leaked(images: Images) -> str:
     total = unknown = 0
     counts: Counter[str] = Counter()
     equal, near = list[str](), list[str]()
@@ -258,6 +259,4 @@ def duplicates(images: Images, data: Config, cache: Path) -> str:
     if unknown:
         count = counted(unknown, "test image")
         lines.append(f"Copies of {count} in other splits were not looked for: their source gives no hash.")
-    found = " ".join(lines)
-    write_text(cache, json.dumps([*known, key | {"found": found}], indent=2, ensure_ascii=False) + "\n")
-    return found
+    return " ".join(lines)

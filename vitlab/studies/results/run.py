@@ -142,10 +142,9 @@ class RunResult:
 
     @cached_property
     def speeds(self) -> np.ndarray:
-        """Logged training images per second and device, by epoch, without validation and checkpoints.
+        """Logged training images per second and device, by epoch, without the first, in which libraries load.
 
-        The first epoch is left out if there are others, as it includes what libraries load once. Where images grow, it
-        is a single value: the number of all images over the time that they took.
+        Where images grow, it is a single value: the number of all images over the time that they took.
         """
         speeds = self.by_epoch("images_per_second").to_numpy() / self.devices
         if len(speeds) and self.run.config.get("data", {}).get("init_args", {}).get("grow"):
@@ -164,10 +163,7 @@ class RunResult:
         return 1e12 * self.devices * float(counted.mean()) if len(counted) else None
 
     def seconds_to(self, target: float) -> float | None:
-        """Return the training time to the first epoch with this validation score.
-
-        An epoch is taken to be as long as its images took, or as all others where the run did not log that.
-        """
+        """Return the training time to the first epoch with this validation score; its images take as logged."""
         scores, sign = self.by_epoch(self.run.metric.validation), self.run.metric.sign
         epochs = scores.index[sign * scores >= sign * target]
         if not len(epochs):
@@ -179,12 +175,9 @@ class RunResult:
         return self.seconds_before + (self.seconds - self.seconds_before) * share
 
     def by_epoch(self, column: str) -> pd.Series:
-        """Return a column of metrics.csv by epoch from 1, averaged within the epoch; nothing of a frozen encoder.
-
-        Where a probe ranks, the accuracy of a network's own head says nothing about it.
-        """
+        """Return a column of metrics.csv by epoch from 1, averaged within the epoch; nothing of a frozen encoder."""
         metric, probed = self.run.metric, self.run.config.get("run", {}).get("probe") is not None
-        of_head = probed and metric.is_accuracy and column == metric.validation
+        of_head = probed and metric.is_accuracy and column == metric.validation  # which says nothing of the features
         if column not in self.history or self.run.is_frozen or of_head:
             return pd.Series(dtype=float)
         rows = self.history[["epoch", column]].dropna()
@@ -201,7 +194,6 @@ class VariantResult:
 
     @property
     def variant(self) -> str:
-        """Its name."""
         return self.judged.name
 
     @property
@@ -269,14 +261,9 @@ class VariantResult:
 
 
 def read_results(outcomes: Sequence[Outcome], folds: int | None = None) -> tuple[list[RunResult], list[Outcome]]:
-    """Read the finished runs; return them, and the failures.
+    """Read the finished runs; return them, and the failures, which no average includes, with their reasons.
 
-    A run that is unreadable, was cut short or was tested on other images than the rest is a failure with the reason:
-    no average includes it.
-
-    Args:
-        folds: the runs of a seed, which are one result together; a seed that is not complete is left out, and one that
-            failed is the failure of the seed.
+    The `folds` of a seed are one result together; a seed that is not complete is left out, or fails with one of them.
     """
     failures = [outcome for outcome in outcomes if outcome.failure is not None]
     results = []

@@ -245,11 +245,7 @@ def ray(address: str | None = None, **settings: Any) -> Executor:
 
 
 def new_executor(name: str, settings: Sequence[str]) -> Executor:
-    """Return the executor that `--executor NAME KEY=VALUE …` names.
-
-    Raises:
-        ValueError: no such executor, a package is missing, or it rejects a setting.
-    """
+    """Return the executor that `--executor NAME KEY=VALUE …` names."""
     module, _, attribute = SHORT.get(name, name).rpartition(".")
     try:
         build: Callable[..., Executor] = getattr(import_module(module), attribute)

@@ -72,10 +72,9 @@ def read_progress(metrics: Path, metric: Metric) -> Progress:
 
 
 def seconds_left(ended: Sequence[Active], active: Sequence[Active], waiting: Sequence[Run], jobs: int) -> float | None:
-    """Estimate the time until all runs have ended, from the seconds per epoch of each variant.
+    """Estimate the time until all runs have ended, from the seconds per epoch of each variant; None before the first.
 
-    A variant without a completed epoch is assumed to take as long for an image as the mean of the others; None before
-    the first epoch.
+    A variant without a completed epoch is assumed to take as long for an image as the mean of the others.
     """
     timed = [
         (item.run, item.seconds / epochs)
@@ -155,14 +154,10 @@ Train = Callable[[list[Run]], list[Outcome]]
 def run_all(
     runs: Sequence[Run], program: Sequence[str], executor: Executor, display: Display, overwrite: bool
 ) -> list[Outcome]:
-    """Train the unfinished runs and return the outcome of each, in order.
+    """Train the unfinished runs and return the outcome of each, in order; after a signal, the next call continues them.
 
-    A run that another process is writing, as one that a killed study left behind, is waited for. After a signal or an
-    error, the next call continues the runs.
-
-    Args:
-        program: The command line to which `fit --config <file>` is appended.
-        overwrite: Replace runs that were cut short or have another configuration; without it there must be no such.
+    A run that another process is writing, as one that a killed study left behind, is waited for. With `overwrite`, runs
+    that were cut short or have another configuration are replaced; without it there must be none of the latter.
     """
     replaced = to_replace(runs, overwrite)
     outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}

@@ -36,10 +36,6 @@ def spend_budget(
         drafts: One run of each variant, of any length.
         images: Returns the training images of a run.
         flops_per_image: Counts those of a training step; called only for a budget in FLOPs.
-
-    Raises:
-        ValueError: the budget is below half an epoch, or the warm-up cannot be scaled because the base does not set the
-            number of epochs.
     """
     drafts = [run for run in drafts if run.variant not in study.frozen]
     if not study.converts_budget:
@@ -131,8 +127,7 @@ def _decisive(config: Config) -> Config:
 def branching_step(run: Run, images: int) -> int:
     """Return the optimizer steps of a run before its cooldown; `images` are those for training.
 
-    Raises:
-        ValueError: another length would be another run before that.
+    Refuses settings by which a run of another length would be another run before that.
     """
     flat, epoch = flatten(run.config), epoch_of(run.config, images)
     schedule = str(flat.get(f"{SCHEDULE}.class_path", "none"))

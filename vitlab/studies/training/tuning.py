@@ -34,11 +34,9 @@ from vitlab.studies.training.run_all import Train, read_progress
 
 
 def error_of_difference(scores: np.ndarray, images: int | None = None) -> float:
-    """Return the standard error of the difference of two values.
+    """Return the standard error of the difference of two values, from scores (K, M, T), nan where a run failed.
 
-    Args:
-        scores: (K, M, T), nan where a run failed.
-        images: Number of validation images if the scores are accuracies; None: one seed does not show the noise.
+    `images` is the number of validation images if the scores are accuracies; without, one seed does not show the noise.
     """
     complete = scores[np.isfinite(scores).all(axis=2)]  # (C, T)
     if not len(complete):
@@ -50,11 +48,9 @@ def error_of_difference(scores: np.ndarray, images: int | None = None) -> float:
 
 
 def choose(means: np.ndarray, error: float) -> list[int]:
-    """Return the index of the value that each variant takes.
+    """Return the index of the value that each variant takes, from means (K, M), higher being better.
 
-    Args:
-        means: (K, M), the mean score of each value, higher being better; nan where a run failed, not all of a variant.
-        error: Values that are worse than the best by no more than this tie with it.
+    Values that are worse than the best by no more than `error` tie with it. Where a run failed, the mean is nan.
     """
     best = np.nanmax(means, axis=1, keepdims=True)
     ties = means >= best - error - 1e-12 * np.abs(best)  # (K, M); False for nan
@@ -115,11 +111,7 @@ def nested(settings: Mapping[str, Any]) -> Config:
 def tune(
     study: Study, root: Path, decided: Mapping[str, Config], train: Train, images: Images
 ) -> tuple[list[Choice], dict[tuple[str, int], Config]]:
-    """Train all trials; return the choices, and by variant and seed of the study the override of its settings.
-
-    Raises:
-        ValueError: no tuning run of a variant finished.
-    """
+    """Train all trials; return the choices, and by variant and seed of the study the override of its settings."""
     tuning = study.tuning
     if tuning is None:
         return [], {}

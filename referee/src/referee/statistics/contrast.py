@@ -19,12 +19,9 @@ of the mean over groups, G/(G − 1) Σ_g (Σ_{i∈g} d_i − d)² / N, and g co
 
 p is the α at which half(α) = |d|. The pairs of a study are tested together by `closed`.
 
-Equal seeds share their data order and augmentation, but a pairing by seed is not used: initializations differ between
-architectures, and an unpaired test is valid for any correlation of 0 or more. A study of variants that start from the
-same weights may declare `test: paired`: V is then the variance of the contrast by seed, ν = S − 1, and a flip counts
-where the variants' differ. `test: exact` replaces Student's t by all regroupings of the runs (`exact`).
-
-Runs of several machines or versions are compared within these blocks: `blocks` says what becomes of V and ν.
+Equal seeds are not paired: an unpaired test is valid for any correlation of 0 or more. With `test: paired`, V is the
+variance of the contrast by seed, ν = S − 1, and a flip counts where the variants' differ. `exact` has `test: exact`;
+`blocks` what becomes of V and ν where runs come from several machines or versions.
 """
 
 import math
@@ -291,30 +288,26 @@ def mean_of(contrasts: Sequence[Contrast]) -> Contrast:
 
 
 def moderated(variances: np.ndarray, freedom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return s̃² and f̃ of variants, (K,), from s² and f; as they are where fewer than three have several seeds."""
+    """Return s̃² and f̃ of variants, (…, K), from s² and f, (K,); as they are if fewer than three have several seeds."""
     several = freedom > 0
     if several.sum() < 3 or not variances.any():
         return variances, freedom
-    f, total = freedom[several], freedom.sum()
-    e = np.log(variances[several]) - special.digamma(f / 2) + np.log(f / 2)
-    typical, K = math.exp(e.mean()), len(f)
-    x = float(e.var() * K / special.chdtri(K - 1, 1 - BOUND) - special.polygamma(1, f / 2).mean())
-    shared, of_shared = np.full(len(freedom), typical), np.full(len(freedom), total)
-    if x > 0:
-        prior = 2 * _inverse_trigamma(x)
-        shared = (prior * typical + freedom * variances) / (prior + freedom)
-        of_shared = np.minimum(freedom + prior, total)
-    return shared, of_shared
+    f, K = freedom[several], int(several.sum())
+    e = np.log(variances[..., several]) - special.digamma(f / 2) + np.log(f / 2)
+    typical = np.exp(e.mean(axis=-1, keepdims=True))
+    x = e.var(axis=-1, keepdims=True) * K / special.chdtri(K - 1, 1 - BOUND) - special.polygamma(1, f / 2).mean()
+    prior = 2 * _inverse_trigamma(np.maximum(x, ROUNDING))  # x ≤ 0: nearly ∞
+    return (prior * typical + freedom * variances) / (prior + freedom), np.minimum(freedom + prior, freedom.sum())
 
 
-def _inverse_trigamma(x: float) -> float:
+def _inverse_trigamma(x: np.ndarray) -> np.ndarray:
     """Return y with ψ′(y) = x, by Newton's method (Smyth 2004, appendix)."""
     y = 0.5 + 1 / x
     for _ in range(50):
-        trigamma = float(special.polygamma(1, y))
-        step = trigamma * (1 - trigamma / x) / float(special.polygamma(2, y))
+        trigamma = special.polygamma(1, y)
+        step = trigamma * (1 - trigamma / x) / special.polygamma(2, y)
         y += step
-        if abs(step) < 1e-10 * y:
+        if (np.abs(step) < 1e-10 * y).all():
             break
     return y
 
@@ -389,7 +382,7 @@ def enough(counts: Sequence[int]) -> list[bool]:
 
 
 def closed(p: np.ndarray) -> np.ndarray:
-    """Adjust the p-values of all pairs, (K, K) in the order of the means, the best first, by a closed test.
+    """Adjust the p-values of all pairs, (…, K, K) in the order of the means, the best first, by a closed test.
 
     A hypothesis is a partition of the variants into groups of equals. For a group B whose best mean is ℓ: gap(B) =
     max_{j ∈ B} p_ℓj, all(B) = C(|B|, 2) · min p in B, top(B) = min(gap, all). A partition with one group of two or more
@@ -397,25 +390,27 @@ def closed(p: np.ndarray) -> np.ndarray:
     groups, q = min(top(B₁)/0.8, m · min p/0.2). The adjusted p of a pair is the largest q of all partitions that have
     it in one group. Each q is valid: of the gap as an intersection-union test, of the rest by Bonferroni.
 
-    Of many variants it is at most this: the larger p of those from the top, each against all below, or Shaffer's.
+    Of many variants, (K, K), it is at most this: the larger p of those from the top, each against all below, or
+    Shaffer's.
     """
-    K = len(p)
+    K = p.shape[-1]
     if K > MOST_CLOSED:
         rows, columns = np.triu_indices(K, 1)
         from_top = np.maximum.accumulate([p[rank, rank + 1 :].max(initial=0) for rank in range(K)])[rows]
-        q = np.minimum(from_top / TOP, np.array(step_down(p[rows, columns], K)) / REST)
+        q = np.minimum(from_top / TOP, np.array(in_steps(p[rows, columns], shaffer_factors(K))) / REST)
         adjusted = np.zeros((K, K))
         adjusted[rows, columns] = np.minimum(q, 1)
         return adjusted + adjusted.T
     within, top = _partitions(K)  # (L, K, K) pairs in a group, and those in the first; each once
     leader = top.any(axis=2).argmax(axis=1)
-    gap = np.where(top[np.arange(len(top)), leader], p[leader], 0).max(axis=1)
-    every = top.sum(axis=(1, 2)) * np.where(top, p, 1).min(axis=(1, 2))
+    gap = np.where(top[np.arange(len(top)), leader], p[..., leader, :], 0).max(axis=-1)
+    of_each = p[..., None, :, :]
+    every = top.sum(axis=(1, 2)) * np.where(top, of_each, 1).min(axis=(-1, -2))
     of_top, m = np.minimum(gap, every), within.sum(axis=(1, 2))
-    of_several = np.minimum(of_top / TOP, m * np.where(within, p, 1).min(axis=(1, 2)) / REST)
+    of_several = np.minimum(of_top / TOP, m * np.where(within, of_each, 1).min(axis=(-1, -2)) / REST)
     q = np.minimum(np.where(m > top.sum(axis=(1, 2)), of_several, of_top), 1)
-    adjusted = np.where(within, q[:, None, None], 0).max(axis=0)
-    return np.asarray(adjusted + adjusted.T)
+    adjusted = np.where(within, q[..., None, None], 0).max(axis=-3)
+    return np.asarray(adjusted + adjusted.swapaxes(-1, -2))
 
 
 @cache
@@ -430,13 +425,8 @@ def _partitions(variants: int) -> tuple[np.ndarray, np.ndarray]:
     return within, within & (groups == groups[np.arange(len(groups)), leader][:, None])[:, :, None]
 
 
-def step_down(p_values: Sequence[float] | np.ndarray, variants: int) -> list[float]:
-    """Adjust the p-values of all pairs of some variants (Shaffer 1986): Holm's procedure, sharpened."""
-    return in_steps(p_values, shaffer_factors(variants))
-
-
 def in_steps(p_values: Sequence[float] | np.ndarray, factors: Sequence[int]) -> list[float]:
-    """Adjust p-values from the smallest on, each by its factor, and to no less than those before it."""
+    """Adjust p-values from the smallest on, each by its factor, and to no less than those before it (Holm, Shaffer)."""
     order, adjusted = np.argsort(p_values), np.empty(len(p_values))
     adjusted[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
     return np.minimum(adjusted, 1).tolist()
