@@ -204,11 +204,6 @@ def test_predictions_of_other_names_than_the_labels_are_refused(guesses: list[st
         from_frame(table)
 
 
-def test_answers_to_open_questions_may_all_be_wrong() -> None:
-    table = pd.DataFrame({"item": [*"uvwxyz"], "label": [*"123456"], "prediction": [*"789789"]})
-    assert not from_frame(table).runs[0].outcomes.any()
-
-
 @pytest.mark.parametrize("value", [np.inf, -0.9, 101.0])
 @pytest.mark.parametrize("name", ["accuracy", "Test Acc (%)", "correct"])
 def test_what_is_no_fraction_is_refused_with_row_and_value(value: float, name: str) -> None:
@@ -273,11 +268,6 @@ def test_an_item_without_a_score_is_left_out_for_all() -> None:
         from_frame(table)
     table.loc[lacking, "correct"] = np.nan
     assert [run.is_finite for run in from_frame(table).runs] == [True, False, True, True]
-
-
-def test_two_columns_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="Two columns have the name score"):
-        from_frame(pd.DataFrame([[1, 2]], columns=["score", "score"]))
 
 
 def test_messages_of_python_name_its_arguments() -> None:

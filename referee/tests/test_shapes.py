@@ -87,11 +87,6 @@ def test_outcomes_of_any_shape_are_judged_alike(name: str) -> None:
     assert verdict.outcomes.notes[0].replace("\u00a0", " ").startswith("2 variants × 4 seeds × 300 items, accuracy")
 
 
-def test_columns_that_are_no_outcomes_are_named() -> None:
-    (note,) = referee.judge(OF_SCORES["named seeds, beside what is no score"]()).outcomes.notes[1:2]
-    assert note == "mean, rank, fit_time: no outcomes, left out."
-
-
 def test_a_single_dimension_is_items_or_scores_and_asked_for_where_it_may_be_both() -> None:
     assert referee.judge({"a": RIGHT_A[0], "b": RIGHT_B[0]}).outcomes.by_item
     losses = {"a": RNG.random(400), "b": RNG.random(400)}

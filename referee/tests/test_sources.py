@@ -169,18 +169,6 @@ def test_every_eval_ever_items_and_scores(tmp_path: Path) -> None:
         read([tmp_path / "scores"], metric="mmlu")
 
 
-def test_logs_give_the_last_or_the_best_match(tmp_path: Path) -> None:
-    for variant, losses in (("A", (3.3, 3.1, 3.2)), ("B", (3.5, 3.4, 3.3))):
-        write(tmp_path / variant / "1.txt", "".join(f"step:{i} val_loss:{loss}\n" for i, loss in enumerate(losses)))
-    place = [f"{tmp_path}/{{variant}}/{{seed}}.txt"]
-    last = read(place, "val loss", lower=True, pattern=r"val_loss:(\S+)")
-    best = read(place, "val loss", lower=True, pattern=r"val_loss:(\S+)", pick="best")
-    assert [(run.variant, run.outcomes[0]) for run in last.runs] == [("A", 3.2), ("B", 3.3)]
-    assert best.runs[0].outcomes[0] == 3.1
-    with pytest.raises(ValueError, match="pick frist: give last or best"):
-        read(place, pattern=r"val_loss:(\S+)", pick="frist")
-
-
 @pytest.mark.parametrize(("losses", "last"), [(("3e-5", "nan"), None), (("nan", "3e-5"), 3e-5)])
 def test_a_run_that_diverged_has_a_best_loss_and_no_last(
     tmp_path: Path, losses: tuple[str, str], last: float | None

@@ -46,7 +46,6 @@ GUESSED = {"pred", "preds", "prediction", "predicted", "correct", "score"}
 ONE = {"scores": "score", "seeds": "seed", "folds": "fold", "values": "value"}  # names of lists
 Cell = tuple[str, str, str, str]  # what a column of a wide table has: variant or "", seed or fold, its number, metric
 MOST_SCORES = 100  # values of a variant, above which they may be losses of items
-MOST_MEANS = 1_000  # rows of a table of a paper
 MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
 
 
@@ -199,8 +198,7 @@ def in_rows(
         ValueError: published means without the number of runs, or without a word on what their spread is.
     """
     columns, attrs, frame = columns or {}, frame.attrs, frame.set_axis([str(name) for name in frame.columns], axis=1)
-    nested = [name for name in frame if len(frame) and isinstance(frame[name].iloc[0], dict)]
-    frame = frame.assign(**{str(name): frame[name].map(str) for name in nested})
+    frame = frame.assign(**{n: frame[n].map(str) for n in frame if isinstance(next(iter(frame[n]), None), dict)})
     head = attrs.get("head") or {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
     twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
     notes = [*attrs.get("notes", []), *([f"{listed(twice, 2)}: left out."] if twice else [])]
@@ -223,7 +221,7 @@ def in_rows(
         {*frame[kinds["label"]].map(str)} if "label" in kinds and not {"variant", "prediction"} & {*kinds} else set()
     )
     guesses = [name for name in others if labels and 2 * frame[name].map(str).isin(labels).sum() > len(frame)]
-    spreads = [name for name in others if len(frame) < MOST_MEANS and _spreads_of(frame[name]) is not None]
+    spreads = [name for name in others if len(frame) < 1_000 and _spreads_of(frame[name]) is not None]
     wide: dict[str, Cell] = {}
     if chart and not has_outcomes and "variant" not in kinds:
         names, where = runs_of(dict.fromkeys(run for run, _ in chart.values())), {"variant": "columns"}
