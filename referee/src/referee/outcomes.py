@@ -502,7 +502,7 @@ def _outcomes(
         f"No column has outcomes in {counted(len(table), 'row')} of {_listed(frame)}. The nearest layout is a row for "
         f"each run: give --score {numbers[0] if numbers else 'COLUMN'}, with --lower or --higher; or a row for each "
         "item: --correct COLUMN (1 or 0), or --prediction COLUMN with --label COLUMN."
-        + f" If {listed(numbers)} are data sets: --dataset columns, with --lower or --higher."
+        + f" If {listed([*map(str, numbers)])} are data sets: --dataset columns, with --lower or --higher."
         * (len(numbers) > 1)
     )
 

@@ -274,12 +274,12 @@ def _with_rows_named(frame: pd.DataFrame, columns: Mapping[str, str], notes: lis
 
     A column of names without a usual name is that of variants where it is the only one whose names come again.
     """
-    lists = [n for n in frame if isinstance(next(iter(frame[n]), None), list) and (n in ONE or mode_of(n))]
+    lists = [n for n in map(str, frame) if isinstance(next(iter(frame[n]), None), list) and (n in ONE or mode_of(n))]
     frame = frame.explode(lists, ignore_index=True).rename(columns=ONE) if lists else frame
     known = {kind: names[0] for kind in NAMES if (names := recognized(frame, kind))}
     if {"variant", "item", "label", "prediction"} & {*known, *columns}:
         return frame
-    texts = [name for name in frame if frame[name].dtype.kind not in "biuf" and not _is_numeric(frame[name])]
+    texts = [name for name in map(str, frame) if frame[name].dtype.kind not in "biuf" and not _is_numeric(frame[name])]
     for name in texts:
         summary = frame[name].map(lambda cell: bool(words := {*words_of(cell)}) and words <= SUMMARY)
         if frame[name].map(str).is_unique and 0 < summary.sum() < len(frame) / 2:
@@ -288,7 +288,7 @@ def _with_rows_named(frame: pd.DataFrame, columns: Mapping[str, str], notes: lis
     index = {name: "rows" for name in texts if name.startswith("Unnamed: ") and not _is_numeric(frame[name])}
     frame, texts = frame.rename(columns=index), [index.get(name, name) for name in texts]
     again = [name for name in texts if name not in known.values() and 1 < frame[name].map(str).nunique() < len(frame)]
-    if len(again) != 1 or not any(map(mode_of, frame)):
+    if len(again) != 1 or not any(mode_of(str(name)) for name in frame):
         return frame
     notes.append(f"variant: the column {again[0]}, in which alone names come again.")
     return frame.rename(columns={again[0]: "variant"})
@@ -437,7 +437,7 @@ def _means(
     A run is a normal quantile, scaled to the mean and the standard deviation: the pooled test needs no more of it.
     """
     cells: dict[str, Any] = {name: _spreads_of(frame[name]) for name in others}
-    both = {name: [*map(list, zip(*found, strict=True)), ""] for name, found in cells.items() if found is not None}
+    both: dict[str, list[Any]] = {n: [*map(list, zip(*f, strict=True)), ""] for n, f in cells.items() if f is not None}
     words = {name: {*words_of(name)} for name in others}
     for name in [] if both or "seed" in kinds else others:
         kind = next((kind for kind, known in SPREAD.items() if known & words[name]), "se" if
