@@ -198,7 +198,7 @@ def in_rows(
         ValueError: published means without the number of runs, or without a word on what their spread is.
     """
     columns, attrs, frame = columns or {}, frame.attrs, frame.set_axis([str(name) for name in frame.columns], axis=1)
-    frame = frame.assign(**{n: frame[n].map(str) for n in frame if isinstance(next(iter(frame[n]), None), dict)})
+    frame = frame.assign(**{str(n): frame[n].map(str) for n in frame if isinstance(next(iter(frame[n]), None), dict)})
     head = attrs.get("head") or {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
     twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
     notes = [*attrs.get("notes", []), *([f"{listed(twice, 2)}: left out."] if twice else [])]
