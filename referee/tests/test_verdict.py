@@ -12,6 +12,7 @@ from referee.report.differences import differences_section
 from referee.statistics.contrast import all_pairs
 from scipy import stats
 
+import referee
 from referee import judge
 
 
@@ -248,6 +249,15 @@ def test_a_margin_has_a_say_in_better(margin: float, word: str, text: str) -> No
     assert verdict.verdict == word == ("equal" if high < margin / 100 else "better")
     assert (low > margin / 100) == ("open" not in text and word == "better")
     assert text in verdict.sentence.replace("\u00a0", " ")
+
+
+def test_a_test_may_ask_for_a_better_model() -> None:
+    old, new = [0.70, 0.71, 0.705, 0.702], [0.74, 0.75, 0.745, 0.742]
+    referee.assert_better(new, old, what="scores")
+    with pytest.raises(AssertionError, match=r"baseline is better than new by 0\.04"):
+        referee.assert_better(old, new, what="scores")
+    with pytest.raises(AssertionError, match=r"Equal to within 0\.09"):
+        referee.assert_better(new, old, margin=0.09, what="scores")
 
 
 def test_nothing_settles_runs_that_are_all_right() -> None:

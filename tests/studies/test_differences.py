@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fake_study import results, right
 from referee.formats import SPACE
@@ -13,7 +12,6 @@ from referee.report import drawing
 from referee.report.differences import conclusion_on, differences_section, limits
 from referee.report.document import Details, Part, Table
 from referee.report.drawing import Drawing
-from referee.statistics.contrast import all_pairs, least_visible
 
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
@@ -107,21 +105,6 @@ def test_a_single_seed_is_not_tested() -> None:
     assert conclusion_on(study.verdict.pairs[0], study.verdict).replace(SPACE, " ") == "not tested (1 seed each)"
     assert "A single seed cannot show what is chance." in notes(study)
     assert not [part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary]
-
-
-def test_images_show_the_least_influence_that_they_can_show_in_most_test_sets() -> None:
-    rng, shown = np.random.default_rng(1), 0
-    images, seeds = 400, 4
-
-    def drawn(influence: float) -> tuple[np.ndarray, np.ndarray]:
-        of_images = rng.normal(0, influence, images)
-        return tuple(rng.random((seeds, images)) < np.clip(0.7 + sign * of_images, 0, 1) for sign in (0.5, -0.5))  # type: ignore[return-value]
-
-    least = np.mean([least_visible(*drawn(0.0)) for _ in range(20)])
-    for _ in range(200):
-        a, b = drawn(float(np.sqrt(least * images)))
-        shown += all_pairs([a, b])[0, 1].images > 0
-    assert 0.9 < shown / 200 <= 1
 
 
 def test_the_notes_explain_every_column() -> None:

@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from referee.judging import judge
+    from referee.judging import assert_better, judge
     from referee.outcomes import Outcomes
     from referee.sources import read
     from referee.verdict import Verdict
 
-__all__ = ["Outcomes", "Verdict", "__version__", "judge", "read"]
-PLACES = {"judge": "judging", "Verdict": "verdict", "Outcomes": "outcomes", "read": "sources"}
+__all__ = ["Outcomes", "Verdict", "__version__", "assert_better", "judge", "read"]
+PLACES = {"Verdict": "verdict", "Outcomes": "outcomes", "read": "sources"}  # the others are in judging
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +23,6 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("referee")
-    if name not in PLACES:
+    if name not in __all__:
         raise AttributeError(f"module 'referee' has no attribute {name!r}")
-    return getattr(import_module(f"referee.{PLACES[name]}"), name)
+    return getattr(import_module(f"referee.{PLACES.get(name, 'judging')}"), name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from referee.answer import STATUS, answered
 from referee.checks import Check, checks
 from referee.claim import Race
 from referee.effects import effects_of, over_datasets, ranked
@@ -104,6 +105,16 @@ def judge(
             f"test paired needs two seeds that all variants share, not {len(shared)}. Give all variants the same."
         )
     return _without_selected(of_trainings(outcomes, design, findings))
+
+
+def assert_better(new: Any, baseline: Any, margin: float | None = None, **settings: Any) -> None:
+    """Raise an AssertionError with the verdict's sentence unless `new` is better than `baseline`: a gate in a test.
+
+    Both are scores by seed or outcomes (seeds, items), as in a dictionary that `judge` takes, like other `settings`.
+    """
+    verdict = judge({"new": new, "baseline": baseline}, margin, **settings)
+    if answered(verdict.record(), "new", "baseline")[1] != STATUS["better"]:
+        raise AssertionError(verdict.sentence)
 
 
 def _without_selected(verdict: Verdict) -> Verdict:

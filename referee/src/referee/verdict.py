@@ -460,7 +460,7 @@ def scope(verdict: Verdict) -> str:
         return about
     groups, unit = None if verdict.datasets else verdict.outcomes.groups, verdict.outcomes.unit
     if verdict.items == 1:
-        return "Intervals are over seeds alone: other test items may turn a lead."
+        return "Intervals are over seeds alone: on other test items the order may differ."
     of_groups = "" if groups is None else f"{counted(int(groups.max()) + 1, 'group')} of "
     return f"Intervals are over seeds and {of_groups}test {unit}s."
 

@@ -146,9 +146,7 @@ def limits(verdict: Verdict) -> list[str]:
             f"{OF_FAILURES}{SPACE}% of studies of equal variants call one better, instead of 5{SPACE}%."
         )
     if len(several) > 2 and min(len(variant.runs) for variant in several) == 3:
-        lines.append(f"With three seeds it is 8{SPACE}% where spreads differ fourfold.")
-    if verdict.design.looks and verdict.design.looks[0] < 4:
-        lines.append(f"A study whose first look is at three seeds errs in up to 9.4{SPACE}%: start at four.")
+        lines.append(f"With three seeds each it is up to 6.5{SPACE}%.")
     return lines
 
 

@@ -90,9 +90,11 @@ def as_latex(verdict: Verdict) -> str:
         rows.append(f"{escaped(variant.name)} & {len(variant.runs)} & {score} & {lead} & {p} \\\\")
     of = "Data sets" if verdict.datasets else "Seeds"
     header = rf"Variant & {of} & {escaped(metric.axis())} & Lead of the best & $p$ \\"
-    return "\n".join(
-        [r"\begin{tabular}{lrrrr}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+    table = [r"\begin{tabular}{lrrrr}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+    note = (
+        "% ±: half of a 95 % confidence interval. Bold: the best, and what is not shown to be worse. All intervals of"
     )
+    return "\n".join([*table, f"{note} leads hold at once, and p is adjusted for the number of pairs (closed test)."])
 
 
 def escaped(text: str) -> str:

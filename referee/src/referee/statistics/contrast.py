@@ -360,19 +360,6 @@ def least_gap(scores: Sequence[np.ndarray]) -> float:
     return float(gaps.min(initial=gaps.max(initial=0.0)))
 
 
-def least_visible(a: np.ndarray, b: np.ndarray, paired: bool = False) -> float:
-    """Return the least I of a pair that these images would show: estimated above 0 in 95 % of such test sets.
-
-    The estimate of I is mean_i(U_i) / N with U_i = (ȳ_ai − ȳ_bi − d)² − what seeds flip on image i, w_ai/S_a +
-    w_bi/S_b. Images being independent, its standard error is sd_i(U_i) / N^1.5, and 1.64 of them make 95 %.
-    """
-    gap = a.mean(axis=0) - b.mean(axis=0)  # (N,), of outcomes (S, N) bool, S at least 2
-    parts = [a.astype(float) - b] if paired else [a, b]
-    noise = sum(y.var(axis=0, ddof=1) / len(y) for y in parts)
-    error = float(((gap - gap.mean()) ** 2 - noise).std(ddof=1)) / len(gap) ** 1.5
-    return float(special.ndtri(1 - LEVEL)) * error
-
-
 # ---- which pairs are better
 
 
