@@ -157,8 +157,8 @@ def test_accuracy_is_called_after_the_probe_if_all_variants_are_tested_by_it() -
     assert knn == TOP1  # a supervised variant may be compared with it
     runs = [Run(name, 1, {}, Path(name), metric) for name, metric in {"A": knn, "B": TOP1, "C": knn}.items()]
     mixed, alike = (ResolvedStudy(*[None] * 2, some, *[None] * 3) for some in (runs, runs[::2]))  # type: ignore
-    assert mixed.metric.name == "accuracy"
-    assert alike.metric.name == "k-NN accuracy"
+    assert mixed.metric.label == "accuracy"
+    assert alike.metric.label == "k-NN accuracy"
     study = dataclasses.replace(results({"A": {0: right(0.5, 30)}, "B": {0: right(0.6, 30)}}), metric=knn)
     assert {chart.name for chart in figures.charts_for(knn)} == {chart.name for chart in figures.charts_for(TOP1)}
     assert figures.ranking(study, drawing.WIDE).axes[0].get_xlabel() == "test k-NN accuracy, %"

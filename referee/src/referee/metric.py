@@ -21,9 +21,8 @@ LOWER = {"loss", "nll", "error", "errors", "err", "perplexity", "ppl", "bpb", "m
 def words_of(name: object) -> list[str]:
     """Return the words of a column's name in small letters: test, acc of `Test Acc (%)`; top1, err of top1_err."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", str(name))
-    return re.findall(
-        r"[^\W_]+", re.sub(r"top[-_ ](?=\d)|(?<![a-z])(?:acc|prec)(?=[15](?![a-z\d]))", "top", apart.lower())
-    )
+    top = r"top[-_ ](?=\d)|(?<![a-z])(?:acc|prec)(?=[15](?![a-z\d]))"  # acc1, prec5
+    return re.findall(r"[^\W_]+", re.sub(top, "top", apart.lower()))
 
 
 def mode_of(*names: str | None) -> Literal["min", "max"] | None:
@@ -65,9 +64,14 @@ class Metric:
         """The factor between a value and what is shown: per cent of a fraction."""
         return 100 if self.is_fraction else 1
 
+    @property
+    def label(self) -> str:
+        """Its name in a sentence."""
+        return self.name
+
     def axis(self, split: str = "") -> str:
         """Return its name with its unit, at an axis and above a column, for the metric on a split."""
-        name = f"{'ln ' if self.is_log else ''}{split} {self.name}".strip()
+        name = f"{'ln ' if self.is_log else ''}{split} {self.label}".strip()
         return f"{name}, %" if self.is_fraction else name
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:

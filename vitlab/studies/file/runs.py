@@ -336,7 +336,7 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
         yield "vary: images: every variant trains on all images. Set data.init_args.train_images."
     if len(metrics := {run.metric for run in runs}) > 1:
-        names = " and ".join(sorted(metric.name for metric in metrics))
+        names = " and ".join(sorted(metric.label for metric in metrics))
         yield f"the tasks of the variants' objectives rank by {names}. Compare by one metric."
 
 

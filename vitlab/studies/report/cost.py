@@ -123,7 +123,7 @@ def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list
     return [
         Figure(
             drawings[against_cost(metric)],
-            f"Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in {metric.name} "
+            f"Bar: 95 % interval over seeds. Dashed: the Pareto front, variants that no other beats in {metric.label} "
             "or cost without losing in the other.",
         ),
         Table("Cost", ["Variant", metric.column, "Parameters", "FLOPs / image", *speeds, *memory], of_variants),

@@ -124,7 +124,7 @@ def against_cost(metric: Metric) -> str:
 
 
 def charts_for(metric: Metric) -> list[Chart]:
-    label = metric.name
+    label = metric.label
     charts = [
         Chart("ranking", f"Test {label} of every run, with mean and 95 % interval per variant.", ranking),
         Chart("differences", f"Lead in test {label} of every pair of variants, with its 95 % interval.", differences),

@@ -102,7 +102,7 @@ def _summary(results: StudyResults) -> list[str]:
     spent = f" ({study.budget} each)" if study.budget and study.budget.kind == "flops" else ""
     validation = " (the validation images)" if results.tested_on_validation else ""
     classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
-    unit = f"percentage points of test {metric.name}"
+    unit = f"percentage points of test {metric.label}"
     over = f"seeds{' and test images' if results.by_image else ' alone'}"
     if (groups := results.outcomes.groups) is not None:
         over = f"seeds and {counted(int(groups.max()) + 1, 'group')} of test images"

@@ -211,7 +211,7 @@ def methods(results: StudyResults) -> Iterator[str]:
         tuned = joined([key.rpartition(".")[2] for key in study.tuned])
         yield f"We chose {tuned} of each variant on the validation images."
     yield (
-        f"Scores are {metric.name} of the weights after the last epoch on the {metric.split} images, means over seeds "
+        f"Scores are {metric.label} of the weights after the last epoch on the {metric.split} images, means over seeds "
         f"with 95{SPACE}% t-intervals."
     )
     yield from _tested(results)

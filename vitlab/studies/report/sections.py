@@ -175,7 +175,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
 
 def _notes_on_ranking(results: StudyResults) -> Iterator[str]:
     metric = results.metric
-    name = f"{metric.name[0].upper()}{metric.name[1:]}" if metric.is_fraction else metric.name
+    name = f"{metric.label[0].upper()}{metric.label[1:]}" if metric.is_fraction else metric.name
     mean = "geometric mean" if metric.is_log else "mean"
     yield (
         f"{name} of the weights after the last epoch, {mean} over seeds. The interval shows where it would lie with "
@@ -232,13 +232,13 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
     return [
         curves,
         Table(
-            f"Validation {metric.name}",
+            f"Validation {metric.label}",
             [metric.axis("Validation"), "Last", "Best", "At epoch", "Range over seeds", f"Time to {target}"],
             rows,
         ),
         Note(
             "Last and best: of the mean over seeds. Range: maximum minus minimum over seeds at the last epoch. "
-            f"Time: minutes and seconds of training to a validation {metric.name} of {target}, which every run "
+            f"Time: minutes and seconds of training to a validation {metric.label} of {target}, which every run "
             "reached. A frozen variant has no epochs."
         ),
     ]

@@ -40,7 +40,7 @@ def tuning_section(results: StudyResults) -> list[Part]:
         [", ".join(tuning.space), *(trial.text for trial in choices[0].trials)],
         metric.is_fraction * ", in %",
     )
-    note = f"Validation {metric.name} after the last epoch{unit}"
+    note = f"Validation {metric.label} after the last epoch{unit}"
     if not tuning.within_seeds:
         error = metric.difference(max(choice.error for choice in choices), results.verdict.digits)
         seeds = choices[0].seeds

@@ -40,7 +40,7 @@ def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
         run.log({name: wandb.Table(dataframe=frame) for name, frame in plain.items()})
         run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))})
         run.log({"report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)})
-        run.summary.update({f"{results.metric.name}/{r.variant}": r.score.mean for r in results.ranking})
+        run.summary.update({f"{results.metric.label}/{r.variant}": r.score.mean for r in results.ranking})
         run.summary["verdict"] = verdict(results)
         if not online:
             return f"offline; to upload it: wandb sync {Path(run.dir).parent}"

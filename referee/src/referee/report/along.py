@@ -198,7 +198,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
             panels[0].plot(line.x, beside, label=line.reference.name, linewidth=1.2, color=MUTED, linestyle=DASHED)
         panels[0].set_title(metric.axis())
         if laws:
-            panels[1].set_title("test error, %" if metric.is_fraction else metric.name)
+            panels[1].set_title("test error, %" if metric.is_fraction else metric.label)
             panels[1].set_yscale("log")
             panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
             panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -212,7 +212,7 @@ def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing]
         put_legend(figure, panels[0], layout)
         return figure
 
-    described = f"Test {metric.name} of each variant against {line.axis}, and the laws that the errors follow."
+    described = f"Test {metric.label} of each variant against {line.axis}, and the laws that the errors follow."
     return Chart(name, described, draw)
 
 

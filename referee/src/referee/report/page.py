@@ -91,10 +91,8 @@ def as_latex(verdict: Verdict) -> str:
     of = "Data sets" if verdict.datasets else "Seeds"
     header = rf"Variant & {of} & {escaped(metric.axis())} & Lead of the best & $p$ \\"
     table = [r"\begin{tabular}{lrrrr}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
-    note = (
-        "% ±: half of a 95 % confidence interval. Bold: the best, and what is not shown to be worse. All intervals of"
-    )
-    return "\n".join([*table, f"{note} leads hold at once, and p is adjusted for the number of pairs (closed test)."])
+    note = "% ±: half of a 95 % interval of the mean. Bold: the best, and what is not shown to be worse."
+    return "\n".join([*table, note, "% Intervals of leads hold at once, and p is adjusted (closed test)."])
 
 
 def escaped(text: str) -> str:
