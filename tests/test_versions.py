@@ -45,8 +45,3 @@ def test_a_plain_installation_takes_twenty_packages_at_most() -> None:
 def test_what_developers_install_has_every_extra() -> None:
     (own,) = [text for text in PROJECT["optional-dependencies"]["dev"] if text.startswith("vitlab[")]
     assert set(Requirement(own).extras) >= {*EXTRAS, "sources"}
-
-
-def test_only_the_package_is_installed() -> None:
-    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
-    assert tools["setuptools"]["packages"]["find"]["include"] == ["vitlab*"]

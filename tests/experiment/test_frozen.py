@@ -86,7 +86,7 @@ def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.M
         images.extend((len(train[0]), len(val[0])))
         return fit_linear_probe(train, val, num_classes)
 
-    monkeypatch.setattr(frozen, "fit_linear_probe", fit)
+    monkeypatch.setattr(results, "fit_linear_probe", fit)
     monkeypatch.setattr(type(experiment.data), "image_names", lambda self, split: [str(i) for i in range(599)])
     model, data = experiment.model, experiment.data
     results.classify_by_features(model, model, data, "linear", torch.device("cpu"), Path())
