@@ -172,7 +172,7 @@ class PeakMemory:
         self.base = self.peak()
 
     def peak(self) -> int:
-        """Return the bytes at the peak."""
+        """Return the bytes at the peak, with what was in use before."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if sys.platform == "linux":

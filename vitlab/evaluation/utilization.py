@@ -44,7 +44,7 @@ class Utilization(Callback):
         self._joules_before = 0.0  # what `joules` is the meter's reading less
 
     def state_dict(self) -> dict[str, Any]:
-        self._read()
+        self._read_meters()
         taken = {"peak_bytes": self.peak_bytes, "joules": self.joules}
         return {"flops": self.flops, "grown": self.grown, "first": self._first, **taken}
 
@@ -83,10 +83,10 @@ class Utilization(Callback):
             self._held, self._memory = bytes_of_tensors(), PeakMemory(trainer.strategy.root_device)
 
     def on_train_end(self, *args: Any) -> None:
-        self._read()
+        self._read_meters()
         self._memory = self._meter = None
 
-    def _read(self) -> None:
+    def _read_meters(self) -> None:
         if self._memory is not None:
             peak = self._memory.growth() + self._held if self._held else self._memory.peak()
             self.peak_bytes = max(peak, self.peak_bytes or 0)

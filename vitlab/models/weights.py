@@ -107,7 +107,7 @@ def load_weights(
         FileNotFoundError: no such file.
         ValueError: a file without weights, or one that differs from the model without a reason.
     """
-    target = _with_timm_names(model)
+    target = _stored(model)
     own = target.state_dict()
     file, prefix, container = _encoder_in(path, own, prefix)
     part = {name[len(prefix) :]: tensor for name, tensor in file.items() if name.startswith(prefix)}
@@ -224,14 +224,14 @@ def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int], p
     Raises:
         ValueError: a file without classifier.
     """
-    own = _with_timm_names(model).state_dict()
+    own = _stored(model).state_dict()
     whole, prefix, _ = _encoder_in(path, own, prefix)
     part = {name[len(prefix) :]: tensor for name, tensor in whole.items() if name.startswith(prefix)}
     file = convert_names(part, own)
     names = [name for name in own if CLASSIFIER.match(name)]
     if not names or any(name not in file for name in names):
         raise ValueError(f"{path} has no classifier {', '.join(names)}, from which rows could be taken.")
-    _with_timm_names(model).load_state_dict(own | {name: file[name][rows] for name in names})
+    _stored(model).load_state_dict(own | {name: file[name][rows] for name in names})
 
 
 def _fitted(model: nn.Module, name: str, tensor: Tensor, own: Tensor) -> Tensor | None:
@@ -248,7 +248,7 @@ def _fitted(model: nn.Module, name: str, tensor: Tensor, own: Tensor) -> Tensor 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write safetensors that `timm.create_model(…, checkpoint_path=path)` takes for a model of the same size."""
-    state = _with_timm_names(model).state_dict()
+    state = _stored(model).state_dict()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with written_whole(Path(path)) as file:  # safetensors' own `save_file` lets nobody else read the file
         file.write(save(tensors, dict(metadata or {})))
@@ -388,7 +388,7 @@ def convert_names(weights: Weights, own: Container[str] = ()) -> Weights:
     return {rename(name): tensor for name, tensor in weights.items() if not BUFFERS.search(name)}
 
 
-def _with_timm_names(model: nn.Module) -> nn.Module:
+def _stored(model: nn.Module) -> nn.Module:
     return model.stored_module if isinstance(model, ImageModel) else model
 
 

@@ -107,7 +107,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         return loss
 
     def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any], parts: int) -> None:
-        """Update matrices of one shape, each of which stacks as many as `parts`."""
+        """Update matrices of one shape. Each is `parts` matrices, stacked (of qkv three), orthogonalized one by one."""
         found_inf = None if self.found_inf is None else local(self.found_inf)
         momenta = self._momenta(parameters, group, found_inf)
         updates = torch.stack([whole(*pair) for pair in zip(momenta, parameters, strict=True)])  # (K, m, n)

@@ -1,8 +1,8 @@
-"""When and how checkpoints are written, which one a continued run loads, what signals do, and which epoch is the last.
+"""When and how checkpoints are written, what signals do, and which epoch is the last.
 
-`checkpoints/last.ckpt` is the newest state and `previous.ckpt` the one before. A checkpoint is written in the hook from
-which Lightning can continue, and renamed in the next hook: by then metrics.csv has every row that belongs to it, so
-that a run killed in between neither loses a row nor writes one twice.
+`checkpoints/last.ckpt` is the newest state and `previous.ckpt` the one before; `RunDirectory.newest_checkpoint` chooses
+among them. A checkpoint is written in the hook from which Lightning can continue, and renamed in the next hook: by then
+metrics.csv has every row that belongs to it, so that a run killed in between neither loses a row nor writes one twice.
 """
 
 import math

@@ -302,7 +302,7 @@ def in_order(values: Tensor) -> Tensor:
 
 
 def erase(directory: Path) -> None:
-    """Remove the files of an earlier run from its directory; other files stay."""
+    """Remove the files of an earlier run, also checkpoints of the user's own callbacks; other files stay."""
     for pattern in OWN_FILES:
         for file in list(directory.glob(pattern)):
             file.unlink()

@@ -150,8 +150,8 @@ class RunProgress(Callback):
     """One line for the whole run: epoch, images/s, the fraction of time spent waiting for data and the remaining time.
 
     On a terminal it is written anew once a second, with the loss, which is read from the device as often. Elsewhere it
-    is printed at intervals, and nowhere if not `shown`. Each epoch logs images/s, the fraction of time spent waiting
-    for data, TFLOP/s per device and, on a GPU, the model FLOPs utilization, all without validation and checkpoints.
+    is printed at intervals, and nowhere if not `shown`. Each epoch logs its throughput: images/s, the fraction of time
+    waiting for data, TFLOP/s per device and, on a GPU, model FLOPs utilization, all without validation and checkpoints.
     """
 
     def __init__(self, utilization: Utilization, shown: bool = True) -> None:

@@ -31,7 +31,7 @@ def ranked(
 ) -> tuple[list[Variant], list[Pair]]:  # fmt: skip
     """Return variants, the best first, and their pairs, tested together, from contrasts by name.
 
-    The best has the largest mean, or where these are not of the same cells the largest leads over the others.
+    The best has the largest of `means`, or without them (cells differ) the largest sum of leads over the others.
     """
     lead = dict(means or {variant.name: 0.0 for variant in variants})
     for (a, b), each in contrasts.items() if means is None else ():

@@ -155,7 +155,7 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     """Write report.html and report.md about all places of a study; return the path of the first."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     assert study.along is not None
-    sections = [Section("Places", _places(study, study.along, grid))]
+    sections = [Section("Places", _places_section(study, study.along, grid))]
     if all(results.finished for results in grid):
         parts = line_parts(line_of(study.along, grid), "curves", folder / "figures")
         sections.insert(0, Section(f"Along {study.along.name}", parts))
@@ -204,7 +204,7 @@ def _merged(grid: Sequence[StudyResults], listed: Callable[[StudyResults], list[
     return [text if len(places) == len(grid) else f"At {joined(places)}: {text}" for text, places in by_text.items()]
 
 
-def _places(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> list[Part]:
+def _places_section(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> list[Part]:
     metric, rows = grid[0].metric, []
     for place, results in zip(axis.places, grid, strict=True):
         scores = {}

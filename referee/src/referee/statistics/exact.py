@@ -39,7 +39,7 @@ def p_value(a: np.ndarray, b: np.ndarray, images: float) -> float:
 
 
 def interval(a: np.ndarray, b: np.ndarray, images: float, alpha: float) -> tuple[float, float]:
-    """Return the range of differences that the test does not reject at a level; nan if it cannot reject any."""
+    """Return the range of differences that the test does not reject, nan if it rejects none."""
     mean = float(a.mean() - b.mean())
 
     def rejects(difference: float) -> bool:

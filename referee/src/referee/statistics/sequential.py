@@ -173,7 +173,7 @@ def cells_of(
     dependence: Dependence = INDEPENDENT,
     blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
 ) -> tuple[dict[Any, int], dict[Any, int], Cells | None]:
-    """Return three things: by variant the number of its finished runs, the places in `Cells`, and these cells.
+    """Return three things: by variant the number of its seeds that count, the places in `Cells`, and these cells.
 
     Only variants with enough seeds have a place; the cells are None where fewer than two have.
     """
