@@ -21,6 +21,7 @@ true
 @pytest.fixture
 def runner(tmp_path: Path) -> Any:
     commands = {"gh": GH, "referee": f'#!/bin/bash\nexec {sys.executable} -m referee "$@"\n'}
+    commands["python"] = f'#!/bin/bash\nexec {sys.executable} "$@"\n'
     (tmp_path / "bin").mkdir()
     for name, text in commands.items():
         (tmp_path / "bin" / name).write_text(text)
