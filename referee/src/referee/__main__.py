@@ -93,9 +93,10 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
 
     record, asked = verdict.record(), (options.better, options.than)
     (headline, *answers), status = answered(record, *asked, in_general=options.in_general)
-    shape, *notes = verdict.outcomes.notes
-    print(f"Read: {shape}")
-    print(*(f"  {line}" for line in verdict.outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
+    outcomes = verdict.outcomes
+    first = 0 if outcomes.own_columns else 1  # nothing was inferred from columns of our own names
+    print(*(f"Read: {shape}" for shape in outcomes.notes[:first]), sep="\n", end="\n" * first)
+    print(*(f"  {line}" for line in outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
     print(headline)
     if verdict.pairs:
         print(*filter(None, [*beside(verdict), scope(verdict), repetition(verdict)]), sep="\n")
@@ -104,7 +105,7 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
         for pair in pairs:
             lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {pair.bracket(verdict.digits)}".rstrip()
             print(f"{where}{pair.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
-    for line in (*verdict.checks, *(f"Read: {note}" for note in notes)):
+    for line in (*verdict.checks, *(f"Read: {note}" for note in outcomes.notes[first:])):
         print(line)
     if options.latex:
         print(verdict.latex())

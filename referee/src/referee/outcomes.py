@@ -92,6 +92,7 @@ class Outcomes:
     notes: list[str] = field(default_factory=list)  # what was taken without being told
     columns: list[str] = field(default_factory=list)  # how each was read, with its first values
     of_means: bool = False  # whether runs stand for published means
+    own_columns: bool = False  # whether items, labels and predictions are in columns of these names
     planned: list[str] = field(default_factory=list)  # variants that come first, with or without runs
     unit: str = "item"  # what the runs are tested on, in sentences
     overlap: float = 1.0  # see `Dependence`
@@ -226,7 +227,8 @@ def from_frame(
     means = told.get("where", {}).get("seed") == "published means"
     notes.insert(0, _summary(table, known, told.get("where", {}), unit, scored))
     explained = _explained(frame, known, told)
-    return Outcomes(runs, scored, notes, explained, of_means=means, unit=unit, overlap=overlap, factors=factors)
+    own_columns = all(known.get(kind) == kind for kind in ("item", "label", "prediction"))
+    return Outcomes(runs, scored, notes, explained, means, own_columns, unit=unit, overlap=overlap, factors=factors)
 
 
 def _cells(frame: pd.DataFrame, variant: str) -> tuple[pd.DataFrame, dict[str, dict[str, str]] | None]:
