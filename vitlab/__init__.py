@@ -5,9 +5,12 @@ torch is loaded.
 """
 
 import logging
+import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
@@ -22,23 +25,18 @@ if TYPE_CHECKING:
     from vitlab.studies.api import Study as Study
 
 
-def exported(package: str, places: Mapping[str, Sequence[str]]) -> tuple[list[str], Callable[[str], Any]]:
-    """Return `__all__` and `__getattr__` of a package that imports each name from its place, the module that has it."""
-    module_of = {name: module for module, names in places.items() for name in names}
+def exported(package: str, places: Mapping[str, Sequence[str]] | None = None) -> tuple[list[str], Callable[[str], Any]]:
+    """Return `__all__` and `__getattr__` of a package that imports names on use; by default those for TYPE_CHECKING."""
+    own = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8") if places is None else ""
+    module_of = {name: module for module, name in re.findall(r"^    from (\S+) import (\w+) as", own, re.MULTILINE)}
+    module_of |= {name: f"{package}.{module}" for module, names in (places or {}).items() for name in names}
 
     def get(name: str) -> Any:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{module_of[name]}"), name)
+        return getattr(import_module(module_of[name]), name)
 
     return list(module_of), get
 
 
-_PLACES = {
-    "commands.options": ["quiet"],
-    "config": ["trust"],
-    "deployment.load": ["load"],
-    "experiment.experiment": ["Experiment"],
-    "studies.api": ["Study"],
-}
-__all__, __getattr__ = exported("vitlab", _PLACES)
+__all__, __getattr__ = exported("vitlab")

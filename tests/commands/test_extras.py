@@ -41,7 +41,7 @@ def test_a_source_without_its_package_names_its_extra(
     source: type, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    said = rf"The source {source.__name__} needs the package {package}: pip install 'vitlab\[sources\]'"
+    said = rf"{source.__name__} needs the package {package}: pip install 'vitlab\[sources\]'"
     with pytest.raises(ValueError, match=said):
         source(str(tmp_path))
 

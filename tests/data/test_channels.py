@@ -12,7 +12,7 @@ from PIL import Image
 from examples.dicom import Dicom
 from vitlab.data import ImageFolder, MultiCrop, PhotoAugment, PhotoSource
 from vitlab.data.decoding import Half, Pixels
-from vitlab.data.preprocessing import Preprocessing
+from vitlab.data.photos import Preprocessing
 from vitlab.deployment.predict import Pictures
 
 _SPLITS = ("train", "val")

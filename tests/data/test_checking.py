@@ -14,24 +14,18 @@ from vitlab.data.decoding import read_regular
 
 def _broken(folder: Path, kind: str) -> str:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    name = f"{kind}.png" if kind in ("float", "bomb", "truncated_png") else f"{kind}.jpg"
+    name = f"{kind}.png" if kind in ("float", "truncated_png") else f"{kind}.jpg"
     path = folder / name
     match kind:
         case "empty":
             path.touch()
         case "text":
             path.write_text("not an image")
-        case "one_pixel":
-            Image.new("RGB", (1, 1)).save(path)
-        case "line":
-            Image.new("RGB", (100, 1)).save(path)
         case "missing":
             path.symlink_to("nowhere.jpg")
         case "truncated" | "truncated_png":
             picture.save(path)
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        case "bomb":
-            Image.new("1", (20_000, 10_000)).save(path)
         case "large":
             Image.new("1", (10_000, 9_500)).save(path, format="PNG")
         case "float":
@@ -44,12 +38,9 @@ def _broken(folder: Path, kind: str) -> str:
     [
         ("empty", "empty file"),
         ("text", "not an image"),
-        ("one_pixel", "1 x 1 pixels"),
-        ("line", "100 x 1 pixels"),
         ("missing", "No such file"),
         ("truncated", "truncated"),
         ("truncated_png", ""),
-        ("bomb", "cut it into tiles"),
         ("large", "cut it into tiles"),  # between Pillow's warning and its error
         ("float", "range is unknown"),
     ],

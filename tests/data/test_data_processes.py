@@ -70,13 +70,6 @@ def _trainer(**options: object) -> Trainer:
     )
 
 
-def test_with_lightnings_own_sampler_two_processes_do_not_start(tmp_path: Path) -> None:
-    # Around ours, each saw its share of its share: half of the batches of an epoch, without a word if none validates.
-    with pytest.raises(Exception, match=r"give Trainer\(use_distributed_sampler=False\)"):
-        _trainer(limit_val_batches=0).fit(_Model(tmp_path), datamodule=_data())
-    assert not list(tmp_path.iterdir())
-
-
 def test_two_processes_see_every_image_once(tmp_path: Path) -> None:
     data = _data()
     assert len(data.labels("val")) == 359

@@ -11,8 +11,7 @@ from PIL import Image, ImageOps
 from vitlab.data import decoding
 from vitlab.data.checking import is_faint
 from vitlab.data.decoding import FORMATS, IMAGE_SUFFIXES, decode, read_regular
-from vitlab.data.photos import Framing
-from vitlab.data.preprocessing import Preprocessing
+from vitlab.data.photos import Framing, Preprocessing
 
 
 def _rgb(path: Path) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from vitlab.data import BatchAugment, Digits, Mixup
+from vitlab.data import BatchAugment, Digits
 from vitlab.data.dataset import Split
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -26,13 +26,6 @@ def test_splits_are_stratified() -> None:
         assert np.abs(np.bincount(data.labels(split)) - share * counts).max() <= 1
 
 
-def test_held_out_images_are_the_same_for_every_seed() -> None:
-    # Otherwise the seeds of a study would be compared on different images.
-    names = Digits(seed=0).image_names("test")
-    assert Digits(seed=1).image_names("test") == names
-    assert Digits(split_seed=1).image_names("test") != names
-
-
 def test_names_labels_and_pixels_belong_together() -> None:
     source = load_digits()
     data = Digits()
@@ -43,13 +36,6 @@ def test_names_labels_and_pixels_belong_together() -> None:
         assert image.shape == (8, 8, 1)
         assert image.dtype == np.uint8
         assert np.array_equal(np.rint(image[..., 0] * (16 / 255)), source.images[places[3]])
-
-
-def test_evaluation_batches_are_the_images_normalized() -> None:
-    data = Digits(eval_batch_size=100)
-    (images,) = next(iter(data.batches("test", "cpu")))[0]
-    raw = torch.from_numpy(np.stack(data.raw_images("test", range(100)))).permute(0, 3, 1, 2)
-    torch.testing.assert_close(images, (raw / 255 - 0.305) / 0.376, rtol=1e-5, atol=1e-5)
 
 
 def test_default_statistics_are_those_of_the_images() -> None:
@@ -79,29 +65,9 @@ def test_training_batch_does_not_depend_on_its_size() -> None:
     torch.testing.assert_close(first_images(16), first_images(64), rtol=0, atol=0)
 
 
-def test_another_seed_another_order_and_other_distortions() -> None:
-    first, second = (next(iter(Digits(seed=seed).train_dataloader())) for seed in (0, 1))
-    assert not torch.equal(first.indices, second.indices)
-
-
-def test_mixup_gives_soft_labels_in_training_only() -> None:
-    data = Digits(batch_size=32, mixup=Mixup())
-    _, labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    assert labels.shape == (32, 10)
-    torch.testing.assert_close(labels.sum(1), torch.ones(32))
-    _, labels = next(iter(data.batches("val", "cpu")))
-    assert labels.dtype == torch.int64
-
-
 def test_workers_that_have_nothing_to_do_are_refused() -> None:
     with pytest.raises(ValueError, match="hold_on_device: false"):
         Digits(num_workers=2)
-
-
-def test_batch_that_the_training_set_cannot_fill_is_refused() -> None:
-    # With drop_last the run would end at once, without a step and without an error.
-    with pytest.raises(ValueError, match="1078 or less"):
-        Digits(batch_size=2000).setup("fit")
 
 
 def test_hyperparameters_are_not_saved() -> None:

@@ -67,21 +67,6 @@ def test_one_folder_is_split_stratified(photo_folder: PhotoFolder) -> None:
     assert len(set(names)) == 50
 
 
-def test_one_folder_tests_on_images_of_their_own_by_default(photo_folder: PhotoFolder) -> None:
-    # The validation split chooses the best epoch: its accuracy alone would flatter.
-    data = _folder(photo_folder(_ONE_FOLDER), val_fraction=0.2)
-    assert not set(data.image_names("val")) & set(data.image_names("test"))
-    assert not data.has_test
-    assert len(data.labels("test")) == 10
-
-
-def test_held_out_images_depend_on_the_split_seed_alone(photo_folder: PhotoFolder) -> None:
-    root = photo_folder(_ONE_FOLDER)
-    names = _folder(root, seed=0).image_names("val")
-    assert _folder(root, seed=1).image_names("val") == names
-    assert _folder(root, split_seed=1).image_names("val") != names
-
-
 def test_repairing_an_image_moves_no_other_between_the_splits(photo_folder: PhotoFolder) -> None:
     root = photo_folder(_ONE_FOLDER)
     whole = {split: _folder(root).image_names(split) for split in _SPLITS}
@@ -103,13 +88,6 @@ def test_images_may_lie_deeper_and_hidden_files_are_not_images(photo_folder: Pho
         "train/b/001.jpg",
     ]
     assert data.class_names == ["a", "b"]
-
-
-def test_capital_suffixes_are_images(photo_folder: PhotoFolder) -> None:
-    root = photo_folder({"a": 3, "b": 3})
-    (root / "a" / "000.jpg").rename(root / "a" / "000.JPG")
-    assert len(_folder(root).image_names("train")) + len(_folder(root).image_names("val")) >= 4
-    assert "a/000.JPG" in [name for split in _SPLITS for name in _folder(root).image_names(split)]
 
 
 # Batches.
@@ -246,17 +224,6 @@ def test_workers_of_the_validation_are_made_before_the_training(photo_folder: Ph
     assert len(expected) == 2
     for found, one in zip(watcher.validated, 2 * expected, strict=True):
         assert torch.equal(found, one)
-
-
-def test_reading_without_workers_leaves_the_generators_alone(photo_folder: PhotoFolder) -> None:
-    # With num_workers: 0 the training process draws for RandAugment; dropout must not notice.
-    data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}))
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    for batch in data.train_dataloader():
-        data.on_after_batch_transfer(batch, 0)
-    assert torch.equal(torch.rand(3), expected)
 
 
 def test_mixup_and_erasing_happen_on_the_way(photo_folder: PhotoFolder) -> None:

@@ -309,36 +309,6 @@ def test_what_is_drawn_has_the_published_laws() -> None:
         assert stats.chisquare(orders.numpy()).pvalue > 0.001
 
 
-@_PIPELINES
-def test_parts_are_distributed_as_torchvisions(make_views: Pipeline) -> None:
-    # Pictures whose red and green are their pixels' coordinates tell which part a view is, and whether it is mirrored.
-    side, count = 96, 600
-    x = torch.arange(side).expand(side, side)
-    coordinates = torch.stack([x, x.T, torch.zeros_like(x)]).to(torch.uint8)
-    settings = replace(_PLAIN, flip_prob=0.5, interpolation="bilinear")
-    settings = replace(settings, local_crops=replace(settings.local_crops, number=1))
-    views = make_views(settings, coordinates.expand(count, -1, -1, -1))
-    torch.manual_seed(0)
-    picture = _to_pillow(coordinates)
-    for ours, size, scale in ((views[0], 32, (0.4, 1.0)), (views[2], 16, (0.05, 0.4))):
-        transform = T.Compose([T.RandomResizedCrop(size, scale=scale), T.RandomHorizontalFlip()])
-        theirs = _from_pillow([transform(picture) for _ in range(count)])
-        for a, b in zip(_part(ours).T, _part(theirs).T, strict=True):
-            for power in (1, 2):
-                a, b = a.double() ** power, b.double() ** power
-                assert (a.mean() - b.mean()).abs() < 4 * ((a.var() + b.var()) / count).sqrt()
-
-
-def _part(views: Tensor) -> Tensor:
-    """Return for each view of coordinates (B, 5) its part's area, ratio and center, and whether it is mirrored."""
-    red, green = views[:, 0], views[:, 1]
-    width = red.mean(dim=1).amax(dim=1) - red.mean(dim=1).amin(dim=1)
-    height = green.mean(dim=2).amax(dim=1) - green.mean(dim=2).amin(dim=1)
-    mirrored = red[..., 0].mean(dim=1) > red[..., -1].mean(dim=1)
-    center = (red.mean(dim=(1, 2)), green.mean(dim=(1, 2)))
-    return torch.stack([width * height, (width / height).log(), *center, mirrored.float()], dim=1)
-
-
 # What the draws depend on.
 
 
@@ -445,13 +415,6 @@ def _read(multi_crop: dict) -> MultiCrop | None:
     parser.add_subclass_arguments(ImageDataModule, "data")
     config = {"data": {"class_path": "vitlab.data.CIFAR10", "init_args": {"multi_crop": multi_crop}}}
     return parser.instantiate_classes(parser.parse_object(config)).data.multi_crop
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_setting_one_value_in_yaml_keeps_the_published_others() -> None:
-    published = MultiCrop()
-    expected = replace(published, local_crops=replace(published.local_crops, number=10), saturation=0.4)
-    assert _read({"local_crops": {"number": 10}, "saturation": 0.4}) == expected
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

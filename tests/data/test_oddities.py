@@ -7,18 +7,16 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.conftest import check_images, photo
-from vitlab.data import ImageFolder, LabelTable, dataset
+from vitlab.data import ImageFolder, LabelTable
 from vitlab.data import image_folder as module
-from vitlab.data.checking import Check
+from vitlab.data.checking import Check, oddities
 from vitlab.data.decoding import IMAGE_SUFFIXES, decode, read_regular
-from vitlab.data.oddities import oddities
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 
@@ -51,12 +49,6 @@ def test_classes_of_a_single_image_are_named(photo_folder: PhotoFolder, said: li
         "The test split has fewer than 10 images of 1 of 4 classes (d).",
         "The val split has no image of 3 of 4 classes (a, b, c).",
     ]
-
-
-def test_classes_that_val_or_test_lack_are_named(photo_folder: PhotoFolder, said: list[str]) -> None:
-    counts = {f"train/{name}": 10 for name in ("rose", "tulip", "daisy")} | {"val/rose": 10, "val/tulip": 10}
-    _read(photo_folder(counts | {f"test/{name}": 10 for name in ("rose", "tulip", "daisy")}))
-    assert said == ["The val split has no image of 1 of 3 classes (daisy)."]
 
 
 def test_classes_that_differ_in_letter_case_are_named() -> None:
@@ -125,22 +117,6 @@ def test_one_image_with_two_labels_in_a_split_is_named_with_both(
     assert oddities(["x", "y"], table.subsets(table.check()), table.check()) == [
         f"{remark}5 (train/a/002.jpg = train/a/001.jpg, train/b/003.jpg = train/a/001.jpg).".replace("1 of", "2 of")
     ]
-
-
-def test_files_are_read_once_and_never_again(
-    photo_folder: PhotoFolder, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = _with_duplicates(photo_folder)
-    _read(root)
-    first, said[:] = list(said), []
-
-    def forbidden(content: bytes, *mode: Any) -> Any:
-        assert mode, "the check decodes in no mode"
-        return decode(content, *mode)
-
-    monkeypatch.setattr(dataset, "decode", forbidden)
-    _read(root)
-    assert said == first
 
 
 # Sixteen bits.

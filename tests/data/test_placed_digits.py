@@ -142,9 +142,9 @@ def test_digits_of_several_sizes_stay_whole_wherever_they_are_put() -> None:
 
 
 def test_a_canvas_smaller_than_a_digit_is_refused() -> None:
-    with pytest.raises(ValueError, match="image_size is 7, but a digit is 8 pixels wide"):
+    with pytest.raises(ValueError, match="image_size is 7, but a digit is 8 wide"):
         PlacedDigits(image_size=7)
-    with pytest.raises(ValueError, match="but a digit is 20 pixels wide"):
+    with pytest.raises(ValueError, match="but a digit is 20 wide"):
         PlacedDigits(digit_sizes=(8, 20))
 
 

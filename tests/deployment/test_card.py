@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
@@ -228,16 +227,6 @@ def test_others_may_read_the_files_as_the_umask_says(trained: Path, picture: Pat
     finally:
         os.umask(before)
     assert Path("files/model.safetensors").stat().st_mode & 0o777 == 0o640
-
-
-def test_the_files_say_what_they_expect(trained: Path, picture: Path) -> None:
-    export(trained, "--format", "safetensors")
-    with safe_open("files/model.safetensors", "pt") as file:
-        told = {name: json.loads(value) for name, value in file.metadata().items()}
-    data = Digits()
-    assert told["class_names"] == data.class_names
-    assert (told["mean"], told["std"]) == ([*data.mean], [*data.std])
-    assert (told["image_size"], told["in_chans"], told["crop_pct"]) == (8, 1, 1.0)
 
 
 def test_the_best_variant_of_a_study_is_exported_with_the_verdict(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitlab import Experiment, load
+from vitlab import load
 from vitlab.analysis.figures import draw_map
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
@@ -90,9 +90,3 @@ def test_stages_that_do_not_exist_and_missing_folders_are_refused(
     assert run("embed", ["--config", str(trained), "--images", "pictures", "--out", "out/all.parquet"]) == 2
     assert "--out out/all.parquet: give a folder. Its table is features.parquet." in capsys.readouterr().err
     assert not Path("out").exists()
-
-
-def test_an_experiment_gives_maps(trained: Path) -> None:
-    model = Experiment.load(trained).model.eval()
-    (last,) = model.features_only(1)(torch.zeros(3, 1, 8, 8))
-    assert last.shape == (3, 16, 2, 2)

@@ -1,6 +1,5 @@
 """`vitlab.load`: the oracle is the run itself, its predictions.parquet and its objective."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -20,8 +19,7 @@ from safetensors.torch import load_file, save_file
 from vitlab import Experiment, load
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits
-from vitlab.data.photos import Framing
-from vitlab.data.preprocessing import Preprocessing
+from vitlab.data.photos import Framing, Preprocessing
 from vitlab.deployment.load import LoadedModel, activated, of_experiment
 from vitlab.evaluation.predictions import probabilities, read_predictions
 
@@ -167,25 +165,6 @@ def test_a_picture_of_other_channels_than_the_models_is_refused() -> None:
     assert transform(np.zeros((8, 8, 5), np.uint8)).shape == (5, 8, 8)
     with pytest.raises(ValueError, match="a picture of 3 channels, and the model takes 5"):
         transform(np.zeros((8, 8, 3), np.uint8))
-
-
-def test_files_that_are_left_out_are_told(
-    trained: Path, pictures: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("vitlab"), "propagate", True)  # which a command turned off
-    (pictures / "broken.png").write_bytes(b"no picture")
-    model = load(trained)
-    for use in (model.predict, model.embed):
-        caplog.clear()
-        assert len(use(pictures)) == 6
-        assert "1 could not be decoded and are left out, the first of them broken.png: " in caplog.text
-
-
-def test_the_transform_is_that_of_evaluation(trained: Path) -> None:
-    data = Digits()
-    image = data.raw_images("test", [0])[0]
-    images, _ = next(data.batches("test", "cpu"))
-    assert torch.equal(load(trained).transform(Image.fromarray(image[..., 0])), images[0][0])
 
 
 def test_a_pretrained_run_embeds_and_has_no_classes(tiny: Write, pictures: Path) -> None:

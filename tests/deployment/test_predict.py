@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import EXPERIMENTS
 from vitlab.commands.dispatch import run
 from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder
 from vitlab.deployment.load import LoadedModel, activated
@@ -148,16 +147,3 @@ def test_an_objective_without_a_softmax_is_refused_in_one_line(own: Path) -> Non
     model = LoadedModel(backbone, Digits().preprocessing, ["height"], False, partial(activated, Regression), "here")
     with pytest.raises(ValueError, match=r"^Regression learns no classes by softmax, .*\.$"):
         model.classify([own])
-
-
-def test_a_run_without_classes_has_nothing_to_say(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "--config",
-        str(EXPERIMENTS / "simmim_vit.yaml"),
-        "--ckpt_path",
-        "none",
-        "--data",
-        "vitlab.data.Digits",
-    ]
-    assert run("predict", [*arguments, "--images", "own", "--out", "seen"]) == 2
-    assert "learns no classes" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Data sets as Lightning data modules. Order and augmentation are functions of (seed, epoch, image) only.
 
-The names are imported when first used, so that `vitlab.data.preprocessing` can be used without loading Lightning.
+The names are imported when first used, so that `vitlab.data.photos` can be used without loading Lightning.
 """
 
 from typing import TYPE_CHECKING
@@ -30,22 +30,4 @@ if TYPE_CHECKING:
     from vitlab.data.photos import PhotoAugment as PhotoAugment
     from vitlab.data.shapes import Shapes as Shapes
 
-_MODULES = {
-    "augment": ["BatchAugment", "Growth"],
-    "cifar": ["CIFAR10", "CIFAR100"],
-    "datamodule": ["ImageDataModule"],
-    "dataset": ["PhotoSource"],
-    "decoding": ["decode"],
-    "digits": ["Digits", "PlacedDigits"],
-    "folds": ["Folds"],
-    "hugging_face": ["HuggingFace"],
-    "image_folder": ["ImageFolder"],
-    "in_memory": ["InMemoryDataModule", "TensorImages"],
-    "label_table": ["LabelTable"],
-    "lit_data": ["LitData"],
-    "mixup": ["Mixup"],
-    "multi_crop": ["Crops", "MultiCrop"],
-    "photos": ["PhotoAugment"],
-    "shapes": ["Shapes"],
-}
-__all__, __getattr__ = exported("vitlab.data", _MODULES)
+__all__, __getattr__ = exported("vitlab.data")

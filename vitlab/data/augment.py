@@ -1,8 +1,7 @@
 """Augmentation of whole batches of images, on their device.
 
-Functions take the images and numbers drawn from U[0, 1), one row per image, and are exact functions of these. Those
-that take `draws` draw them; shifting and erasing draw on the host, which selects what the device moves. None
-synchronizes a GPU.
+Functions are exact in the images and numbers drawn from U[0, 1), one row per image; those that take `draws` draw them.
+Shifting and erasing draw on the host, which selects what the device moves. None synchronizes a GPU.
 
 Letters: B images, C channels, H rows, W columns, D draws for each image.
 """
@@ -70,10 +69,9 @@ class BatchAugment:
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class Growth:
-    """Training images that grow over the run: small ones are cheap while the network learns what is coarse.
+    """Training images that grow over the run: small ones, of fewer tokens, are cheap while it learns what is coarse.
 
-    Progressive resizing, as in EfficientNetV2 (Tan and Le 2021, https://arxiv.org/abs/2104.00298, section 4). With
-    patches of one size, a transformer sees fewer tokens of them, and resizes its position embeddings.
+    Progressive resizing, as in EfficientNetV2 (Tan and Le 2021, https://arxiv.org/abs/2104.00298, section 4).
 
     Args:
         start: side in pixels at first.
@@ -86,11 +84,9 @@ class Growth:
     until: ClosedUnitInterval = 0.6
 
     def sides(self, image_size: int) -> list[int]:
-        """Return all sides in order."""
         return [*range(self.start, image_size, self.step), image_size]
 
     def side(self, image_size: int, progress: float) -> int:
-        """Return the side at a point of the run, from 0 to 1."""
         sides = self.sides(image_size)
         return sides[min(int(progress / self.until * (len(sides) - 1)), len(sides) - 1)]
 
@@ -137,8 +133,7 @@ def crop_boxes(
 ) -> tuple[PerImage, PerImage, PerImage, PerImage]:
     """Return top, left, height and width in whole pixels of random parts, as torchvision's RandomResizedCrop.
 
-    Takes 4 draws for each of ten tries: area, ratio, top, left. If no try fits: the largest centered part with
-    a permitted ratio.
+    Takes area, ratio, top and left of ten tries. If none fits: the largest centered part of a permitted ratio.
     """
     area, aspect, top, left = draw.unflatten(1, (_TRIES, 4)).unbind(2)  # each (B, T)
     area = (scale[0] + area * (scale[1] - scale[0])) * height * width
@@ -180,11 +175,7 @@ def crop_box(
 
 
 def resized_crop(images: Batch8, draw: Rows, scale: tuple[float, float], ratio: tuple[float, float]) -> Batch8:
-    """Enlarge a random part of each image to its full size, bicubic.
-
-    Nothing is reduced, so that no low-pass filter is needed. Unlike in Pillow's resize of a crop, the kernel sees the
-    pixels just outside the part.
-    """
+    """Enlarge a random part of each image to its full size, bicubic; the kernel sees the pixels just outside it."""
     H, W = images.shape[-2:]
     top, left, h, w = crop_boxes(draw, H, W, scale, ratio)
     theta = torch.zeros(len(images), 2, 3, device=images.device)  # from output to input, both in -1 … 1
@@ -212,8 +203,7 @@ def erase_boxes(draw: HostRows, height: int, width: int) -> tuple[HostColumn, Ho
 def erase(images: BatchF, draws: Draws, prob: float) -> BatchF:
     """Fill one random box in `prob` of the *normalized* images with N(0, 1) noise: timm's erasing, mode 'pixel'.
 
-    May overwrite the images. The host computes the boxes, so that noise is drawn for their pixels alone, in a tenth of
-    the time.
+    May overwrite the images. The host computes the boxes, so that noise is drawn for their pixels alone.
     """
     C, H, W = images.shape[1:]
     draw = draws.on_host.uniform(Stream.ERASE, 1 + BOX_DRAWS).numpy()

@@ -1,29 +1,37 @@
-"""The check before training that every photograph can be decoded. Its results are cached."""
+"""The check before training: which photographs cannot be decoded, and what is odd about the others."""
 
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt64
 from PIL import Image
 from tqdm import tqdm
 
 from vitlab.atomic_files import written_whole
-from vitlab.data.decoding import FORMATS, LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, has_deep_colors
+from vitlab.data.decoding import FORMATS, LEAST_SIDE, MOST_RATIO, SIXTEEN_BIT, Pixels, has_deep_colors, some
+
+if TYPE_CHECKING:
+    from vitlab.data.dataset import Split, Subset
 
 LEAST_HASHED = 32  # pixels: the shorter side
 _CHUNK = 32  # files that a thread decodes before it reports
 _LEVELS = 32  # of 256: a 16-bit picture with fewer uses less than an eighth of its range
+NEAR = 10  # of 128 signs that differ; unrelated photographs of one kind differ in 15 or more
+MOST_COMPARED = 20_000  # images: a second
+_FEW = 10  # images of a class in the test split: each is then 10 % of the class's accuracy
+_PAIRS: tuple[tuple["Split", "Split"], ...] = (("test", "train"), ("val", "train"), ("test", "val"))  # the worst first
 # A file that can be decoded: its name, size and time; a hash of its bytes; whether `is_faint`; and its `dhash_of`.
 _RECORD = np.dtype([("mark", np.uint64), ("content", np.uint64), ("faint", np.bool_), ("dhash", np.uint8, 32)])
 
@@ -47,15 +55,17 @@ def cache_of(kind: str, key: str, suffix: str) -> Path:
 def check_all(
     place: Path | str, names: Sequence[str], marks: Sequence[str], read: Callable[[str], tuple[Pixels, bytes]]
 ) -> Check:
-    """Decode every photograph once.
+    """Decode every photograph once; each `place`, a folder or another source, has its own cache.
 
     Args:
-        place: a folder, or another source of photographs; each has its own cache.
         marks: of each name, a text that changes with the photograph; "" is always decoded again.
         read: returns a photograph's pixels and its bytes, or raises ValueError or OSError with the reason.
     """
     cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")
-    numbers = np.fromiter(map(_number, names, marks), np.uint64, len(names))
+    rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"  # by which it was decoded
+    marked = zip(names, marks, strict=True)
+    each = (content_of(os.fsencode(f"{rules}\0{mark}\0{name}")) if mark else 0 for name, mark in marked)
+    numbers = np.fromiter(each, np.uint64, len(names))
     known, records, good = np.empty(0, _RECORD), np.zeros(len(names), _RECORD), np.zeros(len(names), bool)
     with suppress(OSError, ValueError, EOFError):  # missing or truncated
         known = np.load(cache, allow_pickle=False)
@@ -117,10 +127,7 @@ def dhash_of(pixels: Pixels) -> UInt8[np.ndarray, "32"]:
 
 
 def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
-    """Return whether a file has 16 bits per channel but uses so little of the range that its 8-bit `pixels` are blank.
-
-    Pictures are not stretched one by one, because others of the data set may use the whole range.
-    """
+    """Return whether a file has 16 bits per channel but so little of their range that its 8-bit `pixels` are blank."""
     levels = int(np.ptp(pixels))
     if levels >= _LEVELS or pixels.dtype != np.uint8:  # a window was given
         return False
@@ -133,7 +140,74 @@ def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
         return False
 
 
-def _number(name: str, mark: str) -> int:
-    """Hash a photograph's name and mark, and the version of the decoders; 0 is always decoded again."""
-    rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"
-    return content_of(os.fsencode(f"{rules}\0{mark}\0{name}")) if mark else 0
+def oddities(class_names: Sequence[str], parts: "Mapping[Split, Subset]", known: Check) -> list[str]:
+    """Return remarks on classes of few images, images in two splits or with two labels, and blank 16-bit images."""
+    lines = []
+    for split, part in parts.items():
+        if part.labels.ndim > 1:  # not one class per image
+            continue
+        counts = np.bincount(part.labels, minlength=len(class_names))
+        kinds = {"no image": counts == 0}
+        if split == "train":
+            kinds["a single image"] = counts == 1
+        if split == "test":
+            kinds[f"fewer than {_FEW} images"] = (counts > 0) & (counts < _FEW)
+        for what, chosen in kinds.items():
+            if chosen.any():
+                few = some([class_names[k] for k in np.flatnonzero(chosen).tolist()], 3)
+                lines.append(f"The {split} split has {what} of {chosen.sum()} of {len(class_names)} classes ({few}).")
+    spelled = Counter(name.casefold() for name in class_names)
+    if alike := [name for name in class_names if spelled[name.casefold()] > 1]:
+        lines.append(f"Classes whose names differ in letter case alone: {len(alike)} ({some(alike, 3)}).")
+    for split, (names, labels, contents, _) in parts.items():
+        _, start, group = np.unique(contents, return_index=True, return_inverse=True)
+        first = np.where(contents == 0, np.arange(len(names)), start[group])  # of those that are equal
+        doubled = np.flatnonzero((labels != labels[first]).reshape(len(names), -1).any(axis=1)).tolist()
+        kind = [f" ({class_names[k]})" for k in labels] if labels.ndim == 1 else [""] * len(names)
+        pairs = [f"{names[i]}{kind[i]} = {names[first[i]]}{kind[first[i]]}" for i in doubled]
+        lines += _line(f"Images of the {split} split with two labels, though byte for byte the same", pairs, names)
+    for split, other in (pair for pair in _PAIRS if parts.keys() >= set(pair)):
+        names, others = parts[split].names, parts[other].names
+        pairs = [f"{names[i]} = {others[k]}" for i, k in copies(parts[split].contents, parts[other].contents).items()]
+        what = f"Images of the {split} split that are in the {other} split too, byte for byte, which inflates accuracy"
+        lines += _line(what, pairs, names)
+    if "test" in parts:
+        tested, *rest = (parts[split] for split in ("test", "train", "val") if split in parts)
+        bank = rest[0].joined(rest[1]) if len(rest) > 1 else rest[0]
+        same, near = copies(tested.contents, bank.contents), look_alikes(tested.dhashes, bank.dhashes)
+        what = (
+            "Images of the test split that look almost like images of another split, which inflates accuracy if they "
+            "show the same (`groups` keeps one scene in one split), and not if they only share a layout"
+        )
+        pairs = [f"{tested.names[i]} and {bank.names[k]}" for i, k in near.items() if i not in same]
+        lines += _line(what, pairs, tested.names)
+    what = "Images of 16 bits that 8 bits (value / 257) leave nearly blank, unless data.window is given"
+    return lines + _line(what, known.faint, known.contents)
+
+
+def copies(contents: UInt64[np.ndarray, "N"], others: UInt64[np.ndarray, "M"]) -> dict[int, int]:
+    """Return the index of each image that another split has too, and that of its first copy there; 0 is no hash."""
+    known, first = np.unique(others, return_index=True)
+    originals = dict(zip(known.tolist(), first.tolist(), strict=True))
+    return {i: originals[each] for i, each in enumerate(contents.tolist()) if each and each in originals}
+
+
+def look_alikes(hashes: UInt8[np.ndarray, "N 32"], others: UInt8[np.ndarray, "M 32"]) -> dict[int, int]:
+    """Return the index of each image that looks almost like one of others, and that of the most similar of these.
+
+    By their difference hashes, see `dhash_of`. None are returned of more than MOST_COMPARED images.
+    """
+    if len(hashes) + len(others) > MOST_COMPARED:
+        return {}
+    signs, bank = (np.unpackbits(each, axis=1).astype(np.float32) for each in (hashes, others))
+    signs, bank = signs[:, :128] - signs[:, 128:], bank[:, :128] - bank[:, 128:]  # −1, 0 and 1
+    found: dict[int, int] = {}
+    for start in range(0, len(signs), 1000):  # or the table of all pairs would take gigabytes
+        alike = signs[start : start + 1000] @ bank.T  # 128 − twice the number of signs that differ
+        near = np.flatnonzero(alike.max(axis=1) >= 128 - 2 * NEAR).tolist()
+        found |= {start + i: int(alike[i].argmax()) for i in near}
+    return found
+
+
+def _line(what: str, found: Sequence[str], of: Sized) -> list[str]:
+    return [f"{what}: {len(found):,} of {len(of):,} ({some(found, 3)})."] if found else []

@@ -48,7 +48,6 @@ class _CIFAR(InMemoryDataModule, ABC):
 
     @property
     def file(self) -> Path:
-        """The path of the arrays."""
         return Path(expanded(self.root)) / f"{self.official.__name__.lower()}.npz"
 
     def prepare_data(self) -> None:
@@ -58,20 +57,15 @@ class _CIFAR(InMemoryDataModule, ABC):
         try:
             train, test = (self.official(self.file.parent, train=train, download=True) for train in (True, False))
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"There is no {self.file}, and the download failed: {' '.join(str(error).split())[:200]}\n"
-                f"Without a network, put a file with the arrays {', '.join(_ARRAYS)} there, or the official archive "
-                f"{self.official.filename} into {self.file.parent}/."
-            ) from None
+            wrong = f"There is no {self.file}, and the download failed: {' '.join(str(error).split())[:200]}"
+            remedy = f"Put it there with the arrays {', '.join(_ARRAYS)}, or {self.official.filename} beside it."
+            raise FileNotFoundError(f"{wrong}\n{remedy}") from None
         arrays = (train.data, np.asarray(train.targets), test.data, np.asarray(test.targets))
         with written_whole(self.file) as file:
             np.savez(file, **dict(zip(_ARRAYS, arrays, strict=True)))
 
     def read_splits(self) -> dict[Split, TensorImages]:
-        """Hold out a part of the training images for validation; the test images are the published ones.
-
-        Folds are parts of the published training images.
-        """
+        """Hold out a part of the training images for validation; folds are parts of these too."""
         if not self.file.exists():
             self.prepare_data()
         try:  # the archive has checksums

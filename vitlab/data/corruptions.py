@@ -33,8 +33,7 @@ class Corruption(NamedTuple):
     """A corruption at five increasing strengths, of values from 0 to 1."""
 
     name: str
-    measure: str
-    """What the strengths are."""
+    measure: str  # what the strengths are
     strengths: tuple[float, ...]
     apply: Callable[[BatchF, float, Draws], BatchF]
 
@@ -113,12 +112,9 @@ def accuracies(
 ) -> dict[tuple[str, float], float]:
     """Return top-1 accuracy by the name and strength of a corruption, first on the clean images.
 
-    Every image is decoded once, and its draws depend only on its place among the images.
-
     Args:
         classify: from images (B, C, H, W) to logits (B, K).
-        batches: of normalized images and labels, in evaluation order.
-        mean, std: of the normalization, which is undone before a corruption and repeated after it.
+        batches: of images and labels, in evaluation order, normalized by `mean` and `std`.
     """
     kinds = [(corruption, strength) for corruption in corruptions for strength in corruption.strengths]
     correct = dict.fromkeys([CLEAN, *((corruption.name, strength) for corruption, strength in kinds)], 0)
@@ -141,7 +137,7 @@ def corrupt(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> BatchF:
-    """Corrupt normalized images, whose places in the split are `indices`."""
+    """Corrupt normalized images, whose places in the split are `indices`, on which alone the draws depend."""
     shift, scale = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (mean, std))
     plain = (images * scale + shift).clamp(0, 1)
     return (corruption.apply(plain, strength, Draws(0, 0, indices)) - shift) / scale

@@ -37,8 +37,7 @@ from vitlab.data.decoding import PictureMode, Size, Window, height_and_width
 from vitlab.data.folds import Folds, Indices, balanced_order, classes_of, stratified_split
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
-from vitlab.data.photos import Framing, PhotoAugment
-from vitlab.data.preprocessing import Preprocessing
+from vitlab.data.photos import Framing, PhotoAugment, Preprocessing
 from vitlab.data.sampler import (
     EvalSampler,
     EvenBatchSampler,
@@ -62,8 +61,8 @@ _MAX_WORKERS = 16  # more rarely shorten the time that a GPU waits
 class ImageDataModule(LightningDataModule, ABC):
     """Loaders, splits, and the way from uint8 to what the model sees.
 
-    A dataclass, so that each setting is written down once: a data set adds its own fields and changes defaults. No
-    setting is a frozen dataclass: Lightning copies a data module field by field into processes that it spawns.
+    A data set adds its own fields and changes defaults. No setting is a frozen dataclass: Lightning copies a data
+    module field by field into processes that it spawns.
 
     Args:
         batch_size: images per step and process.
@@ -124,14 +123,12 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.folds is not None and not self.has_folds:
             name = type(self).__name__
             raise ValueError(f"data.init_args.folds: {name} has fixed test images; set folds: null.")
-        if self.mixup is not None and self.multi_crop is not None:
-            raise ValueError("mixup and multi_crop are both on, but views are not mixed; set one of them to null.")
-        if self.grow is not None and self.multi_crop is not None:
-            raise ValueError("grow and multi_crop are both on, but crops have sizes of their own; set one to null.")
+        for name, setting in (("mixup", self.mixup), ("grow", self.grow)):
+            if setting is not None and self.multi_crop is not None:
+                raise ValueError(f"{name} and multi_crop are both on; set one of them to null.")
         if self.grow is not None and not isinstance(self.image_size, int):
-            wrong = f"grow is on, but image_size is {list(self.image_size)}, and only squares grow"
-            raise ValueError(f"{wrong}; set grow: null.")
-        if self.grow is not None and self.grow.start >= height_and_width(self.image_size)[0]:
+            raise ValueError(f"image_size is {list(self.image_size)}, and only squares grow; set grow: null.")
+        if self.grow is not None and self.grow.start >= self.image_size:
             raise ValueError(f"grow.start is {self.grow.start}; give less than image_size, {self.image_size}.")
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean {list(self.mean)} and std {list(self.std)} need one value per channel each.")
@@ -203,12 +200,12 @@ class ImageDataModule(LightningDataModule, ABC):
         """Resize images in 0 … 255 on their device; photographs already have `image_size`."""
         return images if images.shape[-2:] == height_and_width(side) else resize(images, side)
 
-    def _side(self) -> Size:
-        """Return the size of training images after the optimizer steps taken; without a trainer, the last."""
+    def _side(self, steps: int | None = None) -> Size:
+        """Return the size of training images after optimizer steps, by default those taken, or the last."""
         if self.grow is None or self.trainer is None:
             return self.image_size
-        progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
-        return self.grow.side(height_and_width(self.image_size)[0], progress)
+        steps = self.trainer.global_step if steps is None else steps
+        return self.grow.side(height_and_width(self.image_size)[0], steps / self.trainer.estimated_stepping_batches)
 
     @property
     def training_shares(self) -> dict[Size, float]:
@@ -316,14 +313,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return other
 
     def training_passes(self, epochs: range, step: int, device: torch.device, drop_last: bool) -> Iterator[View]:
-        """Yield every training image once an epoch as training sees it, for a probe; needs no trainer.
-
-        Images are in the order of (seed, epoch). Each batch is part of one step of `step` images, in pieces that fit
-        into memory as an evaluation's batches do.
-
-        Args:
-            step: images a step; an epoch's last step has those that are left, or is left out with `drop_last`.
-        """
+        """Yield every training image once an epoch as training sees it, in batches of `pass_keys`; needs no trainer."""
         dataset, piece = self.dataset("train"), self.eval_batch_size or self.batch_size
         keys = pass_keys(len(dataset), self.drawn_order, epochs, step, piece, drop_last)
         for batch in DataLoader(dataset, batch_sampler=keys, **self._loader_settings):
@@ -344,8 +334,7 @@ class ImageDataModule(LightningDataModule, ABC):
         batch = dataset.__getitems__(list(itertools.islice(sampler, self.batch_size)))
         if self.grow is not None and self.trainer is not None:
             steps_of_epoch = math.ceil(self.trainer.num_training_batches / self._accumulate)
-            progress = (epoch * steps_of_epoch + number // self._accumulate) / self.trainer.estimated_stepping_batches
-            batch = batch._replace(side=self.grow.side(height_and_width(self.image_size)[0], progress))
+            batch = batch._replace(side=self._side(epoch * steps_of_epoch + number // self._accumulate))
         view = self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
         names = dataset.names
         return view, [names[int(i) % len(dataset)] for i in batch.indices]
@@ -370,12 +359,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return len(images), len(np.unique(self.labels(split)[images]))
 
     def setup(self, stage: str) -> None:
-        """Read the data.
-
-        Raises:
-            ValueError: global crops do not have the model's size, there are fewer images than a batch or the processes
-                need, labels cannot be mixed, or the trainer would distribute the images a second time.
-        """
+        """Read the data, and refuse settings with which they cannot be trained on."""
         # With Lightning's sampler around ours, each process would see only a part of its part.
         if self.trainer is not None and self._world_size > 1 and replaces_samplers(self.trainer):
             raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
@@ -383,16 +367,12 @@ class ImageDataModule(LightningDataModule, ABC):
         if stage == "fit":
             if (self.mixup is not None or self.balance) and not has_one_class_each(dataset):
                 what, off = ("balance counts", "balance: 0") if self.balance else ("mixup blends", "mixup: null")
-                raise ValueError(
-                    f"{what} class labels, one per image, but the labels are {dataset.labels.dtype} "
-                    f"{dataset.labels.shape}; set {off}."
-                )
+                labels = f"{dataset.labels.dtype} {dataset.labels.shape}"
+                raise ValueError(f"{what} class labels, one per image, but the labels are {labels}; set {off}.")
             size = 0 if self.multi_crop is None else self.multi_crop.global_crops.size
             if size and not (isinstance(self.image_size, int) and size <= self.image_size):
-                raise ValueError(
-                    f"multi_crop.global_crops.size is {size}, but the model and evaluation use image_size "
-                    f"{self.image_size}; give at most that."
-                )
+                wrong = f"multi_crop.global_crops.size is {size}, but evaluation uses image_size {self.image_size}"
+                raise ValueError(f"{wrong}; give at most that.")
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
         if self.trainer is None:
             return
@@ -441,18 +421,13 @@ class ImageDataModule(LightningDataModule, ABC):
         return {"epoch": epoch, "batches": batches, "loader": loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember where to continue.
-
-        The trainer's own counters come too late: a schedule needs the number of steps, for which Lightning creates the
-        loader before it restores the counters.
-        """
+        """Remember where to continue: Lightning creates the loader before it restores the trainer's counters."""
         self._continue_at = state_dict
 
     def val_dataloader(self) -> DataLoader:
         """Return the loader of the validation split; during training, with its workers already started.
 
-        A worker is a fork of its process. If it started after the first epoch, every page of memory that training then
-        writes to would be copied: gigabytes, for as long as the worker lives.
+        A worker is a fork of its process: after the first epoch, each page that training writes to would be copied.
         """
         loader = self._eval_loader("val", self._rank, self._world_size)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING and loader.persistent_workers:
@@ -523,13 +498,6 @@ class ImageDataModule(LightningDataModule, ABC):
         return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
 
     @property
-    def _workers(self) -> int:
-        if self.num_workers is not None:
-            return self.num_workers
-        processes = 1 if self.trainer is None else self.trainer.num_devices  # on this machine; they share its cores
-        return min(suggested_max_num_workers(processes), _MAX_WORKERS)
-
-    @property
     def _pin_memory(self) -> bool:
         # Not for a run on the CPU of a machine that has a GPU as well.
         on_gpu = self.trainer is None or self.trainer.strategy.root_device.type == "cuda"
@@ -537,9 +505,13 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def _loader_settings(self) -> dict[str, Any]:
+        workers = self.num_workers
+        if workers is None:  # processes on this machine share its cores
+            processes = 1 if self.trainer is None else self.trainer.num_devices
+            workers = min(suggested_max_num_workers(processes), _MAX_WORKERS)
         return {
-            "num_workers": self._workers,
-            "persistent_workers": self._workers > 0,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
             "collate_fn": Batch._make,  # as it is: data sets read whole batches
             "worker_init_fn": _leave_signals_to_the_training_process,
             "pin_memory": self._pin_memory,

@@ -7,6 +7,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 
 from vitlab.config import rows_by_name
 from vitlab.data.checking import Check, check_all, content_of, dhash_of
-from vitlab.data.decoding import Half, PictureMode, Pixels, Size, Window, decode, read_regular
+from vitlab.data.decoding import Half, PictureMode, Pixels, Size, Window, decode, read_regular, some
 from vitlab.data.sampler import Key
 
 Split = Literal["train", "val", "test"]
@@ -102,17 +103,11 @@ def has_one_class_each(dataset: ImageDataset) -> bool:
 
 
 def numbers_of(place: str, classes: Sequence[str], split: Split, own: Sequence[str]) -> Int64[np.ndarray, "{len(own)}"]:
-    """Return the number among the training classes of each class that a split has, by its name.
-
-    Raises:
-        ValueError: training has no class of this name.
-    """
+    """Return the number among the training classes of each class that a split has, by its name."""
     rows = rows_by_name(classes, own)
     if missing := [name for name, row in zip(own, rows, strict=True) if row is None]:
-        raise ValueError(
-            f"{place}: the {split} split has classes without a training image: {', '.join(missing[:8])}.\n"
-            f"Its classes are {', '.join(own[:8])}, those of train {', '.join(classes[:8])}; give the same names."
-        )
+        wrong = f"{place}: the {split} split has classes without a training image: {some(missing)}"
+        raise ValueError(f"{wrong}.\nIts classes are {some(own)}, those of train {some(classes)}; give the same names.")
     return np.array(rows, np.int64)
 
 
@@ -125,7 +120,6 @@ class Subset(NamedTuple):
     dhashes: UInt8[np.ndarray, "N 32"]  # as well
 
     def take(self, indices: Int64[np.ndarray, "n"]) -> "Subset":
-        """Return the photographs at the indices."""
         return Subset([self.names[i] for i in indices], *(each[indices] for each in self[1:]))
 
     def joined(self, other: "Subset") -> "Subset":
@@ -135,22 +129,13 @@ class Subset(NamedTuple):
 
 
 class PhotoSource(ABC):
-    """Photographs by name. A subclass sets `class_names` and `splits` and reads one photograph at a time.
+    """Photographs by name. A subclass sets `class_names` and `splits` and reads one photograph at a time."""
 
-    Attributes:
-        class_names: in the order of the labels.
-        splits: names and labels of each split.
-            A validation or test split that is missing is held out.
-        location: where the photographs are, for messages.
-        notes: remarks for the user.
-        grouping: how `groups_by_name` tells which of them belong together; None: they are independent.
-    """
-
-    class_names: list[str]
-    splits: dict[Split, tuple[list[str], Labels]]
-    location: str = "the data source"
-    notes: Sequence[str] = ()
-    grouping: str | None = None
+    class_names: list[str]  # in the order of the labels
+    splits: dict[Split, tuple[list[str], Labels]]  # names and labels; missing validation or test images are held out
+    location: str = "the data source"  # for messages
+    notes: Sequence[str] = ()  # remarks for the user
+    grouping: str | None = None  # how `groups_by_name` tells which of them belong together; None: they are independent
 
     @abstractmethod
     def read(self, name: str, half: Half | None = None) -> Pixels:
@@ -160,10 +145,7 @@ class PhotoSource(ABC):
         """
 
     def blocks(self, names: Sequence[str]) -> Int[np.ndarray, "{len(names)}"] | None:
-        """Return a number for each name, equal where photographs are read together; None: one by one.
-
-        Training images are then shuffled a few blocks at a time.
-        """
+        """Return a number for each name, equal where photographs are read and shuffled together; None: one by one."""
         return None
 
     def check(self) -> Check:
@@ -183,10 +165,7 @@ class PhotoSource(ABC):
 
 
 class EncodedPhotos(PhotoSource):
-    """Photographs as encoded bytes, all of which are decoded once before training, in a mode.
-
-    A subclass also gives the bytes of one photograph, and what changes with each of them.
-    """
+    """Photographs as encoded bytes, all of which are decoded once before training, in a mode."""
 
     cache_key: Path | str  # of what the check found
     mode: PictureMode = "RGB"
@@ -214,12 +193,11 @@ class EncodedPhotos(PhotoSource):
         return check_all(self.cache_key, names, [f"{mark}{how or ''}" if mark else "" for mark in self.marks()], read)
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Decode one photograph."""
         try:
             return decode(self.content(name), self.mode, half, self.window)
         except ValueError as error:
-            again = "Restore it, and give the same command again."
-            raise ValueError(f"{self.address(name)} cannot be decoded any more: {error}. {again}") from None
+            wrong = f"{self.address(name)} cannot be decoded any more: {error}"
+            raise ValueError(f"{wrong}. Restore it, and give the same command again.") from None
 
 
 class Files(EncodedPhotos):
@@ -234,14 +212,13 @@ class Files(EncodedPhotos):
     def marks(self) -> list[str]:
         """Return each file's size and time of change."""
 
-        def mark(name: str) -> str:
-            try:
+        marks = []
+        for name in (name for names, _ in self.splits.values() for name in names):
+            marks.append("")
+            with suppress(OSError):  # a dangling link: decoding reports it
                 status = os.stat(self.root / name)
-            except OSError:  # a dangling link: decoding reports it
-                return ""
-            return f"{status.st_size}\0{status.st_mtime_ns}"
-
-        return [mark(name) for names, _ in self.splits.values() for name in names]
+                marks[-1] = f"{status.st_size}\0{status.st_mtime_ns}"
+        return marks
 
     def address(self, name: str) -> str:
         return str(self.root / name)

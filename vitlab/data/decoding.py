@@ -5,7 +5,8 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +53,6 @@ Size = int | tuple[int, int]  # of a square, or height and width
 
 
 def height_and_width(size: Size) -> tuple[int, int]:
-    """Return both sides."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
@@ -71,12 +71,8 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None, 
 
     In RGB and gray, transparent pixels become white: the color stored under them is often arbitrary. 16-bit gray is
     divided by 257; floating-point pixels, whose range is unknown, are rejected. With a `window` the values are floats,
-    see `windowed`. The first frame of an animation counts.
-
-    Files with more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (89 million) are rejected before decoding: they would
-    take seconds and a gigabyte in each epoch and worker.
-
-    Where `half(height, width)` is true, a JPEG is decoded at half its size, in three fifths of the time.
+    see `windowed`. The first frame of an animation counts. Where `half(height, width)` is true, a JPEG is decoded at
+    half its size, in three fifths of the time.
 
     Raises:
         ValueError: the bytes cannot be decoded, or are not a photograph; the message gives the reason, not the file.
@@ -128,29 +124,22 @@ def _bands(content: bytes) -> np.ndarray:
 
 
 def has_deep_colors(image: Image.Image) -> bool:
-    """Whether a file, not yet loaded, has colors of 16 bits: Pillow gives 8, and its decoder's argument alone tells."""
+    """Return whether a file, not yet loaded, has colors of 16 bits, of which Pillow gives 8."""
     deep = isinstance(image, ImageFile.ImageFile) and any(";16" in str(tile.args) for tile in image.tile)
     return deep and image.mode not in SIXTEEN_BIT
 
 
 def checked(pixels: np.ndarray) -> Pixels:
-    """Return an array (H, W) or (H, W, C) as (H, W, C).
-
-    Raises:
-        ValueError: it is not a picture.
-    """
+    """Return an array (H, W) or (H, W, C) as (H, W, C), if it is a picture."""
     if pixels.ndim not in (2, 3) or pixels.dtype != np.uint8:
-        wrong = f"an array {pixels.shape} of {pixels.dtype}; expected (H, W) or (H, W, C) of uint8"
-        raise ValueError(f"{wrong}, or data.window: [LOW, HIGH]")
+        wanted = "(H, W) or (H, W, C) of uint8, or data.window: [LOW, HIGH]"
+        raise ValueError(f"an array {pixels.shape} of {pixels.dtype}; expected {wanted}")
     _check_size(pixels.shape[1], pixels.shape[0])
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _decode_jpeg(content: bytes, mode: PictureMode, half: Half | None) -> Pixels | None:
-    """Decode an upright color or gray JPEG to Pillow's exact pixels in half of its time; None: use Pillow.
-
-    Both call libjpeg-turbo with the same settings. Where simplejpeg reports an error, Pillow decides.
-    """
+    """Decode an upright color or gray JPEG to Pillow's exact pixels in half of its time; None: Pillow decides."""
     if content[:2] != _START_OF_JPEG or mode not in ("L", "RGB"):
         return None
     try:
@@ -189,22 +178,24 @@ def as_text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def some(names: Sequence[str], most: int = 8) -> str:
+    """Return the first names for a message, and how many more there are."""
+    return ", ".join(map(as_text, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation; 1, upright, where the EXIF block is damaged."""
-    try:
+    with suppress(Exception):  # decoders raise errors of any type
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as above
-        return 1
+    return 1
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Rotate the image as its EXIF orientation requires, where this is possible."""
-    if _orientation(image) == 1:
-        return image  # exif_transpose would copy it
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # as above
-        return image
+    with suppress(Exception):  # as above
+        if _orientation(image) != 1:  # exif_transpose would copy it
+            return ImageOps.exif_transpose(image)
+    return image
 
 
 def to_array(image: Image.Image, mode: PictureMode, window: Window | None = None) -> Pixels:

@@ -75,9 +75,8 @@ def read_digits(module: ImageDataModule) -> dict[Split, TensorImages]:
 class PlacedDigits(InMemoryDataModule):
     """The images of `Digits` in the same splits, at their own 8 x 8 pixels or enlarged to several sizes.
 
-    A training image has a new place each time it is seen, by (seed, epoch, image). Validation and test images have one
-    place by `split_seed`, the same for every run; so have training images in galleries and baselines. Each image has
-    one of the sizes, by `split_seed` too.
+    A training image has a new place each time it is seen, by (seed, epoch, image); in validation, tests, galleries and
+    baselines images have one place and size by `split_seed`, the same for every run.
 
     Args:
         image_size: side of the canvas in pixels, no less than a digit's; the canvas is not resized.
@@ -100,9 +99,7 @@ class PlacedDigits(InMemoryDataModule):
         super().__post_init__()
         self.digit_sizes = tuple(self.digit_sizes)
         if self.image_size < (widest := max(self.digit_sizes)):
-            raise ValueError(
-                f"image_size is {self.image_size}, but a digit is {widest} pixels wide; set {widest} or more."
-            )
+            raise ValueError(f"image_size is {self.image_size}, but a digit is {widest} wide; set {widest} or more.")
 
     @property
     def native_size(self) -> int:
@@ -113,7 +110,6 @@ class PlacedDigits(InMemoryDataModule):
         return CLASS_NAMES
 
     def read_splits(self) -> dict[Split, TensorImages]:
-        """Put each digit of `Digits` at its fixed place."""
         splits = read_digits(self)
         if self.imbalance != 1:
             train, kept = splits["train"], list[np.ndarray]()
@@ -130,7 +126,10 @@ class PlacedDigits(InMemoryDataModule):
             indices = torch.arange(len(digits))
             sizes, canvas = self._sizes(split, indices), torch.zeros(len(digits), 1, *2 * [self.image_size]).byte()
             for size in set(self.digit_sizes):
-                canvas[sizes == size, :, :size, :size] = enlarge(digits.images[sizes == size], size)
+                shown = digits.images[sizes == size]
+                if size != SIDE:
+                    shown = F.interpolate(shown.float(), (size, size), mode="bilinear", antialias=True).round().byte()
+                canvas[sizes == size, :, :size, :size] = shown
             digits.images = roll(canvas, self._fixed_places(split, indices))
         return splits
 
@@ -177,13 +176,6 @@ class PlacedDigits(InMemoryDataModule):
 
     def _fixed_draws(self, split: Split, indices: Int64[Tensor, "B"]) -> Draws:
         return Draws(self.split_seed, -1 - SPLITS.index(split), indices)  # no epoch is below 0
-
-
-def enlarge(digits: UInt8[Tensor, "B C h w"], size: int) -> UInt8[Tensor, "B C size size"]:
-    """Interpolate linearly; a digit of its own size stays as it is."""
-    if digits.shape[-1] == size:
-        return digits
-    return F.interpolate(digits.float(), (size, size), mode="bilinear", antialias=True).round().byte()
 
 
 def roll(images: UInt8[Tensor, "B C H W"], by: Int64[Tensor, "B 2"]) -> UInt8[Tensor, "B C H W"]:

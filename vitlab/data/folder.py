@@ -13,7 +13,7 @@ import numpy as np
 from vitlab import log
 from vitlab.config import plain, rows_by_name
 from vitlab.data.dataset import SPLITS, Files, Split
-from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, as_text
+from vitlab.data.decoding import IMAGE_SUFFIXES, PictureMode, some
 
 # Names of the splits' folders, in any letter case.
 _NAMES: dict[Split, tuple[str, ...]] = {
@@ -31,13 +31,7 @@ _SPLIT_OF = {name: split for split, names in _NAMES.items() for name in names}
 
 @final
 class Folder(Files):
-    """The images of a folder; see `walk` for `only`. Without folders of splits, everything is the split "train".
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: fewer than two classes, an empty class, or one in val or test that train lacks; splits that are
-            ambiguous; or a folder that is itself a split of the one around it.
-    """
+    """The images of a folder; see `walk` for `only`. Without folders of splits, everything is the split "train"."""
 
     def __init__(self, root: Path, mode: PictureMode = "RGB", only: str | None = None) -> None:
         super().__init__(root, mode)
@@ -47,42 +41,36 @@ class Folder(Files):
         classes = _folders(train)
         if len(classes) < 2:
             found = f"one class only, {classes[0]}" if classes else "no folders"
-            raise ValueError(
-                f"{train} has {found}; expected one folder of images for each class, e.g. {train}/cat/001.jpg.\n"
-                "Either root/train/<class> and root/val/<class>, or root/<class>; and two classes or more."
-            )
+            wanted = f"one folder of images for each class, two or more, e.g. {train}/cat/001.jpg"
+            raise ValueError(f"{train} has {found}; expected {wanted}.")
         others = [] if train == root else [name for name in _folders(root) if root / name not in places.values()]
         missing = " or ".join(split for split in SPLITS if split not in places)
         for name in others:
             if missing and _share_a_class(root / name, classes):
-                raise ValueError(
-                    f"{root / name} has the classes of {train.name}, but not the name of a split.\n"
-                    f"If it is a split, name it {missing}; if not, move it or begin its name with a dot."
-                )
+                remedy = f"If it is a split, name it {missing}; if not, move it or begin its name with a dot."
+                raise ValueError(f"{root / name} has the classes of {train.name}, but not a split's name.\n{remedy}")
         odd = [f"{split} is {place.name}" for split, place in places.items() if place not in (root, root / split)]
         notes = [f"In {root}, {' and '.join(odd)}."] if odd else []
         if others:
-            notes.append(f"Folders in {root} that are not splits and are not used: {len(others)} ({_some(others)}).")
+            notes.append(f"Folders in {root} that are not splits and are not used: {len(others)} ({some(others)}).")
         whole = Path(os.path.abspath(root))  # a link counts by its own name
         if train == root and split_of(whole.name) and os.access(whole.parent, os.R_OK):
             for name in _folders(whole.parent):  # `photos/val` next to `photos/train` would be split once more
                 if split_of(name) not in (None, split_of(whole.name)) and _share_a_class(whole.parent / name, classes):
-                    raise ValueError(
-                        f"{whole} is one split of {whole.parent}, which also has {name}.\n"
-                        f"Give the folder of both, {whole.parent}; or, to use this one alone, a link with another name."
-                    )
+                    remedy = f"Give the folder of both, {whole.parent}; or, for one, a link with another name."
+                    raise ValueError(f"{whole} is one split of {whole.parent}, which also has {name}.\n{remedy}")
         entries = [entry for place in {root, *places.values()} for entry in os.scandir(place)]
         ignored = Counter(f"{_FOLDER}{entry.name}" for entry in entries if _is_hidden(entry.name) and entry.is_dir())
         splits = {split: _images_of(root, place, classes, ignored, only) for split, place in places.items()}
         stems = Counter(_MASK.sub("", os.path.splitext(name)[0]) for names, _ in splits.values() for name in names)
         if twins := [stem for stem, count in stems.items() if count > 1]:
-            notes.append(f"Names in {root} of several images each: {len(twins)} ({_some(twins, 3)}). {_ONLY}")
+            notes.append(f"Names in {root} of several images each: {len(twins)} ({some(twins, 3)}). {_ONLY}")
         if ignored:
             notes.append(left_out(root, ignored))
         files = (file for place in places.values() for file in os.scandir(place))
         loose = [file.path for file in files if _is_image(file.name) and file.is_file()]
         if loose:
-            notes.append(f"Images in {root} outside of class folders, left out: {len(loose)} ({_some(loose, 3)}).")
+            notes.append(f"Images in {root} outside of class folders, left out: {len(loose)} ({some(loose, 3)}).")
         self.class_names, self.splits, self.notes = classes, splits, notes
 
 
@@ -99,24 +87,18 @@ def _places(root: Path) -> dict[Split, Path]:
         parent = next((parent for parent in root.parents if parent.is_dir()), Path("."))
         near = difflib.get_close_matches(root.relative_to(parent).parts[0], _folders(parent), n=1)
         hint = f" Did you mean {parent / near[0]}?" if near else ""
-        there = _some(_folders(parent)) or "no folder"
-        raise FileNotFoundError(
-            f"There is no folder {root}: {parent.resolve()} has {there}.{hint} Name yours by --data.root."
-        )
+        there = f"{parent.resolve()} has {some(_folders(parent)) or 'no folder'}"
+        raise FileNotFoundError(f"There is no folder {root}: {there}.{hint} Name yours by --data.root.")
     folders = _folders(root)
     candidates = {split: [name for name in folders if split_of(name) == split] for split in SPLITS}
     for split, names in candidates.items():
         if len(names) > 1:
-            raise ValueError(
-                f"{root} has {' and '.join(names)}, and each could be the {split} split.\n"
-                "Keep one of them, or begin the other's name with a dot: it is then ignored."
-            )
+            wrong = f"{root} has {' and '.join(names)}, and each could be the {split} split"
+            raise ValueError(f"{wrong}. Keep one of them, or begin the other's name with a dot.")
     places = {split: root / names[0] for split, names in candidates.items() if names}
     if places and "train" not in places:
-        raise ValueError(
-            f"{root} has {_some(folders)}: these look like splits, but none is called train.\n"
-            "Name them train, val and (optional) test; if they are classes, put all of them into a folder train."
-        )
+        remedy = "Name them train, val and test; if they are classes, put all of them into a folder train."
+        raise ValueError(f"{root} has {some(folders)}: splits, of which none is called train.\n{remedy}")
     return places or {"train": root}
 
 
@@ -137,22 +119,18 @@ def _images_of(
         if label < 0:
             close = difflib.get_close_matches(name, classes, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {_some(classes)}.{hint}")
+            raise ValueError(f"{place / name} is a class that {root / 'train'} lacks; it has {some(classes)}.{hint}")
         others: Counter[str] = Counter()
         files = walk(place / name, others, only)
         ignored += others
         if not files:
-            raise ValueError(
-                f"{place / name} has no image{but(others)}, so that the class {name} is empty.\n"
-                f"Remove the folder or put images into it ({', '.join(IMAGE_SUFFIXES[:5])}, …)."
-            )
+            remedy = f"Remove the folder or put images into it ({', '.join(IMAGE_SUFFIXES[:5])}, …)."
+            raise ValueError(f"{place / name} has no image{but(others)}, so that the class {name} is empty.\n{remedy}")
         names += [os.path.relpath(file, root) for file in files]
         labels += [label] * len(files)
     if not present:
-        raise ValueError(
-            f"{place} has no folder of a class, so that its images have no labels.\n"
-            "Sort them into folders as in train, or move it away: `predict --images` takes such a folder."
-        )
+        remedy = "Sort its images as in train, or move it away: `predict --images` takes such a folder."
+        raise ValueError(f"{place} has no folder of a class.\n{remedy}")
     return names, np.array(labels, np.int64)
 
 
@@ -160,9 +138,6 @@ def walk(folder: Path, ignored: Counter[str] | None = None, only: str | None = N
     """Return the image files under `folder`, sorted; count the suffixes of other files, and hidden folders.
 
     With `only`, a regular expression, those whose file names it matches. Links that lead back are not followed.
-
-    Raises:
-        ValueError: a folder that cannot be read.
     """
 
     def unreadable(error: OSError) -> NoReturn:
@@ -193,8 +168,8 @@ def but(ignored: Counter[str]) -> str:
 
 
 def _kinds(ignored: Counter[str]) -> str:
-    some = _some([f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common()])
-    return f"{ignored.total():,} ({some})"
+    kinds = some([f"{count} {suffix or 'without suffix'}" for suffix, count in ignored.most_common()])
+    return f"{ignored.total():,} ({kinds})"
 
 
 def _is_hidden(name: str) -> bool:
@@ -221,7 +196,3 @@ def _leads_back(place: str, name: str) -> bool:
 def _folders(place: Path) -> list[str]:
     names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not _is_hidden(entry.name))
     return [name for name in names if not _leads_back(str(place), name)]
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(map(as_text, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

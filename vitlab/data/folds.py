@@ -23,14 +23,10 @@ def stratified_split(
     """Return sorted indices (kept, held out): a fraction of each class, at least one image and never all.
 
     With `groups`, whole groups are held out, which give nearly that fraction; one group of each class stays.
-
-    Raises:
-        ValueError: there is one group only.
     """
     if groups is not None:
         if (several := len(np.unique(groups))) == 1:
-            wrong = f"one group, {groups[0]}, is left to train and validate on"
-            raise ValueError(f"groups: {wrong}; give more groups, or hold out fewer images.")
+            raise ValueError(f"groups: one group, {groups[0]}, is left to train and validate on; give more.")
         count = min(max(round(1 / min(fraction, 1 - fraction)), 2), several)
         out = (fold_numbers(labels, count, seed, groups) == 0) == (fraction <= 0.5)
         for label in np.setdiff1d(labels, labels[~out]):  # no image would be left to train on
@@ -53,10 +49,7 @@ def classes_of(labels: Shaped[np.ndarray, "N *K"]) -> Int64[np.ndarray, "N"]:
 
 
 def balanced_order(labels: Integer[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
-    """Return all indices in a random order whose first n, for any n, have equally many images of each class, ± 1.
-
-    Class by class in turn, until a class has no image left.
-    """
+    """Return all indices in a random order; the first n have equally many of each class that is not used up, ± 1."""
     turns = np.empty(len(labels), np.int64)
     classes = np.unique(labels)
     for label in classes:
@@ -93,16 +86,9 @@ class Folds:
         seed: int,
         grouping: str | None = None,
     ) -> tuple[Indices, Indices, Indices]:
-        """Return sorted indices (training, validation, test).
+        """Return sorted indices (training, validation, test); images of other labels are dealt regardless of them.
 
-        Args:
-            labels: class indices (N,); images of other labels are dealt regardless of them.
-            val_fraction: of the images that do not test.
-            grouping: of the data, where the folds have no `groups`.
-
-        Raises:
-            ValueError: there are fewer images or groups than parts, an image without a group, or a class that no
-                training image has.
+        `val_fraction` is of the images that do not test, `grouping` that of the data, where the folds have no `groups`.
         """
         classes, grouping = classes_of(labels), self.groups or grouping
         groups = None if grouping is None else np.array(groups_by_name(grouping, names))
@@ -110,22 +96,16 @@ class Folds:
         rest = np.flatnonzero(~test)
         kept, held_out = stratified_split(classes[rest], val_fraction, seed, None if groups is None else groups[rest])
         if len(missing := np.setdiff1d(classes, classes[rest[kept]])):
-            image = names[int(np.flatnonzero(classes == missing[0])[0])]
-            raise ValueError(
-                f"folds: part {self.test} of {self.count} leaves no image of the class of {image} to train on; give "
-                "fewer parts, or more images of this class."
-            )
+            image, part = names[int(np.flatnonzero(classes == missing[0])[0])], f"{self.test} of {self.count}"
+            wrong = f"folds: part {part} leaves no image of the class of {image} to train on"
+            raise ValueError(f"{wrong}; give fewer parts, or more images of this class.")
         return rest[kept], rest[held_out], np.flatnonzero(test)
 
 
 def fold_numbers(
     classes: Int64[np.ndarray, "N"], folds: int, seed: int, groups: Shaped[np.ndarray, "N"] | None = None
 ) -> Int64[np.ndarray, "N"]:
-    """Return the part of each image, from 0.
-
-    Raises:
-        ValueError: there are fewer images or groups than parts.
-    """
+    """Return the part of each image, from 0."""
     units = len(classes if groups is None else np.unique(groups))
     if units < folds:
         raise ValueError(f"{folds} parts of {units} {'images' if groups is None else 'groups'}: give fewer folds.")

@@ -53,10 +53,8 @@ class HuggingFace(EncodedPhotos):
         chosen: dict[Split, str] = dict(splits or {each: customary[each] for each in SPLITS if each in customary})
         missing = [name for name in chosen.values() if name not in found]
         if missing or "train" not in chosen:
-            raise ValueError(
-                f"{path} has the splits {', '.join(found)}, and no {missing[0] if missing else 'train'}.\n"
-                "Name them with splits, like {train: train, val: validation}."
-            )
+            wrong = f"{path} has the splits {', '.join(found)}, and no {missing[0] if missing else 'train'}"
+            raise ValueError(f"{wrong}. Name them with splits, like {{train: train, val: validation}}.")
         # Of Arrow, since in its own format `datasets` opens the pictures and documents of all columns by itself.
         self._data = {split: found[own].with_format("arrow") for split, own in chosen.items()}
         unused = ", ".join(sorted(set(found) - set(chosen.values())))
@@ -64,10 +62,8 @@ class HuggingFace(EncodedPhotos):
         for split, table in self._data.items():
             for column in (image, label):
                 if column not in table.column_names:
-                    raise ValueError(
-                        f"{path} has no column {column!r}; it has {', '.join(table.column_names)}.\n"
-                        "Set image and label to the names of its columns."
-                    )
+                    wrong = f"{path} has no column {column!r}; it has {', '.join(table.column_names)}"
+                    raise ValueError(f"{wrong}. Set image and label to the names of its columns.")
             _require_labels(path, split, label, len(table), table.data.column(label).null_count)
         self.class_names, trained = _classes(self._data["train"], label)
         numbers: dict[Split, np.ndarray] = {"train": trained}
@@ -81,15 +77,12 @@ class HuggingFace(EncodedPhotos):
             known = np.full(len(names) + 1, -1)  # the last is that of -1, no label
             known[used] = numbers_of(path, self.class_names, split, [names[k] for k in used])
             numbers[split] = known[own]
+        self.splits = {}
         for split, own in numbers.items():
             _require_labels(path, split, label, len(own), int((own < 0).sum()))
-        self.splits = {
-            split: ([f"{split}/{row}" for row in range(len(own))], own.astype(np.int64))
-            for split, own in numbers.items()
-        }
+            self.splits[split] = [f"{split}/{row}" for row in range(len(own))], own.astype(np.int64)
 
     def marks(self) -> list[str]:
-        """Return what changes with the files of each split."""
         marks = []
         for split, (names, _) in self.splits.items():
             files = [Path(file["filename"]) for file in self._data[split].cache_files]
@@ -99,16 +92,14 @@ class HuggingFace(EncodedPhotos):
     def content(self, name: str) -> bytes:
         split, row = name.split("/")
         value: Any = self._data[split][int(row)][self._image][0].as_py()  # type: ignore[index]
-        if value is None:
-            raise ValueError("there is no image")
         if isinstance(value, bytes):
             return value
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping | None):
             raise ValueError(f"{self._image} is a {type(value).__name__}, not an encoded image")
-        if value.get("bytes") is not None:
+        if value and value.get("bytes") is not None:
             return bytes(value["bytes"])
-        if value.get("path") is None:
-            raise ValueError("there are neither bytes nor a path")
+        if not value or value.get("path") is None:
+            raise ValueError("there is no image")
         files = [Path(os.path.realpath(place / str(value["path"]))) for place in self._folders]
         file = next((file for file in files if file.exists()), files[0])
         if not any(file.is_relative_to(place) for place in self._folders):
@@ -136,18 +127,15 @@ def _places(path: str, data_files: Any) -> list[Path]:
 
 def _require_labels(path: str, split: Split, label: str, number: int, missing: int) -> None:
     if missing:
-        raise ValueError(
-            f"{path}: {missing} of {number} examples of {split} have no {label}. Remove them, or name the splits with "
-            "labels by splits."
-        )
+        wrong = f"{path}: {missing} of {number} examples of {split} have no {label}"
+        raise ValueError(f"{wrong}. Remove them, or name the splits with labels by splits.")
 
 
 def _open(path: str, name: str | None, data_files: Any, revision: str | None) -> Mapping[str, Any]:
-    """Return the tables by split."""
     try:
         import datasets
     except ModuleNotFoundError:
-        raise ValueError("The source HuggingFace needs the package datasets: pip install 'vitlab[sources]'.") from None
+        raise ValueError("HuggingFace needs the package datasets: pip install 'vitlab[sources]'.") from None
     try:
         if data_files is None and (Path(path) / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(path)

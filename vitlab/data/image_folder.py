@@ -5,24 +5,21 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveInt
 
 from vitlab import log
 from vitlab.config import expanded, plain, rows_by_name
-from vitlab.data.checking import Check
+from vitlab.data.checking import Check, oddities
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import EncodedPhotos, PhotoSource, Split, Subset
-from vitlab.data.decoding import as_text, height_and_width
+from vitlab.data.decoding import as_text, height_and_width, some
 from vitlab.data.folder import Folder
 from vitlab.data.label_table import LabelTable
-from vitlab.data.oddities import oddities
 from vitlab.data.photos import Framing, PhotoAugment, Photos, make_rand_augment
 from vitlab.data.tables import Columns
-
-_MAX_NAMED = 3  # broken images that a message names
 
 
 @final
@@ -31,17 +28,15 @@ class ImageFolder(ImageDataModule):
     """Photographs in one folder per class: `root/train/cat`, `root/val/cat`, optionally `root/test/cat`; or `root/cat`.
 
     Classes are the folders' names in alphabetical order; files may lie deeper. Splits may also be called training,
-    valid, validation, dev, eval, evaluation or testing, in any letter case. Without `root/val`, a part of each class is
-    held out. With `root/val` but without `root/test`, the test split *is* the validation split, as customary for
-    ImageNet, unless `test_fraction` is given. `folds` are parts of all images but those of `root/test`.
+    valid, validation, dev, eval, evaluation or testing, in any letter case. Without `root/val`, `val_fraction` of each
+    class is held out. With `root/val` but without `root/test`, the test split *is* the validation split, as customary
+    for ImageNet, unless `test_fraction` is given. `folds` are parts of all images but those of `root/test`.
 
-    Images are upright as their EXIF data require, and RGB with white for transparent parts (see `decode`). Every file
-    is decoded once before training; the next start checks only files that changed. Messages name files that cannot be
-    decoded, and what may mislead (see `oddities`). An image that becomes unreadable during a run stops the run,
-    whatever `broken` is; the same command continues from the last checkpoint once the image is restored.
+    Every file is decoded once before training, see `decode`; the next start checks only files that changed. Messages
+    name files that cannot be decoded, and what may mislead (see `oddities`). An image that becomes unreadable during a
+    run stops it, whatever `broken` is; the same command continues once the image is restored.
 
-    Classes are matched by name, whatever the Unicode form, between splits and with those of a trained run. Folders that
-    are hidden or a system's (`.ipynb_checkpoints`, `@eaDir`) are left out and counted.
+    Classes are matched by name, whatever the Unicode form, between splits and with those of a trained run.
 
     Args:
         root: the folder.
@@ -51,9 +46,7 @@ class ImageFolder(ImageDataModule):
         only: a regular expression of file names; other images of the folder are left out, as masks beside photographs
             are by `\\.jpg$` or `^(?!.*_mask)`. Null: all.
         source: photographs from elsewhere, a subclass of `PhotoSource` given by its class path. Null: `root`.
-        mean: one value per channel, on the scale 0 … 1: three for RGB, one for gray, four for RGBA. The defaults are
-            ImageNet's, as pretrained weights expect.
-        val_fraction: fraction of each class that validates where there is no `root/val`.
+        mean: of each channel: three for RGB, one for gray, four for RGBA. The defaults are ImageNet's.
         test_fraction: fraction of each class that tests where there is no `root/test`; null: none if there is a
             `root/val`, `val_fraction` otherwise.
         window: the values of 16-bit and floating-point pixels, and of bands, that become black and white, `[0, 4095]`;
@@ -61,11 +54,9 @@ class ImageFolder(ImageDataModule):
         crop_pct: evaluation resizes the shorter side to image_size / crop_pct and crops the center; null: it resizes
             the whole image to image_size (Swin at 384 px).
         broken: leave out images that cannot be decoded, or refuse to start.
-        augment: see `PhotoAugment`.
-        multi_crop: several views of each training image instead of `augment`, whose interpolation still applies in
-            evaluation; see `MultiCrop`. Null: one view.
-        repeats: how often a batch contains each of its images, augmented differently each time (repeated augmentation;
-            DeiT has 3). An epoch then covers one in `repeats` of all images.
+        augment: see `PhotoAugment`; its interpolation applies in evaluation too, also with `multi_crop`.
+        repeats: how often a batch contains each of its images, augmented differently each time, see `TrainSampler`;
+            DeiT has 3. An epoch then covers one in `repeats` of all images.
     """
 
     has_folds = True
@@ -93,15 +84,11 @@ class ImageFolder(ImageDataModule):
         if self.test_fraction is not None and self.folds is not None:
             raise ValueError("test_fraction and folds both choose test images; set one of them to null.")
         channels = self.in_chans
-        for name, setting, possible in (
-            ("augment.rand_augment", self.augment.rand_augment, (1, 3)),
-            ("multi_crop", self.multi_crop, (3,)),
-        ):
-            if setting is not None and channels not in possible:
-                raise ValueError(
-                    f"{name} needs images of {' or '.join(map(str, possible))} channels, these have {channels}; "
-                    f"set {name}: null."
-                )
+        if self.augment.rand_augment is not None and channels not in (1, 3):
+            wrong = f"augment.rand_augment needs images of 1 or 3 channels, these have {channels}"
+            raise ValueError(f"{wrong}; set augment.rand_augment: null.")
+        if self.multi_crop is not None and channels != 3:
+            raise ValueError(f"multi_crop needs images of 3 channels, these have {channels}; set multi_crop: null.")
 
     @cached_property
     def photos(self) -> PhotoSource:
@@ -116,15 +103,12 @@ class ImageFolder(ImageDataModule):
             photos.window = self.window
         if twice := [name for name, n in Counter(map(plain, photos.class_names)).items() if n > 1]:
             forms = " and ".join(ascii(name) for name in photos.class_names if plain(name) == twice[0])
-            raise ValueError(
-                f"{photos.location} has one class twice, {forms}: they differ in Unicode's form or in spaces at most. "
-                "Put their images together under one name."
-            )
+            wrong = f"{photos.location} has one class twice, {forms}: they differ in Unicode's form or in spaces"
+            raise ValueError(f"{wrong}. Put their images together under one name.")
         return photos
 
     @property
     def class_names(self) -> list[str]:
-        """The folders of the training split, in alphabetical order."""
         if self._recalled is not None:
             return list(self._recalled["classes"])
         return [as_text(name) for name in self.photos.class_names]
@@ -148,17 +132,11 @@ class ImageFolder(ImageDataModule):
         _ = self._known
 
     def read_splits(self) -> dict[Split, Photos]:
-        """Hold out missing splits and leave out broken images.
-
-        Raises:
-            ValueError: a split or class without images, or other classes than those of the run.
-        """
+        """Hold out missing splits and leave out broken images."""
         location, present = self.photos.location, [as_text(name) for name in self.photos.class_names]
         if sorted(-1 if row is None else row for row in self._rows) != list(range(self.num_classes)):
-            raise ValueError(
-                f"{location} has classes {', '.join(present[:8])}; the run's are {', '.join(self.class_names[:8])}.\n"
-                "Give the folder that it was trained on, or one with the same classes."
-            )
+            wrong = f"{location} has classes {some(present)}; the run's are {some(self.class_names)}"
+            raise ValueError(f"{wrong}. Give the folder that it was trained on, or one with the same classes.")
         all_files = self._split()
         splits = {
             split: subset.take(np.flatnonzero([name not in self._known.broken for name in subset.names]))
@@ -166,32 +144,23 @@ class ImageFolder(ImageDataModule):
         }
         for split, subset in splits.items():
             if not subset.names:
-                raise ValueError(
-                    f"The {split} split of {location} is empty: no image of it can be decoded, every class has too few "
-                    "images, or val_fraction leaves none.\nAdd images, or change val_fraction."
-                )
+                empty = f"The {split} split of {location} is empty: no image can be decoded, or classes have too few"
+                raise ValueError(f"{empty}. Add images, or change val_fraction.")
         for k, name in enumerate(self.class_names if splits["train"].labels.ndim == 1 else []):
             if k not in splits["train"].labels:
                 broken = " that can be decoded" if k in all_files["train"].labels else ""
                 remedy = "Add some, or take the class out of the data set: its name, and its images of other splits."
                 raise ValueError(f"{location} has no training image of the class {name}{broken}.\n{remedy}")
-        shared: dict[str, Any] = {
-            "source": self.photos,
-            "image_size": self.image_size,
-            "channels": self.in_chans,
-            "crop_pct": self.crop_pct,
-            "augment": self.augment,
-            "rand_augment": make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean),
-            "multi_crop": self.multi_crop,
-            "seed": self.drawn_augmentation,
-        }
         distinct, remarks = dict(splits), [*self.photos.notes]
         if all_files["test"] is all_files["val"]:
             remarks.append(f"{location} has no test folder: the test split is the validation split.")
             del distinct["val"]
         for line in remarks + oddities(self.class_names, distinct, self._known):
             log.info(line)
-        datasets = {split: Photos(subset=subset, **shared) for split, subset in splits.items()}
+        rand_augment = make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean)
+        views = self.crop_pct, self.augment, rand_augment, self.multi_crop, self.drawn_augmentation
+        shared = self.image_size, self.in_chans, *views
+        datasets = {split: Photos(self.photos, subset, *shared) for split, subset in splits.items()}
         datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
         return datasets
 
@@ -231,11 +200,10 @@ class ImageFolder(ImageDataModule):
         known = self.photos.check()
         if known.broken:
             count = f"{len(known.broken)} of {len(known.contents)} images cannot be decoded"
-            lines = [f"  {self.photos.address(name)}: {why}" for name, why in known.broken.items()][:_MAX_NAMED]
-            if len(known.broken) > _MAX_NAMED:
-                lines.append(f"  and {len(known.broken) - _MAX_NAMED} more, all in {known.listing}")
-            some = "\n".join(lines)
+            lines = [f"\n  {self.photos.address(name)}: {why}" for name, why in known.broken.items()]
+            if (more := len(lines) - 3) > 0:
+                lines[3:] = [f"\n  and {more} more, all in {known.listing}"]
             if self.broken == "refuse":
-                raise ValueError(f"{count}; repair them, or leave them out with broken: skip.\n{some}")
-            log.info(f"{count} and are left out:\n{some}")
+                raise ValueError(f"{count}; repair them, or leave them out with broken: skip.{''.join(lines)}")
+            log.info(f"{count} and are left out:{''.join(lines)}")
         return known

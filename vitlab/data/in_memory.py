@@ -36,11 +36,9 @@ class TensorImages(ImageDataset):
         return [*super()._identity(), self.images.cpu().contiguous().numpy().tobytes()]
 
     def to(self, device: torch.device) -> None:
-        """Move images and labels."""
         self.images, self._labels = self.images.to(device), self._labels.to(device)
 
     def __getitems__(self, keys: list[Key]) -> Batch:
-        """Gather one batch on the images' device."""
         numbers = np.array([key.image for key in keys])
         indices = to_device(torch.from_numpy(numbers), self.images.device)
         places = indices % len(self)
@@ -48,7 +46,6 @@ class TensorImages(ImageDataset):
         return Batch(images, labels, indices, keys[0].epoch, keys[0].first, numbers)
 
     def raw(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-        """Return one image."""
         return self.images[index].permute(1, 2, 0).cpu().numpy()
 
 
@@ -58,8 +55,7 @@ class InMemoryDataModule(ImageDataModule, ABC):
 
     Args:
         num_workers: processes that read ahead; only with `hold_on_device: false`.
-        image_size: side in pixels of the images that the model sees; if it is not the images' own, they are resized on
-            the device, bicubic.
+        image_size: side in pixels of what the model sees; other images are resized on the device, bicubic.
         augment: see `BatchAugment`.
         hold_on_device: keep all images on the training device (CIFAR: 180 MB). Batches are then gathered there, and no
             step waits for workers or copies.
@@ -72,10 +68,8 @@ class InMemoryDataModule(ImageDataModule, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hold_on_device and self.num_workers > 0:
-            raise ValueError(
-                f"num_workers is {self.num_workers}, but the images are kept on the device and workers have nothing to "
-                "do.\nSet num_workers: 0, or hold_on_device: false."
-            )
+            wrong = f"num_workers is {self.num_workers}, but the images are kept on the device"
+            raise ValueError(f"{wrong}. Set num_workers: 0, or hold_on_device: false.")
 
     @property
     @abstractmethod

@@ -25,11 +25,9 @@ class LabelTable(Files):
     and 1, or quantities: those given as a list, or all others where none has a usual name. What pandas writes as the
     index, a column without a name or one called `index` or `id` that numbers the rows, is no label.
 
-    A row names its photograph by the path below the folder, or by as much of its end as no other has, with or without
-    the suffix.
+    A row names its photograph as in `matched`.
 
     Args:
-        table: the file.
         root: folder of the photographs; null, or without them: the table's.
         columns: names of the columns file, label, split and group; of label also a list.
         mode, only: how pictures are decoded, and which, see `ImageFolder`.

@@ -21,9 +21,7 @@ from vitlab.data.decoding import Half, PictureMode, Pixels, decode, to_array
 from vitlab.internals import images_of_chunks
 
 
-class _Known(NamedTuple):
-    """What one pass over a split found."""
-
+class _Known(NamedTuple):  # from one pass over a split
     labels: np.ndarray  # (N,) int64 or text
     contents: np.ndarray  # (N,) uint64, see `Check`
     chunks: np.ndarray  # (N,) int64
@@ -33,9 +31,8 @@ class _Known(NamedTuple):
 class LitData(PhotoSource):
     """Records of an image and its class, streamed from chunks.
 
-    The first run reads every record once, because a record's class is known only from it, and remembers the classes.
-    Order, augmentation and restarts are exact. Images are shuffled a few chunks at a time, so shuffle them all before
-    `optimize` writes them. A record that cannot be decoded stops the run.
+    The first run reads every record once, for its class. Order, augmentation and restarts are exact. Images are
+    shuffled a few chunks at a time, so shuffle them all before `optimize` writes them. A broken one stops the run.
 
     Args:
         train: folder or address of the training images: shards (`s3://…`, `gs://…`), or the Parquet files of a data set
@@ -73,9 +70,7 @@ class LitData(PhotoSource):
         names = np.unique(self._known["train"].labels)
         text, texts = names.dtype.kind == "U", [str(name) for name in names]
         self.class_names = list(class_names or texts)
-        if len(self.class_names) != len(names):
-            raise ValueError(f"class_names has {len(self.class_names)} names, but {train} has {len(names)} classes.")
-        if text and None in rows_by_name(self.class_names, texts):
+        if len(self.class_names) != len(names) or (text and None in rows_by_name(self.class_names, texts)):
             raise ValueError(f"class_names is {self.class_names}, but {train} has the classes {texts}.")
         self.splits = {}
         for split, known in self._known.items():
@@ -94,11 +89,9 @@ class LitData(PhotoSource):
         return np.array([(SPLITS.index(own) << 32) + self._known[own].chunks[int(row)] for own, row in places])
 
     def check(self) -> Check:
-        """Return the hashes of the first pass; broken images are found when they are read."""
         return super().check()._replace(contents=np.concatenate([known.contents for known in self._known.values()]))
 
     def read(self, name: str, half: Half | None = None) -> Pixels:
-        """Read one record."""
         split, row = name.split("/")
         value = _picture(self._stream(split)[int(row)][self._image])  # type: ignore[arg-type]
         if isinstance(value, bytes):
@@ -116,9 +109,7 @@ class LitData(PhotoSource):
                 from litdata import StreamingDataset
                 from litdata.streaming.item_loader import ParquetLoader
             except ModuleNotFoundError:
-                raise ValueError(
-                    "The source LitData needs the package litdata: pip install 'vitlab[sources]'"
-                ) from None
+                raise ValueError("LitData needs the package litdata: pip install 'vitlab[sources]'") from None
             place = self._places[split]
             index = read_json(Path(place, "index.json"), missing={"config": {}})["config"]
             # `hf://` needs no loader, and older shards do not say theirs.
@@ -139,8 +130,7 @@ class LitData(PhotoSource):
     def _read_once(self, split: Split) -> _Known:
         """Return labels and hashes of all records, from the cache where they have been read before."""
         stream = self._stream(split)
-        sizes = images_of_chunks(stream)
-        index = _index(stream)
+        sizes, index = images_of_chunks(stream), _index(stream)
         written = hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else ""  # shards keep their names
         key = f"{self._places[split]}\0{self._image}\0{self._label}\0{sizes}\0{written}"
         file = cache_of("litdata", key, ".npz")
@@ -153,10 +143,8 @@ class LitData(PhotoSource):
             record = stream[row]
             if not isinstance(record, dict) or {self._image, self._label} - set(record):
                 has = list(record) if isinstance(record, dict) else type(record).__name__
-                raise ValueError(
-                    f"Records of {self._places[split]} have {has}, not {self._image!r} and {self._label!r}.\n"
-                    "Set image and label to the keys of its records."
-                )
+                wrong = f"Records of {self._places[split]} have {has}, not {self._image!r} and {self._label!r}"
+                raise ValueError(f"{wrong}. Set image and label to the keys of its records.")
             value, label = _picture(record[self._image]), record[self._label]
             if not isinstance(label, str | bytes) and label % 1 != 0:
                 where = f"Record {row} of {self._places[split]}: {self._label} is {label}"

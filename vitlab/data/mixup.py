@@ -39,9 +39,8 @@ class Mixup:
         cutmix_alpha: the same for CutMix, where a box of the partner covers 1 - λ of the image; 0: off.
         prob: probability that a batch is mixed.
         switch_prob: probability of CutMix in those if both are on.
-        group: number of images that share λ, box and choice, an even one. Released code draws once for the batch of
-            each device, 16 to 256 images. Here a group is every k-th image of the global batch, so that the same images
-            are mixed alike on any number of devices. Null: one draw for the global batch.
+        group: even number of images that share λ, box and choice: every k-th image of the global batch, on any number
+            of devices. Released code draws for the batch of each device, 16 to 256 images. Null: for the global batch.
     """
 
     mixup_alpha: NonNegativeFloat = 0.8

@@ -136,7 +136,6 @@ class MultiCrop:
             yield crops, params
 
     def views_of_batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> list[Float[Tensor, "B C _ _"]]:
-        """Return the views of each image, in 0 … 255, global ones first."""
         return [
             view
             for crops, params in self.params_of(self.draw(draws))
@@ -144,7 +143,6 @@ class MultiCrop:
         ]
 
     def _of_batch(self, images: Float[Tensor, "B C H W"], crops: Crops, params: ViewParams) -> Float[Tensor, "R C S S"]:
-        """Make all views of one kind at once, for fewer and larger operations."""
         height, width = images.shape[-2:]
         boxes = crop_boxes(params.crop, height, width, crops.scale, self.ratio)
         images = images.repeat(crops.number, 1, 1, 1)

@@ -8,10 +8,10 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from PIL import Image
 from torch import Tensor, nn
 
-from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box
+from vitlab.data.augment import BOX_DRAWS, CROP_RATIO, CROP_SCALE, crop_box, normalize, resize
 from vitlab.data.counter_rng import Draws, Stream, host_seed
 from vitlab.data.dataset import Batch, ImageDataset, Images, PhotoSource, Subset, as_classes
-from vitlab.data.decoding import Half, Pixels, Size, as_text, height_and_width
+from vitlab.data.decoding import Half, PictureMode, Pixels, Size, Window, as_text, height_and_width, to_array, upright
 from vitlab.data.folder import split_of
 from vitlab.data.sampler import Key
 from vitlab.internals import rand_augment
@@ -69,10 +69,8 @@ class PhotoAugment:
 
     def __post_init__(self) -> None:
         if self.rand_augment is not None and not _RAND_AUGMENT.fullmatch(self.rand_augment):
-            raise ValueError(
-                f"augment.rand_augment is {self.rand_augment!r}; write rand and any of -m9 (magnitude), -n2 (layers), "
-                "-p0.5, -mstd0.5, -mmax10, -inc1, -t3a, e.g. rand-m9-mstd0.5-inc1, or null for none."
-            )
+            known = "rand and any of -m9 (magnitude), -n2 (layers), -p0.5, -mstd0.5, -mmax10, -inc1, -t3a, or null"
+            raise ValueError(f"augment.rand_augment is {self.rand_augment!r}; write {known}.")
 
 
 class Framing(NamedTuple):
@@ -94,10 +92,8 @@ def half_will_do(draw: Sequence[float], size: Size, settings: PhotoAugment) -> H
     """Return a function of height and width: whether half the resolution is enough for the random crop of `draw`.
 
     It never is without a low-pass filter. Else it is if the crop still has twice the sides of the result: its PSNR is
-    then 51 dB for the median photograph, 46 for the worst twentieth. The box is drawn on the smaller grid, and is the
-    same to a pixel of it.
+    then 51 dB for the median photograph, 46 for the worst twentieth.
     """
-
     sides = height_and_width(size)
 
     def half(height: int, width: int) -> bool:
@@ -178,28 +174,20 @@ def make_rand_augment(
 
 
 def transformed(photo: Photo, transforms: Sequence[nn.Module]) -> Photo:
-    """Apply transforms in turn.
-
-    Raises:
-        ValueError: one changes the shape or the type of the image.
-    """
+    """Apply transforms in turn; each must keep shape and type."""
     for transform in transforms:
         result = transform(photo)
         if result.shape != photo.shape or result.dtype != photo.dtype:
-            raise ValueError(
-                f"augment.transforms: {type(transform).__name__} makes {tuple(result.shape)} {result.dtype} of "
-                f"{tuple(photo.shape)} {photo.dtype}; keep shape and type."
-            )
+            old, new = (f"{tuple(each.shape)} {each.dtype}" for each in (photo, result))
+            name = type(transform).__name__
+            raise ValueError(f"augment.transforms: {name} makes {new} of {old}; keep shape and type.")
         photo = result
     return photo
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators, and restore them.
-
-    Without workers, dropout in the same process draws from these generators.
-    """
+    """Seed Python's, NumPy's and torch's global generators, from which dropout draws too, and restore them."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (timm draws from this one)
@@ -212,7 +200,61 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True)
+class Preprocessing:
+    """A transform: `preprocessing(picture)` is the normalized image (C, H, W), float32.
+
+    Args:
+        framing: how a picture of any shape is resized and cropped.
+        image_size: H = W, or H and W; where it is not the framing's size, the crop is resized once more, bicubic.
+        mean, std: per channel, on the scale 0 … 1.
+        picture_mode: Pillow's name of the channels.
+        window: the values of a picture that become 0 and 255; None: it has 8 bits. An array has pixels in 0 … 255.
+    """
+
+    framing: Framing
+    image_size: Size
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    picture_mode: PictureMode
+    window: Window | None = None
+
+    def __call__(self, picture: Image.Image | Pixels) -> Float32[Tensor, "C h w"]:
+        how = self.picture_mode, self.window
+        pixels = picture if isinstance(picture, np.ndarray) else to_array(upright(picture), *how)
+        if pixels.shape[2] != len(self.mean):
+            raise ValueError(f"a picture of {pixels.shape[2]} channels, and the model takes {len(self.mean)}")
+        images = central_crop(pixels, *self.framing)[None]
+        if self.image_size != self.framing.size:
+            images = resize(images, self.image_size)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return normalize(images, mean, std)[0]
+
+    def metadata(self) -> dict[str, Any]:
+        """Return plain values that describe it in a checkpoint or an exported file."""
+        return {
+            "in_chans": len(self.mean),
+            "image_size": self.image_size,
+            "mean": self.mean,
+            "std": self.std,
+            "crop_size": self.framing.size,
+            "crop_pct": self.framing.crop_pct,
+            "interpolation": self.framing.interpolation,
+            "picture_mode": self.picture_mode,
+            "window": self.window,
+        }
+
+    @classmethod
+    def from_metadata(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `metadata` described."""
+        size, image_size = (x if isinstance(x, int) else tuple(x) for x in (values["crop_size"], values["image_size"]))
+        framing = Framing(size, values["crop_pct"], values["interpolation"])
+        statistics = tuple(values["mean"]), tuple(values["std"])
+        window = values.get("window")  # which older files lack
+        return cls(framing, image_size, *statistics, values["picture_mode"], window and tuple(window))
+
+
+@dataclass(eq=False, repr=False)
 class Photos(ImageDataset):
     """One split of photographs, which are read, cropped and augmented one by one."""
 
@@ -233,7 +275,6 @@ class Photos(ImageDataset):
 
     @property
     def names(self) -> list[str]:
-        """Names of the source, as text."""
         return [as_text(os.fsdecode(file)) for file in self._files]
 
     def take(self, indices: Int64[np.ndarray, "n"]) -> "Photos":
@@ -241,7 +282,6 @@ class Photos(ImageDataset):
         return replace(self, subset=Subset(names, self.labels, self._contents, self._dhashes).take(indices))
 
     def contents(self) -> UInt64[np.ndarray, "{len(self)}"]:
-        """Return the hash of each file; 0 where a source does not give it."""
         return self._contents
 
     def dhashes(self) -> UInt8[np.ndarray, "{len(self)} 32"]:
@@ -285,10 +325,9 @@ class Photos(ImageDataset):
         name = os.fsdecode(self._files[index % len(self)])
         pixels = self.source.read(name, half)
         if pixels.shape[2] != self.channels or pixels.dtype not in (np.uint8, np.float32):
-            raise ValueError(
-                f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {pixels.dtype}, but mean "
-                f"has {self.channels} values.\nGive mean and std one value per channel, pixels as uint8 or `windowed`."
-            )
+            wrong = f"{as_text(name)} in {self.source.location} has {pixels.shape[2]} channels of {pixels.dtype}"
+            remedy = "Give mean and std one value per channel, pixels as uint8 or `windowed`."
+            raise ValueError(f"{wrong}, but mean has {self.channels} values.\n{remedy}")
         return pixels
 
     def _central(self, index: int) -> Photo:

@@ -50,11 +50,8 @@ def _resize_weights(start: PerImage, length: PerImage, size: int, pixels: int, c
 def jitter(images: Views, order: Int64[Tensor, "R 4"], factors: Float[Tensor, "R 4"]) -> Views:
     """Change brightness, contrast, saturation and hue in each image's own order: torchvision's ColorJitter.
 
-    `order` names the operations, first to last; `factors` are in the operations' fixed order. A factor of 1, or a hue
-    of 0, changes nothing.
-
-    The hue is by far the most expensive: it is turned once, between two rounds of the others, each of which acts in the
-    round that its image's order requires.
+    `order` names the operations, first to last; `factors` are in the operations' fixed order. The hue is by far the
+    most expensive: it is turned once, between two rounds of the others, which act in the round of their image's order.
     """
     one = torch.ones_like(factors)
     blends = torch.where(order == HUE, one, factors.gather(1, order))  # (R, 4), in each image's order
@@ -77,7 +74,6 @@ def blend(images: Views, operation: Int64[Tensor, "R"], factor: PerImage) -> Vie
 
 
 def to_gray(images: Views) -> Float[Tensor, "R 1 H W"]:
-    """Return the luma."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, dim=1)
@@ -85,10 +81,7 @@ def to_gray(images: Views) -> Float[Tensor, "R 1 H W"]:
 
 
 def turn_hue(images: Views, turn: PerImage) -> Views:
-    """Turn the hue by a fraction of the circle, in HSV; images of one channel have none.
-
-    Saturation and value stay: a pixel keeps its largest and smallest channel values, and channels move between them.
-    """
+    """Turn the hue by a fraction of the circle, in HSV, where saturation and value stay; one channel has none."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, dim=1)

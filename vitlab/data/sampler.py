@@ -40,16 +40,9 @@ class TrainSampler(Sampler[Key]):
     With `repeats` above 1 each image appears `repeats` times in a row, augmented differently each time: repeated
     augmentation (Hoffer et al. 2020, "Augment your batch"; DeiT's `samplers.py`). As there, the repeats of an image are
     in one global batch, and an epoch keeps its length and sees one in `repeats` of the images. Unlike there, a single
-    process repeats too, and any number of images will do. The r-th repeat of image i has the index r · size + i, so
-    that its augmentation is drawn independently.
+    process repeats too. The r-th repeat of image i has the index r · size + i, and so its own augmentation.
 
-    With `balance` above 0 the images of small classes come more often, see `balanced`, which needs the class of each
-    image, `classes` (N,). With `blocks` (N,), images that are read together are seen close to each other, see
-    `in_windows`.
-
-    Attributes:
-        epoch: set by Lightning before each epoch through `set_epoch`.
-        start: images of this process that the next pass skips because an interrupted run has seen them.
+    With `balance` above 0 images are `balanced` by `classes` (N,); with `blocks` (N,) they come `in_windows`.
     """
 
     size: int
@@ -63,27 +56,21 @@ class TrainSampler(Sampler[Key]):
     blocks: np.ndarray | None = None
     balance: float = 0.0
     classes: np.ndarray | None = None
-    epoch: int = field(default=0, init=False)
-    start: int = field(default=0, init=False)
+    epoch: int = field(default=0, init=False)  # set by Lightning before each epoch through `set_epoch`
+    start: int = field(default=0, init=False)  # images that the next pass skips: an interrupted run has seen them
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; a new one starts at its first image.
-
-        Lightning's `epoch` is one too high where a plain Trainer limited in steps continues from the end of an epoch:
-        it passes through that epoch again without a batch, and counts it. The trainer's number is right.
-        """
-        if self.trainer is not None:
+        """Choose the epoch; a new one starts at its first image."""
+        if self.trainer is not None:  # whose number is right; `epoch` counts one that was continued at its end twice
             epoch = self.trainer.current_epoch
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
     def __len__(self) -> int:
-        """Return this process's images in an epoch, continued or not."""
         step = self.batch_size * self.accumulate
         return self.size // (self.world_size * step) * step
 
     def images(self, epoch: int) -> Int64[np.ndarray, "{self.size}"]:
-        """Return the indices of an epoch in order."""
         images = permutation(self.size, self.seed, epoch)
         if self.balance:
             assert self.classes is not None
@@ -135,11 +122,8 @@ def in_windows(
     return images[np.argsort(turn[place[images % len(images)]] // WINDOW, kind="stable")]
 
 
-class SameImagesSampler(SequentialSampler):
-    """Yield the images in order with the augmentation of epoch 0, to overfit a few batches.
-
-    With `overfit_batches` Lightning keeps a SequentialSampler and replaces any other.
-    """
+class SameImagesSampler(SequentialSampler):  # with `overfit_batches` Lightning replaces any other
+    """Yield the images in order with the augmentation of epoch 0, to overfit a few batches."""
 
     def __iter__(self) -> Iterator[Any]:
         return (Key(0, index, index) for index in super().__iter__())
@@ -163,14 +147,11 @@ class EvenBatchSampler(Sampler[list[Key]]):
 
     Processes have n or n + 1 images. With full batches, one might have a batch more than another; but DDP broadcasts
     the model's buffers in every forward pass, also in evaluation, and those calls must match.
-
-    Attributes:
-        closed: yield nothing, so that a loader starts its workers without work.
     """
 
     def __init__(self, sampler: EvalSampler, batch_size: int) -> None:
         self.sampler, self.batch_size = sampler, batch_size
-        self.closed = False
+        self.closed = False  # yields nothing, so that a loader starts its workers without work
 
     def __len__(self) -> int:
         most = len(range(0, self.sampler.size, self.sampler.world_size))  # process 0 never has fewer than another
@@ -205,11 +186,10 @@ class TrainLoader(DataLoader):
     """A DataLoader that Lightning accepts as resumable.
 
     The trainer's progress determines where to continue: it counts the batches that were trained on, not those that were
-    fetched. The state is what that number depends on.
+    fetched. The state is what the images of these depend on.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the images of the first n batches of an epoch depend on."""
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)
         blocks = sampler.blocks
@@ -224,11 +204,7 @@ class TrainLoader(DataLoader):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to continue in the middle of an epoch whose first batches were different.
-
-        Raises:
-            ValueError: one of these changed, like the number of images, the seed or the blocks.
-        """
+        """Refuse to continue in the middle of an epoch whose first batches were different."""
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)
         now = self.state_dict()
@@ -236,11 +212,9 @@ class TrainLoader(DataLoader):
             f"{name} was {state[name]}, is {now[name]}" for name in now if name in state and state[name] != now[name]
         ]
         if sampler.start > 0 and changed:
-            raise ValueError(
-                f"The checkpoint was written in the middle of epoch {sampler.epoch}, and this run would see other "
-                f"images in the rest of it: {'; '.join(changed)}.\n"
-                "Continue with the old values, or from a checkpoint written at the end of an epoch."
-            )
+            wrong = f"The rest of epoch {sampler.epoch}, in which the checkpoint lies, would have other images"
+            remedy = "Continue with the old values, or from a checkpoint written at the end of an epoch."
+            raise ValueError(f"{wrong}: {'; '.join(changed)}.\n{remedy}")
 
 
 def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: int = 1) -> None:
@@ -249,11 +223,9 @@ def check_batches(dataset: Sized, batch_size: int, world_size: int, accumulate: 
     if share < batch_size:
         times = f", {accumulate} times a step," if accumulate > 1 else ""
         fewer = " and lower trainer.accumulate_grad_batches" if share == 0 and accumulate > 1 else ""
-        raise ValueError(
-            f"batch_size {batch_size}{times} is larger than the training set: {len(dataset)} images on {world_size} "
-            f"process{'es' if world_size > 1 else ''}, so that no batch would ever be full.\n"
-            f"Set data.init_args.batch_size to {max(share, 1)} or less{fewer}."
-        )
+        there = f"{len(dataset)} images on {world_size} process{'es' if world_size > 1 else ''}"
+        wrong = f"batch_size {batch_size}{times} is larger than the training set: {there}"
+        raise ValueError(f"{wrong}.\nSet data.init_args.batch_size to {max(share, 1)} or less{fewer}.")
 
 
 def check_evaluation(split: str, batches: EvenBatchSampler, limit: float) -> None:
@@ -262,7 +234,5 @@ def check_evaluation(split: str, batches: EvenBatchSampler, limit: float) -> Non
     each = min(limit, len(batches)) if isinstance(limit, int) else int(limit * len(batches))
     if size // world_size < each:
         larger = "Set data.init_args.eval_batch_size to 2 or more, or give" if size >= world_size else "Give"
-        raise ValueError(
-            f"The {split} split has {size} images for {world_size} processes in batches of {batches.batch_size}, and "
-            f"one would wait forever for another, which has a batch less.\n{larger} fewer processes."
-        )
+        few = f"The {split} split has {size} images for {world_size} processes in batches of {batches.batch_size}"
+        raise ValueError(f"{few}, and one would wait forever for another.\n{larger} fewer processes.")

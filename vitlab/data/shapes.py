@@ -84,19 +84,15 @@ class Shapes(InMemoryDataModule):
         images, self._masks, self._sizes = draw(labels)
         names = [f"shapes/{number:04d}" for number in range(len(labels))]
         kept, held_out = self.hold_out(labels[:TRAIN], names[:TRAIN], self.val_fraction)
-        self._numbers: dict[Split, np.ndarray] = {
-            "train": kept,
-            "val": held_out,
-            "test": np.arange(TRAIN, TRAIN + TEST),
-        }
+        tested = np.arange(TRAIN, TRAIN + TEST)
+        self._numbers: dict[Split, np.ndarray] = {"train": kept, "val": held_out, "test": tested}
         return {
             split: TensorImages(images[numbers], labels[numbers], [names[number] for number in numbers])
             for split, numbers in self._numbers.items()
         }
 
     def masks(self, split: Split) -> Bool[Tensor, "N H W"]:
-        numbers = self._numbers_of(split)
-        masks = torch.from_numpy(self._masks[numbers])
+        masks = torch.from_numpy(self._masks[self._numbers_of(split)])
         if self.image_size == SIDE:
             return masks
         resized = F.interpolate(masks[:, None].float(), (self.image_size, self.image_size), mode="nearest-exact")
@@ -108,8 +104,7 @@ class Shapes(InMemoryDataModule):
 
     def sizes(self, split: Split) -> Float[np.ndarray, "N"]:
         """Return the root of each object's area, in pixels of the stored images."""
-        numbers = self._numbers_of(split)
-        return self._sizes[numbers]
+        return self._sizes[self._numbers_of(split)]
 
     def _numbers_of(self, split: Split) -> Int64[np.ndarray, "N"]:
         """Return the number of each image among all that are drawn."""

@@ -53,9 +53,6 @@ def read_table(table: str) -> "pd.DataFrame":
 
     CSV files are in UTF-8, with commas, semicolons, tabs or bars between the columns. If the first line begins with the
     name of an image, it is no header, and columns may also be parted by spaces: they are file, label, column 3, …
-
-    Raises:
-        ValueError: there is no such file, it is no table, or a column is there twice.
     """
     if not Path(table).is_file():
         raise ValueError(f"There is no table {table}.")
@@ -97,11 +94,7 @@ def _read(table: str, written: int) -> "pd.DataFrame":
 
 
 def column(table: str, names: Sequence[str], role: Role, wanted: str | None = None) -> str | None:
-    """Return the column of this name, or with a usual name of the role; None if there is none.
-
-    Raises:
-        ValueError: there is no column of the name that is wanted, or none of files.
-    """
+    """Return the column of this name, or with a usual name of the role; None if there is none, but of files."""
     known = {plain(name): name for name in names}
     if wanted is None:
         usual = {re.sub("[ _-]", "", name.lower()): name for name in reversed(names)}
@@ -115,8 +108,7 @@ def column(table: str, names: Sequence[str], role: Role, wanted: str | None = No
 def matched(wanted: Sequence[str], there: Sequence[str]) -> list[str | None]:
     """Return for each path the one of those there that it means; None where there is none, or several.
 
-    It is the same path in any Unicode form, or else ends as the path does, with or without the suffix. A number may
-    lack the zeros with which a name begins: 7 is 007.jpg.
+    It is the same path in any Unicode form, or else ends so, with or without suffix and zeros: 7 is 007.jpg.
     """
     if set(wanted) <= set(there):
         return list(wanted)
@@ -137,22 +129,12 @@ def checked_groups(groups: str, place: str = "") -> str:
     with suppress(re.error):
         if _TABLE.fullmatch(groups) or re.compile(groups).groups == 1:
             return groups
-    raise ValueError(
-        f"{place}{groups!r}. Expected a regular expression of image names, with one pair of parentheses around the "
-        "group, like '(.*)/', or the column of a table, like photos.csv:animal."
-    )
+    wanted = "a regular expression of image names with the group in parentheses, like '(.*)/', or photos.csv:animal"
+    raise ValueError(f"{place}{groups!r}. Expected {wanted}.")
 
 
 def groups_by_name(groups: str, names: Sequence[str]) -> list[str]:
-    """Return the group of each image.
-
-    Args:
-        groups: a regular expression of image names, whose one pair of parentheses contains the group; or `FILE:COLUMN`
-            of a table that has a column of files.
-
-    Raises:
-        ValueError: an image without a group, one group for all, or a table without these columns.
-    """
+    """Return the group of each image, which must have one, by `find_groups`."""
     found = find_groups(groups, names)
     if None in found:
         table, image = _TABLE.fullmatch(groups), f"the image {names[found.index(None)]}"
@@ -164,7 +146,11 @@ def groups_by_name(groups: str, names: Sequence[str]) -> list[str]:
 
 
 def find_groups(groups: str, names: Sequence[str]) -> list[str | None]:
-    """Return the group of each image, None where it has none."""
+    """Return the group of each image, None where it has none.
+
+    `groups` is a regular expression of image names, whose one pair of parentheses contains the group; or `FILE:COLUMN`
+    of a table that has a column of files.
+    """
     if not (table := _TABLE.fullmatch(groups)):
         return [match and match[1] for match in (re.search(groups, name) for name in names)]
     rows = read_table(expanded(table[1]))

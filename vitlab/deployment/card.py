@@ -72,21 +72,16 @@ class Exported:
     @property
     def study(self) -> Config | None:
         """The verdict.json of the study that the run is of; None of a run by itself, or that others start from."""
-        above = self.run.resolve().parents[:3]
-        if BEFORE in (folder.name for folder in above):
-            return None
-        for folder in above[1:]:  # the variant's folder, or that of a fold, lies between
-            if (folder / VERDICT).is_file():
-                return read_json(folder / VERDICT)
-        return None
+        above = self.run.resolve().parents[:3]  # the variant's folder, or that of a fold, lies between
+        verdicts = [folder / VERDICT for folder in above[1:] if (folder / VERDICT).is_file()]
+        return read_json(verdicts[0]) if verdicts and BEFORE not in (folder.name for folder in above) else None
 
     def accuracy(self) -> Accuracy | None:
         """Return the accuracy of these weights on the run's test images; None where it is not known."""
         run = RunDirectory(self.run)
-        if self.checkpoint is None or self.checkpoint.resolve() != run.last_checkpoint.resolve():
-            return None  # the run's result is that of its last state
-        unknown = run.shortfalls or judged_by_features(self.config) or not (run.path / PREDICTIONS).is_file()
-        if unknown or not self.classifies:
+        known = self.checkpoint is not None and self.checkpoint.resolve() == run.last_checkpoint.resolve()
+        known = known and not run.shortfalls and not judged_by_features(self.config) and self.classifies
+        if not known or not (run.path / PREDICTIONS).is_file():  # the run's result is that of its last state
             return None
         tested = run.predictions
         logits = tested.logits_ema if self.averaged else tested.logits
@@ -135,12 +130,13 @@ session = onnxruntime.InferenceSession("model.onnx")
 
 def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     """Write `README.md` about the files that lie in `folder`."""
-    config, data, accuracy = exported.config, exported.data, exported.accuracy()
+    data, accuracy = exported.data, exported.accuracy()
     size, _, interpolation = data.preprocessing.framing
     by_pillow = size == data.image_size == height_and_width(size)[0] and interpolation != "area"
     by_pillow &= data.window is None and data.preprocessing.picture_mode != "array"  # which Pillow has no name for
-    after = {"model.onnx": ("for onnxruntime and other runtimes of ONNX.", AFTER_TRANSFORM)}
-    uses = USES if by_pillow else USES | after
+    uses = dict(USES)
+    if not by_pillow:
+        uses["model.onnx"] = "for onnxruntime and other runtimes of ONNX.", AFTER_TRANSFORM
     front = _front_matter(exported, accuracy)
     card = ModelCard.from_template(
         front,
@@ -154,11 +150,10 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
         parameters=sum(parameter.numel() for parameter in exported.encoder.parameters()),
         study=exported.study,
         uses={file.name: uses[file.name] for file in files},
-        recipe=dump_yaml(recipe(config)).strip(),
+        recipe=dump_yaml(recipe(exported.config)).strip(),
     )
-    path = folder / "README.md"
-    card.save(path)
-    return path
+    card.save(folder / "README.md")
+    return folder / "README.md"
 
 
 def _front_matter(exported: Exported, accuracy: Accuracy | None) -> ModelCardData:

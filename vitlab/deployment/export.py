@@ -8,6 +8,7 @@ import copy
 import inspect
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,9 +51,8 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
     # The exporter flattens heads and windows by views where the layout of the attention's output allows them, and then
     # replaces the attention by its arithmetic, whose output lies in memory as that of this kernel.
     images = torch.zeros(TRACED_BATCH, model.in_chans, *model.img_size)
-    with sdpa_kernel(SDPBackend.MATH):
-        with torch.no_grad():
-            traced = torch.export.export(eager, (images,), dynamic_shapes=FREE_BATCH)
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        traced = torch.export.export(eager, (images,), dynamic_shapes=FREE_BATCH)
         names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
         program = torch.onnx.export(traced, **names, dynamic_shapes=FREE_BATCH, dynamo=True, verbose=False)
     assert program is not None
@@ -70,11 +70,8 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
             largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)  # a classifier may begin at zero
             error = (torch.from_numpy(found) - expected).abs().max() / largest
             if not error <= TOLERANCE:  # also where it is nan
-                raise RuntimeError(
-                    f"{path.name} does not give what the model gives: for {batch} random images its logits are off by "
-                    f"{error:.1e} of the largest, more than {TOLERANCE:.0e}.\n"
-                    "A forward that is not a function of the images alone cannot be exported."
-                )
+                wrong = f"{path.name} does not give the model's logits: they are off by {error:.1e} of the largest"
+                raise RuntimeError(f"{wrong}. A forward must be a function of the images alone to be exported.")
         for file in sorted(Path(folder).iterdir(), reverse=True):  # weights before the file that names them
             file.replace(path.with_name(file.name))
 
@@ -86,8 +83,8 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
 def calibrate(model: ImageModel, data: ImageDataModule) -> str:
     """Divide a classifier's last layer by the temperature T with which the validation images are likeliest.
 
-    T minimizes their NLL (Guo et al. 2017, "On calibration of modern neural networks", section 4.2). Every file of the
-    weights then gives calibrated probabilities, and no prediction changes. Return what it does to others, in words.
+    T minimizes their NLL (Guo et al. 2017, "On calibration of modern neural networks", section 4.2). Return what it
+    does to other images, for the model card.
     """
 
     def logits_of(split: Split) -> np.ndarray:
@@ -111,17 +108,13 @@ def calibrate(model: ImageModel, data: ImageDataModule) -> str:
         raise ValueError("--calibrate: the outputs are not linear in the classifier's weights; leave it out.")
     measures = calibration_error, negative_log_likelihood
     (ece, was), (nll, once) = ([measure(each, labels) for each in (after, before)] for measure in measures)
-    return (
-        f"Logits are divided by the temperature {temperature:.3f}, fitted on {len(val):,} validation images. On "
-        f"{'these' if split == 'val' else f'{len(labels):,} test'} images the calibration error (ECE) is {ece:.1%} "
-        f"instead of {was:.1%}, the NLL {nll:.3f} instead of {once:.3f}."
-    )
+    on = "these" if split == "val" else f"{len(labels):,} test"
+    changes = f"the calibration error (ECE) is {ece:.1%} instead of {was:.1%}, the NLL {nll:.3f} instead of {once:.3f}"
+    fitted = f"the temperature {temperature:.3f}, fitted on {len(val):,} validation images"
+    return f"Logits are divided by {fitted}. On {on} images {changes}."
 
 
 # ---- `config.json` beside exported weights: `timm.create_model("local-dir:FOLDER", pretrained=True)` opens the folder
-#
-# It has the keys of timm (`save_config_for_hf`) and of transformers' TimmWrapper. It is kept only if timm, given the
-# folder, builds a model that gives what ours gives, and a transform that frames as ours does.
 
 BASES = {  # models whose arguments `model_args` replaces, for those that have no name in timm
     VisionTransformer: "vit_base_patch16_224",
@@ -132,7 +125,11 @@ LEFT_OFF = ("num_classes", "dynamic_img_size", "dynamic_img_pad")  # how other s
 
 
 def write_timm_config(exported: Exported, folder: Path) -> Path | None:
-    """Write `config.json` beside `model.safetensors`; None, and no such file, where timm has no such model."""
+    """Write `config.json` beside `model.safetensors`; None, and no such file, where timm has no such model.
+
+    It has the keys of timm (`save_config_for_hf`) and of transformers' TimmWrapper, and stays only if timm then gives
+    the outputs and the pixels that we give.
+    """
     import timm
 
     path, encoder, framing = folder / "config.json", exported.encoder, exported.data.framing
@@ -143,9 +140,9 @@ def write_timm_config(exported: Exported, folder: Path) -> Path | None:
     known: Any = timm.get_pretrained_cfg(architecture)
     labels: dict[str, Any] = {"architectures": ["TimmWrapperModel"]}
     if encoder.num_classes:
-        names = exported.data.class_names
-        labels = {"architectures": ["TimmWrapperForImageClassification"], "label_names": names}
-        labels |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        ids = dict(enumerate(exported.data.class_names))
+        labels = {"architectures": ["TimmWrapperForImageClassification"], "label_names": exported.data.class_names}
+        labels |= {"id2label": ids, "label2id": {name: i for i, name in ids.items()}}
     config = {
         "architecture": architecture,
         "model_type": "timm_wrapper",
@@ -166,11 +163,9 @@ def write_timm_config(exported: Exported, folder: Path) -> Path | None:
         },
     }
     write_text(path, json.dumps(config, indent=2, ensure_ascii=False))
-    try:
+    with suppress(Exception):  # of any kind, for arguments and weights that timm's model has not
         if _timm_gives_the_same(exported, folder):
             return path
-    except Exception:  # of any kind, for arguments and weights that timm's model has not
-        pass
     path.unlink()
     return None
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vitlab.config import Config, modernize, named
-from vitlab.data.preprocessing import Preprocessing
+from vitlab.data.photos import Preprocessing
 from vitlab.models.backbone import ImageModel
 from vitlab.models.stored import build
 from vitlab.models.weights import from_hub, load_weights, not_weights
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
 WEIGHTS = "model.safetensors"
-# Why a finished run may have no checkpoint.
-NO_CHECKPOINT = (
-    "it was removed, or never written: by 0 epochs, a run.probe other than linear, or trainer.enable_checkpointing: "
-    "false. Train it again with --run.overwrite true."
-)
+NEVER = "by 0 epochs, a run.probe other than linear, or trainer.enable_checkpointing: false"  # writes a checkpoint
+NO_CHECKPOINT = f"it was removed, or never written: {NEVER}. Train it again with --run.overwrite true."
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -42,27 +39,18 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 class LoadedModel:
     """A model and what its use takes.
 
-    Args:
-        model: in evaluation mode; images (B, C, H, W) in, logits (B, K) out, or embeddings where there are no classes.
-        transform: turns a Pillow picture into an image (C, H, W).
-        class_names: K names in the order of the logits; empty without a classifier.
-        one_class: each image has one class, the one with the largest logit.
-        activate: turns logits into what a user reads (B, K): probabilities, or quantities in their own unit.
-        source: where the weights come from.
+    Its `model` is in evaluation mode: images (B, C, H, W) in, logits (B, K) out, or embeddings without a classifier.
     """
 
     model: ImageModel
-    transform: Preprocessing
-    class_names: list[str]
-    one_class: bool
-    activate: Callable[[Tensor], Tensor]
-    source: str
+    transform: Preprocessing  # from a Pillow picture to an image (C, H, W)
+    class_names: list[str]  # K, in the order of the logits; empty without a classifier
+    one_class: bool  # each image has one class, the one with the largest logit
+    activate: Callable[[Tensor], Tensor]  # from logits to probabilities, or to quantities in their own unit
+    source: str  # where the weights come from
 
     def predict(self, *images: "Given") -> "pd.DataFrame":
-        """Return a row for each picture: file, class, its probability, and that of each class.
-
-        Pictures are files, folders, Pillow images, arrays (H, W, C) of uint8, or lists of these.
-        """
+        """Return a row for each picture (`predict.Given`): file, class, its probability, and that of each class."""
         return self.classify(images).table()
 
     def classify(self, images: Sequence["Given"]) -> "Answers":
@@ -71,9 +59,7 @@ class LoadedModel:
         from vitlab.evaluation.predictions import data_uri
 
         self.activate(torch.zeros(1, len(self.class_names)))  # refuses before anything is decoded
-        pictures = Pictures(images)
-        logits: list[Tensor] = []
-        thumbnails: list[str] = []
+        pictures, logits, thumbnails = Pictures(images), list[Tensor](), list[str]()
         for arrays in pictures.read(self.transform):
             logits.append(self.run(arrays))
             thumbnails += [data_uri(array[..., :3].astype(np.uint8)) for array in arrays[: SHOWN - len(thumbnails)]]
@@ -110,9 +96,6 @@ def load(source: str | Path, raw: bool = False, device: str | torch.device | Non
         source: a run directory or one of its checkpoints, an exported folder, or the name of one on the Hub.
         raw: the weights as trained, where a run also keeps their average; an exported folder has one of the two.
         device: None: the GPU if there is one.
-
-    Raises:
-        FileNotFoundError, ValueError: nothing to load there; the message names what is missing.
     """
     path = Path(source)
     in_folder = path.parent.name == "runs" or path.parent.is_dir()
@@ -130,13 +113,11 @@ def load(source: str | Path, raw: bool = False, device: str | torch.device | Non
         try:
             loaded = _exported(from_hub(str(source), WEIGHTS), raw)
         except FileNotFoundError as error:
-            what = f"could not download {WEIGHTS} of {source} from the Hugging Face Hub, and there is no such folder"
-            raise FileNotFoundError(f"{what}: {error}") from None
+            wrong = f"{source}: no such folder, and could not download {WEIGHTS} from the Hugging Face Hub"
+            raise FileNotFoundError(f"{wrong}: {error}") from None
     else:
-        raise FileNotFoundError(
-            f"{source} is neither a run directory ({CONFIG}), an exported folder ({WEIGHTS}) nor a name on the Hugging "
-            "Face Hub (user/model)."
-        )
+        known = f"a run directory ({CONFIG}), an exported folder ({WEIGHTS}) nor a name on the Hub (user/model)"
+        raise FileNotFoundError(f"{source} is neither {known}.")
     return _ready(loaded, device)
 
 

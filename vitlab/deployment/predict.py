@@ -26,7 +26,7 @@ from vitlab.data import decoding
 from vitlab.data.decoding import IMAGE_SUFFIXES, Pixels, as_text
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.label_table import listed_files
-from vitlab.data.preprocessing import Preprocessing
+from vitlab.data.photos import Preprocessing
 from vitlab.data.tables import SUFFIXES
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ class Pictures:
     def read(self, transform: Preprocessing) -> Iterator[list[Pixels]]:
         """Yield pictures (H, W, C), a few at a time; files that cannot be decoded are left out."""
         given: Sequence[Path | Picture] = self.held or self.files
-        named = [
-            as_text(each.relative_to(self.root).as_posix()) if isinstance(each, Path) else f"picture {i}"
-            for i, each in enumerate(given)
-        ]
+        named = [as_text(file.relative_to(self.root).as_posix()) for file in self.files]
+        named = named or [f"picture {i}" for i in range(len(given))]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in tqdm(range(0, len(given), HELD), "Pictures", leave=False, disable=None):
                 names, chunk = named[start : start + HELD], given[start : start + HELD]
@@ -79,11 +77,11 @@ class Pictures:
                         self.broken[name] = pixels
                 if pictures:
                     yield pictures
-        if self.broken:
-            count, (name, why) = len(self.broken), next(iter(self.broken.items()))
+        for name, why in [*self.broken.items()][:1]:
             if not self.names:
                 raise ValueError(f"--images: none of {len(self.files)} images can be decoded; {name}: {why}.")
-            log.warning("%d could not be decoded and are left out, the first of them %s: %s", count, name, why)
+            message = "%d could not be decoded and are left out, the first of them %s: %s"
+            log.warning(message, len(self.broken), name, why)
 
 
 def _open(transform: Preprocessing, given: Path | Picture) -> Pixels | str:
@@ -104,10 +102,8 @@ def _open(transform: Preprocessing, given: Path | Picture) -> Pixels | str:
 
 def _flat(given: Iterable[Given]) -> Iterator[Path | Picture]:
     for each in given:
-        if isinstance(each, str | Path):
-            yield Path(each)
-        elif isinstance(each, Image.Image | np.ndarray):
-            yield each
+        if isinstance(each, str | Path | Image.Image | np.ndarray):
+            yield Path(each) if isinstance(each, str) else each
         elif isinstance(each, Sequence | Iterator) and not isinstance(each, bytes):
             yield from _flat(each)
         else:
@@ -118,18 +114,18 @@ def _files(path: Path) -> list[Path]:
     """Return the pictures in a folder and below, those that a table lists, or the one file."""
     if not path.exists():
         raise ValueError(f"--images {path}: there is no such file or folder.")
-    if path.suffix.lower() in SUFFIXES:
-        return [Path(os.path.abspath(file)) for file in listed_files(str(path))]
-    if not path.is_dir():
-        return [Path(os.path.abspath(path))]
     ignored: Counter[str] = Counter()
-    found = [Path(os.path.abspath(file)) for file in walk(path, ignored)]
+    found: Sequence[str | Path] = [path]
+    if path.suffix.lower() in SUFFIXES:
+        found = listed_files(str(path))
+    elif path.is_dir():
+        found = walk(path, ignored)
     if not found:
         hint = f"Save them as {', '.join(IMAGE_SUFFIXES[:5])} …" if ignored else "Give one with images."
         raise ValueError(f"--images {path} contains no image{but(ignored)}. {hint}")
     if ignored:
         log.warning("%s", left_out(path, ignored))
-    return found
+    return [Path(os.path.abspath(file)) for file in found]
 
 
 @dataclass(frozen=True)
@@ -151,15 +147,13 @@ class Answers:
 
     def table(self) -> pd.DataFrame:
         """Return a row per picture: file, class, its probability, and p_… of each class; or file and each output."""
+        by_class = dict(zip(self.class_names, self.probability.T, strict=True))
         if not self.one_class:
-            return pd.DataFrame({"file": self.files} | dict(zip(self.class_names, self.probability.T, strict=True)))
-        first = self.best[:, 0]
-        head = {
-            "file": self.files,
-            "class": [self.class_names[k] for k in first],
-            "probability": np.take_along_axis(self.probability, first[:, None], axis=1)[:, 0],
-        }
-        return pd.DataFrame(head | {f"p_{name}": self.probability[:, k] for k, name in enumerate(self.class_names)})
+            return pd.DataFrame({"file": self.files} | by_class)
+        first, by_class = self.best[:, 0], {f"p_{name}": values for name, values in by_class.items()}
+        highest = self.probability[np.arange(len(first)), first]
+        head = {"file": self.files, "class": [self.class_names[k] for k in first], "probability": highest}
+        return pd.DataFrame(head | by_class)
 
 
 def write_answers(answers: Answers, model: str, out: Path) -> Path:
@@ -192,9 +186,8 @@ def write_features(
     With `stages`, where none means all, `maps.npz` has an array (N, C, H, W) of each by its name, in the order of the
     rows, and `features`, the stages as JSON.
     """
-    pictures = Pictures(images)
+    pictures, rows, maps = Pictures(images), list[torch.Tensor](), list[list[torch.Tensor]]()
     pyramid = None if stages is None else model.model.features_only(list(stages) or None)
-    rows, maps = [], []
     for arrays in pictures.read(model.transform):
         batch = model.batch(arrays)
         rows.append(model.model.embed(batch).float().cpu())

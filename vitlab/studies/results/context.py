@@ -20,7 +20,7 @@ from referee.formats import counted
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, weights_of
-from vitlab.data.oddities import MOST_COMPARED, copies, look_alikes
+from vitlab.data.checking import MOST_COMPARED, copies, look_alikes
 from vitlab.evaluation.classifiers import classify_pixels
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import SUMMARY, RunDirectory
