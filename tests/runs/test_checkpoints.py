@@ -85,20 +85,6 @@ def test_the_newest_whole_state_is_taken_and_the_others_named(tmp_path: Path, ca
         run.newest_checkpoint()
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"every_n_steps": 0}, "every_n_steps: must be >0."),
-        ({"max_time_share": 2.0}, "max_time_share: must be >=0 and <=1, not 2.0."),
-    ],
-)
-def test_a_setting_out_of_range_is_refused(
-    setting: dict[str, Any], message: str, tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("fit", ["--config", str(tiny({"run": {"checkpoint": setting}}))]) == 2
-    assert message in capsys.readouterr().err
-
-
 class _Clock:
     """Time passes as told; a checkpoint takes a second."""
 

@@ -71,16 +71,6 @@ def test_a_second_writer_is_told_who_is_at_work(start: Start, tmp_path: Path) ->
         assert (tmp_path / "run/.lock").is_file()
 
 
-def test_a_killed_writer_leaves_nothing_to_delete(start: Start, tmp_path: Path) -> None:
-    process = start()
-    assert _said(process)
-    process.kill()
-    process.wait()
-    assert (tmp_path / "run/.lock").is_file()
-    with run_lock(tmp_path / "run"):
-        assert (tmp_path / "run/.lock").is_file()
-
-
 def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) -> None:
     """A data-loader worker is a fork that notices only after seconds that its parent is gone."""
     process = start("with a worker")
@@ -175,12 +165,6 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(FileExistsError), run_lock(tmp_path / "run"):
         pass
-
-
-def test_what_a_run_wrote_stays(tmp_path: Path) -> None:
-    with run_lock(tmp_path / "runs/name/seed-0"):
-        (tmp_path / "runs/name/seed-0/summary.json").write_text("{}")
-    assert [file.name for file in (tmp_path / "runs/name/seed-0").iterdir()] == ["summary.json"]
 
 
 def test_a_directory_that_cannot_be_written_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,16 +181,6 @@ def test_the_disk_of_its_directory_is_full(tiny: Write) -> None:
     pd.testing.assert_frame_equal(rows(), whole(path))
 
 
-@pytest.mark.slow
-def test_its_directory_cannot_be_made(tiny: Write) -> None:
-    path = tiny()
-    RUN.mkdir(parents=True)
-    (RUN / "wandb").write_text("a file is in the way")
-    (said,) = fit(path, "--run.wandb.mode", "offline")
-    assert "W&B stopped working" in said
-    pd.testing.assert_frame_equal(rows(), whole(path))
-
-
 WATCH = """
 import os, sys
 def watch(event, arguments):

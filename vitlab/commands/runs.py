@@ -83,7 +83,7 @@ def _row(run: RunDirectory) -> tuple[str, ...]:
     ranked = ["test/top1", *tested, "val/top1", "val/knn", "val/loss", "train/loss"]
     result = next((f"{name} {metrics[name]:.4f}" for name in ranked if name in metrics), "")
     study = STUDY.search(config)
-    written = datetime.fromtimestamp(run.written).strftime("%Y-%m-%d %H:%M")
+    written = datetime.fromtimestamp(max(file.st_mtime for file in run.files())).strftime("%Y-%m-%d %H:%M")
     known = str(run.path), status, model, epochs, result, f"{run.size / 1e6:,.1f}"
     return *known, study[1].strip("'\"") if study else "", written
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -72,25 +73,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's writer turns one into the other
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             message = f"No checkpoint could be written at step {checkpoint.get('global_step')} as {path} ({cause})."
+            tell = log.error if self.on_failure == "stop" else log.warning
+            tell("%s The run %ss; earlier checkpoints are intact.", message, self.on_failure)
             if self.on_failure == "stop":
-                log.error("%s The run stops; earlier checkpoints are intact.", message)
                 raise SystemExit(UNWRITTEN) from None
-            log.warning("%s The run continues; earlier checkpoints are intact.", message)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's, which also continues in a run directory that was moved or that branched off another.
-
-    Lightning forgets which state was best if the folder has another name, and writes over it after the next validation.
-    """
+    """Lightning's, which also continues in another folder, where Lightning forgets which state was best."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the metric once there is one; that of an earlier epoch is not better than itself."""
         if self.monitor in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the state, whose files are now in this folder."""
         folder = Path(str(self.dirpath))
         here = {path: folder / Path(path).name for path in state_dict["best_k_models"]}
         known = {path: str(file) for path, file in here.items() if file.is_file()}
@@ -131,8 +127,14 @@ class RunCheckpoints(Checkpoint):
         if trainer.global_step == self._step:
             return  # between accumulated batches, whose gradients are not in a checkpoint
         self._step = trainer.global_step
-        last = trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches
-        if not last and self._due_within_epoch(trainer):  # after the last, the end of the epoch follows
+        if trainer.is_last_batch or batch_idx + 1 >= trainer.num_training_batches:  # the end of the epoch follows
+            return
+        steps, minutes = self.settings.every_n_steps, self.settings.every_n_minutes
+        by_time = minutes is not None and time.perf_counter() - self._at >= 60 * minutes
+        due = by_time or self._owed or self.signals.received is not None
+        if trainer.world_size > 1:
+            due = self._step % _STEPS_TO_AGREE == 0 and _any_process(trainer, due)
+        if due or self._step in self.settings.keep or (steps is not None and self._step % steps == 0):
             self._write(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,14 +151,6 @@ class RunCheckpoints(Checkpoint):
         affordable = (time.perf_counter() - self._at) * self.settings.max_time_share >= self._cost
         if final or _any_process(trainer, affordable or self.signals.received is not None):
             self._write(trainer)
-
-    def _due_within_epoch(self, trainer: Trainer) -> bool:
-        steps, minutes = self.settings.every_n_steps, self.settings.every_n_minutes
-        by_time = minutes is not None and time.perf_counter() - self._at >= 60 * minutes
-        due = by_time or self._owed or self.signals.received is not None
-        if trainer.world_size > 1:
-            due = self._step % _STEPS_TO_AGREE == 0 and _any_process(trainer, due)
-        return due or self._step in self.settings.keep or (steps is not None and self._step % steps == 0)
 
     def _write(self, trainer: Trainer) -> None:
         begin = time.perf_counter()
@@ -214,12 +208,12 @@ class RunCheckpoints(Checkpoint):
             except OSError:  # a file system without links
                 shutil.copyfile(state, new)
             new.replace(target)
-            new.unlink(missing_ok=True)  # still there where both are links of one file
         except OSError as error:
-            new.unlink(missing_ok=True)
             log.warning("%s could not be kept (%s).", target, error)
             if self.settings.on_failure == "stop":
                 raise SystemExit(UNWRITTEN) from None
+        finally:
+            new.unlink(missing_ok=True)  # still there where both are links of one file, too
 
     # ---- signals
 
@@ -255,13 +249,11 @@ class Signals:
 
     def listen(self) -> None:
         """Handle the signals, if this is the main thread; Python allows it in no other."""
-        try:
+        with suppress(ValueError):
             for number in SIGNALS:
                 if not is_ignored(number):
                     before = signal.signal(number, self._remember)
                     self._before.setdefault(number, before)
-        except ValueError:
-            log.debug("Signals are handled by the main thread, which this is not.")
 
     def ignore(self) -> None:
         """Restore the previous handlers."""

@@ -40,11 +40,7 @@ ROBUSTNESS = "robustness.csv"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of a run, each read when first asked for; take a new object where a run may have gone on.
-
-    Raises:
-        FileNotFoundError, ValueError: a file that is missing or damaged; the message names it, and what to do.
-    """
+    """The files of a run, each read when first asked for; take a new object where a run may have gone on."""
 
     path: Path
 
@@ -59,7 +55,6 @@ class RunDirectory:
 
     @property
     def previous_checkpoint(self) -> Path:
-        """The state before it, while the run is not finished."""
         return self.checkpoints / "previous.ckpt"
 
     @cached_property
@@ -123,7 +118,7 @@ class RunDirectory:
 
     @property
     def shortfalls(self) -> list[str]:
-        """Why it has no valid result, in words; empty for a complete run."""
+        """Why it has no valid result; empty for a complete run."""
         return list(self.summary.get("partial") or []) if self.is_finished else ["not finished"]
 
     @property
@@ -138,14 +133,10 @@ class RunDirectory:
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(file.st_size for file in self._files())
+        return sum(file.st_size for file in self.files())
 
-    @property
-    def written(self) -> float:
-        """When the last of its files was written, in seconds since 1970."""
-        return max(file.st_mtime for file in self._files())
-
-    def _files(self) -> Iterator[os.stat_result]:
+    def files(self) -> Iterator[os.stat_result]:
+        """Yield the status of each file, at any depth."""
         for folder, _, names in os.walk(self.path):
             for name in names:
                 with suppress(FileNotFoundError):  # renamed or removed meanwhile, as a run's unfinished files are
@@ -155,8 +146,7 @@ class RunDirectory:
         """Return the newest state that is not damaged, and what is wrong with those passed over."""
         flaws: dict[Path, str] = {}
         for path in filter(Path.is_file, (self.last_checkpoint, self.previous_checkpoint)):
-            wrong = flaw(path)
-            if wrong is None:
+            if (wrong := flaw(path)) is None:
                 return path, flaws
             flaws[path] = wrong
         return None, flaws
@@ -190,11 +180,9 @@ def config_file(path: str | Path) -> Path:
     if (path / CONFIG).is_file():
         return path / CONFIG
     runs = sorted(str(file.parent) for depth in ("*", "*/*") for file in path.glob(f"{depth}/{ENVIRONMENT}"))
-    some = ", ".join(runs[:4]) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")
-    raise FileNotFoundError(
-        f"{path} is not a run directory: it has no {CONFIG}. "
-        + (f"Runs below it: {some}." if runs else "Give a YAML file or a run directory like runs/vit_cifar10/seed-0.")
-    )
+    more = f" and {len(runs) - 4} more" if len(runs) > 4 else ""
+    below = f"Runs below it: {', '.join(runs[:4])}{more}." if runs else "Give a YAML file or a run directory."
+    raise FileNotFoundError(f"{path} is not a run directory: it has no {CONFIG}. {below}")
 
 
 def run_of(files: Sequence[Path]) -> Path | None:

@@ -38,18 +38,17 @@ def disagreements(one: Path, other: Path) -> list[str]:
     places = [f"{part}{where}" for part in RESULTS for where in _unequal(states[0][part], states[1][part])]
     generators = [state["callbacks"].get("RandomState") for state in states]
     places += [f"random generators{where}" for where in _unequal(*generators)]
-    tables = [run.history.drop(columns=[*TIMINGS], errors="ignore") for run in runs]
-    if not tables[0].equals(tables[1]):
-        rows = [len(table) for table in tables]
-        places.append(METRICS if rows[0] == rows[1] else f"{METRICS}: {rows[0]} rows and {rows[1]}")
+    a, b = (run.history.drop(columns=[*TIMINGS], errors="ignore") for run in runs)
+    if not a.equals(b):
+        places.append(METRICS if len(a) == len(b) else f"{METRICS}: {len(a)} rows and {len(b)}")
     files = [run.path / PREDICTIONS for run in runs]
     if files[0].is_file() != files[1].is_file():
         places.append(f"{PREDICTIONS} is there only once")
     elif files[0].is_file() and not pd.read_parquet(files[0]).equals(pd.read_parquet(files[1])):
         places.append(PREDICTIONS)
     if all(run.is_finished for run in runs):
-        a, b = ({name: x for name, x in run.metrics.items() if name not in TIMINGS} for run in runs)
-        places += [f"{SUMMARY}{where}" for where in _unequal(a, b)]
+        metrics = [{name: x for name, x in run.metrics.items() if name not in TIMINGS} for run in runs]
+        places += [f"{SUMMARY}{where}" for where in _unequal(*metrics)]
     return places
 
 
@@ -80,15 +79,19 @@ def differences_after_kills(arguments: Sequence[str], kills: Sequence[int], root
 
 
 def _trained(arguments: Sequence[str], kills: Sequence[int], root: Path) -> Path:
-    """Train, and return the run directory."""
     root.mkdir(parents=True)
     command = [sys.executable, "-m", "vitlab", "fit", *arguments]
     command += ["--run.root", str(root), "--run.name", "run", "--run.wandb.mode", "disabled"]
     for step in (*kills, None):
         with (root / "log.txt").open("w+", encoding="utf-8") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-            while process.poll() is None and (step is None or _step_written(root) < step):
+            written = 0
+            while process.poll() is None and (step is None or written < step):
                 time.sleep(0.002)
+                with suppress(OSError, RuntimeError):  # while it is renamed
+                    for checkpoint in root.glob("run/seed-*/checkpoints/last.ckpt") if step is not None else ():
+                        stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+                        written = int(stored["global_step"])
             if process.poll() is None:
                 os.killpg(process.pid, 9)
             elif process.returncode or step is not None:
@@ -96,13 +99,6 @@ def _trained(arguments: Sequence[str], kills: Sequence[int], root: Path) -> Path
                 raise RuntimeError("ended before any kill:\n" + "\n".join(log.read().splitlines()[-5:]))
             process.wait()
     return next(root.glob("run/seed-*"))
-
-
-def _step_written(root: Path) -> int:
-    with suppress(OSError, RuntimeError):  # while it is renamed
-        for checkpoint in root.glob("run/seed-*/checkpoints/last.ckpt"):
-            return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    return 0
 
 
 # Entries of environment.json on which the last bit of a sum depends.
@@ -162,8 +158,8 @@ def set_generators(state: dict[str, Any]) -> None:
 class EpochMeans(Callback):
     """Keeps the running means of the epoch in the checkpoint; Lightning starts them from zero.
 
-    A mean is a sum and a count for each metric that `self.log(…, on_epoch=True)` averages over the training batches.
-    They are added once the continued run has logged the metric for the first time: x + s is s + x in floats too.
+    A mean is a sum and a count for each metric that `self.log(…, on_epoch=True)` averages over the training batches,
+    added once the continued run has logged the metric.
     """
 
     def __init__(self) -> None:

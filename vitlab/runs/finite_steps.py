@@ -23,10 +23,7 @@ MAX_CONSECUTIVE = 50  # more skipped steps in a row are not the fault of a batch
 
 
 class Check:
-    """The result of a step's check on its way to the host.
-
-    Reading a GPU's value waits for all that was queued before, so a copy and an event are queued with the check itself.
-    """
+    """The result of a step's check on its way to the host: reading it waits for what was queued before it alone."""
 
     def __init__(self, finite: Tensor, step: int, epoch: int, batch: int) -> None:
         self.finite = finite.to("cpu", non_blocking=True)
@@ -37,7 +34,6 @@ class Check:
             self.arrived.record()
 
     def result(self) -> bool:
-        """Return it as soon as it has arrived."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return bool(self.finite)
@@ -119,12 +115,10 @@ class FiniteSteps(Callback):
         if trainer.is_global_zero:
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
             _, images = data.training_batch(check.epoch, check.batch, objective.device)
-            log.error(  # in one line: a study reports the last
-                "Step %d: loss or gradient not finite, with %s …; the run stops before it. The same command continues "
-                "from the last checkpoint: --trainer.detect_anomaly true names the operation, --run.not_finite skip "
-                "leaves such steps out.",
-                *(check.step, ", ".join(images[:3])),
-            )
+            remedy = "--trainer.detect_anomaly true names the operation, --run.not_finite skip leaves such steps out"
+            stopped = "the run stops before it, and the same command continues from the last checkpoint"
+            message = "Step %d: loss or gradient not finite, with %s …; %s: %s."  # one line: a study reports the last
+            log.error(message, check.step, ", ".join(images[:3]), stopped, remedy)
         raise SystemExit(1)
 
 

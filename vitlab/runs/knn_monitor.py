@@ -39,9 +39,8 @@ class KnnMonitor(Callback):
         self.references: dict[str, float] = {}  # val/knn_untrained and val/knn_pixels
         self.last = math.inf  # val/knn
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Reject data without classes before the training, not after its first epochs; measure where it starts."""
-        assert isinstance(pl_module, Objective)
         require_classes(torch.from_numpy(trainer.datamodule.labels("train")[:1]))  # type: ignore[attr-defined]
         if trainer.ckpt_path is not None:  # else they come with the checkpoint
             return
@@ -54,15 +53,14 @@ class KnnMonitor(Callback):
         if trainer.is_global_zero:
             log.info("k-NN before training: %.1f %%, on raw pixels %.1f %%", 100 * untrained, 100 * raw)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Objective)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         epoch = trainer.current_epoch + 1
         if epoch % self.every_n_epochs and not is_last_epoch(trainer):
             return
         self.last, features = self._measure(trainer, pl_module)
         rank = rank_me(features)
-        values = {"val/knn": self.last, "val/rank": rank, "val/std": relative_std(features)} | self.references
-        pl_module.log_dict(values, rank_zero_only=True)
+        values = {"val/knn": self.last, "val/rank": rank, "val/std": relative_std(features)}
+        pl_module.log_dict(values | self.references, rank_zero_only=True)
         if rank < 1.5 and trainer.is_global_zero:  # an untrained encoder has 2 or more
             remedies = pl_module.remedies and f"\n{pl_module.remedies}"
             log.warning("Collapse: val/rank is %.2f, all images look alike.%s", rank, remedies)
@@ -71,8 +69,8 @@ class KnnMonitor(Callback):
         """Warn of features that are no better than without training."""
         untrained = self.references.get("val/knn_untrained", 0.0)
         if self.last <= untrained and trainer.is_global_zero:
-            values = 100 * self.last, 100 * untrained
-            log.warning("The training improved no features: k-NN %.1f %%, before it %.1f %%.", *values)
+            message = "The training improved no features: k-NN %.1f %%, before it %.1f %%."
+            log.warning(message, 100 * self.last, 100 * untrained)
 
     def state_dict(self) -> dict[str, Any]:
         return {"references": self.references, "last": self.last}

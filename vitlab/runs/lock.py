@@ -32,8 +32,8 @@ class Busy(ValueError):
 def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
     """Let no other process write to a run directory inside the block; a missing directory is created.
 
-    Where this process may not write, as in another user's finished run, there is nothing to lock. Where another process
-    is writing, raises Busy, whose message says to wait, or to take the `way_out`.
+    Where this process may not write, as in another user's finished run, there is nothing to lock. Raises Busy where
+    another process is writing.
     """
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     path, file = directory / ".lock", None
@@ -85,11 +85,9 @@ def check_idle(directory: Path) -> None:
                 raise _rejection(path, RENAME) from None
 
 
-def _rejection(path: Path, way_out: str) -> Busy:
-    writer = ""
+def _rejection(path: Path, way_out: str, writer: str = "another process") -> Busy:
     with suppress(OSError):
-        writer = path.read_text(encoding="utf-8", errors="replace")
-    writer = writer or "another process"
+        writer = path.read_text(encoding="utf-8", errors="replace") or writer
     return Busy(f"{path.parent} is being written by {writer}.\nWait for it, stop it, or {way_out}.")
 
 

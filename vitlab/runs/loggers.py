@@ -32,9 +32,10 @@ def as_written(value: Any) -> float:
 class MetricsFile(Logger):
     """A CSV file with a row for each logged event: `step`, `epoch`, then a column for each metric.
 
-    Rows are appended at once, so that a killed run keeps what it logged. The first value of a metric adds a column, for
-    which the file is rewritten.
+    Rows are appended at once, so that a killed run keeps them. A new metric adds a column: the file is rewritten.
     """
+
+    name, version = "metrics", ""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -43,23 +44,12 @@ class MetricsFile(Logger):
         self._unwritten: list[dict[str, Any]] = []
 
     @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @property
     def save_dir(self) -> str:
         return str(self.path.parent)
 
     @rank_zero_only
     def keep_until(self, step: int, epochs: int = 0) -> list[int]:
-        """Remove the rows that a run continuing after `step` steps writes again; the first step is 0.
-
-        Return which of the completed `epochs`, the first of which is 1, have no row.
-        """
+        """Remove the rows from `step` on, which a run that continues there writes again; return epochs without rows."""
         rows = [row for row in self._read() if int(row["step"]) < step]
         self.columns = list(rows[0]) if rows else []
         if rows:
@@ -72,8 +62,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         check_held(self.path.parent)
-        row: dict[str, Any] = {"step": step or 0, **{k: f"{v:.8g}" for k, v in metrics.items() if k != "epoch"}}
-        row["epoch"] = int(metrics.get("epoch", 0))
+        row: dict[str, Any] = {name: f"{value:.8g}" for name, value in metrics.items()}
+        row |= {"step": step or 0, "epoch": int(metrics.get("epoch", 0))}
         keys = ("step", "epoch", *sorted(row), *(key for each in self._unwritten for key in each))
         new = [key for key in keys if key not in self.columns]
         has_rows = bool(self.columns)
@@ -154,9 +144,8 @@ class Wandb:
 class UnbreakableWandbLogger(WandbLogger):
     """Lightning's logger, whose errors become one line of the log, after which the run continues without it.
 
-    The W&B run is opened by `start`, after the model and the data are set up, so that a rejected run leaves nothing in
-    W&B. Its id is kept in the run directory, so that a continued run continues the same W&B run. Where W&B cannot be
-    reached, or rejects the key, the run is kept offline, and `wandb sync` uploads it later.
+    `start` opens the W&B run once the model and the data are set up. Its id is kept in the run directory, so that a
+    continued run continues the same W&B run. Where W&B cannot be reached, or rejects the key, the run is kept offline.
     """
 
     def __init__(self, settings: Wandb, run_directory: Path, name: str, config: dict[str, Any]) -> None:
@@ -168,15 +157,15 @@ class UnbreakableWandbLogger(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """The W&B run; before `start` and after a failure, an object that accepts every call and does nothing."""
+        """The W&B run; before `start` and after a failure, an object that does nothing."""
         return DummyExperiment() if self._experiment is None or self.broken else self._experiment
 
     @rank_zero_only
     def start(self) -> None:
-        """Open the W&B run, offline where it cannot be opened online."""
         self._attempt(self._open)
 
     def _open(self) -> None:
+        """Open the W&B run, offline where it cannot be opened online."""
         import wandb
 
         self._alone = wandb.run is None
@@ -202,15 +191,13 @@ class UnbreakableWandbLogger(WandbLogger):
     def _init(self, mode: Literal["online", "offline"]) -> Any:
         import wandb
 
+        quiet: dict[str, Any] = {"silent": True, "console": "off", "x_disable_stats": True, "disable_git": True}
         settings = wandb_arguments(self)["settings"] = wandb.Settings(
             mode=mode,
-            silent=True,
-            console="off",
-            x_disable_stats=True,
-            disable_git=True,
             init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", SECONDS_TO_OPEN)),
             finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", SECONDS_TO_FINISH)),
             finish_timeout_raises=True,
+            **quiet,
         )
         wandb.setup(settings)  # else W&B sends its own statistics even where the run is offline
         run = wandb.init(**wandb_arguments(self))  # Lightning's would take over a run of the user's that is open
@@ -225,12 +212,10 @@ class UnbreakableWandbLogger(WandbLogger):
         """Do nothing: the whole configuration is passed at the start."""
 
     def log_picture(self, name: str, file: Path, step: int) -> None:
-        """Upload an image file."""
         self._attempt(lambda: self.log_image(name, [str(file)], step))
 
     @rank_zero_only
     def finish(self) -> None:
-        """Close the W&B run."""
         self._attempt(lambda: self.experiment.finish())
 
     def _attempt(self, call: Callable[[], object]) -> None:

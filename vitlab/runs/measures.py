@@ -6,11 +6,11 @@ a study's file compares variants by them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from scipy.stats import binomtest
 
 from vitlab import log
@@ -19,7 +19,6 @@ from vitlab.data.dataset import Split
 from vitlab.evaluation.dense import Labeled, segment
 from vitlab.models import ImageModel
 from vitlab.models.backbone import in_eval_mode
-from vitlab.objectives import Objective
 from vitlab.objectives.sharding import gathered
 from vitlab.runs.checkpoints import is_last_epoch
 from vitlab.runs.record import RunRecord
@@ -29,28 +28,23 @@ Measured = Mapping[str, float | np.ndarray]
 
 
 class Measure(Callback, ABC):
-    """Measures the model that is evaluated, once.
+    """Measures the model that is evaluated, once."""
 
-    Attributes:
-        LOGGED: The names of its metrics.
-    """
+    LOGGED: ClassVar[tuple[str, ...]] = ()  # the names of its metrics
 
-    LOGGED: ClassVar[tuple[str, ...]] = ()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Objective)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if is_last_epoch(trainer):
             data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
             with gathered(pl_module), torch.no_grad():
                 found = self.measure(pl_module.encoder, data, pl_module.device)
             pl_module.log_dict({name: float(np.mean(value)) for name, value in found.items()}, rank_zero_only=True)
             values = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
-            record = next((each for each in trainer.callbacks if isinstance(each, RunRecord)), None)  # type: ignore[attr-defined]
-            if values and record is not None and trainer.is_global_zero:
-                try:
-                    record.keep_values(data.image_names("test"), values)
-                except OSError as error:  # a full disk: the run goes on
-                    log.warning("The values by image of %s are not written (%s).", ", ".join(values), error)
+            for record in trainer.callbacks if values and trainer.is_global_zero else ():  # type: ignore[attr-defined]
+                if isinstance(record, RunRecord):
+                    try:
+                        record.keep_values(data.image_names("test"), values)
+                    except OSError as error:  # a full disk: the run goes on
+                        log.warning("The values by image of %s are not written (%s).", ", ".join(values), error)
 
     @abstractmethod
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
@@ -66,9 +60,8 @@ class Trained(Measure):
 
     LOGGED = ("test/trained",)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Reject objectives without classes before the training."""
-        assert isinstance(pl_module, Objective)
         if not pl_module.one_class:
             raise ValueError(f"Trained: {type(pl_module).__name__} does not give each image one class.")
 
@@ -84,16 +77,14 @@ class Trained(Measure):
 class Segmentation(Measure):
     """Logs segmentation probes on frozen features, for data with masks, see `vitlab.evaluation.dense`.
 
-    `test/miou_linear` and `test/miou_knn` are of the last stage, `test/miou_linear_best` of the stage whose
-    linear probe is best on the validation images.
+    They are of the last stage, `test/miou_linear_best` of that whose linear probe is best on the validation images.
     """
 
     LOGGED = ("test/miou_linear", "test/miou_knn", "test/miou_linear_best")
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Reject data without masks and models without maps before the training."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(pl_module, Objective)
         if data.masks("test") is None:
             raise ValueError(f"Segmentation: {type(data).__name__} has no masks; Shapes has.")
         if data.tests_on_validation:

@@ -35,7 +35,6 @@ from vitlab.evaluation.per_class import stratum_metrics, write_per_class
 from vitlab.evaluation.predictions import Predictions, write_predictions, write_values
 from vitlab.evaluation.utilization import Utilization
 from vitlab.internals import is_within_an_epoch
-from vitlab.objectives import Objective
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, VALUES, RunDirectory
@@ -129,12 +128,8 @@ class RunRecord(Callback):
             self._restarted = False
             log.info("first new step %.1f s after the start of the command", time.perf_counter() - vitlab.BEGAN)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember the best epoch.
-
-        The released scripts of DeiT, Swin, SimMIM and MAE print it; their validation images are also the test's.
-        """
-        assert isinstance(pl_module, Objective)
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Remember the best epoch, which the released scripts of DeiT, Swin, SimMIM and MAE print."""
         monitor = pl_module.monitor
         if trainer.state.fn != TrainerFn.FITTING or monitor is None or monitor.metric not in trainer.callback_metrics:
             return
@@ -150,8 +145,7 @@ class RunRecord(Callback):
         return {"seconds": self.seconds + self._since_start(), "wall_seconds": self.wall_seconds}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.seconds = state_dict["seconds"]
-        self._wall_before = state_dict["wall_seconds"]
+        self.seconds, self._wall_before = state_dict["seconds"], state_dict["wall_seconds"]
 
     @property
     def wall_seconds(self) -> float:
@@ -161,14 +155,13 @@ class RunRecord(Callback):
     def _since_start(self) -> float:
         return time.perf_counter() - self._started if self._started is not None else 0.0
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         check_held(self.directory)
         checkpoint["vitlab_config"], checkpoint["vitlab_best"] = self.config, self.best
         if not is_within_an_epoch(trainer):
             self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
             checkpoint["vitlab_ended"] = trainer.should_stop
         checkpoint["vitlab_metrics"] = dict(self.metrics)
-        assert isinstance(pl_module, Objective)
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["vitlab_inference"] = {  # what `vitlab.load` needs besides the model
             "class_names": data.class_names if pl_module.encoder.num_classes else [],
@@ -181,35 +174,31 @@ class RunRecord(Callback):
         self.metrics, self._ended = checkpoint.get("vitlab_metrics", {}), checkpoint.get("vitlab_ended", False)
         self.best = checkpoint["vitlab_best"]
 
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
-        assert isinstance(pl_module, Objective)
+    def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
         if pl_module.task is not None:  # what another objective's test step returns is its own
             self._outputs.append({name: value.float().cpu() for name, value in outputs.items()})
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         if not self._outputs:
             return
         check_held(self.directory)
-        outputs = {name: in_order(torch.cat([o[name] for o in self._outputs])) for name in self._outputs[0]}
+        arrays = {name: in_order(torch.cat([o[name] for o in self._outputs])).numpy() for name in self._outputs[0]}
         self._outputs = []
-        names: list[str] = trainer.datamodule.image_names("test")  # type: ignore[attr-defined]
-        if trainer.is_global_zero:
-            arrays = {name: values.numpy() for name, values in outputs.items()}
-            assert isinstance(pl_module, Objective)
-            labels = arrays.pop("label").astype(np.int64 if pl_module.one_class else np.float32)
-            names = names[: len(labels)]  # all, unless Trainer's limit_test_batches stopped early
-            strata = trainer.datamodule.strata("test")  # type: ignore[attr-defined]
-            strata = {name: values[: len(labels)] for name, values in strata.items()}
-            by_image = {name: arrays.pop(name) for name in [*arrays] if name not in ("logits", "logits_ema")}
-            if pl_module.task is not None:
-                by_image |= pl_module.task.values(arrays["logits"], labels)
-            self.keep_values(names, by_image)
-            predictions = Predictions(names, labels, **arrays, strata=strata)
-            write_predictions(self.results / PREDICTIONS, predictions)
-            if pl_module.one_class:
-                names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-                write_per_class(self.results, predictions, names)
-                self.by_stratum = stratum_metrics(predictions)
+        if not trainer.is_global_zero:
+            return
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        labels = arrays.pop("label").astype(np.int64 if pl_module.one_class else np.float32)
+        names = data.image_names("test")[: len(labels)]  # all, unless Trainer's limit_test_batches stopped early
+        strata = {name: values[: len(labels)] for name, values in data.strata("test").items()}
+        by_image = {name: arrays.pop(name) for name in [*arrays] if name not in ("logits", "logits_ema")}
+        if pl_module.task is not None:
+            by_image |= pl_module.task.values(arrays["logits"], labels)
+        self.keep_values(names, by_image)
+        predictions = Predictions(names, labels, **arrays, strata=strata)
+        write_predictions(self.results / PREDICTIONS, predictions)
+        if pl_module.one_class:
+            write_per_class(self.results, predictions, data.class_names)
+            self.by_stratum = stratum_metrics(predictions)
 
     def keep_values(self, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
         """Write metrics by test image, as `RunDirectory.values` has them; their names may begin with `test/`."""
@@ -221,7 +210,7 @@ class RunRecord(Callback):
             write_values(self.results / VALUES, images, columns)
 
     def classified(self, trainer: Trainer, metrics: Mapping[str, float], seconds: float) -> None:
-        """Take the place of a training that has no steps: a frozen encoder saw each image once, and was classified."""
+        """Record, in place of a training, that a frozen encoder saw each image once, and was classified."""
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.seconds, self.images = seconds, len(data.labels("train")) + len(data.labels("val"))
         for logger in trainer.loggers:
@@ -231,10 +220,7 @@ class RunRecord(Callback):
     def finish(
         self, trainer: Trainer, pl_module: LightningModule, metrics: dict[str, float], partial: list[str]
     ) -> None:
-        """Write summary.json, which makes the run a finished one, and close W&B.
-
-        `partial` is why the metrics are not a final result: untrained, out of time, or evaluated on a part of the data.
-        """
+        """Write summary.json, which makes the run a finished one, and close W&B; `partial` is why it has no result."""
         for logger in trainer.loggers:
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.finish()
@@ -266,19 +252,16 @@ class RunRecord(Callback):
         RunDirectory(self.directory).previous_checkpoint.unlink(missing_ok=True)  # nothing continues from it now
 
 
-def _cost(trainer: Trainer, pl_module: LightningModule) -> dict[str, float | None]:
+def _cost(trainer: Trainer, pl_module: Any) -> dict[str, float | None]:
     """Return what the training took, and what a forward pass of its encoder takes; None: not known."""
-    assert isinstance(pl_module, Objective)
     data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
     device = trainer.strategy.root_device
     training = next(callback for callback in trainer.callbacks if isinstance(callback, Utilization))  # type: ignore[attr-defined]
-    joules = training.joules
-    if joules is not None and device.type == "cuda":
-        joules *= trainer.world_size  # of this process's device
+    own = trainer.world_size if device.type == "cuda" else 1  # whose joules are of this process's device
     cost = {
         "parameters": sum(parameter.numel() for parameter in pl_module.backbone.parameters()),
         "train_peak_bytes": training.peak_bytes,
-        "train_joules": joules,
+        "train_joules": None if training.joules is None else training.joules * own,
     }
     if isinstance(trainer.strategy, FSDP):  # no process has the whole encoder
         return cost
@@ -303,9 +286,8 @@ def in_order(values: Tensor) -> Tensor:
 
 def erase(directory: Path) -> None:
     """Remove the files of an earlier run, also checkpoints of the user's own callbacks; other files stay."""
-    for pattern in OWN_FILES:
-        for file in list(directory.glob(pattern)):
-            file.unlink()
+    for file in [file for pattern in OWN_FILES for file in directory.glob(pattern)]:
+        file.unlink()
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
@@ -339,16 +321,15 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
 """Their versions are in environment.json, so their classes need no hash."""
 
-CODE = ("code", "sources")
 ELSEWHERE = ("__main__.py", "analysis", "commands", "deployment", "studies")  # what no training uses
 DIGITS = 16  # hexadecimal, of each hash
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a run that continues: with the weights it began with, and what has changed since."""
-    changed = [name for name in CODE if before.get(name) != now.get(name)]
+    changed = [name for name in ("code", "sources") if before.get(name) != now.get(name)]
     names = dict.fromkeys([*before.get("changed", []), *changed])
-    kept = {name: before[name] for name in ("weights",) if name in before}
+    kept = {"weights": before["weights"]} if "weights" in before else {}
     return {**now, **kept} | ({"changed": list(names)} if names else {})
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from torch import Tensor
@@ -21,7 +21,7 @@ from vitlab.config import Config
 from vitlab.evaluation.cost import choose_tf32, device_for
 from vitlab.evaluation.utilization import Utilization
 from vitlab.internals import continue_after_whole_epochs, decide_after_validation
-from vitlab.objectives import Objective
+from vitlab.objectives import Monitor, Objective
 from vitlab.runs.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -79,7 +79,7 @@ def build_trainer(
             decide_after_validation(callback)
     own_bar = any(isinstance(callback, ProgressBar) for callback in users)
     utilization, record = Utilization(), RunRecord(directory, config)
-    callbacks = [
+    callbacks: list[Callback] = [
         LastEpochValidation(run.checkpoint.pause_after),  # first, since others ask whether an epoch is validated
         *users,
         record,
@@ -88,8 +88,15 @@ def build_trainer(
         EpochMeans(),
         utilization,
         RunProgress(utilization, shown=settings["enable_progress_bar"] is not False and not own_bar),
-        *(_checkpoints(directory, settings, run, objective) if settings["enable_checkpointing"] is not False else []),
     ]
+    if settings["enable_checkpointing"] is not False:
+        folder, best = directory / "checkpoints", objective.monitor if run.checkpoint.best else None
+        if best is not None and settings["limit_val_batches"] != 0:  # first: the last state knows the best epoch
+            rank: dict[str, Any] = {"monitor": best.metric, "mode": best.mode, "save_on_train_epoch_end": True}
+            callbacks.append(BestCheckpoint(folder, "best", **rank, enable_version_counter=False))
+        elif run.checkpoint.best:
+            log.warning("run.checkpoint.best: no best.ckpt is kept, since there is no validation metric.")
+        callbacks.append(RunCheckpoints(folder, run.checkpoint))
     loggers = [logger for logger in _as_list(settings["logger"]) if isinstance(logger, Logger)]
     plugins = [*_as_list(settings["plugins"]), AtomicCheckpointIO(run.checkpoint.on_failure)]
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
@@ -114,29 +121,8 @@ def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
     return loggers
 
 
-def _checkpoints(directory: Path, settings: dict[str, Any], run: Run, objective: Objective) -> list[Checkpoint]:
-    folder = directory / "checkpoints"
-    last = RunCheckpoints(folder, run.checkpoint)
-    if not run.checkpoint.best:
-        return [last]
-    if objective.monitor is None or settings["limit_val_batches"] == 0:
-        log.warning("run.checkpoint.best: no best.ckpt is kept, since there is no validation metric.")
-        return [last]
-    best = BestCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor=objective.monitor.metric,
-        mode=objective.monitor.mode,
-        save_on_train_epoch_end=True,  # with every metric of the epoch
-        enable_version_counter=False,
-    )
-    return [best, last]  # in this order: the last state knows which epoch was best
-
-
 def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def show(line: str) -> None:
@@ -149,9 +135,9 @@ def show(line: str) -> None:
 class RunProgress(Callback):
     """One line for the whole run: epoch, images/s, the fraction of time spent waiting for data and the remaining time.
 
-    On a terminal it is written anew once a second, with the loss, which is read from the device as often. Elsewhere it
-    is printed at intervals, and nowhere if not `shown`. Each epoch logs its throughput: images/s, the fraction of time
-    waiting for data, TFLOP/s per device and, on a GPU, model FLOPs utilization, all without validation and checkpoints.
+    On a terminal it is written anew once a second, with the loss; elsewhere at intervals, and nowhere if not `shown`.
+    Each epoch logs its throughput: images/s, the fraction of time waiting for data, TFLOP/s per device and, on a GPU,
+    model FLOPs utilization, all without validation and checkpoints.
     """
 
     def __init__(self, utilization: Utilization, shown: bool = True) -> None:
@@ -218,9 +204,8 @@ class RunProgress(Callback):
 
     def _print(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
         self._printed = self._last
-        objective = trainer.lightning_module
-        assert isinstance(objective, Objective)
-        name = objective.monitor.metric if objective.monitor else "train/loss"
+        monitor = trainer.lightning_module.monitor
+        name = monitor.metric if isinstance(monitor, Monitor) else "train/loss"
         value = metrics.get(name)
         log.info(self._line(trainer, "" if value is None else f", {name} {float(value):.4f}"))
 
