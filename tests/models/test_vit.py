@@ -26,7 +26,6 @@ from vitlab.models.layers import (
     xavier_apart,
 )
 from vitlab.models.weights import load_weights, save_weights
-from vitlab.objectives.ema import WeightAverage
 
 
 def build(**changes: object) -> VisionTransformer:
@@ -255,17 +254,6 @@ def test_batch_norms_take_the_place_of_every_layer_norm(global_pool: str) -> Non
     batch.eval()
     torch.testing.assert_close(batch(x)[:1], batch(x[:1]), atol=1e-5, rtol=1e-4)
     assert [m.weights.shape for m in batch.attention_maps(x)] == [m.weights.shape for m in layer.attention_maps(x)]
-
-
-def test_an_average_of_weights_has_the_running_statistics_of_the_model() -> None:
-    model = build(norm="batch").train()
-    average = WeightAverage(model)
-    model(images(model))
-    average.update(model, 0.5)
-    for name, statistic in model.named_buffers():
-        if "running" in name:
-            assert torch.equal(average.module.get_buffer(name), statistic)
-    assert any("running" in name for name, _ in model.named_buffers())
 
 
 def test_weights_with_batch_norms_are_of_another_model(tmp_path: Path) -> None:

@@ -75,11 +75,7 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def taken(indices: Indices, info: Sequence[FeatureInfo]) -> list[int]:
-    """Return which stages are meant, in the order of the network: all for None, the last n for an int n.
-
-    Raises:
-        ValueError: a stage that does not exist.
-    """
+    """Return which stages are meant, in the order of the network: all for None, the last n for an int n."""
     count = len(info)
     given = range(count) if indices is None else range(-indices, 0) if isinstance(indices, int) else indices
     wrong = [i for i in given if not -count <= i < count]
@@ -185,11 +181,7 @@ class ImageModel(nn.Module, ABC):
         return nullcontext()
 
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Return a tensor of a file in the shape of the parameter `name`; None if it cannot be resized.
-
-        `load_weights` calls it for each tensor whose shape differs: position embeddings and bias tables of another
-        image size.
-        """
+        """Return a tensor of a file in the shape of the parameter `name`; None if it cannot be resized."""
         return None
 
     def arguments_at(self, img_size: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,11 +237,9 @@ class Backbone(ImageModel):
         return features.patches.mean(dim=1)
 
     def forward_head(self, features: Features) -> Float[Tensor, "B K"]:
-        """Return the logits."""
         return self.head(self.pool(features))
 
     def forward_features(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Features:
-        """Take the three steps."""
         return self.encode(self.add_pos_embed(self.patch_embed(images)))
 
     @property
@@ -261,9 +251,9 @@ class Backbone(ImageModel):
             names = {id(module): name for name, module in self.named_modules()}
             with torch.no_grad(), in_eval_mode(self):
                 _, outputs = outputs_of(list(self.blocks), lambda: self.forward_features(image))
-            stages = [(names[id(block)], x) for block, x in zip(self.blocks, outputs, strict=True)]
             self._stages = [
-                FeatureInfo(module=name, num_chs=x.shape[-1], reduction=self._stride_of(name, x)) for name, x in stages
+                FeatureInfo(module=name, num_chs=x.shape[-1], reduction=self._stride_of(name, x))
+                for name, x in zip((names[id(block)] for block in self.blocks), outputs, strict=True)
             ]
         return self._stages
 
@@ -275,10 +265,8 @@ class Backbone(ImageModel):
         for stride in (*halved, round(self.img_size[0] / max(sides[0], 1))):
             if stride and sides == tuple(math.ceil(pixels / stride) for pixels in self.img_size):
                 return stride
-        raise ValueError(
-            f"{type(self).__name__}: {name} gives {tuple(x.shape)} for one image of {self.img_size} px. Blocks give "
-            f"maps (B, H, W, C), or prefix tokens and all {height * width} patches (B, P + N, C)."
-        )
+        wanted = f"maps (B, H, W, C), or prefix tokens and all {height * width} patches (B, P + N, C)"
+        raise ValueError(f"{type(self).__name__}: {name} gives {tuple(x.shape)} for one image; blocks give {wanted}.")
 
     def forward_intermediates(  # type: ignore[override]
         self,
@@ -354,16 +342,7 @@ def recompute_attention(
 
 
 class FeatureMaps(nn.Module):
-    """Map images to the maps of some stages (timm's `features_only=True`).
-
-    Args:
-        model: an `ImageModel`.
-        out_indices: which stages; None for all.
-        norm: apply the model's final norm to the maps whose width it has.
-
-    Raises:
-        ValueError: the model gives no maps, or has no such stage.
-    """
+    """Map images to the maps of some stages (timm's `features_only=True`), see `Backbone.forward_intermediates`."""
 
     def __init__(self, model: ImageModel, out_indices: Indices = None, norm: bool = False) -> None:
         super().__init__()

@@ -44,11 +44,7 @@ def impulse_table(window: Size, num_heads: int, distance: int) -> Float[Tensor, 
 def start_with_impulses(
     qkvs: list[nn.Linear], num_heads: int, pos_embed: Float[Tensor, "N D"], grid: Size, distance: int
 ) -> None:
-    """Write waves into a ViT's positions, and queries and keys that find a neighbor by them. Values stay as they are.
-
-    Raises:
-        ValueError: a width, or that of a head, that 4 does not divide.
-    """
+    """Write waves into a ViT's positions, and queries and keys that find a neighbor by them."""
     D = pos_embed.shape[1]
     d = D // num_heads
     if D % 4 or d % 4:

@@ -96,7 +96,6 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, H, W, D)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Change the expected size of images."""
         self.grid_size, self.img_size = self.grid_at(img_size), pair(img_size)
 
     def grid_at(self, img_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -113,10 +112,8 @@ class PatchEmbed(nn.Module):
             raise ValueError(f"Images of {size} px for a model of {self.img_size} px with dynamic_img_size: false.")
         if not self.dynamic_img_pad and (size[0] % self.patch_size or size[1] % self.patch_size):
             near = " × ".join(multiples_around(side, self.patch_size) for side in size)
-            raise ValueError(
-                f"Images of {size} px do not divide into patches of {self.patch_size} px; {near} do. "
-                "dynamic_img_pad: true pads the last patches."
-            )
+            wrong = f"Images of {size} px do not divide into patches of {self.patch_size} px; {near} do"
+            raise ValueError(f"{wrong}. dynamic_img_pad: true pads the last patches.")
 
     def grid_of(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> tuple[int, int]:
         """Return (H, W) of the tokens of a batch of images."""

@@ -64,7 +64,6 @@ class DotProductAttention(WindowAttention):
         self.relative_position_bias_table.copy_(table)
 
     def set_window(self, window: Size) -> None:
-        """Change the window; the table is resized."""
         if (old := self.relative_position_bias_table) is not None:
             resized = resize_bias_table(old.detach(), self.window, window)
             self.relative_position_bias_table = nn.Parameter(resized, requires_grad=old.requires_grad)

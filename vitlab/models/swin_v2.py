@@ -246,5 +246,4 @@ class SwinTransformerV2(StagedTransformer):
         return super().arguments_at(img_size, arguments) | {"pretrained_window_sizes": sides}
 
     def describe(self) -> dict[str, str]:
-        """Return the side of the first stage's window, or height × width, and the kind of the position bias."""
         return super().describe() | {"bias": self.position_bias}

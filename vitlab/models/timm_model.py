@@ -99,10 +99,9 @@ class TimmModel(ImageModel):
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError) as error:
-            raise ValueError(
-                f"{type(self.net).__name__} takes no images of {size} px ({error}). Take images of one size, or give "
-                "the backbone model_kwargs: dynamic_img_size or dynamic_img_pad of a ViT, strict_img_size of a Swin."
-            ) from None
+            wrong = f"{type(self.net).__name__} takes no images of {size} px ({error})"
+            options = "dynamic_img_size or dynamic_img_pad of a ViT, strict_img_size of a Swin"
+            raise ValueError(f"{wrong}. Take images of one size, or give model_kwargs: {options}.") from None
 
     @property
     def feature_info(self) -> list[FeatureInfo]:
@@ -150,13 +149,6 @@ class TimmModel(ImageModel):
         """The classifier, of which a few models have two."""
         heads = self.net.get_classifier()
         return heads if isinstance(heads, tuple) else (heads,)
-
-    @property
-    def head_prefixes(self) -> tuple[str, ...]:
-        """What the names of the classifier's tensors begin with, whether the model has one or not."""
-        names = self.net.pretrained_cfg["classifier"] or ()
-        names = (names,) if isinstance(names, str) else names
-        return tuple(f"{name.rpartition('.')[0] or name}." for name in names)
 
     def head_parameters(self) -> list[nn.Parameter]:
         return [p for head in self.heads for p in head.parameters()]

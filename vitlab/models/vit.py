@@ -58,7 +58,6 @@ class Attention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def project_qkv(self, x: Float[Tensor, "B N D"]) -> tuple[Heads, Heads, Heads]:
-        """Return q, k, v."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
 

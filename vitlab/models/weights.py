@@ -58,9 +58,8 @@ class LoadReport:
 
     `resized` are grids of positions, bias tables, filters of other channels and, where the file gives its window, the
     offsets of Swin v2's continuous biases. `missing` parameters keep their initial values and `unexpected` tensors of
-    the file are not used: classifiers of another number of classes, and parts of a pre-training besides its encoder.
-    `beside` are the parts of the file outside `prefix`: SimMIM's decoder in a checkpoint. `container` says which of
-    several containers of weights was taken, `classes` which rows of the classifier.
+    the file are not used. `beside` are the parts of the file outside `prefix`: SimMIM's decoder in a checkpoint.
+    `container` says which of several containers of weights was taken, `classes` which rows of the classifier.
     """
 
     path: str
@@ -104,7 +103,6 @@ def load_weights(
         class_names: of the model. Rows of a classifier follow them, where the file names its classes too.
 
     Raises:
-        FileNotFoundError: no such file.
         ValueError: a file without weights, or one that differs from the model without a reason.
     """
     target = _stored(model)
@@ -128,9 +126,7 @@ def load_weights(
             if encoder[name].shape != own[name].shape
         }
         | _offsets_resized(target, part),
-        missing=[
-            name for name in own if name not in loaded and not name.endswith("num_batches_tracked")
-        ],  # of old files
+        missing=[name for name in own if name not in loaded and not name.endswith("num_batches_tracked")],
         unexpected=[name for name in encoder if name not in loaded],
         beside=sorted({name.partition(".")[0] for name in file if not name.startswith(prefix)}),
         container=container,
@@ -172,9 +168,7 @@ def _follow_names(
     heads = [name for name in heads if own[name].shape == (len(wanted), *encoder[name].shape[1:])]
     if not known:
         fit = any(own[name].shape == encoder[name].shape for name in heads)
-        return (
-            f"classifier: the file does not name its classes, and gives its rows to {_some([*wanted])}" if fit else ""
-        )
+        return f"classifier: the file names no classes, and gives its rows to {_some([*wanted])}" if fit else ""
     heads = [name for name in heads if len(encoder[name]) == len(known)]
     if not heads or rows == [*range(len(known))]:
         return ""
@@ -217,12 +211,6 @@ def load_classifier_rows(model: ImageModel, path: str | Path, rows: list[int], p
     """Start each class from one row of the classifier in a file, which has other classes.
 
     Swin fine-tunes this way from ImageNet-22k (utils.py of microsoft/Swin-Transformer, load_pretrained).
-
-    Args:
-        prefix: as for `load_weights`.
-
-    Raises:
-        ValueError: a file without classifier.
     """
     own = _stored(model).state_dict()
     whole, prefix, _ = _encoder_in(path, own, prefix)
@@ -255,11 +243,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: Mapping[str, str]
 
 
 def from_hub(name: str, file: str) -> Path:
-    """Download a file of the Hugging Face Hub; where the hub cannot be reached, take it from the cache.
-
-    Raises:
-        FileNotFoundError: neither is possible; the message is the reason.
-    """
+    """Download a file of the Hugging Face Hub; where the hub cannot be reached, take it from the cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -335,10 +319,8 @@ def read_weights(path: str | Path) -> tuple[Weights, str, str]:
 def unsafe(path: str | Path, error: pickle.UnpicklingError) -> ValueError:
     """Return the error for a file that `torch.load` refused without running any of it."""
     if culprit := pickled_name(error):
-        return ValueError(
-            f"{path} contains {culprit} besides tensors, which reading could run as code. "
-            "If you trust it, read it with torch.load(weights_only=False) once and save its tensors as safetensors."
-        )
+        remedy = "If you trust it, torch.load(weights_only=False) it once and save its tensors as safetensors."
+        return ValueError(f"{path} contains {culprit} besides tensors, which reading could run as code. {remedy}")
     return not_weights(path, error)
 
 
@@ -348,10 +330,8 @@ def not_weights(path: str | Path, error: Exception) -> ValueError:
     with suppress(OSError, UnicodeDecodeError), Path(path).open(encoding="utf-8") as file:
         text = file.read(200).strip()
     if text and "".join(text.split()).isprintable():
-        return ValueError(
-            f"{path} is not a file of weights but a text, which begins with {text.splitlines()[0][:60]!r}. "
-            "If it was downloaded, the download failed: get the file itself."
-        )
+        wrong = f"{path} is not a file of weights but a text, which begins with {text.splitlines()[0][:60]!r}"
+        return ValueError(f"{wrong}. If it was downloaded, the download failed: get the file itself.")
     return ValueError(f"{path} is not a file of weights ({type(error).__name__} while reading it).")
 
 
@@ -367,8 +347,7 @@ def convert_names(weights: Weights, own: Container[str] = ()) -> Weights:
     """Return weights under timm's names: from Microsoft's (Swin, Swin v2, SimMIM), Meta's (DeiT III, DINOv2), its own.
 
     Microsoft ends stage i with the patch merging that begins stage i + 1 in timm. DINOv2 with registers adds a position
-    to the class token and none to registers, timm none to either. A layer scale stays that the model has among its
-    `own` names: timm's BEiT calls it as Meta does.
+    to the class token, timm to neither. A layer scale stays that is among the model's `own` names, as in timm's BEiT.
     """
     microsoft = "layers.0.downsample.reduction.weight" in weights
     if "register_tokens" in weights:
@@ -416,7 +395,9 @@ def _classifier_of(model: nn.Module, file: Iterable[str]) -> set[str]:
     left_out = list[str]()
     if isinstance(model, TimmModel):
         tensors += [buffer for head in model.heads for buffer in head.buffers()]
-        left_out = [] if model.num_classes else [name for name in file if name.startswith(model.head_prefixes)]
+        known = model.net.pretrained_cfg["classifier"] or ()  # whether the model has one or not
+        prefixes = [f"{each.rpartition('.')[0] or each}." for each in ((known,) if isinstance(known, str) else known)]
+        left_out = [] if model.num_classes else [name for name in file if name.startswith(tuple(prefixes))]
     own, target = {id(tensor) for tensor in tensors}, model.stored_module
     named = (*target.named_parameters(), *target.named_buffers())
     return {name for name, tensor in named if id(tensor) in own}.union(left_out)

@@ -24,11 +24,8 @@ def whiten_patches(embed: PatchEmbed, batches: Iterable[Tensor]) -> None:
 
     A direction that does not vary is not scaled: over √ε, it would be enlarged 45 times in an image where it does.
     In order of falling λ; then their negatives, as in airbench, as far as there are channels. The bias of these
-    channels subtracts the mean patch. Other channels keep their weights.
-
-    Args:
-        embed: Of width D and patches of k × k pixels and C channels.
-        batches: Images (B, C, H, W) as the model sees them.
+    channels subtracts the mean patch. Other channels keep their weights. `batches` are images (B, C, H, W) as the model
+    sees them.
     """
     weight, bias, k = embed.proj.weight, embed.proj.bias, embed.patch_size
     assert bias is not None

@@ -641,5 +641,4 @@ class StagedTransformer(Backbone):
         return {"img_size": img_size, "window_size": setting}
 
     def describe(self) -> dict[str, str]:
-        """Return the side of the first stage's window, or height × width."""
         return {"window": "×".join(map(str, dict.fromkeys(self.blocks[0].attn.window)))}
