@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,25 +254,6 @@ def test_a_teacher_from_a_run_is_the_average_that_the_run_kept(
     x = torch.randn(2, 1, *teacher.model.img_size)
     assert torch.equal(teacher(x), run.encoder.eval()(x))
     assert not torch.equal(teacher(x), run.backbone.eval()(x))
-
-
-def examined(top1: float, images: int = 200) -> None:
-    """Examine a teacher that classifies this share of images of ten equally frequent classes correctly."""
-    labels = torch.arange(images) % 10
-    said = torch.where(torch.arange(images) < round(top1 * images), labels, (labels + 1) % 10)
-    teacher = Teacher(small_teacher())
-    teacher.model.forward = lambda x: nn.functional.one_hot(x[:, 0, 0, 0].long(), 10)  # type: ignore[method-assign]
-    views = said[:, None, None, None].float().expand(-1, 1, 8, 8)  # it says what the pixels are
-    teacher.examine([([views[:150]], labels[:150]), ([views[150:]], labels[150:])])
-
-
-def test_a_teacher_that_guesses_is_refused() -> None:
-    """Of 200 answers of one that guesses among ten, 31 or more are right with a chance of 0.9 %, 32 with 0.5 %."""
-    chances = [1 - sum(math.comb(200, i) * 0.1**i * 0.9 ** (200 - i) for i in range(right)) for right in (31, 32)]
-    assert chances == pytest.approx([0.0086, 0.0047], abs=1e-3)
-    with pytest.raises(ValueError, match=r"classifies 15\.50 % of 200 .* gives 10\.0 %"):
-        examined(0.155)
-    examined(0.17)
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")

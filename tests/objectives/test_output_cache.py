@@ -115,15 +115,6 @@ def test_a_batch_with_an_unknown_image_is_given_to_the_teacher_whole(tmp_path: P
     assert (seen, cache.answered) == ([9], 0)
 
 
-def test_another_image_is_not_known(tmp_path: Path) -> None:
-    filled(tmp_path, 0)
-    teacher = Counting()
-    nearly = images()
-    nearly[3, 2, 1, 1] = torch.nextafter(nearly[3, 2, 1, 1], torch.tensor(9.0))
-    OutputCache(tmp_path, 2).outputs(nearly, teacher)
-    assert teacher.asked == 1
-
-
 def test_images_in_bfloat16_are_found_again(tmp_path: Path) -> None:
     x, teacher = images().bfloat16(), Counting()
     cache = OutputCache(tmp_path, 2)
@@ -327,35 +318,6 @@ def test_a_students_weights_are_the_same_to_the_bit_with_the_cache(
         f"Outputs of the frozen network: {known} of 6 batches from {folder}." for known in (0, 6)
     ]
     assert len(list(folder.iterdir())) == 2  # one an epoch
-
-
-@quiet
-def test_other_images_are_not_found(untrained: None, tmp_path: Path) -> None:
-    """Of another seed, augmentation or normalization."""
-    trained(tmp_path)
-    for other in ({"seed": 1}, {"mixup": None}, {"mean": (0.3,)}):
-        _, asked = trained(tmp_path, Digits(**({"batch_size": 64, "mixup": Mixup()} | other)))
-        assert asked == 6, other
-
-
-@quiet
-def test_students_of_two_batch_sizes_share_a_cache(untrained: None, tmp_path: Path) -> None:
-    """The same images in the same order: 3 × 64 = 6 × 32 of the first epoch."""
-    trained(tmp_path, Digits(batch_size=64))
-    objective = student(tmp_path)
-    asked = Asked(objective.teacher.model)
-    quick_trainer(1, limit_train_batches=6, limit_val_batches=1).fit(objective, datamodule=Digits(batch_size=32))
-    assert asked.times == 0
-
-
-@quiet
-def test_an_interrupted_student_finds_its_own_logits(untrained: None, tmp_path: Path) -> None:
-    """All of the epochs that it finished."""
-    objective = student(tmp_path)
-    data = {"batch_size": 64, "mixup": Mixup()}
-    quick_trainer(1, limit_train_batches=3, limit_val_batches=1).fit(objective, datamodule=Digits(**data))
-    _, asked = trained(tmp_path, Digits(**data))
-    assert asked == 3  # of the second epoch
 
 
 def test_the_cache_is_no_part_of_what_a_run_is() -> None:

@@ -76,14 +76,6 @@ def test_the_loss_is_the_mean_over_the_chosen_pixels(loss_on: str) -> None:
     assert float(loss) == pytest.approx(float(chosen.mean().detach()), rel=1e-6)
 
 
-def test_visible_pixels_carry_no_loss() -> None:
-    pred = torch.randn(2, 3, 8, 8, requires_grad=True)
-    mask = enlarge(block_masking(2, 4, 4, 2, 0.6), 2)
-    masked_l1(pred, torch.randn(2, 3, 8, 8), mask).backward()
-    assert pred.grad is not None
-    assert torch.equal(pred.grad != 0, mask[:, None].expand_as(pred))
-
-
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_token_predicts_the_pixels_of_its_place(backbone: str) -> None:
     """The prediction where the last map's token (row, column) stands depends on that token alone."""

@@ -119,16 +119,6 @@ def test_overfits_one_batch(backbone: str) -> None:
     assert float(loss.detach()) < 0.1  # from ln 10 = 2.3
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_parameter_gets_a_gradient(backbone: str) -> None:
-    objective = supervised(backbone)
-    # Swin v2's blocks begin as the identity, their norms being zero: only after a step do their weights matter.
-    for parameter in objective.backbone.parameters():
-        parameter.data += 0.01
-    objective.loss(*batch()).backward()
-    assert [name for name, p in objective.backbone.named_parameters() if p.grad is None] == []
-
-
 def test_metrics_are_exact_whatever_the_batches() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(101, 7, generator=generator), torch.randint(7, (101,), generator=generator)

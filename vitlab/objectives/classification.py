@@ -41,10 +41,8 @@ class ClassificationTask(ProbabilityTask):
 
     def check(self, labels: np.ndarray) -> None:
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"The labels are {labels.dtype} of shape {labels.shape}, and this objective takes one class per image. "
-                "Sort the images into a folder for each class, or use MultiLabel or Regression."
-            )
+            wrong = f"The labels are {labels.dtype} of shape {labels.shape}, not one class per image"
+            raise ValueError(f"{wrong}. Sort images into a folder for each class, or use MultiLabel or Regression.")
 
     def metrics(self, num_outputs: int, prefix: str) -> MetricCollection:
         return MetricCollection(

@@ -78,16 +78,12 @@ class Data2Vec(SelfDistillation):
         # All of a ViT, a Swin's last stage.
         alike = len(list(takewhile(lambda x: x.shape == outputs[-1].shape, reversed(outputs))))
         if not 1 <= target_layers <= alike:
-            raise ValueError(
-                f"target_layers is {target_layers}; the last {alike} blocks give tokens of the output's shape."
-            )
+            raise ValueError(f"target_layers is {target_layers}; give at most {alike}, which have the output's shape.")
         h, w = self.grid(*backbone.img_size)
         count = num_hidden(h * w, mask_ratio)
         if not 1 <= min_mask_patches <= count < h * w:
-            raise ValueError(
-                f"mask_ratio {mask_ratio} hides {count} of {h} × {w} patches, by rectangles of min_mask_patches "
-                f"{min_mask_patches} or more; hide some and not all, by rectangles that are no larger."
-            )
+            wrong = f"mask_ratio {mask_ratio} hides {count} of {h} × {w} patches; min_mask_patches: {min_mask_patches}"
+            raise ValueError(f"{wrong}; hide some and not all, by rectangles that are no larger.")
         self.mask_ratio, self.min_mask_patches = mask_ratio, min_mask_patches
         self.target_layers, self.l1_beta = target_layers, l1_beta
         self.mask_token = nn.Parameter(

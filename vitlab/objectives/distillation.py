@@ -123,11 +123,9 @@ class Distillation(Classifier):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             device = self.trainer.strategy.root_device
             self.teacher.prepare(device, data.mean, data.std, data.class_names)
-            if self.teacher.model.num_classes != self.backbone.num_classes:
-                raise ValueError(
-                    f"The teacher has {self.teacher.model.num_classes} classes and the student "
-                    f"{self.backbone.num_classes}; a teacher must have been trained on the classes of the data."
-                )
+            if (theirs := self.teacher.model.num_classes) != (own := self.backbone.num_classes):
+                wrong = f"The teacher has {theirs} classes and the student {own}"
+                raise ValueError(f"{wrong}; a teacher must have been trained on the classes of the data.")
             if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # which trains no teacher and keeps nothing
                 self.teacher.examine(data.batches("val", device))
                 self.cache = self.teacher.open_cache(str(self.trainer.precision))

@@ -72,10 +72,8 @@ class IBOT(DINO):
         self.backbone: Backbone = backbone
         ranges = [(mean - width, mean + width) for mean, width in zip(pred_ratio, pred_ratio_var, strict=False)]
         if len(pred_ratio) != len(pred_ratio_var) or not all(0 <= low <= high < 1 for low, high in ranges):
-            raise ValueError(
-                f"pred_ratio {[*pred_ratio]} and pred_ratio_var {[*pred_ratio_var]} are as many numbers, whose "
-                "differences and sums are from 0 to below 1, like [0.0, 0.3] and [0.0, 0.2]."
-            )
+            need = "as many numbers, whose differences and sums are from 0 to below 1"
+            raise ValueError(f"pred_ratio {[*pred_ratio]} and pred_ratio_var {[*pred_ratio_var]}: give {need}.")
         self.lambda1, self.lambda2 = lambda1, lambda2
         self.ranges, self.pred_start_epoch = ranges, pred_start_epoch
         self.patch_temps = (warmup_teacher_patch_temp, teacher_patch_temp, self.teacher_temps[2], pred_start_epoch)
@@ -94,10 +92,8 @@ class IBOT(DINO):
         super().setup(stage)
         crops = self.trainer.datamodule.multi_crop  # type: ignore[attr-defined]
         if stage == "fit" and (size := crops.global_crops.size) % (stride := self.backbone.stride):
-            raise ValueError(
-                f"data.multi_crop.global_crops.size is {size}; patches of {stride} px are hidden, so give a multiple "
-                f"of {stride}: {multiples_around(size, stride)}."
-            )
+            near = f"{multiples_around(size, stride)}, since patches of {stride} px are hidden"
+            raise ValueError(f"data.multi_crop.global_crops.size is {size}; give {near}.")
 
     def loss(self, views: Views, labels: Labels) -> Scalar:
         global_views, local_views = views[: self.global_views], views[self.global_views :]

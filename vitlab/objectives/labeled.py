@@ -81,11 +81,8 @@ class LabeledObjective(Objective, ABC):
         super().setup(stage)
         classes: int = self.trainer.datamodule.num_classes  # type: ignore[attr-defined]
         if self.backbone.num_classes != classes:
-            raise ValueError(
-                f"The backbone has {self.backbone.num_classes} classes and the data {classes}; leave num_classes out "
-                "of the backbone's init_args, or make it the data's. What was trained on others starts by init_from."
-            )
-
+            wrong = f"The backbone has {self.backbone.num_classes} classes and the data {classes}"
+            raise ValueError(f"{wrong}; leave num_classes out. What was trained on others starts by init_from.")
         labels = getattr(self.trainer.datamodule, "labels", None)  # type: ignore[attr-defined]
         if stage == "fit" and labels is not None:
             for split in ("train", "val", "test"):

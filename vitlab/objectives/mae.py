@@ -24,14 +24,7 @@ from vitlab.distributed import local_rows, num_processes
 from vitlab.models import Features, VisionTransformer
 from vitlab.models.layers import check_heads, init_linears, sincos_table, xavier
 from vitlab.models.vit import Attention, Block
-from vitlab.objectives.masking import (
-    enlarge,
-    gather_tokens,
-    patchify,
-    random_masking,
-    scatter_tokens,
-    unpatchify,
-)
+from vitlab.objectives.masking import enlarge, gather_tokens, patchify, random_masking, scatter_tokens, unpatchify
 from vitlab.objectives.objective import Labels, Scalar, Views
 from vitlab.objectives.pretraining import MaskedPretraining, require_final_norm
 from vitlab.optim import Optimizer, Schedule
@@ -137,11 +130,8 @@ class MAE(MaskedPretraining):
         super().setup(stage)
         decoder, encoder = (sum(p.numel() for p in part.parameters()) for part in (self.decoder, self.backbone))
         if stage == "fit" and decoder > LARGE_DECODER * encoder:
-            log.warning(
-                "The decoder has %s parameters, %.0f times the encoder's %s, and takes most of the time: the defaults "
-                "are published for a ViT-B and larger. Give a smaller model.decoder_embed_dim and model.decoder_depth.",
-                *(f"{decoder:,}", decoder / encoder, f"{encoder:,}"),
-            )
+            wrong = f"The decoder has {decoder / encoder:.0f} times the encoder's {encoder:,} parameters"
+            log.warning("%s: give a smaller model.decoder_embed_dim and model.decoder_depth than a ViT-B's.", wrong)
 
     def no_weight_decay(self) -> set[str]:
         """Only biases and norms: the released code decays the class token and the mask token too."""

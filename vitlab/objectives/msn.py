@@ -161,10 +161,8 @@ def check_masks(backbone: Backbone, masking: str, side: int, size: tuple[int, in
         raise ValueError(f"masking is random, but a {type(backbone).__name__} encodes whole maps: give uniform.")
     own = backbone.patch_size
     if masking == "uniform" and (side % own or any(pixels % (2 * side) for pixels in size)):
-        raise ValueError(
-            f"mask_patch_size is {side} px, the backbone's own patches have {own} px and images {size}.\n"
-            f"Give a multiple of {own} of which twice as much divides the images."
-        )
+        wrong = f"mask_patch_size is {side} px, the backbone's own patches have {own} px and images {size}"
+        raise ValueError(f"{wrong}. Give a multiple of {own} of which twice as much divides the images.")
 
 
 def me_max(probabilities: Float[Tensor, "VB K"]) -> Float[Tensor, ""]:

@@ -26,10 +26,8 @@ class MultiLabelTask(ProbabilityTask):
 
     def metrics(self, num_outputs: int, prefix: str) -> MetricCollection:
         if num_outputs < 2:
-            raise ValueError(
-                "MultiLabel takes two labels or more, and the data have one. Give data.init_args.source another column "
-                "of labels, or sort the images into a folder for each class and use Supervised."
-            )
+            remedy = "Give another column of labels, or sort the images into folders of classes and use Supervised."
+            raise ValueError(f"MultiLabel takes two labels or more, and the data have one. {remedy}")
         found = {"map": MultilabelAveragePrecision(num_outputs), "f1": MultilabelF1Score(num_outputs)}
         return MetricCollection(
             {name: self.extra(metric) for name, metric in found.items()}, prefix=prefix, compute_groups=False
@@ -38,9 +36,7 @@ class MultiLabelTask(ProbabilityTask):
     def check(self, labels: np.ndarray) -> None:
         if len(other := labels[(labels != 0) & (labels != 1)]):
             values = ", ".join(f"{value:g}" for value in np.unique(other)[:5])
-            raise ValueError(
-                f"MultiLabel takes labels of 0 and 1, and the data have {values}. Decide what that means: 0 or 1."
-            )
+            raise ValueError(f"MultiLabel takes labels of 0 and 1, and the data have {values}; make each 0 or 1.")
 
     def activate(self, outputs: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
         return outputs.double().sigmoid()

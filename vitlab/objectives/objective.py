@@ -152,10 +152,8 @@ class Objective(LightningModule, ABC):
         """Refuse data and trainers that the objective cannot use; start from the weights of `init_from`."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is None:
-            raise ValueError(
-                f"{type(self).__name__} needs the number of classes and the batch size, which loaders do not give; "
-                "give the Trainer a data module: datamodule=vitlab.data.ImageFolder(…)."
-            )
+            remedy = "give the Trainer a data module: datamodule=vitlab.data.ImageFolder(…)"
+            raise ValueError(f"{type(self).__name__} needs the number of classes and the batch size; {remedy}.")
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError("trainer.strategy fsdp shards weights and their EMA differently; use fsdp2.")
         if stage != "fit":
@@ -294,16 +292,13 @@ def weights_path(source: str, asked_by: str = "init_from") -> Path:
         try:
             return from_hub(source, "model.safetensors")
         except FileNotFoundError as error:
-            hub = "the Hugging Face Hub"
-            raise ValueError(f"{asked_by}: could not download {source} from {hub} ({error}).") from None
+            raise ValueError(f"{asked_by}: could not download {source} from the Hub ({error}).") from None
     path = Path(source)
     if path.is_dir():
         path = in_folder(path) or path / "checkpoints" / "last.ckpt"
     if not path.is_file():
         if seeds := sorted(map(str, Path(source).glob("seed-*"))):
             raise FileNotFoundError(f"{asked_by}: {source} has runs in it; give one of {', '.join(seeds)}.")
-        raise FileNotFoundError(
-            f"{asked_by}: no weights at {path}; give a file, a folder from the hub, a run directory, or a name on the "
-            "hub like timm/vit_small_patch16_224.augreg_in21k_ft_in1k."
-        )
+        known = "a file, a folder from the hub, a run directory, or a name on the hub, timm/…"
+        raise FileNotFoundError(f"{asked_by}: no weights at {path}; give {known}.")
     return path

@@ -83,7 +83,5 @@ def start_as_beit(backbone: Backbone, *others: Tensor) -> None:
 def require_final_norm(backbone: Backbone) -> None:
     """Refuse a ViT that normalizes after pooling: the tokens that predict pixels would not be normalized."""
     if isinstance(backbone, VisionTransformer) and isinstance(backbone.norm, nn.Identity):
-        raise ValueError(
-            f"With global_pool {backbone.global_pool} this ViT has no norm on its tokens, only on their mean; train "
-            "with fc_norm: false or, with a class token, global_pool: token. Fine-tuning may use avg."
-        )
+        wrong = f"With global_pool {backbone.global_pool} this ViT has no norm on its tokens, only on their mean"
+        raise ValueError(f"{wrong}; train with fc_norm: false or, with a class token, global_pool: token.")

@@ -105,11 +105,9 @@ class SelfDistillation(Objective, ABC):
         super().setup(stage)
         multi_crop = self.trainer.datamodule.multi_crop  # type: ignore[attr-defined]
         number = 1 if multi_crop is None else multi_crop.global_crops.number
-        if stage == "fit" and number < self.least_global_views:
-            raise ValueError(
-                f"{type(self).__name__} compares {self.least_global_views} global crops of an image, and the data give "
-                f"{number}; set data.multi_crop, with as many in global_crops.number."
-            )
+        if stage == "fit" and number < (least := self.least_global_views):
+            wrong = f"{type(self).__name__} compares {least} global crops of an image, and the data give {number}"
+            raise ValueError(f"{wrong}; set data.multi_crop, with as many in global_crops.number.")
         if multi_crop is not None:
             self.global_views = number
 

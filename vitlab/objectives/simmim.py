@@ -61,11 +61,9 @@ class SimMIM(MaskedPretraining):
         blocks = (height // block) * (width // block)
         whole = not any(side % each for side in (height, width) for each in (block, backbone.stride))
         if block % patch or not whole or num_hidden_blocks(blocks, mask_ratio) == blocks:
-            raise ValueError(
-                f"mask_patch_size {block} at mask_ratio {mask_ratio} does not fit {height} × {width} px in patches of "
-                f"{patch} px: blocks consist of whole patches and fill images, as do tokens of {backbone.stride} px, "
-                "and some stay visible."
-            )
+            wrong = f"mask_patch_size {block} at mask_ratio {mask_ratio} does not fit {height} × {width} px"
+            need = f"blocks are whole patches of {patch} px and fill images, as do tokens of {backbone.stride} px"
+            raise ValueError(f"{wrong}: {need}, and some stay visible.")
         check_patches(backbone)
         if norm_targets is not None and norm_targets % 2 == 0:
             raise ValueError(f"norm_targets is {norm_targets}; a window has a middle: give an odd side from 3.")
@@ -165,7 +163,5 @@ def check_patches(backbone: Backbone) -> None:
     changed = (black != other).any(dim=-1)
     changed[row, column] = False
     if bool(changed.any()):
-        raise ValueError(
-            f"{type(backbone).__name__}: pixels of a hidden patch reach neighboring tokens, so SimMIM would see "
-            "what it has to predict; use a patch_embed whose patches do not overlap."
-        )
+        wrong = f"{type(backbone).__name__}: pixels of a hidden patch reach neighboring tokens"
+        raise ValueError(f"{wrong}; use a patch_embed whose patches do not overlap.")

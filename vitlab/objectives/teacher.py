@@ -75,9 +75,7 @@ class Teacher:
             path = weights_path(self.weights, "teacher.weights")
             backbone = stored_facts(path).get("backbone")
             if backbone is None:
-                raise ValueError(
-                    f"teacher.weights: {path} does not contain the configuration of a model; give teacher.model."
-                )
+                raise ValueError(f"teacher.weights: {path} does not name its model; give teacher.model.")
             with torch.random.fork_rng([]):
                 self._model = frozen(build(ImageModel, backbone))  # type: ignore[type-abstract]
         return self._model
@@ -95,21 +93,17 @@ class Teacher:
             path = weights_path(self.weights, "teacher.weights")
             report = load_weights(self.model, path)
             if report.missing:
-                raise ValueError(
-                    f"teacher.weights: {report.path} has no {', '.join(report.missing[:3])} that fits "
-                    f"{self.model.num_classes} classes; a teacher must have been trained on the classes of the data, "
-                    "and is built as it was then."
-                )
+                fit = f"{', '.join(report.missing[:3])} that fits {self.model.num_classes} classes"
+                remedy = "a teacher must have been trained on the classes of the data, and is built as it was then"
+                raise ValueError(f"teacher.weights: {report.path} has no {fit}; {remedy}.")
             log.info("Teacher's weights from %s", report)
             of_run = stored_facts(path)
         if class_names and (known := of_run.get("class_names")):
             rows = rows_by_name(known, class_names)
             if {*rows} != {*range(len(known))}:
                 theirs, own = (", ".join(map(str, names[:20])) for names in (known, class_names))
-                raise ValueError(
-                    f"teacher.weights: {self.weights} knows the classes {theirs}; the data have {own}.\n"
-                    "Name the folders of the classes as in its training, or train a teacher on these."
-                )
+                wrong = f"teacher.weights: {self.weights} knows the classes {theirs}; the data have {own}"
+                raise ValueError(f"{wrong}.\nName the classes as in its training, or train a teacher on these.")
             if rows != [*range(len(known))]:
                 log.info("The teacher's logits are put into the order of the data's classes.")
                 self.order = torch.tensor(rows, device=device)
@@ -117,9 +111,7 @@ class Teacher:
         new_mean = self.mean or tuple(of_run.get("mean") or mean)
         new_std = self.std or tuple(of_run.get("std") or std)
         if not len(new_mean) == len(new_std) == len(mean):
-            raise ValueError(
-                f"teacher.mean {new_mean} and std {new_std} are not of {len(mean)} channels; give one each."
-            )
+            raise ValueError(f"teacher.mean {new_mean} and std {new_std} are not of {len(mean)} channels.")
         scale, shift = renormalization(mean, std, new_mean, new_std)
         self.scale, self.shift = scale.to(device), shift.to(device)
         self.ready = True
@@ -163,10 +155,8 @@ class Teacher:
         elif binom.cdf(hits, images_seen, (1 + guess) / 2) >= WORSE:
             log.warning("%s: too few images to tell whether it guesses, by which %.1f %% are.", said, 100 * guess)
         else:
-            raise ValueError(
-                f"{said}; always predicting the most frequent class gives {100 * guess:.1f} %.\nTrain it first, or "
-                f"check its weights, mean, std and img_size ({self.model.img_size[0]} × {self.model.img_size[1]} px)."
-            )
+            remedy = f"Train it first, or check its weights, mean, std and img_size {self.model.img_size}."
+            raise ValueError(f"{said}; always predicting the most frequent class gives {100 * guess:.1f} %.\n{remedy}")
 
 
 def frozen(model: ImageModel) -> ImageModel:

@@ -72,11 +72,9 @@ class UMMAE(MaskedPretraining):
         (height, width), own, last = backbone.img_size, backbone.patch_size, backbone.stride
         side = mask_patch_size
         if side % own or last % side or height != width or height % (2 * last):
-            raise ValueError(
-                f"mask_patch_size is {side} px; own patches have {own} px, tokens of the last stage {last} px and "
-                f"images {height} × {width}.\nGive a multiple of {own} that divides {last}, and square images of a "
-                f"multiple of {2 * last} px."
-            )
+            wrong = f"mask_patch_size is {side} px; own patches have {own} px and images {height} × {width}"
+            remedy = f"Give a multiple of {own} that divides {last}, and square images of a multiple of {2 * last} px"
+            raise ValueError(f"{wrong}. {remedy}.")
         for block in backbone.blocks:
             if isinstance(block, WindowBlock):
                 block.clamps = True
