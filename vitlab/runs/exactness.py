@@ -48,7 +48,7 @@ def disagreements(one: Path, other: Path) -> list[str]:
         places.append(PREDICTIONS)
     if all(run.is_finished for run in runs):
         metrics = [{name: x for name, x in run.metrics.items() if name not in TIMINGS} for run in runs]
-        places += [f"{SUMMARY}{where}" for where in _unequal(*metrics)]
+        places += [f"{SUMMARY}{where}" for where in _unequal(metrics[0], metrics[1])]
     return places
 
 
