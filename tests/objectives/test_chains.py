@@ -272,19 +272,6 @@ def test_a_student_learns_from_a_run(
 
 
 @pytest.mark.slow
-def test_a_teacher_is_rebuilt_from_its_run(teacher: Path, tiny: Write) -> None:
-    """Two students that start from the same weights end with the same, the teacher's model spelt out or not."""
-    start = VisionTransformer(8, 2, 1, 10, embed_dim=16, depth=2, num_heads=2, distilled=True)
-    save_weights(start, "start.safetensors")
-    for name, model in (("spelt", TEACHER), ("told", None)):
-        config = merge(student(teacher), {"init_args": {"init_from": "start.safetensors", "teacher": {"model": model}}})
-        assert fit("--config", tiny({"model": config, **TWO_STEPS}, name), "--model.optimizer.lr", "0.01") == 0
-    assert all(torch.equal(value, weights("told")[key]) for key, value in weights("spelt").items())
-    elsewhere = ["--model.teacher.weights", "gone"]  # an evaluation needs no teacher
-    assert run("test", ["--config", "runs/told/seed-0/config.yaml", *elsewhere]) == 0
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone",
     [

@@ -167,8 +167,8 @@ def _follow_names(
     heads = [name for name in own if name in encoder and (name in classifier or CLASSIFIER.match(name))]
     heads = [name for name in heads if own[name].shape == (len(wanted), *encoder[name].shape[1:])]
     if not known:
-        fit = any(own[name].shape == encoder[name].shape for name in heads)
-        return f"classifier: the file names no classes, and gives its rows to {_some([*wanted])}" if fit else ""
+        said = f"classifier: the file does not name its classes, and gives its rows to {_some([*wanted])}"
+        return said if any(own[name].shape == encoder[name].shape for name in heads) else ""
     heads = [name for name in heads if len(encoder[name]) == len(known)]
     if not heads or rows == [*range(len(known))]:
         return ""
