@@ -1,6 +1,7 @@
 """Names of classes in a configuration: jsonargparse finds a class by its short name; named sizes, and what would do."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from inspect import Parameter, isabstract, isfunction
 from types import NoneType
 from typing import Any, get_args
@@ -55,8 +56,16 @@ def names_of(key: str) -> list[str]:
     kind = KINDS.get(short(key).rpartition(".")[2])
     if kind is None:
         return []
-    classes = [each.__name__ for each in _below(named(kind)) if not isabstract(each) and each.__name__[0] != "_"]
-    return classes + ([*named_sizes()] if kind.startswith("vitlab.models") else [])
+    return [each.__name__ for each in classes_of(kind)] + ([*named_sizes()] if kind.startswith("vitlab.models") else [])
+
+
+def classes_of(kind: str) -> list[type]:
+    """Return the classes that can be built and are of a kind, given by its import path."""
+    package = import_module(kind.rpartition(".")[0])
+    for name in vars(package).get("__all__", ()):  # a class is known once its module is imported
+        getattr(package, name)
+    made = [named(kind), *_below(named(kind))]
+    return [each for each in made if not isabstract(each) and each.__name__[0] != "_"]
 
 
 def settable(config: Config) -> Iterator[str]:
