@@ -118,6 +118,19 @@ def test_the_help_of_fit_lists_every_option_and_class() -> None:
         assert kind.startswith("lightning.") or all(name in said for name in names)
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "lists"),
+    [
+        ("--model.help", "Supervised", "--model.label_smoothing"),
+        ("--data.help", "CIFAR10", "--data.batch_size"),
+        ("--model.backbone.help", "swin_tiny_patch4_window7_224", "--model.backbone.window_size"),
+    ],
+)
+def test_the_arguments_of_a_class_are_listed_before_anything_is_imported(option: str, name: str, lists: str) -> None:
+    command = [sys.executable, "-m", "vitlab", "fit", option, name]
+    assert lists in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def test_a_folder_that_cannot_be_written_is_named_with_its_option(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:

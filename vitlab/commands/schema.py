@@ -24,12 +24,6 @@ from vitlab.studies.file.study import LIKE, StudyFile
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", types.NoneType: "null"}
-OF_CALLBACKS = (
-    "vitlab.runs.knn_monitor",
-    "vitlab.runs.measures",
-    "vitlab.analysis.image_logging",
-    "vitlab.analysis.measures",
-)
 NAMES = ("experiment.schema.json", "study.schema.json")
 
 
@@ -48,8 +42,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def experiment_schema() -> Config:
     """Return the JSON Schema of an experiment, or of a part of one, as variants are: no key is required."""
-    for module in OF_CALLBACKS:
-        import_module(module)
+    import_module("vitlab.experiment.parser")  # which imports the classes that a file may name
     classes = _Classes()
     seed = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
     properties = {

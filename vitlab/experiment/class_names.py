@@ -1,7 +1,6 @@
 """Names of classes in a configuration: jsonargparse finds a class by its short name; named sizes, and what would do."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import import_module
 from inspect import Parameter, isabstract, isfunction
 from types import NoneType
 from typing import Any, get_args
@@ -60,10 +59,7 @@ def names_of(key: str) -> list[str]:
 
 
 def classes_of(kind: str) -> list[type]:
-    """Return the classes that can be built and are of a kind, given by its import path."""
-    package = import_module(kind.rpartition(".")[0])
-    for name in vars(package).get("__all__", ()):  # a class is known once its module is imported
-        getattr(package, name)
+    """Return the imported classes of a kind that can be built; `vitlab.experiment.parser` imports those of vitlab."""
     made = [named(kind), *_below(named(kind))]
     return [each for each in made if not isabstract(each) and each.__name__[0] != "_"]
 
