@@ -92,7 +92,8 @@ class Shapes(InMemoryDataModule):
         }
 
     def masks(self, split: Split) -> Bool[Tensor, "N H W"]:
-        masks = torch.from_numpy(self._masks[self._numbers_of(split)])
+        numbers = self._numbers_of(split)  # which draws the masks
+        masks = torch.from_numpy(self._masks[numbers])
         if self.image_size == SIDE:
             return masks
         resized = F.interpolate(masks[:, None].float(), (self.image_size, self.image_size), mode="nearest-exact")
@@ -104,7 +105,8 @@ class Shapes(InMemoryDataModule):
 
     def sizes(self, split: Split) -> Float[np.ndarray, "N"]:
         """Return the root of each object's area, in pixels of the stored images."""
-        return self._sizes[self._numbers_of(split)]
+        numbers = self._numbers_of(split)
+        return self._sizes[numbers]
 
     def _numbers_of(self, split: Split) -> Int64[np.ndarray, "N"]:
         """Return the number of each image among all that are drawn."""
