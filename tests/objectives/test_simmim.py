@@ -150,7 +150,7 @@ def test_a_window_without_middle_is_refused() -> None:
 
 def test_a_map_that_does_not_come_out_even_is_refused() -> None:
     backbone = SwinTransformerV2(img_size=12, patch_size=2, depths=(1, 1, 1), num_heads=(2, 2, 2), window_size=2)
-    with pytest.raises(ValueError, match=r"does not fit 12 × 12 px .* as do tokens of 8 px"):
+    with pytest.raises(ValueError, match=r"does not fit 12 × 12 px: .* as do tokens of 8 px"):
         SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2)
 
 

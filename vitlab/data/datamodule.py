@@ -374,18 +374,12 @@ class ImageDataModule(LightningDataModule, ABC):
                 wrong = f"multi_crop.global_crops.size is {size}, but evaluation uses image_size {self.image_size}"
                 raise ValueError(f"{wrong}; give at most that.")
             check_batches(dataset, self.batch_size, self._world_size, self._accumulate)
-        if self.trainer is None:
+        if self.trainer is None or stage == "predict":  # whose loader has a plain sampler
             return
-        limits: dict[str, tuple[Split, float]] = {
-            "fit": ("val", self.trainer.limit_val_batches),
-            "validate": ("val", self.trainer.limit_val_batches),
-            "test": ("test", self.trainer.limit_test_batches),
-            "predict": ("test", self.trainer.limit_predict_batches),
-        }
-        split, limit = limits[stage]
-        module = self.trainer.lightning_module
-        waits = module is None or any(True for _ in module.buffers())  # which processes exchange at each forward pass
-        if waits and stage != "predict":  # whose loader has a plain sampler
+        module, tests = self.trainer.lightning_module, stage == "test"
+        if module is None or any(True for _ in module.buffers()):  # which processes exchange at each forward pass
+            limit = self.trainer.limit_test_batches if tests else self.trainer.limit_val_batches
+            split: Split = "test" if tests else "val"
             check_evaluation(split, self._eval_batches(split, 0, self._world_size), limit)
 
     def train_dataloader(self) -> DataLoader:
