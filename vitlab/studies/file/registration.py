@@ -177,9 +177,3 @@ def refuse_conflicts(runs: Sequence[Run]) -> None:
             f"{key} is {there} there and {wanted} in the study{more}.\n"
             "Retrain it with --overwrite, or give the study another name."
         )
-
-
-def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
-    """Return the runs to restart: those with another configuration, of which there are none unless `overwrite`, and
-    those that were cut short."""
-    return {*conflicting(runs)} | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
