@@ -87,13 +87,14 @@ def forked_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("runs are forks of this process")
     from tests.kills import forked, last_words
+    from vitlab.atomic_files import write_text
+    from vitlab.config import dump_yaml
     from vitlab.studies.file.registration import Outcome
     from vitlab.studies.file.runs import Run
-    from vitlab.studies.training.run_all import write_config
 
     def run_all(runs: list[Run], *args: object) -> list[Outcome]:
         for run in runs:
-            write_config(run.config_path, run.config)
+            write_text(run.config_path, dump_yaml(run.config))
             assert forked(["--config", str(run.config_path)]) == 0, last_words()
         return [Outcome(run, None) for run in runs]
 

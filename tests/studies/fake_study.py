@@ -26,15 +26,14 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.objectives.classification import ClassificationTask
 from vitlab.studies import compare as comparing
 from vitlab.studies.file import runs as grid
-from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.format import refuse_unknown
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study
-from vitlab.studies.results.context import Baselines
+from vitlab.studies.file.variants import Budget
 from vitlab.studies.results.run import RunResult
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results.table import Baselines, StudyResults
 
 FAKE_PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_vitlab.py")))
 DEFAULTS = {

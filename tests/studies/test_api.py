@@ -37,15 +37,6 @@ def test_a_study_along_an_axis_is_refused_before_it_trains(write_study: Write, t
         vitlab.Study(along, tmp_path)
 
 
-def test_a_mapping_keeps_when_its_claim_was_registered(write_study: Write, tmp_path: Path) -> None:
-    file = write_study(name="small study", seeds=[1, 2])
-    content = load_yaml(file) | {"base": str(file.parent / "base.yaml")}
-    written = vitlab.Study(content, tmp_path).path
-    line = 'registered: {date: 2026-01-02, digest: "0123456789abcdef"}\n'
-    written.write_text(written.read_text() + line)
-    assert load_yaml(vitlab.Study(content, tmp_path).path)["registered"]["digest"] == "0123456789abcdef"
-
-
 def test_a_study_may_be_a_mapping_of_the_keys_of_its_file(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:

@@ -5,7 +5,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
@@ -18,7 +17,7 @@ from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.page import line_of
-from vitlab.studies.results.context import context_of
+from vitlab.studies.results.table import context_of
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
@@ -105,18 +104,6 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/seed-*/summary.json")}
 
 
-def test_a_failed_run_is_named_with_its_place(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    changes: dict[str, Any] = {
-        "variants": {"A": variant(0.9, law=[0.0, 2.0, 0.45], fail=[2]), "B": variant(0.9, law=[0.0, 2.0, 0.5])},
-        "along": {"train_images": [100, 200]},
-    }
-    with pytest.raises(RunsFailed, match="A, 100 training images, seed 2"):
-        compare(write_study(**changes), tmp_path / "runs", program=FAKE_PROGRAM)
-    assert (tmp_path / "runs/small-study/report.html").is_file()
-
-
 def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +137,7 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
 ) -> None:
     variants = {"A": variant(0.95), "B": variant(0.9), "C": variant(0.3, fail=[2, 3])}
     path = write_study(variants=variants, seeds=[1, 2, 3], along={LR: [0.1, 0.2]})
-    with pytest.raises(RunsFailed) as failed:
+    with pytest.raises(RunsFailed, match=r"C, lr 0\.1, seed 2") as failed:
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     assert "A is better than all others, ahead of the next by 4.7 points (C finished one run there)" in plain(
         capsys.readouterr().out
@@ -179,18 +166,6 @@ def test_an_axis_may_begin_at_zero(
     assert "Laws" not in text
 
 
-@pytest.mark.slow
-def test_runs_left_out_at_a_place_are_named(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    changes: dict[str, Any] = {"variants": {"A": variant(0.95), "B": variant(0.8)}, "along": {"train_images": [50, 90]}}
-    compare(write_study(**changes, seeds=[1, 2, 3]), tmp_path / "runs", program=FAKE_PROGRAM)
-    report = compare(write_study(**changes, seeds=[1, 2]), tmp_path / "runs", program=FAKE_PROGRAM)
-    text = plain(report.with_suffix(".md").read_text())
-    assert "Left out: 2 finished runs in the study's folder are not in this comparison" in text
-    assert "(A, seed 3:" in text
-
-
 def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) -> None:
     shown = results({"ViT": {1: right(0.9, 30)}})
     study = dataclasses.replace(shown.study, place="7e+11 training FLOPs")
@@ -202,7 +177,7 @@ def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) 
         (run / "summary.json").write_text('{"metrics": {"test/top1": 0.9}}')
     assert other.folder(tmp_path).name.endswith(study.folder(tmp_path).name)
     left_out = context_of(study, [], [], study.folder(tmp_path), shown.metric, []).left_out
-    assert [run.name for run in left_out] == ["ViT, seed 1"]  # its own, which is in no result here
+    assert [name for name, _ in left_out] == ["ViT, seed 1"]  # its own, which is in no result here
 
 
 @pytest.mark.parametrize(("value", "score"), [(5.0, math.log(5.0)), (0.0, None)])
@@ -212,8 +187,8 @@ def test_a_run_left_out_is_on_the_scale_of_the_study(value: float, score: float 
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"metrics": {"test/growth": value}}))
     metric = Metric("growth", "min", is_log=True)
-    (left_out,) = context_of(shown.study, [], [], shown.study.folder(tmp_path), metric, []).left_out
-    assert left_out.score == score
+    ((_, shown_score),) = context_of(shown.study, [], [], shown.study.folder(tmp_path), metric, []).left_out
+    assert shown_score == score
 
 
 def test_a_damaged_record_of_images_stops_no_report(tmp_path: Path) -> None:
@@ -264,14 +239,3 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
     path = write_study(**{"seeds": [1, 2, 3], "variants": {"A": variant(0.8), "B": variant(0.9)}, **changes})
     with pytest.raises(ValueError, match=rf"along: .*[AB] has {key}: .*set by the variant, the budget or tuning"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-
-
-@pytest.mark.slow
-def test_what_the_runs_will_take_is_said_before_the_first(
-    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_study(along={"epochs": [4, 8]}, budget="absent", seeds=[1])
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "To train: 6 runs." in capsys.readouterr().out.replace("\u00a0", " ")
-    compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "To train" not in capsys.readouterr().out.replace("\u00a0", " ")

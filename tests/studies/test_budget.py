@@ -1,12 +1,13 @@
 import pytest
 
-from vitlab.studies.file.budget import MISSED, Budget, Epoch, Length
+from vitlab.studies.file.variants import Budget
+from vitlab.studies.training.spending import MISSED, Epoch, Length, length_of
 
 CIFAR = Epoch(batches=390, images=128)  # 49,920 images
 
 
 def length(budget: dict[str, float], per_image: float = 1.0, epoch: Epoch = CIFAR) -> Length:
-    return Budget.model_validate(budget).length(per_image, epoch)
+    return length_of(Budget.model_validate(budget), per_image, epoch)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_more_epochs_of_few_batches_come_nearer(amount: float) -> None:
 def test_a_budget_between_two_steps_is_refused() -> None:
     budget = Budget(images=640)
     with pytest.raises(ValueError, match=r"640 training images is 1\.25 epochs of 2 batches, and whole .* 20%"):
-        budget.length(1.0, Epoch(batches=2, images=256))
+        length_of(budget, 1.0, Epoch(batches=2, images=256))
 
 
 def test_a_budget_that_buys_nothing_is_refused() -> None:

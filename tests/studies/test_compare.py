@@ -10,16 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import submitit
 import yaml
 from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.study import read_study
 from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.training.slurm import Submitit
 
 Write = Callable[..., Path]
 
@@ -181,20 +178,6 @@ def locked_by_another_process(folder: Path) -> Iterator["subprocess.Popen[str]"]
         process.stdin.close()
 
 
-@pytest.mark.slow
-def test_an_interrupted_study_makes_the_same_decisions(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    whole, halted = tmp_path / "whole", tmp_path / "halted"
-    compare(write_study(**GROWING), whole, program=FAKE_PROGRAM)
-    compare(write_study(**GROWING), halted, program=FAKE_PROGRAM)
-    for late in halted.glob("small-study/*/seed-[4-9]"):
-        shutil.rmtree(late)
-    compare(write_study(**GROWING), halted, program=FAKE_PROGRAM)
-    assert finished(halted) == finished(whole)
-    assert looks(halted)[-1]["headline"] == looks(whole)[-1]["headline"]
-
-
 def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -249,20 +232,6 @@ def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
     assert "3 to 5 seeds" in remark.replace("\u00a0", " ")
 
 
-@pytest.mark.slow
-def test_an_executor_trains_look_by_look(write_study: Write, tmp_path: Path, no_figures: None) -> None:
-    def executor() -> Submitit:
-        local = submitit.LocalExecutor(tmp_path / "slurm")
-        local.update_parameters(timeout_min=2)
-        return Submitit(local)
-
-    variants = {"A": variant(0.95), "B": variant(0.9)}
-    study = write_study(variants=variants, seeds={"from": 3, "to": 5})
-    compare(study, tmp_path, program=FAKE_PROGRAM, executors=[executor])
-    assert finished(tmp_path) == {"a": [1, 2, 3], "b": [1, 2, 3]}
-    assert looks(tmp_path)[-1]["stop"] == "decided"
-
-
 def test_finished_runs_of_what_a_growing_study_was_are_refused(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -272,9 +241,3 @@ def test_finished_runs_of_what_a_growing_study_was_are_refused(
     changed = write_study(variants={"A": variant(0.95), "B": variant(0.81)}, **keys)
     with pytest.raises(ValueError, match="a run of 'B' with another configuration"):
         compare(changed, tmp_path, program=FAKE_PROGRAM)
-
-
-def test_paired_looks_at_three_variants_are_refused(write_study: Write) -> None:
-    """One of them may leave the race before the others, and its seeds then have no partners."""
-    with pytest.raises(ValueError, match="test: paired compares the same seeds"):
-        read_study(write_study(seeds={"from": 4, "to": 8}, test="paired"))

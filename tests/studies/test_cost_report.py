@@ -10,7 +10,7 @@ from referee.formats import NONE
 from referee.report.document import Table
 from referee.report.drawing import Drawing
 
-from vitlab.studies.file.budget import Budget
+from vitlab.studies.file.variants import Budget
 from vitlab.studies.report.cost import cost_remarks, cost_section, flops_of
 from vitlab.studies.results.run import RunResult
 from vitlab.studies.results.table import StudyResults

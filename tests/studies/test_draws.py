@@ -1,6 +1,5 @@
 """`vary`: what the seeds of a study draw, and what they leave as the first seed drew it."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,18 +49,6 @@ def test_each_kind_varies_alone_in_real_runs(tmp_path: Path, kind: str) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     first, second = (Experiment(config) for config in planned(tmp_path / "study.yaml").values())
     assert changed(first, second) == {kind}
-
-
-@pytest.mark.parametrize(
-    ("vary", "message"),
-    [
-        ([], "vary: []. List should have at least 1 item"),
-        (["weights"], "vary: 'weights'. It should be 'init', 'order', 'augmentation' or 'images'"),
-    ],
-)
-def test_an_unknown_draw_is_refused(write_study: Write, vary: object, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_study(write_study(vary=vary))
 
 
 def test_a_base_that_fixes_what_seeds_are_to_draw_is_refused(write_study: Write) -> None:

@@ -6,9 +6,8 @@ from fake_study import Digits
 from PIL import Image
 from referee.formats import SPACE
 
-from vitlab.data import Digits as RealDigits
 from vitlab.data import ImageFolder
-from vitlab.studies.results.context import duplicates
+from vitlab.studies.results.table import duplicates
 
 
 def leaking(train: int, val: int) -> Digits:
@@ -52,15 +51,6 @@ def test_images_whose_source_gives_no_hash_are_told(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(digits, "contents", lambda split: np.zeros(len(digits.splits[split]), np.uint64))
     found = duplicates(digits, {}, tmp_path / "cache.json")
     assert found.replace(SPACE, " ").startswith("Copies of 597 test images in other splits were not looked for")
-
-
-def test_the_images_of_an_experiment_have_a_hash_each() -> None:
-    data = RealDigits()
-    contents = {split: data.contents(split) for split in ("train", "test")}
-    assert (contents["train"] != 0).all()
-    images = data.raw_images("test", range(len(contents["test"])))
-    distinct = len({image.tobytes() for image in images})
-    assert len(np.unique(contents["test"])) == distinct
 
 
 def photographs(seed: int, number: int) -> list[Image.Image]:

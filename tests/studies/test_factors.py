@@ -56,7 +56,7 @@ def test_cells_are_left_out_and_changed_one_by_one(gridded: Write) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "one key in two factors": (
         {"factors": FACTORS | {"rate": {"high": nest(LR, 0.3), "low": nest(LR, 0.1)}}},
-        "factors: trained with: labels has model.init_args.lr: 0.1, and rate: high has model.init_args.lr: 0.3. Leave"),
+        "factors: trained with: labels has model.init_args.lr: 0.1, and rate: high has model.init_args.lr: 0.3. Give"),
     "a level that is none": ({"except": [{"network": "Swin v3"}]}, "unknown level of network in `except` `Swin v3`"),
     "a factor that is none": ({"except": [{"net": "ViT"}]}, "unknown factor of `except` `net`. Did you mean `network`"),
     "a cell that is none": ({"variants": {"Vit with labels": {}}}, "in `variants` `Vit with labels`. Did you mean"),

@@ -148,17 +148,6 @@ def test_a_run_directory_with_another_not_finite_is_not_refused(write_study: Wri
     assert len(results.finished) == 6
 
 
-def test_an_own_class_of_other_code_makes_the_comparison_void(write_study: Write, tmp_path: Path) -> None:
-    study = write_study(seeds=[1, 2])
-    train(study, tmp_path)
-    for seed in (1, 2):
-        file = tmp_path / "small-study" / "vit" / f"seed-{seed}" / "environment.json"
-        sources = {"fake.Backbone": {"file": "fake.py", "hash": f"{seed}abc"}}
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"sources": sources}))
-    (objection,) = objections_to(study, tmp_path)
-    assert objection == "The runs of ViT differ in code, fake.Backbone (hash 1abc: seed 1; hash 2abc: seed 2)."
-
-
 def test_tuning_runs_and_weights_to_start_from_are_counted(
     write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import yaml
 from fake_study import FAKE_PROGRAM, variant
 
 from vitlab.signals import SIGNALS
-from vitlab.studies.file.registration import Outcome, conflicting, is_finished, refuse_conflicts
+from vitlab.studies.file.registration import Outcome, conflicting, refuse_conflicts
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.training.executors import Local, Slots, allot
@@ -236,11 +236,3 @@ def test_the_end_of_a_log_is_without_what_a_progress_bar_overwrote(tmp_path: Pat
     log.write_text("start\n\nepoch 1\repoch 2\repoch 3\nError: x\n")
     assert last_lines(log, 2) == ["epoch 3", "Error: x"]
     assert last_lines(tmp_path / "absent") == []
-
-
-def test_only_a_summary_makes_a_run_finished(tmp_path: Path) -> None:
-    run = Run("A", 1, {}, tmp_path)
-    assert not is_finished(run)
-    run.directory.mkdir()
-    (run.directory / "summary.json").touch()
-    assert is_finished(run)

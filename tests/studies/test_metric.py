@@ -27,8 +27,8 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import ResolvedStudy, compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
 from vitlab.studies.file.runs import Run, plan
-from vitlab.studies.file.space import Choice, Trial, Tuning
 from vitlab.studies.file.study import read_study
+from vitlab.studies.file.variants import Choice, Trial, Tuning
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.remarks import remarks

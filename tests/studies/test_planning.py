@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_finished_runs_tell_variances_hours_and_disk(finished: Path, tmp_path: P
     assert low < planned.hours(10).point < high
     sizes = [file.stat().st_size for file in (tmp_path / "runs").rglob("seed-*/*")]
     assert planned.disk(3) == pytest.approx(sum(sizes))
-    assert planned.kwh(1) is None
+    assert math.isnan(planned.kwh(1))
     text = describe(planned, 0.01)
     assert "Variances from 6 finished runs in" in text
     assert "; 6 are finished" in text

@@ -5,19 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from fake_study import AHEAD, costing, plain, results, seeds
 
 from vitlab.config import ABSENT
 from vitlab.evaluation.predictions import Predictions
-from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.registration import UNFINISHED, Outcome
 from vitlab.studies.file.runs import Difference, Run
+from vitlab.studies.file.variants import Budget
+from vitlab.studies.report import page
 from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results.context import Compute, Context, LeftOut, Trials
 from vitlab.studies.results.run import RunResult
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results.table import Compute, Context, StudyResults
 
 ARCHITECTURE = Difference("model.init_args.backbone.class_path", {"Swin": "a.B", "ViT": "a.C"}, declared=True)
 
@@ -73,26 +72,6 @@ def test_an_undeclared_difference_makes_the_comparison_void() -> None:
     )
     assert objections(study) == [text]
     assert remarks(study) == [text]
-
-
-@pytest.mark.parametrize(
-    ("key", "values"),
-    [
-        ("run.not_finite", ["skip", "stop"]),
-        ("run.compile", [True, False]),
-        ("trainer.callbacks", [None, ["EarlyStopping"]]),
-        ("trainer.max_steps", [100, -1]),
-    ],
-)
-def test_what_a_run_does_is_an_undeclared_difference_too(key: str, values: list[Any]) -> None:
-    difference = Difference(key, dict(zip(("Swin", "ViT"), values, strict=True)), declared=False)
-    (objection,) = objections(declared(results(AHEAD), ARCHITECTURE, difference))
-    assert f": {key.split('.')[1].replace('_', ' ')} differ" in objection
-
-
-def test_what_cannot_change_a_result_is_no_objection() -> None:
-    harmless = Difference("data.init_args.num_workers", {"Swin": 0, "ViT": 4}, declared=False)
-    assert remarks(declared(results(AHEAD), ARCHITECTURE, harmless)) == []
 
 
 def test_many_undeclared_differences_are_counted() -> None:
@@ -165,7 +144,7 @@ def test_two_remarks_stand_above_the_ranking_and_the_others_below() -> None:
     study = results(
         {"A": seeds([0.9, 0.91]), "B": seeds([0.52, 0.51])},
         failures=failed("B", 6),
-        context=Context(left_out=[LeftOut("ViT, seed 9", 0.971)], trials=Trials(8, 60, 100), studies=["other"]),
+        context=Context(left_out=[("ViT, seed 9", 0.971)], trials=8, trial_seconds=60, studies=["other"]),
     )
     above, below = remarks_above(study), remarks_below(study)
     assert [line.split(" ")[0] for line in map(plain, above)] == ["1", "B"]  # failed runs, and a baseline
@@ -189,7 +168,7 @@ def test_weights_from_elsewhere_and_the_compute_behind_them_are_named() -> None:
         Compute("runs/mae/seed-0", ["Swin"], taught=False, seconds=750, images=1_200_000),
         Compute("timm/resnet18", ["Swin", "ViT"], taught=True),
     ]
-    study = results(AHEAD, context=Context(compute=compute, trials=Trials(12, 3600, 60_000)))
+    study = results(AHEAD, context=Context(compute=compute, trials=12, trial_seconds=3600, trial_images=60_000))
     weights, trials = map(plain, remarks(study))
     assert weights == (
         "Weights from elsewhere: Swin from runs/mae/seed-0 (12:30 of training, 1,200,000 images); all variants taught "
@@ -237,7 +216,7 @@ def test_runs_that_are_not_finished_yet_are_no_failures() -> None:
 
 
 def test_finished_runs_that_the_study_leaves_out_are_named() -> None:
-    study = results(AHEAD, context=Context(left_out=[LeftOut("ViT, seed 9", 0.971), LeftOut("old, seed 1", None)]))
+    study = results(AHEAD, context=Context(left_out=[("ViT, seed 9", 0.971), ("old, seed 1", None)]))
     (remark,) = remarks(study)
     assert plain(remark) == (
         "Left out: 2 finished runs in the study's folder are not in this comparison (ViT, seed 9: 97.1 %; old, seed 1: "
@@ -399,10 +378,7 @@ def test_a_class_of_the_users_own_is_named_with_its_file_and_hash() -> None:
 def test_a_model_that_does_more_at_test_time_than_in_training_is_named() -> None:
     averaging, other = {"flops": 300, "train_forward_flops": 100}, {"flops": 300, "train_forward_flops": 300}
     (remark,) = remarks(costing(results(AHEAD), ViT=averaging, Swin=other))
-    assert remark == (
-        "A forward pass of ViT takes 3.0 times as many FLOPs at test as in training, as one that averages several "
-        "views of an image."
-    )
+    assert remark == "A forward pass of ViT takes 3.0 times as many FLOPs at test as in training."
 
 
 def test_a_run_that_continued_with_other_code_is_named() -> None:
@@ -413,10 +389,6 @@ def test_a_run_that_continued_with_other_code_is_named() -> None:
 # ---- images
 
 
-def test_copies_of_training_images_in_the_test_split_are_named() -> None:
-    assert remarks(results(AHEAD, context=Context(leaks=["Of 1,000 test images …"]))) == ["Of 1,000 test images …"]
-
-
 def test_other_studies_on_the_same_test_images_are_named() -> None:
     (remark,) = remarks(results(AHEAD, context=Context(studies=["first-try", "second-try"])))
     assert remark.startswith("2 other studies in this folder used the same test images (first-try, second-try);")
@@ -425,16 +397,13 @@ def test_other_studies_on_the_same_test_images_are_named() -> None:
 # ---- splits and baselines
 
 
-def test_a_clean_study_needs_no_remark() -> None:
-    assert remarks(results(AHEAD)) == []
-
-
 def test_tests_on_the_validation_images_are_told() -> None:
     study = results(AHEAD)
     assert remarks(study) == []
     study.finished[0].data["test_is_validation"] = True
     (remark,) = remarks(study)
     assert plain(remark).startswith("The 1,000 test images are also the validation images: best.ckpt and every tuned")
+    assert "1,000 test images (the validation images) of 3 classes" in plain(page._summary(study)[0])
 
 
 def test_variants_whose_lead_over_a_baseline_can_be_chance_are_named() -> None:

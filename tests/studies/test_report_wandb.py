@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 from fake_study import Digits, results, right
 
-from vitlab.studies.report.page import write_report
-from vitlab.studies.report.wandb import workspace, write_dashboard
+from vitlab.studies.report.page import workspace, write_dashboard, write_report
 from vitlab.studies.results.table import StudyResults
 
 

@@ -19,9 +19,8 @@ from vitlab.studies.file.runs import Run
 from vitlab.studies.report import page, sections
 from vitlab.studies.report.remarks import not_beyond_baselines, remarks_above
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results.context import baselines, duplicates
 from vitlab.studies.results.run import read_results
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results.table import StudyResults, baselines, duplicates
 
 LABELS = np.arange(30) % 3
 
@@ -154,14 +153,6 @@ def test_where_runs_are_not_validated_there_is_no_time_to_a_score() -> None:
     assert not [column for column in study.table().columns if column.startswith("seconds_to")]
 
 
-def test_a_paired_test_compares_no_variants_without_a_common_seed() -> None:
-    study = results({"A": {1: right(0.9), 2: right(0.91)}, "B": {3: right(0.8), 4: right(0.81)}})
-    study = dataclasses.replace(study, study=dataclasses.replace(study.study, test="paired"))
-    (pair,) = study.verdict.pairs
-    assert pair.difference is None
-    assert not pair.settled
-
-
 def test_a_variant_that_left_the_race_stays_behind_those_that_beat_it() -> None:
     """B is settled as worse at four seeds; the others' fifth seeds collapse, and its mean is then the highest."""
     accuracies = {"A": [0.9, 0.901, 0.902, 0.9, 0.6], "B": [0.85, 0.851, 0.852, 0.85], "C": [0.899, 0.9, 0.9, 0.9, 0.6]}
@@ -284,16 +275,6 @@ def test_facts_are_written_as_in_a_file() -> None:
     run.environment.update(git=None, deterministic=True)
     environment = results({"A": {1: right(0.9, 30)}}, finished=[run]).environment
     assert environment == {"torch": ["2.15"], "git": ["null"], "deterministic": ["true"]}
-
-
-def test_who_was_tested_otherwise_than_most_is_set_apart() -> None:
-    labels = np.arange(30) % 3
-    versions = {"A": "2.15", "B": "2.15", "C": "2.14"}
-    finished = [result(name, 1, right(0.9, 30), labels, torch=version) for name, version in versions.items()]
-    study = results({name: {1: right(0.9, 30)} for name in versions}, finished=finished)
-    assert {r.variant: study.set_apart(r) for r in study.ranking} == {"A": [], "B": [], "C": ["torch 2.14"]}
-    two = results({name: {1: right(0.9, 30)} for name in "AC"}, finished=finished[::2])  # neither is the usual one
-    assert {r.variant: two.set_apart(r) for r in two.ranking} == {"A": ["torch 2.15"], "C": ["torch 2.14"]}
 
 
 def test_the_loss_of_lejepa_stands_beside_the_accuracy() -> None:

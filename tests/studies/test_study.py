@@ -7,15 +7,15 @@ import pytest
 import yaml
 from fake_study import variant
 
-from vitlab.config import load_yaml, merge
+from vitlab.atomic_files import write_text
+from vitlab.config import dump_yaml, load_yaml, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import begun_study, claim_folder, compare
-from vitlab.studies.file.budget import Budget
 from vitlab.studies.file.fairness import overruled
 from vitlab.studies.file.registration import conflicting
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.study import read_study, slug
-from vitlab.studies.training.run_all import write_config
+from vitlab.studies.file.variants import Budget
 
 Write = Callable[..., Path]
 CLAIM = {"order": "FIRST > other", "along": {"rate": {"": {0.5: "FIRST", "1": "other"}}}}
@@ -41,12 +41,6 @@ def test_a_study_is_variants_times_seeds_seed_by_seed(write_study: Write, tmp_pa
     assert not (tmp_path / "runs").exists()  # planning writes nothing
 
 
-def test_a_variant_may_be_a_file_beside_the_study(write_study: Write, tmp_path: Path) -> None:
-    (tmp_path / "swin.yaml").write_text(yaml.safe_dump(variant(0.96)))
-    study = read_study(write_study(variants={"ViT": variant(0.9), "Swin": "swin.yaml"}))
-    assert study.variants["Swin"] == variant(0.96)
-
-
 def test_a_study_may_be_like_another_but_for_what_it_says(write_study: Write, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(variant(0.9)))
     original = write_study(
@@ -58,11 +52,8 @@ def test_a_study_may_be_like_another_but_for_what_it_says(write_study: Write, tm
     study, other = read_study(path), read_study(original)
     assert (study.variants, study.may_differ) == (other.variants, other.may_differ)
     assert (study.base.resolve(), study.files["A"].resolve()) == (other.base.resolve(), tmp_path / "a.yaml")
-    assert (study.budget, study.seeds, study.like) == (
-        Budget(epochs=4),
-        [*range(7, 13)],
-        path.parent / "../study.yaml",
-    )
+    assert (study.budget, study.like) == (Budget(epochs=4), path.parent / "../study.yaml")
+    assert (study.seeds, study.looks) == ([*range(7, 13)], (4, 5, 6))
     assert len(plan(study, tmp_path)) == 12
     before = study.digest
     original.write_text(original.read_text().replace("from: 4", "from: 5"))
@@ -95,16 +86,6 @@ def test_what_a_study_is_like_does_not_depend_on_where_it_lies(tmp_path: Path) -
             read_study(tmp_path / "link/study.yaml")
 
 
-def test_a_study_may_state_its_question(write_study: Write) -> None:
-    assert read_study(write_study(question="Which is best?")).question == "Which is best?"
-    assert read_study(write_study()).question == ""
-
-
-def test_without_a_budget_the_base_decides(write_study: Write, tmp_path: Path) -> None:
-    runs = plan(read_study(write_study(budget=None)), tmp_path)
-    assert runs[0].epochs == 3  # of the fake experiment's defaults
-
-
 def test_every_difference_is_listed_the_declared_ones_first(write_study: Write, tmp_path: Path) -> None:
     smoother = variant(0.96)
     smoother["model"]["init_args"]["label_smoothing"] = 0.2
@@ -115,14 +96,6 @@ def test_every_difference_is_listed_the_declared_ones_first(write_study: Write, 
         ("model.init_args.backbone.init_args.depth", {"ViT": 6, "Swin": "(absent)"}, True),
         ("model.init_args.label_smoothing", {"ViT": 0.1, "Swin": 0.2}, False),
     ]
-
-
-def test_looks_are_planned_by_a_range(write_study: Write) -> None:
-    study = read_study(write_study(seeds={"from": 4, "to": 6}, margin=0.5))
-    assert study.seeds == [1, 2, 3, 4, 5, 6]
-    assert study.looks == (4, 5, 6)
-    assert study.margin == 0.5
-    assert read_study(write_study()).looks == ()
 
 
 @pytest.mark.parametrize("name", ["off", "null", "001", "1e-4", '"1e-4"'])
@@ -140,7 +113,7 @@ def test_a_variant_has_the_name_that_the_file_has(name: str, write_study: Write,
     first = runs[0]
     assert (study.name, next(iter(study.variants)), first.variant) == ("study" if name == "null" else name, name, name)
     assert first.config["run"]["name"] == slug(name)
-    write_config(tmp_path / "run.yaml", first.config)
+    write_text(tmp_path / "run.yaml", dump_yaml(first.config))
     assert load_yaml(tmp_path / "run.yaml") == first.config
     assert study.claim is not None
     assert study.claim.curves == {"": {0.5: name, 1.0: "other"}}  # places are numbers where they can be
@@ -164,6 +137,7 @@ BAD = {
     "base names no file": ({"base": "nowhere.yaml"}, "nowhere.yaml does not exist"),
     "seeds twice": ({"seeds": [1, 2, 1]}, "contains 1 twice"),
     "seeds from too few": ({"seeds": {"from": 2, "to": 9}}, "Expected {from: 4, to: 12} with 3 <= from <= to"),
+    "seeds that count down": ({"seeds": {"from": 5, "to": 4}}, "seeds: from 5 is above to 4."),
     "a metric that is a list": ({"metric": {"name": [5], "mode": "max"}}, "metric: name: [5]. It should be a"),
     "folders of variants": ({"variants": {"A,B": {}, "AB": {}}}, "'A,B' and 'AB' would share the folder ab/"),
     "no margin": ({"margin": 0}, "margin: 0. It should be greater than 0"),
@@ -183,13 +157,15 @@ BAD = {
     "two budgets": ({"budget": {"epochs": 3, "images": 9}}, "Expected one of epochs, images, flops"),
     "tune misspelt": ({"tune": {"space": {"model.init_args.rl": [1, 2]}}}, "has a key `model.init_args.rl`. Did you"),
     "tune as it was written": ({"tune": {"key": "lr", "values": [1, 2]}}, "tune: unknown key `key`. Known: space"),
+    "paired looks at three": ({"seeds": {"from": 4, "to": 8}, "test": "paired"}, "paired compares the same seeds"),
+    "no draws": ({"vary": []}, "vary: []. List should have at least 1 item"),
+    "an unknown draw": ({"vary": ["weights"]}, "'weights'. It should be 'init', 'order', 'augmentation' or 'images'"),
+    "no length": (
+        {"variants": {"A": {**variant(0.9), "trainer": {"max_epochs": None}}, "B": variant(0.8)}, "budget": None},
+        "'A' has no training length"),
     "a batch is tuned at a budget of images": (
         {"tune": {"space": {"data.init_args.batch_size": [8, 16]}, "within": "study"}, "budget": {"images": 900}},
         "Give a budget in epochs"),
-    "an architecture is tuned at a budget of FLOPs": (
-        {"tune": {"space": {"model.init_args.backbone.init_args.depth": [1, 2]}, "within": "study"},
-         "budget": {"flops": 1.0e+9}},
-        "Give a budget in epochs or images"),
     "seeds are tuned": (
         {"tune": {"space": {"seed_everything": [1, 2]}}}, "seed_everything is what `seeds` and `vary` set"),
     "tuning of seeds that may never be trained": (
@@ -232,7 +208,9 @@ def test_a_study_whose_runs_could_give_no_result_is_refused_before_it_starts(
 ) -> None:
     short = {**variant(0.9), "trainer": {key: value}}
     study = read_study(write_study(variants={"A": short, "B": variant(0.8)}, budget=None))
-    with pytest.raises(ValueError, match=rf"trainer\.{key} is {shown} for 'A', .*cut short") as raised:
+    with pytest.raises(
+        ValueError, match=rf"trainer\.{key} is {shown} for 'A'. Remove it: it cuts runs short"
+    ) as raised:
         plan(study, tmp_path)
     assert len(str(raised.value).splitlines()) == 1
 
@@ -263,18 +241,22 @@ def test_at_a_budget_of_flops_no_setting_is_tuned_that_changes_them(
     key: str, refused: bool, write_study: Write
 ) -> None:
     path = write_study(tune={"space": {key: [0.1, 0.2]}, "within": "study"}, budget={"flops": 1e9})
-    with pytest.raises(ValueError, match="changes what an image costs") if refused else nullcontext():
+    with (
+        pytest.raises(ValueError, match=r"changes what an image costs\. Give a budget in e")
+        if refused
+        else nullcontext()
+    ):
         read_study(path)
 
 
 OVERRULED = {
     "length": (
         {"trainer": {"max_epochs": 9}},
-        "trainer.max_epochs: 9. Remove it; or remove",
+        "trainer.max_epochs: 9. Remove it: `budget` sets it; without one,",
     ),
     "seed": ({"seed_everything": 4}, "seed_everything: 4. Remove it: `seeds` are"),
     "list": ({"run": {"test": [10]}}, "run.test: [10]. Remove it: every run"),
-    "name": ({"run": {"name": "mine"}}, "run.name: mine. Remove it: the study names"),
+    "name": ({"run": {"name": "mine"}}, "run.name: mine. Remove it: --root and the study"),
     "root": ({"run": {"root": "here"}}, "run.root: here"),
     "group": ({"run": {"wandb": {"group": "mine"}}}, "run.wandb.group: mine"),
     "no test": ({"run": {"test": False}}, "run.test: false"),
@@ -326,12 +308,6 @@ def test_what_fit_refuses_of_the_data_is_refused_before_any_run(
         compare(tmp_path / "own.yaml", tmp_path / "runs")
 
 
-def test_a_study_of_no_length_is_refused(write_study: Write, tmp_path: Path) -> None:
-    endless = {**variant(0.9), "trainer": {"max_epochs": None}}
-    with pytest.raises(ValueError, match="'A' has no training length"):
-        plan(read_study(write_study(variants={"A": endless, "B": variant(0.8)}, budget=None)), tmp_path)
-
-
 @pytest.mark.slow
 def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable[..., Path], tmp_path: Path) -> None:
     """Of every key that the command line fills in: `fit --config <run>/config.yaml` makes of it what it says."""
@@ -350,7 +326,7 @@ def test_a_run_of_a_study_started_by_its_own_file_is_the_same_run(tiny: Callable
     )
     runs = plan(read_study(tmp_path / "study.yaml"), Path("runs"))
     for run in runs:
-        write_config(run.config_path, run.config)
+        write_text(run.config_path, dump_yaml(run.config))
         experiment = Experiment(run.config_path)
         assert experiment.directory == run.directory
         assert experiment.config == run.config

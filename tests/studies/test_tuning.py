@@ -18,8 +18,8 @@ from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric
 from vitlab.studies.file.registration import Outcome, is_finished
 from vitlab.studies.file.runs import Run, differing_keys, plan
-from vitlab.studies.file.space import Choice, Trial, Tuning
 from vitlab.studies.file.study import Study, read_study
+from vitlab.studies.file.variants import Choice, Trial, Tuning
 from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
 from vitlab.studies.training.tuning import _score, refuse_unfit_images, tune
 
@@ -193,16 +193,18 @@ def test_a_study_tuned_within_seeds_continues_where_it_was(
 
 @pytest.mark.slow
 def test_a_tuned_study_of_equal_images_tells_what_was_decided(
-    write_study: Write, tmp_path: Path, no_figures: None
+    write_study: Write, tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From the file to the page, with processes; an epoch has 896 images."""
     path = write_study(tune=TUNE, variants=VARIANTS, seeds=[1], budget={"images": 4480})
     folder = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).parent
+    said = capsys.readouterr().out.replace("\u00a0", " ")
+    assert said.index("To train: 20 runs (18 of tuning).") < said.index("A with lr-0-1")
     assert pd.read_csv(folder / "results.csv").set_index("variant")["epochs"].to_dict() == {"A": 5, "B": 5}
     assert yaml.safe_load((folder / "b" / "config-seed-1.yaml").read_text())["model"]["init_args"]["lr"] == 0.4
     for report in ("report.html", "report.md"):
         text = (folder / report).read_text()
-        assert "The best value for B, 0.4, is at the edge of those tried." in text
+        assert "The best value is at the edge of those tried for B (0.4)." in text
         assert "A was tuned" not in text
         assert "differ in more than the study declares" not in text
 
@@ -266,7 +268,7 @@ def test_the_report_says_which_values_the_interval_holds_fixed() -> None:
     assert sentence == [
         "The variants are compared with lr 0.2 (A) and 0.4 (B), as tuned; the intervals hold this choice fixed."
     ]
-    assert remarks == ["The best value for B, 0.4, is at the edge of those tried."]
+    assert remarks == ["The best value is at the edge of those tried for B (0.4)."]
     assert "mean over seeds 1000, 1001, 1002" in section
     assert "≈" not in section.partition("Validation")[0]
 
@@ -303,17 +305,3 @@ def test_the_report_shows_the_chosen_values_by_seed() -> None:
     assert remarks == ["The best values are at the edge of those tried for A (0.4, seed 2) and B (0.4, seed 2)."]
     assert "['Variant', 'Seed 1', 'Seed 2']" in section
     assert "cells=['0.2', '0.4']" in section
-
-
-@pytest.mark.slow
-def test_what_a_study_will_take_is_said_before_its_tuning_the_first_time_too(
-    write_study: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    variants = {"A": variant(0.9), "B": variant(0.8)}
-    tune = {"space": {LR: [0.1, 0.2]}, "within": "study", "seeds": [1000]}
-    study = write_study(variants=variants, seeds=[1, 2], tune=tune)
-    compare(study, tmp_path, program=FAKE_PROGRAM)
-    said = capsys.readouterr().out.replace("\u00a0", " ")
-    estimate = "To train: 8 runs (4 of tuning)."
-    assert estimate in said
-    assert said.index(estimate) < said.index("A with lr-0-1")

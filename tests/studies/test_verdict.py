@@ -3,18 +3,7 @@ import dataclasses
 import numpy as np
 from fake_study import AHEAD, SIX, plain, results, right, seeds
 
-from vitlab.studies.report.verdict import outlooks, verdict
-
-
-def test_a_clear_lead_is_called_better_with_its_interval() -> None:
-    # Every seed differs by 5.0 points of 1,000 images. Over images alone: √(.05 · .95 / 1,000) = .7, so ± 1.4 or less.
-    text = plain(verdict(results(AHEAD)))
-    assert text.startswith("Swin is better than ViT by 5.0 points (")
-    assert "(6 seeds each)" in text
-    (pair,) = results(AHEAD).verdict.pairs
-    assert 0.035 < pair.interval.low < 0.047
-    assert 0.053 < pair.interval.high < 0.065
-    assert outlooks(results(AHEAD)) == []
+from vitlab.studies.report.verdict import verdict
 
 
 def test_between_equal_variants_there_is_no_winner_yet() -> None:

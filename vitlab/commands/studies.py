@@ -51,7 +51,7 @@ def run_compare(arguments: Sequence[str]) -> int:
     if options.dashboard:
         need("dashboard", "wandb_workspaces", what="--dashboard")
         from vitlab.runs.loggers import Wandb
-        from vitlab.studies.report.wandb import write_dashboard
+        from vitlab.studies.report.page import write_dashboard
 
         settings = Wandb()
         dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)

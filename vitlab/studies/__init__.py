@@ -3,7 +3,7 @@
 from vitlab import exported
 
 _PLACES = {
-    "results.context": ["measure_baselines"],
+    "results.table": ["measure_baselines"],
     "api": ["Study"],
     "report.sections": ["gallery", "interesting"],
 }

@@ -11,7 +11,7 @@ import pandas as pd
 from referee.verdict import Pair
 
 from vitlab.atomic_files import write_text
-from vitlab.config import dump_yaml, flatten, load_yaml, short
+from vitlab.config import dump_yaml, flatten, short
 from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.study import read_study, slug
@@ -57,8 +57,7 @@ class Study:
             if not (name := slug(str(path.get("name", "")))):
                 raise ValueError("A study that is a mapping needs a `name`, that of its folder.")
             content, path = json.loads(json.dumps({**path}, default=str)), self.root / name / "study.yaml"
-            before = load_yaml(path) if path.is_file() else {}  # which has when its claim was registered
-            write_text(path, dump_yaml({key: before[key] for key in ("registered",) if key in before} | content))
+            write_text(path, dump_yaml(content))
         self.path = Path(path)
         study = read_study(self.path)
         if study.along:

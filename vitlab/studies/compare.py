@@ -34,15 +34,14 @@ from vitlab.studies.file.runs import (
     never_reached,
     plan,
 )
-from vitlab.studies.file.space import Choice
 from vitlab.studies.file.study import Study, read_study, slug
+from vitlab.studies.file.variants import Choice
 from vitlab.studies.report.cost import winner_costs
 from vitlab.studies.report.page import answer, write_curves, write_report
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
-from vitlab.studies.results.context import Baselines, baselines, context_of, duplicates
 from vitlab.studies.results.run import Pool, read_results
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results.table import Baselines, StudyResults, baselines, context_of, duplicates
 from vitlab.studies.training.executors import Fleet, Local, allot
 from vitlab.studies.training.run_all import Display, Train, run_all
 from vitlab.studies.training.spending import branching_step, spend_budget
@@ -52,10 +51,7 @@ FILE = "study.json"
 
 
 def claim_folder(study: Study, root: Path) -> None:
-    """Record that the folder is this study's, or refuse one of another file with other variants.
-
-    The same file may change in any way; a copy of it elsewhere may only add or remove seeds and variants.
-    """
+    """Record that the folder is this study's; refuse that of another file, unless its variants include the other's."""
     record, base = study.folder(root) / FILE, study.base_config
     texts = {name: as_yaml(merge(base, override)) for name, override in study.variants.items()}
     digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
@@ -109,7 +105,6 @@ class ResolvedStudy:
 
     @property
     def grouped(self) -> Study:
-        """The study with the groups of its data, if it gives none."""
         return replace(self.study, groups=self.study.groups or self.images.grouping)
 
     @property
@@ -131,9 +126,7 @@ class ResolvedStudy:
 
     @cached_property
     def leaks(self) -> list[str]:
-        """What test images share with images to train or validate on, in sentences."""
-        cache = self.folder / "copies.json"
-        runs = self.first_runs()
+        runs, cache = self.first_runs(), self.folder / "copies.json"
         searched = runs[:1] if self.study.folds else runs  # the folds of all variants are of the same images
         copies = [duplicates(self.images_of(run), data_of(run.config), cache) for run in searched]
         known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in known_before(run)]
@@ -146,12 +139,10 @@ class ResolvedStudy:
     def training_images(self, run: Run) -> int:
         return len(self.images_of(run).labels("train"))
 
-    def first_runs(self) -> list[Run]:
-        """Return the run of each variant that has the first seed, and the first fold of that."""
+    def first_runs(self) -> list[Run]:  # a run of each variant
         return [run for run in self.runs if (run.seed, run.fold) == (self.study.seeds[0], self.study.parts[0])]
 
     def spend_budget(self) -> None:
-        """Set the length of each variant by the study's budget; see `spending.spend_budget`."""
         drafts = self.first_runs()
         self.decided = spend_budget(self.study, drafts, self.training_images, flops_per_image, self.folder)
         if self.study.converts_budget:
@@ -163,14 +154,12 @@ class ResolvedStudy:
             self.runs = plan(self.study, self.root, self.decided, tuned)
 
     def results(self, outcomes: Sequence[Outcome]) -> StudyResults:
-        finished, failed = read_results(outcomes, self.study.folds)
         results = StudyResults(
-            study=self.grouped,
-            differences=differing_keys(self.study, self.runs),
-            finished=finished,
-            failures=failed,
-            baselines=self.baselines,
-            class_names=self.images.class_names,
+            self.grouped,
+            differing_keys(self.study, self.runs),
+            *read_results(outcomes, self.study.folds),
+            self.baselines,
+            self.images.class_names,
             choices=self.choices,
             metric=self.metric,
             log=read_looks(self.folder),
@@ -208,7 +197,7 @@ PROGRAM = (sys.executable, "-m", "vitlab")
 
 
 class RunsFailed(RuntimeError):
-    """Some runs of a study failed. The report is written nevertheless and names them."""
+    """The report is written nevertheless and names the runs that failed."""
 
     def __init__(self, report: Path, failures: Sequence[Outcome]) -> None:
         which = "; ".join(str(run) for run, _ in failures)
@@ -229,13 +218,13 @@ def compare(
     """Run the missing parts of a study, write its report, and return the path of report.html.
 
     Args:
-        root: Folder of all runs; the study's go to `root/<study>/<variant>/seed-<n>/`, its report to `root/<study>/`.
+        root: Folder of all runs; the study's go to `root/<study>/<variant>/seed-<n>/`.
         overwrite: Retrain runs whose directory has another configuration than the study's.
         program: The command line of vitlab, to which `fit` is appended.
-        dashboard: Also publishes the report, and returns where.
+        dashboard: Publishes the report, and returns where.
+        executors: Return what trains the runs, each all variants of its seeds; none: this machine.
         register_anew: Register a claim whose settings have changed since it had an outcome.
-        executors: Return what trains the runs; none: this machine. Of several, each trains all variants of its seeds.
-        data: Arguments of the data set in place of the base's, like `{"root": "photos"}`; None: as the study began.
+        data: Arguments of the data set in place of the base's; None: as the study began.
 
     Raises:
         ValueError, FileNotFoundError: a user's mistake, detected before any run starts.
@@ -263,13 +252,12 @@ def _compare(
     if study.branch:
         _branches(plans)  # refuses runs that cannot branch
     claim_folder(study, root)
-    waiting = [run for planned in plans for run in planned.runs if not is_finished(run)]
-    for run in {run.variant: run for run in waiting}.values():
+    runs = in_turn(plans)
+    for run in {run.variant: run for run in runs if not is_finished(run)}.values():
         check_first(study, run)  # or each run would fail
     for planned in plans:
         if not overwrite and planned.study.determined:
             refuse_conflicts(planned.runs)
-    runs = in_turn(plans)
     slots = allot(runs, study.jobs)
     for planned in plans:  # what is known without training, so that broken images are detected here
         if lines := planned.baselines:
@@ -294,7 +282,7 @@ def _compare(
     missing = sum(not is_finished(run) for planned in plans for run in planned.runs)
     if missing:
         each = study.tuning.runs(len(study.seeds)) if study.tuning else 0
-        done = [p.study.tuning_folder(root).glob(f"{slug(v)}/**/{SUMMARY}") for p in plans for v in study.variants]
+        done = [p.folder.glob(f"tuning/{slug(name)}/**/{SUMMARY}") for p in plans for name in study.variants]
         tuning = sum(max(0, each - len([*finished])) for finished in done)
         most, of_tuning = " at most" if study.looks else "", f" ({tuning:,} of tuning)" if tuning else ""
         size = f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}."
@@ -314,11 +302,11 @@ def _compare(
     results = planned.results(outcomes)
     append_look(results, planned.folder)
     report = write_report(results, planned.images, planned.folder)
-    shown = judged(results)
-    claimed = [headline(study.claim, shown), *in_words(study.claim, shown)] if study.claim else []
+    shown, asked = judged(results), [study.question] if study.question else []
+    if study.claim:
+        asked += [headline(study.claim, shown), *in_words(study.claim, shown)]
     further = [*winner_costs(results), *as_tuned(results), *outlooks(results)]
-    asked = [study.question] if study.question else []
-    print("", *asked, *claimed, shown.sentence, *further, "", sep="\n", flush=True)
+    print("", *asked, shown.sentence, *further, "", sep="\n", flush=True)
     if dashboard is not None and results.finished:
         print(f"Dashboard: {dashboard(results, planned.folder)}", flush=True)
     if results.failures:
@@ -327,7 +315,6 @@ def _compare(
 
 
 def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, root: Path) -> Path:
-    """Train the runs of all places together, and write a report of each place and one about all."""
     if study.branch:  # the longest runs first, so that the others continue from their states
         longest, branches = plans[-1], _branches(plans)
         for i, run in enumerate(longest.runs):
@@ -340,12 +327,10 @@ def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, r
                 except FileNotFoundError as error:  # trained before this place was added, or stopped early
                     print(f"{run} trains from its beginning: {error}")
     outcomes = {outcome.run: outcome for outcome in train(in_turn(plans))}
-    grid = []
-    for planned in plans:
-        results = planned.results([outcomes[run] for run in planned.runs])
+    grid = [planned.results([outcomes[run] for run in planned.runs]) for planned in plans]
+    for planned, results in zip(plans, grid, strict=True):
         append_look(results, planned.folder)
         write_report(results, planned.images, planned.folder)
-        grid.append(results)
     report = write_curves(study, grid, study.folder(root))
     assert study.along is not None
     print("", *([study.question] if study.question else []), answer(study.along, grid), "", sep="\n", flush=True)
@@ -371,11 +356,8 @@ def in_turn(plans: Sequence[ResolvedStudy]) -> list[Run]:
 
 
 def results_of(study_path: Path, root: Path = Path("runs")) -> tuple[StudyResults, Images]:
-    """Return a study's results so far, and its images; starts no run."""
-    study = begun_study(study_path, root)
-    if study.along:
-        raise ValueError(f"{study_path}: with `along` there is a verdict at each place; read the report of `compare`.")
-    planned = ResolvedStudy.of(study, root)
+    """Return the results so far of a study without an axis, and its images; starts no run."""
+    planned = ResolvedStudy.of(begun_study(study_path, root), root)
     planned.spend_budget()
     planned.tune(lambda runs: [])
     refuse_conflicts(planned.runs)

@@ -44,6 +44,13 @@ class Planned(Plan):
     schedules: list[str]  # what runs are too short for
 
     @property
+    def first_look(self) -> int:
+        """The seeds at which a study that may stop early is first looked at; one with results has been looked at."""
+        if self.looks:
+            return self.looks[0]
+        return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
+
+    @property
     def watched(self) -> "Planned":
         """The same study, looked at again and again, so that it may stop early."""
         if self.looks:
@@ -54,17 +61,9 @@ class Planned(Plan):
     def disk(self, seeds: int) -> float:
         return self.runs(seeds) * sum(self.bytes)
 
-    def kwh(self, seeds: int) -> float | None:
-        """Return the energy of all trainings; None unless measured for every variant."""
-        total = self.runs(seeds) * sum(self.joules) / 3.6e6
-        return None if math.isnan(total) or not self.joules else total
-
-    @property
-    def first_look(self) -> int:
-        """The seeds at which a study that may stop early is first looked at; one with results has been looked at."""
-        if self.looks:
-            return self.looks[0]
-        return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
+    def kwh(self, seeds: int) -> float:
+        """Return the energy of all trainings; nan unless measured for every variant."""
+        return self.runs(seeds) * sum(self.joules) / 3.6e6
 
 
 def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None) -> Planned:
@@ -92,10 +91,11 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         known = guessed(len(study.variants), test_images, accuracy)
         source = f"a guess for {100 * accuracy:.3g} % accuracy"
     seen = min(map(len, past.values()))
-    known_costs = [*past.values()] if seen else []
+    costs = [*past.values()] if seen else []
     if looks := study.looks or ((seen,) if seen > 1 else ()):
         known = known._replace(level=growing(looks, bool(study.looks), study.test, study.margin is not None))
     once, slots = study.tuning.runs(0) if study.tuning else 0, allot(runs, study.jobs)
+    sharing = math.ceil(slots.jobs / max(1, len(slots.gpus)))  # a device
     return Planned(
         metric=metric,
         pilot=known,
@@ -109,8 +109,8 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         study=study,
         finished=folds * len(finished),
         seen=seen,
-        bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in known_costs],
-        joules=[fmean(run.cost("train_joules") for run in own) / slots.sharing / folds for own in known_costs],
+        bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in costs],
+        joules=[fmean(run.cost("train_joules") for run in own) / sharing / folds for own in costs],
         schedules=[] if study.converts_budget else never_reached(runs),
     )
 
@@ -153,14 +153,10 @@ def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
         rows["runs"] = lambda seeds: f"; {planned.finished} are finished"
     if planned.seconds is None:
         return rows | {"hours, disk, energy": lambda seeds: "known once a run has finished"}
-
-    def energy(seeds: Range) -> str:
-        shown = in_range(seeds, lambda n, end: two_digits(planned.kwh(n) or 0.0))
-        return "not measured" if planned.kwh(1) is None else f"{shown}, of the trainings"
-
     at_a_time = f", {counted(planned.jobs, 'run')} at a time"
-    return rows | {
-        "hours": lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end])) + at_a_time,
-        "disk": lambda seeds: in_range(seeds, lambda n, end: engineering(planned.disk(n), "B")),
-        "energy, kWh": energy,
-    }
+    rows["hours"] = lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end])) + at_a_time
+    rows["disk"] = lambda seeds: in_range(seeds, lambda n, end: engineering(planned.disk(n), "B"))
+    rows["kWh of trainings"] = lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.kwh(n)))
+    if math.isnan(planned.kwh(1)):
+        rows["kWh of trainings"] = lambda seeds: "not measured"
+    return rows

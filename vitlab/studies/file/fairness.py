@@ -20,9 +20,6 @@ class Images(Protocol):
     """What a study reads of an `ImageDataModule`: its images without augmentation."""
 
     @property
-    def num_classes(self) -> int: ...
-
-    @property
     def class_names(self) -> list[str]: ...
 
     @property
@@ -32,8 +29,6 @@ class Images(Protocol):
     def image_names(self, split: Split) -> list[str]: ...
     def labels(self, split: Split) -> np.ndarray: ...
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]: ...
-    def contents(self, split: Split) -> np.ndarray: ...
-    def dhashes(self, split: Split) -> np.ndarray: ...
 
 
 FROM_DATA = r"^model\.backbone\.(img_size|in_chans|num_classes)$"  # an experiment refuses other values than the data's
@@ -73,7 +68,7 @@ def matters(key: str, values: dict[str, Any]) -> bool:
 
 
 def data_of(config: Config) -> Config:
-    """Return the settings of a configuration that choose its images, and how they look in evaluation."""
+    """Return the settings that choose a configuration's images, and how they look in evaluation."""
     return {key: value for key, value in flatten(config["data"], "data.").items() if kind_of(key) == "data"}
 
 
@@ -96,7 +91,8 @@ def own_classes(config: Config, recorded: Collection[str] = ()) -> list[str]:
     return sorted(own | ({text for text, _ in texts_of(config)} & {*recorded}))
 
 
-EXAMPLES = 3
+def some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{' and more' * (len(names) > 3)}"
 
 
 def groups_of(study: Study, images: Sequence[str]) -> np.ndarray | None:
@@ -116,14 +112,10 @@ def split_groups(study: Study, images: Images) -> str:
     found = find_groups(study.groups, [*test, *others])
     tested, known = found[: len(test)], {group for group in found[len(test) :] if group is not None}
     both = sorted(known & {*tested})
-    if not both:
-        return ""
     share = sum(group in both for group in tested)
-    return (
-        f"{counted(share, 'test image')} of {counted(len(both), 'group')} that are also trained or validated on, which "
-        f"inflates accuracy: {', '.join(both[:EXAMPLES])}{' and more' * (len(both) > EXAMPLES)}. Move each group to "
-        "one split, or use `folds`."
-    )
+    of = f"{counted(share, 'test image')} of {counted(len(both), 'group')} that are also trained or validated on"
+    remedy = "Move each group to one split, or use `folds`."
+    return f"{of}, which inflates accuracy: {some(both)}. {remedy}" if both else ""
 
 
 LENGTH = "trainer.max_epochs"
@@ -131,31 +123,25 @@ LENGTH = "trainer.max_epochs"
 
 def refuse_overruled(study: Study) -> None:
     """Raise ValueError for the first setting that the study's file gives a variant, and the study another value."""
-    seeds = "Remove it: `seeds` are the same for all variants, and `vary` says what they draw."
-    folders = "Remove it: the study names the folders of its runs; --root and the study's `name` move them."
-    remedies = {
-        **dict.fromkeys(seed_settings(study.vary, 0, 0), seeds),
-        **dict.fromkeys(("run.root", "run.name", "run.wandb.group"), folders),
-        "run.test": "Remove it: every run of a study is tested.",
-        "run.overwrite": "Remove it: such a run would start again each time; `compare --overwrite` replaces runs.",
+    drawn, folders = seed_settings(study.vary, 0, 0), ("run.root", "run.name", "run.wandb.group")
+    reasons = {
+        **dict.fromkeys(drawn, "`seeds` are the same for all variants, and `vary` says what they draw"),
+        **dict.fromkeys(folders, "--root and the study's `name` set the folders of its runs"),
+        "run.test": "every run of a study is tested",
+        "run.overwrite": "such a run would start again each time; `compare --overwrite` replaces runs",
     }
     if study.branch:
-        remedies["run.checkpoint.keep"] = "Remove it: `branch` keeps the states that shorter runs continue."
+        reasons["run.checkpoint.keep"] = "`branch` keeps the states that shorter runs continue"
     if _epochs(study):
-        remedies[LENGTH] = (
-            "Remove it; or remove `budget`, give each variant its own length, and add trainer.max_epochs to "
-            "`may_differ`."
-        )
-    for name, key, value in _replaced(study, remedies):
+        reasons[LENGTH] = "`budget` sets it; without one, add trainer.max_epochs to `may_differ`"
+    for name, key, value in _replaced(study, reasons):
         if key not in flatten(study.settings) and name not in study.files:
-            raise ValueError(f"{study.path}: variant {name!r} has {key}: {as_yaml(value)}. {remedies[key]}")
+            what = f"variant {name!r} has {key}: {as_yaml(value)}"
+            raise ValueError(f"{study.path}: {what}. Remove it: {reasons[key]}.")
 
 
 def overruled(study: Study) -> list[str]:
-    """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces.
-
-    It may be a file, an experiment of its own, whose length and seed hold where it is trained alone.
-    """
+    """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces."""
     found: dict[str, list[str]] = {}
     for name, key, value in _replaced(study, [*([LENGTH] if _epochs(study) else []), *study.tuned]):
         found.setdefault(name, []).append(f"{key}: {as_yaml(value)}")

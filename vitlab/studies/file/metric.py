@@ -12,9 +12,7 @@ from referee.formats import nearest
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
-
 TITLES = {"top1": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}  # fractions
-
 PREDICTED = ("top1", "balanced_accuracy")  # those that predictions give, of runs that did not log them too
 
 
@@ -85,7 +83,6 @@ PROBED = {"knn": "k-NN accuracy", "linear": "accuracy of a linear probe"}
 
 
 def metric_of(experiment: "Experiment") -> Metric:
-    """Return the metric that ranks an experiment's runs."""
     task, probe = experiment.objective.task, experiment.run.probe
     if probe is not None:
         return replace(TOP1, title=PROBED[probe])
@@ -137,10 +134,8 @@ def refuse_untuned(experiment: "Experiment", metric: Metric) -> None:
         remedy = f"Rank by one of {', '.join(name for name in known if name.startswith('val/'))}, or remove `tune`."
     elif metric.is_accuracy and (learner.task is None or experiment.run.probe is not None):
         missing = f"{metric.title} of validation images"  # that of a head is another
-        remedy = (
-            "Add vitlab.runs.knn_monitor.KnnMonitor to trainer.callbacks and rank by "
-            "`metric: {name: val/knn, mode: max}`."
-        )
+        ranked = "rank by `metric: {name: val/knn, mode: max}`"
+        remedy = f"Add vitlab.runs.knn_monitor.KnnMonitor to trainer.callbacks and {ranked}."
     else:
         return
     raise ValueError(f"tune: {type(learner).__name__} logs no {missing} to choose by.\n{remedy}")

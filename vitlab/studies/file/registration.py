@@ -1,9 +1,9 @@
 """What a study finds of its earlier runs: the record of its claim, and run directories.
 
-A claim is registered before its first run, and keeps every word that it ever had. `registered` in the study's file has
-the date and the digest of the settings that the word depends on. record.json beside it has, of each registration:
+A claim is registered before its first run, and keeps every word that it ever had. record.json beside the study's file
+has, by the name of the file, of each registration:
 
-registered, digest, seeds   when, with which settings, and with which seeds
+registered, digest, seeds   when, with which settings that the word depends on, and with which seeds
 note                        what was changed, of registrations that were entered later from the project's history
 words                       each that differs from the one before: date, word, and the seeds of each variant; that of
                             a look before the last has `ended: false` until the next look replaces it
@@ -12,8 +12,6 @@ With other settings a claim is another one, and needs seeds whose results nobody
 """
 
 import json
-import os
-import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,23 +20,20 @@ from typing import Any, NamedTuple
 from referee.formats import counted, listed
 
 from vitlab.atomic_files import read_json, write_text
-from vitlab.config import ABSENT, IS_INSTALLED, ROOTS, SHIPPED, conflicts, parse_yaml
+from vitlab.config import ABSENT, IS_INSTALLED, ROOTS, SHIPPED, conflicts
 from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import PREDICTED
 from vitlab.studies.file.runs import Run, without_run
 from vitlab.studies.file.study import Study
 
+RECORD = "record.json"
 Registration = dict[str, Any]
 
 
 def record_of(study: Study) -> list[Registration]:
     """Return the registrations of a claim, the first one first."""
-    return read_json(_file(study), missing={}).get(study.path.stem, [])
-
-
-def _file(study: Study) -> Path:
-    return study.path.parent / "record.json"  # of all claims of the folder, by the name of their file
+    return read_json(study.path.with_name(RECORD), missing={}).get(study.path.stem, [])
 
 
 def register(study: Study, root: Path, anew: bool = False) -> None:
@@ -51,19 +46,16 @@ def register(study: Study, root: Path, anew: bool = False) -> None:
             raise ValueError(f"--register-anew: {study.path} has no claim to register.")
         return
     record = record_of(study)
-    known = record[-1] if record else study.registered
     finished = study.folder(root).glob(f"**/seed-*/{SUMMARY}")
-    if known and known["digest"] == study.digest:
+    if record and record[-1]["digest"] == study.digest:
         if anew:
             raise ValueError(f"--register-anew: {study.path} is as it was registered. Leave the option out.")
-        if record:
-            return
-    elif known and (not record or any(each["words"] for each in record) or any(finished)):
+        return
+    if record and (any(each["words"] for each in record) or any(finished)):
         if not anew:
-            date = record[-1]["registered"] if record else known["date"]
             raise ValueError(
                 f"{study.path}: the claim was registered and has results, but with other settings: one has changed "
-                f"since {date}.\nChange it back, or give --register-anew and new seeds."
+                f"since {record[-1]['registered']}.\nChange it back, or give --register-anew and new seeds."
             )
         used = {seed for each in record for seed in each["seeds"]}
         if again := sorted(used & {*study.seeds}):
@@ -76,36 +68,21 @@ def register(study: Study, root: Path, anew: bool = False) -> None:
 
 
 def _write(study: Study, record: list[Registration]) -> None:
-    """Write the record, and the last registration into the study's file."""
-    last, text = record[-1], study.path.read_bytes().decode()  # with the line ends that it has
-    line = f'registered: {{ date: {last["registered"]}, digest: "{last["digest"]}" }}\n'
-    changed, found = re.subn(r"^registered:.*\n?(?:[ \t]+.*\n?)*", line, text, flags=re.MULTILINE)
-    if not found:
-        changed = text.rstrip("\n") + "\n" + line
+    file = study.path.with_name(RECORD)
+    records = read_json(file, missing={}) | {study.path.stem: record}  # another claim may have a new word
+    lines = (
+        f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, each)) + "\n]" for name, each in sorted(records.items())
+    )
     try:
-        parse_yaml(changed, str(study.path))
-    except ValueError:
-        raise ValueError(f"{study.path}: a claim is registered in its file; write a key a line, not in {{}}.") from None
-    try:
-        if not os.access(study.path, os.W_OK):  # which a rename over it would not tell
-            raise PermissionError(f"{study.path} is read-only")
-        records = read_json(_file(study), missing={}) | {study.path.stem: record}  # another claim may have a new word
-        lines = (
-            f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, each)) + "\n]"
-            for name, each in sorted(records.items())
-        )
-        write_text(_file(study), "{\n" + ",\n".join(lines) + "\n}\n")
-        if changed != text:
-            write_text(study.path, changed)
+        write_text(file, "{\n" + ",\n".join(lines) + "\n}\n")
     except OSError as error:
-        raise ValueError(f"{study.path}: a claim is registered in and beside its file: {error}.") from None
+        raise ValueError(f"{study.path}: a claim is registered in {file}: {error}.") from None
 
 
 def keep_word(study: Study, word: str, seeds: list[int], ended: bool = True) -> None:
-    """Add a word to the record, if it is not the last one of these settings.
+    """Add a word to the record, if it is not the last one of these settings; not to that of an installed package.
 
-    A study that has not `ended` binds its settings from its first look on, but has no word yet. The record of a claim
-    that lies in an installed package stays as it was shipped.
+    A study that has not `ended` binds its settings from its first look on, but has no word yet.
     """
     record = record_of(study)
     if (IS_INSTALLED and study.path.is_relative_to(SHIPPED)) or not record or record[-1]["digest"] != study.digest:
@@ -120,13 +97,13 @@ def keep_word(study: Study, word: str, seeds: list[int], ended: bool = True) -> 
         _write(study, record)
 
 
+def _words_of(record: list[Registration]) -> list[dict[str, Any]]:
+    return [word for each in record for word in each["words"] if word.get("ended", True)]
+
+
 def first_word(study: Study) -> str:
     """Return the first word that the claim ever had; empty before."""
-    return next((word["word"] for word in _ended(record_of(study))), "")
-
-
-def _ended(record: list[Registration]) -> list[dict[str, Any]]:
-    return [word for each in record for word in each["words"] if word.get("ended", True)]
+    return next((word["word"] for word in _words_of(record_of(study))), "")
 
 
 def history(study: Study) -> str:
@@ -135,7 +112,7 @@ def history(study: Study) -> str:
     if not record:
         return ""
     times = f" ({counted(len(record), 'registration')})" if len(record) > 1 else ""
-    words = [f"{word['word']} ({word['date']})" for word in _ended(record)]
+    words = [f"{word['word']} ({word['date']})" for word in _words_of(record)]
     earlier = f" Its words so far: {', '.join(words)}." if words else ""
     return f"Registered on {record[-1]['registered']}{times}.{earlier}"
 
@@ -200,9 +177,3 @@ def refuse_conflicts(runs: Sequence[Run]) -> None:
             f"{key} is {there} there and {wanted} in the study{more}.\n"
             "Retrain it with --overwrite, or give the study another name."
         )
-
-
-def to_replace(runs: Sequence[Run], overwrite: bool) -> set[Run]:
-    """Return the runs to restart: those with another configuration, of which there are none unless `overwrite`, and
-    those that were cut short."""
-    return {*conflicting(runs)} | {run for run in runs if overwrite and is_finished(run) and cut_short(run)}

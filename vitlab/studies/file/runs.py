@@ -22,8 +22,8 @@ from vitlab.experiment.errors import call_of_user_code
 from vitlab.studies.file.fairness import Images, kind_of, refuse_overruled
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
-from vitlab.studies.file.study import Study, is_frozen
-from vitlab.studies.file.variants import drawn_before, fixed_draws, seed_settings
+from vitlab.studies.file.study import VALIDATION, WARMUP, Study, is_frozen
+from vitlab.studies.file.variants import NAMES, SETTINGS, drawn_before, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
@@ -34,10 +34,7 @@ SET_BY_FROZEN = ("trainer.max_epochs", "run.probe")  # keys in which only the ot
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One cell of the grid: a variant with a seed.
-
-    The run directory belongs to the run; the study writes its own files next to it, in the variant's folder.
-    """
+    """One cell of the grid: a variant with a seed. The study writes its own files next to the run directory."""
 
     variant: str
     seed: int
@@ -65,7 +62,6 @@ class Run:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether it takes no step and is tested by a probe of its features."""
         return is_frozen(self.config)
 
     @property
@@ -86,7 +82,6 @@ class Difference(NamedTuple):
 
 
 def experiment_of(config: Config) -> "Experiment":
-    """Return the experiment of a configuration, which completes and checks it."""
     from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
 
     return Experiment(config)
@@ -144,8 +139,7 @@ def plan(
         settings = (tuned or {}).get((variant, seed), {})
         key = variant, as_yaml(settings)
         if key not in completed:
-            chosen = merge((decided or {}).get(variant, {}), settings)
-            completed[key] = complete(study, variant, root, chosen)
+            completed[key] = complete(study, variant, root, merge((decided or {}).get(variant, {}), settings))
         return completed[key]
 
     for fault in _faults(study, [cell(variant, study.seeds[0]) for variant in study.variants]):
@@ -159,10 +153,7 @@ def plan(
 
 
 def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
-    """Return the run of a variant with the study's first seed, its configuration complete and checked.
-
-    `decided` are the overrides from the budget and from tuning.
-    """
+    """Return the run of a variant with the study's first seed, complete and checked; `decided` as in `plan`."""
     import torch  # here, because it takes seconds to import
 
     folder = study.folder(root, variant)
@@ -177,10 +168,8 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
     flat = flatten(config)
     for key, value in flatten(study.settings).items():
         if (actual := flat.get(key, ABSENT)) != value or key in study.tuned:
-            raise ValueError(
-                f"{study.path}: along: {study.place}: {variant} has {key}: {as_yaml(actual)}, set by the variant, the "
-                "budget or tuning. Remove it there, or the axis."
-            )
+            what = f"{variant} has {key}: {as_yaml(actual)}, set by the variant, the budget or tuning"
+            raise ValueError(f"{study.path}: along: {study.place}: {what}. Remove it there, or the axis.")
     with _naming(study, variant):
         experiment = experiment_of(config)
         with warnings.catch_warnings(action="ignore"):
@@ -202,9 +191,9 @@ def complete(study: Study, variant: str, root: Path, decided: Config) -> Run:
 def _on_the_same_images(study: Study, config: Config, changes: Config) -> Config:
     """Return a run's configuration; an experiment that it starts from follows changes of the data that it shares."""
     for key, value in weights_of(config).items() if changes else ():
-        if (known := _data_before(study, value)) is None:
+        base, there = _data_before(study, value)
+        if not base or any(base.get(root) != there.get(root) for root in ROOTS):
             continue
-        base, there = known
         settings = [
             f"{short(name)}={as_yaml(each)}"
             for name, each in flatten(changes).items()
@@ -216,22 +205,15 @@ def _on_the_same_images(study: Study, config: Config, changes: Config) -> Config
     return config
 
 
-def _data_before(study: Study, weights: str) -> tuple[Config, Config] | None:
-    """Return the settings of the data of the base and of an experiment that gives weights, if their images are one."""
+def _data_before(study: Study, weights: str) -> tuple[Config, Config]:
+    """Return the data settings of the base and of an experiment that gives weights; empty unless of one data module."""
     source = Source.parse(weights)
     if source is None or not locate(source.file).is_file():
-        return None
-    base, there = (_data_of(file) for file in (study.base, source.file))
-    same = _set_of(base) == _set_of(there) and all(base.get(key) == there.get(key) for key in ROOTS)
-    return (base, there) if same else None
-
-
-def _data_of(file: Path) -> Config:
-    return flatten(merge({}, load_yaml(file)).get("data", {}), "data.")
-
-
-def _set_of(data: Config) -> str:
-    return str(data.get("data.class_path")).rpartition(".")[2]
+        return {}, {}
+    files = study.base, source.file
+    base, there = (flatten(merge({}, load_yaml(file)).get("data", {}), "data.") for file in files)
+    kinds = {str(data.get("data.class_path")).rpartition(".")[2] for data in (base, there)}
+    return (base, there) if len(kinds) == 1 else ({}, {})
 
 
 def with_seed(study: Study, run: Run, seed: int, fold: int | None = None) -> Run:
@@ -278,7 +260,8 @@ def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
         if any(value != next(iter(by_variant.values())) for value in by_variant.values()):
             declared = any(key == prefix or key.startswith(f"{prefix}.") for prefix in study.allowed)
             trained = {variant: value for variant, value in by_variant.items() if variant not in study.frozen}
-            declared = declared or (key in study.in_proportion and bool(trained) and _in_proportion(trained, epochs))
+            scaled = study.converts_budget and key in (WARMUP, f"trainer.{VALIDATION}")
+            declared = declared or (scaled and bool(trained) and _in_proportion(trained, epochs))
             declared = declared or (key in SET_BY_FROZEN and len(set(map(str, trained.values()))) < 2)
             differences.append(Difference(key, by_variant, declared))
     return sorted(differences, key=lambda difference: not difference.declared)
@@ -311,11 +294,10 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
             yield f"{where}: no variant's configuration has a key `{key}`.{hint}"
     for run in runs:
         others = {each: source for each in weights_of(run.config).values() if (source := Source.parse(each))}
-        alike = [
-            each for each, source in others.items() if _set_of(_data_of(source.file)) == _set_of(_data_of(study.base))
-        ]
-        if study.folds and (own := [each for each in alike if _data_before(study, each) is None]):
-            yield f"folds: {run.variant!r} takes weights from {own[0]}, perhaps trained on test images of some folds."
+        for each in others if study.folds else ():
+            base, there = _data_before(study, each)
+            if any(base.get(root) != there.get(root) for root in ROOTS):
+                yield f"folds: {run.variant!r} takes weights from {each}, perhaps trained on test images of some folds."
         # An experiment that gives weights follows the folds, and needs one look; a run does not.
         for fold in (study.parts[:1] if others else study.parts) if study.folds else ():
             for known in known_before(with_seed(study, run, run.seed, fold)):
@@ -326,13 +308,16 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
                 yield f"{run.variant!r} has no training length. Add a budget, like {{epochs: 30}}."
             for key, value in trainer.items():
                 if key in COMPLETE and value is not None and not COMPLETE[key](value):
-                    what = f"trainer.{key} is {as_yaml(value)} for {run.variant!r}"
-                    yield f"{what}, whose runs would be cut short. Remove it."
+                    yield f"trainer.{key} is {as_yaml(value)} for {run.variant!r}. Remove it: it cuts runs short."
         elif not weights_of(run.config):
             yield f"{run.variant!r} is frozen, and has random weights. Set init_from, or `pretrained: true`."
         for source in others.values():
             yield from (f"{run.variant!r}: {fault}" for fault in drawn_before(study.vary, source))
-        yield from (f"{run.variant!r}: {fault}" for fault in fixed_draws(study.vary, run.config))
+        flat = flatten(run.config)
+        for kind, key in SETTINGS.items():
+            if kind in study.vary and flat.get(key, ABSENT) not in (ABSENT, None):
+                fixed = f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}. Remove it, or {kind} from `vary`"
+                yield f"{run.variant!r}: {fixed}."
     if "images" in study.vary and all(run.config["data"]["init_args"].get("train_images") is None for run in runs):
         yield "vary: images: every variant trains on all images. Set data.init_args.train_images."
     if len(metrics := {run.metric for run in runs}) > 1:
@@ -359,9 +344,9 @@ def never_reached(runs: Iterable[Run]) -> list[str]:
 
     missed = {}
     for run in (run for run in runs if not run.is_frozen):
-        flat, key = flatten(run.config), f"{SCHEDULE}.init_args"
-        parts = [flat.get(f"{key}.{name}") for name in ("warmup_epochs", "milestones")]
-        missed[run.variant] = unreached(run.epochs, parts[0] or 0, parts[1] or ())
+        flat = flatten(run.config)
+        warmup, milestones = (flat.get(f"{SCHEDULE}.init_args.{name}") for name in ("warmup_epochs", "milestones"))
+        missed[run.variant] = unreached(run.epochs, warmup or 0, milestones or ())
     return [f"{variant}: {line}" for variant, line in missed.items() if line]
 
 

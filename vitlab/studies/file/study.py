@@ -1,16 +1,10 @@
-"""A study's YAML file, read and checked.
+"""A study's YAML file, read and checked. docs/studies.md describes its keys, those of `StudyFile` and `like`.
 
-    name: quickstart
-    base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
-    variants:                         # only the differences: a mapping, or the path of a YAML file; with
-                                      # `frozen: {probe: linear}` nothing is trained but a classifier (or knn)
-      ViT: {model: {init_args: {backbone: {class_path: …}}}}
-    seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3];
-                                      # with `first: 21`, the seeds are 21 to 32 and not 1 to 12
-
-docs/studies.md describes the other keys, those of `StudyFile`; `factors` are a grid of variants (`variants`).
-`like: ../muon.yaml` takes all that a study does not say from another one. The paths of `like`, `base` and variants are
-relative to the study's file.
+name: quickstart
+base: ../quickstart/base.yaml     # an experiment, complete with what the variants add; relative to this file
+variants:                         # only the differences: a mapping, or the path of a YAML file
+  ViT: {model: {init_args: {backbone: {class_path: …}}}}
+seeds: {from: 4, to: 12}          # add one of each variant until settled; or a list, trained as a whole: [1, 2, 3]
 """
 
 import hashlib
@@ -25,21 +19,21 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Len
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 from referee.claim import Claim, parse_claim
 from referee.statistics.contrast import LEVEL
 
 from vitlab.config import SHIPPED, Config, flatten, load_yaml, locate, merge
 from vitlab.data.tables import checked_groups
 from vitlab.experiment.chain import Source
-from vitlab.studies.file.budget import Budget, Number
-from vitlab.studies.file.format import Section, expected, mistake, refuse_unknown
-from vitlab.studies.file.space import Tuning
+from vitlab.studies.file.format import Section, expected, mistake
 from vitlab.studies.file.variants import (
     BY_DEFAULT,
     Along,
     Axis,
+    Budget,
+    Number,
     Seeds,
+    Tuning,
     Vary,
     axis_of,
     cells_of,
@@ -72,7 +66,6 @@ def content_of(study: Path) -> tuple[Config, Path | None]:
     content = load_yaml(other)
     if LIKE in content or not any(isinstance(content.get(key), dict) for key in GRIDS):
         raise ValueError(f"{study}: like: {other} is no study that says all by itself. Name one that does.")
-    content.pop("registered", None)
     changed = own["variants"] if isinstance(own.get("variants"), dict) else {}
     for name, value in (content.get("variants") or {}).items():
         if isinstance(value, str):
@@ -91,6 +84,7 @@ def beside(study: Path, name: Any) -> Path:
 
 
 REQUIRED = ("base", "variants", "seeds")
+Parts = Annotated[int, Ge(2)]
 Override = Annotated[dict[str, Any] | str | None, expected("a mapping or the path of a YAML file")]
 VALIDATION = "check_val_every_n_epoch"
 LENGTH = ("max_epochs", "limit_train_batches", VALIDATION)  # keys of the trainer, set by a budget
@@ -119,7 +113,7 @@ class Looks(Section):
     @model_validator(mode="after")
     def _counts_up(self) -> "Looks":
         if self.start > self.to:
-            raise PydanticCustomError("looks", "from is above to")  # in the words of `seeds`
+            raise ValueError(f"from {self.start} is above to {self.to}.")
         return self
 
 
@@ -130,9 +124,6 @@ class Ranking(Section):
     mode: Literal["min", "max"]
     title: str | None = None
     scale: Literal["log"] | None = None  # for a ratio or a loss
-
-
-Parts = Annotated[int, Ge(2)]
 
 
 class StudyFile(Section):
@@ -161,7 +152,7 @@ class StudyFile(Section):
         Parts | Annotated[dict[Literal["without_test"], Parts], Len(1)] | None,
         expected("a number of parts, like 5, {without_test: 5}, or null"),
     ] = None
-    registered: dict[Literal["date", "digest"], Any] | None = None  # by the first run (`registration`)
+    registered: dict[Literal["date", "digest"], Any] | None = None  # of earlier versions; record.json has it
     test: Literal["pooled", "exact", "paired"] = "pooled"
     branch: bool = False
     jobs: PositiveInt | None = None
@@ -191,7 +182,6 @@ class Study:
     test: str = "pooled"  # one of `contrast.TESTS`
     metric: Mapping[str, Any] | None = None  # fields of the `Metric` by which it ranks, in place of the task's
     claim: Claim | None = None
-    registered: Mapping[str, Any] | None = None  # the claim: date, and digest of the settings
     vary: tuple[str, ...] = BY_DEFAULT  # what seeds draw, of `variants.DRAWS`
     along: Axis | None = None
     question: str = ""  # that the study asks, above the report's headline
@@ -211,9 +201,6 @@ class Study:
     def folder(self, root: Path, variant: str = "") -> Path:
         """Return the folder of the study's files, or of a variant's runs."""
         return root / slug(self.name) / slug(f"{variant} {self.place}")
-
-    def tuning_folder(self, root: Path) -> Path:
-        return self.folder(root) / "tuning"
 
     @property
     def parts(self) -> Sequence[int | None]:
@@ -273,13 +260,7 @@ class Study:
 
     @property
     def frozen(self) -> set[str]:
-        """The variants that train nothing but a classifier of features."""
         return {name for name, override in self.variants.items() if is_frozen(override)}
-
-    @property
-    def in_proportion(self) -> list[str]:
-        """The keys that the budget scales with the epochs of a variant: they may differ as far as those do."""
-        return [WARMUP, f"trainer.{VALIDATION}"] if self.converts_budget else []
 
 
 def folder_of_variant(study: Path, variant: str) -> Path:
@@ -294,7 +275,6 @@ def slug(name: str) -> str:
 
 
 def read_study(path: Path) -> Study:
-    """Read and check a study's YAML."""
     path = locate(path)
     content, like = content_of(path)
     base = beside(path, content.get("base"))
@@ -302,16 +282,14 @@ def read_study(path: Path) -> Study:
         raise FileNotFoundError(f"{path}: base: {base} does not exist. The path is relative to the study's file.")
     try:
         return replace(_parse(content, path), base=base, like=like)
-    except ValidationError as error:
-        raise ValueError(f"{path}: {mistake(error, content)}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        what = mistake(error, content) if isinstance(error, ValidationError) else error
+        raise ValueError(f"{path}: {what}") from None
 
 
 def _parse(content: Config, path: Path) -> Study:
     if {"model", "data"} & content.keys() and content.keys().isdisjoint(GRIDS):
         raise ValueError("this is an experiment, not a study: it has no variants. Train it with `fit`.")
-    refuse_unknown(content, KEYS, "key")
     for key in REQUIRED:
         if content.get(key) in (None, {}, []) and not (key == "variants" and content.get("factors")):
             raise ValueError(f"the study has no `{key}`. It needs {', '.join(REQUIRED)}.")
@@ -330,7 +308,7 @@ def _parse(content: Config, path: Path) -> Study:
         seeds = list(range(seeds.first, seeds.first + seeds.to))
     if isinstance(file.folds, dict):
         fields |= {"folds": file.folds["without_test"], "folds_without_test": True}
-    tune, _ = fields.pop("tune"), fields.pop("without")
+    tune, _, _ = fields.pop("tune"), fields.pop("without"), fields.pop("registered")
     fields |= {
         "path": path,
         "name": file.name or path.stem,
@@ -370,12 +348,9 @@ def _contradictions(study: Study) -> Iterator[str]:
     larger = [key for key in study.tuned if key in IMAGES_A_STEP]
     if larger and budgets - {"epochs"}:
         yield f"tune: {', '.join(larger)} changes how many images a step takes. Give a budget in epochs."
-    costly = [  # of the architecture, of the images' size, or of the tokens that a step computes
-        key
-        for key in study.tuned
-        if (parts := key.split("."))[-1] not in COSTLESS
-        and (not COSTLY.isdisjoint(parts) or parts[-1].startswith("decoder_"))
-    ]
+    # Of the architecture, of the images' size, or of the tokens that a step computes.
+    costly = [key for key in study.tuned if not COSTLY.isdisjoint(key.split(".")) or ".decoder_" in key]
+    costly = [key for key in costly if key.rpartition(".")[2] not in COSTLESS]
     if costly and "flops" in budgets:
         yield f"tune: {', '.join(costly)} changes what an image costs. Give a budget in epochs or images."
     if study.looks and study.tuning and study.tuning.within_seeds:

@@ -1,24 +1,25 @@
-"""The variants of a study that are a grid (`factors`), what its seeds draw (`vary`), and the places of its axis
-(`along`): see docs/studies.md.
+"""The variants of a study that are a grid (`factors`), what its seeds draw (`vary`), its budget, the places of its axis
+(`along`), and what is tuned before (`tune`): see docs/studies.md.
 
 A cell's settings are those of its levels together; what `variants` has under its name comes on top. Its name joins the
 levels, after a preposition that ends a factor's name: ViT with SimMIM, of the factors `network` and `trained with`.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import count, islice, product
 from typing import Annotated, Any, Literal, NamedTuple
 
-from annotated_types import Len
-from pydantic import AfterValidator, NonNegativeInt
+from annotated_types import Gt, Len, Lt
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt, model_validator
 from referee.claim import parse_order
 from referee.formats import SPACE, joined
 
-from vitlab.config import ABSENT, Config, flatten, load_yaml, locate, merge, nest, short
+from vitlab.config import Config, flatten, load_yaml, locate, merge, nest, short
 from vitlab.experiment.chain import Source
-from vitlab.studies.file.budget import Budget
-from vitlab.studies.file.format import as_yaml, refuse_unknown
+from vitlab.studies.file.format import Section, as_yaml, refuse_unknown
+from vitlab.studies.file.metric import TOP1, Metric
 
 SETTINGS = {"init": "init_seed", "order": "data.init_args.order_seed", "augmentation": "data.init_args.augment_seed"}
 IMAGES = "data.init_args.train_images_seed"  # as given, unless named
@@ -53,14 +54,6 @@ def seed_settings(vary: Sequence[str], seed: int, first: int) -> Config:
     return {"seed_everything": seed, **held} | ({IMAGES: seed} if "images" in vary else {})
 
 
-def fixed_draws(vary: Sequence[str], config: Config) -> Iterator[str]:
-    """Yield what a configuration holds fixed of what the seeds are to draw."""
-    flat = flatten(config)
-    for kind, key in SETTINGS.items():
-        if kind in vary and flat.get(key, ABSENT) not in (ABSENT, None):
-            yield f"{key} is {flat[key]}, so no seed changes {NAMES[kind]}. Remove it, or {kind} from `vary`."
-
-
 def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
     """Yield how an experiment that is trained before, with each seed, departs from what the seeds are to draw."""
     if source.has_seed:  # the weights of one run
@@ -91,12 +84,43 @@ def describe_draws(vary: Sequence[str], folds: int | None = None) -> str:
     return f"Seeds vary {joined(drawn)}; {joined(fixed)} {'is' if len(fixed) == 1 else 'are'} held fixed."
 
 
+Number = Annotated[float | int, Gt(0), Lt(math.inf)]
+REFUSED = 0.05  # of the budget, by which no length may miss it
+
+
+class Budget(Section):
+    """The amount of a resource that each variant may spend."""
+
+    epochs: PositiveInt | None = None
+    images: PositiveInt | None = None  # repetitions count
+    flops: Number | None = None  # of whole training steps, with all that the objective computes
+
+    @model_validator(mode="after")
+    def _has_one_kind(self) -> "Budget":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("Expected one of epochs, images, flops, like {epochs: 30}.")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.model_fields_set))
+
+    @property
+    def amount(self) -> int | float:
+        return getattr(self, self.kind)
+
+    def __str__(self) -> str:
+        return {
+            "epochs": f"{self.amount:,} epoch{'' if self.amount == 1 else 's'}",
+            "images": f"{self.amount:,} training images",
+            "flops": f"{self.amount:.3g} training FLOPs",
+        }[self.kind]
+
+
 SHORT = {"train_images": "data.init_args.train_images"}  # axes with a short name
 
 
 class Place(NamedTuple):
-    """One value of an axis."""
-
     label: str
     x: float
     override: Config
@@ -104,14 +128,11 @@ class Place(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """What a study varies in addition to its variants."""
-
     name: str  # as in a figure
     places: tuple[Place, ...]  # in increasing order
 
 
 def axis_of(along: Along, budget: Budget | None) -> Axis:
-    """Return the axis of a study's `along`; `budget` is the study's own."""
     ((name, values),) = along.items()
     key, kinds = SHORT.get(name, name), [*Budget.model_fields]
     if "." not in key:
@@ -203,10 +224,8 @@ def _together(levels: Mapping[str, Config], known: set[str]) -> Config:
         flat = {key: (where, value) for key, value in flatten(settings).items()}
         for (a, (there, x)), (b, (_, y)) in product(before.items(), flat.items()):
             if (f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")) and x != y and {} not in (x, y):
-                raise ValueError(
-                    f"factors: {there} has {a}: {as_yaml(x)}, and {where} has {b}: {as_yaml(y)}. Leave it to one of "
-                    "the two factors, or give it to single cells under `variants`."
-                )
+                both = f"{there} has {a}: {as_yaml(x)}, and {where} has {b}: {as_yaml(y)}"
+                raise ValueError(f"factors: {both}. Give it to one of the two, or to single cells under `variants`.")
         merged, before = merge(merged, settings), before | flat
     return merged
 
@@ -220,3 +239,107 @@ def _of_cells(order: Any, cells: Cells) -> list[Any]:
         if [(of_a[f], of_b[f]) for f in of_a if of_a[f] != of_b[f]] == [(first, second)]
     ]
     return found or [order]
+
+
+# ---- tuning: the same trials for every variant, on validation images; several lists are a grid of all combinations
+
+TUNING_SEEDS = 3
+TUNE_FROM = 1000  # the first seed of the runs of a grid
+
+
+class Candidate(NamedTuple):
+    """Settings that are tried, in a run for each seed."""
+
+    name: str
+    settings: dict[str, Any]  # by key
+    seeds: list[int]
+
+
+class Tuning(Section):
+    """`tune` of a study's file: settings with the same candidates for every variant."""
+
+    space: Annotated[dict[str, Annotated[list[Any], Len(2)]], Len(1)]  # by key, the values
+    within: Literal["seed", "study"] = "seed"  # each seed of the study tunes for its own run, with that seed
+    seeds: Seeds | None = None  # of the tuning runs; None: three from 1000 on that the study's `seeds` lack
+
+    @model_validator(mode="after")
+    def _seeds_are_of_the_study(self) -> "Tuning":
+        if self.seeds is not None and self.within_seeds:
+            raise ValueError(f"seeds: {self.seeds}: `within: seed` tunes with the study's seeds. Remove one.")
+        return self
+
+    def beside(self, seeds: list[int]) -> "Tuning":
+        """Return the tuning of a study with these seeds, with three others for its own runs unless it names them."""
+        if self.within_seeds or self.seeds:
+            return self
+        unused = (seed for seed in count(TUNE_FROM) if seed not in seeds)
+        return self.model_copy(update={"seeds": list(islice(unused, TUNING_SEEDS))})
+
+    @property
+    def within_seeds(self) -> bool:
+        return self.within == "seed"
+
+    @property
+    def names(self) -> list[str]:  # the last words of the keys
+        return [key.rpartition(".")[2] for key in self.space]
+
+    def candidates(self, seed: int | None) -> list[Candidate]:
+        """Return what each variant tries for the run of a seed, or for all runs."""
+        seeds = self.seeds or [] if seed is None else [seed]
+        tried = [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
+        return [Candidate("-".join(map("{}-{}".format, self.names, each.values())), each, seeds) for each in tried]
+
+    def runs(self, seeds: int) -> int:  # of a variant, in a study of some seeds
+        return math.prod(map(len, self.space.values())) * (len(self.seeds) if self.seeds else seeds)
+
+
+class Trial(NamedTuple):
+    """Settings that a variant tried."""
+
+    settings: dict[str, Any]  # by key
+    score: float | None  # the metric on the validation images, mean over the tuning seeds; None if a run failed
+
+    @property
+    def text(self) -> str:
+        """The value of a single setting, or the names and values of several."""
+        if len(self.settings) == 1:
+            return as_yaml(*self.settings.values())
+        return ", ".join(f"{key.rpartition('.')[2]} {as_yaml(value)}" for key, value in self.settings.items())
+
+
+class Choice(NamedTuple):
+    """The result of tuning a variant, or within seeds of a variant with one seed."""
+
+    variant: str
+    trials: list[Trial]
+    metric: Metric = TOP1
+    taken: int = 0  # index of the trial whose settings the variant is trained with
+    error: float = 0.0  # standard error of the difference of two trials
+    seeds: Sequence[int] = ()  # of the tuning runs
+    seed: int | None = None  # of the study, whose run has these settings; None: all of them
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the best score, the first one of equal ones."""
+        finished = [trial for trial in self.trials if trial.score is not None]
+        return max(finished or self.trials, key=lambda trial: self.metric.sign * (trial.score or 0.0))
+
+    @property
+    def chosen(self) -> Trial:
+        return self.trials[self.taken]
+
+    @property
+    def ties(self) -> list[Trial]:
+        """The trials within a standard error of the best one, itself included."""
+        best = self.best.score
+        if best is None:
+            return [self.best]
+        return [t for t in self.trials if t.score is not None and abs(best - t.score) <= self.error]
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether the single best trial has an outermost value, so that a better one may lie beyond it."""
+        alone = [trial.score for trial in self.trials].count(self.best.score) == 1
+        tried = {key: [trial.settings[key] for trial in self.trials] for key in self.best.settings}
+        numbers = {key: values for key, values in tried.items() if all(type(each) in (int, float) for each in values)}
+        return alone and any(self.best.settings[key] in (min(own), max(own)) for key, own in numbers.items())

@@ -1,1 +1,1 @@
-"""The sections that vitlab hands to referee's page: cost, learning, tuning, images, provenance, remarks."""
+"""The sections that vitlab hands to referee's page: cost, learning, tuning, images, methods, remarks."""

@@ -9,25 +9,25 @@ from referee.formats import NONE, SPACE, counted, joined, percent
 from referee.report.document import Figure, Note, Part, Row, Table
 from referee.report.drawing import Drawing
 
-from vitlab.studies.file.budget import REFUSED
 from vitlab.studies.file.format import clock, engineering
+from vitlab.studies.file.variants import REFUSED
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.results.run import VariantResult
 from vitlab.studies.results.table import StudyResults
 
 COSTLIER = 1.5  # times the cost of a variant that it beats, from which a winner's cost stands beside the headline
 TIME = "training time"
-BUDGETS = {"epochs": "epochs", "images": "images seen", "flops": "FLOPs"}
+BUDGETS = {"epochs": "epochs", "images": "images seen", "flops": "training FLOPs"}
 UNSTEADY = 1.25  # third quartile of the epochs' images/s over the first, above which they are not reliable
 
 
 def cost_remarks(results: StudyResults) -> list[str]:
     """List why speeds are unreliable, and where the runs contradict the budget."""
-    lines, budget = speed_remarks(results), results.study.budget
+    lines = speed_remarks(results)
     for result in results.ranking:
         share = share_of_budget(result, results)
-        if budget is not None and share is not None and abs(share - 1) > REFUSED:
-            lines.append(f"{result.variant} spent {percent(share, 0)}{SPACE}% of its budget of {budget}.")
+        if share is not None and abs(share - 1) > REFUSED:
+            lines.append(f"{result.variant} spent {percent(share, 0)}{SPACE}% of its budget of {results.study.budget}.")
     return lines
 
 
@@ -39,34 +39,31 @@ def winner_costs(results: StudyResults) -> list[str]:
         return []
     own = _costs_of(results.ranking[0])
     others = [(result.variant, _costs_of(result)) for result in results.ranking if result.variant in beaten]
-    parts, cheaper = list[str](), list[list[str]]()
+    parts: dict[str, str] = {}  # by quantity, with those that cost less
+    cheaper: dict[str, str] = {}
     for what, value in own.items():
         if less := {name: costs[what] for name, costs in others if what in costs and value > COSTLIER * costs[what]}:
             show = clock if what == TIME else engineering
             against = " to ".join(dict.fromkeys(map(show, (min(less.values()), max(less.values())))))
-            parts.append(f"{what} {show(value)} instead of {against}")
-            cheaper.append([*less])
+            parts[what], cheaper[what] = f"{what} {show(value)} instead of {against}", joined([*less])
     if not parts:
         return []
-    budget = None if results.study.frozen else results.study.budget  # a frozen variant takes no epochs
     before = ", apart from the trainings that weights come from" if results.context.compute else ""
-    kind = f"{'training ' * (budget.kind == 'flops')}{BUDGETS[budget.kind]}" if budget else ""
-    equal = f" The budget was equal in {kind}{before}." if budget else ""
-    than = f" than {joined(cheaper[0])}" if all(names == cheaper[0] for names in cheaper) else ""
-    if not than:
-        parts = [f"{part} of {joined(names)}" for part, names in zip(parts, cheaper, strict=True)]
-    return [f"{results.ranking[0].variant} costs more{than}: {'; '.join(parts)}.{equal}"]
+    equal = ""
+    if results.study.budget and not results.study.frozen:  # a frozen variant takes no epochs
+        equal = f" The budget was equal in {BUDGETS[results.study.budget.kind]}{before}."
+    than = f" than {cheaper.popitem()[1]}" if len({*cheaper.values()}) == 1 else ""
+    each = [part if than else f"{part} of {cheaper[what]}" for what, part in parts.items()]
+    return [f"{results.ranking[0].variant} costs more{than}: {'; '.join(each)}.{equal}"]
 
 
 def _costs_of(result: VariantResult) -> dict[str, float]:
-    """Return what a variant costs, by quantity, as far as it is known."""
     costs = {"FLOPs per image": result.cost("flops"), "parameters": result.cost("parameters")}
     costs |= {"training FLOPs": flops_of(result) or math.nan, TIME: result.mean("seconds")}
     return {name: value for name, value in costs.items() if not math.isnan(value)}
 
 
 def speed_remarks(results: StudyResults) -> list[str]:
-    """List why images/s of the variants are unreliable or not comparable."""
     speeds = {result.variant: result.speed for result in results.ranking}
     unsteady = [name for name, speed in speeds.items() if speed and speed[2] > UNSTEADY * speed[0]]
     why = "differ by more than a quarter between epochs, as where other programs disturb the runs."
@@ -90,7 +87,6 @@ def share_of_budget(result: VariantResult, results: StudyResults) -> float | Non
 
 
 def cost_section(results: StudyResults, drawings: Mapping[str, Drawing]) -> list[Part]:
-    """Return the figure and the tables of costs, with a note on what they mean."""
     metric, of_variants, of_runs = results.metric, list[Row](), list[Row]()
     shares = {result.variant: share_of_budget(result, results) for result in results.ranking}
     spent = ["Of the budget"] if any(share is not None for share in shares.values()) else []
@@ -137,27 +133,25 @@ def _shown(value: float, unit: str = "") -> str:
 
 
 def _meaning(results: StudyResults) -> Part:
-    """Explain the tables."""
     runs = [run for result in results.ranking for run in result.runs]
 
     def of_all(values: Iterable[Any]) -> str:
         return " or ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
-    threads = of_all(run.environment.get("threads") for run in runs)
-    on = f"{of_all(run.environment.get('device') for run in runs)}{f', threads: {threads}' if threads else ''}"
+    device, threads, torch, precision = (
+        of_all(run.environment.get(key) for run in runs) for key in ("device", "threads", "torch", "precision")
+    )
     batches = of_all(run.run.config.get("data", {}).get("init_args", {}).get("batch_size") for run in runs)
+    on = f"{device}, threads: {threads}" if threads else device
     jobs = f", up to {counted(results.study.jobs, 'run')} at a time" if results.study.jobs else ""
     before = ""
     if any(run.seconds_before for run in results.finished):
         before = ", and of the runs that they start from; images seen and training FLOPs leave those out"
     return Note(
-        f"Logged by the runs on {on}, torch {of_all(run.environment.get('torch') for run in runs)}, precision "
-        f"{of_all(run.environment.get('precision') for run in runs)}, batches of {batches}{jobs}. Training images/s "
-        "are of one device, with loading, without validation and checkpoints: the median over the epochs of all seeds "
-        "after the first of each, in brackets the quartiles. Inference: the encoder alone, after the test, on batches "
-        "in memory. FLOPs per image are of the forward pass of inference and count a multiply-add as two; halve them "
-        "for MACs. Training FLOPs are of whole training steps, with objective, teacher and decoder, without the "
-        "optimizer. Peak memory is that of all tensors; on a CPU, the growth of the process. Energy is that of the "
-        "whole device while a run trained, runs beside it included. Training time is the wall-clock time of the runs, "
-        f"including data loading and validation{before}. A dash: not logged, as by older versions, or not available."
+        f"Logged by the runs on {on}, torch {torch}, precision {precision}, batches of {batches}{jobs}. Training "
+        "images/s are of one device, with loading, without validation and checkpoints: the median over the epochs of "
+        "all seeds after the first of each, in brackets the quartiles. Inference: the encoder alone, on batches in "
+        "memory. FLOPs count a multiply-add as two, those of training without the optimizer. Peak memory is that of "
+        "all tensors; on a CPU, the growth of the process. Energy is that of the whole device, runs beside it "
+        f"included. Training time is wall-clock time, with loading and validation{before}. A dash: not logged."
     )

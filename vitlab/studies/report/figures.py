@@ -18,14 +18,12 @@ MIN_IN_BIN = 5  # predictions: smaller confidence bins are too noisy to show
 
 
 def ranking(results: StudyResults, layout: Layout) -> Figure:
-    """Draw each variant's runs, mean and interval, with the baselines."""
     known = results.baselines
     lines = {"k-NN": known.knn, "majority": known.majority} if known else {}
     return referee.report.differences.ranking(results.verdict, layout, lines)
 
 
 def differences(results: StudyResults, layout: Layout) -> Figure:
-    """Draw the lead of each pair's first variant."""
     return referee.report.differences.differences(results.verdict, layout, results.metric.score)
 
 
@@ -119,7 +117,6 @@ def score_against_cost(results: StudyResults, layout: Layout) -> Figure:
 
 
 def against_cost(metric: Metric) -> str:
-    """Return the name of the chart of scores against costs; a metric with a split is named like train/rank."""
     return f"{'accuracy' if metric.is_accuracy else metric.name}_against_cost".replace("/", "_")
 
 
@@ -129,11 +126,7 @@ def charts_for(metric: Metric) -> list[Chart]:
         Chart("ranking", f"Test {label} of every run, with mean and 95 % interval per variant.", ranking),
         Chart("differences", f"Lead in test {label} of every pair of variants, with its 95 % interval.", differences),
         Chart("learning_curves", f"Validation {label} and training loss by epoch for each variant.", learning_curves),
-        Chart(
-            against_cost(metric),
-            f"Mean test {label} against six costs for each variant, with the Pareto front.",
-            score_against_cost,
-        ),
+        Chart(against_cost(metric), f"Mean test {label} against six costs, with the Pareto front.", score_against_cost),
     ]
     if metric.one_class:
         charts.append(Chart("calibration", "Accuracy against confidence for each variant.", calibration))

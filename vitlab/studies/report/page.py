@@ -5,10 +5,13 @@ laws.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from referee.formats import NONE, SPACE, counted, joined
 from referee.report import drawing
 from referee.report.along import Line, Reference, best_where, interval_of, line_parts, number
@@ -26,17 +29,15 @@ from vitlab.studies.file.study import Study
 from vitlab.studies.file.variants import Axis, describe_draws
 from vitlab.studies.report import figures
 from vitlab.studies.report.cost import speed_remarks, winner_costs
-from vitlab.studies.report.provenance import TABLE
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
 from vitlab.studies.report.robustness import draw_curves, read_robustness
-from vitlab.studies.report.sections import LABELS, command_of, sections_of, study_file
+from vitlab.studies.report.sections import LABELS, TABLE, command_of, sections_of, study_file
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import judged, look_of, outlooks, verdict, write_claim, write_verdict
 from vitlab.studies.results.run import FOLDS, table_of
 from vitlab.studies.results.table import StudyResults
 
-# How a study that looks at its results ended.
-ENDS = {
+ENDS = {  # of a study that looks at its results
     "decided": ", at which it was settled",
     "equal": ", at which the variants left were equal to within the margin",
     "hopeless": ", after which more seeds were unlikely to settle it",
@@ -45,10 +46,7 @@ ENDS = {
 
 
 def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
-    """Write report.html, report.md, report.csv, verdict.json, results.csv, table.tex and figures/; return the first.
-
-    Of a study with folds also folds.csv, which has the fold of each image by seed, and labels.csv.
-    """
+    """Write report.html and the files beside it; return the path of the first."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_text(folder / "results.csv", results.table().to_csv(index=False))
     if results.study.folds and results.finished:
@@ -94,7 +92,6 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
 
 
 def _summary(results: StudyResults) -> list[str]:
-    """Summarize the size of the study, what its intervals are about, and at which look it is, and why it ended."""
     if not results.finished:
         return []
     study, metric = results.study, results.metric
@@ -113,29 +110,27 @@ def _summary(results: StudyResults) -> list[str]:
     low, high, seeds = min(finished), max(finished), counted(len(study.seeds), "seed")
     if low < len(study.seeds):
         seeds = f"{low} of {seeds}" if low == high else f"{low} to {high} of {seeds}"
-    looks = []
-    if results.verdict.watch is not None:
-        end = ENDS.get(results.verdict.watch.stop or "", "")
-        which = "each look" if study.margin is None else "this look"
-        looks.append(
-            f"{look_of(results)} (a look is a test of the seeds finished so far){end}. So that all looks together make "
-            f"at most 5{SPACE}% false claims, {which} asks for p < {results.verdict.level:.3f} instead of 0.05."
-        )
-    return [
+    lines = [
         f"{counted(len(results.ranking), 'variant')}, {seeds} each, "
         + (f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}{spent}, " if epochs else "")
         + f"{results.scored}{validation}{classes}. Leads are in {unit}"
         + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if high > 1 else ". ")
-        + describe_draws(study.vary, study.folds),
-        *looks,
+        + describe_draws(study.vary, study.folds)
     ]
+    if results.verdict.watch is not None:
+        end = ENDS.get(results.verdict.watch.stop or "", "")
+        which = "each look" if study.margin is None else "this look"
+        lines.append(
+            f"{look_of(results)} (a look is a test of the seeds finished so far){end}. So that all looks together make "
+            f"at most 5{SPACE}% false claims, {which} asks for p < {results.verdict.level:.3f} instead of 0.05."
+        )
+    return lines
 
 
 # ---- a study along an axis
 
 
 def line_of(axis: Axis, grid: Sequence[StudyResults]) -> Line:
-    """Return the results at all places of an axis."""
     x, labels = [place.x for place in axis.places], [place.label for place in axis.places]
     level = min(results.verdict.level for results in grid) / len(grid)
     knn = [results.baselines.knn for results in grid if results.baselines]
@@ -145,7 +140,6 @@ def line_of(axis: Axis, grid: Sequence[StudyResults]) -> Line:
 
 
 def answer(axis: Axis, grid: Sequence[StudyResults]) -> str:
-    """Return the study's answer in a sentence."""
     if not all(results.finished for results in grid):
         return "Some places have no finished run, so there is nothing to say about the axis."
     return best_where(line_of(axis, grid))
@@ -155,28 +149,29 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     """Write report.html and report.md about all places of a study; return the path of the first."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     assert study.along is not None
-    sections = [Section("Places", _places_section(study, study.along, grid))]
+    curves = list[Section]()
     if all(results.finished for results in grid):
         parts = line_parts(line_of(study.along, grid), "curves", folder / "figures")
-        sections.insert(0, Section(f"Along {study.along.name}", parts))
-    command = Code(command_of(study, folder.parent))
+        curves.append(Section(f"Along {study.along.name}", parts))
     above = _merged(grid, objections)
-    gravest = [line for line in _merged(grid, remarks_above) if line not in above]
-    above += gravest[:ABOVE]
+    above += [line for line in _merged(grid, remarks_above) if line not in above][:ABOVE]
     below = [line for line in _merged(grid, remarks) if line not in above]
-    further = [Section("Remarks", [*map(Text, below)])] if below else []
+    sections = [
+        *curves,
+        Section("Places", _places_section(study, study.along, grid)),
+        *([Section("Remarks", [*map(Text, below)])] if below else []),
+        Section("Reproduce", [Code(command_of(study, folder.parent)), study_file(study)]),
+    ]
     runs = sum(len(results.finished) for results in grid)
     minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
-    length = "the same number of epochs" if study.budget and study.budget.kind == "epochs" else "the same budget"
-    spent = f" {length[0].upper()}{length[1:]} ({study.budget}) everywhere." if study.budget else ""
+    length = "The same number of epochs" if study.budget and study.budget.kind == "epochs" else "The same budget"
+    spent = f" {length} ({study.budget}) everywhere." if study.budget else ""
     level = min(results.verdict.level for results in grid)
-    tested = (
-        "Statements about several places are valid for all of them together: each is tested at "
-        f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
-    )
     summary = (
         f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, at "
-        f"{counted(len(grid), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {tested}"
+        f"{counted(len(grid), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} "
+        "Statements about several places are valid for all of them together: each is tested at "
+        f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
     )
     document = Document(
         title=f"{study.name} – a comparison along {study.along.name}",
@@ -184,17 +179,14 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
         heading=answer(study.along, grid),
         lead=[summary],
         remarks=above,
-        sections=[*sections, *further, Section("Reproduce", [command, study_file(study)])],
+        sections=sections,
         question=study.question,
     )
     return write_document(document, folder)
 
 
 def _merged(grid: Sequence[StudyResults], listed: Callable[[StudyResults], list[str]]) -> list[str]:
-    """Return the remarks of all places, those that are not of every place with their names.
-
-    The page shows no speeds, so what is remarked on them is left to the pages of the places.
-    """
+    """Return the remarks of all places, but for speeds, which the page lacks; those of some places with their names."""
     by_text: dict[str, list[str]] = {}
     for results in grid:
         of_speeds = speed_remarks(results)
@@ -214,11 +206,73 @@ def _places_section(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> l
         knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
         rows.append(Row(number(place.x), [*(scores.get(variant, NONE) for variant in study.variants), knn]))
     heading = axis.name[0].upper() + axis.name[1:]
-    table = Table("Places", [heading, *study.variants, "k-NN"], rows)
     pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in grid]
     return [
-        table,
+        Table("Places", [heading, *study.variants, "k-NN"], rows),
         Note(f"{metric.column}: mean, with the 95 % interval over seeds and test images."),
         Text("Each place has its own report, in the same folder:"),
         Links(pages),
     ]
+
+
+# ---- in Weights & Biases: a run with tables and figures, and a workspace that arranges them
+
+
+def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
+    """Log the report of a study that has finished runs, with the page and figures in `folder`; return where it is."""
+    import wandb  # here, because it takes seconds to import
+
+    settings = results.finished[0].run.config.get("run", {}).get("wandb", {})
+    project, entity = settings.get("project") or "vitlab", settings.get("entity")
+    conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})
+    frames = {"verdict": conclusions, "runs": results.table(), "pairs": results.verdict.table()}
+    if results.metric.one_class:
+        frames["classes"] = results.per_class.reset_index()
+    with wandb.init(
+        project=project,
+        entity=entity,
+        group=results.study.name,
+        job_type="report",
+        name=f"{results.study.name}: report",
+        dir=folder,
+        mode="online" if online else "offline",
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True),
+    ) as run:
+        # Plain Python values, with None in empty cells.
+        plain = {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}
+        run.log({name: wandb.Table(dataframe=frame) for name, frame in plain.items()})
+        run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))})
+        run.log({"report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)})
+        run.summary.update({f"{results.metric.label}/{r.variant}": r.score.mean for r in results.ranking})
+        run.summary["verdict"] = verdict(results)
+        if not online:
+            return f"offline; to upload it: wandb sync {Path(run.dir).parent}"
+        url, entity = run.url, run.entity
+    workspace(results, project, entity).save()
+    return str(url)
+
+
+def workspace(results: StudyResults, project: str, entity: str | None) -> Any:
+    """Return a view of a W&B server: the report first, then the curves of the study's runs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pydantic's, of how the package declares its classes
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as ws
+        from wandb_workspaces.expr import And
+
+    metric = results.metric
+    names = ["pairs", "runs", *(["classes"] if metric.one_class else [])]
+    tables = [panels.WeavePanelSummaryTable(table_name=name) for name in names]
+    charts = ["ranking", figures.against_cost(metric), *(["calibration"] if metric.one_class else [])]
+    shown = panels.MediaBrowser(media_keys=[f"figures/{name}" for name in charts])
+    curves = [panels.LinePlot(x="epoch", y=[name]) for name in (metric.validation, "val/loss", "train/loss")]
+    return ws.Workspace(
+        entity=entity or "",
+        project=project,
+        name=results.study.name,
+        sections=[
+            ws.Section(name="Report", panels=[shown, *tables], is_open=True),
+            ws.Section(name="Learning", panels=[*curves, panels.BarPlot(metrics=[metric.test])], is_open=True),
+        ],
+        runset_settings=ws.RunsetSettings(filters=And(ws.Metric("Group") == results.study.name)),
+    )

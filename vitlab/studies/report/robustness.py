@@ -23,8 +23,7 @@ from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
 from vitlab.studies.results.table import StudyResults
 
-CLEAN = "none"
-"""The `corruption` of clean images."""
+CLEAN = "none"  # the `corruption` of clean images
 
 
 class Robustness(NamedTuple):
@@ -41,11 +40,7 @@ class Robustness(NamedTuple):
 
 
 def read_robustness(runs: Sequence[Run]) -> Robustness | None:
-    """Return the measurements of these runs; None without any.
-
-    So that curves are comparable, they are of the number of images that most runs were tested on, and of corruptions
-    that all of those runs were tested on.
-    """
+    """Return the measurements of these runs, of the number of images that most were tested on; None without any."""
     tables, names = list[pd.DataFrame](), [f"{run.variant}, seed {run.seed}" for run in runs]
     for run, name in zip(runs, names, strict=True):
         if (file := run.directory / ROBUSTNESS).is_file():
@@ -63,17 +58,16 @@ def read_robustness(runs: Sequence[Run]) -> Robustness | None:
 def robustness_section(
     results: StudyResults, robustness: Robustness | None, drawing: Drawing | None, folder: Path
 ) -> Section:
-    """Return the section; without parts if nothing was measured."""
     parts: list[Part] = []
     if robustness and drawing:
         table, images = robustness.table, int(robustness.table["images"].iloc[0])
         sample = f" on {counted(images, 'image')}, stratified by class" if images < len(results.labels) else ""
         accuracies, digits = summary(table, [CLEAN, *robustness.measures]), TOP1.digits([], [], images)
         rows = []
-        for result in (result for result in results.ranking if result.variant in accuracies):
-            shown = accuracies[result.variant]
-            cells = [Cell(percent(each.mean, digits), title=TOP1.bracket(each, digits)) for each in shown]
-            rows.append(Row(result.variant, cells, result.index))
+        for result in results.ranking:
+            if shown := accuracies.get(result.variant):
+                cells = [Cell(percent(each.mean, digits), title=TOP1.bracket(each, digits)) for each in shown]
+                rows.append(Row(result.variant, cells, result.index))
         parts = [
             Figure(
                 drawing,
@@ -84,8 +78,7 @@ def robustness_section(
             Note(
                 f"Mean over strengths and seeds{sample}. Noise, blur, contrast and JPEG follow ImageNet-C (Hendrycks "
                 "and Dietterich 2019), except that the σ of the blur scales with the image's side. Resolution: bicubic "
-                "downsampling and upsampling. Occlusion fills random squares of an 8 × 8 grid with the image's mean "
-                "color."
+                "down and up. Occlusion fills random squares of an 8 × 8 grid with the image's mean color."
             ),
         ]
     if robustness and robustness.missing:

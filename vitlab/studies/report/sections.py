@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from referee.formats import NONE, counted, listed, percent, signed
@@ -24,7 +25,7 @@ from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.study import Study
 from vitlab.studies.report.cost import cost_section
-from vitlab.studies.report.provenance import for_a_paper
+from vitlab.studies.report.paper import methods
 from vitlab.studies.report.remarks import design_effect, remarks_below
 from vitlab.studies.report.robustness import Robustness, robustness_section
 from vitlab.studies.report.tuning import tuning_section
@@ -33,7 +34,7 @@ from vitlab.studies.results.run import RunResult, VariantResult
 from vitlab.studies.results.table import StudyResults
 
 NOT_SET = {ABSENT, str(None)}
-LABELS = "labels.csv"
+LABELS, TABLE = "labels.csv", "table.tex"
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
 CALIBRATION = (
@@ -48,7 +49,7 @@ def sections_of(
     results: StudyResults, images: Images, drawings: Drawings, robustness: Robustness | None, folder: Path
 ) -> list[Section]:
     """Return the sections of the page, in their order; without finished runs the last two alone."""
-    one_class, claim, runs = results.metric.one_class, results.study.claim, results.finished[:1]
+    one_class, claim = results.metric.one_class, results.study.claim
     measured, paper, claimed = list[Section](), list[Section](), list[Part]()
     if results.finished:
         if claim is not None:
@@ -68,20 +69,24 @@ def sections_of(
             Section("Labels", _labels(results, images) if one_class and results.study.folds else []),
             Section("Configuration", _configuration(results)),
         ]
-        paper = [Section("For a paper", for_a_paper(results))]
+        latex = Details(f"The ranking in LaTeX ({TABLE}, with booktabs)", [Code(results.verdict.latex())])
+        notes = (
+            "Bold in it: the best, and what the test does not show to be worse, which may still be much worse.",
+            "Figures are in *figures/* as PDF, SVG and PNG. *report.csv* has every number of this page, *results.csv* "
+            "a row for each run.",
+        )
+        paper = [Section("For a paper", [Text(" ".join(methods(results))), latex, *map(Note, notes)])]
     root = folder.parents[1] if results.study.place else folder.parent
-    runs = [part for result in runs for part in result.parts][:1] or runs
     commands = [f"{command_of(results.study, root)}    # the whole study"]
-    commands += [
-        f"python -m vitlab fit --config {shlex.quote(str(r.run.config_path))}    # one of its runs" for r in runs
-    ]
+    for result in results.finished[:1]:
+        path = (result.parts or [result])[0].run.config_path
+        commands.append(f"python -m vitlab fit --config {shlex.quote(str(path))}    # one of its runs")
     reproduce = Section("Reproduce", [*map(Code, commands), study_file(results.study)])
     ends = [Section("Remarks", [*map(Text, remarks_below(results))]), *paper, reproduce]
     return [section for section in (*measured, *ends) if section.parts]
 
 
 def study_file(study: Study) -> Part:
-    """Return the study's YAML, folded up."""
     files = [study.path] if study.like is None else [study.path, study.like]
     return Details("The study's file", [Code(file.read_text(encoding="utf-8").strip()) for file in files])
 
@@ -97,9 +102,11 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric = results.metric
     own_columns = ["NLL", "ECE, %"] if metric.one_class else []
     beside = [replace(metric, name=name, title="").column for name in metric.beside]
-    ema_columns = [f"Averaged weights{', %' if metric.is_fraction else ''}"] if _averaged(results) else []
-    loss_columns = ["LeJEPA's loss"] if _losses(results) else []
-    columns = ["Variant", metric.column, INTERVAL, *ema_columns, "Seeds", *beside, *own_columns, *loss_columns]
+    columns = ["Variant", metric.column, INTERVAL, "Seeds", *beside, *own_columns]
+    if _averaged(results):
+        columns.insert(3, f"Averaged weights{', %' if metric.is_fraction else ''}")
+    columns += ["LeJEPA's loss"] if _losses(results) else []
+    of_runs = ["Variant", "Seed", metric.column, *own_columns, "Training time"]
     rows = []
     for result in results.ranking:
         for run in result.runs:
@@ -114,20 +121,16 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
         ),
         Table("Ranking", columns, _ranked_rows(results), left=[INTERVAL]),
         Note(" ".join(_notes_on_ranking(results))),
-        Details(
-            "All runs",
-            [Table("All runs", ["Variant", "Seed", metric.column, *own_columns, "Training time"], rows)],
-        ),
+        Details("All runs", [Table("All runs", of_runs, rows)]),
     ]
 
 
 def _losses(results: StudyResults) -> dict[str, float]:
     """Return the training loss of each variant that LeJEPA trained, mean over seeds: it ranks encoders as labels do."""
-    objectives = {r.variant: str(r.runs[0].run.config.get("model", {}).get("class_path")) for r in results.ranking}
     return {
         r.variant: fmean(run.summary.get("metrics", {}).get("train/loss", math.nan) for run in r.runs)
         for r in results.ranking
-        if objectives[r.variant].endswith(".LeJEPA")
+        if str(r.runs[0].run.config.get("model", {}).get("class_path")).endswith(".LeJEPA")
     }
 
 
@@ -136,9 +139,8 @@ def _averaged(results: StudyResults) -> bool:
 
 
 def _ranked_rows(results: StudyResults) -> list[Row]:
-    """Return the variants and the baselines by score."""
-    metric, digits, seeds = results.metric, results.verdict.digits, len(results.study.seeds)
-    losses = _losses(results)
+    metric, digits, losses = results.metric, results.verdict.digits, _losses(results)
+    seeds = len(results.study.seeds)
     rows: list[tuple[float, int, Row]] = []  # to be sorted: score, 1 for a baseline
     untrained: dict[float, list[str]] = {}
     for result in results.ranking:
@@ -155,8 +157,7 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
             cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
         cells += [signed(losses.get(result.variant, math.nan), 3)] if losses else []
         below = _below_baselines(results, result.score.mean, result.untrained)
-        marks = *below, *(f"≠ {x}" for x in results.set_apart(result))
-        rows.append((metric.sign * result.score.mean, 0, Row(result.variant, cells, result.index, marks)))
+        rows.append((metric.sign * result.score.mean, 0, Row(result.variant, cells, result.index, below)))
         if result.untrained is not None:
             untrained.setdefault(result.untrained, []).append(result.variant)
     for score, variants in untrained.items():  # the same network starts several of them
@@ -184,11 +185,8 @@ def _notes_on_ranking(results: StudyResults) -> Iterator[str]:
     if metric.is_accuracy:
         best = results.ranking[0]
         images = round(len(results.labels) / design_effect(best.runs[0].correct, results.outcomes.groups))
-        margin = percent(sampling_margin(best.score.mean, images), 1)
-        yield (
-            f"Another test set of this size would shift every accuracy by about ±{margin} points, similarly for all "
-            "variants."
-        )
+        shift = f"±{percent(sampling_margin(best.score.mean, images), 1)} points, similarly for all variants"
+        yield f"Another test set of this size would shift every accuracy by about {shift}."
     if metric.one_class:
         yield (
             "NLL: negative log-likelihood of the labels, in nats. ECE: expected calibration error, the mean gap "
@@ -210,11 +208,9 @@ def _below_baselines(results: StudyResults, score: float, untrained: float | Non
 def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
     metric, rows = results.metric, []
     digits = 1 if metric.is_fraction else results.verdict.digits
-    curves = Figure(
-        drawings["learning_curves"],
-        "Line: mean over seeds. Band: minimum to maximum over seeds."
-        + (" Early epochs may lie below the axis." if metric.is_fraction else ""),
-    )
+    below = " Early epochs may lie below the axis." if metric.is_fraction else ""
+    caption_of = f"Line: mean over seeds. Band: minimum to maximum over seeds.{below}"
+    curves = Figure(drawings["learning_curves"], caption_of)
     if results.target is None:
         return [curves]
     for result in results.ranking:
@@ -225,17 +221,13 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
         best = int(np.argmax(metric.sign * mean))
         values = mean[-1], mean[best], high[-1] - low[-1]
         last, highest, spread = (metric.text(float(value), digits) for value in values)
-        reached_in = "not reached" if seconds is None else clock(seconds)
-        cells = last, highest, str(curve.index[best]), spread, reached_in
-        rows.append(Row(result.variant, cells, result.index))
+        reached = "not reached" if seconds is None else clock(seconds)
+        rows.append(Row(result.variant, (last, highest, str(curve.index[best]), spread, reached), result.index))
     target = f"{100 * results.target:.6g} %" if metric.is_fraction else metric.text(results.target, digits)
+    columns = [metric.axis("Validation"), "Last", "Best", "At epoch", "Range over seeds", f"Time to {target}"]
     return [
         curves,
-        Table(
-            f"Validation {metric.label}",
-            [metric.axis("Validation"), "Last", "Best", "At epoch", "Range over seeds", f"Time to {target}"],
-            rows,
-        ),
+        Table(f"Validation {metric.label}", columns, rows),
         Note(
             "Last and best: of the mean over seeds. Range: maximum minus minimum over seeds at the last epoch. "
             f"Time: minutes and seconds of training to a validation {metric.label} of {target}, which every run "
@@ -246,9 +238,8 @@ def _learning(results: StudyResults, drawings: Drawings) -> list[Part]:
 
 def _classes(results: StudyResults) -> list[Part]:
     """Return accuracy by class, for the classes on which the variants differ most if there are many."""
-    accuracies = results.per_class.drop(columns="images")
+    accuracies, rest = results.per_class.drop(columns="images"), ""
     shown = results.per_class.index
-    rest = ""
     if (omitted := len(shown) - CLASSES_SHOWN) > 0:
         gaps = accuracies.max(axis=1) - accuracies.min(axis=1)
         shown = gaps.sort_values(ascending=False, kind="stable").index[:CLASSES_SHOWN]
@@ -256,10 +247,8 @@ def _classes(results: StudyResults) -> list[Part]:
     worst = max(float(np.nanmax(1 - accuracies.loc[shown].to_numpy())), 1e-9)
     rows = []
     for name in shown:
-        cells = [
-            Cell(percent(value, 1), heat=0 if math.isnan(value) else (1 - value) / worst)
-            for value in map(float, accuracies.loc[name])
-        ]
+        values = map(float, accuracies.loc[name])
+        cells = [Cell(percent(x, 1), heat=0 if math.isnan(x) else (1 - x) / worst) for x in values]
         rows.append(Row(str(name), [str(results.per_class.loc[name, "images"]), *cells]))
     title, column, confused = "Most frequent confusions", "Label as prediction (count over all seeds)", list[Row]()
     for result in results.ranking:
@@ -310,20 +299,19 @@ def _images(results: StudyResults, images: Images) -> list[Part]:
 
 
 def _labels(results: StudyResults, images: Images) -> list[Part]:
-    """Return the images whose labels the leading variant doubts most."""
     margins, leader = results.label_margins, results.ranking[0]
     places = {name: index for index, name in enumerate(results.images)}
     indices = [places[name] for name in margins.index[:IMAGES_SHOWN]]
     doubts = zip(indices, margins["likeliest_other"], margins["p_other"], strict=False)
     pictures = zip(doubts, images.raw_images("test", indices), strict=True)
     cards = [card_of(results, index, image, [(leader, other, p)]) for (index, other, p), image in pictures]
+    doubted = counted(int((margins["margin"] < 0).sum()), "image")
     return [
         Text(
             f"The labels that {leader.variant} doubts most: each image was tested by models that were not trained on "
-            "it, and comes the earlier, the more probable they find another class than the label (the normalized "
-            f"margin of confident learning, Northcutt et al. 2021). The margin is below 0 for "
-            f"{counted(int((margins['margin'] < 0).sum()), 'image')} of {len(margins):,}; {LABELS} lists all. A hard "
-            "image may have the right label: look before you change one."
+            "it. First come those whose label is the least probable beside the likeliest other class (the normalized "
+            f"margin of confident learning, Northcutt et al. 2021), below 0 for {doubted} of {len(margins):,}; "
+            f"{LABELS} lists all. A hard image may have the right label: look before you change one."
         ),
         Gallery(cards, filtered=False),
     ]
@@ -340,22 +328,17 @@ def _configuration(results: StudyResults) -> list[Part]:
             (rows if texts - NOT_SET else empty).append(Row(each.key, [*map(as_yaml, each.values.values())]))
         if shown or not declared:
             parts.append(Heading(title))
-        if shown and not declared:
-            warning = "These settings also differ, although the study's `may_differ` does not list them. They may "
-            parts.append(Text(f"{warning}explain the ranking."))
-        elif not declared:
-            parts.append(Text("Nothing: the resolved configurations agree in every other setting."))
+        if not declared:
+            warning = "The study's `may_differ` does not list these settings, which may explain the ranking."
+            parts.append(Text(warning if shown else "Nothing: the variants agree in every other setting."))
         if rows:
             parts.append(Table(title, columns, rows, left=columns, monospaced=True))
         if empty:
             absent = Table(f"{title}, null or absent", columns, empty, left=columns, monospaced=True)
-            parts.append(
-                Details(f"{counted(len(empty), 'more setting')}, null in some variants, absent in others", [absent])
-            )
-    facts = [
-        Row(key, [("differs: " if len(values) > 1 else "") + "; ".join(values)])
-        for key, values in results.environment.items()
-    ]
+            count = counted(len(empty), "more setting")
+            parts.append(Details(f"{count}, null in some variants, absent in others", [absent]))
+    known = results.environment.items()
+    facts = [Row(key, [("differs: " if len(values) > 1 else "") + "; ".join(values)]) for key, values in known]
     return [*parts, Heading("Environment"), Table("Environment", ["Entry", "Value"], facts, ["Value"], monospaced=True)]
 
 
@@ -377,10 +360,7 @@ class Prediction:
     seeds: int
 
 
-@dataclass(frozen=True)
-class Card:
-    """One image of the gallery."""
-
+class Card(NamedTuple):
     name: str
     label: str
     data_uri: str
@@ -431,8 +411,7 @@ def gallery(results: StudyResults, images: Images) -> list[Card]:
 
 def card_of(
     results: StudyResults, index: int, image: np.ndarray, answers: Sequence[tuple[VariantResult, str, float]]
-) -> Card:
-    """Return the card of a test image with the class that each variant predicts, and its probability."""
+) -> Card:  # each variant, with the class that it predicts and the probability
     label = results.class_names[results.labels[index]]
     predictions = [
         Prediction(r.variant, r.index, name, p, name == label, sum(int(x.correct[index]) for x in r.runs), len(r.runs))
@@ -443,6 +422,5 @@ def card_of(
 
 
 def models_shown(results: StudyResults) -> dict[str, RunResult]:
-    """Return by variant the run of the shown seed, in the order of the ranking."""
     seed = shown_seed(results)
     return {result.variant: run for result in results.ranking for run in result.runs if run.run.seed == seed}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from referee.formats import SPACE, joined
 from referee.report.document import Cell, Heading, Note, Part, Row, Table
 
-from vitlab.studies.file.space import Choice, Trial
+from vitlab.studies.file.variants import Choice, Trial
 from vitlab.studies.results.table import StudyResults
 
 FAIR = "Every variant tried the same values, and no test image was used."
@@ -18,9 +18,8 @@ def as_tuned(results: StudyResults) -> list[str]:
         return []
     names = joined(tuning.names)
     if tuning.within_seeds:
-        return [
-            f"Each seed chose its own {names} by its own tuning runs; the intervals include the noise of this choice."
-        ]
+        noise = "the intervals include the noise of this choice"
+        return [f"Each seed chose its own {names} by its own tuning runs; {noise}."]
     name = f"{names} " if len(tuning.space) == 1 else ""  # of several settings, each value has its name
     by_value: dict[str, list[str]] = {}
     for choice in results.choices:
@@ -32,24 +31,19 @@ def as_tuned(results: StudyResults) -> list[str]:
 
 
 def tuning_section(results: StudyResults) -> list[Part]:
-    """Return the scores of all trials, and the chosen ones."""
     tuning, metric, choices = results.study.tuning, results.metric, results.choices
     if tuning is None or not choices:
         return []
-    columns, unit = (
-        [", ".join(tuning.space), *(trial.text for trial in choices[0].trials)],
-        metric.is_fraction * ", in %",
-    )
-    note = f"Validation {metric.label} after the last epoch{unit}"
+    columns = [", ".join(tuning.space), *(trial.text for trial in choices[0].trials)]
+    note = f"Validation {metric.label} after the last epoch{', in %' * metric.is_fraction}"
     if not tuning.within_seeds:
         error = metric.difference(max(choice.error for choice in choices), results.verdict.digits)
-        seeds = choices[0].seeds
-        of_seeds = f", mean over seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
+        seeds = f"seed{'s' if len(choices[0].seeds) > 1 else ''} {', '.join(map(str, choices[0].seeds))}"
         return [
             Table("Tuning", columns, [Row(choice.variant, _scores(choice, results)) for choice in choices]),
             Note(
-                f"{note}{of_seeds}. {FAIR} Bold: the value that the variant was then trained with. ≈: within a "
-                f"standard error ({error}) of the variant's best value, and treated as equal to it; of such values, "
+                f"{note}, mean over {seeds}. {FAIR} Bold: the value that the variant was then trained with. ≈: within "
+                f"a standard error ({error}) of the variant's best value, and treated as equal to it; of such values, "
                 "the variants take as few different ones as possible."
             ),
         ]
@@ -60,11 +54,11 @@ def tuning_section(results: StudyResults) -> list[Part]:
         if choice.variant == variant
     ]
     chosen = {(choice.variant, choice.seed): choice.chosen.text for choice in choices}
-    seeds, title = results.study.seeds, "Chosen values by seed"
-    values = [Row(variant, [chosen[variant, seed] for seed in seeds]) for variant in results.study.variants]
+    of_study, title = results.study.seeds, "Chosen values by seed"
+    values = [Row(variant, [chosen[variant, seed] for seed in of_study]) for variant in results.study.variants]
     return [
         Heading(title),
-        Table(title, ["Variant", *(f"Seed {seed}" for seed in seeds)], values),
+        Table(title, ["Variant", *(f"Seed {seed}" for seed in of_study)], values),
         Heading("Scores of the tuning runs"),
         Table("Tuning", columns, rows),
         Note(
@@ -77,19 +71,14 @@ def tuning_section(results: StudyResults) -> list[Part]:
 
 def _scores(choice: Choice, results: StudyResults) -> list[Cell]:
     near = choice.ties if len(choice.ties) > 1 else []
-    return [
-        Cell(
-            "failed"
-            if trial.score is None
-            else results.metric.text(trial.score, results.verdict.digits) + (f"{SPACE}≈" if trial in near else ""),
-            bold=trial == choice.chosen,
-        )
-        for trial in choice.trials
-    ]
+    cells = []
+    for trial in choice.trials:
+        text = "failed" if trial.score is None else results.metric.text(trial.score, results.verdict.digits)
+        cells.append(Cell(text + f"{SPACE}≈" * (trial in near), bold=trial == choice.chosen))
+    return cells
 
 
 def tuning_remarks(results: StudyResults) -> list[str]:
-    """List what makes the chosen values doubtful."""
     tuning, lines = results.study.tuning, []
     if tuning is None or not results.choices:
         return []
@@ -110,14 +99,10 @@ def tuning_remarks(results: StudyResults) -> list[str]:
     for variant, choices in of_variant.items():
         if some := [choice for choice in choices if choice.at_the_edge]:
             edges.append((variant, _values(choice.best for choice in some), _seeds_of(some)))
-    if len(edges) == 1:
-        ((variant, best, of_seeds),) = edges
-        lines.append(
-            f"The best value for {variant}, {best}, is at the edge of those tried{of_seeds and f' ({of_seeds})'}."
-        )
-    elif edges:
+    if edges:
         each = [f"{variant} ({best}{of_seeds and f', {of_seeds}'})" for variant, best, of_seeds in edges]
-        lines.append(f"The best values are at the edge of those tried for {joined(each)}.")
+        best = "value is" if len(edges) == 1 else "values are"
+        lines.append(f"The best {best} at the edge of those tried for {joined(each)}.")
     for variant, choices in of_variant.items():
         if failed := [choice for choice in choices if any(trial.score is None for trial in choice.trials)]:
             which = _seeds_of(failed)
@@ -135,7 +120,6 @@ def tuning_remarks(results: StudyResults) -> list[str]:
 
 
 def _seeds_of(choices: list[Choice]) -> str:
-    """Return the seeds of choices by seed, like "seeds 1 and 2"; else nothing."""
     seeds = [str(choice.seed) for choice in choices if choice.seed is not None]
     return f"seed{'s' if len(seeds) > 1 else ''} {joined(seeds)}" if seeds else ""
 

@@ -42,10 +42,7 @@ def verdict(results: StudyResults) -> str:
 
 
 def outlooks(results: StudyResults) -> list[str]:
-    """List what is excluded, what would settle the leads that are open, and what the study could have found.
-
-    The leads are those of the best variant; of a study that tests a claim, those of its relations that are open.
-    """
+    """List what would settle the best variant's leads, or a claim's relations, and what could have been found."""
     claim, at_once = results.study.claim, runs_at_once(results)
     relations = zip(claim.relations, results.verdict.relations, strict=True) if claim else ()
     still_open = [{relation.first, relation.second} for relation, found in relations if found.word == OPEN]
@@ -66,9 +63,9 @@ def outlooks(results: StudyResults) -> list[str]:
 
 
 def few_images(study: Study, images: int) -> list[str]:
-    """Say what helps more than seeds where there are few test images."""
-    remedy = "more pictures help" if study.folds else "more pictures, or `folds`, which tests each of them, help"
-    return [f"With {counted(images, 'test image')}, {remedy} more than seeds."] if images < FEW_IMAGES else []
+    folds = "" if study.folds else ", or `folds`, which tests each of them,"
+    few = f"With {counted(images, 'test image')}, more pictures{folds} help more than seeds."
+    return [few] if images < FEW_IMAGES else []
 
 
 def runs_at_once(results: StudyResults) -> int:
@@ -85,11 +82,11 @@ def write_claim(results: StudyResults, folder: Path) -> None:
     """Write claim.json into the folder of a study that tests a claim, for the page about all claims."""
     claim, verdict = results.study.claim, judged(results)
     assert claim is not None
-    is_tested = verdict.verdict != VOID and not verdict.design.unmet
+    is_tested = bool(verdict.relations) and verdict.verdict != VOID and not verdict.design.unmet
     seconds = sum(result.summary.get("wall_seconds", result.seconds) for result in results.finished)
     record = {
         "word": verdict.word,
-        "p": p_of_claim(verdict.relations) if verdict.relations and is_tested else None,
+        "p": p_of_claim(verdict.relations) if is_tested else None,
         "here": [f"{order}: {lead} {interval}" for order, lead, interval, *_ in deciding(claim, verdict)],
         "files": results.study.digest,
         "ended": not results.failures and (results.verdict.watch is None or results.verdict.watch.stop is not None),
@@ -122,7 +119,6 @@ def as_record(results: StudyResults) -> dict[str, Any]:
 
 
 def read_looks(folder: Path) -> list[dict[str, Any]]:
-    """Return the looks so far, the first one first."""
     path = folder / LOOKS
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
 

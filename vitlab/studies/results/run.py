@@ -6,7 +6,7 @@ A result that no average may include is a failure with the reason.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -95,13 +95,11 @@ class RunResult:
         return self.summary.get("metrics", {}).get("test/top1_untrained")
 
     @cached_property
-    def nll(self) -> float:
-        """Negative log-likelihood of the labels, in nats."""
+    def nll(self) -> float:  # in nats
         return predicted.negative_log_likelihood(self.predictions.logits, self.predictions.labels)
 
     @cached_property
-    def ece(self) -> float:
-        """Expected calibration error, in [0, 1]."""
+    def ece(self) -> float:  # in [0, 1]
         return predicted.calibration_error(self.predictions.logits, self.predictions.labels)
 
     @property
@@ -110,14 +108,14 @@ class RunResult:
         return [part.run.directory for part in self.parts] or [self.run.directory]
 
     @property
-    def seconds(self) -> float:
-        """Wall-clock time of training, including that of the runs whose weights it takes."""
-        return float(self.summary["seconds"]) + self.seconds_before
+    def seconds_before(self) -> float:
+        """Training time of the runs whose weights it takes."""
+        return float(self.summary.get("seconds_before", 0.0))
 
     @property
-    def seconds_before(self) -> float:
-        """Of that, the time of the runs before it."""
-        return float(self.summary.get("seconds_before", 0.0))
+    def seconds(self) -> float:
+        """Wall-clock time of training, that before it included."""
+        return float(self.summary["seconds"]) + self.seconds_before
 
     @property
     def wall_seconds(self) -> float:
@@ -131,21 +129,16 @@ class RunResult:
         return digest and str(digest)[:8]
 
     @property
-    def images_seen(self) -> int:
-        """Training images, counting repetitions."""
+    def images_seen(self) -> int:  # repetitions count
         return int(self.summary["images_seen"])
 
     @property
-    def devices(self) -> int:
-        """Number of processes, each with a device."""
+    def devices(self) -> int:  # one of each process
         return int(self.environment.get("devices") or 1)
 
     @cached_property
     def speeds(self) -> np.ndarray:
-        """Logged training images per second and device, by epoch, without the first, in which libraries load.
-
-        Where images grow, it is a single value: the number of all images over the time that they took.
-        """
+        """Logged training images/s of a device, by epoch without the first; where images grow, the mean of all."""
         speeds = self.by_epoch("images_per_second").to_numpy() / self.devices
         if len(speeds) and self.run.config.get("data", {}).get("init_args", {}).get("grow"):
             return np.array([1 / (1 / speeds).mean()])
@@ -187,10 +180,10 @@ class RunResult:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """The finished runs of a variant together."""
+    """The finished runs of a variant, at least one."""
 
     judged: Variant  # by their outcomes
-    runs: list[RunResult]  # at least one
+    runs: list[RunResult]
 
     @property
     def variant(self) -> str:
@@ -198,17 +191,14 @@ class VariantResult:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether no step trains its network."""
         return self.runs[0].run.is_frozen
 
     @property
-    def index(self) -> int:
-        """Its position in the study; determines color and marker."""
+    def index(self) -> int:  # in the study; determines color and marker
         return self.judged.index
 
     @property
-    def score(self) -> Interval:
-        """Mean and interval over seeds."""
+    def score(self) -> Interval:  # over seeds
         return self.judged.score
 
     @property
@@ -303,10 +293,7 @@ def read_results(outcomes: Sequence[Outcome], folds: int | None = None) -> tuple
 
 
 def of_folds(parts: Sequence[RunResult]) -> RunResult:
-    """Return the results of a seed's folds as those of one run, whose predictions are of all images by name.
-
-    It took what the runs took together; a metric is the mean over the images that they test.
-    """
+    """Return the results of a seed's folds as those of one run that predicts all images, in order of their names."""
     tested, summaries = [part.predictions for part in parts], [part.summary for part in parts]
     names = [name for each in tested for name in each.images]
     order = np.argsort(names, kind="stable")
@@ -358,8 +345,7 @@ class Pool:
 
     def __init__(self, parts: Sequence[Images]) -> None:
         self.parts = parts
-        self.class_names, self.num_classes = parts[0].class_names, parts[0].num_classes
-        self.grouping = parts[0].grouping
+        self.class_names, self.grouping = parts[0].class_names, parts[0].grouping
         names = [name for part in parts for name in part.image_names("test")]
         places = [(part, index) for part in parts for index in range(len(part.image_names("test")))]
         self._order = np.argsort(names, kind="stable")
@@ -374,29 +360,21 @@ class Pool:
         return self._names if split == "test" else self.parts[0].image_names(split)
 
     def labels(self, split: Split) -> np.ndarray:
-        return self._in_order((part.labels(split) for part in self.parts), split)
-
-    def contents(self, split: Split) -> np.ndarray:
-        return self._in_order((part.contents(split) for part in self.parts), split)
-
-    def dhashes(self, split: Split) -> np.ndarray:
-        return self._in_order((part.dhashes(split) for part in self.parts), split)
-
-    def _in_order(self, of_parts: Iterator[np.ndarray], split: Split) -> np.ndarray:
-        return np.concatenate([*of_parts])[self._order] if split == "test" else next(of_parts)
+        if split != "test":
+            return self.parts[0].labels(split)
+        return np.concatenate([part.labels("test") for part in self.parts])[self._order]
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
-        if split != "test":
-            return self.parts[0].raw_images(split, indices)
+        """Return test images, as one fold alone has images of other splits."""
         places = [self._places[index] for index in indices]
-        return [image for part, index in places for image in part.raw_images("test", [index])]
+        return [image for part, index in places for image in part.raw_images(split, [index])]
 
 
 def overlap_of(folds: int | None) -> float:
     """Return by how much the variance over images grows where these also train the models that test each other.
 
     With many seeds, Nadeau and Bengio (2003, Machine Learning 52, 239-281) have σ² · n_test / n_train where independent
-    images would have σ² / folds. `benchmarks.simulations` has the rates of false claims with and without.
+    images would have σ² / folds.
     """
     return folds / (folds - 1) if folds else 1.0
 

@@ -1,10 +1,19 @@
-"""The results of a study: its runs as a table of outcomes, which referee judges, and what else a report states."""
+"""The results of a study: its runs as a table of outcomes, which referee judges, and what else a report states.
 
+That is runs left out, compute before the runs, test images that were trained on, and two baselines that every model
+must beat: the most frequent class, and k-NN on raw pixels.
+"""
+
+import json
 import math
+import re
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,23 +24,77 @@ from referee.outcomes import Outcomes
 from referee.outcomes import Run as Row
 from referee.verdict import Design, Verdict
 
-from vitlab.config import ABSENT, flatten
+from vitlab.atomic_files import read_cache, write_text
+from vitlab.config import ABSENT, Config, flatten, weights_of
+from vitlab.data.checking import MOST_COMPARED, copies, look_alikes
 from vitlab.evaluation import predictions as predicted
-from vitlab.studies.file.fairness import groups_of, name_of
+from vitlab.evaluation.classifiers import classify_pixels
+from vitlab.experiment.chain import Source
+from vitlab.runs.directory import SUMMARY, RunDirectory
+from vitlab.studies.file.fairness import Images, Split, groups_of, name_of, some
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import TOP1, Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Difference as Departure
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.space import Choice
-from vitlab.studies.file.study import Study
-from vitlab.studies.results.context import Baselines, Context
+from vitlab.studies.file.study import RESERVED_SLUGS, Study
+from vitlab.studies.file.variants import Choice
 from vitlab.studies.results.run import RunResult, VariantResult, overlap_of
 
 MACHINE = ("torch", "torchvision", "timm", "device", "precision")  # entries of environment.json
-# Variants that differ in these are marked: their scores are not comparable, or come from another machine.
-SET_APART = ("data.init_args.image_size", "data.init_args.crop_pct", "vitlab", "code", *MACHINE)
 OWN_TO_A_RUN = ("command", "sources", "weights", "changed")  # entries of environment.json that belong to one run
+
+
+class Compute(NamedTuple):
+    """Training that the runs build on: teachers and pre-trained weights."""
+
+    source: str
+    variants: list[str]
+    taught: bool  # whether it is a teacher, else weights to start from
+    seconds: float | None = None  # None: unknown
+    images: int | None = None
+    in_each_run: bool = False  # trained by the runs, and counted in their times
+
+    @property
+    def by_seed(self) -> bool:
+        """Whether each seed trains its own."""
+        source = Source.parse(self.source) if self.in_each_run else None
+        return source is not None and not source.has_seed
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a report states in addition to a study's results."""
+
+    left_out: list[tuple[str, float | None]] = field(default_factory=list)  # runs in no average, and their test scores
+    compute: list[Compute] = field(default_factory=list)
+    trials: int = 0  # tuning runs
+    trial_seconds: float = 0.0
+    trial_images: int = 0
+    studies: list[str] = field(default_factory=list)  # others in the same root that used the same test images
+    leaks: list[str] = field(default_factory=list)  # what test images share with others, in sentences
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Accuracies on the test split, and how they were measured."""
+
+    majority: float
+    majority_class: str
+    knn: float
+    bank_images: int
+    test_images: int
+    subsampled: bool
+    folds: int = 0  # over which the accuracies are averaged
+
+    @property
+    def lines(self) -> dict[str, float]:
+        return {"majority class": self.majority, "k-NN on raw pixels": self.knn}
+
+    def describe_knn(self) -> str:
+        each = f" of each of {self.folds} folds" if self.folds else ""
+        part = "of the " * self.subsampled
+        return f"as k-NN tests features, k = 20, among {self.bank_images:,} {part}training images{each}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,22 +144,19 @@ class StudyResults:
         return names | ({"device"} if names & {"accelerator", "devices"} else set())
 
     @cached_property
-    def by_image(self) -> bool:
-        """Whether every run has the metric by test image, so that intervals are over images too."""
+    def by_image(self) -> bool:  # whether intervals are over images too
         return bool(self.finished) and all(result.by_image is not None for result in self.finished)
 
     @cached_property
     def verdict(self) -> Verdict:
         """What referee concludes from that table, whatever else differs between the variants."""
-        study = self.study
-        seeds = tuple(map(str, study.seeds))
+        study, seeds = self.study, tuple(map(str, self.study.seeds))
         margin = None if study.margin is None else self.metric.own(study.margin)
         design = Design(study.test, margin, study.looks, seeds, self.earlier_plans, study.claim, self._unmet)
         return of_trainings(self.outcomes, design)
 
     @property
     def scored(self) -> str:
-        """The images that the metric is of, in words."""
         if self.metric.split == "test":
             return counted(len(self.labels), "test image")
         known = self.finished[0].data.get("splits", {}).get("val", {}).get("images")
@@ -135,13 +195,10 @@ class StudyResults:
         watch = self.verdict.watch
         if watch is None or not watch.looks:
             return self
-        count = {variant: watch.trained[index] for index, variant in enumerate(self.study.variants)}
-
-        def looked_at(run: Run) -> bool:
-            return run.seed in self.study.seeds[: count[run.variant]]
-
-        finished = [result for result in self.finished if looked_at(result.run)]
-        return replace(self, finished=finished, failures=[each for each in self.failures if looked_at(each.run)])
+        looked_at = {name: self.study.seeds[: watch.trained[i]] for i, name in enumerate(self.study.variants)}
+        finished = [each for each in self.finished if each.run.seed in looked_at[each.run.variant]]
+        failures = [each for each in self.failures if each.run.seed in looked_at[each.run.variant]]
+        return replace(self, finished=finished, failures=failures)
 
     @property
     def labels(self) -> np.ndarray:
@@ -149,30 +206,23 @@ class StudyResults:
         return self.finished[0].predictions.labels
 
     @property
-    def images(self) -> list[str]:
-        """Names of the test images."""
+    def images(self) -> list[str]:  # names of the test images
         return self.finished[0].predictions.images
 
     @property
     def tested_on_validation(self) -> bool:
-        """Whether the test images are also the validation images."""
         return any(result.data.get("test_is_validation") for result in self.finished)
 
     @cached_property
     def environment(self) -> dict[str, list[str]]:
         """The distinct values of each entry of environment.json over the finished runs."""
         flat = [flatten(result.environment) for result in self.finished]
-        keys = dict.fromkeys(
-            key for environment in flat for key in environment if key.split(".")[0] not in OWN_TO_A_RUN
-        )
-        return {key: list(dict.fromkeys(_text(environment.get(key, ABSENT)) for environment in flat)) for key in keys}
+        keys = dict.fromkeys(key for known in flat for key in known if key.split(".")[0] not in OWN_TO_A_RUN)
+        return {key: list(dict.fromkeys(_text(known.get(key, ABSENT)) for known in flat)) for key in keys}
 
     @cached_property
     def target(self) -> float | None:
-        """The validation score to which time is reported: what all runs reached, in whole per cent.
-
-        None where runs are not validated by the metric.
-        """
+        """The validation score that all runs reached, in whole per cent; None where they are not validated by it."""
         trained = [result for result in self.finished if not result.run.is_frozen]
         scores = [result.by_epoch(self.metric.validation).to_numpy() for result in trained]
         if not scores or not all(map(len, scores)):
@@ -181,23 +231,6 @@ class StudyResults:
             return math.floor(100 * min(np.max(values, initial=0) for values in scores) + 1e-9) / 100
         sign = self.metric.sign
         return sign * float(min(np.max(sign * values, initial=-math.inf) for values in scores))
-
-    def set_apart(self, result: VariantResult) -> list[str]:
-        """List how a variant was tested differently from most: resolution, crop, versions, device."""
-        marks = []
-        for key in SET_APART:
-            values = {
-                r.variant: sorted(
-                    {_text(flatten(run.run.config).get(key, run.environment.get(key, ABSENT))) for run in r.runs}
-                )
-                for r in self.ranking
-            }
-            counts = Counter(map(tuple, values.values()))
-            (usual, count), own = counts.most_common(1)[0], values[result.variant]
-            shared = set.intersection(*map(set, counts))  # by all variants
-            if len(counts) > 1 and not shared and (tuple(own) != usual or 2 * count <= len(values)):
-                marks.append(f"{key.rpartition('.')[2]} {' and '.join(own)}")
-        return marks
 
     @cached_property
     def per_class(self) -> pd.DataFrame:
@@ -215,7 +248,7 @@ class StudyResults:
         """Each image's label and what it may be mistaken for, the most suspicious label first.
 
         The normalized margin is p(label) − the largest p of another class (confident learning, Northcutt et al. 2021),
-        p being the mean over the seeds of the leading variant, of models that were not trained on the image.
+        p being the mean over the seeds of the leading variant.
         """
         logits = [run.predictions.logits for run in self.ranking[0].runs]
         p = np.mean([predicted.probabilities(each) for each in logits], axis=0)  # (N, K)
@@ -259,10 +292,8 @@ class StudyResults:
                 "directory": " ".join(map(str, result.directories)),
             }
             rows.append(row)
-        rows += [
-            {"variant": run.variant, "seed": run.seed, "status": failure, "directory": str(run.directory)}
-            for run, failure in self.failures
-        ]
+        for run, failure in self.failures:
+            rows.append({"variant": run.variant, "seed": run.seed, "status": failure, "directory": str(run.directory)})
         order = {variant: index for index, variant in enumerate(self.study.variants)}
         table = pd.DataFrame(rows).convert_dtypes()  # integers stay integers in columns with empty cells
         return table.sort_values(["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c)
@@ -270,3 +301,159 @@ class StudyResults:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else as_yaml(value)
+
+
+def context_of(
+    study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, leaks: list[str]
+) -> Context:
+    """Return what a study's results depend on beside its runs, of which `used` are counted, failed ones included."""
+    finished = list(_finished(folder.parent, f"*-{folder.name}") if study.place else _finished(folder))
+    if study.place:  # another place's name may end with this one's
+        others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(_inside(each, ""))]
+        ends = tuple(f"-{name}" for name in others)
+        finished = [each for each in finished if not each.relative_to(folder.parent).parts[0].endswith(ends)]
+    averaged = {run.directory for run in used}
+    summaries = [RunDirectory(file.parent).summary for file in (folder / "tuning").rglob(SUMMARY)]
+    own = folder.parent if study.place else folder
+    split = _test_split(finished[:1])
+    siblings = sorted(path for path in own.parent.glob("*") if path.is_dir() and path != own)
+    by_source: dict[tuple[str, bool], list[str]] = {}
+    for run in runs:
+        for key, each in weights_of(run.config).items():
+            source = re.sub(r" data\.(split_seed|folds\.\w+)=\S+", "", each)  # of all folds
+            variants = by_source.setdefault((source, "teacher" in key.split(".")), [])
+            variants += [run.variant] if run.variant not in variants else []
+    compute = []
+    for (source, taught), variants in by_source.items():
+        if Source.parse(source):
+            compute.append(Compute(source, variants, taught, in_each_run=True))
+            continue
+        path = Path(source)
+        directory = path if path.is_dir() else path.parents[min(1, len(path.parents) - 1)]  # of checkpoints/last.ckpt
+        source_run = RunDirectory(directory)
+        summary = source_run.summary if source_run.is_finished else {}
+        compute.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
+    return Context(
+        left_out=[_left_out(study, each, metric) for each in finished if each not in averaged],
+        compute=compute,
+        trials=len(summaries),
+        trial_seconds=sum(float(summary.get("seconds", 0)) for summary in summaries),
+        trial_images=sum(int(summary.get("images_seen", 0)) for summary in summaries),
+        studies=[each.name for each in siblings if split is not None and _test_split(_finished(each)) == split],
+        leaks=leaks,
+    )
+
+
+def _left_out(study: Study, directory: Path, metric: Metric) -> tuple[str, float | None]:
+    names = {study.folder(Path(), variant).name: variant for variant in study.variants}
+    short, *parts = directory.parts[-3:] if directory.parent.name.startswith("fold-") else directory.parts[-2:]
+    score = RunDirectory(directory).metrics.get(metric.test)
+    if metric.is_log and score is not None:
+        score = math.log(score) if score > 0 else None
+    return ", ".join([names.get(short, short), *(part.replace("-", " ") for part in parts[::-1])]), score
+
+
+def _finished(folder: Path, variants: str = "*") -> Iterator[Path]:
+    """Yield the finished run directories of a study's folder, by variant and seed."""
+    for variant in sorted(path for path in folder.glob(variants) if path.name not in RESERVED_SLUGS):
+        runs = [summary.parent for summary in _inside(variant, SUMMARY)]
+        yield from sorted(runs, key=lambda run: (len(run.name), run.name, run))
+
+
+def _inside(variant: Path, name: str) -> Iterator[Path]:
+    """Yield what has a name in the run directories of a variant's folder."""
+    for place in ("seed-*", "fold-*/seed-*"):
+        yield from variant.glob(f"{place}/{name}")
+
+
+def _test_split(runs: Iterable[Path]) -> Any:
+    """Return what identifies the test images of the first of some runs; None where there is none."""
+    with suppress(ValueError):  # of a damaged data.json, which the results name as theirs
+        return next((RunDirectory(run).data.get("splits", {}).get("test") for run in runs), None)
+
+
+def cached(file: Path, images: Images, data: Config, compute: Callable[[], Any]) -> Any:
+    """Return what was computed of these images, chosen by the settings `data`, from a JSON file if it is known."""
+    key = {"data": data, "splits": images.facts()["splits"]}  # a folder may have other images than before
+    known = [record for record in read_cache(file, []) if isinstance(record, dict)]
+    for record in known:
+        if "found" in record and {name: record.get(name) for name in key} == key:
+            return record["found"]
+    found = compute()
+    write_text(file, json.dumps([*known, key | {"found": found}], indent=2, ensure_ascii=False) + "\n")
+    return found
+
+
+def baselines(images: Images, data: Config, cache: Path) -> Baselines:
+    """Return the baselines of a data set; of folds, over all test images."""
+
+    def compute() -> dict[str, Any]:
+        parts = [measure_baselines(part) for part in getattr(images, "parts", [images])]
+        if len(parts) == 1:
+            return asdict(parts[0])
+        weights = [part.test_images for part in parts]
+        majority, knn = np.average([(part.majority, part.knn) for part in parts], axis=0, weights=weights)
+        means = {"majority": float(majority), "knn": float(knn), "test_images": sum(weights)}
+        return asdict(parts[0]) | means | {"folds": len(parts)}
+
+    return Baselines(**cached(cache, images, data, compute))
+
+
+def measure_baselines(images: Any) -> Baselines:
+    """Return the baselines of an `ImageDataModule`."""
+    train, test = images.labels("train"), images.labels("test")
+    found, truth, examples = classify_pixels(images, ["train"], "test")
+    majority = int(np.bincount(train, minlength=images.num_classes).argmax())
+    return Baselines(
+        majority=float((test == majority).mean()),
+        majority_class=images.class_names[majority],
+        knn=float((found == truth).double().mean()),
+        bank_images=examples,
+        test_images=len(truth),
+        subsampled=examples < len(train),
+    )
+
+
+def duplicates(images: Images, data: Config, cache: Path) -> str:
+    """State which test images are in other splits too, in one to three sentences; empty if none.
+
+    A model may have memorized them, which inflates its accuracy. Exact copies are found by the hash of their file or of
+    their pixels, near-duplicates by the difference hash of what they show.
+    """
+    return str(cached(cache, images, data, partial(_leaked, images)))
+
+
+def _leaked(images: Images) -> str:
+    total = unknown = 0
+    counts: Counter[str] = Counter()
+    equal, near = list[str](), list[str]()
+    for part in getattr(images, "parts", [images]):  # of a `Pool`
+        test, names = part.contents("test"), part.image_names("test")
+        total, unknown = total + len(test), unknown + int((test == 0).sum())
+        # Where the test split is the validation split, the report says so.
+        splits: list[Split] = ["train"] if part.image_names("val") == names else ["train", "val"]
+        copied = set[int]()
+        for split in splits:
+            others, pairs = part.image_names(split), copies(test, part.contents(split))
+            equal += [f"{names[index]} = {others[original]}" for index, original in pairs.items()]
+            counts[split] += len(pairs)
+            copied |= pairs.keys()
+        others = [name for split in splits for name in part.image_names(split)]
+        if len(names) + len(others) <= MOST_COMPARED:  # or images would be decoded that are not compared
+            alike = look_alikes(part.dhashes("test"), np.concatenate([part.dhashes(split) for split in splits]))
+            near += [f"{names[i]} and {others[k]}" for i, k in alike.items() if i not in copied]
+    lines = []
+    if equal:
+        where = " and ".join(f"{count:,} in the {split} split" for split, count in counts.items() if count)
+        of = f"Of {counted(total, 'test image')}, exact copies are also {where}, which inflates accuracy"
+        lines.append(f"{of}: {some(equal)}.")
+    if near:
+        lines.append(
+            f"{counted(len(near), 'test image')} look{'s' * (len(near) == 1)} almost like images of another split, "
+            f"which inflates accuracy if they show the same: {some(near)}. Move what shows one scene to one split; "
+            "with `folds`, `groups` keeps it together."
+        )
+    if unknown:
+        count = counted(unknown, "test image")
+        lines.append(f"Copies of {count} in other splits were not looked for: their source gives no hash.")
+    return " ".join(lines)

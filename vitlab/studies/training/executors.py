@@ -1,14 +1,14 @@
 """Where a study's runs train: an executor of `concurrent.futures`, of this machine or of many.
 
-`compare --executor` takes the name of a function of `SHORT`, or the import path of any class or function that returns
-an object with `submit`, such as `mpi4py.futures.MPIPoolExecutor`. What is submitted is a `RunTask`. Workers import this
-file, so it imports little.
+`compare --executor` takes a name of `SHORT`, or the import path of any class or function that returns an object with
+`submit`, such as `mpi4py.futures.MPIPoolExecutor`. Workers import this file, so it imports little.
 """
 
 import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,26 +24,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from referee.formats import counted
 
+from vitlab.atomic_files import read_json
 from vitlab.config import IMPORT
 from vitlab.experiment.errors import need
+from vitlab.internals import preemption_signal
 from vitlab.signals import STOPPED, UNWRITTEN
 
 if TYPE_CHECKING:
+    import submitit
+
     from vitlab.studies.file.runs import Run
 
 FULL_SECONDS = 60.0  # for which a machine without room takes no run
-SHORT = {
-    "slurm": "vitlab.studies.training.slurm.slurm",
-    "dask": f"{__name__}.dask",
-    "ray": f"{__name__}.ray",
-}  # names of executors
+SHORT = {name: f"{__name__}.{name}" for name in ("slurm", "dask", "ray")}  # names of executors
 
 
 class RunTask:
     """One run, to be called where it trains. It is pickled, so it has nothing but strings and its seed.
 
-    Runs of one seed are compared, so they should train on machines of one kind. `once` are arguments for the first
-    start only, before which there is no log: a task that is submitted again must not replace its run.
+    `once` are arguments for the first start only, before which there is no log: one that comes again replaces no run.
     """
 
     def __init__(self, command: Sequence[str], log: Path, seed: int, once: Sequence[str] = ()) -> None:
@@ -52,14 +51,13 @@ class RunTask:
         self.environment = {IMPORT: trusted} if (trusted := os.environ.get(IMPORT)) else {}
 
     def __call__(self) -> int:
-        """Train, and return the exit status; -n after signal n."""
+        """Return the exit status of the run; -n after signal n."""
         status = self.start().wait()
         if status == UNWRITTEN:  # the next run would fail as well: leave it to machines that have room
             time.sleep(FULL_SECONDS)
         return status
 
     def start(self, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
-        """Start the process, with these environment variables more."""
         environment = {**self.environment, **(environment or {})}
         command = [*self.command, *([] if Path(self.log).is_file() else self.once)]
         words = [*(f"{key}={value}" for key, value in environment.items()), shlex.join(command)]
@@ -85,12 +83,8 @@ class Slots(NamedTuple):
     threads: int | None  # None: up to the run
     gpus: list[str]  # as in CUDA_VISIBLE_DEVICES; empty: up to the run
 
-    @property
-    def sharing(self) -> int:
-        return math.ceil(self.jobs / max(1, len(self.gpus)))
-
     def environment(self, slot: int) -> dict[str, str]:
-        """Return the environment variables for the run in a slot, 0 <= slot < jobs."""
+        """Return environment variables for the run in a slot, 0 <= slot < jobs."""
         variables = {"PYTHONUNBUFFERED": "1"}  # so that the log can be followed
         if self.threads is not None:
             variables["OMP_NUM_THREADS"] = str(self.threads)
@@ -108,9 +102,7 @@ class Slots(NamedTuple):
 def allot(runs: "Sequence[Run]", jobs: int | None) -> Slots:
     """Divide this machine among the runs: `jobs` at a time, by default one per GPU, or one per core on a CPU.
 
-    On a CPU the cores are divided equally through OMP_NUM_THREADS; with several GPUs each run sees one of them. Many
-    single-threaded runs are faster than one run with many threads: the threads of a small model mostly wait for each
-    other, on a busy machine ten times as long as they compute.
+    Many single-threaded runs are faster than one run with many threads, which mostly wait for each other.
     """
     import torch  # here, for the workers
 
@@ -182,9 +174,9 @@ class Local(Executor):
 
 
 class Fleet(Executor):
-    """Several kinds of machines, an executor each. All runs of a seed train on one, so that no variant gains by it.
+    """Several kinds of machines, an executor each, which take the study's seeds in turn.
 
-    They take the study's seeds in turn, so that a seed that was begun comes back; one that is there twice gets two.
+    All runs of a seed train on one, so that no variant gains by it.
     """
 
     def __init__(self, executors: Sequence[Executor], seeds: Sequence[int]) -> None:
@@ -201,23 +193,151 @@ class Fleet(Executor):
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Let those that submit many runs at once do so."""
         with ExitStack() as stack:
             for executor in set(self._executors):
                 stack.enter_context(getattr(executor, "batch", nullcontext)())
             yield
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End all of them. Dask's and Ray's know no `cancel_futures`; runs that wait are cancelled by `run_all`."""
         for executor in set(self._executors):
-            executor.shutdown(wait=wait)
+            executor.shutdown(wait=wait)  # Dask's and Ray's know no `cancel_futures`; `run_all` cancels what waits
+
+
+# ---- SLURM, through submitit: a study's runs are an array. When a task is pre-empted or reaches its time limit, `fit`
+# writes its state and the task returns to the queue, where it continues. Ctrl-C leaves the array in the queue; the same
+# command finds its tasks and waits again.
+
+UNLIMITED = 1_000_000  # requeues at the time limit
+SLURM_SECONDS = 5.0  # between two questions to SLURM
+
+
+def slurm(folder: str = "runs/slurm", **settings: Any) -> "Submitit":
+    """Return the executor that submits to SLURM, with submitit's files in a folder.
+
+    `settings` are those of `sbatch` as submitit takes them, like `partition=gpu` and `time=240` (minutes).
+    """
+    if not isinstance(settings.get("time", 0), int):
+        raise ValueError(f"time must be an integer (minutes), got {settings['time']}.")
+    need("slurm", "submitit", what="--executor slurm")
+    from submitit import SlurmExecutor
+
+    for tool in ("sbatch", "srun", "squeue"):
+        if shutil.which(tool) is None:
+            raise ValueError(f"{tool} not found. Start the study on a machine that submits SLURM jobs.")
+    executor = SlurmExecutor(folder, max_num_timeout=UNLIMITED)
+    executor.update_parameters(**{"job_name": "vitlab", "stderr_to_stdout": True} | settings)
+    return Submitit(executor)
+
+
+class Submitit(Executor):
+    """Submits runs that are not in the queue yet, through submitit's executor, whose folder stores their jobs."""
+
+    def __init__(self, executor: "submitit.Executor") -> None:
+        self.executor = executor
+        self._record = Path(executor.folder) / "jobs.json"  # so that a queued run is not submitted again
+        self._new: dict[RunTask, Job] = {}
+        self._queue: set[str] | None = None
+        self._asked = -math.inf
+
+    def submit(self, task: RunTask) -> "Job":  # type: ignore[override]  # not a Future: other processes wait for it too
+        """Submit a run within `batch`, unless an earlier command has."""
+        known = read_json(self._record, missing={}).get(task.log)
+        if known and not task.once:
+            job = Job(self, self.executor.job_class(self.executor.folder, known), listed=True)
+            if not job.done():
+                return job
+        self._new[task] = Job(self, None, listed=False)
+        return self._new[task]
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Submit the runs of the block as one array."""
+        yield
+        if not self._new:
+            return
+        with self.executor.batch():
+            for task, job in self._new.items():
+                job.job = self.executor.submit(_Requeued(task))
+        ids = {task.log: job.of_submitit.job_id for task, job in self._new.items()}
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        self._record.write_text(json.dumps(read_json(self._record, missing={}) | ids, indent=2))
+        print(f"  {len(ids)} runs submitted. Ctrl-C leaves them queued; the same command waits again.", flush=True)
+        self._new = {}
+
+    def queue(self) -> set[str] | None:
+        """Return the jobs of this user; None where SLURM has not answered yet."""
+        if time.monotonic() - self._asked >= SLURM_SECONDS:
+            command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+            listed = subprocess.run(command, capture_output=True, text=True)
+            if listed.returncode != 0:  # SLURM does not answer for a while
+                return self._queue
+            self._queue, self._asked = set(listed.stdout.split()), time.monotonic()
+        return self._queue
+
+
+class Job:
+    """A submitted run, asked as a Future is."""
+
+    def __init__(self, executor: Submitit, job: "submitit.Job[int] | None", listed: bool) -> None:
+        self.executor, self.job = executor, job
+        self._listed_at = time.monotonic() + (0.0 if listed else SLURM_SECONDS)  # by squeue, if it has not ended
+
+    @property
+    def of_submitit(self) -> "submitit.Job[int]":
+        assert self.job is not None  # after `batch`
+        return self.job
+
+    def done(self) -> bool:
+        """Whether it has ended. submitit uses `sacct`, which needs a database that some clusters lack."""
+        from submitit import SlurmJob
+
+        job = self.of_submitit
+        if not isinstance(job, SlurmJob):
+            return job.done()
+        if job.paths.result_pickle.is_file():
+            return True
+        queue = self.executor.queue()
+        return queue is not None and time.monotonic() >= self._listed_at and job.job_id not in queue
+
+    def result(self) -> int:
+        return self.of_submitit.result()
+
+    def cancel(self) -> bool:
+        return False
+
+
+class _Requeued:
+    """A run as submitit calls it: stopped when it is pre-empted, and submitted again."""
+
+    def __init__(self, task: RunTask) -> None:
+        self.task = task
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        preempt = preemption_signal()
+        # SLURM sends submitit's signal to every process of the task, which would end the child before it starts.
+        before = signal.signal(preempt, signal.SIG_IGN)
+        self._child = self.task.start()
+        signal.signal(preempt, before)
+        status = self._child.wait()
+        if status == STOPPED:  # by SIGTERM, which submitit ignores
+            signal.raise_signal(preempt)
+        return status
+
+    def checkpoint(self) -> Any:
+        """Let `fit` write its state; return what the requeued task will call."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._child is not None:
+            # Not by Popen's methods: this runs within its `wait`, whose lock is taken.
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._child.pid, signal.SIGUSR1)
+                os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(_Requeued(self.task))
 
 
 def dask(address: str | None = None, **settings: Any) -> Executor:
-    """Return the executor of the Dask scheduler at `tcp://host:8786`, or of a new cluster on this machine.
-
-    `settings` are other arguments of `distributed.Client`, such as `n_workers` of a local cluster.
-    """
+    """Return the executor of the Dask scheduler at an address, or of a new one here; `settings` as of its `Client`."""
     need("dask", "distributed", what="--executor dask")
     from distributed import Client
 
@@ -233,10 +353,7 @@ class _Ray(Executor):
 
 
 def ray(address: str | None = None, **settings: Any) -> Executor:
-    """Return the executor of the Ray cluster at an address, like `auto`, or of a new one on this machine.
-
-    `settings` are what a run needs, options of `ray.remote` such as `num_cpus`, `num_gpus`, `max_retries`.
-    """
+    """Return the executor of the Ray cluster at an address, like `auto`, or of a new one; options of `ray.remote`."""
     need("ray", "ray", what="--executor ray")
     import ray as package
 
@@ -260,9 +377,6 @@ def new_executor(name: str, settings: Sequence[str]) -> Executor:
         with suppress(ValueError):
             values[key] = json.loads(text)
     try:
-        executor: Executor = build(**values)
+        return build(**values)
     except (TypeError, ValueError, OSError) as error:
         raise ValueError(f"--executor {' '.join([name, *settings])}: {error}") from error
-    if not callable(getattr(executor, "submit", None)):
-        raise ValueError(f"--executor {name}: a {type(executor).__name__} has no `submit`, as executors have.")
-    return executor

@@ -1,7 +1,4 @@
-"""Train the runs of a study through an executor, and show their progress from their metrics.csv.
-
-Finished runs are skipped; failed ones do not stop the others.
-"""
+"""Train the runs of a study through an executor, and show their progress from their metrics.csv."""
 
 import csv
 import shutil
@@ -17,30 +14,28 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from vitlab.atomic_files import regular, write_text
-from vitlab.config import Config, dump_yaml, weights_of
+from vitlab.config import dump_yaml, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import METRICS, SUMMARY, RunDirectory
 from vitlab.signals import UNWRITTEN, signals_as_exit
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.registration import Outcome, cut_short, is_finished, refuse_without_metric, to_replace
+from vitlab.studies.file.registration import Outcome, conflicting, cut_short, is_finished, refuse_without_metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.training.executors import Fleet, RunTask
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from vitlab.studies.training.slurm import Job
+    from vitlab.studies.training.executors import Job
 
 TAIL_BYTES = 65_536  # contains the last epoch of any run, and is read quickly
 PLAIN_INTERVAL = 60.0  # seconds between progress lines in a log file
 
 
 class Progress(NamedTuple):
-    """The progress of a run: completed epochs and the last score on the validation images."""
-
-    epochs: int
-    score: float | None
+    epochs: int  # completed
+    score: float | None  # the last on the validation images
 
 
 @dataclass
@@ -52,7 +47,7 @@ class Active:
 
 
 def read_progress(metrics: Path, metric: Metric) -> Progress:
-    """Read the progress from a metrics.csv that another process is writing."""
+    """Read a metrics.csv that another process is writing."""
     try:
         with regular(metrics).open("rb") as file:
             header = file.readline().decode("utf-8")
@@ -115,7 +110,6 @@ class Display:
         print(text, file=self.stream, flush=True)
 
     def update(self, active: Sequence[Active], over: int, left: float | None) -> None:
-        """Show the runs in progress, the number of finished ones, and the time left."""
         summary = f"{over} of {self.total} runs done" + (f", about {clock(left)} left" if left is not None else "")
         if not self.stream.isatty():
             for item in active:
@@ -130,11 +124,9 @@ class Display:
         self._shown = len(lines)
 
     def line(self, item: Active) -> str:
-        score, metric = item.progress.score, item.run.metric
+        score, metric, planned = item.progress.score, item.run.metric, item.run.epochs
         shown = "" if score is None else f"val {100 * score:5.1f} %" if metric.is_fraction else f"val {score:.4g}"
-        epochs = f"epoch {item.progress.epochs:>{len(str(item.run.epochs))}}/{item.run.epochs}"
-        if not item.run.epochs:
-            epochs = "frozen"
+        epochs = f"epoch {item.progress.epochs:>{len(str(planned))}}/{planned}" if planned else "frozen"
         return f"{item.run!s:<{self.width}}  {epochs}  {shown:<11}  {clock(item.seconds)}"
 
     def _erase(self) -> None:
@@ -148,7 +140,6 @@ LOG_LINES = 8  # shown for a failed run
 TRIES = 4  # of a run whose machine could not write
 
 Train = Callable[[list[Run]], list[Outcome]]
-"""Trains runs, or continues them."""
 
 
 def run_all(
@@ -156,10 +147,10 @@ def run_all(
 ) -> list[Outcome]:
     """Train the unfinished runs and return the outcome of each, in order; after a signal, the next call continues them.
 
-    A run that another process is writing, as one that a killed study left behind, is waited for. With `overwrite`, runs
-    that were cut short or have another configuration are replaced; without it there must be none of the latter.
+    A run that another process writes is waited for. `overwrite` replaces those cut short or of another configuration.
     """
-    replaced = to_replace(runs, overwrite)
+    cut = {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
+    replaced = {*conflicting(runs)} | cut  # none of the former unless `overwrite`
     outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
     refuse_without_metric(outcomes)
     if outcomes:
@@ -230,10 +221,7 @@ def run_all(
 
 
 def in_order(runs: Sequence[Run]) -> list[Run]:
-    """Return runs with those last that start from an experiment that another one starts from, too.
-
-    Side by side the second would wait until the first has trained it.
-    """
+    """Return runs with those last that would wait for an experiment which another one starts from, too."""
     begun: Counter[tuple[Any, ...]] = Counter()
 
     def place(run: Run) -> int:
@@ -247,7 +235,7 @@ def in_order(runs: Sequence[Run]) -> list[Run]:
 
 class _Submitted:
     def __init__(self, run: Run, program: Sequence[str], executor: Executor, replace: bool) -> None:
-        write_config(run.config_path, run.config)
+        write_text(run.config_path, dump_yaml(run.config))
         if replace:
             run.log_path.unlink(missing_ok=True)
         self.active = Active(run, 0, Progress(0, None))
@@ -292,10 +280,6 @@ def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
         return []
     lines = (line.rpartition("\r")[2].rstrip() for line in log.read_text(errors="replace").split("\n"))
     return [line for line in lines if line][-count:]
-
-
-def write_config(path: Path, config: Config) -> None:
-    write_text(path, dump_yaml(config))
 
 
 def _size(log: Path) -> int:

@@ -1,26 +1,83 @@
-"""The length of training that a study's budget buys each variant, and where runs of other lengths branch off.
+"""How long each variant of a study trains, by its budget, and where runs of other lengths branch off.
 
-A budget's lengths are stored in the study's folder and reused, so that restarting a study continues the same study.
+A budget is converted into epochs before training starts, so that schedules span the whole training. Where whole epochs
+would miss it, each is shortened by the same number of batches. The lengths are stored in the study's folder and reused.
 
 Until its cooldown begins, a run with `WarmupStableDecay` is the same run whatever its length (Hägele et al. 2024, arXiv
-2405.18392). A study with `along: {epochs: [2, 4, 8]}` and `branch: true` trains the longest run of each variant and
-seed, which keeps its state at the steps where the shorter ones begin to cool down. Each shorter run continues from
-there, as after an interruption, and equals to the bit the run that is trained from its beginning.
+2405.18392). With `branch: true` the longest run of each variant and seed keeps its state where shorter ones begin to
+cool down, and these continue from there: to the bit the runs that are trained from their beginning.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from math import floor
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, Config, flatten, merge, nest
-from vitlab.studies.file.budget import epoch_of
 from vitlab.studies.file.runs import SCHEDULE, Run
 from vitlab.studies.file.study import LENGTH, VALIDATION, WARMUP, Study
+from vitlab.studies.file.variants import REFUSED, Budget
 
+MISSED = 0.02  # of the budget, by which whole epochs may miss it
 RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
 BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that change over the whole run
+
+
+class Epoch(NamedTuple):
+    batches: int  # of each process
+    images: int  # of a batch, over all processes
+    step: int = 1  # batches of an optimizer step
+
+
+class Length(NamedTuple):
+    epochs: int
+    batches: int | None = None  # of each epoch; None: all
+
+
+def epoch_of(config: Config, images: int) -> Epoch:
+    """Return one epoch over `images` training images, without the last ones that fill no optimizer step."""
+    trainer = config.get("trainer", {})
+    devices = trainer.get("devices")
+    if isinstance(devices, list):
+        devices = len(devices)
+    elif str(devices) == "-1":
+        devices = max(1, torch.cuda.device_count())
+    devices = int(devices) if str(devices).isdigit() else 1  # of `auto`, which a study gives one
+    processes = (trainer.get("num_nodes") or 1) * devices
+    batch, step = processes * config["data"]["init_args"]["batch_size"], trainer.get("accumulate_grad_batches") or 1
+    batches, limit = images // (batch * step) * step, trainer.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if type(limit) is int else int(limit * batches)
+    return Epoch(max(batches, step), batch, step)
+
+
+def length_of(budget: Budget, per_image: float, epoch: Epoch) -> Length:
+    """Return the length of a run that spends the budget, if an image costs `per_image` in its unit."""
+    epochs = budget.amount / (epoch.batches * epoch.images * per_image)
+    if epochs < 0.5:
+        raise ValueError(f"a budget of {budget} is {epochs:.2g} epochs. Raise it.")
+
+    def missed(length: Length) -> float:
+        images = epoch.images * (length.batches or epoch.batches)
+        return abs(length.epochs * (images * per_image) / budget.amount - 1)
+
+    def shortened(epochs: int) -> Length:
+        images = budget.amount / epochs / per_image
+        return Length(epochs, epoch.step * max(1, round(images / (epoch.images * epoch.step))))
+
+    least = math.ceil(epochs)
+    lengths = [Length(math.floor(epochs + 0.5)), *map(shortened, range(least, least + 4))]
+    length = next((each for each in lengths if missed(each) <= MISSED), min(lengths, key=missed))
+    if missed(length) > REFUSED:
+        raise ValueError(
+            f"a budget of {budget} is {epochs:.3g} epochs of {epoch.batches} batches, and whole optimizer steps miss "
+            f"it by {missed(length):.0%}. Change it, or give a budget in epochs."
+        )
+    return length
 
 
 def spend_budget(
@@ -77,15 +134,14 @@ def _lengths(
 ) -> Config:
     """Return the cost of an image, the epochs, their batches and those between validations of each variant.
 
-    Each is validated about as often as its draft. Few images make many short epochs: validated after each, a run would
-    mostly validate, and `best` would be the best of more states.
+    Each is validated about as often as its draft: after each of many short epochs, a run would mostly validate.
     """
     assert study.budget is not None
     in_flops = study.budget.kind == "flops"
     per_image = {run.variant: flops_per_image(run.config) if in_flops else 1.0 for run in drafts}
     try:
         lengths = {
-            run.variant: study.budget.length(per_image[run.variant], epoch_of(run.config, images(run)))
+            run.variant: length_of(study.budget, per_image[run.variant], epoch_of(run.config, images(run)))
             for run in drafts
         }
     except ValueError as error:
@@ -125,19 +181,16 @@ def _decisive(config: Config) -> Config:
 
 
 def branching_step(run: Run, images: int) -> int:
-    """Return the optimizer steps of a run before its cooldown; `images` are those for training.
-
-    Refuses settings by which a run of another length would be another run before that.
-    """
+    """Return the steps of a run before its cooldown; refuse what makes a run of another length another one there."""
     flat, epoch = flatten(run.config), epoch_of(run.config, images)
     schedule = str(flat.get(f"{SCHEDULE}.class_path", "none"))
     if not schedule.endswith("WarmupStableDecay"):
         raise ValueError(f"branch: {run.variant} needs the schedule WarmupStableDecay, not {schedule}.")
     for key, value in flat.items():
-        if set(BY_LENGTH) & set(key.split(".")) and value not in (None, ABSENT):
+        if {*BY_LENGTH} & {*key.split(".")} and value not in (None, ABSENT):
             raise ValueError(f"branch: {key} of {run.variant} changes over the whole run. Remove it.")
     per_epoch = epoch.batches // epoch.step
-    before = floor((1 - flat[f"{SCHEDULE}.init_args.cooldown"]) * run.epochs * per_epoch)
+    before = math.floor((1 - flat[f"{SCHEDULE}.init_args.cooldown"]) * run.epochs * per_epoch)
     warmup = flat[f"{SCHEDULE}.init_args.warmup_epochs"] * per_epoch
     if before <= warmup:
         raise ValueError(f"branch: {run} cools down after {before} steps, before its warm-up ends. Give more epochs.")

@@ -1,8 +1,7 @@
 """The tuning runs of a study, and the settings that each variant takes from them.
 
-Near-ties are ties, and variants take as few different values as ties allow. The best of M noisy scores is partly the
-luckiest. Where each of two equal variants takes its own, they often train with different values, and the difference of
-the values passes for one of the variants. Scores of M values × T tuning seeds for each of K variants have
+Near-ties are ties, and variants take as few different values as ties allow: the best of M noisy scores is partly luck,
+which would pass for a difference of the variants. Scores of M values × T tuning seeds for each of K variants have
 
     s²    = mean over variants and values of the variance over tuning seeds (T − 1 degrees of freedom each)
     error = √(2 s²/T)      the standard error of the difference of two values of a variant
@@ -28,8 +27,8 @@ from vitlab.runs.directory import METRICS, RunDirectory
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run, complete, with_seed
-from vitlab.studies.file.space import Candidate, Choice, Trial
 from vitlab.studies.file.study import Study, slug
+from vitlab.studies.file.variants import Candidate, Choice, Trial
 from vitlab.studies.training.run_all import Train, read_progress
 
 
@@ -63,12 +62,10 @@ def choose(means: np.ndarray, error: float) -> list[int]:
     return chosen.tolist()
 
 
-Cell = tuple[str, int | None]
-"""A variant, and the seed of the study whose run has the chosen settings; None: all of them."""
+Cell = tuple[str, int | None]  # a variant, and the seed of the study that takes the chosen settings; None: all
 
 
 def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
-    """Raise ValueError for labels without the metric, or for tuning on test images."""
     labels = images.labels("test")
     if metric.one_class and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
         raise ValueError(f"{study.path}: labels {labels.dtype} {labels.shape} are not one class per image.")
@@ -84,12 +81,11 @@ def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict
     completed: dict[tuple[str, str], Run] = {}
 
     def run_of(variant: str, candidate: Candidate) -> Run:
-        folder = study.tuning_folder(root) / slug(variant) / slug(candidate.name)
+        folder = study.folder(root) / "tuning" / slug(variant) / slug(candidate.name)
         fixed: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": False}}
         if (known := (variant, candidate.name)) not in completed:  # the seeds of a study try the same settings
-            completed[known] = complete(
-                study, variant, root, merge(decided.get(variant, {}), nested(candidate.settings))
-            )
+            settings = merge(decided.get(variant, {}), nested(candidate.settings))
+            completed[known] = complete(study, variant, root, settings)
         config = merge(completed[known].config, fixed)
         return replace(completed[known], variant=f"{variant} with {folder.name}", config=config, folder=folder)
 
@@ -128,8 +124,8 @@ def tune(
             continue
         error = error_of_difference(scores[known], size if metric.is_accuracy else None)
         for index, best in zip(known, choose(metric.sign * means[known], error), strict=True):
-            each = zip(candidates, means[index], strict=True)
-            trials = [Trial(candidate.settings, _finite(mean)) for candidate, mean in each]
+            own = [float(mean) if math.isfinite(mean) else None for mean in means[index]]
+            trials = [Trial(candidate.settings, mean) for candidate, mean in zip(candidates, own, strict=True)]
             choices.append(Choice(list(study.variants)[index], trials, metric, best, error, candidates[0].seeds, seed))
     chosen = {(choice.variant, choice.seed): nested(choice.chosen.settings) for choice in choices}
     for variant, seed in runs:
@@ -150,8 +146,4 @@ def _score(run: Run) -> float | None:
     score = read_progress(run.directory / METRICS, run.metric).score
     if run.metric.is_log and score is not None:
         score = math.log(score) if score > 0 else None
-    return _finite(score)
-
-
-def _finite(score: float | None) -> float | None:
-    return float(score) if score is not None and math.isfinite(score) else None
+    return score if score is not None and math.isfinite(score) else None
