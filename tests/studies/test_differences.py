@@ -1,7 +1,6 @@
 """What the section on differences says of a study, and that it says it only where it is so."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +104,6 @@ def test_a_single_seed_is_not_tested() -> None:
     assert conclusion_on(study.verdict.pairs[0], study.verdict).replace(SPACE, " ") == "not tested (1 seed each)"
     assert "A single seed cannot show what is chance." in notes(study)
     assert not [part for part in parts(study) if isinstance(part, Details) and "uncertainty" in part.summary]
-
-
-def test_the_notes_explain_every_column() -> None:
-    study = made(Swin=FIVE, ViT=minus(FIVE, 1), Other=FIVE)
-    explained = set(re.findall(r"\*(.*?)\*", notes(study)))
-    columns = {column.replace(SPACE, " ").replace("\n", " ").split(", ")[0] for column in pairs(study).columns}
-    assert columns - {"Pair", "Lead", "Conclusion"} <= explained
-    assert {"Better", "Undecided"} <= explained
 
 
 def test_the_chart_shows_undecided_pairs_hollow() -> None:

@@ -4,11 +4,10 @@ import dataclasses
 import re
 
 import numpy as np
-import pytest
 from fake_study import results, seeds
 from referee.formats import SPACE
-from referee.plan import pilot_of, required, round_size
-from referee.statistics.power import Need, Range, detectable, need
+from referee.plan import pilot_of
+from referee.statistics.power import detectable, need
 
 from vitlab.studies.file.format import duration
 from vitlab.studies.file.metric import Metric
@@ -99,16 +98,7 @@ def test_the_pilot_averages_the_images_over_pairs() -> None:
     assert min(pairs) < three.pilot.point.images < max(pairs)
 
 
-@pytest.mark.parametrize(("value", "rounded"), [(0.011, 0.01), (0.014, 0.015), (0.0026, 0.003), (8.9, 10.0), (1, 1)])
-def test_sizes_are_round(value: float, rounded: float) -> None:
-    assert round_size(value) == pytest.approx(rounded)
-
-
 def test_numbers_read_well() -> None:
-    assert required(Need(Range(12, 8, 33))) == "8 to 33 seeds of each variant"
-    assert required(Need(Range(2, 2, 2))) == "2 seeds of each variant"
-    assert required(Need(Range(None, 640, None))) == "640 or more seeds of each variant"
-    assert required(Need(Range(None, None, None))) == "over 1,000 seeds of each variant"
     assert duration(600, 2100).replace(SPACE, " ") == "10 to 35 minutes"
     assert duration(1200, 18_000).replace(SPACE, " ") == "20 minutes to 5 hours"
     assert duration(180, 180).replace(SPACE, " ") == "3 minutes"

@@ -162,15 +162,14 @@ def from_frame(
     pick: str | None = None,
     folds: int | None = None,
 ) -> Outcomes:
-    """Read a table of items or of scores.
+    """Read a table with a row for each run and item, or for each run.
 
     Args:
-        frame: One row for each run and item, or for each run.
-        metric: The column of the score, or the name of the metric.
-        lower: Whether a lower score is better; None: as the name of the metric says.
-        columns: by what they hold (`NAMES`), where a name is not a usual one; items or seeds may be `row`, its number.
-        pick: last or best: which row of each run is taken, where rows are no items; None: the last of a log.
-        folds: the parts into which the images are split, of which one tests; None: as many as the table has.
+        metric: the column of the score, or its name.
+        lower: Whether a lower score is better; None: as its name says.
+        columns: by kind (`NAMES`), where a name is not a usual one; items or seeds may be `row`, its number.
+        pick: last or best: which row of a log is taken; None: the last.
+        folds: the parts into which the images are split; None: as many as the table has.
 
     Raises:
         ValueError: a column is missing, or a row cannot be read; the message names it and the remedy.
@@ -307,10 +306,7 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
 
 
 def _scores(frame: pd.DataFrame) -> list[Any]:
-    """Return the columns that may be the score, of all runs: of accuracy, else of a score, a loss, or latency.
-
-    Of these, the ones on test images, else of no split, else on validation images.
-    """
+    """Return what may be the score of all runs: accuracy, else a score, a loss, or latency; on test images, if any."""
     runs = [names[0] for kind in ("variant", "seed") if (names := recognized(frame, kind))]
     found: dict[tuple[bool, int, int], list[Any]] = {}
     for name in frame:
