@@ -18,7 +18,7 @@ from jsonargparse.typing import restricted_number_type
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from vitlab import models
+from vitlab import data, models
 from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known, pairs, refuse_code
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_names import KINDS, names_of, nulls, settable
@@ -29,8 +29,11 @@ from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
 
 tell_one_batch_from_all()
-for _module in ("vitlab.analysis.image_logging", "vitlab.runs.knn_monitor"):  # jsonargparse knows what is imported
-    import_module(_module)
+# jsonargparse knows what is imported.
+for _module in ("analysis.image_logging", "analysis.measures", "runs.knn_monitor", "runs.measures"):
+    import_module(f"vitlab.{_module}")
+for _name in data.__all__:
+    getattr(data, _name)
 
 # jsonargparse 4.53 gives a null for an argument of a class within a class (--model.teacher.weights null) on as "None".
 _load = get_loader("yaml")
