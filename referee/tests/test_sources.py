@@ -6,6 +6,7 @@ import zipfile
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -189,6 +190,17 @@ def test_a_path_says_which_run_a_file_is(tmp_path: Path, files: str, runs: str) 
     table = read([tmp_path])
     assert {f"{run.variant} {run.seed}" for run in table.runs} == {*re.findall(r"\S+ \S+", runs)}
     assert any("from the paths" in note for note in table.notes)  # nothing is taken silently
+
+
+def test_an_array_is_a_run_on_its_items_or_the_seeds_of_a_variant(tmp_path: Path) -> None:
+    for kind, names, values in (("items", ["vit-seed1", "vit-seed2"], [1, 0, 1]), ("seeds", ["vit"], [0.5, 0.25])):
+        (tmp_path / kind).mkdir()
+        for name in names:
+            np.save(tmp_path / kind / name, values)
+    runs = [run for kind in ("items", "seeds") for run in read([tmp_path / kind]).runs]
+    found = [(run.variant, run.seed, run.outcomes.tolist()) for run in runs]
+    right = [True, False, True]
+    assert found == [("vit", "1", right), ("vit", "2", right), ("vit", "1", [0.5]), ("vit", "2", [0.25])]
 
 
 def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

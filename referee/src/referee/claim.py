@@ -104,11 +104,7 @@ class Claim:
 
 
 def parse_claim(value: Any, variants: Collection[str], margin: float | None) -> Claim | None:
-    """Parse a study's `claim`.
-
-    Raises:
-        ValueError: a missing or unknown key or variant, or a study that cannot judge the claim.
-    """
+    """Parse a study's `claim`; a missing or unknown key or variant, or no margin, is a ValueError."""
     if value is None:
         return None
     if not isinstance(value, dict):

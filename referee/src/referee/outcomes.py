@@ -134,11 +134,7 @@ class Outcomes:
         return replace(self, runs=runs, notes=[], planned=self.variants)
 
     def logarithms(self) -> "Outcomes":
-        """Return the table of the scores' logarithms, by which a mean is geometric and a lead a factor.
-
-        Raises:
-            ValueError: a score of 0 or less.
-        """
+        """Return the table of the scores' logarithms, by which a mean is geometric and a lead a factor."""
         if known := [run for run in self.runs if run.is_finite and not (run.outcomes > 0).all()]:
             raise ValueError(f"--scale log: {known[0]} has a score of 0 or less, which has no logarithm. Leave it out.")
         runs = [replace(run, outcomes=np.log(run.outcomes)) if run.is_finite else run for run in self.runs]
@@ -366,15 +362,15 @@ def _of_logs(
     if not table.duplicated(run).any() or not (pick or steps):
         return table
     values = frame[known["score"] if "score" in known else known["correct"]]
-    filled = table["outcome"].notna() | ~values.isin(("", None))
-    rows = table[filled & (table["outcome"].notna() | frame.map(lambda cell: cell == "nan").any(axis=1))]
+    diverged = ~values.isin(("", None)) & frame.map(lambda cell: cell == "nan").any(axis=1)
+    rows = table[table["outcome"].notna() | diverged]
     rows = pd.concat([rows, table[~table.set_index(run).index.isin(rows.set_index(run).index)].drop_duplicates(run)])
     if steps:
         at = pd.to_numeric(frame.loc[rows.index, steps[0]], errors="coerce")
-        order = [*map(tuple, rows[run].to_numpy())]
         if pick is None and rows.assign(at=at).duplicated([*run, "at"]).any():
             return table
-        rows = rows.assign(at=at, order=pd.factorize(pd.Series(order))[0]).sort_values(["order", "at"], kind="stable")
+        order = rows.groupby(run, sort=False).ngroup()
+        rows = rows.assign(at=at, order=order).sort_values(["order", "at"], kind="stable")
         rows = rows.drop(columns=["at", "order"])
     if pick == "best":
         notes.append("The best value of each run: chosen on the images that it is of, it flatters, long logs most.")

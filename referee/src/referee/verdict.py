@@ -175,37 +175,25 @@ class Design(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the outcomes show.
-
-    Attributes:
-        ranking: the best mean first; then variants that lost in an earlier look, and those with too few seeds.
-        pairs: every two variants, in the order of the ranking.
-        of_models: Whether no variant has a second seed: the verdict is about these models, not about their training.
-        relations: what the runs say about each relation of the claim.
-        checks: what makes the comparison void, and what qualifies it.
-        effects: of the factors whose cells the variants are.
-        cells: the variants that each one of the ranking is a mean of; empty: none is a mean.
-        over: of means: over what, in words that begin a sentence.
-        places: of means: the pairs at each place, which are judged by themselves.
-        datasets: of means over data sets: the verdict on each by itself.
-        general: of means over five data sets or more: the leads on others of the kind, in the order of the pairs.
-    """
+    """What the outcomes show, of variants or of means: over a factor's levels or over data sets."""
 
     outcomes: Outcomes
-    ranking: list[Variant]
-    pairs: list[Pair]
+    ranking: list[Variant]  # the best mean first; then those that lost in an earlier look, and those with too few seeds
+    pairs: list[Pair]  # every two variants, in the order of the ranking
     design: Design
-    of_models: bool = False
+    of_models: bool = False  # no variant has a second seed: about these models, not about their training
     watch: Watch | None = None
     pilot: Pilot | None = None
-    relations: Sequence[Finding] = ()
-    checks: list[Check] = field(default_factory=list)
-    effects: Effects | None = None
-    cells: Sequence[Variant] = ()
-    over: str = ""
-    places: Mapping[str, Sequence[Pair]] = field(default_factory=dict)
-    datasets: "Mapping[str, Verdict]" = field(default_factory=dict)
-    general: Sequence[Contrast] = ()
+    relations: Sequence[Finding] = ()  # what the runs say about each relation of the claim
+    checks: list[Check] = field(default_factory=list)  # what makes the comparison void, and what qualifies it
+    effects: Effects | None = None  # of the factors whose cells the variants are
+    cells: Sequence[Variant] = ()  # that each one of the ranking is a mean of; empty: none is a mean
+    over: str = ""  # over what means are, in words that begin a sentence
+    places: Mapping[str, Sequence[Pair]] = field(default_factory=dict)  # of means: the pairs at each, by themselves
+    datasets: "Mapping[str, Verdict]" = field(default_factory=dict)  # of means over them: the verdict on each by itself
+    general: Sequence[
+        Contrast
+    ] = ()  # of five data sets or more: leads on others of the kind, in the order of the pairs
 
     def __repr__(self) -> str:
         return self.sentence
@@ -314,7 +302,7 @@ class Verdict:
         ]
         rows = self.table().rename(columns={"lead": "mean", "p": "adjusted_p"}).to_dict("records")
         pairs = [row for row, pair in zip(rows, self.pairs, strict=True) if self.counts(pair)]
-        record = {
+        record: dict[str, Any] = {
             "headline": self.sentence,
             "verdict": self.verdict,
             "scope": scope(self),

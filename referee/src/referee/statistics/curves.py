@@ -113,15 +113,12 @@ def _zeros(places: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _weights(u: np.ndarray, place: float) -> np.ndarray:
-    """Return what each point adds to the value at a place between them: Lagrange's weights of the nearest four."""
+    """Return what each point adds to the value at a place between them: Σ w (u − place)^j = [j = 0] of the nearest."""
     count = min(NEIGHBORS, len(u))
     below = int(np.searchsorted(u, place, side="right")) - 1
     first = min(max(below - (count - 1) // 2, 0), len(u) - count)
-    near = u[first : first + count]
-    weights = np.zeros(len(u))
-    for k, point in enumerate(near):
-        others = np.delete(near, k)
-        weights[first + k] = float(np.prod((place - others) / (point - others)))
+    near, weights = slice(first, first + count), np.zeros(len(u))
+    weights[near] = np.linalg.solve(np.vander(u[near] - place, increasing=True).T, np.eye(count)[0])
     return weights
 
 
