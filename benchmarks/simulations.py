@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from referee.statistics.contrast import LEVEL, Dependence, all_pairs
-from referee.statistics.curves import Gap, crossing, law
+from referee.statistics.curves import crossing, law, log_ratio
 from referee.statistics.power import Need, Pilot, Variances, measured, need
 from scipy import stats
 from tqdm import tqdm
@@ -124,7 +124,7 @@ def shares(world: World, studies: int) -> tuple[float, float]:
         for point in world.draw(rng):
             first, second = (max(1 - float(y.mean()), 0.5 / y.shape[1]) for y in point)
             each = all_pairs(point)[0, 1]
-            gaps.append(Gap(first, second, each.seeds, each.images, each.freedom))
+            gaps.append(log_ratio(first, second, each._replace(of_images=np.inf)))
         if found := crossing(world.x, gaps):
             held.append(planted is not None and found.low <= planted <= found.high)
     return len(held) / studies, float(np.mean(held)) if held else np.nan

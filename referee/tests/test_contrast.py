@@ -90,21 +90,17 @@ def test_groups_of_unlike_size_count_as_fewer() -> None:
     even, uneven = np.repeat(np.arange(20), 10), np.array([0] * 100 + [*range(1, 20)])
     assert s.Dependence(even).size(200) == pytest.approx(20)
     assert s.Dependence(uneven).size(119) == pytest.approx((100**2 + 19) ** 2 / (100**4 + 19))
-
-
-@pytest.mark.parametrize(
-    ("counts", "compared"), [((2, 4), [True, True]), ((2, 5), [False, True]), ((1, 3, 2), [False, True, True])]
-)
-def test_two_seeds_are_not_compared_beside_more_than_four(counts: tuple[int, ...], compared: list[bool]) -> None:
-    assert s.enough(counts) == compared
+    drawn = list(np.random.default_rng(0).random((2, 4, 300)) < 0.9)
+    alone = s.all_pairs(drawn, dependence=s.Dependence(np.arange(300)))[0, 1]  # groups of one are none
+    assert alone.images == pytest.approx(s.all_pairs(drawn)[0, 1].images)
 
 
 def test_mcnemar_counts_the_smaller_binomial_tail_twice() -> None:
     a = np.array([True] * 9 + [False] * 2 + [True] * 50)
     b = np.array([False] * 9 + [True] * 2 + [True] * 50)
     tail = sum(math.comb(11, k) for k in range(3)) / 2**11  # P(X <= 2), X ~ Binomial(11, 1/2)
-    assert exact.mcnemar(a, b) == exact.McNemar(9, 2, pytest.approx(2 * tail))
-    assert exact.mcnemar(a, a) == exact.McNemar(0, 0, 1.0)
+    assert exact.mcnemar(a, b) == pytest.approx(2 * tail)
+    assert exact.mcnemar(a, a) == 1.0
 
 
 def test_factors_are_shaffers() -> None:
@@ -116,15 +112,15 @@ def test_factors_are_shaffers() -> None:
     assert s.shaffer_factors(60)[:3] == (1770, 1711, 1711)  # all equal, or all but one; 966,467 partitions
 
 
-def test_scores_without_images_are_welchs_test() -> None:
-    """With scores per seed and equal numbers of seeds, the rule for two variants is Welch's: scipy's is the oracle."""
+@pytest.mark.parametrize("test", ["pooled", "paired"])
+def test_scores_without_images_are_welchs_or_students_paired_test(test: str) -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(1, 1, (5, 1)), rng.normal(0, 3, (5, 1))
-    difference = s.all_pairs([a, b])[0, 1]
-    oracle = stats.ttest_ind(a[:, 0], b[:, 0], equal_var=False)
+    difference = s.all_pairs([a, b], test)[0, 1]
+    scores = a[:, 0], b[:, 0]
+    oracle = stats.ttest_rel(*scores) if test == "paired" else stats.ttest_ind(*scores, equal_var=False)
     assert difference.p == pytest.approx(oracle.pvalue, rel=1e-6)
-    low, high = oracle.confidence_interval(0.95)
-    assert difference.interval == pytest.approx((a.mean() - b.mean(), low, high))
+    assert difference.interval == pytest.approx((a.mean() - b.mean(), *oracle.confidence_interval(0.95)))
 
 
 def test_the_variance_of_images_is_that_of_the_difference_without_flips() -> None:
@@ -157,26 +153,19 @@ def test_one_run_each_is_compared_over_groups_where_they_are_told() -> None:
     assert found.p == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
 
 
-def test_groups_of_one_image_are_no_groups() -> None:
-    drawn = list(np.random.default_rng(0).random((2, 4, 300)) < 0.9)
-    alone = s.all_pairs(drawn, dependence=s.Dependence(np.arange(300)))[0, 1]
-    assert alone.images == pytest.approx(s.all_pairs(drawn)[0, 1].images)
-
-
 def test_equal_scores_do_not_show_a_variance_of_zero() -> None:
     """Two seeds whose rounded losses agree: their variance is that of rounding, and settles nothing."""
     a, b, c = (np.array(rows)[:, None] for rows in ([3.28, 3.28], [3.29, 3.29], [3.27, 3.30]))
     assert s.over_seeds([a[:, 0], b[:, 0], c[:, 0]])[0] == pytest.approx(0.01**2 / 12)
     assert s.all_pairs([a, b, c])[0, 1].p > 0.01
-
-
-def test_paired_scores_are_students_paired_test() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(1, 1, (6, 1)), rng.normal(0, 1, (6, 1))
-    difference = s.all_pairs([a, b], "paired")[0, 1]
-    oracle = stats.ttest_rel(a[:, 0], b[:, 0])
-    assert difference.p == pytest.approx(oracle.pvalue, rel=1e-6)
-    assert difference.interval[1:] == pytest.approx(tuple(oracle.confidence_interval(0.95)))
+    # Of paired seeds whose differences agree to the last digit nothing is known either: the least gap is 0.2.
+    scores = [np.array([[90.1], [90.3]]), np.array([[89.9], [90.1]])]
+    difference = s.all_pairs(scores, "paired")[0, 1]
+    assert difference.seeds == pytest.approx(0.2**2 / 6 / 2)
+    assert difference.p > 0.1
+    folds, noise = np.array([0.7, 0.8, 0.9]), np.array([1e-4, -1e-4, 0.0])
+    close = s.all_pairs([(folds + 0.01 + noise)[:, None], folds[:, None]], "paired")[0, 1]
+    assert close.p < 0.001  # the lead is no rounding, although it is the least gap of two scores
 
 
 def test_paired_images_leave_out_what_seeds_flip_together() -> None:
@@ -259,17 +248,6 @@ def test_the_variance_over_images_grows_by_their_overlap() -> None:
         assert more.images == pytest.approx(1.25 * one.images)
         assert more.seeds == one.seeds
         assert more.p > one.p
-
-
-def test_paired_scores_are_rounded_too() -> None:
-    """Of two seeds whose differences agree to the last digit nothing is known: the least gap of two scores is 0.2."""
-    scores = [np.array([[90.1], [90.3]]), np.array([[89.9], [90.1]])]
-    difference = s.all_pairs(scores, "paired")[0, 1]
-    assert difference.seeds == pytest.approx(0.2**2 / 6 / 2)
-    assert difference.p > 0.1
-    folds, noise = np.array([0.7, 0.8, 0.9]), np.array([1e-4, -1e-4, 0.0])
-    close = s.all_pairs([(folds + 0.01 + noise)[:, None], folds[:, None]], "paired")[0, 1]
-    assert close.p < 0.001  # the lead is no rounding, although it is the least gap of two scores
 
 
 def test_variants_that_are_right_on_the_same_items_may_differ_on_others() -> None:

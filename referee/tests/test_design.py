@@ -40,13 +40,6 @@ def test_seeds_that_were_added_after_a_look_are_tested_at_a_stricter_level() -> 
     assert extended.level == level_after((2, 4)) < of_trainings(outcomes, Design(seeds=tuple("1234"))).level == 0.05
 
 
-def test_a_watched_paired_test_takes_two_variants() -> None:
-    """Of three, one leaves the race, and then has fewer seeds than the others to be paired with."""
-    with pytest.raises(ValueError, match=r"of 3 variants one leaves the race.*Give two variants, no looks"):
-        judge(table({"A": 0.9, "B": 0.7, "C": 0.5}), test="paired", looks=(2, 3, 4))
-    assert judge(table({"A": 0.9, "B": 0.7, "C": 0.5}), test="paired").pairs
-
-
 def test_a_paired_test_leaves_out_a_seed_that_failed_in_one_variant() -> None:
     outcomes = table({"A": 0.9, "B": 0.7})
     runs = [*outcomes.runs[:3], Run("A", "4", np.array([np.nan])), *outcomes.runs[4:]]
@@ -71,6 +64,9 @@ def test_a_paired_test_needs_two_seeds_that_variants_share(seeds: str, number: i
         ValueError, match=f"two seeds that all variants share, not {number}. Give all variants the same"
     ):
         judge(Outcomes([*outcomes.of("A"), *others], outcomes.metric), test="paired")
+    with pytest.raises(ValueError, match=r"of 3 variants one leaves the race.*Give two variants, no looks"):
+        judge(table({"A": 0.9, "B": 0.7, "C": 0.5}), test="paired", looks=(2, 3, 4))
+    assert judge(table({"A": 0.9, "B": 0.7, "C": 0.5}), test="paired").pairs
 
 
 def test_a_variant_without_a_result_keeps_its_place_in_the_looks() -> None:
@@ -88,6 +84,8 @@ def test_a_record_answers_for_two_variants_and_against_all(three: pd.DataFrame) 
     assert [answer(record), answer(record, "A"), answer(record, "B", "A"), answer(record, "B", "C")] == [
         "better", "better", "worse", "no winner yet",
     ]  # fmt: skip
+    with pytest.raises(ValueError, match="'D' is not a variant"):
+        answer(record, "D")
     with pytest.raises(ValueError, match="name two different variants"):
         answer(record, "A", "A")
 
@@ -97,7 +95,7 @@ def test_every_column_is_explained(three: pd.DataFrame) -> None:
     columns = next(part for part in parts if isinstance(part, Table)).columns
     assert columns[-1].startswith("Needed")
     explained = " ".join(getattr(part, "text", "") for part in parts)
-    for column in columns[4:]:
+    for column in (columns[2], *columns[4:], "Better", "Undecided"):
         assert f"*{column.split(', ')[0]}".replace("\n", " ") in explained
 
 

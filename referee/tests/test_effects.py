@@ -129,14 +129,11 @@ def test_unlike_scales_ask_for_logarithms_in_which_a_lead_is_a_factor() -> None:
         judge(table, score="return", lower=False, scale="log", margin=0.5)
 
 
-def test_a_column_with_one_data_set_a_variant_is_none() -> None:
+def test_a_column_with_one_data_set_a_variant_is_none_and_several_refuse_looks() -> None:
     table = on_datasets({"cola": 1.0})
     assert not judge(table, lower=False).datasets
     assert not judge(table, dataset="dataset", lower=False).datasets
     assert not judge(table.assign(dataset=table["variant"]), lower=False).datasets
-
-
-def test_what_is_not_for_several_data_sets_is_refused() -> None:
     for setting in ({"looks": [4, 5]}, {"test": "exact"}):
         with pytest.raises(ValueError, match=r"(looks|test exact): not for several data sets"):
             judge(on_datasets(LEADS), lower=False, **setting)  # type: ignore[arg-type]

@@ -85,6 +85,7 @@ def test_needs_read_well() -> None:
     assert required(Need(Range(12, 8, 33))) == "8 to 33 seeds of each variant"
     assert required(Need(Range(2, 2, 2))) == "2 seeds of each variant"
     assert required(Need(Range(None, 640, None))) == "640 or more seeds of each variant"
+    assert required(Need(Range(None, None, None))) == "over 1,000 seeds of each variant"
     assert required(Need(Range(7, 4, 12), Range(1456, 812, 2013))) == (
         "at least 812 to 2,100 test items; with twice as many, 4 to 12 seeds of each variant"
     )

@@ -9,8 +9,6 @@ import pytest
 from conftest import simulated
 from referee.__main__ import main
 
-import referee
-
 REGISTER, LATER = re.findall(
     r"^referee (watch .*?) +#", (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8"), re.MULTILINE
 )
@@ -34,6 +32,8 @@ def status(command: str) -> int:
 
 
 def test_looks_of_the_readme_are_registered_and_decide(capsys: Output) -> None:
+    Path("study").mkdir()
+    Path("study/README.md").write_text("no result")
     assert status(REGISTER) == 1
     assert status(LATER) == 1
     table = simulated({"A": 0.9, "B": 0.7}, seeds=5)
@@ -115,6 +115,11 @@ def test_another_result_of_a_judged_run_is_refused(capsys: Output, changed: str)
     write(table[(table["seed"] == 2) & (table["variant"] == changed[0])])
     assert status(LATER) == 2
     assert f"{changed}: these results are not those of look 1 in study.looks.json" in capsys.readouterr().err
+    Path("study").rename("elsewhere")
+    assert status(LATER) == 2
+    told = capsys.readouterr()
+    assert "study/: there is no such file" in told.err
+    assert not told.out
 
 
 @pytest.mark.parametrize("places", ["study", "study/A study/B", "study/{variant}/seed-{seed}.csv"])
@@ -123,25 +128,6 @@ def test_a_judgment_beside_the_registered_looks_is_a_finding(capsys: Output, pla
     write(simulated({"A": 0.9, "B": 0.7}))
     assert status(places) == 0
     assert capsys.readouterr().out.count("R009 study.looks.json registers looks; this is one more.") == 1
-
-
-def test_results_that_a_look_judged_are_missed(capsys: Output) -> None:
-    status(REGISTER)
-    write(simulated({"A": 0.9, "B": 0.7}))
-    assert status(LATER) == 0
-    Path("study").rename("elsewhere")
-    capsys.readouterr()
-    assert status(LATER) == 2
-    told = capsys.readouterr()
-    assert "study/: there is no such file" in told.err
-    assert not told.out
-
-
-def test_a_look_waits_for_all_its_seeds() -> None:
-    table = simulated({"A": 0.7, "B": 0.7})
-    verdict = referee.judge(table, margin=0.1, looks=[3, 5, 6])
-    assert verdict.watch is not None
-    assert (len(verdict.watch.looks), verdict.watch.stop) == (1, None)
 
 
 def test_a_failure_to_write_keeps_the_registration(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
@@ -169,9 +155,3 @@ def test_the_direction_may_be_told_when_the_first_results_ask_for_it(capsys: Out
     assert status("watch study --lower") == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("A is better")
     assert status("watch study --higher") == 2
-
-
-def test_a_folder_with_a_readme_has_no_results() -> None:
-    Path("study").mkdir()
-    Path("study/README.md").write_text("x")
-    assert status(REGISTER) == status(LATER) == 1

@@ -28,9 +28,6 @@ def runs(studies: list[Watch]) -> float:
 @pytest.mark.parametrize(("most", "published"), [(10, 0.0127), (15, 0.0097)])
 def test_the_level_is_that_of_the_published_table(most: int, published: float) -> None:
     assert levels(tuple(range(4, most + 1)))[0] == pytest.approx(published, rel=0.05)
-
-
-def test_a_single_look_has_the_usual_level() -> None:
     assert levels((7,)) == levels((7,), rising=True) == (0.05,)
 
 
@@ -50,12 +47,9 @@ def test_a_lead_of_three_deviations_is_settled_before_half_of_the_runs(variants:
     assert runs(studies) <= 0.49 * 10 * variants
 
 
-def test_equal_variants_end_as_equal_with_a_margin() -> None:
+def test_equal_variants_end_as_equal_with_a_margin_and_those_apart_by_it_rarely() -> None:
     studies = simulate([0.0, 0.0, 0.0], tuple(range(4, 21)), 100, margin=2.0)
     assert np.mean([study.stop == "equal" for study in studies]) > 0.8
-
-
-def test_variants_apart_by_the_margin_are_rarely_called_equal() -> None:
     # The least favorable case of two one-sided tests: the true difference is the margin itself.
     studies = simulate([2.0, 0.0], FOUR_TO_TEN, 200, margin=2.0)
     assert sum(study.stop == "equal" for study in studies) <= stats.binom.ppf(0.999, 200, 0.05)

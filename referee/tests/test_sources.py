@@ -6,6 +6,7 @@ import zipfile
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,16 +18,13 @@ def write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
+def scored(*files: Path) -> None:
+    for file in files:
+        write(file, "item,correct\na,1\nb,0\n")
+
+
 def lines(*records: dict) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
-
-
-def test_timm_validates_many_models_into_one_table(tmp_path: Path) -> None:
-    write(tmp_path / "results.csv", "model,img_size,top1,top1_err\nvit,224,81.1,18.9\nswin,224,81.4,18.6\n")
-    table = read([tmp_path / "results.csv"])
-    assert table.variants == ["vit", "swin"]
-    assert table.metric.is_fraction
-    assert table.runs[1].outcomes[0] == pytest.approx(0.814)
 
 
 def test_timm_infers_one_file_a_model(tmp_path: Path) -> None:
@@ -37,9 +35,6 @@ def test_timm_infers_one_file_a_model(tmp_path: Path) -> None:
     assert outcomes == {"swin": [True, True], "vit": [True, False]}
     assert table.runs[0].labels is not None
     assert table.runs[0].labels.tolist() == ["cat", "dog"]
-
-
-def test_an_index_of_a_class_without_images_has_no_folder(tmp_path: Path) -> None:
     write(tmp_path / "vit.csv", "filename,index,prob\nval/cat/1.png,0,0.9\nval/dog/2.png,281,0.8\n")
     with pytest.raises(ValueError, match=r"of 2 classes and it predicts class 281.*--label-type name"):
         read([tmp_path / "vit.csv"])
@@ -61,13 +56,14 @@ def test_lm_eval_samples(tmp_path: Path) -> None:
                 "metrics": ["exact_match"], "doc_hash": f"h{item}", "exact_match": score}  # fmt: skip
 
     for model, right in (("org__small", 0.0), ("org__large", 1.0)):
-        first = [sample(0, 1.0, "strict"), sample(1, right, "strict")]
+        first = [sample(0, 1.0, "strict"), sample(1, right, "strict"), sample(2, 1.0, "strict") | {"doc_hash": "h1"}]
         text = lines(*first, sample(0, 0.0, "flexible"), sample(1, 0.0, "flexible"))
         write(tmp_path / model / "samples_gsm8k_2026-01-21T03-44-18.jsonl", text)
     table = read([tmp_path])
     assert table.variants == ["org/large", "org/small"]
-    assert table.runs[1].outcomes.tolist() == [True, False]
-    assert table.runs[1].items.tolist() == ["gsm8k/h0", "gsm8k/h1"]
+    assert table.runs[1].outcomes.tolist() == [True, False, True]
+    assert table.runs[1].items.tolist() == ["gsm8k/h0", "gsm8k/h1/1", "gsm8k/h1/2"]  # of one text, by number
+    assert "filter strict: the first of strict, flexible." in table.notes
 
 
 def test_lm_eval_samples_may_have_long_prompts_and_one_of_several_metrics(tmp_path: Path) -> None:
@@ -183,16 +179,28 @@ def test_a_run_that_diverged_has_a_best_loss_and_no_last(
 
 
 @pytest.mark.parametrize(
-    ("name", "run"),
-    [("vit/seed-3/p.csv", ("vit", "3")), ("vit/3.csv", ("vit", "3")), ("vit-seed3.csv", ("vit", "3")),
-     ("vit_b16.csv", ("vit_b16", "1")), ("lr0.1.csv", ("lr0.1", "1"))],
+    ("files", "runs"),
+    [("vit/seed-3/p swin/seed-3/p", "vit 3 swin 3"), ("vit/3 swin/3", "vit 3 swin 3"), ("a-seed3 b-seed3", "a 3 b 3"),
+     ("vit_b16 swin_b16", "vit_b16 1 swin_b16 1"), ("lr0.1 lr0.2", "lr0.1 1 lr0.2 1"), ("vit/p a/p", "vit 1 a 1"),
+     ("vit/eval/p swin/eval/p", "vit 1 swin 1"), ("lr.0.1/p lr.0.2/p", "lr.0.1 1 lr.0.2 1"),
+     ("vit/seed-1/eval/p vit/seed-2/eval/p", "vit 1 vit 2")],
 )  # fmt: skip
-def test_a_path_says_which_run_a_file_is(tmp_path: Path, name: str, run: tuple[str, str]) -> None:
-    write(tmp_path / name, "item,correct\na,1\n")
-    write(tmp_path / name.replace("vit", "swin"), "item,correct\na,0\n")
+def test_a_path_says_which_run_a_file_is(tmp_path: Path, files: str, runs: str) -> None:
+    scored(*(tmp_path / f"{file}.csv" for file in files.split()))
     table = read([tmp_path])
-    assert run in [(each.variant, each.seed) for each in table.runs]
+    assert {f"{run.variant} {run.seed}" for run in table.runs} == {*re.findall(r"\S+ \S+", runs)}
     assert any("from the paths" in note for note in table.notes)  # nothing is taken silently
+
+
+def test_an_array_is_a_run_on_its_items_or_the_seeds_of_a_variant(tmp_path: Path) -> None:
+    for kind, names, values in (("items", ["vit-seed1", "vit-seed2"], [1, 0, 1]), ("seeds", ["vit"], [0.5, 0.25])):
+        (tmp_path / kind).mkdir()
+        for name in names:
+            np.save(tmp_path / kind / name, values)
+    runs = [run for kind in ("items", "seeds") for run in read([tmp_path / kind]).runs]
+    found = [(run.variant, run.seed, run.outcomes.tolist()) for run in runs]
+    right = [True, False, True]
+    assert found == [("vit", "1", right), ("vit", "2", right), ("vit", "1", [0.5]), ("vit", "2", [0.25])]
 
 
 def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -203,18 +211,18 @@ def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         assert [run.seed for run in read(places).runs] == ["1", "2", "10", "11"]
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", '{"item": "a", "corr')
-    with pytest.raises(ValueError, match=r"a\.jsonl cannot be read"):
-        read([tmp_path])
-    write(tmp_path / "a.eval", "x")
-    with pytest.raises(ValueError, match=r"a\.eval cannot be read: File is not a zip file"):
-        read([tmp_path / "a.eval"])
-    write(tmp_path / "b.bin", "x")
-    with pytest.raises(ValueError, match=r"b\.bin.*no format is known for \.bin"):
-        read([tmp_path / "b.bin"])
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no such file"):
-        read([tmp_path / "nowhere"])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("a.jsonl", '{"item": "a", "corr', ""), ("a.eval", "x", "File is not a zip file"),
+     ("b.bin", "x", r"no format is known for \.bin"), ("a.csv", "item,score,score\nx,1,2\n", "two columns have"),
+     ("a.csv", "vit,1,0.81\nvit,2,0.83\n", r"its first line has no names of columns, but 0\.81\. Put")],
+)  # fmt: skip
+def test_a_file_that_is_damaged_or_hides_something_is_refused(
+    tmp_path: Path, name: str, content: str, words: str
+) -> None:
+    write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=rf"{name} cannot be read: .*{words}"):
+        read([tmp_path / name])
 
 
 def test_a_line_of_json_may_hold_what_ends_a_line_elsewhere(tmp_path: Path) -> None:
@@ -235,16 +243,19 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.CSV", "t.tsv", "t.json", "t.jsonl", "t.parquet", "mark.csv",
-                                  "semicolon.csv", "utf16.tsv", "index.csv"])  # fmt: skip
+@pytest.mark.parametrize("name", ["t.csv", "t.CSV", "t.tsv", "t.json", "t.jsonl", "t.parquet", "t.feather", "t.xlsx",
+                                  "mark.csv", "semicolon.csv", "utf16.tsv", "index.csv"])  # fmt: skip
 def test_one_rule_reads_every_format(tmp_path: Path, name: str) -> None:
     """Rows whose names all look like numbers, truth values or nothing."""
     frame, file = pd.DataFrame(ROWS), tmp_path / name
     match name.lower().split("."):
         case _, "json" | "jsonl" as suffix:
             frame.to_json(file, orient="records", lines=suffix == "jsonl")
-        case _, "parquet":
-            frame.to_parquet(file)
+        case _, "parquet" | "feather" as suffix:
+            getattr(frame, f"to_{suffix}")(file)
+        case _, "xlsx":
+            pytest.importorskip("openpyxl")
+            frame.to_excel(file, index=False)
         case stem, suffix:
             encoding = {"mark": "utf-8-sig", "utf16": "utf-16"}.get(stem, "utf-8")
             separator = ";" if stem == "semicolon" else "\t" if suffix == "tsv" else ","
@@ -262,24 +273,6 @@ def test_latin_1_is_read_and_names_the_columns_that_are_there(tmp_path: Path) ->
     (tmp_path / "t.csv").write_bytes("Modell;Gr\u00f6\u00dfe\nViT;1\n".encode("latin-1"))
     with pytest.raises(ValueError, match="1\u00a0row of Modell, Gr\u00f6\u00dfe"):
         read([tmp_path / "t.csv"])
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("a.csv", "vit,1,0.81\nvit,2,0.83\n", "its first line has no names of columns, but 0.81. Put"),
-        ("a.csv", "item,score,score\nx,1,2\n", "two columns have the name score. Rename"),
-    ],
-)
-def test_a_file_that_hides_something_is_refused(tmp_path: Path, name: str, content: str, words: str) -> None:
-    write(tmp_path / name, content)
-    with pytest.raises(ValueError, match=rf"{name} cannot be read: .*{words}"):
-        read([tmp_path / name])
-
-
-def scored(*files: Path) -> None:
-    for file in files:
-        write(file, "item,correct\na,1\nb,0\n")
 
 
 @pytest.mark.parametrize("place", ["", "{variant}.csv"])
@@ -300,20 +293,6 @@ def test_hidden_and_system_files_are_left_out_and_counted(tmp_path: Path, place:
         read([tmp_path / place])
 
 
-@pytest.mark.parametrize(
-    ("files", "runs"),
-    [
-        (["vit/p.csv", "swin/p.csv"], {("vit", "1"), ("swin", "1")}),
-        (["vit/eval/p.csv", "swin/eval/p.csv"], {("vit", "1"), ("swin", "1")}),
-        (["lr.0.1/p.csv", "lr.0.2/p.csv"], {("lr.0.1", "1"), ("lr.0.2", "1")}),
-        (["vit/seed-1/eval/p.csv", "vit/seed-2/eval/p.csv"], {("vit", "1"), ("vit", "2")}),
-    ],
-)
-def test_the_folder_that_differs_names_the_variant(tmp_path: Path, files: list[str], runs: set) -> None:
-    scored(*(tmp_path / file for file in files))
-    assert {(run.variant, run.seed) for run in read([tmp_path]).runs} == runs
-
-
 def test_two_files_of_one_run_are_refused_with_both(tmp_path: Path) -> None:
     scored(tmp_path / "vit/1.csv", tmp_path / "vit/2.csv")
     with pytest.raises(
@@ -328,15 +307,6 @@ def test_a_place_may_begin_at_home_or_at_a_variable(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PLACE", str(tmp_path))
     for place in ("~/results", "$PLACE/results", "~/results/{variant}.csv"):
         assert read([place]).variants == ["vit"]
-
-
-def test_equal_documents_of_lm_eval_have_numbers_and_filters_are_named(tmp_path: Path) -> None:
-    rows = [{"doc_id": i, "doc": {}, "doc_hash": "same" if i < 2 else f"h{i}", "filter": f, "acc": float(i == 1)}
-            for f in ("strict", "flexible") for i in range(3)]  # fmt: skip
-    write(tmp_path / "m" / "samples_t_2026-01-21T03-44-18.jsonl", lines(*rows))
-    outcomes = read([tmp_path])
-    assert outcomes.runs[0].items.tolist() == ["t/h2", "t/same/0", "t/same/1"]
-    assert "filter strict: the first of strict, flexible." in outcomes.notes
 
 
 def test_the_direction_of_a_log_is_that_of_its_expression(tmp_path: Path) -> None:

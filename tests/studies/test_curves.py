@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from referee.statistics.contrast import INDEPENDENT, Cells, Dependence, Interval
-from referee.statistics.curves import Crossing, Gap, crossing, law, power_law
+from referee.statistics.contrast import INDEPENDENT, Cells, Contrast, Dependence, Interval
+from referee.statistics.curves import Crossing, crossing, law, log_ratio, power_law
 from scipy import stats
 
 from benchmarks.simulations import APART, CROSSING, TURNS, World, shares
@@ -13,8 +13,9 @@ from benchmarks.simulations import APART, CROSSING, TURNS, World, shares
 STUDIES = 60
 
 
-def gaps(first: np.ndarray, second: np.ndarray, error: float) -> list[Gap]:
-    return [Gap(float(a), float(b), error**2, 0.0, 1e6) for a, b in zip(first, second, strict=True)]
+def gaps(first: np.ndarray, second: np.ndarray, error: float) -> list[Contrast]:
+    known = Contrast(0.0, error**2, 0.0, 1e6)
+    return [log_ratio(float(a), float(b), known) for a, b in zip(first, second, strict=True)]
 
 
 def found(x: np.ndarray, first: tuple[float, float], second: tuple[float, float], error: float) -> Crossing | None:
@@ -36,8 +37,8 @@ def test_the_interval_ends_where_the_difference_is_a_half_width_from_zero() -> N
     # 2 n^−0.4 and 20 n^−0.8 are lines in ln n: their logarithms differ by 0.4 ln(n / 10^2.5). The cubic through four
     # points weighs the middle two by (t + 1)(t − 1)(t − 2) / 2 and −(t + 1) t (t − 2) / 2; the others are sure.
     x = np.array([10.0, 100.0, 1000.0, 10_000.0])
-    both = gaps(law(x, 0.0, 2.0, 0.4), law(x, 0.0, 20.0, 0.8), 1e-9)
-    at = crossing(x, [gap._replace(seeds=0.005**2) if 0 < k < 3 else gap for k, gap in enumerate(both)])
+    sure, unsure = (gaps(law(x, 0.0, 2.0, 0.4), law(x, 0.0, 20.0, 0.8), error) for error in (1e-9, 0.005))
+    at = crossing(x, [sure[0], *unsure[1:3], sure[3]])
     assert at is not None
     assert at.bracket == (100, 1000)
     logarithmic_means = 0.4026, 0.1011  # of 0.317 and 0.502, of 0.126 and 0.0796

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from referee.report.templates import templates
+from referee.formats import templates
 from tqdm import tqdm
 
 from vitlab import log

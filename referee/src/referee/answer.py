@@ -14,14 +14,10 @@ def answer(
     where: str = "",
     in_general: bool = False,
 ) -> str:
-    """Return one of STATUS: what a record (verdict.json) says of a variant.
+    """Return one of STATUS: whether a record (verdict.json) says that `better` (the best mean) is better than `than`.
 
-    Args:
-        better: is it better … None: the one with the best mean.
-        than: … than this one? None: than all others. With `better`, the two are judged alone, without a correction for
-            the other pairs.
-        where: the record is from, in a message.
-        in_general: … on other data sets of the kind, not on these?
+    Without `than`, than all others; of two that are named, alone, without a correction for the other pairs. `where` the
+    record is from is for messages; `in_general` asks for other data sets of the kind, not these.
 
     Raises:
         ValueError: not two variants of the record, or a record of fewer than five data sets.

@@ -198,19 +198,6 @@ def ceiling(outcomes: Outcomes) -> Iterator[Check]:
         yield Check("R012", f"{joined(few)} make fewer than {FEW_ERRORS} errors: these items hardly tell them apart.")
 
 
-CHECKS: Iterable = (
-    repeated_items,
-    other_items,
-    other_labels,
-    failed_runs,
-    equal_runs,
-    few_seeds,
-    missing_seeds,
-    unequal_spreads,
-    two_states,
-    below_majority,
-    hidden_groups,
-    few_groups,
-    ceiling,
-)
+CHECKS: Iterable = (repeated_items, other_items, other_labels, failed_runs, equal_runs, few_seeds, missing_seeds,
+                    unequal_spreads, two_states, below_majority, hidden_groups, few_groups, ceiling)  # fmt: skip
 OF_ITEMS = (few_seeds, hidden_groups, ceiling)  # no findings where items are folds, which train models too

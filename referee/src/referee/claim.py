@@ -1,18 +1,8 @@
 """A published claim as the `claim:` of a study, and in one word what the study's runs say about it.
 
-    claim:
-      sentence: Shifted windows are better than windows that stay in place.
-      source: Liu et al. 2021, Swin Transformer, table 4 (arXiv 2103.14030), top-1 of Swin-T on ImageNet
-      published: {shifted: 81.3, in place: 80.2}    # by variant, as printed
-      order: shifted > in place                     # A > B: better; A = B: equal; A >= B: not worse; A, B > C: both
-      needs: all variants train                     # or a list, like [score above pixels, rank above 8]
-      differs: Digits of 8 px and 0.3 M parameters instead of ImageNet and 28 M.
-      doubt: Runs with 224 px, where a window is a smaller part of the image.    # what would change the word
-      minutes: 9                                    # of two processor cores, measured
-      along: {mask ratio: {MAE: {0.5: half, 0.75: three quarters}}}    # or names; null: a figure over the variants
-
+Its keys are in docs/claims.md. `order` is like A > B (better), A = B (equal), A >= B (not worse), A, B > C (both).
 Where the runs lack what the claim `needs`, it is not tested. Each relation of `order` is the contrast of a pair, tested
-alone (`contrast`).
+alone.
 
 d is the first variant minus the second, m the margin, α the level, and p the two-sided p-value of the nearest end.
 
@@ -109,21 +99,12 @@ class Claim:
         return list(dict.fromkeys(name for each in self.relations for name in (each.first, each.second)))
 
     def unmet(self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, Line]) -> tuple[str, ...]:
-        """Return why preconditions are not met.
-
-        Args:
-            scores: by quantity and variant, of each run; `score` is what the study ranks by.
-            lines: by name, such as chance.
-        """
+        """Return why preconditions are not met, by the scores of runs by quantity and variant, and lines by name."""
         return tuple(filter(None, (need.unmet(scores, lines, self.variants) for need in self.needs)))
 
 
 def parse_claim(value: Any, variants: Collection[str], margin: float | None) -> Claim | None:
-    """Parse a study's `claim`.
-
-    Raises:
-        ValueError: a missing or unknown key or variant, or a study that cannot judge the claim.
-    """
+    """Parse a study's `claim`; a missing or unknown key or variant, or no margin, is a ValueError."""
     if value is None:
         return None
     if not isinstance(value, dict):

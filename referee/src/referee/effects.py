@@ -52,12 +52,7 @@ def effects_of(
     outcomes: Outcomes, cells: Cells, number: Mapping[Any, int], variants: Sequence[Variant], design: Design,
     level: float,
 ) -> Effects | None:  # fmt: skip
-    """Return the effects of a table's factors at a level; None without any.
-
-    Args:
-        cells: of the variants that are compared; `number` is the place of each by name.
-        variants: with a result.
-    """
+    """Return the effects of a table's factors at a level, from variants and the number of each in cells; or None."""
     factors = outcomes.factors or {}
     cell = {
         tuple(levels[v.name] for levels in factors.values()): v

@@ -1,11 +1,15 @@
 """Numbers and lists as sentences and tables show them, with a true minus sign."""
 
-import difflib
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import jinja2
 
 NONE = "–"
 SPACE = "\u00a0"  # where a line must not break
@@ -58,6 +62,8 @@ def listed(names: Sequence[str], shown: int = 4) -> str:
 
 def nearest(name: object, known: Sequence[str]) -> str:
     """Return which of the known names a misspelled one may mean."""
+    import difflib
+
     near = difflib.get_close_matches(str(name), known, n=1)
     return f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
 
@@ -65,6 +71,17 @@ def nearest(name: object, known: Sequence[str]) -> str:
 def by_number(name: str) -> list[str | int]:
     """Return a key that sorts names by their text, and the numbers in them by value."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
+
+
+def templates(folder: Path) -> "jinja2.Environment":
+    """Return the templates `*.html.jinja` and others of a folder, in which a missing value is an error."""
+    import jinja2
+
+    escape = jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False)
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=escape, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
 
 
 def p_value(p: float) -> str:

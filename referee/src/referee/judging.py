@@ -53,14 +53,11 @@ def judge(
         margin: the smallest difference that matters, as scores are shown: in points for a fraction.
         looks: the numbers of seeds at which the results were or will be looked at; empty: once, with all there are.
         test: pooled, exact, or paired for variants whose equal seeds share more than the order of the data.
-        metric: see `read`.
-        lower: see `read`.
+        metric, lower, pick, folds, runs, spread: see `read`.
         items: of the test set, where a table of scores is of one seed each and a score is a fraction of the items.
         scale: log, where a lead is a factor, as of losses, ratios and scores of unlike sizes.
         columns: by what they hold, like label="species", where a name is not a usual one (`outcomes.NAMES`).
 
-    Raises:
-        ValueError: a table that cannot be read, or a setting that does not fit it.
     """
     if isinstance(table, Outcomes) and (metric is not None or lower or columns):
         raise ValueError("metric and lower: outcomes have theirs already. Give them to `read`, or leave them out.")
@@ -297,7 +294,7 @@ def _of_models(
         for a, b in combinations(range(len(ranking)), 2):
             known = cells.pair(a, b)
             exactly = cells.is_bool and outcomes.groups is None
-            tested[names[a], names[b]] = known._replace(p=mcnemar(rows[a], rows[b]).p) if exactly else known
+            tested[names[a], names[b]] = known._replace(p=mcnemar(rows[a], rows[b])) if exactly else known
         effects = effects_of(outcomes, cells, {name: i for i, name in enumerate(names)}, ranking, design, LEVEL)
     elif items is not None:
         # Models that fail on the same items stay below this variance, that of independent ones.

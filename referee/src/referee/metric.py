@@ -75,12 +75,7 @@ class Metric:
         return f"{name}, %" if self.is_fraction else name
 
     def digits(self, scores: Sequence[float], spreads: Sequence[float], items: int) -> int:
-        """Return the decimals to show: of a fraction what this many items resolve, else two digits of the spread.
-
-        Args:
-            scores: of all variants.
-            spreads: the standard deviations over seeds that are known.
-        """
+        """Return the decimals to show: of a fraction what this many items resolve, else two digits of the spreads."""
         if self.is_fraction:
             return 2 if items >= 5_000 else 1
         if self.is_log:

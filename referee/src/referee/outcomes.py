@@ -134,11 +134,7 @@ class Outcomes:
         return replace(self, runs=runs, notes=[], planned=self.variants)
 
     def logarithms(self) -> "Outcomes":
-        """Return the table of the scores' logarithms, by which a mean is geometric and a lead a factor.
-
-        Raises:
-            ValueError: a score of 0 or less.
-        """
+        """Return the table of the scores' logarithms, by which a mean is geometric and a lead a factor."""
         if known := [run for run in self.runs if run.is_finite and not (run.outcomes > 0).all()]:
             raise ValueError(f"--scale log: {known[0]} has a score of 0 or less, which has no logarithm. Leave it out.")
         runs = [replace(run, outcomes=np.log(run.outcomes)) if run.is_finite else run for run in self.runs]
@@ -162,15 +158,14 @@ def from_frame(
     pick: str | None = None,
     folds: int | None = None,
 ) -> Outcomes:
-    """Read a table of items or of scores.
+    """Read a table with a row for each run and item, or for each run.
 
     Args:
-        frame: One row for each run and item, or for each run.
-        metric: The column of the score, or the name of the metric.
-        lower: Whether a lower score is better; None: as the name of the metric says.
-        columns: by what they hold (`NAMES`), where a name is not a usual one; items or seeds may be `row`, its number.
-        pick: last or best: which row of each run is taken, where rows are no items; None: the last of a log.
-        folds: the parts into which the images are split, of which one tests; None: as many as the table has.
+        metric: the column of the score, or its name.
+        lower: Whether a lower score is better; None: as its name says.
+        columns: by kind (`NAMES`), where a name is not a usual one; items or seeds may be `row`, its number.
+        pick: last or best: which row of a log is taken; None: the last.
+        folds: the parts into which the images are split; None: as many as the table has.
 
     Raises:
         ValueError: a column is missing, or a row cannot be read; the message names it and the remedy.
@@ -307,10 +302,7 @@ def _known_columns(frame: pd.DataFrame, columns: Mapping[str, str]) -> tuple[dic
 
 
 def _scores(frame: pd.DataFrame) -> list[Any]:
-    """Return the columns that may be the score, of all runs: of accuracy, else of a score, a loss, or latency.
-
-    Of these, the ones on test images, else of no split, else on validation images.
-    """
+    """Return what may be the score of all runs: accuracy, else a score, a loss, or latency; on test images, if any."""
     runs = [names[0] for kind in ("variant", "seed") if (names := recognized(frame, kind))]
     found: dict[tuple[bool, int, int], list[Any]] = {}
     for name in frame:
@@ -370,15 +362,15 @@ def _of_logs(
     if not table.duplicated(run).any() or not (pick or steps):
         return table
     values = frame[known["score"] if "score" in known else known["correct"]]
-    filled = table["outcome"].notna() | ~values.isin(("", None))
-    rows = table[filled & (table["outcome"].notna() | frame.map(lambda cell: cell == "nan").any(axis=1))]
+    diverged = ~values.isin(("", None)) & frame.map(lambda cell: cell == "nan").any(axis=1)
+    rows = table[table["outcome"].notna() | diverged]
     rows = pd.concat([rows, table[~table.set_index(run).index.isin(rows.set_index(run).index)].drop_duplicates(run)])
     if steps:
         at = pd.to_numeric(frame.loc[rows.index, steps[0]], errors="coerce")
-        order = [*map(tuple, rows[run].to_numpy())]
         if pick is None and rows.assign(at=at).duplicated([*run, "at"]).any():
             return table
-        rows = rows.assign(at=at, order=pd.factorize(pd.Series(order))[0]).sort_values(["order", "at"], kind="stable")
+        order = rows.groupby(run, sort=False).ngroup()
+        rows = rows.assign(at=at, order=order).sort_values(["order", "at"], kind="stable")
         rows = rows.drop(columns=["at", "order"])
     if pick == "best":
         notes.append("The best value of each run: chosen on the images that it is of, it flatters, long logs most.")

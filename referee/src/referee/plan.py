@@ -75,14 +75,10 @@ class Plan:
 
 
 def plan(verdict: Verdict, difference: float) -> str:
-    """Plan a study of the same variants, in words.
-
-    Args:
-        verdict: of a pilot with two seeds or more of two variants.
-        difference: as scores are shown: in points for a fraction.
+    """Plan a study of the same variants, in words; `difference` is as scores are shown: in points for a fraction.
 
     Raises:
-        ValueError: a pilot without a variance over seeds, or a difference that is not positive.
+        ValueError: a pilot without two seeds of two variants, or a difference that is not positive.
     """
     if not difference > 0 or not math.isfinite(difference):
         raise ValueError(f"--difference {difference}: give a number above 0, in the unit of the scores.")
@@ -122,11 +118,9 @@ def variances(planned: Plan, seen: int = 0) -> str:
 
 
 def describe_need(planned: Plan, difference: float, rows: Mapping[str, Callable[[Range], str]] | None = None) -> str:
-    """Return in words the study that a difference takes, one quantity a line.
+    """Return in words the study that a difference (in the metric's own unit) takes, one quantity a line.
 
-    Args:
-        difference: in the metric's own unit.
-        rows: More quantities, from the seeds of each variant.
+    `rows` are more quantities, from the seeds of each variant.
     """
     pilot, unit, takes = planned.pilot, planned.unit, planned.need(difference)
     size, items = planned.metric.size(difference), counted(pilot.test_images, f"test {unit}")
@@ -169,15 +163,10 @@ def in_range(numbers: Range, show: Callable[[int, int], str]) -> str:
 
 def outlooks(
     verdict: Verdict,
-    asked: Callable[[Pair], bool] | None = None,
-    time_of: Callable[[Need], str] | None = None,
+    asked: Callable[[Pair], bool] | None = None,  # the pairs that matter; None: those of the best variant
+    time_of: Callable[[Need], str] | None = None,  # how long a study of some seeds takes
 ) -> list[str]:
-    """List what is excluded, what would settle the leads that are open, and what the study could have found.
-
-    Args:
-        asked: The pairs that matter; None: those of the best variant.
-        time_of: Returns how long a study of some seeds takes; None: not known.
-    """
+    """List what is excluded, what would settle the leads that are open, and what the study could have found."""
     asked = asked or (lambda pair: pair.better is verdict.ranking[0])
     pilot, metric = verdict.pilot, verdict.metric
     unsettled = [p for p in verdict.pairs if asked(p) and p.difference is not None and not (p.settled or p.equal)]

@@ -20,7 +20,7 @@ from referee.checks import Check
 from referee.formats import by_number, joined, listed
 from referee.judging import MOST_LOOKS, judge, refuse_settings
 from referee.outcomes import Outcomes, Run
-from referee.sources import LOOKS, found, here, is_lower
+from referee.sources import LOOKS, found, here, score_in
 from referee.verdict import Verdict
 
 DATE = "%Y-%m-%d"
@@ -93,7 +93,7 @@ def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
         plan = {**defaults, **given}
         refuse_settings(plan.get("margin"), plan["looks"], plan["test"])
         if plan.get("read") is not None:
-            is_lower(plan["read"], plan.get("metric"), plan.get("lower"))
+            score_in(plan["read"], plan.get("metric"), plan.get("lower"))
         registration = Registration(_file_of(place), plan)
         registration.write()
         return registration
@@ -103,8 +103,7 @@ def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]
 def look(registration: Registration, outcomes: Outcomes) -> tuple[Verdict | None, str]:
     """Judge results at the last registered look that they allow, and record it if it is new.
 
-    Returns:
-        The verdict, None before the first look; and which look it is, with why it is the last or when the next comes.
+    Return the verdict, None before the first look; and which look it is, why it is the last or when the next comes.
 
     Raises:
         ValueError: a run that a look has judged has changed.

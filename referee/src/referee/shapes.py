@@ -188,14 +188,9 @@ def in_rows(
     """Return a table with a row for each value of a wide one; a table that has rows already stays as it is.
 
     Args:
-        frame: any table.
-        metric: the score that is asked for, where a wide table has several.
-        columns: names of columns, see `from_frame`.
+        metric, columns: see `from_frame`.
         runs: behind each published mean, where no column says it.
         spread: what stands beside a published mean: sd, the standard deviation of the runs, or se, its standard error.
-
-    Raises:
-        ValueError: published means without the number of runs, or without a word on what their spread is.
     """
     columns, attrs, frame = columns or {}, frame.attrs, frame.set_axis([str(name) for name in frame.columns], axis=1)
     frame = frame.assign(**{str(n): frame[n].map(str) for n in frame if isinstance(next(iter(frame[n]), None), dict)})
@@ -260,7 +255,12 @@ def in_rows(
                              f"--item {rows[0]} for test items, or --seed {rows[0]} for runs.")  # fmt: skip
     if wide:
         side = [name for name in others if name not in wide]
-        frame = _melted(frame, ids, wide)
+        parts = []
+        for variant, kind, number in dict.fromkeys(cell[:3] for cell in wide.values()):
+            run = {name: value for name, value in (("variant", variant), (kind, number)) if value}
+            scores = {cell[3]: frame[n] for n, cell in wide.items() if cell[:3] == (variant, kind, number)}
+            parts.append(frame[[*ids]].assign(**scores, **run))
+        frame = pd.concat(parts, ignore_index=True)
     if where and side:
         notes.append(f"{listed(side)}: no outcomes, left out.")
     where = attrs.get("where", {}) | where
@@ -409,20 +409,6 @@ def _numbered(values: Sequence[str], metric: str | None, by_row: bool) -> dict[s
     if len(found) < 2 or (by_row and stems != {""}) or (len(stems) > 1 and "" in stems):
         return {}
     return found
-
-
-def _melted(frame: pd.DataFrame, ids: Sequence[str], found: Mapping[str, Cell]) -> pd.DataFrame:
-    """Return a row for each row and run (variant, seed or fold) of a wide table, with a column for each metric."""
-    runs = dict.fromkeys(each[:3] for each in found.values())
-    parts = []
-    for variant, kind, number in runs:
-        part = frame[[*ids]].copy()
-        for name, each in found.items():
-            if each[:3] == (variant, kind, number):
-                part[each[3]] = frame[name]
-        names = {"variant": variant} if variant else {}
-        parts.append(part.assign(**names, **({kind: number} if number else {})))
-    return pd.concat(parts, ignore_index=True)
 
 
 # ---- published means

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from referee.formats import by_number, counted, listed
@@ -33,7 +34,8 @@ SAME_RUN = ("samples", "results_", "all_results.json", "predict_results.json", "
 LOOKS = ".looks.json"  # ends the name of a registration, which is not a result
 SYSTEM = {"@eadir", "$recycle.bin", "system volume information", "#recycle", "__macosx", "thumbs.db", "desktop.ini"}
 Files = dict[Path, dict[str, str] | None]  # with the names that a template reads from the path; None: without one
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".md")
+BINARY = (".parquet", ".feather", ".xlsx", ".npy", ".npz")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".md", *BINARY)
 TEXTUAL = (".txt", ".log")  # a table, or a log that --read reads
 DATE = re.compile(r"[-_]?20\d\d-?\d\d-?\d\d(?:[T_-][\d:.-]*\d)?")
 RECORDS = ("results", "data", "runs", "records", "experiments", "rows", "trials")  # keys of JSON above all runs
@@ -55,12 +57,8 @@ def read(
 
     Args:
         places: files; folders, of which all files are read; or paths with {variant} and {seed} in place of names.
-        metric: the column or the name of the score.
-        lower: Whether a lower score is better; None: as the name of the metric says.
-        columns: names of columns, see `from_frame`.
+        metric, lower, columns, pick, folds: see `from_frame`.
         pattern: a regular expression whose first group is the score in a log.
-        pick: which of the matches in a log, or of its rows: last, the default, or best.
-        folds: see `from_frame`.
         runs, spread: see `in_rows`.
 
     Raises:
@@ -68,21 +66,25 @@ def read(
     """
     if pick not in (None, "last", "best"):
         raise ValueError(f"pick {pick}: give last or best.")
+    expression = None
     if pattern is not None:
-        lower = is_lower(pattern, metric, lower)
+        expression, lower = score_in(pattern, metric, lower)
     files, left_out = found(places, pattern)
     frames, notes = {}, []
     for file in files:
         try:
-            if pattern is not None:
-                frames[file] = read_log(file, pattern, pick or "last", bool(lower))
+            if expression is not None:  # nan if the log has none, as of a run that failed
+                scores = [*map(float, expression.findall(file.read_text(encoding="utf-8", errors="replace")))]
+                if pick == "best":
+                    scores = sorted((score for score in scores if not math.isnan(score)), reverse=bool(lower))
+                frames[file] = pd.DataFrame({"score": scores[-1:] or [math.nan]})
             else:
                 if (reader := reader_of(file)) is None:
                     kind = file.suffix or "a file without a suffix"
                     raise ValueError(f"no format is known for {kind}. Give {', '.join(SUFFIXES)}, or --read REGEX.")
                 frames[file] = in_rows(reader(file, metric), metric, columns, runs, spread)
             notes += frames[file].attrs.pop("notes", [])
-        except (ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{file} cannot be read: {reason}") from error
     shape = next((dict(frame.attrs) for frame in frames.values()), {})
@@ -383,10 +385,18 @@ def read_timm(file: Path, metric: str | None) -> pd.DataFrame:
 def read_table(file: Path, metric: str | None) -> pd.DataFrame:
     """Return the table; columns of dictionaries, as lighteval's `metric` is, become one column for each key."""
     suffix, found = suffix_of(file), re.fullmatch(r"run-(.+)[-_]tag-(.+)", file.stem)  # of TensorBoard
-    text = "" if suffix == ".parquet" else text_of(file)
+    text = "" if suffix in BINARY else text_of(file)
     suffix = (".jsonl" if text.lstrip().startswith("{") else ".csv") if suffix in TEXTUAL else suffix
-    if suffix == ".parquet":  # whose integers beside empty cells stay integers
-        frame = table_of(pd.read_parquet(file, dtype_backend="numpy_nullable"))
+    if suffix in (".parquet", ".feather"):  # whose integers beside empty cells stay integers
+        reader = pd.read_parquet if suffix == ".parquet" else pd.read_feather
+        frame = table_of(reader(file, dtype_backend="numpy_nullable"))
+    elif suffix == ".xlsx":
+        frame = pd.read_excel(file, dtype=str, keep_default_na=False)
+    elif suffix == ".npz":
+        frame = table_of(dict(np.load(file)))
+    elif suffix == ".npy":  # of a variant or a run, which the path names
+        frame = table_of({"": np.load(file)}).drop(columns="variant")
+        frame = frame.drop(columns="seed") if frame["seed"].nunique() == 1 else frame
     elif suffix == ".md":
         lines = [line.strip().strip("|") for line in text.splitlines() if line.strip().startswith("|")]
         frame = _table_of_lines("\n".join(line for line in lines if set(line) - set("|-: ")), "|")
@@ -451,6 +461,13 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
     if decimals and all(_is_number(name) or not rows[i][1:].map(_is_number).any() for i, name in enumerate(names)):
         raise ValueError(f"its first line has no names of columns, but {decimals[0]}. Put a line of names above it")
+    if len({*names}) < len(names) and len(rows) > 3:  # a header of two rows, like pandas' columns of two levels
+        below = rows.iloc[1].str.strip()
+        has_index = rows.iloc[2, 1:].eq("").all()  # whose name is a row below
+        if has_index or not below.map(_is_number).any():
+            names = [f"{'' if name.startswith('Unnamed') else name} {below[i]}".strip() for i, name in enumerate(names)]
+            names[0] = str(rows.iloc[2, 0]) if has_index else names[0]
+            rows = rows[2 if has_index else 1 :]
     if len({*names}) < len(names):
         raise ValueError(f"two columns have the name {max(names, key=names.count)}. Rename or remove one")
     frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
@@ -531,30 +548,15 @@ def _fields(message: bytes) -> defaultdict[int, list[Any]]:
 # ---- the log of a training: the score is what a regular expression finds
 
 
-def read_log(file: Path, pattern: str, pick: str, lower: bool) -> pd.DataFrame:
-    """Return the score of a run; nan if the log has none, as of a run that failed."""
-    texts = score_in(pattern).findall(file.read_text(encoding="utf-8", errors="replace"))
-    scores = [float(text) for text in texts]
-    if pick == "best":
-        scores = sorted((score for score in scores if not math.isnan(score)), reverse=lower)
-    return pd.DataFrame({"score": scores[-1:] or [math.nan]})
-
-
-def is_lower(pattern: str, metric: str | None, lower: bool | None) -> bool:
-    """Return whether a lower score is better: as told, or as the metric's name or the expression says."""
-    score_in(pattern)
-    mode = mode_of(metric, pattern)
-    if lower is None and mode is None:
-        raise ValueError(f"--read {pattern!r}: is a higher or a lower score better? Give --higher or --lower.")
-    return mode == "min" if lower is None else lower
-
-
-def score_in(pattern: str) -> re.Pattern[str]:
-    """Return the expression, which has one group, the score."""
+def score_in(pattern: str, metric: str | None, lower: bool | None) -> tuple[re.Pattern[str], bool]:
+    """Return the expression, and whether a lower score is better: as told, or as the metric's name or it says."""
     try:
         expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"--read {pattern!r} is not a regular expression ({error})") from None
     if expression.groups != 1:
         raise ValueError(f"--read {pattern!r} has {expression.groups} groups. Put the score alone in parentheses")
-    return expression
+    mode = mode_of(metric, pattern)
+    if lower is None and mode is None:
+        raise ValueError(f"--read {pattern!r}: is a higher or a lower score better? Give --higher or --lower.")
+    return expression, mode == "min" if lower is None else lower

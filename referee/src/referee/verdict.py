@@ -4,13 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from referee.answer import answer
 from referee.checks import Check
@@ -25,7 +23,6 @@ from referee.statistics.sequential import Watch, level_after, levels
 
 BETTER, OPEN, EQUAL, VOID = "better", "no winner yet", "equal", "not comparable"
 DEPENDS = "depends"
-INNER = ("estimate", "interval")  # of effects, which records have as mean, low and high
 MANY = 8  # others, from which the sentence counts them
 SOME = 3  # others of one kind, from which it gives the range of leads instead of each with its interval
 
@@ -79,7 +76,6 @@ class Pair(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Both variants, as in a table."""
         return f"{self.better.name} – {self.worse.name}"
 
     @property
@@ -116,22 +112,6 @@ class Pair(NamedTuple):
     def bracket(self, digits: int) -> str:
         """Return the interval like [0.4, 2.2]; empty without an interval."""
         return "" if math.isnan(self.interval.low) else f"[{f',{SPACE}'.join(self.ends(digits))}]"
-
-    @property
-    def chance(self) -> float:
-        """P(one more run of the first scores better than one more of the second), on these items; nan for one seed.
-
-        Student's t for the difference of two new runs: its variance is that of both runs and of both means, with
-        Welch's degrees of freedom (Bouthillier et al. 2021, arXiv 2103.03098, ask for this probability).
-        """
-        a, b = (np.array(each.scores) * each.metric.sign for each in (self.better, self.worse))
-        if min(len(a), len(b)) < 2:
-            return math.nan
-        variances = np.array([x.var(ddof=1) * (1 + 1 / len(x)) for x in (a, b)])
-        if not variances.any():
-            return 1.0 if self.lead > 0 else 0.5
-        freedom = variances.sum() ** 2 / (variances**2 / (np.array([len(a), len(b)]) - 1)).sum()
-        return float(special.stdtr(freedom, (a.mean() - b.mean()) / math.sqrt(variances.sum())))
 
 
 def pair_of(a: Variant, b: Variant, difference: Contrast | None, settled: bool, margin: float | None) -> Pair:
@@ -195,42 +175,32 @@ class Design(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the outcomes show.
-
-    Attributes:
-        ranking: the best mean first; then variants that lost in an earlier look, and those with too few seeds.
-        pairs: every two variants, in the order of the ranking.
-        of_models: Whether no variant has a second seed: the verdict is about these models, not about their training.
-        relations: what the runs say about each relation of the claim.
-        checks: what makes the comparison void, and what qualifies it.
-        effects: of the factors whose cells the variants are.
-        cells: the variants that each one of the ranking is a mean of; empty: none is a mean.
-        over: of means: over what, in words that begin a sentence.
-        places: of means: the pairs at each place, which are judged by themselves.
-        datasets: of means over data sets: the verdict on each by itself.
-        general: of means over five data sets or more: the leads on others of the kind, in the order of the pairs.
-    """
+    """What the outcomes show, of variants or of means: over a factor's levels or over data sets."""
 
     outcomes: Outcomes
-    ranking: list[Variant]
-    pairs: list[Pair]
+    ranking: list[Variant]  # the best mean first; then those that lost in an earlier look, and those with too few seeds
+    pairs: list[Pair]  # every two variants, in the order of the ranking
     design: Design
-    of_models: bool = False
+    of_models: bool = False  # no variant has a second seed: about these models, not about their training
     watch: Watch | None = None
     pilot: Pilot | None = None
-    relations: Sequence[Finding] = ()
-    checks: list[Check] = field(default_factory=list)
-    effects: Effects | None = None
-    cells: Sequence[Variant] = ()
-    over: str = ""
-    places: Mapping[str, Sequence[Pair]] = field(default_factory=dict)
-    datasets: "Mapping[str, Verdict]" = field(default_factory=dict)
-    general: Sequence[Contrast] = ()
+    relations: Sequence[Finding] = ()  # what the runs say about each relation of the claim
+    checks: list[Check] = field(default_factory=list)  # what makes the comparison void, and what qualifies it
+    effects: Effects | None = None  # of the factors whose cells the variants are
+    cells: Sequence[Variant] = ()  # that each one of the ranking is a mean of; empty: none is a mean
+    over: str = ""  # over what means are, in words that begin a sentence
+    places: Mapping[str, Sequence[Pair]] = field(default_factory=dict)  # of means: the pairs at each, by themselves
+    datasets: "Mapping[str, Verdict]" = field(default_factory=dict)  # of means over them: the verdict on each by itself
+    general: Sequence[
+        Contrast
+    ] = ()  # of five data sets or more: leads on others of the kind, in the order of the pairs
 
     def __repr__(self) -> str:
         return self.sentence
 
     def _repr_html_(self) -> str:
+        from html import escape
+
         return f"<p>{escape(self.sentence)}</p>{self.table().to_html(index=False)}"
 
     @property
@@ -309,10 +279,9 @@ class Verdict:
         rows, shown = [], self.metric.shown
         for pair in self.pairs:
             alone = self.alone(pair)
-            chance = math.nan if self.datasets else pair.chance
             row = {"better": pair.better.name, "worse": pair.worse.name, "lead": shown(pair.lead)}
             row |= {end: shown(getattr(pair.interval, end)) for end in ("low", "high")}
-            row |= {"p": pair.p, "beats_in_one_more_run": chance, "verdict": pair.verdict, "alone": alone.verdict}
+            row |= {"p": pair.p, "verdict": pair.verdict, "alone": alone.verdict}
             row |= {f"{end}_alone": shown(getattr(alone.interval, end)) for end in ("low", "high")}
             rows.append(row | {"p_alone": alone.p})
         for row, lead in zip(rows, self.general, strict=False):
@@ -333,7 +302,7 @@ class Verdict:
         ]
         rows = self.table().rename(columns={"lead": "mean", "p": "adjusted_p"}).to_dict("records")
         pairs = [row for row, pair in zip(rows, self.pairs, strict=True) if self.counts(pair)]
-        record = {
+        record: dict[str, Any] = {
             "headline": self.sentence,
             "verdict": self.verdict,
             "scope": scope(self),
@@ -356,9 +325,11 @@ class Verdict:
             factors = self.outcomes.factors or {}
             record["factors"] = {name: dict(of) for name, of in factors.items()}
             for kind in ("main", "simple", "interactions"):
-                values = [e._asdict() | e.interval._asdict() for e in getattr(self.effects, kind)]
-                values = [each | {end: shown(each[end]) for end in ("mean", "low", "high")} for each in values]
-                record[kind] = [_known({k: v for k, v in each.items() if k not in INNER}) for each in values]
+                record[kind] = []
+                for effect in getattr(self.effects, kind):
+                    ends = {end: shown(value) for end, value in effect.interval._asdict().items()}
+                    each = {k: v for k, v in effect._asdict().items() if k not in ("estimate", "interval")}
+                    record[kind].append(_known(each | ends))
         return record
 
     def report(self, path: str | Path) -> Path:

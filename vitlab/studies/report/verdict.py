@@ -112,7 +112,7 @@ def as_record(results: StudyResults) -> dict[str, Any]:
         "stop": record["stop"],
         "seeds": study.seeds,
         "variants": record["variants"],
-        "pairs": [{key: pair[key] for key in pair if key != "beats_in_one_more_run"} for pair in record["pairs"]],
+        "pairs": record["pairs"],
         "objections": objections(results),
         "failures": {str(run): why for run, why in results.failures},
     }

@@ -15,7 +15,7 @@ from referee.report import drawing
 from referee.report.document import Figure, Heading, Note, Part, Row, Table, Text
 from referee.report.drawing import DASHED, MUTED, Chart, Layout, put_legend, style_of
 from referee.statistics.contrast import INDEPENDENT, LEVEL, Cells, Dependence, Interval
-from referee.statistics.curves import Crossing, Gap, Law, crossing, power_law, signs
+from referee.statistics.curves import Crossing, Law, crossing, log_ratio, power_law, signs
 from referee.verdict import VOID, Variant, Verdict
 
 LEAST_ERROR = 1e-6  # of a fraction whose items are not known
@@ -162,10 +162,9 @@ def crossing_of(line: Line, a: str, b: str, pairs: int) -> tuple[Crossing | None
         first, second = (_as_error(np.array(each.score.mean), point) for each in both)
         if point.verdict == VOID or difference is None or first is None or second is None:
             return None, []
-        variances = difference.seeds, difference.images, difference.freedom, difference.of_images
-        gap = Gap(float(first), float(second), *variances)
+        gap = log_ratio(float(first), float(second), difference)
         if point.metric.is_log:  # the difference is that of the logarithms
-            gap = gap._replace(seeds=gap.seeds * gap.scale**2, images=gap.images * gap.scale**2)
+            gap = gap._replace(seeds=difference.seeds, images=difference.images)
         gaps.append(gap)
     level = line.level * len(line.points) / pairs  # of a pair at all places
     return crossing(line.x, gaps, level), signs(gaps, level)

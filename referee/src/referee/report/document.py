@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
-from referee.formats import percent
+from referee.formats import percent, templates
 from referee.report.drawing import COLORS, MARKERS, Drawing
-from referee.report.templates import templates
 
 
 class Cell(NamedTuple):

@@ -24,35 +24,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from referee.statistics.contrast import LEVEL, Interval, half_width
+from referee.statistics.contrast import LEVEL, Contrast, Interval, half_width
 
 NEIGHBORS = 4  # points that interpolate
 BETWEEN = 32  # places looked at between two points
 DRAWS = 200  # of the points, for the interval of a fit
 LEAST_POINTS = 4  # of a fit with three parameters
 NO_FLOOR = 1e-3  # a share of the least error that is none
-
-
-class Gap(NamedTuple):
-    """Two variants at one point of the axis."""
-
-    a: float  # mean error of the first, above 0
-    b: float
-    seeds: float  # V
-    images: float  # I
-    freedom: float  # of V
-    of_images: float = math.inf  # of I
-
-    @property
-    def scale(self) -> float:
-        """The logarithmic mean L of the two errors."""
-        return self.a if math.isclose(self.a, self.b) else (self.a - self.b) / math.log(self.a / self.b)
-
-    def sign(self, level: float) -> int:
-        """Return −1 where the first is better at this level, 1 where the second is, 0 where neither is."""
-        apart = self.a - self.b
-        half = half_width(level, self.seeds, self.images, self.freedom, self.of_images)
-        return int(np.sign(apart)) if abs(apart) > half else 0
 
 
 class Crossing(NamedTuple):
@@ -78,13 +56,20 @@ class Law(NamedTuple):
         return law(x, self.floor.mean, self.factor.mean, self.rate.mean)
 
 
-def signs(gaps: Sequence[Gap], level: float = LEVEL) -> list[int]:
-    """Return which variant is better at each point, as `Gap.sign`, at a level that all points share."""
-    return [gap.sign(level / len(gaps)) for gap in gaps]
+def log_ratio(a: float, b: float, difference: Contrast) -> Contrast:
+    """Return ln a − ln b as a contrast, from that of the mean errors a and b, above 0."""
+    scale = a if math.isclose(a, b) else (a - b) / math.log(a / b)  # the logarithmic mean L
+    seeds, images = difference.seeds / scale**2, difference.images / scale**2
+    return difference._replace(mean=math.log(a / b), seeds=seeds, images=images, scores=None)
 
 
-def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> Crossing | None:
-    """Return where two curves cross; None unless they are settled in opposite ways, once.
+def signs(gaps: Sequence[Contrast], level: float = LEVEL) -> list[int]:
+    """Return −1 where the first is better, 1 where the second is, 0 where neither is, at a level that all share."""
+    return [int(low > 0) - int(high < 0) for _, low, high in (gap.interval_at(level / len(gaps)) for gap in gaps)]
+
+
+def crossing(x: Sequence[float], gaps: Sequence[Contrast], level: float = LEVEL) -> Crossing | None:
+    """Return where two curves cross, from their `log_ratio`s; None unless settled in opposite ways, once.
 
     If one of the points x, which increase, is not above 0, r is interpolated in x instead of ln x.
     """
@@ -97,10 +82,8 @@ def crossing(x: Sequence[float], gaps: Sequence[Gap], level: float = LEVEL) -> C
     u = np.log(numbers) if numbers[0] > 0 else numbers
     places = np.unique(np.concatenate([np.linspace(u[k], u[k + 1], BETWEEN) for k in range(first, last)]))
     weights = np.stack([_weights(u, place) for place in places])  # (P, K)
-    scale = np.array([gap.scale for gap in gaps])
-    ratios = np.array([math.log(gap.a / gap.b) for gap in gaps])
+    ratios, seeds, images = np.array([(gap.mean, gap.seeds, gap.images) for gap in gaps]).T
     r = weights @ ratios
-    seeds, images = np.array([(gap.seeds, gap.images) for gap in gaps]).T / scale**2
     freedom, of_images = (min(getattr(gap, kind) for gap in gaps) for kind in ("freedom", "of_images"))
 
     def half(w: np.ndarray) -> float:
@@ -130,15 +113,12 @@ def _zeros(places: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _weights(u: np.ndarray, place: float) -> np.ndarray:
-    """Return what each point adds to the value at a place between them: Lagrange's weights of the nearest four."""
+    """Return what each point adds to the value at a place between them: Σ w (u − place)^j = [j = 0] of the nearest."""
     count = min(NEIGHBORS, len(u))
     below = int(np.searchsorted(u, place, side="right")) - 1
     first = min(max(below - (count - 1) // 2, 0), len(u) - count)
-    near = u[first : first + count]
-    weights = np.zeros(len(u))
-    for k, point in enumerate(near):
-        others = np.delete(near, k)
-        weights[first + k] = float(np.prod((place - others) / (point - others)))
+    near, weights = slice(first, first + count), np.zeros(len(u))
+    weights[near] = np.linalg.solve(np.vander(u[near] - place, increasing=True).T, np.eye(count)[0])
     return weights
 
 

@@ -1,9 +1,8 @@
 """Exact tests: all regroupings of the runs of two variants, and McNemar's of two trained models on the same items.
 
-Two variants are taken to be equal in distribution over seeds, of whatever form.
-Where the variants are equal, the labels of the runs are arbitrary, so the difference D of the means is one of those
-that all regroupings of the runs give. Test images are a second source of variance, I, which no regrouping shows. As in
-`contrast`, squares add up: p is the least α with
+Where two variants are equal in distribution over seeds, the labels of the runs are arbitrary, so the difference D of
+the means is one of those that all regroupings of the runs give. Test images are a second source of variance, I, which
+no regrouping shows. As in `contrast`, squares add up: p is the least α with
 
     fraction of regroupings with |D*| ≥ √(D² − z²_{1−α/2} · I)  ≤  α.
 
@@ -14,7 +13,6 @@ import math
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -72,20 +70,7 @@ def _border(rejects: Callable[[float], bool], inside: float, outside: float) -> 
     return outside
 
 
-class McNemar(NamedTuple):
-    """Two models on the same items: items that only one of them gets right, and the exact two-sided p-value."""
-
-    only_a: int
-    only_b: int
-    p: float
-
-
-def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
-    """Compare two models on the same items by McNemar's exact test.
-
-    If they are equally good, an item that exactly one of them gets right is as likely the one's as the other's. The
-    test is about these two trained models only: several seeds on the same items must not be pooled.
-    """
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
+    """Return the exact two-sided p-value that two trained models, not several seeds, are right on as many items."""
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
-    p = 2 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5))  # of both tails, which are alike
-    return McNemar(only_a, only_b, min(p, 1.0))
+    return min(1.0, 2 * float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))  # both tails are alike

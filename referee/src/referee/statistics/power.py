@@ -59,9 +59,7 @@ def growing(
 ) -> Callable[[int], float]:
     """Return the level of a study that has these looks, and if it has more seeds, as many more looks as they take.
 
-    Args:
-        watched: Whether it is looked at again and again, else once more, after all seeds.
-        rising: Whether the levels of a watched study rise, as they do with a margin.
+    One that is not watched is looked at once more, after all seeds; `rising` is as in `levels`.
     """
     step = looks[-1] - looks[-2] if len(looks) > 1 else 1
 
@@ -122,14 +120,10 @@ def measured(
     test_images: int | None = None,
     dependence: Dependence = INDEPENDENT,
 ) -> Pilot | None:
-    """Estimate a pilot's variances from finished runs; None if too few.
+    """Estimate a pilot's variances from finished runs, by variant (S, N) or (S, 1) scores; None if too few.
 
-    Args:
-        outcomes: By variant (S, N), or (S, 1) scores; those with one seed are left out.
-        variants: of the study that is planned.
-        test_images: of the study that is planned, if others: the variance over images, and what seeds flip on them,
-            fall with their number.
-        dependence: As in `contrast.Cells`.
+    Variants with one seed are left out. `variants` and `test_images` are those of the study that is planned: the
+    variance over images, and what seeds flip on them, fall with their number.
     """
     outcomes = [y for y in outcomes if len(y) > 1]
     N = outcomes[0].shape[1] if outcomes else 0

@@ -130,14 +130,8 @@ def watch(
 ) -> Watch:
     """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
 
-    Args:
-        outcomes: Of each variant.
-        seeds: In the order in which they are trained.
-        looks: Numbers of seeds.
-        margin: Differences below it do not matter.
-        test, dependence: As in `contrast.Cells`.
-        race: Returns the variants that train on after a look; None: those that have not lost.
-        blocks: Of each variant, by seed; None: all runs are of one.
+    `seeds` are in the order of their training, and `race` returns the variants that train on after a look; without it
+    these are those that have not lost. `blocks` are of each variant, by seed.
     """
     by_look = levels(tuple(looks), test, margin is not None)
     state = Watch(by_look[0], active=list(range(len(outcomes))))
