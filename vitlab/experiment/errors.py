@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from vitlab.config import Config, load_yaml, locate, named, untrusted
-from vitlab.experiment.class_names import names_of
+from vitlab.experiment.class_paths import names_of
 
 MOST_LINES = 5
 FEW = 8  # classes, all of which are named
