@@ -147,9 +147,8 @@ def given(command: str, file: str) -> list[str]:
         "transfer": ["--sizes", "20", "--out", "transferred"],
         "list": ["--root", "planted"],
         "rm": ["--root", "planted"],
-        "claims": ["--check", file],
     }
-    without_file = ("list", "rm", "claims", "init")
+    without_file = ("list", "rm", "init")
     return [command, *([] if command in without_file else [file]), *more.get(command, [])]
 
 
@@ -168,7 +167,7 @@ def test_a_class_is_not_even_imported_where_none_is_expected(place: Path) -> Non
 
 
 # Those that read what is wrong here as data, or first ask for a finished study or a claim.
-READERS = {"list", "rm", "init", "verdict", "predict", "embed", "robustness", "claims"}
+READERS = {"list", "rm", "init", "verdict", "predict", "embed", "robustness"}
 
 
 @pytest.mark.parametrize("trap", ["a command in an argument of any type", "a module, backbone"])
