@@ -147,7 +147,7 @@ def test_a_table_of_the_same_images_gives_the_same_run_and_may_move(trained: Pat
     states = [torch.load(f"runs/{name}/seed-0/checkpoints/last.ckpt", weights_only=True) for name in ("tiny", "table")]
     assert all(torch.equal(x, states[1]["state_dict"][key]) for key, x in states[0]["state_dict"].items())
     Path("photos").rename("moved")
-    assert run("probe", ["runs/table/seed-0", "--data.table", "moved/labels.csv"]) == 0
+    assert run("test", ["runs/table/seed-0", "--data.table", "moved/labels.csv"]) == 0
     assert run("fit", ["--config", "tiny.yaml", *given, "--data.table", "moved/labels.csv"]) == 0  # finished
     assert run("predict", ["runs/table/seed-0", "--images", "moved/labels.csv", "--out", "named"]) == 0
     assert sorted(pd.read_csv("named/predictions.csv")["file"]) == sorted(row.split(",")[0] for row in rows)
