@@ -147,8 +147,9 @@ def given(command: str, file: str) -> list[str]:
         "transfer": ["--sizes", "20", "--out", "transferred"],
         "list": ["--root", "planted"],
         "rm": ["--root", "planted"],
+        "schema": ["schemas"],
     }
-    without_file = ("list", "rm", "init")
+    without_file = ("list", "rm", "init", "schema")
     return [command, *([] if command in without_file else [file]), *more.get(command, [])]
 
 
@@ -167,7 +168,7 @@ def test_a_class_is_not_even_imported_where_none_is_expected(place: Path) -> Non
 
 
 # Those that read what is wrong here as data, or first ask for a finished study or a claim.
-READERS = {"list", "rm", "init", "verdict", "predict", "embed", "robustness"}
+READERS = {"list", "rm", "init", "schema", "verdict", "predict", "embed", "robustness"}
 
 
 @pytest.mark.parametrize("trap", ["a command in an argument of any type", "a module, backbone"])

@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "run a study: variants × seeds, then a report",
     "verdict": "what a study concluded, as an exit status for scripts",
     "init": "list the experiments that vitlab ships, or copy some to change them",
+    "schema": "JSON Schemas of experiments and studies, for an editor",
     "plan": "seeds, test images, hours and energy that a difference between variants takes",
     "list": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",
     "rm": "show all runs: status, result, size on disk; remove some, or their checkpoints but the last",

@@ -56,7 +56,7 @@ from vitlab.evaluation.features import require_classes
 from vitlab.experiment.chain import TAKEN_FROM, Source, directory_of, placed
 from vitlab.experiment.class_paths import spell_out, spell_out_arguments
 from vitlab.experiment.errors import refuse_variant
-from vitlab.experiment.parser import Settings, help_of_named_size
+from vitlab.experiment.parser import Settings, answer_help_of_named_size
 from vitlab.experiment.results import FEATURES, Metrics, classify_by_features, images_left_out, show, unfinished
 from vitlab.experiment.same_images import OTHER, departures, known_test_images, other_images, warn_of_normalization
 from vitlab.internals import count_last_epoch
@@ -155,9 +155,7 @@ class Experiment:
     def from_arguments(cls, arguments: Sequence[str], images: bool = True) -> Self:
         """Return the experiment that a command line describes; `--print_config` prints its configuration and exits."""
         files, rest = split(arguments)
-        if (text := help_of_named_size(rest)) is not None:
-            print(text)
-            raise SystemExit(0)
+        answer_help_of_named_size(rest)
         others = [argument for argument in rest if argument.partition("=")[0] != "--print_config"]
         experiment = cls(*map(Path, files), arguments=others, images=images)
         if len(others) < len(rest):

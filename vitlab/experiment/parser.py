@@ -19,7 +19,7 @@ from jsonargparse.typing import restricted_number_type
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from vitlab import models
+from vitlab import data, models
 from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known, pairs, refuse_code
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_paths import KINDS, names_of, nulls, settable
@@ -30,8 +30,11 @@ from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
 
 narrow_options_of_the_trainer()
-for _module in ("vitlab.analysis.image_logging", "vitlab.runs.knn_monitor"):  # jsonargparse knows what is imported
-    import_module(_module)
+# jsonargparse knows what is imported.
+for _module in ("analysis.image_logging", "analysis.measures", "runs.knn_monitor", "runs.measures"):
+    import_module(f"vitlab.{_module}")
+for _name in data.__all__:
+    getattr(data, _name)
 
 # jsonargparse 4.53 gives a null for an argument of a class within a class (--model.teacher.weights null) on as "None".
 _load = get_loader("yaml")
@@ -155,12 +158,12 @@ def print_help_of_run() -> None:
     print(END)
 
 
-def help_of_named_size(arguments: Sequence[str]) -> str | None:
-    """Return the answer to `--model.backbone.help swin_tiny_patch4_window7_224`; jsonargparse knows classes only."""
+def answer_help_of_named_size(arguments: Sequence[str]) -> None:
+    """Print the answer to `--model.backbone.help swin_tiny_patch4_window7_224` and exit; jsonargparse knows classes."""
     for key, value in pairs(arguments):
         function = vars(models).get(str(value).removeprefix("vitlab.models."))
         if key.endswith(".help") and isfunction(function):
             parser = VitlabParser()
             parser.add_function_arguments(function, key.removesuffix(".help"))
-            return parser.format_help()
-    return None
+            print(parser.format_help())
+            raise SystemExit(0)
