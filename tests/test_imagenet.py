@@ -146,10 +146,8 @@ def test_every_recipe_has_the_size_groups_schedule_augmentation_and_drop_path_of
 
 
 @FILE
-def test_every_recipe_says_what_it_is_its_command_and_its_departures(path: Path) -> None:
+def test_every_recipe_says_its_result_and_its_departures(path: Path) -> None:
     text = path.read_text()
-    assert text.startswith("# ")
-    assert f"python -m vitlab fit --config experiments/imagenet/{path.name} " in text
     assert "Departure" in text or "where the departures stand" in " ".join(text.replace("#", "").split())
     assert max(map(len, text.splitlines())) <= 120
     assert re.search(r"^# Expected: [^\n]* %", text, re.M)

@@ -143,7 +143,7 @@ def test_lightning_says_whether_it_replaces_samplers(replaces: bool) -> None:
 
 
 def test_lightning_declares_its_limits_where_a_parser_looks() -> None:
-    internals.tell_one_batch_from_all()
+    internals.narrow_options_of_the_trainer()
     annotations = unwrap(Trainer.__init__).__annotations__
     for split in ("train", "val", "test", "predict"):
         first, *_ = annotations[f"limit_{split}_batches"].__args__

@@ -148,9 +148,8 @@ def given(command: str, file: str) -> list[str]:
         "list": ["--root", "planted"],
         "rm": ["--root", "planted"],
         "schema": ["schemas"],
-        "claims": ["--check", file],
     }
-    without_file = ("list", "rm", "claims", "init", "schema")
+    without_file = ("list", "rm", "init", "schema")
     return [command, *([] if command in without_file else [file]), *more.get(command, [])]
 
 
@@ -169,7 +168,7 @@ def test_a_class_is_not_even_imported_where_none_is_expected(place: Path) -> Non
 
 
 # Those that read what is wrong here as data, or first ask for a finished study or a claim.
-READERS = {"list", "rm", "init", "schema", "verdict", "predict", "embed", "robustness", "claims"}
+READERS = {"list", "rm", "init", "schema", "verdict", "predict", "embed", "robustness"}
 
 
 @pytest.mark.parametrize("trap", ["a command in an argument of any type", "a module, backbone"])

@@ -60,6 +60,8 @@ ABSENT = "(absent)"
 ROOTS = ("data.init_args.root", "data.init_args.table")
 
 TEXTS = ("name", "root", "table", "question")  # keys whose value is a text, 001 or 2024_01 too
+WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
+FLAGS = {"--print_config"}  # options of every command that take no value
 
 REMOVED_FROM_DATA = {"sampling": None, "mask_folder": None, "bits": 8}  # settings of older runs, as they had no effect
 
@@ -417,9 +419,6 @@ def nest(key: str, value: Any) -> Config:
     return dict(value)
 
 
-WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
-
-
 def weights_of(config: Config) -> dict[str, str]:
     """Return where a configuration takes weights from, by key; of timm's pretrained weights `timm/` and the name."""
     flat = flatten(config.get("model", {}), "model.")
@@ -473,9 +472,6 @@ def _is_default(stored: Any, wanted: Config, key: str, value: Any) -> bool:
             return False
     default = known[name].default if name in known else ABSENT
     return bool(default == (tuple(value) if isinstance(value, list) else value))
-
-
-FLAGS = {"--print_config"}  # options of every command that take no value
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

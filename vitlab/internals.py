@@ -104,19 +104,22 @@ def wandb_arguments(logger: WandbLogger) -> dict[str, Any]:
     return arguments
 
 
-def tell_one_batch_from_all() -> None:
-    """Let `limit_train_batches: 1` mean one batch and `1.0` all of them on the command line.
+def narrow_options_of_the_trainer() -> None:
+    """Let `limit_train_batches: 1` mean one batch and `1.0` all of them; refuse counts of 0, which Lightning takes.
 
-    Python caches one object for `int | float` and `float | int`: which one jsonargparse tries first would depend on
-    what else was imported.
+    Python caches one object for `int | float` and `float | int`: what was imported first would decide between them.
     """
     from inspect import unwrap
     from typing import Union
 
+    from jsonargparse.typing import PositiveInt
     from lightning.pytorch import Trainer
 
+    annotations = unwrap(Trainer.__init__).__annotations__
     for split in ("train", "val", "test", "predict"):
-        unwrap(Trainer.__init__).__annotations__[f"limit_{split}_batches"] = Union[int, float, None]  # noqa: UP007
+        annotations[f"limit_{split}_batches"] = Union[int, float, None]  # noqa: UP007
+    annotations["accumulate_grad_batches"] = PositiveInt
+    annotations["check_val_every_n_epoch"] = PositiveInt | None
 
 
 def shard_over_all_processes(strategy: ModelParallelStrategy) -> None:
@@ -213,7 +216,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(texts, str(error)) is not None
 
 
-# ---- timm, Pillow, submitit
+# ---- timm, Pillow, submitit, LitData
 
 
 def rand_augment(description: str, parameters: dict[str, Any]) -> tuple[Any, int | None]:
@@ -255,9 +258,6 @@ def preemption_signal() -> signal.Signals:
 
     usr_sig: signal.Signals = JobEnvironment._usr_sig()
     return usr_sig
-
-
-# ---- LitData
 
 
 def images_of_chunks(stream: Any) -> dict[str, int]:

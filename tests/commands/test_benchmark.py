@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 
 
@@ -25,10 +24,7 @@ def test_a_run_is_measured_without_its_folder_of_images(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its data.json has the names of the classes; an experiment's file alone has not."""
-    for i in range(12):
-        folder = Path("photos", "cat" if i % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / f"{i}.png")
+    make_noise(Path(), {"photos": 6})
     init_args = {"root": "photos", "image_size": 8, "batch_size": 4}
     path = tiny({"data": {"class_path": "vitlab.data.ImageFolder", "init_args": init_args}, "run": {"test": False}})
     assert run("fit", ["--config", str(path)]) == 0

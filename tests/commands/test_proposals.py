@@ -11,16 +11,15 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from tests.conftest import TINY
+from tests.noise import make_noise
 from vitlab.__main__ import COMMANDS, main
 from vitlab.commands.dispatch import MODULES
 from vitlab.config import merge
-from vitlab.experiment.class_names import settable
+from vitlab.experiment.class_paths import settable
 from vitlab.experiment.parser import configuration_parser
 from vitlab.internals import options_of
 
@@ -81,9 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         widths = {f"w{i}": {"model": {"init_args": {"backbone": {"init_args": {"embed_dim": i}}}}} for i in (8, 16)}
         study = {"name": "s", "base": "tiny.yaml", "variants": widths, "seeds": [1, 2]}
         Path("study.yaml").write_text(yaml.safe_dump({**study, "budget": {"epochs": 1}}))
-        for i in range(12):
-            Path("photos", "cd"[i % 2]).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((20, 20, 3), 20 * i, np.uint8)).save(Path("photos", "cd"[i % 2], f"{i}.png"))
+        make_noise(Path(), {"photos": 6})
         assert main(["fit", "tiny.yaml"]) == 0
         yield place
 
@@ -109,7 +106,7 @@ def test_a_proposed_command_runs(
 def test_every_proposed_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
     """In a command's own file it is the command's or, as everywhere else, one of `fit`."""
     photos = {"data": {"class_path": "vitlab.data.ImageFolder"}}
-    keys = {*options_of(configuration_parser(TINY)), "--print_config", "--help", "--key", "--import"}
+    keys = {*options_of(configuration_parser()), "--print_config", "--help", "--key", "--import"}
     keys |= {f"--{key}" for config in (TINY, photos) for key in settable(config)}
     own: dict[str, set[str]] = {}
     for command in COMMANDS:

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
+from tests.noise import make_noise
 from vitlab.commands import runs
 from vitlab.commands.dispatch import run
 from vitlab.experiment.experiment import Experiment
@@ -85,10 +84,7 @@ def test_other_images_are_the_cause_before_anything_is_trained(
 def test_images_of_a_relative_root_are_found_from_another_folder(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i in range(12):
-        folder = tmp_path / "photos" / ("cat" if i % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / f"{i}.png")
+    make_noise(tmp_path, {"photos": 6})
     init_args = {"root": "photos", "image_size": 8, "batch_size": 4}
     path = tiny({"data": {"class_path": "vitlab.data.ImageFolder", "init_args": init_args}, "run": {"test": False}})
     assert run("fit", ["--config", str(path)]) == 0
@@ -97,7 +93,7 @@ def test_images_of_a_relative_root_are_found_from_another_folder(
     found = runs.root_of_images(tmp_path / RUN)
     assert found == {"data": {"init_args": {"root": str(tmp_path / "photos")}}}
     shutil.copytree(tmp_path / "photos", "photos")
-    Path("photos/cat/new.png").write_bytes(Path("photos/cat/1.png").read_bytes())
+    Path("photos/a/new.png").write_bytes(Path("photos/a/001.png").read_bytes())
     with pytest.raises(ValueError, match="its images are others now"):
         runs.root_of_images(tmp_path / RUN)
     assert run("validate", ["--config", str(tmp_path / RUN)]) == 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import vitlab
 from vitlab.commands.dispatch import run
 from vitlab.config import merge
 from vitlab.data import Digits
@@ -57,24 +58,18 @@ def _accuracy(experiment: Experiment, how: str) -> float:
     return float(right.float().mean())
 
 
-def test_a_training_that_improves_no_features_is_told(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    still = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1e-12, "weight_decay": 0.0}}
-    changes = {"run": {"probe": "knn"}, "model": {"init_args": {"optimizer": still}}}
-    path = tiny(merge(SIMMIM, changes))
-    assert run("fit", ["--config", str(path)]) == 0
-    metrics = RunDirectory(Path("runs/tiny/seed-0")).metrics
-    assert metrics["test/top1"] == metrics["test/top1_untrained"]
-    assert "The training improved no features" in capsys.readouterr().err
-
-
-def test_features_are_held_against_those_that_the_training_began_with(tiny: Write) -> None:
+def test_features_are_held_against_those_that_the_training_began_with(
+    tiny: Write, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Weights that are given are no untrained network: a run that changes none of them has the same accuracy after."""
+    monkeypatch.setattr(vitlab.log, "propagate", True)  # which a command of another test turned off
     path = tiny(merge(SIMMIM, {"run": {"probe": "knn"}}))
     Experiment(path, {"seed_everything": 5, "run": {"name": "first"}}).fit()
     still = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1e-12, "weight_decay": 0.0}}
     model = {"init_args": {"optimizer": still, "init_from": "runs/first/seed-5"}}
     metrics = Experiment(path, {"model": model}).fit()
     assert metrics["test/top1"] == metrics["test/top1_untrained"]
+    assert "The training improved no features" in caplog.text
 
 
 def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:

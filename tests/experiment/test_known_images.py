@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
+from tests.noise import make_noise
 from vitlab.config import Config, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.same_images import known_test_images
@@ -67,10 +66,7 @@ def test_those_before_an_earlier_training_are_asked_too(tiny: Write) -> None:
 def test_a_folder_is_one_however_it_is_named_and_a_gone_one_is_no_fault(
     tiny: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for i in range(20):
-        folder = tmp_path / "photos" / ("cat" if i % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / f"{i}.png")
+    make_noise(tmp_path, {"photos": 10})
 
     def photos(root: str | Path, **changes: Config) -> Path:
         init_args = {"root": str(root), "image_size": 8, "batch_size": 4}

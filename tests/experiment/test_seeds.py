@@ -4,12 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.conftest import TINY
+from tests.noise import make_noise
 from vitlab.config import Config, conflicts, merge
 from vitlab.data.dataset import Batch
 from vitlab.data.sampler import Key
@@ -65,11 +64,7 @@ def test_a_seed_alone_changes_weights_order_and_augmentation(digits: Callable[..
 
 def test_photographs_are_augmented_by_the_same_seed(tmp_path: Path) -> None:
     """Workers cut and distort them, by a data set that knows only its own seed."""
-    for k, folder in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
-        (tmp_path / folder).mkdir(parents=True)
-        for i in range(8):
-            noise = np.random.default_rng([k, i]).integers(0, 256, (20, 20, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(tmp_path / folder / f"{i}.png")
+    make_noise(tmp_path, {"train": 8, "test": 8})
     arguments = {
         "root": str(tmp_path),
         "image_size": 16,

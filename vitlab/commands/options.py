@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from vitlab import log
 from vitlab.config import Config, expanded, load_yaml, merge, nest, pairs, parse_yaml, short, split, texts_of, trust
-from vitlab.experiment.class_names import KINDS
+from vitlab.experiment.class_paths import KINDS
 from vitlab.experiment.errors import SECTIONS, explain
 from vitlab.internals import options_of
 

@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from vitlab.commands.options import StudyParser
 from vitlab.config import BUILDS, Config, named, parameters_of
 from vitlab.data import ImageDataModule
-from vitlab.experiment.class_names import KINDS, classes_of, named_sizes
+from vitlab.experiment.class_paths import KINDS, classes_of, named_sizes
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run

@@ -13,20 +13,17 @@ from types import FrameType
 from typing import Any
 
 from vitlab.config import Config, load_yaml, locate, named, untrusted
-from vitlab.experiment.class_names import names_of
+from vitlab.experiment.class_paths import names_of
 
 MOST_LINES = 5
-FEW = 8  # classes, all of which are named
 SECTIONS = ("seed_everything", "init_seed", "run", "model", "data", "trainer", "ckpt_path")  # of a configuration
+COMMON = {"seed": "seed_everything", "epochs": "trainer.max_epochs", "gpus": "trainer.devices"}  # as elsewhere
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean …?` for the choice most like `word`, or nothing."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f" Did you mean {near[0]}?" if near else ""
-
-
-COMMON = {"seed": "seed_everything", "epochs": "trainer.max_epochs", "gpus": "trainer.devices"}  # as elsewhere
 
 
 def nearest_key(word: str, keys: Iterable[str]) -> str:
@@ -152,7 +149,7 @@ def _complaint(line: str, key: str, options: Iterable[str]) -> str:
         known = names_of(key)
         if found[1] in known:  # as a Swin's name for MAE, which takes a ViT
             return f"{found[1]} is not of the class that is expected here."
-        few = f" There are {', '.join(known)}." if 0 < len(known) <= FEW else ""
+        few = f" There are {', '.join(known)}." if 0 < len(known) <= 8 else ""  # all of a few
         return f"no class {found[1]}.{nearest(found[1], known) or few}"
     if found := re.match(r"Import path (\S+) does not correspond to a subclass of (.+)$", line):
         how = " examples/architecture.py of the repository shows what one has."

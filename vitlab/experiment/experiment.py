@@ -54,9 +54,9 @@ from vitlab.data import ImageDataModule
 from vitlab.evaluation.cost import device_for, hold_freed_memory
 from vitlab.evaluation.features import require_classes
 from vitlab.experiment.chain import TAKEN_FROM, Source, directory_of, placed
-from vitlab.experiment.class_names import spell_out, spell_out_arguments
+from vitlab.experiment.class_paths import spell_out, spell_out_arguments
 from vitlab.experiment.errors import refuse_variant
-from vitlab.experiment.parser import Settings, help_of_named_size
+from vitlab.experiment.parser import Settings, answer_help_of_named_size
 from vitlab.experiment.results import FEATURES, Metrics, classify_by_features, images_left_out, show, unfinished
 from vitlab.experiment.same_images import OTHER, departures, known_test_images, other_images, warn_of_normalization
 from vitlab.internals import count_last_epoch
@@ -77,9 +77,6 @@ from vitlab.runs.trainer import Run, build_trainer, run_loggers
 OTHER_IMAGES = "%s was trained on other images than these (%s)."
 SETTING = re.compile(r"[\w.]+\+?=")  # in place of a file
 SECONDS_BETWEEN_TRIES = 5.0  # to train what another process is training
-
-COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch")  # that Lightning takes and stumbles over later
-AVERAGING = (StochasticWeightAveraging, WeightAveraging)
 
 # What models take from the data: argument of the model -> property of the data module. A teacher may see the images at
 # another size.
@@ -158,9 +155,7 @@ class Experiment:
     def from_arguments(cls, arguments: Sequence[str], images: bool = True) -> Self:
         """Return the experiment that a command line describes; `--print_config` prints its configuration and exits."""
         files, rest = split(arguments)
-        if (text := help_of_named_size(rest)) is not None:
-            print(text)
-            raise SystemExit(0)
+        answer_help_of_named_size(rest)
         others = [argument for argument in rest if argument.partition("=")[0] != "--print_config"]
         experiment = cls(*map(Path, files), arguments=others, images=images)
         if len(others) < len(rest):
@@ -629,9 +624,6 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
     if not re.fullmatch(r"auto|[1-9]\d*" if on_cpu else r"auto|-1|[1-9]\d*|\[?\d+(, ?\d+)*,?\]?", str(chosen.devices)):
         some = "processes, like 2" if on_cpu else "GPUs, like 2, their indices, like [0, 1]"
         raise ValueError(f"trainer.devices is {chosen.devices}; give a number of {some}, or auto.")
-    for name in COUNTS:
-        if chosen[name] is not None and chosen[name] < 1:
-            raise ValueError(f"trainer.{name} is {chosen[name]}; give 1 or more.")
     monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
     for each in callbacks:
         name = type(each).__name__
@@ -639,7 +631,7 @@ def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: O
             raise ValueError(f"trainer.callbacks: in place of {name}, set trainer.accumulate_grad_batches.")
         if isinstance(each, LearningRateFinder):
             raise ValueError(f"trainer.callbacks: the schedule overrides {name}; `tune` in a study finds a rate.")
-        if isinstance(each, AVERAGING):
+        if isinstance(each, StochasticWeightAveraging | WeightAveraging):
             raise ValueError(f"trainer.callbacks: in place of {name}, set model.init_args.ema, which is tested too.")
         own = type(objective).__module__.startswith("vitlab.")  # of others unknown
         known = [*objective.epoch_metrics, *monitored] if own else []

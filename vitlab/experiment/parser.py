@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from inspect import isfunction
 from typing import Any
@@ -21,14 +22,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from vitlab import data, models
 from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known, pairs, refuse_code
 from vitlab.data import ImageDataModule
-from vitlab.experiment.class_names import KINDS, names_of, nulls, settable
+from vitlab.experiment.class_paths import KINDS, names_of, nulls, settable
 from vitlab.experiment.errors import call_of_user_code, check_sections, explain, readable
-from vitlab.internals import actions_of, options_of, tell_one_batch_from_all
+from vitlab.internals import actions_of, narrow_options_of_the_trainer, options_of
 from vitlab.models.stored import TIMMS_WEIGHTS
 from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
 
-tell_one_batch_from_all()
+narrow_options_of_the_trainer()
 # jsonargparse knows what is imported.
 for _module in ("analysis.image_logging", "analysis.measures", "runs.knn_monitor", "runs.measures"):
     import_module(f"vitlab.{_module}")
@@ -78,11 +79,10 @@ class VitlabParser(LightningArgumentParser):
         raise ValueError(explain(message, [*options_of(self), *settable(self.named)], defaults))
 
 
-def configuration_parser(named: Config) -> VitlabParser:
-    """Return the parser of all keys of a configuration; `named` are its files, merged."""
-    import_only_known()
+@cache
+def configuration_parser() -> VitlabParser:
+    """Return the parser of all keys of a configuration, which is built once in a process."""
     parser = VitlabParser()
-    parser.named = named
     file = "Path to a configuration file in json or yaml format."
     parser.add_argument("-c", "--config", action=ActionConfigFile, help=file)
     # An int and nothing else: LightningCLI's `true` silently means 0.
@@ -110,7 +110,9 @@ class Settings:
 
     def __init__(self, named: Config, arguments: Sequence[str]) -> None:
         check_sections(named)
-        self._parser = configuration_parser(named)
+        import_only_known()
+        self._parser = configuration_parser()
+        self._parser.named = named
         try:
             self.values: Namespace = self._parser.parse_args(["--config", dump_yaml(named), *arguments])
         except ValueError as error:  # one message of at most five lines
@@ -137,7 +139,7 @@ class Settings:
 
     def as_config(self) -> Config:
         """Return the complete configuration as plain values; as a file, it describes the same run to any command."""
-        text = self._parser.dump(self.values, format="json", skip_none=False, skip_link_targets=True)
+        text = self._parser.dump(self.values, format="json", skip_unset=False, skip_validation=True)
         dumped: Config = json.loads(text)
         dumped["run"]["overwrite"] = False  # of one command: whoever repeats the run would replace it
         return {key: value for key, value in dumped.items() if key not in ("config", "ckpt_path")}
@@ -152,16 +154,16 @@ def print_help_of_run() -> None:
             first, *more = textwrap.wrap(", ".join(names), 78)
             print(f"  --{key:<37} {first}", *(f"{'':<42}{line}" for line in more), sep="\n")
     with suppress(SystemExit):
-        configuration_parser({}).parse_args(["--help"])
+        configuration_parser().parse_args(["--help"])
     print(END)
 
 
-def help_of_named_size(arguments: Sequence[str]) -> str | None:
-    """Return the answer to `--model.backbone.help swin_tiny_patch4_window7_224`; jsonargparse knows classes only."""
+def answer_help_of_named_size(arguments: Sequence[str]) -> None:
+    """Print the answer to `--model.backbone.help swin_tiny_patch4_window7_224` and exit; jsonargparse knows classes."""
     for key, value in pairs(arguments):
         function = vars(models).get(str(value).removeprefix("vitlab.models."))
         if key.endswith(".help") and isfunction(function):
             parser = VitlabParser()
             parser.add_function_arguments(function, key.removesuffix(".help"))
-            return parser.format_help()
-    return None
+            print(parser.format_help())
+            raise SystemExit(0)

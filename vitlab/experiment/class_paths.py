@@ -1,4 +1,4 @@
-"""Names of classes in a configuration: jsonargparse finds a class by its short name; named sizes, and what would do."""
+"""Class paths in a configuration: the import paths of named sizes, the classes that would do, and what they take."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from inspect import Parameter, isabstract, isfunction
