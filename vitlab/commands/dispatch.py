@@ -16,6 +16,7 @@ from vitlab.signals import UNWRITTEN
 
 EVALUATIONS = ("validate", "test")  # methods of an experiment, which print their metrics
 MODULES = {  # of commands that share one; each is its function `run_<command>`
+    **dict.fromkeys(("init", "schema"), "init"),
     **dict.fromkeys(("list", "rm", "verify"), "runs"),
     **dict.fromkeys(("predict", "embed", "visualize"), "pictures"),
     **dict.fromkeys(("compare", "plan", "verdict", "robustness"), "studies"),

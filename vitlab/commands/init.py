@@ -1,5 +1,6 @@
-"""`init`: list the experiments and studies that vitlab ships, or copy some to change them."""
+"""`init` and `schema`: list what vitlab ships, or copy some to change it; write what an editor checks YAML with."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from vitlab.commands.options import StudyParser
 from vitlab.config import SHIPPED, load_yaml, locate, shipped
 
 
-def run(arguments: Sequence[str]) -> int:
+def run_init(arguments: Sequence[str]) -> int:
     """Copy experiments and studies, and print the commands that run them; list all where none is named."""
     parser = StudyParser(
         prog="python -m vitlab init FOLDER NAME …",
@@ -38,6 +39,22 @@ def run(arguments: Sequence[str]) -> int:
             shutil.copyfile(source, target)
         command = "compare" if is_study else "fit"
         print(f"python -m vitlab {command} {options.folder / _place(file)}")
+    return 0
+
+
+def run_schema(arguments: Sequence[str]) -> int:
+    """Write both schemas into a folder."""
+    about = "JSON Schemas of experiments and studies: an editor completes and checks YAML files with them."
+    parser = StudyParser("python -m vitlab schema FOLDER", about)
+    parser.add_argument("folder", type=Path, help="where experiment.schema.json and study.schema.json go")
+    folder = parser.parse_args(arguments).folder
+
+    from vitlab.commands.schema import NAMES, experiment_schema, study_schema
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in zip(NAMES, (experiment_schema(), study_schema()), strict=True):
+        (folder / name).write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
+        print(folder / name)
     return 0
 
 

@@ -1,6 +1,5 @@
 """`python -m vitlab schema`: JSON Schemas of experiments and studies: an editor completes and checks YAML with them."""
 
-import json
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from docstring_parser import parse as parse_docstring
 from lightning.pytorch import Trainer
 
-from vitlab.commands.options import StudyParser
 from vitlab.config import BUILDS, Config, named, parameters_of
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_paths import KINDS, classes_of, named_sizes
@@ -25,19 +23,6 @@ from vitlab.studies.file.study import LIKE, StudyFile
 DRAFT = "http://json-schema.org/draft-07/schema#"
 PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", types.NoneType: "null"}
 NAMES = ("experiment.schema.json", "study.schema.json")
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Write both schemas into a folder."""
-    about = "JSON Schemas of experiments and studies: an editor completes and checks YAML files with them."
-    parser = StudyParser("python -m vitlab schema FOLDER", about)
-    parser.add_argument("folder", type=Path, help="where experiment.schema.json and study.schema.json go")
-    folder = parser.parse_args(arguments).folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, schema in zip(NAMES, (experiment_schema(), study_schema()), strict=True):
-        (folder / name).write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
-        print(folder / name)
-    return 0
 
 
 def experiment_schema() -> Config:
