@@ -33,9 +33,6 @@ def run_predict(arguments: Sequence[str]) -> int:
     return 0
 
 
-FEWEST = 3  # pictures of which two principal components make a map
-
-
 def run_embed(arguments: Sequence[str]) -> int:
     parser = of_pictures("embed", "Write the features of any pictures as a table with their names, and a map of them.")
     parser.add_argument("--out", type=Path, required=True, help="folder of features.parquet and map.png")
@@ -52,14 +49,11 @@ def run_embed(arguments: Sequence[str]) -> int:
 
     table = write_features(model_of(rest, options.raw), options.images, options.out, options.stages)
     embedding = np.stack(table["embedding"].tolist())
-    if len(table) >= FEWEST:
+    if len(table) >= 3:  # of fewer, two principal components make no map
         write_png(draw_map(embedding, table["file"].tolist()), options.out / "map.png")
     pictures = f"{len(table):,} picture{'' if len(table) == 1 else 's'}"
     print(f"{pictures}, {embedding.shape[1]} features: {options.out}")
     return 0
-
-
-SHOWN = 64  # validation images
 
 
 def run_visualize(arguments: Sequence[str]) -> int:
@@ -82,7 +76,7 @@ def run_visualize(arguments: Sequence[str]) -> int:
     for config in dict.fromkeys(options.config):
         experiment = Experiment.load(config)
         model, data = experiment.model.to(device).eval(), experiment.data
-        images, labels, names = some_images(data, SHOWN, device)
+        images, labels, names = some_images(data, 64, device)
         classes = data.class_names if experiment.objective.one_class else []
         subjects.append(Subject(str(experiment.directory), model, images, data.mean, data.std, classes))
         known.append(Shown(names, labels))
