@@ -49,7 +49,7 @@ def test_the_run_stops_before_the_step_and_names_its_images(
     names = Digits(batch_size=64).training_batch(0, 3, torch.device("cpu"))[1]
     said = capsys.readouterr().err
     images = f"{names[0]}, {names[1]}, {names[2]} …"
-    assert f"Step 3: loss or gradient not finite, with {images}; the run stops before it." in said
+    assert f"Step 3: loss or gradient not finite, with {images}; the run stops before it, and the same command" in said
     last = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 3
     assert all(bool(torch.isfinite(value).all()) for value in last["state_dict"].values())
