@@ -257,8 +257,8 @@ MUTANTS = [
     Mutant(
         "checkpoints: kept one step late",
         "vitlab/runs/checkpoints.py",
-        "return due or self._step in self.settings.keep or",
-        "return due or self._step - 1 in self.settings.keep or",
+        "if due or self._step in self.settings.keep or",
+        "if due or self._step - 1 in self.settings.keep or",
         "tests/runs/test_checkpoints.py tests/studies/test_branching.py",
     ),
     # Evaluation

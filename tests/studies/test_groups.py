@@ -58,7 +58,7 @@ def test_no_baseline_is_beaten_by_images_that_are_counted_ten_times() -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ("val/", "groups: 'val/'. Expected a regular expression of image names, with one pair of parentheses"),
+        ("val/", "groups: 'val/'. Expected a regular expression of image names with the group in parentheses"),
         ("(", "groups: '('. Expected a regular expression of image names"),
         (7, "groups: 7. It should be a valid string"),
         ("(train)/", r"groups: '(train)/' does not match the image test/00000"),

@@ -89,14 +89,14 @@ class _Classes:
             return {"type": "array", "items": self.schema(inner[0])}
         if not isclass(kind):
             return {}
-        if any(issubclass(kind, named(base)) for base in KINDS.values()) or self._is_chosen(kind):
+        of_kinds = any(issubclass(kind, named(base)) for base in KINDS.values())
+        is_ours = kind.__module__.startswith("vitlab.")
+        below = {each.__module__.partition(".")[0] for each in kind.__subclasses__()}
+        if of_kinds or (is_ours and (isabstract(kind) or not below.isdisjoint(BUILDS))):
             return self._choice(kind)
-        if kind.__module__.startswith("vitlab.") and is_dataclass(kind):
+        if is_ours and is_dataclass(kind):
             return self.arguments(kind)
         return next(({"type": name} for plain, name in PLAIN.items() if issubclass(kind, plain)), {})
-
-    def _is_chosen(self, kind: Any) -> bool:
-        return kind.__module__.startswith("vitlab.") and (isabstract(kind) or bool(kind.__subclasses__()))
 
     def arguments(self, made: Any) -> Config:
         """Return the schema of the arguments of a class, with their descriptions and defaults."""
