@@ -233,7 +233,7 @@ def test_a_study_trains_what_its_runs_start_from(path: Path, tmp_path: Path, mon
         assert parsed is not None
         if before(locate(parsed.file).read_text()):  # it starts from a training of minutes
             wanted += " model.init_from=null"
-        changes = {key: wanted, "trainer.fast_dev_run": 2, "data.init_args.batch_size": 4}
+        changes = {key: wanted, "trainer.fast_dev_run": 2, "data.init_args": {"batch_size": 4, "train_images": None}}
         experiment = Experiment(each.config, *(nest(*change) for change in changes.items()))
         if not any("timm/" in str(first.config) for first in experiment.before().values()):  # a download
             experiment.find_weights()
