@@ -12,7 +12,8 @@ from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
 from vitlab.commands.options import StudyParser, split_data, with_config
-from vitlab.experiment.class_paths import KINDS, classes_of
+from vitlab.config import named
+from vitlab.experiment.class_paths import KINDS, buildable
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.parser import configuration_parser
 from vitlab.internals import options_of
@@ -114,7 +115,7 @@ def test_the_help_of_fit_lists_every_option_and_class_and_is_short() -> None:
             below = [line for line in said.splitlines() if re.match(rf"  {option}[. ]", line)]
             assert below, option
     for key, kind in KINDS.items():
-        names = [each.__name__ for each in classes_of(kind) if each.__module__.startswith("vitlab.")]
+        names = [each.__name__ for each in buildable(named(kind)) if each.__module__.startswith("vitlab.")]
         assert names, key
         assert kind.startswith("lightning.") or all(name in said for name in names)
 

@@ -19,12 +19,11 @@ SHIPPED = [file for file in sorted(EXPERIMENTS.rglob("*.yaml")) if file.parent.n
 
 
 @cache
-def validators() -> tuple[Any, Any]:
+def validators() -> tuple[Any, ...]:
     """Return those of experiments and of studies."""
     schemas = experiment_schema(), study_schema()
     named = [("experiment.schema.json", Resource.from_contents(schemas[0]))]
-    made = [jsonschema.Draft7Validator(schema, registry=Registry().with_resources(named)) for schema in schemas]
-    return made[0], made[1]
+    return tuple(jsonschema.Draft7Validator(each, registry=Registry().with_resources(named)) for each in schemas)
 
 
 def errors(content: Any) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from vitlab.config import BUILDS, Config, named, parameters_of
 from vitlab.data import ImageDataModule
-from vitlab.experiment.class_paths import KINDS, classes_of, named_sizes
+from vitlab.experiment.class_paths import KINDS, buildable, named_sizes
 from vitlab.models import ImageModel
 from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
@@ -126,7 +126,7 @@ class _Classes:
         key = f"a {kind.__module__}.{kind.__qualname__}"
         if key not in self.definitions:
             self.definitions[key] = {}
-            known = [each for each in classes_of(_public_path(kind)) if each.__module__.partition(".")[0] in BUILDS]
+            known = [each for each in buildable(kind) if each.__module__.partition(".")[0] in BUILDS]
             classes = {each.__name__: each for each in sorted(known, key=lambda each: each.__name__)}
             sizes = {name: named(path) for name, path in named_sizes().items()} if issubclass(kind, ImageModel) else {}
             built = {name: signature(size, eval_str=True).return_annotation for name, size in sizes.items()}

@@ -55,13 +55,13 @@ def names_of(key: str) -> list[str]:
     kind = KINDS.get(short(key).rpartition(".")[2])
     if kind is None:
         return []
-    return [each.__name__ for each in classes_of(kind)] + ([*named_sizes()] if kind.startswith("vitlab.models") else [])
+    sizes = [*named_sizes()] if kind.startswith("vitlab.models") else []
+    return [each.__name__ for each in buildable(named(kind))] + sizes
 
 
-def classes_of(kind: str) -> list[type]:
+def buildable(kind: type) -> list[type]:
     """Return the imported classes of a kind that can be built; `vitlab.experiment.parser` imports those of vitlab."""
-    made = [named(kind), *_below(named(kind))]
-    return [each for each in made if not isabstract(each) and each.__name__[0] != "_"]
+    return [each for each in (kind, *_below(kind)) if not isabstract(each) and each.__name__[0] != "_"]
 
 
 def settable(config: Config) -> Iterator[str]:

@@ -117,10 +117,11 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
 
     record, asked = verdict.record(), (options.better, options.than)
     (headline, *answers), status = answered(record, *asked, in_general=options.in_general)
-    outcomes = verdict.outcomes
-    first = 0 if outcomes.own_columns else 1  # nothing was inferred from columns of our own names
-    print(*(f"Read: {shape}" for shape in outcomes.notes[:first]), sep="\n", end="\n" * first)
-    print(*(f"  {line}" for line in outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
+    notes = verdict.outcomes.notes
+    if not verdict.outcomes.own_columns:  # of which nothing was inferred
+        print(f"Read: {notes[0]}")
+        notes = notes[1:]
+    print(*(f"  {line}" for line in verdict.outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
     print(headline)
     if verdict.pairs:
         print(*filter(None, [*beside(verdict), scope(verdict), repetition(verdict)]), sep="\n")
@@ -129,7 +130,7 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
         for pair in pairs:
             lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {pair.bracket(verdict.digits)}".rstrip()
             print(f"{where}{pair.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
-    for line in (*verdict.checks, *(f"Read: {note}" for note in outcomes.notes[first:])):
+    for line in (*verdict.checks, *(f"Read: {note}" for note in notes)):
         print(line)
     if options.latex:
         print(verdict.latex())
@@ -146,8 +147,7 @@ def _plan(arguments: Sequence[str]) -> int:
     parser.add_argument("--difference", type=float, required=True, help="the true lead to find, as scores are shown")
     options = parser.parse_args(arguments)
     options.margin = None
-    verdict = _verdict_of(options)
-    print(plan(verdict, options.difference))
+    print(plan(_verdict_of(options), options.difference))
     return 0
 
 
