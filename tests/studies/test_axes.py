@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
 from referee.report.along import curves_chart, law_of, number
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
+from referee import judge
 from vitlab.config import merge, nest
+from vitlab.evaluation.predictions import read_predictions
 from vitlab.studies.compare import ResolvedStudy, RunsFailed, compare, in_turn
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
@@ -239,3 +242,35 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
     path = write_study(**{"seeds": [1, 2, 3], "variants": {"A": variant(0.8), "B": variant(0.9)}, **changes})
     with pytest.raises(ValueError, match=rf"along: .*[AB] has {key}: .*set by the variant, the budget or tuning"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+
+
+DATA_SETS = {"easy": {}, "hard": nest("data.init_args.harder", 0.2), "harder": nest("data.init_args.harder", 0.3)}
+
+
+def test_data_sets_have_one_verdict_as_referee_gives_it_for_their_table(
+    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+) -> None:
+    variants = {"A": variant(0.93), "B": variant(0.90), "C": variant(0.89)}
+    path = write_study(variants=variants, seeds=[1, 2, 3, 4], data_sets=DATA_SETS)
+    report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
+    rows = [
+        pd.DataFrame(
+            {"dataset": name, "variant": of, "seed": seed, "item": read.images, "label": read.labels}
+            | {"prediction": read.logits.argmax(axis=1)}
+        )
+        for name in DATA_SETS
+        for of in variants
+        for seed in (1, 2, 3, 4)
+        for read in [read_predictions(report.parent / f"{of}-{name}".lower() / f"seed-{seed}" / "predictions.parquet")]
+    ]
+    joint = judge(pd.concat(rows))
+    text = report.with_suffix(".md").read_text()
+    assert text.startswith(f"# {joint.sentence}\n")
+    assert "Over these 3 data sets A is better than B" in joint.sentence
+    assert [f"[{name}]({name}/report.html)" in text for name in DATA_SETS] == [True] * 3
+
+
+@pytest.mark.parametrize("other", [{"along": {"epochs": [1, 2]}}, {"claim": {"order": "A > B", "says": "?"}}])
+def test_data_sets_are_many_studies(other: dict[str, object], write_study: Write) -> None:
+    with pytest.raises(ValueError, match=r"such a study is many studies, and \w+ needs a single one. Remove one"):
+        read_study(write_study(variants={"A": variant(0.9), "B": variant(0.8)}, data_sets=DATA_SETS, **other))

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_vitlab
 import numpy as np
@@ -74,6 +75,18 @@ def test_finished_runs_tell_variances_hours_and_disk(finished: Path, tmp_path: P
     assert table == ["3", "5", "7", "10", "15", "20"]
     found = [planned.detectable(n).point for n in (3, 5, 7)]
     assert found == sorted(found, reverse=True)
+
+
+def test_the_plan_says_how_many_runs_share_a_gpu(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=80e9))
+    planned = dataclasses.replace(plan_study(finished, tmp_path / "runs"), peak=7e9)
+    row = "memory of a run        7.00 GB at most, of a GPU's 80.0 GB: `jobs` may be 10 a GPU"
+    assert row in describe(planned, 0.01)
+    assert "memory of a run" not in describe(dataclasses.replace(planned, peak=math.nan), 0.01)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import torch
 from referee.formats import SPACE, counted, two_digits
 from referee.plan import Plan, describe_need, in_range, sizes_table, variances
 from referee.statistics.power import Range, growing, guessed, measured
@@ -30,6 +31,7 @@ from vitlab.studies.results.table import StudyResults
 from vitlab.studies.training.executors import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
+FILLED = 0.9  # of a GPU's memory; each process has a context of some hundred MB besides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Planned(Plan):
     seen: int  # seeds of the variant that has fewest
     bytes: list[float]  # of a run directory, by variant; empty unless each has a finished run
     joules: list[float]  # of a run's training, by variant; nan where it was not measured
+    peak: float  # bytes of memory of the largest run's training; nan where it was not measured
     schedules: list[str]  # what runs are too short for
 
     @property
@@ -111,6 +114,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         seen=seen,
         bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in costs],
         joules=[fmean(run.cost("train_joules") for run in own) / sharing / folds for own in costs],
+        peak=max((run.cost("train_peak_bytes") for own in costs for run in own), default=math.nan),
         schedules=[] if study.converts_budget else never_reached(runs),
     )
 
@@ -157,6 +161,12 @@ def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
     rows["hours"] = lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end])) + at_a_time
     rows["disk"] = lambda seeds: in_range(seeds, lambda n, end: engineering(planned.disk(n), "B"))
     rows["kWh of trainings"] = lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.kwh(n)))
+    if torch.cuda.is_available() and not math.isnan(planned.peak):
+        memory = torch.cuda.get_device_properties(0).total_memory
+        each = f"{engineering(planned.peak, 'B')} at most, of a GPU's {engineering(memory, 'B')}: "
+        rows["memory of a run"] = lambda seeds: (
+            f"{each}`jobs` may be {max(1, int(FILLED * memory / planned.peak))} a GPU"
+        )
     if math.isnan(planned.kwh(1)):
         rows["kWh of trainings"] = lambda seeds: "not measured"
     return rows

@@ -32,6 +32,7 @@ from vitlab.studies.file.variants import (
     Axis,
     Budget,
     Number,
+    Place,
     Seeds,
     Tuning,
     Vary,
@@ -144,6 +145,9 @@ class StudyFile(Section):
     claim: dict[str, Any] | None = None  # see `referee.claim`
     vary: Vary | None = None
     along: Along | None = None
+    data_sets: Annotated[
+        dict[str, dict[str, Any]] | None, Len(2), expected("{CIFAR-10: {data: {…}}, digits: {data: {…}}}, two or more")
+    ] = None
     may_differ: list[str] = Field(default=[])
     margin: Number | None = None
     metric: Ranking | None = None
@@ -294,8 +298,8 @@ def _parse(content: Config, path: Path) -> Study:
         if content.get(key) in (None, {}, []) and not (key == "variants" and content.get("factors")):
             raise ValueError(f"the study has no `{key}`. It needs {', '.join(REQUIRED)}.")
     file = StudyFile.model_validate({key: value for key, value in content.items() if value is not None})
-    if file.along is not None and file.claim is not None:
-        raise ValueError("claim: a study with `along` is many studies. Remove one of the two.")
+    if len(many := [key for key in ("along", "data_sets", "claim") if content.get(key)]) > 1:
+        raise ValueError(f"{many[0]}: such a study is many studies, and {many[1]} needs a single one. Remove one.")
     cells, whole = cells_of(content), written_out(content, lambda name: load_yaml(beside(path, name)))
     fields, seeds, variants = dict(file), file.seeds, _variants(whole["variants"], path)
     factors, files = fields.pop("factors") or {}, {**file.variants}
@@ -322,6 +326,10 @@ def _parse(content: Config, path: Path) -> Study:
         "claim": parse_claim(whole.get("claim"), variants, file.margin),
         "along": file.along and axis_of(file.along, file.budget),
     }
+    if data_sets := fields.pop("data_sets"):
+        places = [Place(name, i, override) for i, (name, override) in enumerate(data_sets.items())]
+        fields["along"] = Axis("data sets", tuple(places), of_data_sets=True)
+
     study = Study(**fields)
     for contradiction in _contradictions(study):
         raise ValueError(contradiction)
@@ -362,7 +370,7 @@ def _contradictions(study: Study) -> Iterator[str]:
     if study.frozen and (study.tuned or study.branch):
         yield f"{'tune' if study.tuned else 'branch'}: {sorted(study.frozen)[0]!r} is frozen and takes no steps."
     if study.along and study.looks:
-        yield "along: the places of an axis have the same seeds. Give `seeds` as a list."
+        yield "looks: all places of an axis and all data sets have the same seeds. Give `seeds` as a list."
     if study.branch and (not study.along or budgets != {"epochs"} or study.points[0].settings):
         yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
     if study.folds and study.tuning:

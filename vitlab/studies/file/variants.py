@@ -130,6 +130,7 @@ class Place(NamedTuple):
 class Axis(NamedTuple):
     name: str  # as in a figure
     places: tuple[Place, ...]  # in increasing order
+    of_data_sets: bool = False  # which have no order, and a verdict over all of them
 
 
 def axis_of(along: Along, budget: Budget | None) -> Axis:

@@ -7,19 +7,21 @@ laws.
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from referee.effects import over_datasets
 from referee.formats import NONE, SPACE, counted, joined
 from referee.report import drawing
 from referee.report.along import Line, Reference, best_where, interval_of, line_parts, number
 from referee.report.claim import about, headline, in_words
 from referee.report.claim import chart as chart_of
 from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
-from referee.report.effects import CELLS, draw_cells
-from referee.verdict import conclusion
+from referee.report.effects import CELLS, datasets_section, draw_cells
+from referee.verdict import Verdict, conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.fairness import Images
@@ -139,10 +141,17 @@ def line_of(axis: Axis, grid: Sequence[StudyResults]) -> Line:
     return Line(axis.name, x, labels, [judged(results) for results in grid], level, reference=reference)
 
 
+def over_data_sets(grid: Sequence[StudyResults]) -> Verdict:
+    """Return the verdict on the mean over the data sets, which are the places of a study."""
+    first, each = grid[0].outcomes, {results.study.place: results.verdict for results in grid}
+    runs = [replace(run, dataset=name) for name, verdict in each.items() for run in verdict.outcomes.runs]
+    return over_datasets(replace(first, runs=runs), each, grid[0].verdict.design)
+
+
 def answer(axis: Axis, grid: Sequence[StudyResults]) -> str:
     if not all(results.finished for results in grid):
-        return "Some places have no finished run, so there is nothing to say about the axis."
-    return best_where(line_of(axis, grid))
+        return f"Some places have no finished run, so there is nothing to say about the {axis.name}."
+    return over_data_sets(grid).sentence if axis.of_data_sets else best_where(line_of(axis, grid))
 
 
 def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Path:
@@ -150,7 +159,11 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     assert study.along is not None
     curves = list[Section]()
-    if all(results.finished for results in grid):
+    if all(results.finished for results in grid) and study.along.of_data_sets:
+        joint = over_data_sets(grid)
+        cells = drawing.draw(CELLS._replace(draw=lambda _, layout: draw_cells(joint, layout)), grid, folder / "figures")
+        curves.append(Section("Data sets", datasets_section(joint, cells)))
+    elif all(results.finished for results in grid):
         parts = line_parts(line_of(study.along, grid), "curves", folder / "figures")
         curves.append(Section(f"Along {study.along.name}", parts))
     above = _merged(grid, objections)
@@ -167,11 +180,16 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     length = "The same number of epochs" if study.budget and study.budget.kind == "epochs" else "The same budget"
     spent = f" {length} ({study.budget}) everywhere." if study.budget else ""
     level = min(results.verdict.level for results in grid)
-    summary = (
-        f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, at "
-        f"{counted(len(grid), 'place')}: {counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} "
-        "Statements about several places are valid for all of them together: each is tested at "
+    valid = (
+        "The verdict is about their mean on these data sets."
+        if study.along.of_data_sets
+        else "Statements about several places are valid for all of them together: each is tested at "
         f"{level:.2g}{SPACE}/{SPACE}{len(grid)}."
+    )
+    where = f"on {len(grid)} data sets" if study.along.of_data_sets else f"at {len(grid)} places"
+    summary = (
+        f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, {where}: "
+        f"{counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {valid}"
     )
     document = Document(
         title=f"{study.name} – a comparison along {study.along.name}",
@@ -204,7 +222,8 @@ def _places_section(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> l
             interval, digits = interval_of(result.judged, results.outcomes.dependence), results.verdict.digits
             scores[result.variant] = f"{metric.text(interval.mean, digits)} {metric.bracket(interval, digits)}"
         knn = f"{100 * results.baselines.knn:.1f}" if results.baselines else NONE
-        rows.append(Row(number(place.x), [*(scores.get(variant, NONE) for variant in study.variants), knn]))
+        x = place.label if axis.of_data_sets else number(place.x)
+        rows.append(Row(x, [*(scores.get(variant, NONE) for variant in study.variants), knn]))
     heading = axis.name[0].upper() + axis.name[1:]
     pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in grid]
     return [
