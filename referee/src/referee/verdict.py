@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +115,20 @@ class Pair(NamedTuple):
         return "" if math.isnan(self.interval.low) else f"[{f',{SPACE}'.join(self.ends(digits))}]"
 
 
+def pairs_of(
+    ranking: Sequence[Variant], tested: Mapping[tuple[str, str], Contrast], margin: float | None
+) -> list[Pair]:
+    """Return every two variants of a ranking, from contrasts by name, both ways."""
+    pairs = []
+    for a, b in combinations(ranking, 2):
+        known = tested.get((a.name, b.name))
+        settled = known is not None and known.adjusted <= known.level
+        if known is not None and settled and known.mean < 0:  # in an earlier look, or on the cells that both have
+            a, b, known = b, a, known.reversed()
+        pairs.append(pair_of(a, b, known, settled, margin))
+    return pairs
+
+
 def pair_of(a: Variant, b: Variant, difference: Contrast | None, settled: bool, margin: float | None) -> Pair:
     """Return a pair, equal instead of better where its whole interval lies within the margin."""
     pair = Pair(a, b, difference, settled)
@@ -197,11 +212,6 @@ class Verdict:
 
     def __repr__(self) -> str:
         return self.sentence
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(self.sentence)}</p>{self.table().to_html(index=False)}"
 
     @property
     def margin(self) -> float | None:
