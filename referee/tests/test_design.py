@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import simulated
-from referee.answer import answer
+from referee.answer import answered
 from referee.judging import of_trainings
 from referee.outcomes import Outcomes, Run, from_frame
 from referee.report.along import Line, best_where, line_parts
@@ -79,13 +79,12 @@ def test_a_variant_without_a_result_keeps_its_place_in_the_looks() -> None:
 
 def test_a_record_answers_for_two_variants_and_against_all(three: pd.DataFrame) -> None:
     record = judge(three).record()
-    assert [answer(record), answer(record, "A"), answer(record, "B", "A"), answer(record, "B", "C")] == [
-        "better", "better", "worse", "no winner yet",
-    ]  # fmt: skip
+    words = [answered(record, *asked)[1] for asked in ((), ("A",), ("B", "A"), ("B", "C"))]
+    assert words == ["better", "better", "worse", "no winner yet"]
     with pytest.raises(ValueError, match="'D' is not a variant"):
-        answer(record, "D")
+        answered(record, "D")
     with pytest.raises(ValueError, match="name two different variants"):
-        answer(record, "A", "A")
+        answered(record, "A", "A")
 
 
 def test_every_column_is_explained(three: pd.DataFrame) -> None:

@@ -276,8 +276,10 @@ OTHERS: dict[str, Callable[[], str | bytes]] = {
     "packed.csv.gz": lambda: gzip.compress(TABLE.to_csv(index=False).encode()),
     "tabs.txt": lambda: TABLE.to_csv(index=False, sep="\t"),
     "columns.json": TABLE.to_json,
-    "lists.json": lambda: json.dumps({m: {"seeds": [*y["seed"]], "scores": [*y["accuracy"]]}
-                                      for m, y in BY_MODEL.items()}),
+    "index.json": lambda: TABLE.to_json(orient="index"),
+    "within.json": lambda: json.dumps({"results": TABLE.to_dict("records"), "version": 1}),
+    "lists.json": lambda: json.dumps({"results": {m: {"seeds": [*y["seed"]], "scores": [*y["accuracy"]]}
+                                                  for m, y in BY_MODEL.items()}}),
     "cells.json": lambda: json.dumps([{"model": m, "accuracy": [*y["accuracy"]]} for m, y in BY_MODEL.items()]),
     "arrays.npz": lambda: packed(np.savez, **{m: y["accuracy"] for m, y in BY_MODEL.items()}),
     "index.parquet": lambda: TABLE.set_index(["model", "seed"]).to_parquet(),

@@ -116,58 +116,6 @@ def test_a_sample_of_inspect_that_failed_has_no_score(tmp_path: Path) -> None:
         read([tmp_path], Reading(metric="c"))
 
 
-def test_openml_calls_the_label_correct(tmp_path: Path) -> None:
-    text = """@relation openml_task_59_predictions
-@attribute repeat NUMERIC
-@attribute fold NUMERIC
-@attribute sample NUMERIC
-@attribute row_id NUMERIC
-@attribute confidence.Iris-setosa NUMERIC
-@attribute prediction {Iris-setosa,'Iris other'}
-@attribute correct {Iris-setosa,'Iris other'}
-@data
-0,0,0,11,1.0,Iris-setosa,Iris-setosa
-0,1,0,12,0.2,Iris-setosa,'Iris other'
-1,0,0,11,1.0,Iris-setosa,Iris-setosa
-1,1,0,12,0.2,'Iris other','Iris other'
-"""
-    write(tmp_path / "forest.arff", text)
-    table = read([tmp_path])
-    assert [(run.variant, run.seed, run.outcomes.tolist()) for run in table.runs] == [
-        ("forest", "1", [True, False]),
-        ("forest", "2", [True, True]),
-    ]
-
-
-def test_every_eval_ever_items_and_scores(tmp_path: Path) -> None:
-    common = {"schema_version": "0.3.0", "evaluation_id": "mmlu/m/1"}
-    records = [
-        common | {"model_id": "org/m", "evaluation_name": "mmlu", "sample_id": f"s{i}",
-                  "evaluation": {"score": float(i), "is_correct": bool(i)}}
-        for i in (0, 1)
-    ]  # fmt: skip
-    write(tmp_path / "items" / "m.jsonl", lines(*records))
-    assert read([tmp_path / "items"]).runs[0].outcomes.tolist() == [False, True]
-    results = [
-        {"evaluation_name": name, "metric_config": {"lower_is_better": False}, "score_details": {"score": score}}
-        for name, score in (("mmlu", 0.7), ("gsm8k", 0.4))
-    ]
-    record = common | {"model_info": {"name": "m", "id": "org/m"}, "evaluation_results": results}
-    write(tmp_path / "scores" / "m.json", json.dumps(record))
-    assert read([tmp_path / "scores"], Reading(metric="gsm8k")).runs[0].outcomes.tolist() == [0.4]
-    with pytest.raises(ValueError, match=r"2 evaluations\. Give one as --metric: mmlu, gsm8k"):
-        read([tmp_path / "scores"])
-    with pytest.raises(ValueError, match=r"0 evaluations of the name arc\. Give one as --metric: mmlu, gsm8k"):
-        read([tmp_path / "scores"], Reading(metric="arc"))
-    for each, name in zip(results, ("f1", "acc"), strict=True):
-        each |= {"evaluation_name": "mmlu", "metric_config": {"metric_name": name}}
-    write(tmp_path / "scores" / "m.json", json.dumps(record))
-    for metric in ("f1", "mmlu/f1"):
-        assert read([tmp_path / "scores"], Reading(metric=metric)).runs[0].outcomes.tolist() == [0.7]
-    with pytest.raises(ValueError, match=r"2 evaluations of the name mmlu\. Give one as --metric: mmlu/f1, mmlu/acc"):
-        read([tmp_path / "scores"], Reading(metric="mmlu"))
-
-
 @pytest.mark.parametrize(("losses", "last"), [(("3e-5", "nan"), None), (("nan", "3e-5"), 3e-5)])
 def test_a_run_that_diverged_has_a_best_loss_and_no_last(
     tmp_path: Path, losses: tuple[str, str], last: float | None

@@ -88,7 +88,7 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     from referee.verdict import repetition, scope
 
     record, asked = verdict.record(), (options.better, options.than)
-    (headline, *answers), status = answered(record, *asked, in_general=options.in_general)
+    (headline, *answers), word = answered(record, *asked, in_general=options.in_general)
     first, *notes = verdict.outcomes.notes
     print(f"Read: {first}")
     print(headline)
@@ -101,7 +101,7 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     if options.out is not None:
         print(f"Report: {verdict.report(options.out / 'report.html')}")
     print(*answers, sep="\n", end="\n" * len(answers))
-    return status
+    return STATUS[word]
 
 
 def _plan(arguments: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from referee.answer import STATUS, answered
+from referee.answer import answered
 from referee.checks import Check, checks
 from referee.claim import Race
 from referee.effects import effects_of, over_datasets, ranked
@@ -110,7 +110,7 @@ def assert_better(new: Any, baseline: Any, margin: float | None = None, **settin
     Both are scores by seed or outcomes (seeds, items), as in a dictionary that `judge` takes, like other `settings`.
     """
     verdict = judge({"new": new, "baseline": baseline}, margin, **settings)
-    if answered(verdict.record(), "new", "baseline")[1] != STATUS["better"]:
+    if answered(verdict.record(), "new", "baseline")[1] != "better":
         raise AssertionError(verdict.sentence)
 
 

@@ -3,7 +3,7 @@
     variant   seed   item   outcome                 whether the run is right on the item, or its score there
     variant   seed   score                          of a run on a whole test set
 
-Columns may have the names that timm, lm-eval, Inspect, OpenML, Hugging Face and scikit-learn write (`NAMES`), with any
+Columns may have the names that timm, lm-eval, Inspect, Hugging Face and scikit-learn write (`NAMES`), with any
 capitals. An outcome is read from the first of these that a table has: whether the item is right, prediction and label,
 probabilities or logits and label, a score. A column that is recognized by such a name is a note of the table.
 

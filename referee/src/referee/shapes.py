@@ -61,9 +61,14 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
         is_arrow = hasattr(data, "__arrow_c_stream__")
         return (pyarrow.table(data) if is_arrow else pyarrow.interchange.from_dataframe(data)).to_pandas()
     if isinstance(data, Mapping):
-        if _has_columns(data) and all(isinstance(each, Mapping) for each in data.values()):  # columns by number
-            frame = pd.DataFrame(data)
-            return frame.reset_index(drop=True) if all(map(str.isdecimal, map(str, frame.index))) else _of_frame(frame)
+        if all(isinstance(each, Mapping) for each in data.values()):
+            by_row = pd.DataFrame([*data.values()])
+            if recognized(by_row, "variant"):  # records by number
+                return by_row
+            if _has_columns(data):  # columns by number
+                by_column = pd.DataFrame(data)
+                is_numbered = all(map(str.isdecimal, map(str, by_column.index)))
+                return by_column.reset_index(drop=True) if is_numbered else _of_frame(by_column)
         if _has_columns(data):
             lists = {name: _plain(value) for name, value in data.items()}
             several = any(isinstance(value, list) or np.ndim(value) for value in lists.values())

@@ -1,9 +1,8 @@
-"""Result files → the table of outcomes: tables, logs and the files of six tools. A file is one run unless it says so.
+"""Result files → the table of outcomes: tables, logs and the files of five tools. A file is one run unless it says so.
 
 Which run a file is, its variant and seed, is read from its path where its columns do not say them.
 """
 
-import csv
 import gzip
 import io
 import json
@@ -39,6 +38,7 @@ BINARY = (".parquet", ".feather", ".xlsx", ".npy", ".npz")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".md", *BINARY)
 TEXTUAL = (".txt", ".log")  # a table, or a log that --read reads
 DATE = re.compile(r"[-_]?20\d\d-?\d\d-?\d\d(?:[T_-][\d:.-]*\d)?")
+RECORDS = ("results", "data", "runs", "records", "experiments", "rows", "trials")  # keys of JSON above all runs
 Reader = Callable[[Path, str | None], pd.DataFrame]  # of a file and the metric that is asked for
 
 
@@ -140,14 +140,10 @@ def reader_of(file: Path) -> Reader | None:
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         head = stream.read(HEAD)
     suffix = suffix_of(file)
-    if b'"schema_version"' in head and b'"evaluation_id"' in head:
-        return read_every_eval_ever
     if suffix == ".jsonl" and b'"doc_id"' in head and b'"doc"' in head:
         return read_lm_eval
     if suffix == ".eval" or (suffix == ".json" and b'"eval"' in head and b'"task"' in head):
         return read_inspect_log
-    if suffix == ".arff" and b"@attribute row_id" in head.lower():
-        return read_openml
     if suffix == ".csv" and re.match(rb"(?=.*\bfilename\b).*\b(prob|logit)(_0)?\b", head):  # the first line
         return read_timm
     if not suffix and any(p.name == "metrics" and (p.parent / "meta.yaml").is_file() for p in file.parents):
@@ -237,32 +233,6 @@ def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
     return runs
 
 
-# ---- Every Eval Ever, the schema of evaluation results: records of items in JSON lines, records of scores in JSON
-
-
-def read_every_eval_ever(file: Path, metric: str | None) -> pd.DataFrame:
-    """Return the items of a model, or its scores: of the evaluation that `metric` names, else of the only one."""
-    if file.suffix == ".jsonl":
-        items = read_table(file, metric)
-        items["item"] = items["evaluation_name"] + "/" + items["sample_id"]
-        return items[["model_id", "item", "is_correct"]].set_axis(["variant", "item", "correct"], axis=1)
-    record = json.loads(text_of(file))
-    scores, known, lower = [], [], None
-    for each in record["evaluation_results"]:
-        names = [name for name in (each["evaluation_name"], each["metric_config"].get("metric_name")) if name]
-        known.append("/".join(names))
-        if metric in (None, *names, known[-1]):
-            scores.append(each["score_details"]["score"])
-            lower = each["metric_config"].get("lower_is_better")
-    if len(scores) != 1:
-        found = f"{len(scores)} evaluations" + (f" of the name {metric}" if metric else "")
-        raise ValueError(f"it has {found}. Give one as --metric: {', '.join(known)}")
-    info = record["model_info"]
-    frame = pd.DataFrame({"variant": [info.get("id") or info["name"]], metric or "score": scores})
-    frame.attrs["lower"] = lower
-    return frame
-
-
 # ---- EleutherAI's lm-evaluation-harness: samples_TASK_TIME.jsonl, which --log_samples writes into a folder a model
 
 
@@ -314,24 +284,6 @@ def read_inspect_log(file: Path, metric: str | None) -> pd.DataFrame:
     frame = pd.DataFrame({"variant": str(log["eval"]["model"]), "seed": seeds, "item": items, metric or kind: values})
     frame.attrs["lower"] = False
     return frame
-
-
-# ---- the predictions of an OpenML run, predictions.arff: one row for each test item, repeat and fold
-
-
-def read_openml(file: Path, metric: str | None) -> pd.DataFrame:
-    """Return prediction and label of each row; `correct` is OpenML's name of the label, and a repeat is a seed."""
-    names: list[str] = []
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            first, _, rest = line.strip().partition(" ")
-            if first.lower() == "@attribute":
-                names.append(next(csv.reader([rest], delimiter=" ", quotechar="'"))[0])
-            elif first.lower() == "@data":
-                break
-        rows = [row for row in csv.reader(lines, quotechar="'") if row and not row[0].startswith("%")]
-    frame = pd.DataFrame(rows, columns=names).rename(columns={"row_id": "item", "truth": "label", "correct": "label"})
-    return frame.assign(seed=frame["repeat"].astype(int) + 1).filter(["seed", "item", "prediction", "label", "fold"])
 
 
 # ---- timm's inference.py: filename, index or label of the prediction; the label is the folder of the image
@@ -397,7 +349,8 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
             frame = frame.rename(columns=lambda name: str(name).removesuffix(",none"))  # of lm-evaluation-harness
             frame = frame.drop(columns=["dataset"] * (len(frame) == 1) + ["alias"] * ("alias" in frame))
         else:
-            frame = table_of(first)
+            within = [value for key, value in first.items() if key in RECORDS and isinstance(value, dict | list)]
+            frame = table_of(within[0] if len(within) == 1 else first)
     if frame.empty:
         raise ValueError("it has no rows")
     nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]

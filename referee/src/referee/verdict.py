@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from referee.answer import answer
+from referee.answer import answered
 from referee.checks import Check
 from referee.claim import NOT_TESTED, Claim, Finding, claimed
 from referee.claim import OPEN as NOT_SETTLED
@@ -274,8 +274,8 @@ class Verdict:
         return NOT_TESTED if self.design.unmet else claimed(self.relations)
 
     def between(self, better: str, worse: str | None = None, in_general: bool = False) -> str:
-        """Return what is known of one variant against another, or all others: a verdict, or worse; see `answer`."""
-        return answer(self.record(), better, worse, in_general=in_general)
+        """Return what is known of one variant against another, or all others: a verdict, or worse; see `answered`."""
+        return answered(self.record(), better, worse, in_general=in_general)[1]
 
     def alone(self, pair: Pair) -> Pair:
         """Return a pair as if it were the only one of interest, so that nothing is corrected for the others."""
