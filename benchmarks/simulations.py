@@ -1,6 +1,5 @@
 """Simulated studies whose truth is known, and what vitlab's own functions say of them.
 
-    python -m benchmarks.simulations crossings     # how often a crossing of two curves is found where it was planted
     python -m benchmarks.simulations folds         # how often folds call one of two equal learners better
     python -m benchmarks.simulations fold_scores   # the same from a score of each fold, as other tools have them
     python -m benchmarks.simulations planning      # whether the planner's ranges hold the truth
@@ -10,142 +9,23 @@ Each case is described where it begins; simulations.md, planning.md and docs/sta
 """
 
 import math
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from referee.statistics.contrast import LEVEL, Dependence, all_pairs
-from referee.statistics.curves import crossing, law, log_ratio
+from referee.statistics.contrast import LEVEL, Cells, Dependence, all_pairs
 from referee.statistics.power import Need, Pilot, Variances, measured, need
 from scipy import stats
 from tqdm import tqdm
 
 from benchmarks.measuring import markdown, parser_of, save
-from benchmarks.verdicts import DIFFICULTY, FLIP, TASTE, accuracy_of
 from vitlab.data.folds import fold_numbers
 from vitlab.studies.results.run import overlap_of
 from vitlab.studies.training.tuning import choose, error_of_difference
 
 Rows = Iterator[dict[str, object]]
-
-# ---- crossings: two variants follow error = α + η n^−γ over the numbers of training images n; the second may turn at
-# one n, to a steeper line or all of a sudden. Images, seeds and flips are drawn as in `benchmarks.verdicts`.
-
-SHIFTS = np.linspace(-8, 8, 4001)
-ACCURACIES = accuracy_of(SHIFTS)
-Law = tuple[float, float, float]  # floor, factor, rate
-
-
-class Turn(NamedTuple):
-    """From n on, a law's error is the share of what it is at n, and falls at the rate."""
-
-    n: float
-    share: float
-    rate: float
-
-
-class World(NamedTuple):
-    """Two laws, and the study that sees them."""
-
-    laws: tuple[Law, Law]
-    images: int = 1_000  # of the test split
-    seeds: int = 7
-    sd: float = 1.0  # of seeds, in points
-    x: tuple[int, ...] = (50, 100, 200, 400, 800, 1_078)
-    turn: Turn | None = None  # of the second law
-
-    def errors(self, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        first, second = (law(n, *each) for each in self.laws)
-        if self.turn is None:
-            return first, second
-        after = self.turn.share * law(np.array(self.turn.n), *self.laws[1]) * (n / self.turn.n) ** -self.turn.rate
-        return first, np.where(n < self.turn.n, second, after)
-
-    @property
-    def planted(self) -> float | None:
-        """Where the laws cross within the range."""
-        x = np.geomspace(self.x[0], self.x[-1], 100_001)
-        first, second = self.errors(x)
-        apart = first - second
-        turns = np.flatnonzero(np.sign(apart[:-1]) != np.sign(apart[1:]))
-        return float(x[turns[0]]) if len(turns) else None
-
-    def draw(self, rng: np.random.Generator) -> Iterator[list[np.ndarray]]:
-        """Yield the (S, N) outcomes of both variants by point. An image is as difficult at all points."""
-        difficulty = rng.normal(*DIFFICULTY, self.images).astype(np.float32)
-        tastes = [difficulty + TASTE * rng.standard_normal(self.images, dtype=np.float32) for _ in self.laws]
-        for n in self.x:
-            point = []
-            for location, error in zip(tastes, self.errors(np.array([float(n)])), strict=True):
-                wanted = 1 - float(error[0]) + 0.01 * self.sd * rng.standard_normal(self.seeds)
-                moved = np.interp(wanted, ACCURACIES, SHIFTS).astype(np.float32)[:, None]
-                chance = (location + moved) / (2 * FLIP) + np.float32(0.5)
-                point.append(rng.random((self.seeds, self.images), dtype=np.float32) < chance)
-            yield point
-
-
-STEEP = ((0.02, 3.5, 0.55), (0.0, 30.0, 0.95))
-GENTLE = ((0.05, 2.0, 0.45), (0.0, 7.85, 0.65))
-LONG = ((0.15, 1.5, 0.2), (0.0, 3.56, 0.25))
-CROSSING = (
-    World(STEEP),
-    World(STEEP, images=10_000),
-    World(STEEP, images=360, sd=2.0),
-    World(GENTLE, seeds=5),
-    World(GENTLE, x=(50, 200, 1_078)),
-    *(World(LONG, images=10_000, sd=sd, x=(500, 1_500, 5_000, 15_000, 50_000)) for sd in (1.0, 0.3)),
-)
-FLAT, SLOW = (0.02, 3.5, 0.55), (0.5, 0.5, 0.5)
-TURNS = (
-    *(World((FLAT, SLOW), turn=Turn(n, 0.1, 0.55)) for n in (220.0, 300.0, 380.0)),
-    *(
-        World((FLAT, SLOW), images=images, sd=sd, turn=Turn(150.0, 1.0, rate))
-        for rate in (1.8, 3.0)
-        for images, sd in ((1_000, 1.0), (10_000, 0.3))
-    ),
-)
-APART = (
-    World((FLAT, FLAT)),
-    World((FLAT, FLAT), images=10_000),
-    World((FLAT, (0.02, 4.2, 0.55))),
-    World((FLAT, (0.02, 3.8, 0.55)), seeds=3),
-    World((FLAT, (0.03, 4.0, 0.55)), images=360, sd=2.0),
-)
-
-
-def shares(world: World, studies: int) -> tuple[float, float]:
-    """Return the shares of studies that claim a crossing, and of those whose interval then holds the planted one."""
-    rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr(world).encode())))
-    planted, held = world.planted, []
-    for _ in range(studies):
-        gaps = []
-        for point in world.draw(rng):
-            first, second = (max(1 - float(y.mean()), 0.5 / y.shape[1]) for y in point)
-            each = all_pairs(point)[0, 1]
-            gaps.append(log_ratio(first, second, each._replace(of_images=np.inf)))
-        if found := crossing(world.x, gaps):
-            held.append(planted is not None and found.low <= planted <= found.high)
-    return len(held) / studies, float(np.mean(held)) if held else np.nan
-
-
-def crossings(studies: int) -> Rows:
-    for world in (*CROSSING, *TURNS, *APART):
-        claimed, held = shares(world, studies)
-        turn, planted = world.turn, world.planted
-        yield {
-            "laws": " and ".join(f"{f:g} + {c:g}·n^−{r:g}" for f, c, r in world.laws),
-            "the second turns": f"at {turn.n:g}: {turn.share:g} times, n^−{turn.rate:g}" if turn else "",
-            "places": f"{len(world.x)}, {world.x[0]} to {world.x[-1]:,}",
-            "seeds": str(world.seeds),
-            "sd of seeds, points": f"{world.sd:g}",
-            "test images": f"{world.images:,}",
-            "planted at": f"{planted:.0f}" if planted else "nowhere",
-            "claimed, %": f"{100 * claimed:.1f}",
-            "of these inside the interval, %": f"{100 * held:.1f}" if planted else "",
-        }
-
 
 # ---- folds: an image is a label of two, and two blocks of features that say equally much about it. Learner A sees
 # the first block, learner B the second: on other data sets of this kind they are equally good. A seed is a partition,
@@ -413,7 +293,6 @@ def tuning_noise(studies: int) -> Rows:
 
 
 CASES: dict[str, tuple[Callable[[int], Rows], int]] = {
-    "crossings": (crossings, 500),
     "fold_scores": (fold_scores, 2_000),
     "folds": (folds, 1_000),
     "planning": (planning, 1_000),

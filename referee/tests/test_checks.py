@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import simulated
 from referee.checks import checks
-from referee.outcomes import from_frame
+from referee.outcomes import Reading, from_frame
 from referee.statistics.contrast import enough
 
 from referee import judge
@@ -16,7 +16,7 @@ Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 def codes(table: pd.DataFrame, **options: object) -> set[str]:
-    return {check.code for check in checks(from_frame(table, **options))}  # type: ignore[arg-type]
+    return {check.code for check in checks(from_frame(table, Reading(**options)))}  # type: ignore[arg-type]
 
 
 def number(table: pd.DataFrame) -> pd.Series:

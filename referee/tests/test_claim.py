@@ -137,8 +137,8 @@ def test_no_variant_leaves_while_a_relation_with_it_is_open() -> None:
     """B loses to A at the first look, and trains on until it is settled against C."""
     verdict = watched({"A": 20.0, "B": 0.0, "C": -1.0}, np.random.default_rng(0), "A > B > C", range(4, 21))
     first, last = verdict.relations
-    assert verdict.watch.looks[0].seeds == {0: 4, 1: 4, 2: 4}
-    assert verdict.watch.looks[1].seeds == {0: 4, 1: 5, 2: 5}
+    assert verdict.watch.looks[0].seeds == {"A": 4, "B": 4, "C": 4}
+    assert verdict.watch.looks[1].seeds == {"A": 4, "B": 5, "C": 5}
     assert first.word == REPEATED
     assert first.difference.mean == pytest.approx(20, abs=3)
     assert verdict.watch.stop in ("decided", "out of budget")

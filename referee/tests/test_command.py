@@ -6,7 +6,6 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from referee.__main__ import main
@@ -21,11 +20,6 @@ def test_the_status_is_the_verdict(three: pd.DataFrame, tmp_path: Path, capsys: 
     assert main([file, "--better", "B", "--than", "A"]) == 5
     assert main([file, "--better", "B", "--than", "C"]) == 1
     assert "B against C: no winner yet." in capsys.readouterr().out
-    asked = three.assign(label="x", prediction=np.where(three["correct"], "x", "y")).drop(columns="correct")
-    for table, first in ((asked, "A is better"), (asked.rename(columns={"item": "image"}), "Read: 3\u00a0variants")):
-        table.to_csv(file, index=False)
-        main([file])
-        assert capsys.readouterr().out.startswith(first)  # nothing was inferred from columns of our own names
 
 
 def test_blanks_around_a_name_are_no_other_variant(three: pd.DataFrame) -> None:
@@ -116,24 +110,8 @@ def test_a_process_starts_without_what_it_does_not_need(used: str, not_needed: s
     assert told.stdout.strip() == "set()"
 
 
-def test_the_command_reads_a_table_without_pyarrow_and_parquet_with_it(three: pd.DataFrame, tmp_path: Path) -> None:
-    three.to_csv(tmp_path / "t.csv", index=False)
-    three.to_parquet(tmp_path / "t.parquet")
-    code = """if True:
-        import sys, numpy
-        from referee.__main__ import main
-        main(["t.csv"])
-        print({"pyarrow", "numpy.f2py", "numpy.testing", "matplotlib", "jinja2"} & {*sys.modules})
-        main(["t.parquet"])
-        numpy.testing.assert_equal(1, 1)  # as ever
-    """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    table, parquet = done.stdout.split("set()\n")
-    assert table == parquet
-    assert "A is better than" in table
-
-
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
     assert capsys.readouterr().out == f"referee {version('referee')}\n"
     assert referee.__version__ == version("referee")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import simulated
-from referee.outcomes import from_frame
+from referee.outcomes import Reading, from_frame
 
 from referee import judge
 
@@ -52,7 +52,7 @@ def test_a_score_in_per_cent_is_a_fraction() -> None:
 
 def test_a_column_that_is_asked_for_is_the_outcome_as_it_is() -> None:
     rows = {"variant": ["A", "B"], "prediction": "cat", "label": "cat", "nll": [0.31, 1.27], "top1": 1.0}
-    table = from_frame(pd.DataFrame(rows), metric="nll", lower=True)
+    table = from_frame(pd.DataFrame(rows), Reading(metric="nll", lower=True))
     assert [float(run.outcomes[0]) for run in table.runs] == [0.31, 1.27]
     assert (table.metric.name, table.metric.mode, table.metric.is_fraction) == ("nll", "min", False)
 
@@ -89,7 +89,7 @@ def test_an_item_without_logits_is_no_error_of_class_0(logits: list[float] | Non
 )
 def test_a_mistake_names_its_place_and_the_remedy(rows: dict, options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("(", r"\(")):
-        from_frame(pd.DataFrame(rows), **options)
+        from_frame(pd.DataFrame(rows), Reading(**options))
 
 
 def test_a_column_group_is_taken_and_one_group_is_none() -> None:
@@ -207,7 +207,9 @@ def test_the_numbers_of_rows_are_no_items() -> None:
             assert any(note.startswith(f"{name}: ") for note in from_frame(table).notes)
             assert not from_frame(table.drop(columns="Seed")).by_item
     table = simulated({"A": 0.9, "B": 0.5}, seeds=2)
-    assert from_frame(table.assign(index=range(len(table))).drop(columns="item"), columns={"item": "row"}).by_item
+    assert from_frame(
+        table.assign(index=range(len(table))).drop(columns="item"), Reading(columns={"item": "row"})
+    ).by_item
     assert from_frame(table.assign(index=table["item"].str.slice(1)).drop(columns="item")).by_item
 
 
@@ -226,18 +228,18 @@ def test_steps_of_a_training_are_no_items(name: str) -> None:
     twice = table.assign(**{name: 1})
     for columns in ({}, {"item": name}, {"item": "row"}):
         with pytest.raises(ValueError, match=rf"{name} counts steps of a training.*{remedy}".replace("remedy", remedy)):
-            from_frame(table if columns else twice, columns=columns)
+            from_frame(table if columns else twice, Reading(columns=columns))
     outcomes = from_frame(table)
     assert [len(outcomes.of(each)) for each in "AB"] == [1, 1]
     assert outcomes.runs[0].outcomes[0] == pytest.approx(float(table["accuracy"][4]))
     assert f"{name}: along a training, of which the last value is taken." in outcomes.notes
-    best = from_frame(table.sample(frac=1, random_state=0), pick="best")
+    best = from_frame(table.sample(frac=1, random_state=0), Reading(pick="best"))
     assert best.runs[0].outcomes[0] in (
         table["accuracy"][:5].astype(float).max(),
         table["accuracy"][5:].astype(float).max(),
     )
     assert any("it flatters" in note for note in best.notes)
-    assert len(from_frame(table, columns={"seed": "row"}).of("A")) == 5
+    assert len(from_frame(table, Reading(columns={"seed": "row"})).of("A")) == 5
 
 
 def test_an_item_without_a_score_is_left_out_for_all() -> None:

@@ -8,10 +8,10 @@ from scipy import stats
 FOUR_TO_TEN = tuple(range(4, 11))
 
 
-def scores(rng: np.random.Generator, leads: list[float], seeds: int) -> list[dict[int, np.ndarray | None]]:
+def scores(rng: np.random.Generator, leads: list[float], seeds: int) -> dict[int, dict[int, np.ndarray | None]]:
     """Draw a score of each variant and seed, with a deviation of one between seeds."""
     draws = rng.standard_normal((len(leads), seeds)) + np.array(leads)[:, None]
-    return [{seed: row[seed : seed + 1] for seed in range(seeds)} for row in draws]
+    return {v: {seed: row[seed : seed + 1] for seed in range(seeds)} for v, row in enumerate(draws)}
 
 
 def simulate(leads: list[float], looks: tuple[int, ...], studies: int, margin: float | None = None) -> list[Watch]:
@@ -75,7 +75,7 @@ def test_the_next_look_names_its_runs() -> None:
     assert len(state.looks) == 1
     assert state.stop is None
     assert state.missing == [(1, 4)]
-    assert watch([{}, {}], range(10), FOUR_TO_TEN).missing == [(v, s) for s in range(4) for v in (0, 1)]
+    assert watch({0: {}, 1: {}}, range(10), FOUR_TO_TEN).missing == [(v, s) for s in range(4) for v in (0, 1)]
 
 
 def test_failed_runs_count_as_trained() -> None:
@@ -84,7 +84,7 @@ def test_failed_runs_count_as_trained() -> None:
     state = watch(outcomes, range(10), FOUR_TO_TEN)
     assert state.looks[0].seeds == {0: 4, 1: 3}
     assert state.stop == "decided"
-    nothing = [outcomes[0], dict.fromkeys(range(4))]
+    nothing = {0: outcomes[0], 1: dict.fromkeys(range(4))}
     assert watch(nothing, range(10), FOUR_TO_TEN).stop is None  # it may recover at a later seed
 
 
@@ -118,7 +118,7 @@ def test_paired_variants_are_compared_by_seed() -> None:
     rng = np.random.default_rng(0)
     shared = rng.normal(0, 10, 4)
     a, b = (shared + lead + rng.normal(0, 0.1, 4) for lead in (1.0, 0.0))
-    outcomes = [{seed: row[seed : seed + 1] for seed in range(4)} for row in (a, b)]
+    outcomes = {v: {seed: row[seed : seed + 1] for seed in range(4)} for v, row in enumerate((a, b))}
     assert watch(outcomes, range(4), (4,), test="paired").stop == "decided"
     assert watch(outcomes, range(4), (4,)).stop == "out of budget"
     outcomes[0][1] = None  # then its partner is not used either

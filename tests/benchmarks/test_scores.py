@@ -26,7 +26,7 @@ def test_looks_are_those_of_a_watched_study() -> None:
     world, sizes = World((0.0, 0.0, -100.0), (1.0, 4.0, 1.0), (6, 6, 6)), (4, 5, 6)
     scores, false = drawn(world, 60), 0
     for study in range(60):
-        rows = [{seed: y[study, seed : seed + 1] for seed in range(6)} for y in scores]
+        rows = {v: {seed: y[study, seed : seed + 1] for seed in range(6)} for v, y in enumerate(scores)}
         settled = watch(rows, range(6), sizes).settled
         false += any({0, 1} == {*pair} for pair in settled)
     assert watched(world, sizes, levels(sizes), 60) >= round(100 * false / 60, 1)

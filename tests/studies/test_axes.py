@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
-from referee.report.along import curves_chart, law_of, number
+from referee.report.along import curves_chart, number
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from referee import judge
@@ -82,13 +82,8 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     )
     assert "at 500 and 1,000 training images, ViT is better than all others, ahead of the next by" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| Swin and ViT |")]
-    bracket, at, ends = (cell.strip() for cell in row.split("|")[2:5])
-    assert bracket == "120 and 500"
-    low, high = (float(end) for end in ends.split(" to "))
-    assert low < 250 < high
-    assert low < float(at) < high
-    assert "Swin is better before, ViT after" in row
-    assert "| Swin and twin | – | – | – | nowhere distinguished |" in text
+    assert row.endswith("| 120 and 500 | Swin is better before, ViT after |")
+    assert "| Swin and twin | – | nowhere distinguished |" in text
     assert (tmp_path / "runs/small-study/500-training-images/report.html").is_file()
     assert "At 60 and 120 training images" in capsys.readouterr().out
 
@@ -96,9 +91,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     plans = [ResolvedStudy.of(point, tmp_path / "runs") for point in study.points]
     assert study.along is not None
     line = line_of(study.along, [planned.results([Outcome(run, None) for run in planned.runs]) for planned in plans])
-    laws = {variant: own for variant in line.variants if (own := law_of(line, variant))}
-    assert laws["ViT"].rate.low < 0.65 < laws["ViT"].rate.high
-    drawing = draw(curves_chart(line, laws, [], "curves"), None, tmp_path)
+    drawing = draw(curves_chart(line, [], "curves"), None, tmp_path)
     assert "k-NN on pixels" in drawing.wide
 
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/seed-*/summary.json")}
@@ -158,7 +151,6 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
 def test_an_axis_may_begin_at_zero(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where no logarithm is, there is no law, and a crossing is looked for between the numbers themselves."""
     path = write_study(
         variants={"A": variant(0.95), "B": variant(0.8)},
         along={"model.init_args.label_smoothing": [0.0, 0.1, 0.2, 0.4]},
@@ -166,7 +158,6 @@ def test_an_axis_may_begin_at_zero(
     text = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_suffix(".md").read_text()
     assert "From 0 to label_smoothing 0.4, A is better than all others" in text
     assert "do not cross in this range: A is better everywhere" in text
-    assert "Laws" not in text
 
 
 def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) -> None:

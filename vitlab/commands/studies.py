@@ -130,9 +130,9 @@ def run_verdict(arguments: Sequence[str]) -> int:
             raise ValueError(f"{study} has a verdict for each place of its axis; give one of {places}.")
         raise FileNotFoundError(f"{path} does not exist. `python -m vitlab compare` writes it into the study's folder.")
     record = read_json(path)
-    lines, status = answered(record, options.better, options.than, f" of {study}")
+    lines, word = answered(record, options.better, options.than, f" of {study}")
     print(*lines, sep="\n")
-    return status
+    return STATUS[word]
 
 
 def run_robustness(arguments: Sequence[str]) -> int:

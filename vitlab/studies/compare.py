@@ -173,9 +173,9 @@ class ResolvedStudy:
 
     def next_runs(self, results: StudyResults) -> list[Run]:
         """Return the runs of the next look, none if the study has ended."""
-        watch, variants = results.verdict.watch, list(self.study.variants)
+        watch = results.verdict.watch
         missing = [] if watch is None or watch.stop else watch.missing
-        return [run for run in self.runs if (variants.index(run.variant), str(run.seed)) in missing]
+        return [run for run in self.runs if (run.variant, str(run.seed)) in missing]
 
     def train(self, train: Train, overwrite: bool, show: Callable[[StudyResults], None]) -> list[Outcome]:
         """Train all runs; or those of one look after the other, and show the results between two looks."""

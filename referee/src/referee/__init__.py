@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from referee.judging import assert_better, judge
     from referee.outcomes import Outcomes
-    from referee.sources import read
     from referee.verdict import Verdict
 
-__all__ = ["Outcomes", "Verdict", "__version__", "assert_better", "judge", "read"]
-PLACES = {"Verdict": "verdict", "Outcomes": "outcomes", "read": "sources"}  # the others are in judging
+__all__ = ["Outcomes", "Verdict", "__version__", "assert_better", "judge"]
+PLACES = {"Verdict": "verdict", "Outcomes": "outcomes"}  # the others are in judging
 
 
 def __getattr__(name: str) -> Any:

@@ -30,11 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0 where the best (or `--better`) variant is better, else another status of STATUS."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if "--version" in arguments:
-            print(f"referee {referee.__version__}")
-            return 0
-        if "pandas" not in sys.modules:
-            _import_sparingly()
         command = {"plan": _plan, "watch": _watch}.get(next(iter(arguments), ""))
         return command(arguments[1:]) if command else _judge(arguments)
     except BrokenPipeError:  # `referee … | head` has read enough
@@ -43,28 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _import_sparingly() -> None:
-    """Import scipy and pandas without what they load of numpy and pyarrow in vain, a third of the time of a verdict."""
-    import gc
-
-    import numpy as np
-
-    gc.disable()
-    spared = [name for name in ("f2py", "testing", "polynomial", "ctypeslib") if name not in vars(np)]
-    for name in spared:  # which scipy's `from numpy import *` would import
-        setattr(np, name, None)
-    sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]  # a Parquet file imports it
-    import pandas as pd  # noqa: F401
-    from scipy import special  # noqa: F401
-
-    if sys.modules["pyarrow"] is None:
-        del sys.modules["pyarrow"]
-    for name in spared:
-        if getattr(np, name) is None:
-            delattr(np, name)
-    gc.enable()
 
 
 def _judge(arguments: Sequence[str]) -> int:
@@ -112,24 +85,15 @@ def _watch(arguments: Sequence[str]) -> int:
 def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     """Print a verdict, write its report, and return its exit status."""
     from referee.effects import beside
-    from referee.formats import p_value
     from referee.verdict import repetition, scope
 
     record, asked = verdict.record(), (options.better, options.than)
-    (headline, *answers), status = answered(record, *asked, in_general=options.in_general)
-    notes = verdict.outcomes.notes
-    if not verdict.outcomes.own_columns:  # of which nothing was inferred
-        print(f"Read: {notes[0]}")
-        notes = notes[1:]
-    print(*(f"  {line}" for line in verdict.outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
+    (headline, *answers), word = answered(record, *asked, in_general=options.in_general)
+    first, *notes = verdict.outcomes.notes
+    print(f"Read: {first}")
     print(headline)
     if verdict.pairs:
         print(*filter(None, [*beside(verdict), scope(verdict), repetition(verdict)]), sep="\n")
-    by_place = {f"  {d}: ": of.pairs for d, of in verdict.datasets.items()}
-    for where, pairs in ({"  ": verdict.pairs} | by_place).items() if options.pairs else ():
-        for pair in pairs:
-            lead = f"{verdict.metric.text(pair.lead, verdict.digits)} {pair.bracket(verdict.digits)}".rstrip()
-            print(f"{where}{pair.name}: {lead}, p {p_value(pair.p)}: {pair.verdict}")
     for line in (*verdict.checks, *(f"Read: {note}" for note in notes)):
         print(line)
     if options.latex:
@@ -137,7 +101,7 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     if options.out is not None:
         print(f"Report: {verdict.report(options.out / 'report.html')}")
     print(*answers, sep="\n", end="\n" * len(answers))
-    return status
+    return STATUS[word]
 
 
 def _plan(arguments: Sequence[str]) -> int:
@@ -160,7 +124,6 @@ def _judging_parser(program: str, description: str) -> Parser:
     parser.add_argument("--in-general", action="store_true", help=general)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json")
     parser.add_argument("--latex", action="store_true", help="print the table for a paper")
-    parser.add_argument("--pairs", action="store_true", help="print every pair")
     return parser
 
 
@@ -168,7 +131,7 @@ def _parser(program: str, description: str) -> Parser:
     parser = Parser(prog=program, description=description, allow_abbrev=False)
     add = parser.add_argument
     add("files", nargs="+", metavar="FILES", help="files, folders, or paths like logs/{variant}/{seed}.txt")
-    add("--version", action="store_true", help="print the version")
+    add("--version", action="version", version=f"referee {referee.__version__}")
     add("--metric", help="column or name of the score")
     ways = parser.add_mutually_exclusive_group()
     for way, lower in (("lower", True), ("higher", False)):
@@ -182,7 +145,6 @@ def _parser(program: str, description: str) -> Parser:
     add("--folds", type=int, metavar="K", help="parts that the images are split into, where scores are of folds")
     add("--runs", type=int, metavar="N", help="runs behind each published mean")
     add("--spread", choices=("sd", "se"), help="what stands beside a published mean: standard deviation or error")
-    add("--explain", action="store_true", help="print how each column was read, with its first three values")
     add("--scale", choices=["log"], help="log: a lead is a factor, as of losses and ratios")
     add("--test", default="pooled", help="pooled, exact or paired [pooled]")
     looks = "numbers of seeds after which results are looked at"
@@ -195,11 +157,12 @@ def _parser(program: str, description: str) -> Parser:
 
 
 def _outcomes_of(options: argparse.Namespace) -> "Outcomes":
+    from referee.outcomes import Reading
     from referee.sources import read
 
     columns = {kind: name for kind in KINDS if (name := getattr(options, kind)) is not None}
     of_runs = (options.folds, options.runs, options.spread)
-    return read(options.files, options.metric, options.lower, columns, options.read, options.pick, *of_runs)
+    return read(options.files, Reading(options.metric, options.lower, columns, options.read, options.pick, *of_runs))
 
 
 def _verdict_of(options: argparse.Namespace) -> "Verdict":

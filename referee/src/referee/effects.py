@@ -17,7 +17,7 @@ from referee.checks import Check
 from referee.formats import counted, joined, listed
 from referee.outcomes import Outcomes, Run
 from referee.statistics.contrast import LEVEL, Cells, Contrast, both_ways, in_family, mean_of
-from referee.verdict import DEPENDS, OPEN, Design, Effect, Effects, Pair, Variant, Verdict, conclusion, pair_of
+from referee.verdict import DEPENDS, OPEN, Design, Effect, Effects, Pair, Variant, Verdict, conclusion, pairs_of
 
 NAMED = 4  # places of an average, beyond which they are counted
 LEAST_DATASETS = 5  # from which the leads show what others of the kind are like
@@ -37,15 +37,8 @@ def ranked(
     for (a, b), each in contrasts.items() if means is None else ():
         lead[a] += each.mean
         lead[b] -= each.mean
-    family = both_ways(in_family(contrasts, lead, level))
-    ranking, pairs = sorted(variants, key=lambda variant: -lead[variant.name]), []
-    for a, b in combinations(ranking, 2):
-        known = family.get((a.name, b.name))
-        settled = known is not None and known.adjusted <= known.level
-        if known is not None and settled and known.mean < 0:  # on the cells that both have
-            a, b, known = b, a, known.reversed()
-        pairs.append(pair_of(a, b, known, settled, design.margin))
-    return ranking, pairs
+    ranking = sorted(variants, key=lambda variant: -lead[variant.name])
+    return ranking, pairs_of(ranking, both_ways(in_family(contrasts, lead, level)), design.margin)
 
 
 def effects_of(

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from referee.answer import STATUS, answered
+from referee.answer import answered
 from referee.checks import Check, checks
 from referee.claim import Race
 from referee.effects import effects_of, over_datasets, ranked
 from referee.formats import counted, joined, listed, p_value
-from referee.outcomes import NAMES, Outcomes, from_frame
+from referee.outcomes import NAMES, Outcomes, Reading, from_frame
 from referee.shapes import in_rows, table_of
 from referee.sources import read
 from referee.statistics.blocks import estimated, interaction, not_compared
@@ -23,7 +23,7 @@ from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, both_ways
 from referee.statistics.exact import mcnemar
 from referee.statistics.power import growing, measured
 from referee.statistics.sequential import Rows, Watch, cells_of, compare, watch
-from referee.verdict import Design, Variant, Verdict, pair_of
+from referee.verdict import Design, Variant, Verdict, pairs_of
 
 UNLIKE = 0.01  # p of an interaction of variants and blocks, below which nothing is compared
 MOST_LOOKS = 200  # whose levels are simulated in seconds
@@ -53,20 +53,20 @@ def judge(
         margin: the smallest difference that matters, as scores are shown: in points for a fraction.
         looks: the numbers of seeds at which the results were or will be looked at; empty: once, with all there are.
         test: pooled, exact, or paired for variants whose equal seeds share more than the order of the data.
-        metric, lower, pick, folds, runs, spread: see `read`.
+        metric, lower, pick, folds, runs, spread: see `outcomes.Reading`.
         items: of the test set, where a table of scores is of one seed each and a score is a fraction of the items.
         scale: log, where a lead is a factor, as of losses, ratios and scores of unlike sizes.
         columns: by what they hold, like label="species", where a name is not a usual one (`outcomes.NAMES`).
 
     """
     if isinstance(table, Outcomes) and (metric is not None or lower or columns):
-        raise ValueError("metric and lower: outcomes have theirs already. Give them to `read`, or leave them out.")
+        raise ValueError("metric and lower: outcomes have theirs already. Leave them out.")
+    reading = Reading(metric, lower, columns, None, pick, folds, runs, spread)
     try:
         if isinstance(table, str | Path):
-            table = read([table], metric, lower, columns, None, pick, folds, runs, spread)
+            table = read([table], reading)
         if not isinstance(table, Outcomes):
-            rows = in_rows(table_of(table, what), metric, columns, runs, spread)
-            table = from_frame(rows, metric, lower, columns, pick, folds)
+            table = from_frame(in_rows(table_of(table, what), reading), reading)
         outcomes = table
     except ValueError as error:  # which names options of the command
         text = re.sub(rf"--({'|'.join(['metric', *NAMES])}) (\S*\w)", r'\1="\2"', str(error))
@@ -110,7 +110,7 @@ def assert_better(new: Any, baseline: Any, margin: float | None = None, **settin
     Both are scores by seed or outcomes (seeds, items), as in a dictionary that `judge` takes, like other `settings`.
     """
     verdict = judge({"new": new, "baseline": baseline}, margin, **settings)
-    if answered(verdict.record(), "new", "baseline")[1] != STATUS["better"]:
+    if answered(verdict.record(), "new", "baseline")[1] != "better":
         raise AssertionError(verdict.sentence)
 
 
@@ -181,46 +181,36 @@ def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
 def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
     """Judge what training gives: seeds and items are the two sources of chance."""
     claim, margin, blocks = design.claim, design.margin, outcomes.blocks
-    race = None
+    race, rows = None, _rows(outcomes)
     if claim is not None and margin is not None:
         race = Race(claim.relations, margin, design.test, outcomes.dependence, blocks)
-    watched = _watched(outcomes, design, race) if design.looks else None
+    watched = _watched(outcomes, rows, design, race) if design.looks else None
     if race and not watched:
-        race.look(_rows(outcomes), design.level)
+        race.look(rows, design.level)
     settled = watched.settled if watched else {}
     beaten = {worse for _, worse in settled}
     variants = _variants(outcomes, design.test == "paired")
-    by_seed = {variant.index: variant.outcomes for variant in variants}
+    by_seed = {variant.name: variant.outcomes for variant in variants}
     if blocks is not None and design.test == "pooled":
         by_seed = _without_blocks(variants)
     is_enough = dict(zip(by_seed, enough([len(variant.runs) for variant in variants]), strict=True))
 
     def place(variant: Variant) -> tuple[bool, bool, float]:
-        too_few = not design.seeds and not is_enough[variant.index]
-        return too_few, variant.index in beaten, -float(by_seed[variant.index].mean(axis=1).mean())
+        too_few = not design.seeds and not is_enough[variant.name]
+        return too_few, variant.name in beaten, -float(by_seed[variant.name].mean(axis=1).mean())
 
     ranking = sorted(variants, key=place)
     if watched and watched.looks:
         tested = watched.looks[-1].differences
     else:
-        rows = dict(enumerate(_rows(outcomes).values()))
-        in_block = None if blocks is None else dict(enumerate(map(blocks.__getitem__, outcomes.variants)))
-        tested = compare(rows, design.level, design.test, outcomes.dependence, in_block).differences
-    tested = both_ways(tested) | settled
-    pairs = []
-    for a, b in combinations(ranking, 2):
-        if (b.index, a.index) in settled:  # by an earlier look, whose decision stands
-            a, b = b, a
-        known = tested.get((a.index, b.index))
-        better = known is not None and known.mean > 0 and known.adjusted <= known.level
-        better = (a.index, b.index) in settled if watched and watched.looks else better
-        pairs.append(pair_of(a, b, known, better, margin))
-    pilot = measured([by_seed[variant.index] for variant in ranking], len(ranking), dependence=outcomes.dependence)
+        tested = compare(rows, design.level, design.test, outcomes.dependence, blocks).differences
+    pairs = pairs_of(ranking, both_ways(tested) | both_ways(settled), margin)  # what a look settled stands
+    pilot = measured([by_seed[variant.name] for variant in ranking], len(ranking), dependence=outcomes.dependence)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
     effects = None
     if outcomes.factors is not None and design.test != "exact":  # whose regroupings are those of a pair
-        _, number, cells = cells_of(_rows(outcomes), design.test, outcomes.dependence, blocks)
+        _, number, cells = cells_of(rows, design.test, outcomes.dependence, blocks)
         level = watched.level if watched else design.level
         effects = None if cells is None else effects_of(outcomes, cells, number, variants, design, level)
     return Verdict(
@@ -229,23 +219,19 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
     )  # fmt: skip
 
 
-def _watched(outcomes: Outcomes, design: Design, race: Race | None) -> Watch:
+def _watched(outcomes: Outcomes, rows: Mapping[str, Rows], design: Design, race: Race | None) -> Watch:
     seeds: Sequence[str | None] = design.seeds or tuple(dict.fromkeys(run.seed for run in outcomes.runs))
     if len(seeds) > design.looks[-1]:
         raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {design.looks[-1]}. Add a look.")
     seeds = [*seeds, *[None] * (design.looks[-1] - len(seeds))]  # a look without all its seeds is not there yet
-    rows = _rows(outcomes)
 
-    def look(state: Watch) -> set[int]:
+    def look(state: Watch) -> set[str]:
         assert race is not None
-        trained = {name: seeds[: state.trained[v]] for v, name in enumerate(outcomes.variants)}
-        race.look({name: {seed: rows[name][seed] for seed in each} for name, each in trained.items()}, state.level)
-        return {outcomes.variants.index(name) for name in race.racing}
+        race.look({name: {s: rows[name][s] for s in seeds[:n]} for name, n in state.trained.items()}, state.level)
+        return race.racing
 
-    by_seed = [rows[name] for name in outcomes.variants]
-    each = look if race else None
-    blocks = None if outcomes.blocks is None else [outcomes.blocks[name] for name in outcomes.variants]
-    state = watch(by_seed, seeds, design.looks, design.margin, design.test, outcomes.dependence, each, blocks)
+    each, blocks = look if race else None, outcomes.blocks
+    state = watch(rows, seeds, design.looks, design.margin, design.test, outcomes.dependence, each, blocks)
     if state.stop == "decided" and race and race.is_level:
         state.stop = "equal"
     return state
@@ -267,8 +253,8 @@ def _blocks_of(variants: Sequence[Variant]) -> list[np.ndarray] | None:
     return blocks if len(set(np.concatenate(blocks))) > 1 else None
 
 
-def _without_blocks(variants: Sequence[Variant]) -> dict[int, np.ndarray]:
-    """Return the outcomes of each variant, by its index, as runs of one block would have them: as much apart too."""
+def _without_blocks(variants: Sequence[Variant]) -> dict[str, np.ndarray]:
+    """Return the outcomes of each variant as runs of one block would have them: as much apart too."""
     blocks = _blocks_of(variants)
     assert blocks is not None
     outcomes = [variant.outcomes for variant in variants]
@@ -276,7 +262,7 @@ def _without_blocks(variants: Sequence[Variant]) -> dict[int, np.ndarray]:
     found = {}
     for variant, y in zip(variants, known.taken_off(outcomes), strict=True):
         scores = y.mean(axis=1, keepdims=True)
-        found[variant.index] = y + (scores - scores.mean()) * (known.left**-0.5 - 1)
+        found[variant.name] = y + (scores - scores.mean()) * (known.left**-0.5 - 1)
     return found
 
 

@@ -3,7 +3,7 @@
     variant   seed   item   outcome                 whether the run is right on the item, or its score there
     variant   seed   score                          of a run on a whole test set
 
-Columns may have the names that timm, lm-eval, Inspect, OpenML, Hugging Face and scikit-learn write (`NAMES`), with any
+Columns may have the names that timm, lm-eval, Inspect, Hugging Face and scikit-learn write (`NAMES`), with any
 capitals. An outcome is read from the first of these that a table has: whether the item is right, prediction and label,
 probabilities or logits and label, a score. A column that is recognized by such a name is a note of the table.
 
@@ -90,9 +90,7 @@ class Outcomes:
     runs: list[Run]
     metric: Metric
     notes: list[str] = field(default_factory=list)  # what was taken without being told
-    columns: list[str] = field(default_factory=list)  # how each was read, with its first values
     of_means: bool = False  # whether runs stand for published means
-    own_columns: bool = False  # whether items, labels and predictions are in columns of these names
     planned: list[str] = field(default_factory=list)  # variants that come first, with or without runs
     unit: str = "item"  # what the runs are tested on, in sentences
     overlap: float = 1.0  # see `Dependence`
@@ -150,30 +148,34 @@ class Outcomes:
         return [run for run in self.runs if run.variant == variant and run.is_finite]
 
 
-def from_frame(
-    frame: pd.DataFrame,
-    metric: str | None = None,
-    lower: bool | None = None,
-    columns: Mapping[str, str] | None = None,
-    pick: str | None = None,
-    folds: int | None = None,
-) -> Outcomes:
-    """Read a table with a row for each run and item, or for each run.
+@dataclass(frozen=True)
+class Reading:
+    """How results are read, as far as that is told."""
 
-    Args:
-        metric: the column of the score, or its name.
-        lower: Whether a lower score is better; None: as its name says.
-        columns: by kind (`NAMES`), where a name is not a usual one; items or seeds may be `row`, its number.
-        pick: last or best: which row of a log is taken; None: the last.
-        folds: the parts into which the images are split; None: as many as the table has.
+    metric: str | None = None  # the column of the score, or its name
+    lower: bool | None = None  # whether a lower score is better; None: as its name says
+    columns: Mapping[str, str] = field(
+        default_factory=dict
+    )  # by kind (`NAMES`); of items or seeds also `row`, its number
+    pattern: str | None = None  # whose first group is the score in a log
+    pick: str | None = None  # last or best: which match or row of a log is taken; None: the last
+    folds: int | None = None  # the parts into which the images are split; None: as many as the table has
+    runs: int | None = None  # behind each published mean, where no column says it
+    spread: str | None = None  # beside a published mean: sd, the standard deviation of the runs, or se, its error
+
+
+UNTOLD = Reading()
+
+
+def from_frame(frame: pd.DataFrame, reading: Reading = UNTOLD) -> Outcomes:
+    """Read a table with a row for each run and item, or for each run.
 
     Raises:
         ValueError: a column is missing, or a row cannot be read; the message names it and the remedy.
     """
-    if frame.columns.has_duplicates:
-        raise ValueError(f"Two columns have the name {frame.columns[frame.columns.duplicated()][0]}. Rename one.")
+    metric, lower, pick = reading.metric, reading.lower, reading.pick
     frame = frame if frame.index.nlevels > 1 else frame.reset_index(drop=True)
-    columns, told = dict(columns or {}), frame.attrs
+    columns, told = dict(reading.columns), frame.attrs
     if FOLDS & {*words_of(columns.get("seed", ""))[-1:]}:
         columns["fold"] = columns.pop("seed")
     if metric is not None and (column := _column(frame, metric)) is not None:
@@ -199,7 +201,7 @@ def from_frame(
     if "item" not in table:
         lower = mode_of(metric, name) == "min" if lower is None and pick == "best" else lower
         table = _of_logs(table, frame, known, pick, bool(lower), notes)
-    table, overlap, unit = _of_folds(table, folds, notes)
+    table, overlap, unit = _of_folds(table, reading.folds, notes)
     _refuse_second_rows(table, frame)
     own = name in ("score", "value") if name == known.get("score") else names_fraction(metric or "")
     if metric not in (None, name) and "score" not in columns and not own:
@@ -221,9 +223,7 @@ def from_frame(
     runs = [_run(rows, key, right) for key, rows in table.groupby(["variant", "seed"], sort=False)]
     means = told.get("where", {}).get("seed") == "published means"
     notes.insert(0, _summary(table, known, told.get("where", {}), unit, scored))
-    explained = _explained(frame, known, told)
-    own_columns = all(known.get(kind) == kind for kind in ("item", "label", "prediction"))
-    return Outcomes(runs, scored, notes, explained, means, own_columns, unit=unit, overlap=overlap, factors=factors)
+    return Outcomes(runs, scored, notes, means, unit=unit, overlap=overlap, factors=factors)
 
 
 def _cells(frame: pd.DataFrame, variant: str) -> tuple[pd.DataFrame, dict[str, dict[str, str]] | None]:
@@ -419,18 +419,6 @@ def _summary(table: pd.DataFrame, known: Mapping[str, str], where: Mapping[str, 
         parts.append(counted(number, kind) + (f" ({place})" if place else ""))
     way = "higher" if metric.mode == "max" else "lower"
     return f"{' × '.join(parts)}, {metric.name}, {way} is better"
-
-
-def _explained(frame: pd.DataFrame, known: Mapping[str, str], told: Mapping[Any, Any]) -> list[str]:
-    """Return a line for each column of the table as it was: what it holds, and its first three values."""
-    kinds, lines = {name: kind for kind, name in known.items()} | told.get("renamed", {}), []
-    head, where = told.get("head", {}), told.get("where", {})
-    wide = next((kind for kind in ("variant", "seed", "fold") if where.get(kind) == "columns"), "left out")
-    for name in head:
-        left = name in told.get("left", ()) or (wide == "left out" and name not in kinds)
-        role = kinds.get(name, "left out" if left else f"a {wide}")
-        lines.append(f"{name}: {role}; {', '.join(head[name])}")
-    return lines
 
 
 def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:

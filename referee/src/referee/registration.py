@@ -120,7 +120,7 @@ def look(registration: Registration, outcomes: Outcomes) -> tuple[Verdict | None
     verdict = _judged(registration, outcomes, last["seeds"] if last["stop"] else seeds[: planned[-1]])
     if verdict.watch is None or not verdict.watch.looks:
         void = any(check.is_void for check in verdict.checks)
-        lacking = [(outcomes.variants[v], seed) for v, seed in verdict.watch.missing if seed] if verdict.watch else []
+        lacking = [each for each in verdict.watch.missing if each[1]] if verdict.watch else []
         which = "; {} has no seed {}, and all have seeds of the same names".format(*lacking[0]) if lacking else ""
         text = f"No look yet: the first comes after {planned[0]} seeds of each variant{which}."
         return verdict if void else None, text
@@ -136,8 +136,7 @@ def look(registration: Registration, outcomes: Outcomes) -> tuple[Verdict | None
     if stop and (added := [seed for seed in seeds if seed not in used]):
         text = f"seeds were added beyond look {number}, the last: {listed(added)}. They are left out of all figures."
         verdict = replace(verdict, checks=[*verdict.checks, Check("R009", text)])
-    active = joined([outcomes.variants[variant] for variant in watch.active])
-    after = f"the last: {stop}" if stop else f"the next after {planned[number]} seeds of {active}"
+    after = f"the last: {stop}" if stop else f"the next after {planned[number]} seeds of {joined(watch.active)}"
     return verdict, f"Look {number} of at most {len(planned)}, {after}."
 
 

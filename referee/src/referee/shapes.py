@@ -3,8 +3,7 @@
     table_of   a dictionary by variant, arrays, tensors, records, any data frame → a table
     in_rows    a wide table, whose columns are variants, seeds or runs, or a table of published means → rows
 
-What a table is read as is told by `attrs`: "where" (of variants, seeds, folds: columns or rows), "notes", "left" (names
-of columns), and "head" (its first rows as they were).
+What a table is read as is told by `attrs`: "where" (of variants, seeds, folds: columns or rows), and "notes".
 """
 
 import re
@@ -18,7 +17,7 @@ from scipy.special import ndtri
 
 from referee.formats import listed
 from referee.metric import mode_of, words_of
-from referee.outcomes import NAMES, RUNS, STEPS, TEXTS, recognized
+from referee.outcomes import NAMES, RUNS, STEPS, TEXTS, Reading, recognized
 
 WORDS = r"(?P<seed>seed|run|trial|version|rep|repeat|repetition|replicate|s|r)|(?P<fold>fold|split|cv)"
 # seed_0, run 1, vit-seed3, split0_test_score, acc (seed 2), 7
@@ -54,10 +53,6 @@ MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
 
 def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
     """Return data as a table, see `judge`; `what` says whether a single dimension is scores or items."""
-    if isinstance(data, pd.Series) and (data.index.nlevels > 1 or data.index.name is not None):
-        data = data.to_frame("score" if data.name is None else str(data.name))
-    if isinstance(data, pd.Series):
-        return table_of(data.to_dict(), what)
     if isinstance(data, pd.DataFrame):
         return _of_frame(data)
     if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__dataframe__"):  # polars, pyarrow, duckdb; modin
@@ -66,16 +61,14 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
         is_arrow = hasattr(data, "__arrow_c_stream__")
         return (pyarrow.table(data) if is_arrow else pyarrow.interchange.from_dataframe(data)).to_pandas()
     if isinstance(data, Mapping):
-        inner = [*data.values()]
-        if all(isinstance(each, Mapping) for each in inner):
-            by_row = pd.DataFrame([*inner])
-            if inner[0] and recognized(by_row, "variant"):  # records by number
+        if all(isinstance(each, Mapping) for each in data.values()):
+            by_row = pd.DataFrame([*data.values()])
+            if recognized(by_row, "variant"):  # records by number
                 return by_row
             if _has_columns(data):  # columns by number
-                frame = pd.DataFrame(data)
-                return (
-                    frame.reset_index(drop=True) if all(map(str.isdecimal, map(str, frame.index))) else _of_frame(frame)
-                )
+                by_column = pd.DataFrame(data)
+                is_numbered = all(map(str.isdecimal, map(str, by_column.index)))
+                return by_column.reset_index(drop=True) if is_numbered else _of_frame(by_column)
         if _has_columns(data):
             lists = {name: _plain(value) for name, value in data.items()}
             several = any(isinstance(value, list) or np.ndim(value) for value in lists.values())
@@ -83,8 +76,6 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
         return _by_variant(data, what)
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
         return pd.DataFrame(data)
-    if isinstance(data, list | tuple) and data and all(np.ndim(_plain(each)) for each in data):
-        return _by_variant({f"model {place}": each for place, each in enumerate(data, 1)}, what)
     what = f"{type(data).__name__} of the shape {np.shape(_plain(data))}"
     raise ValueError(f"{what}: whose scores are these? Give a dictionary by variant.")
 
@@ -178,27 +169,16 @@ def _by_variant(data: Mapping[Any, Any], what: str | None) -> pd.DataFrame:
 # ---- wide tables
 
 
-def in_rows(
-    frame: pd.DataFrame,
-    metric: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    runs: int | None = None,
-    spread: str | None = None,
-) -> pd.DataFrame:
-    """Return a table with a row for each value of a wide one; a table that has rows already stays as it is.
-
-    Args:
-        metric, columns: see `from_frame`.
-        runs: behind each published mean, where no column says it.
-        spread: what stands beside a published mean: sd, the standard deviation of the runs, or se, its standard error.
-    """
-    columns, attrs, frame = columns or {}, frame.attrs, frame.set_axis([str(name) for name in frame.columns], axis=1)
+def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
+    """Return a table with a row for each value of a wide one; a table that has rows already stays as it is."""
+    metric, columns, attrs = reading.metric, reading.columns, frame.attrs
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    if frame.columns.has_duplicates:
+        raise ValueError(f"Two columns have the name {frame.columns[frame.columns.duplicated()][0]}. Rename one.")
     frame = frame.assign(**{str(n): frame[n].map(str) for n in frame if isinstance(next(iter(frame[n]), None), dict)})
-    head = attrs.get("head") or {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
     twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
     notes = [*attrs.get("notes", []), *([f"{listed(twice, 2)}: left out."] if twice else [])]
-    before, frame = frame, _with_runs_named(_with_rows_named(frame.drop(columns=twice), columns, notes), columns)
-    renamed = {name: "variant" for name in before if name not in {*frame, *twice, *ONE}} if "variant" in frame else {}
+    frame = _with_runs_named(_with_rows_named(frame.drop(columns=twice), columns, notes), columns)
     frame, where = _with_rows_numbered(frame)
     kinds: dict[str, Any] = {}
     for kind in NAMES:
@@ -230,8 +210,8 @@ def in_rows(
         what = "columns" if columns.get("dataset") == "columns" else "variant"
         long = frame.melt([name for name in frame if name not in cells], cells, what, metric or "score")
         where = {"dataset" if what == "columns" else "variant": "columns"}
-        long.attrs = attrs | {"notes": notes, "head": head, "where": where}
-        return in_rows(long, metric, columns, runs, spread)
+        long.attrs = attrs | {"notes": notes, "where": where}
+        return in_rows(long, reading)
     elif not guesses and (wide := _numbered(values, metric, "variant" in kinds)):
         in_columns = any(variant for variant, *_ in wide.values())
         texts = [name for name in others if not _is_numeric(frame[name]) and frame[name].is_unique]
@@ -239,10 +219,10 @@ def in_rows(
         if "variant" not in kinds and not in_columns and len(texts) == 1:
             frame, ids = frame.assign(variant=frame[texts[0]]), [*ids, "variant"]
         where = {next(iter(wide.values()))[1]: "columns", "variant": "columns" if in_columns else "rows"}
-    elif means := _means(frame, kinds, others, metric, runs, spread):
+    elif means := _means(frame, kinds, others, reading):
         frame, text = means
         notes.append(text)
-        where, renamed = {"variant": "rows", "seed": "published means"}, frame.attrs["renamed"]
+        where = {"variant": "rows", "seed": "published means"}
     elif not {"variant", "prediction"} & {*kinds} and (guesses or not has_outcomes):
         items = bool(guesses) or "item" in kinds or "item" in columns
         wide = _variants(frame, guesses, values, items, metric)
@@ -263,9 +243,7 @@ def in_rows(
         frame = pd.concat(parts, ignore_index=True)
     if where and side:
         notes.append(f"{listed(side)}: no outcomes, left out.")
-    where = attrs.get("where", {}) | where
-    frame.attrs = {**attrs, "notes": notes, "where": where, "head": head, "left": side if where else []}
-    frame.attrs["renamed"] = attrs.get("renamed", {}) | renamed
+    frame.attrs = attrs | {"notes": notes, "where": attrs.get("where", {}) | where}
     return frame
 
 
@@ -415,9 +393,8 @@ def _numbered(values: Sequence[str], metric: str | None, by_row: bool) -> dict[s
 
 
 def _means(
-    frame: pd.DataFrame, kinds: Mapping[str, str], others: Sequence[str], metric: str | None, runs: int | None,
-    spread: str | None,
-) -> tuple[pd.DataFrame, str] | None:  # fmt: skip
+    frame: pd.DataFrame, kinds: Mapping[str, str], others: Sequence[str], reading: Reading
+) -> tuple[pd.DataFrame, str] | None:
     """Return the runs of a table of means, and a note; None where the table has none.
 
     A run is a normal quantile, scaled to the mean and the standard deviation: the pooled test needs no more of it.
@@ -438,7 +415,10 @@ def _means(
     keys = [variants, *([kinds["dataset"]] if "dataset" in kinds else [])]
     if not both or variants is None or frame.duplicated(keys).any():
         return None
-    wanted = metric if metric in both else next(iter(both)) if len(both) == 1 else None
+    runs, wanted = (
+        reading.runs,
+        reading.metric if reading.metric in both else next(iter(both)) if len(both) == 1 else None,
+    )
     name = wanted or next((each for each in both if {"accuracy", "acc", "top1"} & {*words_of(each)}), "")
     if not name:
         raise ValueError(f"Means of {listed([*both], 20)}: give one as --metric, or all as --dataset columns.")
@@ -446,7 +426,7 @@ def _means(
     counts = next((each for each in others if words[each] <= COUNT | {"num", "number", "of"} and words[each]), None)
     if runs is None and counts is None:
         raise ValueError(f"{name}: means of how many runs? Give --runs N, or a column n.")
-    if not (kind := spread or kind):
+    if not (kind := reading.spread or kind):
         raise ValueError(f"{name}: is ± the standard deviation of the runs or its standard error? "
                          "Give --spread sd or --spread se.")  # fmt: skip
     rows = []
@@ -459,7 +439,6 @@ def _means(
         rows += [(*names, str(seed), score) for seed, score in enumerate(scores, 1)]
     told = {"sd": "standard deviation", "se": "standard error"}[kind]
     table = pd.DataFrame(rows, columns=["variant", *keys[1:], "seed", name])
-    table.attrs["renamed"] = {variants: "variant"}
     return table, f"{name}: means with their {told}, judged as runs of that mean and spread."
 
 

@@ -1,9 +1,8 @@
-"""Result files → the table of outcomes: tables, logs and the files of six tools. A file is one run unless it says so.
+"""Result files → the table of outcomes: tables, logs and the files of five tools. A file is one run unless it says so.
 
 Which run a file is, its variant and seed, is read from its path where its columns do not say them.
 """
 
-import csv
 import gzip
 import io
 import json
@@ -14,6 +13,7 @@ import struct
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import pandas as pd
 
 from referee.formats import by_number, counted, listed
 from referee.metric import mode_of
-from referee.outcomes import TEXTS, Outcomes, from_frame, recognized
+from referee.outcomes import TEXTS, UNTOLD, Outcomes, Reading, from_frame, recognized
 from referee.shapes import in_rows, run_in, runs_of, table_of
 
 HEAD = 4_000  # bytes by which a file is recognized
@@ -42,33 +42,17 @@ RECORDS = ("results", "data", "runs", "records", "experiments", "rows", "trials"
 Reader = Callable[[Path, str | None], pd.DataFrame]  # of a file and the metric that is asked for
 
 
-def read(
-    places: Iterable[str | Path],
-    metric: str | None = None,
-    lower: bool | None = None,
-    columns: Mapping[str, str] | None = None,
-    pattern: str | None = None,
-    pick: str | None = None,
-    folds: int | None = None,
-    runs: int | None = None,
-    spread: str | None = None,
-) -> Outcomes:
-    """Read result files.
-
-    Args:
-        places: files; folders, of which all files are read; or paths with {variant} and {seed} in place of names.
-        metric, lower, columns, pick, folds: see `from_frame`.
-        pattern: a regular expression whose first group is the score in a log.
-        runs, spread: see `in_rows`.
+def read(places: Iterable[str | Path], reading: Reading = UNTOLD) -> Outcomes:
+    """Read result files, folders of them, or paths with {variant} and {seed} in place of names.
 
     Raises:
         ValueError, FileNotFoundError: nothing can be read; the message names the file, the place and the remedy.
     """
+    pattern, pick, lower, expression = reading.pattern, reading.pick, reading.lower, None
     if pick not in (None, "last", "best"):
         raise ValueError(f"pick {pick}: give last or best.")
-    expression = None
     if pattern is not None:
-        expression, lower = score_in(pattern, metric, lower)
+        expression, lower = score_in(pattern, reading.metric, lower)
     files, left_out = found(places, pattern)
     frames, notes = {}, []
     for file in files:
@@ -82,7 +66,7 @@ def read(
                 if (reader := reader_of(file)) is None:
                     kind = file.suffix or "a file without a suffix"
                     raise ValueError(f"no format is known for {kind}. Give {', '.join(SUFFIXES)}, or --read REGEX.")
-                frames[file] = in_rows(reader(file, metric), metric, columns, runs, spread)
+                frames[file] = in_rows(reader(file, reading.metric), reading)
             notes += frames[file].attrs.pop("notes", [])
         except (ValueError, KeyError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
@@ -90,13 +74,13 @@ def read(
     shape = next((dict(frame.attrs) for frame in frames.values()), {})
     told = {frame.attrs.get("lower") for frame in frames.values()}
     lower = lower if lower is not None or len(told) > 1 else told.pop()
-    named, of_paths = named_by_path(frames, files, columns or {})
+    named, of_paths = named_by_path(frames, files, reading.columns)
     rows = [frame.reset_index(drop=True) for frame in named]
     for frame in rows:
         frame.attrs = {}
     table = pd.concat(rows, keys=[str(file) for file in frames]) if len(rows) > 1 else named[0]
     table.attrs = shape
-    outcomes = from_frame(table, metric, lower, columns, None if pattern else pick, folds)
+    outcomes = from_frame(table, replace(reading, lower=lower, pick=None if pattern else pick))
     outcomes.notes.extend([*of_paths, *dict.fromkeys(notes), *left_out])
     return outcomes
 
@@ -156,14 +140,10 @@ def reader_of(file: Path) -> Reader | None:
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         head = stream.read(HEAD)
     suffix = suffix_of(file)
-    if b'"schema_version"' in head and b'"evaluation_id"' in head:
-        return read_every_eval_ever
     if suffix == ".jsonl" and b'"doc_id"' in head and b'"doc"' in head:
         return read_lm_eval
     if suffix == ".eval" or (suffix == ".json" and b'"eval"' in head and b'"task"' in head):
         return read_inspect_log
-    if suffix == ".arff" and b"@attribute row_id" in head.lower():
-        return read_openml
     if suffix == ".csv" and re.match(rb"(?=.*\bfilename\b).*\b(prob|logit)(_0)?\b", head):  # the first line
         return read_timm
     if not suffix and any(p.name == "metrics" and (p.parent / "meta.yaml").is_file() for p in file.parents):
@@ -184,8 +164,7 @@ def here(place: str | Path) -> str:
 def _matching(template: str) -> tuple[Path, Files]:
     """Return the root and the files of a template like logs/{variant}/{seed}.txt, in which * stands for anything."""
     parts = re.split(r"(\{[^\W\d]\w*\}|\*)", os.path.normpath(template))
-    glob = "".join("*" if i % 2 else part for i, part in enumerate(parts))
-    root = Path(glob.partition("*")[0] + "x").parent  # of what begins with the fixed text
+    root = Path(parts[0] + "x").parent  # of what begins with the fixed text
     first = {name: f"(?P<{name[1:-1]}>[^/]+)" for name in parts[1::2]} | {"*": "[^/]*"}
     expression = "".join(first.get(part) or re.escape(part) for part in parts)
     found: Files = {}
@@ -232,7 +211,11 @@ def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
     if len({*versions}) == len(files) and versions != [*files]:  # which number every start of Lightning
         found = _runs_of(versions)
         return {file: found[path] for file, path in zip(files, versions, strict=True)}
-    runs = {file: run_of(file) for file in files}
+    runs = {}
+    for file in files:  # A/seed-3/any.csv, A/3.csv, A-seed3.csv and A.csv
+        folder, stem = file.parent.name, re.sub(r"(\.[a-z]+)+$", "", file.name, flags=re.IGNORECASE)  # not lr0.1's .1
+        told = [(*run_in(name), above) for name, above in ((folder, file.parent.parent.name), (stem, folder))]
+        runs[file] = next(((variant or above, seed) for variant, seed, above in told if seed), (stem, ""))
     times = Counter(runs.values())
     alike = [file for file in files if times[runs[file]] > 1]
     depth = range(min((len(file.parts) for file in alike), default=0))
@@ -250,65 +233,29 @@ def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
     return runs
 
 
-def run_of(file: Path) -> tuple[str, str]:
-    """Return variant and seed, if any, of A/seed-3/any.csv, A/3.csv, A-seed3.csv, and A.csv."""
-    folder, stem = file.parent.name, re.sub(r"(\.[a-z]+)+$", "", file.name, flags=re.IGNORECASE)  # lr0.1.csv.gz: lr0.1
-    for name, above in ((folder, file.parent.parent.name), (stem, folder)):
-        variant, seed = run_in(name)
-        if seed:
-            return variant or above, seed
-    return stem, ""
-
-
-# ---- Every Eval Ever, the schema of evaluation results: records of items in JSON lines, records of scores in JSON
-
-
-def read_every_eval_ever(file: Path, metric: str | None) -> pd.DataFrame:
-    """Return the items of a model, or its scores: of the evaluation that `metric` names, else of the only one."""
-    if file.suffix == ".jsonl":
-        items = read_table(file, metric)
-        items["item"] = items["evaluation_name"] + "/" + items["sample_id"]
-        return items[["model_id", "item", "is_correct"]].set_axis(["variant", "item", "correct"], axis=1)
-    record = json.loads(text_of(file))
-    scores, known, lower = [], [], None
-    for each in record["evaluation_results"]:
-        names = [name for name in (each["evaluation_name"], each["metric_config"].get("metric_name")) if name]
-        known.append("/".join(names))
-        if metric in (None, *names, known[-1]):
-            scores.append(each["score_details"]["score"])
-            lower = each["metric_config"].get("lower_is_better")
-    if len(scores) != 1:
-        found = f"{len(scores)} evaluations" + (f" of the name {metric}" if metric else "")
-        raise ValueError(f"it has {found}. Give one as --metric: {', '.join(known)}")
-    info = record["model_info"]
-    frame = pd.DataFrame({"variant": [info.get("id") or info["name"]], metric or "score": scores})
-    frame.attrs["lower"] = lower
-    return frame
-
-
 # ---- EleutherAI's lm-evaluation-harness: samples_TASK_TIME.jsonl, which --log_samples writes into a folder a model
 
 
 def read_lm_eval(file: Path, metric: str | None) -> pd.DataFrame:
-    """Return item and outcome of each document; the model is the folder, and a repetition the time in the name.
+    """Return item and scores of each document; the model is the folder, and a repetition the time in the name.
 
     Of several filters the first is taken. An item is the hash of its text; of equal texts, with the number.
     """
     samples = [json.loads(line) for line in text_of(file).split("\n") if line.strip()]
     filters = list(dict.fromkeys(str(sample.get("filter")) for sample in samples))
     samples = [sample for sample in samples if sample.get("filter") == samples[0].get("filter")]
-    names = samples[0].get("metrics") or [key for key in samples[0] if key in ("acc", "exact_match", "f1", "bleu")]
-    name = metric or next(iter(names), "acc")
-    if name not in samples[0]:
-        raise ValueError(f"it has no score {name}. Give one as --metric: {', '.join(names or samples[0])}")
+    is_score = {name: isinstance(value, float | int) and name != "doc_id" for name, value in samples[0].items()}
+    names = samples[0].get("metrics") or [name for name in is_score if is_score[name]]
+    if metric not in (None, *names):
+        raise ValueError(f"it has no score {metric}. Give one as --metric: {', '.join(names)}")
     name_of_file = re.fullmatch(r"samples_(.+?)(?:_(20\d\d-\d\d-\d\dT.+))?", file.stem)
     task, time = name_of_file.groups() if name_of_file else (file.stem, None)
     hashes = Counter(sample.get("doc_hash") for sample in samples)
     items = [str(sample.get("doc_hash") or sample["doc_id"]) for sample in samples]
     both = zip(items, samples, strict=True)
     items = [f"{item}/{sample['doc_id']}" if hashes[item] > 1 else item for item, sample in both]
-    kind = "correct" if name in ("acc", "exact_match") else name
-    frame = pd.DataFrame({"item": [f"{task}/{item}" for item in items], kind: [sample.get(name) for sample in samples]})
+    frame = pd.DataFrame({name: [sample.get(name) for sample in samples] for name in names})
+    frame.insert(0, "item", [f"{task}/{item}" for item in items])
     frame.attrs["notes"] = [f"filter {filters[0]}: the first of {', '.join(filters)}."] * (len(filters) > 1)
     return frame.assign(variant=file.parent.name.replace("__", "/"), seed=time or "1")
 
@@ -337,24 +284,6 @@ def read_inspect_log(file: Path, metric: str | None) -> pd.DataFrame:
     frame = pd.DataFrame({"variant": str(log["eval"]["model"]), "seed": seeds, "item": items, metric or kind: values})
     frame.attrs["lower"] = False
     return frame
-
-
-# ---- the predictions of an OpenML run, predictions.arff: one row for each test item, repeat and fold
-
-
-def read_openml(file: Path, metric: str | None) -> pd.DataFrame:
-    """Return prediction and label of each row; `correct` is OpenML's name of the label, and a repeat is a seed."""
-    names: list[str] = []
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            first, _, rest = line.strip().partition(" ")
-            if first.lower() == "@attribute":
-                names.append(next(csv.reader([rest], delimiter=" ", quotechar="'"))[0])
-            elif first.lower() == "@data":
-                break
-        rows = [row for row in csv.reader(lines, quotechar="'") if row and not row[0].startswith("%")]
-    frame = pd.DataFrame(rows, columns=names).rename(columns={"row_id": "item", "truth": "label", "correct": "label"})
-    return frame.assign(seed=frame["repeat"].astype(int) + 1).filter(["seed", "item", "prediction", "label", "fold"])
 
 
 # ---- timm's inference.py: filename, index or label of the prediction; the label is the folder of the image
@@ -419,8 +348,6 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
             frame = pd.DataFrame([{"dataset": task} | scores for task, scores in first["results"].items()])
             frame = frame.rename(columns=lambda name: str(name).removesuffix(",none"))  # of lm-evaluation-harness
             frame = frame.drop(columns=["dataset"] * (len(frame) == 1) + ["alias"] * ("alias" in frame))
-        elif {"columns", "data"} <= {*first}:  # as pandas splits a table
-            frame = pd.DataFrame(first["data"], columns=first["columns"])
         else:
             within = [value for key, value in first.items() if key in RECORDS and isinstance(value, dict | list)]
             frame = table_of(within[0] if len(within) == 1 else first)
@@ -461,15 +388,6 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
     if decimals and all(_is_number(name) or not rows[i][1:].map(_is_number).any() for i, name in enumerate(names)):
         raise ValueError(f"its first line has no names of columns, but {decimals[0]}. Put a line of names above it")
-    if len({*names}) < len(names) and len(rows) > 3:  # a header of two rows, like pandas' columns of two levels
-        below = rows.iloc[1].str.strip()
-        has_index = rows.iloc[2, 1:].eq("").all()  # whose name is a row below
-        if has_index or not below.map(_is_number).any():
-            names = [f"{'' if name.startswith('Unnamed') else name} {below[i]}".strip() for i, name in enumerate(names)]
-            names[0] = str(rows.iloc[2, 0]) if has_index else names[0]
-            rows = rows[2 if has_index else 1 :]
-    if len({*names}) < len(names):
-        raise ValueError(f"two columns have the name {max(names, key=names.count)}. Rename or remove one")
     frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
     if separator == ";":  # as a European Excel writes, with commas in numbers; names keep theirs
         numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from referee.answer import answer
+from referee.answer import answered
 from referee.checks import Check
 from referee.claim import NOT_TESTED, Claim, Finding, claimed
 from referee.claim import OPEN as NOT_SETTLED
@@ -114,6 +115,20 @@ class Pair(NamedTuple):
         return "" if math.isnan(self.interval.low) else f"[{f',{SPACE}'.join(self.ends(digits))}]"
 
 
+def pairs_of(
+    ranking: Sequence[Variant], tested: Mapping[tuple[str, str], Contrast], margin: float | None
+) -> list[Pair]:
+    """Return every two variants of a ranking, from contrasts by name, both ways."""
+    pairs = []
+    for a, b in combinations(ranking, 2):
+        known = tested.get((a.name, b.name))
+        settled = known is not None and known.adjusted <= known.level
+        if known is not None and settled and known.mean < 0:  # in an earlier look, or on the cells that both have
+            a, b, known = b, a, known.reversed()
+        pairs.append(pair_of(a, b, known, settled, margin))
+    return pairs
+
+
 def pair_of(a: Variant, b: Variant, difference: Contrast | None, settled: bool, margin: float | None) -> Pair:
     """Return a pair, equal instead of better where its whole interval lies within the margin."""
     pair = Pair(a, b, difference, settled)
@@ -198,11 +213,6 @@ class Verdict:
     def __repr__(self) -> str:
         return self.sentence
 
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(self.sentence)}</p>{self.table().to_html(index=False)}"
-
     @property
     def margin(self) -> float | None:
         """The smallest difference that matters, in the metric's own unit."""
@@ -264,8 +274,8 @@ class Verdict:
         return NOT_TESTED if self.design.unmet else claimed(self.relations)
 
     def between(self, better: str, worse: str | None = None, in_general: bool = False) -> str:
-        """Return what is known of one variant against another, or all others: a verdict, or worse; see `answer`."""
-        return answer(self.record(), better, worse, in_general=in_general)
+        """Return what is known of one variant against another, or all others: a verdict, or worse; see `answered`."""
+        return answered(self.record(), better, worse, in_general=in_general)[1]
 
     def alone(self, pair: Pair) -> Pair:
         """Return a pair as if it were the only one of interest, so that nothing is corrected for the others."""

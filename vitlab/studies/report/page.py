@@ -1,7 +1,6 @@
 """The report of a study: one self-contained HTML file, Markdown with its figures, and a table of the runs.
 
-Of a study along an axis, each place has such a report, and one page is about all: a curve of each variant, crossings,
-laws.
+Of a study along an axis, each place has such a report, and one page is about all, with a curve of each variant.
 """
 
 import time

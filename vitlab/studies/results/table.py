@@ -195,7 +195,7 @@ class StudyResults:
         watch = self.verdict.watch
         if watch is None or not watch.looks:
             return self
-        looked_at = {name: self.study.seeds[: watch.trained[i]] for i, name in enumerate(self.study.variants)}
+        looked_at = {name: self.study.seeds[:number] for name, number in watch.trained.items()}
         finished = [each for each in self.finished if each.run.seed in looked_at[each.run.variant]]
         failures = [each for each in self.failures if each.run.seed in looked_at[each.run.variant]]
         return replace(self, finished=finished, failures=failures)

@@ -1,25 +1,25 @@
-"""Studies along a numeric axis, one verdict a place: which variant is best where, curves, crossings, and laws."""
+"""The report on a study along a numeric axis: which variant is best where, curves, and where they cross.
+
+Two curves cross between two places at which the pair is settled in opposite ways, at the level of all places and pairs
+together. How far between them is not known.
+"""
 
 import math
 from collections.abc import Sequence
-from itertools import combinations, groupby
+from itertools import combinations, groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure as Drawn
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
-from referee.formats import NONE, joined, p_value, signed, tick
+from referee.formats import NONE, joined, tick
 from referee.report import drawing
-from referee.report.document import Figure, Heading, Note, Part, Row, Table, Text
-from referee.report.drawing import DASHED, MUTED, Chart, Layout, put_legend, style_of
-from referee.statistics.contrast import INDEPENDENT, LEVEL, Cells, Dependence, Interval
-from referee.statistics.curves import Crossing, Law, crossing, log_ratio, power_law, signs
+from referee.report.document import Figure, Heading, Part, Row, Table, Text
+from referee.report.drawing import DASHED, MUTED, Chart, Layout, put_legend
+from referee.statistics.contrast import INDEPENDENT, Cells, Dependence, Interval
 from referee.verdict import VOID, Variant, Verdict
-
-LEAST_ERROR = 1e-6  # of a fraction whose items are not known
-NO_LOGARITHM = "a score of 0 or less has no logarithm"
 
 
 class Reference(NamedTuple):
@@ -112,7 +112,7 @@ def number(value: float) -> str:
     return f"{value:,.6g}" if abs(value) < 1e5 else tick(value)
 
 
-# ---- curves, crossings and laws
+# ---- curves, and where they cross
 
 
 def interval_of(variant: Variant, dependence: Dependence = INDEPENDENT) -> Interval:
@@ -125,167 +125,75 @@ def interval_of(variant: Variant, dependence: Dependence = INDEPENDENT) -> Inter
     return interval.within(0, 1) if variant.metric.is_fraction else interval
 
 
-def errors(line: Line, variant: str) -> np.ndarray | None:
-    """Return the errors of a variant by place and seed, (K, S) with the seeds that all places have; None: no error."""
-    variants = line.at(variant)
-    shared = set.intersection(*({run.seed for run in each.runs} for each in variants))
-    scores = [
-        [score for run, score in zip(each.runs, each.scores, strict=True) if run.seed in shared] for each in variants
-    ]
-    return _as_error(np.array(scores), line.points[0])
-
-
-def _as_error(scores: np.ndarray, point: Verdict) -> np.ndarray | None:
-    """Return scores as errors above 0, of logarithms what they are of; None where they are none."""
-    if point.metric.is_fraction:
-        missed = 1 - scores if point.metric.mode == "max" else scores
-        return np.maximum(missed, 0.5 / point.items if point.items > 1 else LEAST_ERROR)
-    scores = np.exp(scores) if point.metric.is_log else scores
-    return scores if point.metric.mode == "min" and (scores > 0).all() else None
-
-
-def law_of(line: Line, variant: str) -> Law | None:
-    """Return the power law of a variant's error."""
-    by_seed = errors(line, variant)
-    if by_seed is None:
-        return None
-    dependence = [point.outcomes.dependence for point in line.points]
-    cells = [Cells([v.outcomes], dependence=d) for v, d in zip(line.at(variant), dependence, strict=True)]
-    return power_law(line.x, by_seed, [each.contrast({0: 1.0}).images for each in cells])
-
-
-def crossing_of(line: Line, a: str, b: str, pairs: int) -> tuple[Crossing | None, list[int]]:
-    """Return where two variants cross, and which is better at each place: −1 the first, 1 the second, 0 open."""
-    gaps = []
-    for point, *both in zip(line.points, line.at(a), line.at(b), strict=True):
-        difference = point.lead_of(a, b)
-        first, second = (_as_error(np.array(each.score.mean), point) for each in both)
-        if point.verdict == VOID or difference is None or first is None or second is None:
-            return None, []
-        gap = log_ratio(float(first), float(second), difference)
-        if point.metric.is_log:  # the difference is that of the logarithms
-            gap = gap._replace(seeds=difference.seeds, images=difference.images)
-        gaps.append(gap)
-    level = line.level * len(line.points) / pairs  # of a pair at all places
-    return crossing(line.x, gaps, level), signs(gaps, level)
-
-
-# ---- the report
-
-
-def curves_chart(line: Line, laws: dict[str, Law], crossings: Sequence[Crossing], name: str) -> Chart:
-    """Return the chart of a line: scores with bands, and errors with their laws."""
+def curves_chart(line: Line, brackets: Sequence[tuple[float, float]], name: str) -> Chart:
+    """Return the chart of a line: scores with bands, shaded where two variants cross."""
     metric = line.points[0].metric
 
     def draw(_: object, layout: Layout) -> Drawn:
-        figure, panels = drawing.panels_of(layout, 2 if laws else 1, 300)
-        for at, low, high, *_ in crossings:
-            panels[0].axvspan(low, high, color=drawing.RULE, zorder=0, gid=f"{drawing.TIP}cross at {_rounded(at)}")
+        figure, (axes,) = drawing.panels_of(layout, 1, 300)
+        for low, high in brackets:
+            axes.axvspan(low, high, color=drawing.RULE, zorder=0)
         for variant in line.variants:
             index = line.points[0].outcomes.variants.index(variant)
             pairs = zip(line.at(variant), line.points, strict=True)
             intervals = np.array([interval_of(each, point.outcomes.dependence) for each, point in pairs])
             mean, low, high = metric.scale * intervals.T
-            drawing.draw_curve(panels[0], np.array(line.x), mean, low, high, variant, index)
-            if variant in laws and (error := errors(line, variant)) is not None:
-                style, places = style_of(index), np.geomspace(line.x[0], line.x[-1], 60)
-                panels[1].plot(line.x, metric.scale * error.mean(axis=1), **(style | {"linestyle": "none"}))
-                followed = metric.scale * laws[variant].error(places)
-                panels[1].plot(places, followed, linewidth=1.2, **(style | {"marker": ""}))
+            drawing.draw_curve(axes, np.array(line.x), mean, low, high, variant, index)
         if line.reference is not None:
             beside = metric.scale * np.array(line.reference.scores)
-            panels[0].plot(line.x, beside, label=line.reference.name, linewidth=1.2, color=MUTED, linestyle=DASHED)
-        panels[0].set_title(metric.axis())
-        if laws:
-            panels[1].set_title("test error, %" if metric.is_fraction else metric.label)
-            panels[1].set_yscale("log")
-            panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-            panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panels[1].yaxis.set_minor_locator(NullLocator())
-        for axes in panels:
-            axes.set_xlabel(line.axis)
-            axes.set_xscale("log" if min(line.x) > 0 else "linear")
-            ticks = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
-            axes.set_xticks(ticks, [number(x) for x in ticks])
-            axes.xaxis.set_minor_locator(NullLocator())
-        put_legend(figure, panels[0], layout)
+            axes.plot(line.x, beside, label=line.reference.name, linewidth=1.2, color=MUTED, linestyle=DASHED)
+        axes.set_title(metric.axis())
+        axes.set_xlabel(line.axis)
+        axes.set_xscale("log" if min(line.x) > 0 else "linear")
+        ticks = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
+        axes.set_xticks(ticks, [number(x) for x in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        put_legend(figure, axes, layout)
         return figure
 
-    described = f"Test {metric.label} of each variant against {line.axis}, and the laws that the errors follow."
-    return Chart(name, described, draw)
+    return Chart(name, f"Test {metric.label} of each variant against {line.axis}.", draw)
 
 
 def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
-    """Return the figure of a line, drawn into a folder, where its variants cross, and the laws of their errors."""
+    """Return the figure of a line, drawn into a folder, and between which places its variants cross."""
     if not line.variants:
         return [Text("No variant finished runs at every place, so there is no curve.")]
     pairs = list(combinations(line.variants, 2))
-    crossings = {pair: crossing_of(line, *pair, len(pairs)) for pair in pairs}
-    laws = {variant: law for variant in line.variants if (law := law_of(line, variant))}
-    places = [each for each, _ in crossings.values() if each]
-    followed = {variant: law for variant, law in laws.items() if law.p >= LEVEL}
-    drawn = drawing.draw(curves_chart(line, followed, places, name), None, folder)
-    unit = line.points[0].outcomes.unit
-    caption = "Left: mean" if followed else "Mean"
-    caption += f" over seeds; band: 95 % interval over seeds and test {unit}s."
-    caption += " Shaded: where two curves cross." if places else ""
+    rows, brackets = [], []
+    for a, b in pairs:
+        bracket, words = _crossing(line, a, b, len(pairs))
+        rows.append(Row(f"{a} and {b}", [" and ".join(map(number, bracket)) if bracket else NONE, words]))
+        brackets += [bracket] if bracket else []
+    drawn = drawing.draw(curves_chart(line, brackets, name), None, folder)
+    caption = f"Mean over seeds; band: 95 % interval over seeds and test {line.points[0].outcomes.unit}s."
+    caption += " Shaded: between these places two curves cross." if brackets else ""
     caption += f" Dashed: {line.reference.note}." if line.reference else ""
-    caption += " Right: the error, and the law fitted to it." if followed else ""
-    parts: list[Part] = [Figure(drawn, caption)]
-    if any(settled for _, settled in crossings.values()):
-        rows = [Row(f"{a} and {b}", _crossing(line, a, b, *crossing)) for (a, b), crossing in crossings.items()]
-        columns = ["Variants", f"Cross between, {line.axis}", "Interpolated", "95 % interval", "In words"]
-        parts += [Heading("Crossings"), Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])]
-    if not laws:
-        return parts
-    metric, digits, rows = line.points[0].metric, max(point.digits for point in line.points), []
-    for variant, law in laws.items():
-        cells = ["these places do not follow a power law", NONE]
-        if law.p >= LEVEL:
-            cells = [_interval(law.floor, metric.scale, digits), _interval(law.rate, 1, 2)]
-        rows.append(Row(variant, [*cells, p_value(law.p)]))
-    note = (
-        "Fitted: error = α + η x^−γ, where x is the axis. In brackets 95 % intervals over seeds and test "
-        f"{unit}s. A floor whose interval reaches 0 is not known, and then γ only from below. "
-        "*p*: of places that follow such a law; below 0.05 none is given. Do not extrapolate a law beyond the places."
-    )
-    columns = ["Variant", f"α, the floor{', %' if metric.is_fraction else ''}", "γ, the rate", "p"]
-    return [*parts, Heading("Laws"), Table("Laws", columns, rows), Note(note)]
+    columns = ["Variants", f"Cross between, {line.axis}", "In words"]
+    table = Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])
+    return [Figure(drawn, caption), Heading("Crossings"), table] if rows else [Figure(drawn, caption)]
 
 
-def _crossing(line: Line, a: str, b: str, crossing: Crossing | None, settled: Sequence[int]) -> list[str]:
-    """Return the cells of a pair's row; `settled`: −1 where a is better, of lower error, 1 where b is, else 0."""
-    if crossing:
-        before, after = (a, b) if crossing.from_first else (b, a)
-        ends = f"{_rounded(crossing.low)} to {_rounded(crossing.high)}"
-        bracket = " and ".join(map(number, crossing.bracket))
-        return [bracket, _rounded(crossing.at), ends, f"{before} is better before, {after} after"]
-    better = {sign for sign in settled if sign}
-    who = a if better == {-1} else b
+def _crossing(line: Line, a: str, b: str, pairs: int) -> tuple[tuple[float, float] | None, str]:
+    """Return the places between which two of so many pairs of variants cross, and in words how they compare."""
+    settled, missing = [], []
+    for x, label, point in zip(line.x, line.labels, line.points, strict=True):
+        if point.verdict == VOID or (lead := point.lead_of(a, b)) is None:
+            missing.append(label)
+            continue
+        _, low, high = lead.interval_at(line.level / pairs)
+        settled += [(x, a if low > 0 else b)] * (low > 0 or high < 0)
+    if missing:
+        return None, f"not tested: at {joined(missing)} the two are not comparable, or one has a single run"
+    turns = [(first, second) for first, second in pairwise(settled) if first[1] != second[1]]
+    if len(turns) == 1:
+        ((low, before), (high, after)) = turns[0]
+        return (low, high), f"{before} is better before, {after} after"
+    if turns:
+        return None, "they cross more than once"
     if not settled:
-        named = zip(line.labels, line.points, strict=True)
-        places = [label for label, point in named if point.verdict == VOID or point.lead_of(a, b) is None]
-        why = f"at {joined(places)} the two are not comparable, or one has a single run" if places else NO_LOGARITHM
-        words = f"not tested: {why}"
-    elif len(better) > 1:
-        words = "they cross more than once"
-    elif not better:
-        words = "nowhere distinguished"
-    elif all(settled):
-        words = f"do not cross in this range: {who} is better everywhere"
-    else:
-        where = joined([number(x) for x, sign in zip(line.x, settled, strict=True) if sign])
-        words = f"no crossing settled: {who} is better at {where}, elsewhere they are not distinguished"
-    return [NONE, NONE, NONE, words]
-
-
-def _rounded(value: float) -> str:
-    """Return two significant digits, three where the first is 1."""
-    digits = 3 if f"{abs(value):e}"[0] == "1" else 2
-    return number(float(f"{value:.{digits}g}"))
-
-
-def _interval(interval: Interval, scale: float, digits: int) -> str:
-    """Return a parameter of a law with its interval; "at least" where that has no upper end."""
-    mean, low, high = (signed(scale * value, digits) for value in interval)
-    return f"{mean} [{low}, {high}]" if math.isfinite(interval.high) else f"{mean}, at least {low}"
+        return None, "nowhere distinguished"
+    who = settled[0][1]
+    if len(settled) == len(line.x):
+        return None, f"do not cross in this range: {who} is better everywhere"
+    where = joined([number(x) for x, _ in settled])
+    return None, f"no crossing settled: {who} is better at {where}, elsewhere they are not distinguished"

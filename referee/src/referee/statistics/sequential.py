@@ -85,12 +85,12 @@ def _simulated_p(looks: tuple[int, ...], test: str, spread: float = 1.0) -> np.n
 
 @dataclass
 class Look:
-    """What the runs of a look show, by the variants' numbers."""
+    """What the runs of a look show, by variant."""
 
-    seeds: dict[int, int]  # of each variant: finished runs
-    means: dict[int, float]  # of the variants with two finished runs or more
-    differences: dict[tuple[int, int], Contrast]
-    settled: list[tuple[int, int]]  # by this look: better, worse
+    seeds: dict[Any, int]  # finished runs
+    means: dict[Any, float]  # of the variants with two finished runs or more
+    differences: dict[tuple[Any, Any], Contrast]
+    settled: list[tuple[Any, Any]]  # by this look: better, worse
 
 
 @dataclass
@@ -99,15 +99,15 @@ class Watch:
 
     level: float  # of the last look
     looks: list[Look] = field(default_factory=list)
-    active: list[int] = field(default_factory=list)  # variants that train on
-    trained: dict[int, int] = field(default_factory=dict)  # seeds of each variant up to the last look, failed ones too
-    missing: list[tuple[int, Any]] = field(default_factory=list)  # runs of the next look: variant, seed
+    active: list[Any] = field(default_factory=list)  # variants that train on
+    trained: dict[Any, int] = field(default_factory=dict)  # seeds of each variant up to the last look, failed ones too
+    missing: list[tuple[Any, Any]] = field(default_factory=list)  # runs of the next look: variant, seed
     stop: str | None = None
 
     @property
-    def settled(self) -> dict[tuple[int, int], Contrast]:
+    def settled(self) -> dict[tuple[Any, Any], Contrast]:
         """By pair (better, worse): what the look showed that settled it, or completed the chain implying it."""
-        pairs: dict[tuple[int, int], Contrast] = {}
+        pairs: dict[tuple[Any, Any], Contrast] = {}
         for look in self.looks:
             known = both_ways(look.differences)
             pairs |= {pair: known[pair] for pair in look.settled}
@@ -119,14 +119,14 @@ class Watch:
 
 
 def watch(
-    outcomes: Sequence[Rows],
+    outcomes: Mapping[Any, Rows],
     seeds: Sequence[Any],
     looks: Sequence[int],
     margin: float | None = None,
     test: str = "pooled",
     dependence: Dependence = INDEPENDENT,
-    race: Callable[[Watch], Collection[int]] | None = None,
-    blocks: Sequence[Mapping[Any, Any]] | None = None,
+    race: Callable[[Watch], Collection[Any]] | None = None,
+    blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
 ) -> Watch:
     """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
 
@@ -134,16 +134,15 @@ def watch(
     these are those that have not lost. `blocks` are of each variant, by seed.
     """
     by_look = levels(tuple(looks), test, margin is not None)
-    state = Watch(by_look[0], active=list(range(len(outcomes))))
-    in_block = None if blocks is None else dict(enumerate(blocks))
+    state = Watch(by_look[0], active=[*outcomes])
     for number, size in enumerate(looks, start=1):
         state.missing = [(v, seed) for seed in seeds[:size] for v in state.active if seed not in outcomes[v]]
         if state.missing:
             break
         state.level = by_look[number - 1]
         state.trained |= dict.fromkeys(state.active, size)
-        rows = {v: {seed: each[seed] for seed in seeds[: state.trained[v]]} for v, each in enumerate(outcomes)}
-        look = compare(rows, state.level, test, dependence, in_block, state.settled)
+        rows = {v: {seed: each[seed] for seed in seeds[: state.trained[v]]} for v, each in outcomes.items()}
+        look = compare(rows, state.level, test, dependence, blocks, state.settled)
         state.looks.append(look)
         racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
         state.active = [v for v in state.active if v in racing]
