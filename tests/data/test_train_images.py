@@ -10,7 +10,7 @@ import torch
 
 from tests.data.test_placed_digits import cut_out
 from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder, PlacedDigits
-from vitlab.data.folds import balanced_order
+from vitlab.data.folds import class_balanced_order
 
 Make = Callable[..., ImageDataModule]
 
@@ -54,13 +54,13 @@ def test_it_is_drawn_by_its_own_seed_alone(make: Make) -> None:
 
 def test_any_number_has_equally_many_of_each_class_until_a_class_has_no_more() -> None:
     labels = np.repeat([3, 0, 7], [2, 5, 9])
-    order = balanced_order(labels, seed=4)
+    order = class_balanced_order(labels, seed=4)
     assert sorted(order) == list(range(16))
     for number in range(1, 17):
         counts = np.bincount(labels[order[:number]], minlength=8)[[3, 0, 7]]
         level = counts.max()
         assert (counts >= np.minimum(level - 1, [2, 5, 9])).all()
-    assert {tuple(labels[balanced_order(labels, seed)[:3]]) for seed in range(30)} == {
+    assert {tuple(labels[class_balanced_order(labels, seed)[:3]]) for seed in range(30)} == {
         (a, b, c) for a in (0, 3, 7) for b in (0, 3, 7) for c in (0, 3, 7) if len({a, b, c}) == 3
     }
 

@@ -71,7 +71,7 @@ def test_class_weights_are_scikit_learns_and_the_loss_is_torchs_over_all_images(
     logits, labels = started(objective)
     if given == "balanced":
         weights = torch.tensor(compute_class_weight("balanced", classes=np.arange(10), y=labels.numpy())).float()
-        torch.testing.assert_close(objective.class_weight, weights)
+        torch.testing.assert_close(objective.loss_weight_per_class, weights)
     else:
         weights = torch.tensor(given)
     expected = nn.functional.cross_entropy(logits, labels, weights, label_smoothing=0.1)
@@ -80,7 +80,7 @@ def test_class_weights_are_scikit_learns_and_the_loss_is_torchs_over_all_images(
     torch.testing.assert_close(objective.label_loss(logits, mixed), expected)
     halves = [objective.label_loss(logits[i::2][:183], labels[i::2][:183]) for i in range(2)]
     torch.testing.assert_close(sum(halves) / 2, objective.label_loss(logits[:366], labels[:366]))
-    assert not any("class_weight" in key for key in objective.state_dict())
+    assert not any("loss_weight" in key for key in objective.state_dict())
 
 
 @pytest.mark.filterwarnings(*QUIET)

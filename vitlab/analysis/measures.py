@@ -101,7 +101,7 @@ class AttentionJaccard(Measure):
             raise ValueError("AttentionJaccard: the output reads no class token. Use a ViT with global_pool: token.")
 
     def measure(self, model: ImageModel, data: ImageDataModule, device: torch.device) -> Measured:
-        """Return values by image for the run's test images, means for others: `values.parquet` has the run's images."""
+        """Return a value for each test image of the run, or the means over another data set's images."""
         shown = self.data or data
         masks = shown.masks("test")
         assert masks is not None

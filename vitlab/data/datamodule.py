@@ -34,7 +34,7 @@ from vitlab.data.augment import BatchAugment, Growth, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
 from vitlab.data.decoding import PictureMode, Size, Window, height_and_width
-from vitlab.data.folds import Folds, Indices, balanced_order, classes_of, stratified_split
+from vitlab.data.folds import Folds, Indices, class_balanced_order, classes_of, stratified_split
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Framing, PhotoAugment, Preprocessing
@@ -177,12 +177,12 @@ class ImageDataModule(LightningDataModule, ABC):
         self._recalled = facts
 
     @property
-    def drawn_order(self) -> int:
+    def effective_order_seed(self) -> int:
         """The seed of the order of the training images."""
         return self.seed if self.order_seed is None else self.order_seed
 
     @property
-    def drawn_augmentation(self) -> int:
+    def effective_augment_seed(self) -> int:
         """The seed of augmentation, mixing and views."""
         return self.seed if self.augment_seed is None else self.augment_seed
 
@@ -228,7 +228,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 if not self.num_classes <= number <= len(pool):
                     most = f"{self.num_classes} (one image of each class) to {len(pool)} (all training images)"
                     raise ValueError(f"data.init_args.train_images is {number}; give {most}, or null for all.")
-                self._chosen = np.sort(balanced_order(pool.labels, self.train_images_seed)[:number])
+                self._chosen = np.sort(class_balanced_order(pool.labels, self.train_images_seed)[:number])
                 splits["train"] = pool.take(self._chosen)
             self._datasets = splits
             if self.grouping is not None:
@@ -315,7 +315,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def training_passes(self, epochs: range, step: int, device: torch.device, drop_last: bool) -> Iterator[View]:
         """Yield every training image once an epoch as training sees it, in batches of `pass_keys`; needs no trainer."""
         dataset, piece = self.dataset("train"), self.eval_batch_size or self.batch_size
-        keys = pass_keys(len(dataset), self.drawn_order, epochs, step, piece, drop_last)
+        keys = pass_keys(len(dataset), self.effective_order_seed, epochs, step, piece, drop_last)
         for batch in DataLoader(dataset, batch_sampler=keys, **self._loader_settings):
             yield self.on_after_batch_transfer(move_data_to_device(batch, device), 0)
 
@@ -403,7 +403,7 @@ class ImageDataModule(LightningDataModule, ABC):
         dataset, shared = self.dataset("train"), (self._rank, self._world_size, self.trainer)
         counts = self.repeats, self.batch_size, self._accumulate
         drawn = dataset.blocks(), self.balance, dataset.labels
-        return TrainSampler(len(dataset), self.drawn_order, *shared, *counts, *drawn)
+        return TrainSampler(len(dataset), self.effective_order_seed, *shared, *counts, *drawn)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the batches done in it, and the settings that decide which images these were."""
@@ -458,7 +458,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if batch.epoch is None:
             return [normalize(self._to_size(images, self.image_size), mean, std)], batch.labels
 
-        draws = Draws(self.drawn_augmentation, batch.epoch, batch.indices, batch.host_indices)
+        draws = Draws(self.effective_augment_seed, batch.epoch, batch.indices, batch.host_indices)
         if self.multi_crop is not None:
             views = self.multi_crop.views_of_batch(images, draws)
             return [normalize(view, mean, std) for view in views], batch.labels
@@ -467,7 +467,7 @@ class ImageDataModule(LightningDataModule, ABC):
             images = erase(images, draws, self.augment.erase_prob)
         if self.mixup is None:
             return [images], batch.labels
-        seeds = self.drawn_augmentation, batch.epoch, batch.first
+        seeds = self.effective_augment_seed, batch.epoch, batch.first
         draw = partial(draw_mixup, self.mixup, *seeds, *images.shape[-2:])
         if self.mixup.group is None:
             lam, box = draw()

@@ -150,7 +150,7 @@ class PlacedDigits(InMemoryDataModule):
         if batch.epoch is not None:
             assert isinstance(batch.images, Tensor)
             numbers = self._numbers(batch.indices)
-            draws = Draws(self.drawn_augmentation, batch.epoch, batch.indices)
+            draws = Draws(self.effective_augment_seed, batch.epoch, batch.indices)
             places = self._places(draws, self._sizes("train", numbers))
             moved = roll(batch.images, places - self._fixed_places("train", numbers))
             batch = batch._replace(images=moved)

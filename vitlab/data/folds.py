@@ -48,7 +48,7 @@ def classes_of(labels: Shaped[np.ndarray, "N *K"]) -> Int64[np.ndarray, "N"]:
     return labels.astype(np.int64) if one_each else np.zeros(len(labels), np.int64)
 
 
-def balanced_order(labels: Integer[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
+def class_balanced_order(labels: Integer[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
     """Return all indices in a random order; the first n have equally many of each class that is not used up, ± 1."""
     turns = np.empty(len(labels), np.int64)
     classes = np.unique(labels)

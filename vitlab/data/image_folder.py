@@ -158,7 +158,7 @@ class ImageFolder(ImageDataModule):
         for line in remarks + oddities(self.class_names, distinct, self._known):
             log.info(line)
         rand_augment = make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean)
-        views = self.crop_pct, self.augment, rand_augment, self.multi_crop, self.drawn_augmentation
+        views = self.crop_pct, self.augment, rand_augment, self.multi_crop, self.effective_augment_seed
         shared = self.image_size, self.in_chans, *views
         datasets = {split: Photos(self.photos, subset, *shared) for split, subset in splits.items()}
         datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training

@@ -19,7 +19,7 @@ from vitlab.distributed import places
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-WINDOW = 8  # blocks that are read at a time: chunks of 64 MB of a stream
+OPEN_BLOCKS = 8  # blocks that are read at a time: chunks of 64 MB of a stream
 
 
 class Key(NamedTuple):
@@ -42,7 +42,7 @@ class TrainSampler(Sampler[Key]):
     in one global batch, and an epoch keeps its length and sees one in `repeats` of the images. Unlike there, a single
     process repeats too. The r-th repeat of image i has the index r · size + i, and so its own augmentation.
 
-    With `balance` above 0 images are `balanced` by `classes` (N,); with `blocks` (N,) they come `in_windows`.
+    With `balance` above 0 images are `balanced` by `classes` (N,); with `blocks` (N,) they come `by_open_blocks`.
     """
 
     size: int
@@ -75,7 +75,7 @@ class TrainSampler(Sampler[Key]):
         if self.balance:
             assert self.classes is not None
             images = balanced(images, self.classes, self.balance, self.repeats, self.seed, epoch)
-        return images if self.blocks is None else in_windows(images, self.blocks, self.seed, epoch)
+        return images if self.blocks is None else by_open_blocks(images, self.blocks, self.seed, epoch)
 
     def __iter__(self) -> Iterator[Key]:
         epoch, start = self.epoch, self.start
@@ -113,13 +113,13 @@ def balanced(
     return np.concatenate(drawn)[permutation(len(images), seed, epoch, Stream.BALANCE)]
 
 
-def in_windows(
+def by_open_blocks(
     images: Int64[np.ndarray, "N"], blocks: Int[np.ndarray, "N"], seed: int, epoch: int
 ) -> Int64[np.ndarray, "N"]:
-    """Return shuffled indices so that only `WINDOW` blocks are open at a time; blocks come in random order."""
+    """Return shuffled indices so that only `OPEN_BLOCKS` blocks are open at a time; blocks come in random order."""
     numbers, place = np.unique(blocks, return_inverse=True)
     turn = np.argsort(permutation(len(numbers), seed, epoch, Stream.BLOCK))
-    return images[np.argsort(turn[place[images % len(images)]] // WINDOW, kind="stable")]
+    return images[np.argsort(turn[place[images % len(images)]] // OPEN_BLOCKS, kind="stable")]
 
 
 class SameImagesSampler(SequentialSampler):  # with `overfit_batches` Lightning replaces any other

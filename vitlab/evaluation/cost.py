@@ -207,7 +207,7 @@ def bytes_of_tensors() -> int:
 
 
 def hold_freed_memory() -> None:
-    """Keep freed memory for the next training step, which needs the same amount; else each page is cleared and mapped.
+    """Keep freed memory for the next training step, which needs the same amount; else it is page-faulted in again.
 
     The values are the largest that glibc accepts.
     """

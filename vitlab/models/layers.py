@@ -287,8 +287,8 @@ def resample_grid(
 def resample_by_sums(
     table: Float[Tensor, "H W D"], height: int, width: int, antialias: bool
 ) -> Float[Tensor, "height width D"]:
-    """Do the same with one weighted sum for each side. The gradient of CUDA's kernel has no fixed order of summation,
-    and `torch.use_deterministic_algorithms` refuses it. Products of matrices would be rounded to bfloat16 by autocast.
+    """Resample as `resample_grid`, by a weighted sum for each side: the gradient of CUDA's kernel has no fixed order of
+    summation, which `torch.use_deterministic_algorithms` refuses. Autocast would round products of matrices.
     """
 
     def weights(old: int, new: int) -> Float[Tensor, "new old"]:

@@ -74,6 +74,7 @@ class ContinuousBias(nn.Sequential):
         output.weight.copy_(torch.linalg.lstsq(features, wanted, rcond=1e-4, driver="gelsd").solution.T)
 
     def set_window(self, window: Size) -> None:
+        """Ask the network for the offsets of another window; no weight changes."""
         reference = self.pretrained_window if all(self.pretrained_window) else window
         # A window of 1 has only the offset 0: without max, 0 / 0.
         x = relative_coords(window) / torch.tensor([max(side - 1, 1) for side in reference])
@@ -102,6 +103,7 @@ class TableBias(nn.Module):
         self.relative_position_bias_table.copy_(table)
 
     def set_window(self, window: Size) -> None:
+        """Interpolate the table to another window."""
         old = self.relative_position_bias_table
         table = resize_bias_table(old.detach(), self.window, window)
         self.relative_position_bias_table = nn.Parameter(table, requires_grad=old.requires_grad)
@@ -192,7 +194,7 @@ class SwinTransformerV2(StagedTransformer):
 
     Args:
         pretrained_window_sizes: the window of each stage in the pre-training, after clamping ([12, 12, 12, 6] for
-            192 px and window 12), or 0. Without it a larger window is interpolated.
+            192 px and window 12), or 0, to divide offsets by the present one.
         position_bias: log-spaced as published; `linear` or `table` (parametrized) of the paper's Table 1; `none` or
             `absolute` of Swin's Table 4.
         init_scale: 1/τ of each head at the start, the factor of the cosine; 10 as published. Lower values leave more to

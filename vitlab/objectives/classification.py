@@ -111,7 +111,7 @@ class Classifier(LabeledObjective, ABC):
     """
 
     task = ClassificationTask()
-    class_weight: Tensor | None
+    loss_weight_per_class: Tensor | None
     adjustment: Tensor | None
 
     def __init__(
@@ -128,7 +128,7 @@ class Classifier(LabeledObjective, ABC):
             raise ValueError("class_weights and logit_adjustment both correct for uneven classes; set one of them.")
         self.label_smoothing = label_smoothing
         self.class_weights, self.logit_adjustment = class_weights, logit_adjustment
-        self.register_buffer("class_weight", None, persistent=False)
+        self.register_buffer("loss_weight_per_class", None, persistent=False)
         self.register_buffer("adjustment", None, persistent=False)
 
     def setup(self, stage: str) -> None:
@@ -147,13 +147,13 @@ class Classifier(LabeledObjective, ABC):
         weights = 1 / share if given == "balanced" else torch.tensor(given, device=self.device)
         if len(weights) != len(share):
             raise ValueError(f"class_weights are {given}, but the data have {len(share)} classes; give one each.")
-        self.class_weight = weights / (share * weights).sum()
+        self.loss_weight_per_class = weights / (share * weights).sum()
 
     def label_loss(self, logits: Float[Tensor, "... K"], labels: Labels) -> Scalar:
         """Return L for f(x) and y."""
         if self.adjustment is not None:
             logits = logits + self.adjustment
-        if self.class_weight is None:
+        if self.loss_weight_per_class is None:
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         epsilon, B = self.label_smoothing, len(labels)
-        return F.cross_entropy(logits, labels, self.class_weight, reduction="sum", label_smoothing=epsilon) / B
+        return F.cross_entropy(logits, labels, self.loss_weight_per_class, reduction="sum", label_smoothing=epsilon) / B

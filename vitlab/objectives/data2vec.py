@@ -40,7 +40,7 @@ class Data2Vec(SelfDistillation):
     Args:
         backbone: Its classifier is removed.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         mask_ratio: Fraction of patches that are hidden, at most.
         min_mask_patches: Patches of the smallest rectangle.
         target_layers: L.

@@ -45,7 +45,7 @@ class DINO(SelfDistillation):
     Args:
         backbone: Any vitlab or timm model, with the student's drop path; its classifier is removed.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         out_dim: Outputs K; fewer for small data.
         hidden_dim: Width of the head.
         bottleneck_dim: Width of the projection, the input of the last layer.

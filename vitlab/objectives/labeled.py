@@ -28,7 +28,7 @@ class LabeledObjective(Objective, ABC):
     Args:
         backbone: Its number of classes must be the data's.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         ema: Also average the weights over the steps, and validate, test and checkpoint the average.
         init_from: Weights to start from: a file, a folder, a run directory, or a name on the hub, `timm/…`.
         extra_metrics: Additional metrics, from torchmetrics or your own, by name; a study may rank by them.

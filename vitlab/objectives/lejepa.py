@@ -43,7 +43,7 @@ class LeJEPA(Objective):
     Args:
         backbone: Any vitlab or timm model; its classifier is removed.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         lamb: λ, the weight of SIGReg: 0.05 in the paper, 0.02 in MINIMAL.md.
         hidden_dim: Width of the projector's two hidden layers, each followed by a batch norm and a ReLU.
         proj_dim: K.

@@ -83,7 +83,7 @@ class MAE(MaskedPretraining):
     Args:
         backbone: A VisionTransformer; its classifier is removed.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         mask_ratio: Fraction of patches that are hidden.
         norm_pix_loss: Normalize each patch of the target, which learns better features.
         loss_on: Patches that the loss is the mean over: the hidden ones, or all.

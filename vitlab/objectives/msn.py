@@ -46,7 +46,7 @@ class MSN(SelfDistillation):
     Args:
         backbone: A VisionTransformer, or with uniform masks any vitlab model; its classifier is removed.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         num_prototypes: K.
         hidden_dim: Width inside the projection.
         output_dim: Width of its output and prototypes.

@@ -34,7 +34,7 @@ Scalar = Float[Tensor, ""]
 Batch = tuple[Views, Labels]
 
 
-class StepLeftOut(Exception):
+class SkippedStep(Exception):
     """Raised to skip an optimizer step: weights and optimizer state stay unchanged."""
 
 
@@ -44,7 +44,7 @@ class Objective(LightningModule, ABC):
     Args:
         backbone: What is trained.
         optimizer: Settings of the optimizer; the parameter groups are made here.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         init_from: Weights to start from: a `.safetensors`, `.pth` or `.ckpt` file, a folder with `model.safetensors` or
             `pytorch_model.bin` as the hub has it, a run directory, or a name on the hub, `timm/…`. The log lists what
             was loaded, resized and left out; a file of another architecture is refused. Rows of a classifier follow the
@@ -265,7 +265,7 @@ class Objective(LightningModule, ABC):
                 group["weight_decay"] = weight_decay
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        with suppress(StepLeftOut):
+        with suppress(SkippedStep):
             super().optimizer_step(*args, **kwargs)
         self.after_optimizer_step()
 

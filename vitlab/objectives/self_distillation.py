@@ -43,7 +43,7 @@ class SelfDistillation(Objective, ABC):
     Args:
         backbone: Its classifier is removed.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         head: From the embedding (B, D) to what is compared, averaged along with the backbone; None: embeddings are
             compared.
         momentum_teacher: m at the start, from where it follows a cosine to `momentum_teacher_end`.

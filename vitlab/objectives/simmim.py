@@ -31,7 +31,7 @@ class SimMIM(MaskedPretraining):
     Args:
         backbone: ViT, Swin or Swin v2; its classifier is removed.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         mask_patch_size: Side of the hidden blocks, in pixels.
         mask_ratio: Fraction of blocks that are hidden, rounded up.
         norm_targets: Side in pixels of the window that normalizes the target: 47 for Swin v2; null: no normalization.

@@ -43,7 +43,7 @@ class UMMAE(MaskedPretraining):
     Args:
         backbone: Any vitlab model; its classifier is removed.
         optimizer: Settings of the optimizer.
-        schedule: The learning rate over the run.
+        schedule: The learning rate over the run, with its warm-up: a class of `vitlab.optim`.
         mask_patch_size: Side of the patches that are kept or hidden, in pixels: a ViT's own; 16 for a Swin, four times
             its own.
         secondary_ratio: Fraction of the kept patches that is hidden again.

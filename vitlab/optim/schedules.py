@@ -16,7 +16,7 @@ class Schedule(ABC):
     absolute rates of the group nearest to the head.
 
     Args:
-        warmup_epochs: Length of the warm-up; may be a fraction.
+        warmup_epochs: Length of the warm-up; may be a fraction. A study with a budget in images or FLOPs scales it.
         warmup_lr: Where the warm-up starts.
         scale_with_batch: Let the optimizer's `reference_batch` scale the absolute rates too: Swin, SimMIM.
         scale_with_layer: Let the optimizer's `layer_decay` scale the absolute rates too, so that the layers' rates keep

@@ -16,7 +16,7 @@ from vitlab import log
 from vitlab.data import ImageDataModule
 from vitlab.distributed import mean_over_processes
 from vitlab.internals import can_skip_its_step, skip_step_if
-from vitlab.objectives.objective import StepLeftOut
+from vitlab.objectives.objective import SkippedStep
 from vitlab.objectives.sharding import as_gradients, is_sharded, local_shards
 
 MAX_CONSECUTIVE = 50  # more skipped steps in a row are not the fault of a batch: the weights themselves have diverged
@@ -90,7 +90,7 @@ class FiniteSteps(Callback):
         if known is not None:
             self._read(trainer, pl_module, known)
         if not skips_itself and not bool(check.finite):  # known by now
-            raise StepLeftOut
+            raise SkippedStep
 
     def settle(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the result that is still on its way."""
