@@ -108,19 +108,20 @@ class _Classes:
                 texts |= {each.arg_name: each.description for each in parse_docstring(getdoc(each) or "").params}
             named_one_by_one = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
             known = {name: each for name, each in parameters_of(made).items() if each.kind in named_one_by_one}
+            properties: Config = {}
+            for name, each in known.items():
+                properties[name] = {} if each.annotation is Parameter.empty else {**self.schema(each.annotation)}
+                if isinstance(each.default, bool | int | float | str | None):
+                    properties[name]["default"] = each.default
+                if text := texts.get(name):
+                    properties[name]["description"] = " ".join(text.split())
             self.definitions[key] = {
                 "type": ["object", "string"],
                 "pattern": r"^\$",  # of a study's levels
-                "properties": {name: self._argument(each, texts.get(name)) for name, each in known.items()},
+                "properties": properties,
                 "additionalProperties": False,
             }
         return {"$ref": f"#/definitions/{key}"}
-
-    def _argument(self, parameter: Parameter, text: str | None) -> Config:
-        made = {} if parameter.annotation is Parameter.empty else self.schema(parameter.annotation)
-        if isinstance(parameter.default, bool | int | float | str | None):
-            made = {**made, "default": parameter.default}
-        return {**made, "description": " ".join(text.split())} if text else made
 
     def _choice(self, kind: Any) -> Config:
         key = f"a {kind.__module__}.{kind.__qualname__}"
