@@ -121,7 +121,6 @@ class Experiment:
         for line in replaced:  # by classes whose names are right
             log.info(line)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
-        self._compiled = False
         self._restoring = False  # weights that the model would begin with are about to be replaced
         self._used = False  # what is built has other weights, counters or signals than at the start
         self._values = self._settings.values
@@ -187,12 +186,14 @@ class Experiment:
 
     @cached_property
     def trainer(self) -> Trainer:
-        """The Trainer of this run, which writes into the run directory as soon as it trains."""
+        """The Trainer of this run, which writes into the run directory as soon as it trains; compiles the objective."""
         chosen, settings = self._values.trainer, dict(self._settings.build("trainer"))
         if device_for(chosen.accelerator).type == "cpu" and not re.fullmatch(r"auto|[1-9]\d*", str(chosen.devices)):
             raise ValueError(f"trainer.devices is {chosen.devices}; on a CPU give a number of processes, or auto.")
         callbacks = settings["callbacks"] or []
         check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks], self.objective)
+        if self.run.compile:
+            self.objective.compile_parts()
         set_generators(self._random_state)
         trainer, self.record = build_trainer(settings, self.run, self.directory, self.config, self.objective)
         return trainer
@@ -442,7 +443,7 @@ class Experiment:
         if self._used and not finished:  # by an earlier training or test of this object
             for name in ("objective", "trainer", "run"):
                 vars(self).pop(name, None)
-            self._compiled, self.data = False, self._settings.build("data")
+            self.data = self._settings.build("data")
         if fresh := "objective" not in vars(self):
             # Weights that the backbone asks for are not loaded where those of the run's state replace them.
             asks = any(key.startswith("model.init_args.backbone.") for key in weights_of(self.config))
@@ -452,7 +453,7 @@ class Experiment:
         fast = self._values.trainer.fast_dev_run
         if not fast and not all(RunDirectory(directory).is_finished for directory in before.values()):
             return {}  # interrupted
-        trainer = self._prepare()
+        trainer = self.trainer
         self.record.began, self.record.before, self.record.overwrite = began, before, self.run.overwrite
         self._take_weights(before)
         self._check_training(finished)
@@ -468,8 +469,8 @@ class Experiment:
                     *(self.directory, self.directory),
                 )
                 if fresh:  # built without the weights that it begins with
-                    del self.objective
-                    self._compiled = self._restoring = self._used = False
+                    del self.objective, self.trainer
+                    self._restoring = self._used = False
                 return run.metrics
             if state is not None:
                 self._refuse_other_classes(state)
@@ -557,7 +558,7 @@ class Experiment:
 
     def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
         refuse_links(self.directory, self.root)
-        trainer, self._used = self._prepare(), True
+        trainer, self._used = self.trainer, True
         if weights is None:
             self._begin()
         else:
@@ -591,13 +592,6 @@ class Experiment:
         """Say so where a run's images are others than those of its start."""
         if others := other_images(self.directory, self.data):
             log.warning(OTHER_IMAGES, self.directory, "; ".join(others))
-
-    def _prepare(self) -> Trainer:
-        """Return the Trainer, with the objective compiled where `run.compile` is on."""
-        if self.run.compile and not self._compiled:
-            self.objective.compile_parts()
-            self._compiled = True
-        return self.trainer
 
 
 def _listed(lines: Sequence[str]) -> str:
