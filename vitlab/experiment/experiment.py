@@ -469,7 +469,7 @@ class Experiment:
                     *(self.directory, self.directory),
                 )
                 if fresh:  # built without the weights that it begins with
-                    del self.objective, self.trainer
+                    del self.objective
                     self._restoring = self._used = False
                 return run.metrics
             if state is not None:
