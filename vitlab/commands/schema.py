@@ -132,8 +132,8 @@ class _Classes:
             sizes = {name: named(path) for name, path in named_sizes().items()} if issubclass(kind, ImageModel) else {}
             built = {name: signature(size, eval_str=True).return_annotation for name, size in sizes.items()}
             made = classes | {name: size for name, size in sizes.items() if issubclass(built[name], kind)}
-            paths = [*made, *map(_public_path, made.values())]
-            class_path = {"anyOf": [{"enum": paths}, {"type": "string", "pattern": r"^(?!vitlab\.).*\."}]}
+            full = rf"\.({'|'.join(made)})$|^(?!vitlab\.).*\."
+            class_path = {"anyOf": [{"enum": [*made]}, {"type": "string", "pattern": full}]}
             each_takes = [
                 {
                     "if": {"properties": {"class_path": {"pattern": rf"(^|\.){name}$"}}, "required": ["class_path"]},
@@ -145,11 +145,3 @@ class _Classes:
             section = {"type": "object", "properties": properties, "additionalProperties": False, "allOf": each_takes}
             self.definitions[key] = {"anyOf": [class_path, section]}
         return {"$ref": f"#/definitions/{key}"}
-
-
-def _public_path(made: Any) -> str:
-    """Return the shortest import path of a class or function."""
-    parts = made.__module__.split(".")
-    packages = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    home = next(each for each in packages if getattr(import_module(each), made.__name__, None) is made)
-    return f"{home}.{made.__name__}"
