@@ -128,13 +128,13 @@ BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" 
     [
         ("a: [1\nb: 2", ", line 2, column 2: not valid YAML, "),
         ("- 1\n- 2", " contains a list; expected a mapping"),
-        ("a:\n\tb: 2", ", line 2, column 1: a tab; indent with spaces"),
-        ("a: @b", ", line 1, column 4: a value cannot begin with @; put it in quotes"),
+        ("a:\n\tb: 2", ", line 2, column 1: not valid YAML, found character"),
+        ("a: @b", ", line 1, column 4: not valid YAML, found character"),
         ("a: \x07", " is not valid YAML: unacceptable character #x0007"),
         ("trainer: {max_epochs: 9}\nb: 1\ntrainer: {}", ", line 1, column 1: not valid YAML, `trainer` is given twice"),
         ("b:\n- {b: {c: 1}, c: 2, b: 3}", ", line 2, column 3: not valid YAML, `b` is given twice."),
-        ("a: \xe9t\xe9".encode("latin1"), ", line 1: not a text in UTF-8"),
-        (b"PK\x03\x04\0\0\xff", ", line 1: not a text in UTF-8. Save it as one; --ckpt_path takes a checkpoint"),
+        ("a: \xe9t\xe9".encode("latin1"), " is not a text in UTF-8"),
+        (b"PK\x03\x04\0\0\xff", " is not a text in UTF-8; --ckpt_path takes a checkpoint"),
         (BOMB, ", line 6: more than 100 levels, or 100,000 values with those of aliases"),
         ("a: &a [*a]", ", line 1: more than 100 levels"),
         ("a: " + "[" * 200_000, ", line 1: more than 100 levels"),  # libyaml crashes

@@ -14,7 +14,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint on the validation images, or on the test images",
     "test": "evaluate a checkpoint on the validation images, or on the test images",
     "predict": "classify any pictures: tables and a gallery",
-    "embed": "write features of any pictures, of every stage if asked, and a map of them",
+    "embed": "write features of any pictures, and a map of them",
     "probe": "k-NN and linear-probe accuracy of a run's frozen features",
     "export": "a run's weights as safetensors and ONNX, with a model card",
     "visualize": "draw what runs learned: attention, features, filters, positions",

@@ -222,21 +222,15 @@ def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
         if path.suffix in (".yaml", ".yml"):
             siblings = ", ".join(sorted(p.name for p in path.parent.glob("*.yaml"))) or "no YAML file"
             raise FileNotFoundError(f"No configuration {path}. {path.parent}/ contains {siblings}.")
-        if path.parts[:1] == ("runs",) or path.name.startswith("seed-"):
-            above = next(parent for parent in path.parents if parent.is_dir())
-            runs = [str(file.parent) for deep in ("*", "*/*", "*/*/*") for file in above.glob(f"{deep}/config.yaml")]
-            near = ", ".join(difflib.get_close_matches(str(path), runs, n=4, cutoff=0.0)) or "none"
-            raise FileNotFoundError(f"No run {path}. Runs in {above}/: {near}. `python -m vitlab list` shows all.")
-        hint = "".join(f"Did you mean {near}? " for near in difflib.get_close_matches(str(path), shipped(), 1, 0.5))
-        raise FileNotFoundError(f"No configuration {path}. {hint}`python -m vitlab init` lists what vitlab ships.")
-    written = path.read_bytes()
+        runs = [str(file.parent) for deep in ("*/*", "*/*/*") for file in Path("runs").glob(f"{deep}/config.yaml")]
+        near = " or ".join(difflib.get_close_matches(str(path), [*shipped(), *runs], n=2, cutoff=0.5))
+        hint = f"Did you mean {near}? " if near else ""
+        where = "`python -m vitlab init` lists what vitlab ships, `python -m vitlab list` the runs."
+        raise FileNotFoundError(f"No configuration or run {path}. {hint}{where}")
     try:
-        content = parse_yaml(written.decode(), str(path), loader)
-    except UnicodeDecodeError as error:
-        line = written.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: not a text in UTF-8. Save it as one; --ckpt_path takes a checkpoint."
-        ) from None
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path), loader)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text in UTF-8; --ckpt_path takes a checkpoint.") from None
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"contains a {type(content).__name__}"
         raise ValueError(f"{path} {found}; expected a mapping like `trainer: {{max_epochs: 10}}`.")
@@ -250,14 +244,9 @@ def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
         return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark
-        at = "".join(text.splitlines()[mark.line :][:1])[mark.column :][:1]
         began = f", {error.context} that begins in line {error.context_mark.line + 1}" if error.context_mark else ""
-        fault = f"not valid YAML, {error.problem}{began}"
-        if at == "\t":
-            fault = "a tab; indent with spaces"
-        elif at in ("@", "`", "%") and "cannot start" in str(error.problem):
-            fault = f"a value cannot begin with {at}; put it in quotes"
-        raise ValueError(f"{source}, line {mark.line + 1}, column {mark.column + 1}: {fault}.") from None
+        where = f"{source}, line {mark.line + 1}, column {mark.column + 1}"
+        raise ValueError(f"{where}: not valid YAML, {error.problem}{began}.") from None
     except yaml.YAMLError as error:  # a character that no text has
         raise ValueError(f"{source} is not valid YAML: {error}".partition("\n")[0]) from None
 

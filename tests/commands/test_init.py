@@ -62,7 +62,7 @@ def test_classes_of_the_users_folder_are_found_as_by_python_m(monkeypatch: pytes
 @pytest.mark.parametrize("command", ["fit", "compare"])
 def test_a_wrong_name_is_answered_with_the_nearest_one(command: str, capsys: pytest.CaptureFixture) -> None:
     assert main([command, "vit_cifar1"]) == 2
-    assert "No configuration vit_cifar1. Did you mean vit_cifar10?" in capsys.readouterr().err
+    assert "No configuration or run vit_cifar1. Did you mean vit_cifar10" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [["runs/vit_cifar10/seed-0"], ["--config", "runs/vit_cifar10/seed-0"]])
@@ -74,7 +74,7 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(
         (tmp_path / "runs" / name / "config.yaml").write_text("{}")
     assert main(["predict", *given, "--images", "photos"]) == 2
     said = capsys.readouterr().err
-    assert "No run runs/vit_cifar10/seed-0. Runs in runs/: runs/vit_cifar1/seed-0, runs/study/swin/seed-3." in said
+    assert "No configuration or run runs/vit_cifar10/seed-0. Did you mean runs/vit_cifar1/seed-0" in said
 
 
 def test_a_study_of_ones_own_takes_base_and_variants_by_name(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_each_run_has_a_line_with_its_state(first: Path, held: Path, capsys: Sai
     assert [name.rpartition("/")[2] for name in found] == ["seed-0", "seed-3", "seed-10", "seed-11", "seed-12", ""]
     for part in ("finished", "Supervised VisionTransformer", "2/2", f"test/top1 {metrics['test/top1']:.4f}"):
         assert part in found[str(first)]
-    assert f"  {size:.1f}  My digits  20" in found[str(first)]
+    assert f"  {size:.1f}  20" in found[str(first)]
     assert "being written" in found[str(held)]
     assert "  partial  " in found[str(first.with_name("seed-10"))]
     assert found[str(first.with_name("seed-11"))].split()[1:5] == [
@@ -168,7 +168,7 @@ def test_whole_runs_are_removed_unless_one_of_the_folders_is_none(first: Path, h
         "runs/digits": "it has no config.yaml. Runs below it: runs/digits/vit/seed-0, runs/digits/vit/seed-3.",
         "mine": "mine is not a run directory: it has no environment.json",
         "link": "link is a link; give the run itself",
-        "nowhere": "there is no folder nowhere",
+        "nowhere": "nowhere is not a run directory",
         str(held): f"{held} is being written by process ",
     }.items():
         assert run("rm", [str(other), folder]) == 2, folder

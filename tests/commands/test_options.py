@@ -11,7 +11,7 @@ import pytest
 from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
-from vitlab.commands.options import StudyParser, split_data, with_config
+from vitlab.commands.options import StudyParser, split_data
 from vitlab.config import named
 from vitlab.experiment.class_paths import KINDS, buildable
 from vitlab.experiment.experiment import Experiment
@@ -85,15 +85,18 @@ def test_a_name_after_an_option_without_a_value_is_the_study(capsys: pytest.Capt
     assert "runs/none/verdict.json does not exist" in capsys.readouterr().err
 
 
-def test_several_runs_come_first_or_after_config() -> None:
-    """By argparse's own rule: an option that takes several values takes all words up to the next option."""
+def test_several_runs_come_first_or_after_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    Path("b").mkdir()
     parser = StudyParser("python -m vitlab transfer", "")
-    parser.add_argument("-c", "--config", nargs="+", action="extend")
     parser.add_argument("--sizes", nargs="+")
-    for given in ("a b --sizes 8", "--config a b --sizes 8", "--sizes 8 --config a b", "--sizes 8 -c a -c b", "a -c b"):
-        assert parser.parse_args(with_config(given.split())).config == ["a", "b"], given
-    with pytest.raises(ValueError, match=r"no option c\.yaml"):
-        parser.parse_args(with_config(["a", "--sizes=8", "c.yaml"]))
+    for given in ("a b --sizes 8", "--config a b --sizes 8", "--sizes 8 --config a -c b", "a -c b"):
+        files, _, rest = parser.parse_runs(given.split())
+        assert (files, rest) == (["a", "b"], []), given
+    assert parser.parse_runs(["a", "--sizes=8", "c"])[2] == ["c"]  # which no run has as an option
+    with pytest.raises(ValueError, match="needs: a file, or the directory of a run"):
+        parser.parse_runs(["--sizes", "8"])
 
 
 def test_a_pipe_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
@@ -125,11 +128,11 @@ def test_the_help_of_fit_lists_every_option_and_class_and_is_short() -> None:
     [
         ("--model.help", "Supervised", "--model.label_smoothing"),
         ("--data.help", "CIFAR10", "--data.batch_size"),
-        ("--model.backbone.help", "swin_tiny_patch4_window7_224", "--model.backbone.window_size"),
+        ("--model=Supervised --model.backbone.help", "SwinTransformer", "--backbone.window_size"),
     ],
 )
 def test_the_arguments_of_a_class_are_listed_before_anything_is_imported(option: str, name: str, lists: str) -> None:
-    command = [sys.executable, "-m", "vitlab", "fit", option, name]
+    command = [sys.executable, "-m", "vitlab", "fit", *option.split(), name]
     assert lists in subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

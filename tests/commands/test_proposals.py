@@ -42,7 +42,7 @@ RUN = {
     "plan": "plan study.yaml --difference 1.0",
     "predict --images": "predict runs/tiny/seed-0 --images photos --out named",
     "probe": "probe runs/tiny/seed-0",
-    "robustness --study {}": "robustness --help",
+    "robustness": "robustness --help",
     "test": "test runs/tiny/seed-0",
 }
 

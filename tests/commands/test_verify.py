@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -36,10 +35,8 @@ def test_a_run_repeats_to_the_bit_here(tiny: Callable[..., Path], capsys: pytest
     path = tiny({"trainer": {"limit_train_batches": 3}})
     # A process of its own: what checks types in this one draws from Python's generator.
     subprocess.run([sys.executable, "-m", "vitlab", "fit", "--config", str(path)], check=True)
-    assert run("verify", [str(RUN), "--out", "again"]) == 0
+    assert run("verify", [str(RUN)]) == 0
     assert "Equal to the bit: weights" in capsys.readouterr().out
-    assert Path("again/repeated/seed-0/summary.json").is_file()
-    assert run("verify", [str(RUN), "--out", "again"]) == 2
 
 
 def test_other_bits_are_different_and_their_environments_are_compared(finished: Path) -> None:
@@ -70,7 +67,7 @@ def test_a_run_that_fails_is_quoted(finished: Path, capsys: pytest.CaptureFixtur
 def test_other_images_are_the_cause_before_anything_is_trained(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "repeat", lambda *_: pytest.fail("trains"))
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda *_, **__: pytest.fail("trains"))
     facts = json.loads((finished / "data.json").read_text())
     facts["splits"]["train"] = {"images": 2934, "digest": "of other images"}
     (finished / "data.json").write_text(json.dumps(facts))
@@ -90,12 +87,12 @@ def test_images_of_a_relative_root_are_found_from_another_folder(
     assert run("fit", ["--config", str(path)]) == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    found = runs.root_of_images(tmp_path / RUN)
-    assert found == {"data": {"init_args": {"root": str(tmp_path / "photos")}}}
+    found = runs.repetition(tmp_path / RUN, "root")
+    assert found["data"]["init_args"]["root"] == str(tmp_path / "photos")
     shutil.copytree(tmp_path / "photos", "photos")
     Path("photos/a/new.png").write_bytes(Path("photos/a/001.png").read_bytes())
     with pytest.raises(ValueError, match="its images are others now"):
-        runs.root_of_images(tmp_path / RUN)
+        runs.repetition(tmp_path / RUN, "root")
     assert run("validate", ["--config", str(tmp_path / RUN)]) == 0
     assert "was trained on other images than these (" in capsys.readouterr().err
 
@@ -108,29 +105,20 @@ def test_what_is_no_finished_run_is_refused(tiny: Callable[..., Path], capsys: p
 def test_a_run_without_checkpoint_is_refused_before_it_is_repeated(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "repeat", lambda *args: pytest.fail("repeated"))
     assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 0}}))]) == 0
+    monkeypatch.setattr(runs, "repetition", lambda *_: pytest.fail("repeated"))
     assert run("verify", [str(RUN)]) == 2
     said = capsys.readouterr().err
     assert f"{RUN} has no checkpoints/last.ckpt to compare" in said
     assert "never written: by 0 epochs, a run.probe other than linear" in said
 
 
-def test_a_repetition_does_not_pause(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repetition_does_not_pause(tiny: Callable[..., Path]) -> None:
     """A run that paused keeps the setting."""
     experiment = Experiment(tiny({"run": {"name": "group/x", "checkpoint": {"pause_after": 1}}}))
     directory = Path("runs/group/x/seed-0")
     directory.mkdir(parents=True)
     (directory / "config.yaml").write_text(yaml.safe_dump(experiment.config))
-    commands: list[list[str]] = []
-
-    def begin(command: list[str], **streams: Any) -> None:
-        commands.append(command)
-        raise RuntimeError
-
-    monkeypatch.setattr(runs.subprocess, "run", begin)
-    with pytest.raises(RuntimeError):
-        runs.repeat(directory, Path("whole"), {})
-    ((_, _, _, fit, *arguments),) = commands
-    assert fit == "fit"
-    assert Experiment.from_arguments(arguments).run.checkpoint.pause_after is None
+    again = Experiment(runs.repetition(directory, "root"))
+    assert again.run.checkpoint.pause_after is None
+    assert again.directory == Path("root/repeated/seed-0")

@@ -83,34 +83,6 @@ def _limited(
     return said
 
 
-class _Sorted(_Many):
-    """Five images of each of three classes, sorted, as those of a folder are; batches of four."""
-
-    def __init__(self) -> None:
-        super().__init__(np.arange(15) // 5, None)
-
-
-def test_the_first_batches_are_counted_in_images_and_classes() -> None:
-    # Three batches of a folder's test images, sorted by class, were 184 of 736, of two of five classes.
-    data = _Sorted()
-    sizes = [len(batch.labels) for batch in data.test_dataloader()]
-    assert sizes == [4, 4, 3, 4]
-    assert data.first_batches("test", 2) == (8, 2)
-    assert data.first_batches("test", 1) == (4, 1)
-    assert data.first_batches("test", 4) == data.first_batches("test", 100) == (15, 3)
-
-
-def test_the_first_batches_of_several_processes_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = _Sorted()
-    monkeypatch.setattr(_Sorted, "_world_size", 2)
-    shares = [data._eval_loader("test", rank, 2) for rank in range(2)]
-    first = [next(iter(share)) for share in shares]
-    assert data.first_batches("test", 1) == (
-        sum(len(batch.labels) for batch in first),
-        len(torch.cat([batch.labels for batch in first]).unique()),
-    )
-
-
 # Several processes.
 
 

@@ -1,6 +1,5 @@
 """`embed`: the features of any pictures, with their names, and a map of them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -33,34 +32,20 @@ def write(trained: Path, *arguments: str) -> None:
     assert run("embed", ["--config", str(trained), "--images", "pictures", "--out", "out", *arguments]) == 0
 
 
-def expected(trained: Path, *stages: int) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
-    """Return names, embeddings and maps, from the model itself."""
-    model = load(trained)
-    files = sorted(Path("pictures").rglob("*.png"), key=lambda file: str(file))
-    names = [file.relative_to("pictures").as_posix() for file in files]
-    with torch.no_grad():
-        x = torch.stack([model.transform(Image.open(file)) for file in files])
-        maps = model.model.forward_intermediates(x, list(stages), intermediates_only=True) if stages else []
-        return names, model.model.embed(x).numpy(), [found.numpy() for found in maps]
-
-
 @pytest.mark.slow
-def test_the_files_hold_names_embeddings_and_maps_in_one_order(
+def test_the_table_holds_names_and_embeddings_in_one_order(
     trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names, embedding, maps = expected(trained, 0, 1)
+    model = load(trained)
+    files = {file.relative_to(pictures).as_posix(): Image.open(file) for file in pictures.rglob("*.png")}
+    with torch.no_grad():
+        embedding = model.model.embed(torch.stack([model.transform(image) for image in files.values()])).numpy()
     (pictures / "broken.png").write_bytes(b"no picture")
-    write(trained, "--stages")
-    table = pd.read_parquet("out/features.parquet")
-    order, order_expected = np.argsort(table["file"].to_numpy()), np.argsort(names)
-    assert sorted(table["file"]) == sorted(names)
-    found = np.stack(table["embedding"].tolist())
-    np.testing.assert_allclose(found[order], embedding[order_expected], atol=1e-5)
-    with np.load("out/maps.npz") as file:
-        for name, wanted in zip(["blocks.0", "blocks.1"], maps, strict=True):
-            np.testing.assert_allclose(file[name][order], wanted[order_expected], atol=1e-5)
-        assert json.loads(str(file["features"]))[1] == {"module": "blocks.1", "num_chs": 16, "reduction": 4}
-    assert sorted(path.name for path in Path("out").iterdir()) == ["features.parquet", "map.png", "maps.npz"]
+    write(trained)
+    table = pd.read_parquet("out/features.parquet").set_index("file")
+    assert sorted(table.index) == sorted(files)
+    np.testing.assert_allclose(np.stack(table["embedding"].loc[[*files]].tolist()), embedding, atol=1e-5)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["features.parquet", "map.png"]
     said = capsys.readouterr()
     assert "21 pictures, 16 features: out" in said.out
     assert f"Weights: {trained}" in said.err
@@ -79,12 +64,7 @@ def test_the_map_has_a_point_for_each_picture_in_the_plane_of_the_largest_varian
     assert axes.get_xlabel() == f"principal component 1, {values[-1] / values.sum():.0%} of the variance"
 
 
-def test_stages_that_do_not_exist_and_missing_folders_are_refused(
-    trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = ["--config", str(trained), "--images", "pictures", "--out", "out"]
-    assert run("embed", [*given, "--stages", "2"]) == 2
-    assert "there are 0 to 1" in capsys.readouterr().err
+def test_missing_folders_are_refused(trained: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("embed", ["--config", str(trained), "--images", "none", "--out", "out"]) == 2
     assert "no such file or folder" in capsys.readouterr().err
     assert run("embed", ["--config", str(trained), "--images", "pictures", "--out", "out/all.parquet"]) == 2

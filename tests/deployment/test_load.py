@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as parquet
 import pytest
 import torch
 from PIL import ExifTags, Image
@@ -105,12 +104,8 @@ def test_embeddings_are_the_encoders(trained: Path, pictures: Path) -> None:
 
 
 def test_python_and_the_command_give_the_same_table_of_embeddings(trained: Path, pictures: Path) -> None:
-    for stages in ([], ["--stages"]):  # whose maps are further columns
-        given = ["--config", str(trained), "--images", str(pictures), "--out", "out", *stages]
-        assert run("embed", given) == 0
-        written = pd.read_parquet("out/features.parquet", columns=["file", "embedding"])
-        pd.testing.assert_frame_equal(load(trained).embed(pictures), written)
-        assert parquet.read_schema("out/features.parquet").names[:2] == ["file", "embedding"]
+    assert run("embed", ["--config", str(trained), "--images", str(pictures), "--out", "out"]) == 0
+    pd.testing.assert_frame_equal(load(trained).embed(pictures), pd.read_parquet("out/features.parquet"))
 
 
 def test_files_images_arrays_and_lists_of_these_are_the_same_pictures(trained: Path, pictures: Path) -> None:

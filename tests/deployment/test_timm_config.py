@@ -83,12 +83,8 @@ def test_timm_gives_our_logits_for_a_picture_that_it_frames_itself(
         expected = ours.encoder(data.preprocessing(picture)[None])
     assert (theirs(images) - expected).abs().max() < 1e-4 * expected.abs().max()  # a level of a pixel is 1e-2
     if ours.encoder.num_classes:
-        assert config["id2label"] == dict(zip("0123", config["label_names"], strict=True))
-        assert config["label2id"] == {"<b>": 0, "a": 1, "c": 2, "d": 3}
-        assert config["architectures"] == ["TimmWrapperForImageClassification"]
         assert theirs.pretrained_cfg["label_names"] == data.class_names
     else:
-        assert config["architectures"] == ["TimmWrapperModel"]
         assert "label_names" not in config
 
 

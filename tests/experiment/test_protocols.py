@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tests.conftest import EXPERIMENTS
 from tests.noise import make_noise
 from vitlab.commands.dispatch import run
+from vitlab.config import Config, load_yaml
 from vitlab.data import BatchAugment, Digits, ImageFolder, Mixup, PhotoAugment
 from vitlab.evaluation.classifiers import weighted_votes
 from vitlab.evaluation.probe import fit_logistic, preprocess
@@ -22,10 +24,17 @@ Write = Callable[..., Path]
 RUN = Path("runs/tiny/seed-0")
 
 
+def changed(protocol: str, section: str, **settings: Any) -> str:
+    """Write a shipped protocol with other settings, as a user would; return its file."""
+    content = load_yaml(EXPERIMENTS / f"probes/{protocol}.yaml")
+    Path(f"{protocol}.yaml").write_text(yaml.safe_dump({**content, section: {**content[section], **settings}}))
+    return f"{protocol}.yaml"
+
+
 def probed(path: Path, protocol: str, *more: str) -> dict[str, Any]:
     arguments = ["--config", str(path), "--ckpt_path", "none", "--protocol", protocol, *more]
     assert run("probe", arguments) == 0
-    result: dict[str, Any] = json.loads((RUN / f"probe-none-{protocol}.json").read_text())
+    result: dict[str, Any] = json.loads((RUN / f"probe-none-{Path(protocol).stem}.json").read_text())
     return result
 
 
@@ -41,7 +50,8 @@ def test_dinos_protocol_votes_among_all_images_and_trains_a_classifier_for_each_
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tiny({"trainer": {"max_epochs": 2}})
-    found = probed(path, "dino", "--epochs", "2", "--rates", "0.01", "0.3")
+    few = changed("dino", "linear", rates=[0.01, 0.3])
+    found = probed(path, few, "--epochs", "2")
     assert (found["protocol"], found["train_images"], found["test_images"]) == ("dino", 1198, 599)
     assert found["features"] == 2 * 16  # the class tokens of both blocks
     assert list(found["knn"]) == ["10", "20", "100", "200"]
@@ -50,7 +60,7 @@ def test_dinos_protocol_votes_among_all_images_and_trains_a_classifier_for_each_
     printed = capsys.readouterr().out
     assert "protocol dino: 32 features, 1,198 training images" in printed
     assert "k-NN (k = 10)     " in printed
-    assert probed(path, "dino", "--epochs", "2", "--rates", "0.01", "0.3") == found
+    assert probed(path, few, "--epochs", "2") == found
 
     experiment = Experiment(path)
     splits = [features(experiment, split) for split in ("train", "val", "test")]
@@ -65,7 +75,7 @@ def test_maes_protocol_is_one_rate(tiny: Write) -> None:
     assert found["features"] == 16
     assert found["linear"]["rates"].keys() == {"0.1"}
     assert found["knn"] == {}
-    learned = probed(tiny(), "mae", "--epochs", "20", "--rates", "0.1", "10")["linear"]
+    learned = probed(tiny(), changed("mae", "linear", rates=[0.1, 10.0]), "--epochs", "20")["linear"]
     assert (learned["rate"], learned["last"]["low"] > 0.15) == (10, True)  # 0.1 is for thousands of steps
     assert probed(tiny(), "mae", "--epochs", "3") == found
     seed = ["--ckpt_path", "none", "--protocol", "mae", "--seed_everything", "1"]
@@ -87,9 +97,9 @@ def test_msns_protocol_has_the_published_numbers_of_labels(tiny: Write, capsys: 
     experiment = Experiment(path)
     data = experiment.data
     Path("mine.txt").write_text("\n".join(data.image_names("train")[:40]))
-    (mine,) = probed(path, "msn", "--labeled", "mine.txt")["low_shot"]
+    (mine,) = probed(path, changed("msn", "few_labels", labeled=["mine.txt"]))["low_shot"]
     Path("none.txt").write_text("\n")
-    listed = ["--protocol", "msn", "--labeled", "none.txt"]
+    listed = ["--protocol", changed("msn", "few_labels", labeled=["none.txt"])]
     assert run("probe", ["--config", str(path), "--ckpt_path", "none", *listed]) == 2
     assert "none.txt lists no image; list names like " in capsys.readouterr().err
     assert (mine["name"], mine["images"], mine["strength"]) == ("mine", 40, 0.075)
@@ -121,36 +131,28 @@ def test_an_encoder_without_a_class_token_is_read_or_refused(tiny: Write, capsys
     path = tiny({"model": {"init_args": {"backbone": {"init_args": mean}}}})
     assert probed(path, "dino", "--epochs", "1")["features"] == 16
     assert run("probe", ["--config", str(path), "--ckpt_path", "none", "--protocol", "msn"]) == 2
-    assert "VisionTransformer has none" in capsys.readouterr().err
+    assert "which VisionTransformer does not have" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("protocol", "section", "settings", "message"),
     [
-        (["--epochs", "3"], "--epochs changes a --protocol"),
-        (["--protocol", "mae", "--labeled", "x.txt"], "--labeled changes `few_labels`, which "),
-        (
-            ["--protocol", "dino", "--rates", "-1"],
-            '"linear.rates": Not of type PositiveFloat: -1.0 does not conform to restriction v>0',
-        ),
-        (
-            ["--protocol", "mae", "--epochs", "0"],
-            '"linear.epochs": Not of type PositiveInt: 0 does not conform to restriction v>0',
-        ),
-        (["--protocol", "msn", "--labeled", "missing.txt"], "missing.txt"),
+        ("dino", "linear", {"rates": [-1]}, '"linear.rates": Not of type PositiveFloat: -1 does not conform'),
+        ("msn", "few_labels", {"labeled": ["missing.txt"]}, "missing.txt"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
-    tiny: Write, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+def test_settings_that_make_no_sense_are_refused(
+    protocol: str, section: str, settings: Config, message: str, tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("probe", ["--config", str(tiny()), "--ckpt_path", "none", *options]) == 2
+    given = ["--config", str(tiny()), "--ckpt_path", "none", "--protocol", changed(protocol, section, **settings)]
+    assert run("probe", given) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", sorted((EXPERIMENTS / "probes").glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_protocols_are_found_by_their_name_and_their_file(file: Path) -> None:
-    protocol = Protocol.read(file.stem, {})
-    assert protocol == Protocol.read(str(file), {}) == Protocol.read(f"experiments/probes/{file.name}", {})
+    protocol = Protocol.read(file.stem)
+    assert protocol == Protocol.read(str(file)) == Protocol.read(f"experiments/probes/{file.name}")
     assert protocol.knn or protocol.linear or protocol.few_labels
 
 

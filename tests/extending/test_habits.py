@@ -147,7 +147,7 @@ def test_a_callback_whose_rate_the_schedule_would_replace_is_refused(
     tiny: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("fit", ["--config", str(tiny()), "--trainer.callbacks+=LearningRateFinder"]) == 2
-    assert "`tune` in a study finds a rate" in capsys.readouterr().err
+    assert "`tune` in a study finds one" in capsys.readouterr().err
 
 
 class Bright(torch.nn.Module):

@@ -198,7 +198,7 @@ def test_a_study_of_another_task_than_classes(
     table = pd.read_csv("runs/own/results.csv")
     assert table["mae"].tolist() == pytest.approx([*scores["low"], *scores["high"]])
     capsys.readouterr()
-    assert run_command("robustness", ["--study", "runs/own"]) == 2
+    assert run_command("robustness", ["runs/own"]) == 2
     assert "one class per image" in capsys.readouterr().err
 
 

@@ -266,7 +266,7 @@ def test_the_report_takes_in_robustness_of_the_runs_as_they_are(
     (folder / "swin" / "seed-2" / "robustness.csv").unlink()  # as if it had been trained again
     text = report()
     assert "Not measured for the present models: Swin, seed 2." in text
-    assert f"    python -m vitlab robustness --study {folder}\n" in text
+    assert f"    python -m vitlab robustness {folder}\n" in text
 
 
 def _blank(results: StudyResults, layout: drawing.Layout) -> drawn.Figure:

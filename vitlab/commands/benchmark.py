@@ -30,8 +30,6 @@ def run(arguments: Sequence[str]) -> int:
 
     experiment = on_noise(config, images)
     like, data = experiment.trainer, experiment.data
-    if experiment.run.compile:
-        experiment.objective.compile_parts()
     with TemporaryDirectory() as folder:
         log = Path(folder) / "metrics.csv"
         same = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")

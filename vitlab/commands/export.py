@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     checkpoint = experiment.restore()
     folder = options.out or experiment.directory / "export"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, ours in {"README.md": "library_name: vitlab", "config.json": '"timm_wrapper"'}.items():
+    for name, ours in {"README.md": "library_name: vitlab", "config.json": '"pretrained_cfg"'}.items():
         if (folder / name).is_file() and ours not in (folder / name).read_text(encoding="utf-8", errors="replace"):
             raise ValueError(f"--out: {folder / name} is of something else and would be lost; give another folder.")
     encoder = experiment.objective.backbone if options.raw else experiment.model
@@ -67,22 +67,19 @@ def run(arguments: Sequence[str]) -> int:
 def best_run(study: Path) -> Path:
     """Return the first run, by seed, of the variant that leads a study."""
     from vitlab.atomic_files import read_json
-    from vitlab.runs.directory import RunDirectory
+    from vitlab.runs.directory import RunDirectory, run_directories
     from vitlab.studies.file.study import folder_of_variant
 
     path = study / "verdict.json"
     if not path.is_file():
         raise FileNotFoundError(f"--study {study}: no {path.name} in it; give the folder of a study with a report.")
-    ranked = read_json(path)["variants"]
-    if not ranked:
-        raise ValueError(f"--study {study}: none of its runs finished.")
-    best = ranked[0]["variant"]
+    best = next((each["variant"] for each in read_json(path)["variants"]), "no variant")
     folder = folder_of_variant(study, best)
-    states = folder.glob("**/seed-*[0-9]/checkpoints/last.ckpt")
-    own = [state.parents[1] for state in states if BEFORE not in state.relative_to(folder).parts]
-    whole = [run for run in own if not RunDirectory(run).shortfalls]
-    runs = sorted(whole, key=lambda run: (int(run.name.rpartition("-")[2]), run))
-    if not runs:
+    runs = map(RunDirectory, run_directories(folder) if folder.is_dir() else ())
+    usable = [run.path for run in runs if run.last_checkpoint.is_file() and not run.shortfalls]
+    own = [path for path in usable if BEFORE not in path.relative_to(folder).parts]
+    if not own:
         raise ValueError(f"--study {study}: {best} leads, and has no checkpoint. Give another run by --config.")
-    print(f"{best}: {runs[0]}")
-    return runs[0]
+    run = min(own, key=lambda path: (int(path.name.rpartition("-")[2]), path))
+    print(f"{best}: {run}")
+    return run

@@ -20,7 +20,8 @@ def run_init(arguments: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="like vit_cifar10 or quickstart")
     options = parser.parse_args(arguments)
     if not options.names:
-        print(*(f"{name:<36} {first_line(path)}" for name, path in shipped().items()), sep="\n")
+        for name, path in shipped().items():
+            print(f"{name:<36} {path.read_text(encoding='utf-8').partition(chr(10))[0].removeprefix('# ')}")
         return 0
     for name in options.names:
         file = locate(name)
@@ -56,12 +57,6 @@ def run_schema(arguments: Sequence[str]) -> int:
         (folder / name).write_text(json.dumps(schema, indent=1) + "\n", encoding="utf-8")
         print(folder / name)
     return 0
-
-
-def first_line(path: Path) -> str:
-    """Return what an experiment or a study is, the first line of its file."""
-    with path.open(encoding="utf-8") as file:
-        return file.readline().removeprefix("# ").strip()
 
 
 def _place(file: Path) -> Path:

@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -41,7 +40,7 @@ def experiment_of(arguments: Sequence[str], images: bool = True) -> Experiment:
     return Experiment.from_arguments(arguments, images)
 
 
-def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
+def model_of(arguments: Sequence[str]) -> LoadedModel:
     """Return the trained model that the arguments describe; that of a run alone needs no configuration to be read."""
     refuse_unknown_name(arguments)
 
@@ -49,19 +48,10 @@ def model_of(arguments: Sequence[str], raw: bool) -> LoadedModel:
 
     if len(arguments) == 2 and arguments[0] == "--config" and Path(arguments[1]).is_dir():
         quiet()
-        model = load(arguments[1], raw)
+        model = load(arguments[1])
         log.info("Weights: %s", model.source)
         return model
-    return of_experiment(experiment_of(arguments, images=False), raw)
-
-
-def with_config(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the files and run directories that come first under `--config`, which takes several."""
-    first = list(takewhile(lambda word: not word.startswith("-"), arguments))
-    if not first and not {word.partition("=")[0] for word in arguments} & {"-c", "--config"}:
-        files, rest = split(arguments)  # one that follows options
-        return ["--config", *files, *rest] if files else rest
-    return ["--config", *first, *arguments[len(first) :]] if first else list(arguments)
+    return of_experiment(experiment_of(arguments, images=False))
 
 
 def trust_given(arguments: Sequence[str]) -> list[str]:
@@ -74,8 +64,8 @@ def trust_given(arguments: Sequence[str]) -> list[str]:
             import_module(module)
         except (ImportError, ValueError, TypeError) as error:
             raise ValueError(f"--import {module}: {error}. Give a module, like examples.objective.") from None
-    for key, value in pairs(rest):  # a root may be one that `verify` read in a file
-        inline = "class_path" in value and value[0] in "[{" and key not in ("data.root", "data.table")
+    for key, value in pairs(rest):
+        inline = "class_path" in value and value[0] in "[{"
         is_class = key.removesuffix("+").rpartition(".")[2] in (*KINDS, "class_path")
         texts = texts_of(parse_yaml(value, f"--{key}")) if inline else [(value, is_class)]
         given.modules += [text.rpartition(".")[0] for text, is_class in texts if is_class and "." in text]
@@ -115,15 +105,24 @@ class StudyParser(argparse.ArgumentParser):
         self.register("type", Path, lambda text: Path(expanded(text)))
 
     def error(self, message: str) -> NoReturn:
+        message = message.replace("the following arguments are required", f"`{self.prog}` needs")
         raise ValueError(explain(message, options_of(self)))
 
-    def parse_study(self, arguments: Sequence[str]) -> tuple[Path, argparse.Namespace]:
-        """Return the one study that the arguments name, with `--config` or without, and the other options."""
+    def parse_runs(self, arguments: Sequence[str]) -> tuple[list[str], argparse.Namespace, list[str]]:
+        """Return the files and runs that are given, with `--config` or without, the command's options, and the rest."""
         refuse_unknown_name(arguments)
         files, rest = split(arguments)
         options, others = self.parse_known_args(rest)
-        files += [word for word in others if not word.startswith("-")]  # after a flag, which takes no value
+        if not files and not others:
+            self.error("the following arguments are required: a file, or the directory of a run")
+        return list(dict.fromkeys(files)), options, others
+
+    def parse_study(self, arguments: Sequence[str]) -> tuple[Path, argparse.Namespace]:
+        """Return the one study that the arguments name, and the other options."""
         from vitlab.studies.file.study import KEYS  # here, because commands import this first
+
+        files, options, others = self.parse_runs(arguments)
+        files += [word for word in others if not word.startswith("-")]  # after a flag, which takes no value
 
         if unknown := [word for word in others if word.startswith("-")]:
             if (key := re.split(r"[.=]", unknown[0].lstrip("-"))[0]) in (*KEYS, *SECTIONS):

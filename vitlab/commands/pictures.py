@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vitlab.commands.options import StudyParser, model_of, quiet, with_config
+from vitlab.commands.options import StudyParser, model_of, quiet
 
 
 def of_pictures(command: str, description: str) -> StudyParser:
@@ -13,7 +13,6 @@ def of_pictures(command: str, description: str) -> StudyParser:
     parser = StudyParser(f"python -m vitlab {command} --config runs/…", f"{description} {changes}")
     images = "pictures, folders of them, nested as you like, and tables that list them (CSV, TSV, Parquet)"
     parser.add_argument("--images", type=Path, nargs="+", required=True, help=images)
-    parser.add_argument("--raw", action="store_true", help="the raw weights, where the run also keeps their average")
     return parser
 
 
@@ -23,7 +22,7 @@ def run_predict(arguments: Sequence[str]) -> int:
     out = "folder of the tables and of the page index.html [predictions]"
     parser.add_argument("--out", type=Path, default=Path("predictions"), help=out)
     options, rest = parser.parse_known_args(arguments)
-    model = model_of(rest, options.raw)
+    model = model_of(rest)
 
     from vitlab.deployment.predict import write_answers
 
@@ -36,7 +35,6 @@ def run_predict(arguments: Sequence[str]) -> int:
 def run_embed(arguments: Sequence[str]) -> int:
     parser = of_pictures("embed", "Write the features of any pictures as a table with their names, and a map of them.")
     parser.add_argument("--out", type=Path, required=True, help="folder of features.parquet and map.png")
-    parser.add_argument("--stages", type=int, nargs="*", metavar="STAGE", help="also the maps of these stages [all]")
     options, rest = parser.parse_known_args(arguments)
     if options.out.suffix == ".parquet":
         parser.error(f"--out {options.out}: give a folder. Its table is features.parquet.")
@@ -45,9 +43,11 @@ def run_embed(arguments: Sequence[str]) -> int:
 
     from vitlab.analysis.canvas import write_png
     from vitlab.analysis.figures import draw_map
-    from vitlab.deployment.predict import write_features
+    from vitlab.atomic_files import written_whole
 
-    table = write_features(model_of(rest, options.raw), options.images, options.out, options.stages)
+    table = model_of(rest).embed(*options.images)
+    with written_whole(options.out / "features.parquet") as file:
+        table.to_parquet(file, index=False)
     embedding = np.stack(table["embedding"].tolist())
     if len(table) >= 3:  # of fewer, two principal components make no map
         write_png(draw_map(embedding, table["file"].tolist()), options.out / "map.png")
@@ -58,12 +58,12 @@ def run_embed(arguments: Sequence[str]) -> int:
 
 def run_visualize(arguments: Sequence[str]) -> int:
     """Draw the runs side by side."""
-    parser = StudyParser(
-        "python -m vitlab visualize", "Draw what runs learned, side by side: attention, features, filters, positions."
-    )
-    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
+    about = "Draw what runs learned, side by side: attention, features, filters, positions."
+    parser = StudyParser("python -m vitlab visualize runs/…", about)
     parser.add_argument("--out", type=Path, required=True, help="folder of the PNGs and of index.html")
-    options = parser.parse_args(with_config(arguments))
+    configs, options, rest = parser.parse_runs(arguments)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
 
     from vitlab.analysis.image_logging import some_images
     from vitlab.analysis.page import Shown, Subject, write_page
@@ -73,7 +73,7 @@ def run_visualize(arguments: Sequence[str]) -> int:
     quiet()
     device = device_for("auto")
     subjects, known = [], []
-    for config in dict.fromkeys(options.config):
+    for config in configs:
         experiment = Experiment.load(config)
         model, data = experiment.model.to(device).eval(), experiment.data
         images, labels, names = some_images(data, 64, device)
@@ -81,7 +81,7 @@ def run_visualize(arguments: Sequence[str]) -> int:
         subjects.append(Subject(str(experiment.directory), model, images, data.mean, data.std, classes))
         known.append(Shown(names, labels))
         if known[-1] != known[0]:
-            raise ValueError(f"{config} validates on other images than {options.config[0]}; draw it alone.")
+            raise ValueError(f"{config} validates on other images than {configs[0]}; draw it alone.")
     names = unique_names([Path(subject.name) for subject in subjects])
     named = [replace(subject, name=name) for subject, name in zip(subjects, names, strict=True)]
     print(write_page(named, known[0], options.out))

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from jsonargparse.typing import PositiveInt
+
 from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import weights_of
 
@@ -21,11 +23,18 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """Print the accuracies, and write them as JSON into the run directory."""
-    options, rest = parser().parse_known_args(arguments)
-    places = {"epochs": ("linear", "epochs"), "rates": ("linear", "rates"), "labeled": ("few_labels", "labeled")}
-    given = {place: value for name, place in places.items() if (value := getattr(options, name)) is not None}
-    if given and options.protocol is None:
-        raise ValueError(f"--{next(iter(given))[1]} changes a --protocol; give that too.")
+    parser = StudyParser(
+        "python -m vitlab probe --config runs/…",
+        "k-NN, linear and low-shot accuracy of frozen features. Other arguments change the configuration, e.g. "
+        "--ckpt_path best, or none for the weights as they are built.",
+    )
+    how = (
+        "measure as a paper does, by experiments/probes/FILE.yaml or a file like these: dino, weighted k-NN and a "
+        "linear probe of several blocks; mae, a linear probe by LARS; msn, few labels [the same for every encoder]"
+    )
+    parser.add_argument("--protocol", metavar="FILE", help=how)
+    parser.add_argument("--epochs", type=PositiveInt, help="of the protocol's linear probe")
+    options, rest = parser.parse_known_args(arguments)
     experiment = experiment_of(rest)
     experiment.warn_of_other_images()
 
@@ -39,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     from vitlab.runs.lock import refuse_links
 
     refuse_links(experiment.directory, experiment.root)
-    protocol = options.protocol and Protocol.read(options.protocol, given)
+    protocol = options.protocol and Protocol.read(options.protocol, options.epochs)
     pretrained = any(key.startswith("model.init_args.backbone.") for key in weights_of(experiment.config))
     as_built = None if protocol or pretrained else copy.deepcopy(experiment.model)
     path, device = experiment.restore(), device_for("auto")
@@ -52,32 +61,13 @@ def run(arguments: Sequence[str]) -> int:
         stamp = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" if path else "none"
         facts = json.dumps([experiment.config["model"], experiment.config["data"], experiment.seed, stamp])
         file = experiment.directory / "features" / f"{name}.pt"
-        result = measure(protocol, experiment.model.to(device), experiment.data, device, file, facts)
-        print(f"{path or 'weights as built'}, {result}")
-        content = asdict(result)
+        print(path or "weights as built")
+        content = measure(protocol, experiment.model.to(device), experiment.data, device, file, facts)
     own = path is None or path.resolve().parent == RunDirectory(experiment.directory).checkpoints.resolve()
     step = 0 if path is None else torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("global_step")
     folder = experiment.directory if own else experiment.directory / OTHER
     write_text(folder / f"probe-{name}.json", json.dumps({"step": step, **content}, indent=2))
     return 0
-
-
-def parser() -> StudyParser:
-    """Return the parser of the command's own options."""
-    options = StudyParser(
-        "python -m vitlab probe --config runs/…",
-        "k-NN, linear and low-shot accuracy of frozen features. Other arguments change the configuration, e.g. "
-        "--ckpt_path best, or none for the weights as they are built.",
-    )
-    how = (
-        "measure as a paper does, by experiments/probes/FILE.yaml or a file like these: dino, weighted k-NN and a "
-        "linear probe of several blocks; mae, a linear probe by LARS; msn, few labels [the same for every encoder]"
-    )
-    options.add_argument("--protocol", metavar="FILE", help=how)
-    options.add_argument("--epochs", type=int, help="of the protocol's linear probe")
-    options.add_argument("--rates", type=float, nargs="+", help="its learning rates for a batch of 256")
-    options.add_argument("--labeled", type=Path, nargs="+", help="for msn: files with the names of labeled images")
-    return options
 
 
 def common_protocol(experiment: Experiment, path: Path | None, device: torch.device) -> dict[str, object]:

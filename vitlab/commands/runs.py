@@ -16,12 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vitlab.atomic_files import regular
-from vitlab.commands.options import StudyParser
-from vitlab.config import Config, flatten, short
+from vitlab.commands.options import StudyParser, experiment_of
+from vitlab.config import Config, dump_yaml, merge
 from vitlab.runs.directory import CONFIG, ENVIRONMENT, METRICS, SUMMARY, RunDirectory, config_file, run_directories
 from vitlab.runs.lock import check_idle, run_lock
 
-COLUMNS = ("run", "status", "model", "epochs", "result", "MB", "study", "written")
+COLUMNS = ("run", "status", "model", "epochs", "result", "MB", "written")
 
 # `fit` writes config.yaml, so each key has its place.
 OBJECTIVE = re.compile(r"^model:\n  class_path: (?:\S+\.)?(\w+)", re.MULTILINE)
@@ -30,7 +30,6 @@ BACKBONE = re.compile(
     re.MULTILINE,
 )
 EPOCHS = re.compile(r"^  max_epochs: (\d+)", re.MULTILINE)
-STUDY = re.compile(r"^    group: (?!null$)(.*)", re.MULTILINE)
 
 
 def run_list(arguments: Sequence[str]) -> int:
@@ -82,31 +81,26 @@ def _row(run: RunDirectory) -> tuple[str, ...]:
     tested = [name for name in metrics if name.startswith("test/") and name not in ("test/ece", "test/loss")]
     ranked = ["test/top1", *tested, "val/top1", "val/knn", "val/loss", "train/loss"]
     result = next((f"{name} {metrics[name]:.4f}" for name in ranked if name in metrics), "")
-    study = STUDY.search(config)
     written = datetime.fromtimestamp(max(file.st_mtime for file in run.files())).strftime("%Y-%m-%d %H:%M")
-    known = str(run.path), status, model, epochs, result, f"{run.size / 1e6:,.1f}"
-    return *known, study[1].strip("'\"") if study else "", written
+    return str(run.path), status, model, epochs, result, f"{run.size / 1e6:,.1f}", written
 
 
 def run_rm(arguments: Sequence[str]) -> int:
     """Remove, and say what that freed."""
     parser = StudyParser("python -m vitlab rm", "Remove runs. Nothing is removed if one of the folders is not a run.")
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run directories")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, like runs/x/seed-0")
     only = "remove only checkpoints, of each run all but the last, which reports and commands read"
     parser.add_argument("--checkpoints", action="store_true", help=only)
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
     options = parser.parse_args(arguments)
 
-    if not options.runs:
-        raise ValueError("rm needs run directories, like runs/vit_cifar10/seed-0. `python -m vitlab list` shows them.")
     directories = list({directory.resolve(): directory for directory in options.runs}.values())
     for directory in directories:
         if directory.is_symlink():
             raise ValueError(f"{directory} is a link; give the run itself, {directory.resolve()}.")
-        if not directory.is_dir():
-            raise FileNotFoundError(f"there is no folder {directory}. `python -m vitlab list` shows the runs.")
         if config_file(directory).parent != directory or not (directory / ENVIRONMENT).is_file():
-            raise FileNotFoundError(f"{directory} is not a run directory: it has no {ENVIRONMENT}.")
+            missing = f"{directory} is not a run directory: it has no {ENVIRONMENT}."
+            raise FileNotFoundError(f"{missing} `python -m vitlab list` shows the runs.")
         check_idle(directory)
     freed = 0
     for directory in directories:
@@ -137,9 +131,7 @@ def run_verify(arguments: Sequence[str]) -> int:
     """Repeat a run; 0 if the repetition is equal to the bit, 1 if it differs."""
     parser = StudyParser("python -m vitlab verify RUN", "Repeat a finished run, and compare the repetition with it.")
     parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--out", type=Path, help="keep the repetition in this folder, which must be new")
-    options = parser.parse_args(arguments)
-    run = RunDirectory(options.run)
+    run = RunDirectory(parser.parse_args(arguments).run)
     if not run.is_finished:
         raise ValueError(f"{run.path} is not a finished run: it has no {SUMMARY}. Give a run directory, or finish it.")
     if not run.last_checkpoint.is_file():
@@ -147,41 +139,30 @@ def run_verify(arguments: Sequence[str]) -> int:
 
         last = run.last_checkpoint.relative_to(run.path)
         raise ValueError(f"{run.path} has no {last} to compare a repetition with: {NO_CHECKPOINT}")
-    if options.out is not None and options.out.exists():
-        raise ValueError(f"--out {options.out} exists; give a new folder for the repetition.")
-    root = root_of_images(options.run)
-    with TemporaryDirectory(prefix="vitlab-verify-") as temporary:
-        repeated = repeat(options.run, options.out or Path(temporary), root)
-        lines = conclusion(options.run, repeated)
+    with TemporaryDirectory(prefix="vitlab-verify-") as root:
+        file = Path(root, "repeated.yaml")
+        file.write_text(dump_yaml(repetition(run.path, root)), encoding="utf-8")
+        command = [sys.executable, "-m", "vitlab", "fit", "--config", str(file)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            last_lines = "\n".join(done.stdout.strip().splitlines()[-5:])
+            raise ValueError(f"{run.path} cannot be repeated:\n{last_lines}")
+        (repeated,) = Path(root, "repeated").iterdir()
+        lines = conclusion(run.path, repeated)
     same = "Equal to the bit: weights, averages, optimizer, random generators, metrics and predictions."
     print("\n".join(lines or [same]))
     return 1 if lines else 0
 
 
-def root_of_images(directory: Path) -> Config:
-    """Return the setting of where a run's images are, wherever the command is given."""
-    from vitlab.commands.options import experiment_of
+def repetition(directory: Path, root: str) -> Config:
+    """Return the configuration of a run on the same images, wherever they are, as `root/repeated`; it never pauses."""
     from vitlab.experiment.same_images import other_images
 
     experiment = experiment_of(["--config", str(directory)])
     if others := other_images(directory, experiment.data):
         raise ValueError(f"{directory} cannot be repeated: its images are others now ({'; '.join(others)}).")
-    root = experiment.config["data"]["init_args"].get("root")
-    return {} if root is None else {"data": {"init_args": {"root": root}}}
-
-
-def repeat(directory: Path, root: Path, data: Config) -> Path:
-    """Train a run again below another root, and return the new run directory."""
-    command = [sys.executable, "-m", "vitlab", "fit", "--config", str(directory / CONFIG)]
-    command += ["--run.root", str(root), "--run.name", "repeated", "--run.wandb.mode", "disabled"]
-    command += ["--run.checkpoint.pause_after", "null"]
-    command += [f"--{short(key)}={value}" for key, value in flatten(data).items()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        last = "\n".join(done.stdout.strip().splitlines()[-5:])
-        raise ValueError(f"{directory} cannot be repeated:\n{last}")
-    (repeated,) = (root / "repeated").iterdir()
-    return repeated
+    elsewhere = {"root": root, "name": "repeated", "wandb": {"mode": "disabled"}, "checkpoint": {"pause_after": None}}
+    return merge(experiment.config, {"run": elsewhere})
 
 
 def conclusion(first: Path, second: Path) -> list[str]:

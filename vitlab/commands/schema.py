@@ -108,19 +108,20 @@ class _Classes:
                 texts |= {each.arg_name: each.description for each in parse_docstring(getdoc(each) or "").params}
             named_one_by_one = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
             known = {name: each for name, each in parameters_of(made).items() if each.kind in named_one_by_one}
+            properties: Config = {}
+            for name, each in known.items():
+                properties[name] = {} if each.annotation is Parameter.empty else {**self.schema(each.annotation)}
+                if isinstance(each.default, bool | int | float | str | None):
+                    properties[name]["default"] = each.default
+                if text := texts.get(name):
+                    properties[name]["description"] = " ".join(text.split())
             self.definitions[key] = {
                 "type": ["object", "string"],
                 "pattern": r"^\$",  # of a study's levels
-                "properties": {name: self._argument(each, texts.get(name)) for name, each in known.items()},
+                "properties": properties,
                 "additionalProperties": False,
             }
         return {"$ref": f"#/definitions/{key}"}
-
-    def _argument(self, parameter: Parameter, text: str | None) -> Config:
-        made = {} if parameter.annotation is Parameter.empty else self.schema(parameter.annotation)
-        if isinstance(parameter.default, bool | int | float | str | None):
-            made = {**made, "default": parameter.default}
-        return {**made, "description": " ".join(text.split())} if text else made
 
     def _choice(self, kind: Any) -> Config:
         key = f"a {kind.__module__}.{kind.__qualname__}"
@@ -131,8 +132,8 @@ class _Classes:
             sizes = {name: named(path) for name, path in named_sizes().items()} if issubclass(kind, ImageModel) else {}
             built = {name: signature(size, eval_str=True).return_annotation for name, size in sizes.items()}
             made = classes | {name: size for name, size in sizes.items() if issubclass(built[name], kind)}
-            paths = [*made, *map(_public_path, made.values())]
-            class_path = {"anyOf": [{"enum": paths}, {"type": "string", "pattern": r"^(?!vitlab\.).*\."}]}
+            full = rf"\.({'|'.join(made)})$|^(?!vitlab\.).*\."
+            class_path = {"anyOf": [{"enum": [*made]}, {"type": "string", "pattern": full}]}
             each_takes = [
                 {
                     "if": {"properties": {"class_path": {"pattern": rf"(^|\.){name}$"}}, "required": ["class_path"]},
@@ -144,11 +145,3 @@ class _Classes:
             section = {"type": "object", "properties": properties, "additionalProperties": False, "allOf": each_takes}
             self.definitions[key] = {"anyOf": [class_path, section]}
         return {"$ref": f"#/definitions/{key}"}
-
-
-def _public_path(made: Any) -> str:
-    """Return the shortest import path of a class or function."""
-    parts = made.__module__.split(".")
-    packages = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    home = next(each for each in packages if getattr(import_module(each), made.__name__, None) is made)
-    return f"{home}.{made.__name__}"

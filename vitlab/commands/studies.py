@@ -4,7 +4,6 @@ A verdict is an exit status, so that a script can ask whether a gain is noise.
 """
 
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from functools import partial
@@ -111,15 +110,12 @@ def run_verdict(arguments: Sequence[str]) -> int:
 
     statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
     parser = StudyParser("python -m vitlab verdict", f"What a reported study concluded. Exit status: {statuses}.")
-    parser.add_argument("alone", nargs="?", type=Path, metavar="STUDY", help="short for --study STUDY")
-    parser.add_argument("--study", type=Path, help="its folder, like runs/quickstart, or its YAML file")
+    parser.add_argument("study", type=Path, metavar="STUDY", help="its folder, like runs/quickstart, or its YAML file")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs, for a YAML file [runs]")
     parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
     parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
     options = parser.parse_args(arguments)
-    study = options.study or options.alone
-    if study is None:
-        raise ValueError("verdict takes a study, its folder or its YAML file. For example: verdict runs/quickstart")
+    study = options.study
     path = study / "verdict.json"
     if study.suffix in (".yaml", ".yml"):
         from vitlab.studies.file.study import read_study
@@ -142,13 +138,10 @@ def run_robustness(arguments: Sequence[str]) -> int:
         "Evaluate a study's models under noise, blur, low contrast, JPEG, low resolution and occlusion of increasing "
         "strength. Finished models are kept; an interrupted command continues with the next model.",
     )
-    parser.add_argument("alone", nargs="?", type=Path, metavar="STUDY", help="short for --study STUDY")
-    parser.add_argument("--study", type=Path, help="folder of a finished study, like runs/quickstart")
+    parser.add_argument("study", type=Path, metavar="STUDY", help="folder of a finished study, like runs/quickstart")
     parser.add_argument("--images", type=PositiveInt, help="number of test images, stratified by class [all]")
     options = parser.parse_args(arguments)
-    study = options.study or options.alone
-    if study is None:
-        raise ValueError("robustness takes the folder of a study. For example: robustness runs/quickstart")
+    study = options.study
 
     import pandas as pd
 
@@ -157,13 +150,12 @@ def run_robustness(arguments: Sequence[str]) -> int:
     from vitlab.experiment.same_images import judged_by_features
     from vitlab.runs.directory import ROBUSTNESS, RunDirectory
     from vitlab.runs.lock import refuse_links
-    from vitlab.studies.file.format import clock
 
     quiet()
     refuse_links(study, study.parent)
     runs = finished_runs(study)
     if probed := [name for name, run in runs.items() if judged_by_features(RunDirectory(run).config)]:
-        raise ValueError(f"--study {study} probes features ({probed[0]}: run.probe). Give a study of classifiers.")
+        raise ValueError(f"{study} probes features ({probed[0]}: run.probe). Give a study of classifiers.")
     chosen = sample(RunDirectory(next(iter(runs.values()))).predictions.labels, options.images)
     files = {run: run / ROBUSTNESS for run in runs.values() if (run / ROBUSTNESS).is_file()}
     known = {run: pd.read_csv(file, keep_default_na=False) for run, file in files.items()}
@@ -172,10 +164,8 @@ def run_robustness(arguments: Sequence[str]) -> int:
     jobs = {name: run for name, run in runs.items() if not names <= measured.get(run, set())}
     if len(jobs) < len(runs):
         log.info("%d of %d models are already measured.", len(runs) - len(jobs), len(runs))
-    began = time.monotonic()
-    for done, (name, run) in enumerate(jobs.items()):
-        left = f", about {clock((time.monotonic() - began) / done * (len(jobs) - done))} left" if done else ""
-        log.info("%s (model %d of %d)%s", name, done + 1, len(jobs), left)
+    for number, (name, run) in enumerate(jobs.items(), start=1):
+        log.info("%s (model %d of %d)", name, number, len(jobs))
         table = pd.concat([*([known[run]] if run in known else []), measure(run, chosen)])
         table = table.drop_duplicates(["corruption", "strength", "images"], keep="last")
         write_text(run / ROBUSTNESS, table.to_csv(index=False))
@@ -192,9 +182,9 @@ def finished_runs(study: Path) -> dict[str, Path]:
 
     path = study / "results.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"--study {study}: no {path.name} in it; give the folder of a finished study.")
+        raise FileNotFoundError(f"{study}: no {path.name} in it; give the folder of a finished study.")
     if (study / FOLDS).is_file():
-        raise ValueError(f"--study {study}: with folds each image has another model. Give a study without `folds`.")
+        raise ValueError(f"{study}: with folds each image has another model. Give a study without `folds`.")
     table = pd.read_csv(path, dtype={"variant": str}, keep_default_na=False)  # a variant may be called None
     runs = {}
     for variant, seed, status in zip(table["variant"], table["seed"].astype(int), table["status"], strict=True):
@@ -203,7 +193,7 @@ def finished_runs(study: Path) -> dict[str, Path]:
         else:
             log.warning("Excluded: %s, seed %d: %s", variant, seed, status)
     if not runs:
-        raise ValueError(f"--study {study}: none of its runs finished; see {path}.")
+        raise ValueError(f"{study}: none of its runs finished; see {path}.")
     return runs
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from argparse import Namespace
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitlab import log
-from vitlab.commands.options import StudyParser, quiet, with_config
+from vitlab.commands.options import StudyParser, quiet
 from vitlab.config import Config, merge
 
 if TYPE_CHECKING:
@@ -24,30 +23,23 @@ if TYPE_CHECKING:
 
     from vitlab.experiment.experiment import Experiment
 
-CELL = ["name", "seed", "image_size"]  # a row of the table
 LR_SHARE = 0.04  # learning rate of fine-tuning relative to training: the paper's 4e-5 after 1e-3
 WARMUP_SHARE = 1 / 6  # of the epochs: 5 of 30 in the official configurations
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write transfer.csv, one row per run and size, after each measurement, and print the means over seeds."""
+    """Write transfer.csv, a row for each run and size, after each measurement, and print the means over seeds."""
     parser = StudyParser(
-        "python -m vitlab transfer",
+        "python -m vitlab transfer runs/…",
         "Test trained runs at other image sizes, windows in proportion. The same command continues an interrupted "
         "fine-tuning, --run.overwrite true begins it again. Other arguments change the runs' configurations, e.g. "
         "--data.eval_batch_size 100.",
     )
-    parser.add_argument("-c", "--config", nargs="+", action="extend", required=True, help="config.yaml of each run")
     parser.add_argument("--sizes", nargs="+", type=PositiveInt, required=True, help="image sizes in px")
     parser.add_argument("--epochs", type=NonNegativeInt, default=0, help="epochs of fine-tuning at each other size [0]")
     parser.add_argument("--lr", type=PositiveFloat, help="learning rate of fine-tuning [4 %% of the training's]")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and the tuned runs")
-    options, rest = parser.parse_known_args(with_config(arguments))
-    for before, word in pairwise(["", *rest]):
-        if not word.startswith("-") and (not before.startswith("--") or "=" in before):
-            raise ValueError(f"{word} is no option's value. Give runs together: --config {options.config[0]} {word}")
-    if options.lr and not options.epochs:
-        raise ValueError(f"--lr {options.lr}: give --epochs of fine-tuning with it.")
+    configs, options, rest = parser.parse_runs(arguments)
 
     import pandas as pd
 
@@ -56,19 +48,15 @@ def run(arguments: Sequence[str]) -> int:
     quiet()
     jobs = [
         (run, checkpoint, resized(run, size))
-        for run, checkpoint in read_runs(options.config, rest).items()
-        for size in sorted({run.data.image_size, *options.sizes})
+        for run, checkpoint in read_runs(configs, rest).items()
+        for size in sorted({run.data.image_size, *map(int, options.sizes)})
     ]
     file = options.out / "transfer.csv"
-    known = pd.read_csv(file) if file.is_file() else pd.DataFrame()
     rows = []
     for number, job in enumerate(jobs, start=1):
         rows.append(measure(*job, options))
         table = pd.DataFrame(rows)
-        both = pd.concat([known, table], ignore_index=True)
-        same_weights = [*CELL, both["direct"].round(9)]
-        both["tuned"] = both.groupby(same_weights)["tuned"].ffill()  # known of an earlier call
-        write_text(file, both.drop_duplicates(CELL, keep="last").to_csv(index=False))
+        write_text(file, table.to_csv(index=False))
         direct, size = 100 * rows[-1]["direct"], rows[-1]["image_size"]
         log.info("%s, %d px: %.1f %% (%d of %d)", job[0].directory, size, direct, number, len(jobs))
     print(f"top-1 in %, as trained → fine-tuned; {file} has every run\n{summary(table)}")
@@ -81,8 +69,8 @@ def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, P
 
     runs: dict[tuple[str, int], Experiment] = {}
     weights: dict[Experiment, Path] = {}
-    for config in dict.fromkeys(configs):
-        run = Experiment.from_arguments(["--config", config, *rest])
+    for config in configs:
+        run = Experiment(Path(config), arguments=rest)
         checkpoint, name = run.checkpoint(), run.directory.parent.name
         if checkpoint is None or not run.objective.backbone.num_classes:
             raise ValueError(f"{config}: not a finished run of a classifier; give the config.yaml of one.")
@@ -158,7 +146,7 @@ def fine_tuning(config: Config, checkpoint: Path, options: Namespace) -> Experim
     place = {"root": str(options.out), "name": f"{config['run']['name']}-{size}px"}
     changes = {
         "model": {"init_args": arguments},
-        "trainer": {"max_epochs": options.epochs},
+        "trainer": {"max_epochs": int(options.epochs)},
         "run": {**place, "test": True, "probe": None, "checkpoint": {"pause_after": None}},
     }
     return Experiment(merge(config, changes))

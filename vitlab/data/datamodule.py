@@ -350,14 +350,6 @@ class ImageDataModule(LightningDataModule, ABC):
         """From a picture to an image as evaluation shows it; can be used and stored without the data set."""
         return Preprocessing(self.framing, self.image_size, self.mean, self.std, self.picture_mode, self.window)
 
-    def first_batches(self, split: Split, limit: int) -> tuple[int, int]:
-        """Return the numbers of images and classes of the first `limit` batches of each process, sorted as they are."""
-        images: list[int] = []
-        for rank in range(self._world_size):
-            batches = self._eval_batches(split, rank, self._world_size)
-            images += [key.image for batch in itertools.islice(batches, limit) for key in batch]
-        return len(images), len(np.unique(self.labels(split)[images]))
-
     def setup(self, stage: str) -> None:
         """Read the data, and refuse settings with which they cannot be trained on."""
         # With Lightning's sampler around ours, each process would see only a part of its part.

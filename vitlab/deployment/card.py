@@ -98,7 +98,7 @@ USES = {
         'import vitlab\nmodel = vitlab.load(".").model.cpu()\nlogits = model(images)',
     ),
     "config.json": (
-        "timm opens this folder by it, and transformers' TimmWrapper reads the same keys.",
+        "timm opens this folder by it.",
         """import timm
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 logits = model(images)

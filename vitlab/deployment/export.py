@@ -127,8 +127,8 @@ LEFT_OFF = ("num_classes", "dynamic_img_size", "dynamic_img_pad")  # how other s
 def write_timm_config(exported: Exported, folder: Path) -> Path | None:
     """Write `config.json` beside `model.safetensors`; None, and no such file, where timm has no such model.
 
-    It has the keys of timm (`save_config_for_hf`) and of transformers' TimmWrapper, and stays only if timm then gives
-    the outputs and the pixels that we give.
+    It has the keys of timm's `save_config_for_hf`, and stays only if timm then gives the outputs and the pixels that we
+    give.
     """
     import timm
 
@@ -138,17 +138,11 @@ def write_timm_config(exported: Exported, folder: Path) -> Path | None:
         return None
     architecture, arguments = _architecture(exported)
     known: Any = timm.get_pretrained_cfg(architecture)
-    labels: dict[str, Any] = {"architectures": ["TimmWrapperModel"]}
-    if encoder.num_classes:
-        ids = dict(enumerate(exported.data.class_names))
-        labels = {"architectures": ["TimmWrapperForImageClassification"], "label_names": exported.data.class_names}
-        labels |= {"id2label": ids, "label2id": {name: i for i, name in ids.items()}}
     config = {
         "architecture": architecture,
-        "model_type": "timm_wrapper",
         "num_classes": encoder.num_classes,
         "num_features": encoder.num_features,
-        **labels,
+        **({"label_names": exported.data.class_names} if encoder.num_classes else {}),
         "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [encoder.in_chans, *encoder.img_size],

@@ -81,12 +81,8 @@ class LoadedModel:
     @torch.inference_mode()
     def run(self, pictures: list[Any], function: Any = None) -> Tensor:
         """Return the logits of pictures (Pillow's, or arrays), or what another function of the model returns."""
-        return (function or self.model)(self.batch(pictures)).float().cpu()
-
-    def batch(self, pictures: list[Any]) -> Tensor:
-        """Return pictures (Pillow's, or arrays) as images (B, C, H, W) on the model's device."""
-        device = next(self.model.parameters()).device
-        return torch.stack([self.transform(picture) for picture in pictures]).to(device)
+        images = torch.stack([self.transform(picture) for picture in pictures])  # (B, C, H, W)
+        return (function or self.model)(images.to(next(self.model.parameters()).device)).float().cpu()
 
 
 def load(source: str | Path, raw: bool = False, device: str | torch.device | None = None) -> LoadedModel:
@@ -121,11 +117,10 @@ def load(source: str | Path, raw: bool = False, device: str | torch.device | Non
     return _ready(loaded, device)
 
 
-def of_experiment(experiment: "Experiment", raw: bool = False) -> LoadedModel:
+def of_experiment(experiment: "Experiment") -> LoadedModel:
     """Return the model of an experiment, with the weights that its `ckpt_path` names; on the GPU if there is one."""
     path = experiment.restore()
-    objective, data = experiment.objective, experiment.data
-    encoder = objective.backbone if raw else objective.encoder
+    objective, encoder, data = experiment.objective, experiment.model, experiment.data
     names = data.class_names if encoder.num_classes else []
     source = str(path or experiment.directory)
     activate = partial(activated, type(objective))

@@ -1,9 +1,8 @@
-"""Pictures that a user gives to a trained model, and what it makes of them: tables, an HTML gallery, features.
+"""Pictures that a user gives to a trained model, and what it makes of them: tables and an HTML gallery.
 
 N pictures that can be decoded, K classes, C channels.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,26 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Union
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from referee.formats import templates
 from tqdm import tqdm
 
 from vitlab import log
-from vitlab.atomic_files import write_text, written_whole
+from vitlab.atomic_files import write_text
 from vitlab.data import decoding
 from vitlab.data.decoding import IMAGE_SUFFIXES, Pixels, as_text
 from vitlab.data.folder import but, left_out, walk
 from vitlab.data.label_table import listed_files
 from vitlab.data.photos import Preprocessing
 from vitlab.data.tables import SUFFIXES
-
-if TYPE_CHECKING:
-    from vitlab.deployment.load import LoadedModel
 
 Picture = Image.Image | np.ndarray
 Given = Union[str, Path, Picture, Sequence["Given"], Iterator["Given"]]  # noqa: UP007  # a string cannot stand at a |
@@ -175,29 +170,3 @@ def write_answers(answers: Answers, model: str, out: Path) -> Path:
     )
     (out / "index.html").write_text(page, encoding="utf-8")
     return out / "index.html"
-
-
-@torch.inference_mode()
-def write_features(
-    model: "LoadedModel", images: Sequence[Path], folder: Path, stages: Sequence[int] | None = None
-) -> pd.DataFrame:
-    """Write `features.parquet`, a row per picture, `file` and `embedding`; return the table.
-
-    With `stages`, where none means all, `maps.npz` has an array (N, C, H, W) of each by its name, in the order of the
-    rows, and `features`, the stages as JSON.
-    """
-    pictures, rows, maps = Pictures(images), list[torch.Tensor](), list[list[torch.Tensor]]()
-    pyramid = None if stages is None else model.model.features_only(list(stages) or None)
-    for arrays in pictures.read(model.transform):
-        batch = model.batch(arrays)
-        rows.append(model.model.embed(batch).float().cpu())
-        maps.append([found.float().cpu() for found in pyramid(batch)] if pyramid else [])
-    table = pd.DataFrame({"file": pictures.names, "embedding": list(torch.cat(rows).numpy())})
-    with written_whole(folder / "features.parquet") as file:
-        table.to_parquet(file, index=False)
-    if pyramid is not None:
-        stored = zip(pyramid.feature_info, zip(*maps, strict=True), strict=True)
-        whole: dict[str, Any] = {stage["module"]: torch.cat(parts).numpy() for stage, parts in stored}
-        with written_whole(folder / "maps.npz") as file:
-            np.savez(file, features=np.array(json.dumps(pyramid.feature_info)), **whole)
-    return table

@@ -69,16 +69,6 @@ def directory_of(config: Config) -> Path:
     return Path(run["root"]) / path / f"seed-{config['seed_everything']}"
 
 
-def placed(config: Config, directory: Path) -> Config:
-    """Return a run's configuration with the root and name that lead to its present directory."""
-    if directory.absolute().name != f"seed-{config['seed_everything']}":
-        return config  # copied to a folder of another form: the path alone leads there
-    name, root = directory.absolute().parent.name, directory.absolute().parent.parent
-    if not directory.is_absolute() and root.is_relative_to(Path.cwd()):
-        root = root.relative_to(Path.cwd())
-    return {**config, "run": {**config["run"], "root": str(root), "name": name}}
-
-
 def branch_off(trunk: Path, step: int, directory: Path, config: Config) -> None:
     """Make a run directory whose run continues after `step` steps of another; leave a run alone that has begun."""
     from vitlab.runs.checkpoints import kept_state  # here, because studies' files import this and start at once

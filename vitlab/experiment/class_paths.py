@@ -1,9 +1,8 @@
 """Class paths in a configuration: the import paths of named sizes, the classes that would do, and what they take."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from inspect import Parameter, isabstract, isfunction
-from types import NoneType
-from typing import Any, get_args
+from inspect import isabstract, isfunction
+from typing import Any
 
 from vitlab.config import Config, named, parameters_of, short
 
@@ -16,7 +15,7 @@ KINDS = {  # what a class must be, by the last part of its key
     "callbacks": "lightning.pytorch.Callback",
     "logger": "lightning.pytorch.loggers.Logger",
 }
-TAKES_SIZES = ("backbone", "teacher.model", "class_path", "help")  # ends of keys
+TAKES_SIZES = ("backbone", "teacher.model", "class_path")  # ends of keys
 
 
 def named_sizes() -> dict[str, str]:
@@ -64,40 +63,20 @@ def buildable(kind: type) -> list[type]:
     return [each for each in (kind, *_below(kind)) if not isabstract(each) and each.__name__[0] != "_"]
 
 
-def settable(config: Config) -> Iterator[str]:
+def settable(config: Config, key: str = "") -> Iterator[str]:
     """Yield the keys below the classes that a configuration names, as they may be given on the command line."""
-    for key, given in _classes(config):
-        path = given["class_path"]
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from settable(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    if path := config.get("class_path"):
         try:
             kinds = [named(kind) for kind in KINDS.values()] if "." not in path else []
             found = next((each for kind in kinds for each in _below(kind) if each.__name__ == path), None)
             parameters = parameters_of(found or named(path)).values()
         except (ImportError, AttributeError, ValueError, TypeError):  # the parser answers a wrong path
-            continue
-        for parameter in parameters:
-            linked = f"{key}.{parameter.name}" == "data.seed"
-            if not linked and parameter.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
-                yield f"{key}.{parameter.name}"
-
-
-def nulls(config: Config) -> Iterator[str]:
-    """Yield the keys of a parsed configuration that are null and may not be, of which the parser says nothing."""
-    for key, given in _classes(config):
-        values = given.get("init_args", {})
-        for name, parameter in parameters_of(named(given["class_path"])).items():
-            kind = parameter.annotation  # without one, null is a value
-            takes_null = parameter.default is None or kind in (Parameter.empty, Any) or NoneType in get_args(kind)
-            if values.get(name, 0) is None and not takes_null:
-                yield f"{key}.{name}"
-
-
-def _classes(config: Config, key: str = "") -> Iterator[tuple[str, Config]]:
-    """Yield each class that a configuration names, with its key; what is inside of it first."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _classes(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
-    if "class_path" in config:
-        yield key, config
+            return
+        taken = [each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+        yield from (f"{key}.{name}" for name in taken if f"{key}.{name}" != "data.seed")  # which is linked
 
 
 def _below(kind: Any) -> Iterable[Any]:

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -20,44 +20,29 @@ SECTIONS = ("seed_everything", "init_seed", "run", "model", "data", "trainer", "
 COMMON = {"seed": "seed_everything", "epochs": "trainer.max_epochs", "gpus": "trainer.devices"}  # as elsewhere
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ` Did you mean …?` for the choice most like `word`, or nothing."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return f" Did you mean {near[0]}?" if near else ""
 
 
 def nearest_key(word: str, keys: Iterable[str]) -> str:
-    """The same for a dotted key: the same name elsewhere, a similar one in its section, or a similar section."""
+    """The same for a dotted key: the same name elsewhere, of its section if it has one, or the most similar key."""
     keys = list(dict.fromkeys(keys))
     if COMMON.get(word) in keys:
         return f" Did you mean {COMMON[word]}?"
     section, _, name = word.rpartition(".")
-    same = [key for key in keys if key.rpartition(".")[2] == name and key != word]
-    if section:
-        same = [key for key in same if key.startswith(f"{word.partition('.')[0]}.")]
+    start = f"{section.partition('.')[0]}." if section else ""
+    same = [key for key in keys if key.rpartition(".")[2] == name and key.startswith(start)]
     if len(same) == 1 or (same and not section):
         return f" Did you mean {' or '.join(same[:2])}?"
-    siblings = {key.rpartition(".")[2]: key for key in keys if key.rpartition(".")[0] == section}
-    if near := difflib.get_close_matches(name, siblings, n=1, cutoff=0.6):
-        return f" Did you mean {siblings[near[0]]}?"
-    first, _, below = word.partition(".")
-    sections = {key.partition(".")[0] for key in keys}
-    near = [] if first in sections else difflib.get_close_matches(first, sections, n=1, cutoff=0.6)
-    return f" Did you mean {near[0]}{'.' + below if f'{near[0]}.{below}' in keys else ''}?" if near else ""
-
-
-def check_sections(config: Config) -> None:
-    """Refuse a section that no experiment has, and a study."""
-    if "base" in config and not config.keys().isdisjoint({"variants", "factors"}):
-        raise ValueError("This is a study, not an experiment: it has a base and variants. Train it with `compare`.")
-    for key in config:
-        if key not in SECTIONS:
-            some = f" Keys: {', '.join(SECTIONS)}."
-            raise ValueError(f"The configuration has no key {key}.{nearest(key, SECTIONS) or some}")
+    return nearest(word, [key for key in keys if key.startswith(start)] or keys, 0.8 if section else 0.6)
 
 
 def refuse_variant(config: Config, file: Path | None = None) -> None:
-    """Refuse settings of a model without its class: a variant of a study, or an overlay; name the base before it."""
+    """Refuse a study, and settings of a model without its class: a variant, or an overlay; name the base before it."""
+    if "base" in config and not config.keys().isdisjoint({"variants", "factors"}):
+        raise ValueError("This is a study, not an experiment: it has a base and variants. Train it with `compare`.")
     if not isinstance(config.get("model"), dict) or "class_path" in config["model"]:
         return
     base, file = "BASE.yaml", file and locate(file)
@@ -78,59 +63,40 @@ def refuse_variant(config: Config, file: Path | None = None) -> None:
 SEARCH = re.compile(
     "Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Problem with given class_path|"
     "Expected a <class 'NoneType'>|Parser key|Not of type|Not a valid subclass of|Subclass types expect one of|"
-    r"a class path \(str\)|a dict with|Requirement '"
+    r"a class path \(str\)|a dict with"
 )
-TYPE = re.compile(
-    r"Expected a (?:<class '(?P<type>[\w.]+)'>|typing\.Literal\[(?P<choices>.+)\]|(?P<tuple>tuple with \d+ elements))"
-    r"(?:\. Got value: (?P<value>.*))?"
-)
-NUMBERS = (  # what jsonargparse says of PositiveInt and the like, and what a message says
+WORDS = (  # what jsonargparse says, and what a message says
+    (r"^Group '([\w.]+)' does not accept option '", r"Option '\1."),
     (r"Not of type \w+: (\S+) does not conform to restriction v?(.+)", r"must be \2, not \1."),
     (r"Not of type \w+: does not conform to restriction v?(.+)", r"must be \1."),
     (r"(must be \S+ and )v", r"\1"),
     (r"Not of type \w+: (?:could not convert|invalid literal).*'(.*)'", r"\1 is not a number."),
+    (r"Expected an instantiatable class, but vitlab\.\S*\.(\w+) is abstract", r"no class is named; give a \1."),
+    (r"Import path (\S+ )does not correspond to a (subclass of .+)", r"\1is not a \2."),
+    (r"(subclass of ImageModel\.)$", r"\1 examples/architecture.py of the repository shows what one has."),
 )
-TYPES = {"int": "an int", "bool": "true or false", "str": "a text", "dict": "a mapping", "tuple": "a list"}
 
 
-def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | None = None) -> str:
+def explain(message: str, options: Iterable[str]) -> str:
     """Condense what jsonargparse reports of a wrong argument: its key, the innermost complaints, and the closest match.
 
     Args:
         options: the options of the parser, with their dashes.
-        defaults: values by key, as examples of what is right.
     """
     message = message.removeprefix('Parser key "config": ')
-    message = re.sub(r"^Group '([\w.]+)' does not accept option '", r"Option '\1.", message)
-    for pattern, words in NUMBERS:
-        message = re.sub(pattern, words, message)
+    for pattern, words in WORDS:
+        message = re.sub(pattern, words, message, flags=re.MULTILINE)
     place = re.match(r'Parser key "([^"]+)"', message)
     key, known = place[1] if place else "", [option.removeprefix("--") for option in options]
     found = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
-    value = found[1] if found else ""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    if sum("pip install" in line for line in lines) == 1:  # the class was right, and its package is missing
-        hint = next(line for line in lines if "pip install" in line)
-        lines = [re.sub(r"^Requirement (.*) not met\. HINT: Try", r"The package \1 is missing. Try", hint)]
-    lines = [line for line in lines if line and not SEARCH.match(line)]
-    types = [match for line in lines if (match := TYPE.fullmatch(line))]
-    if types and len(types) == len(lines):
-        value, default = types[-1]["value"] or value, (defaults or {}).get(key)
-        choices = [word.strip(" '") for match in types for word in (match["choices"] or "").split(",") if word]
-        names = dict.fromkeys(match["type"] or match["tuple"] for match in types if not match["choices"])
-        right = [TYPES.get(name, f"a {name}").replace("tuple with", "list of") for name in names]
-        if {"int", "float"} <= {*names}:
-            right = ["a number", *(each for each in right if each not in ("an int", "a float"))]
-        if isinstance(default, list | tuple) and default:
-            right = [f"{each}, like {list(default)}" if "list" in each else each for each in right]
-        *others, last = dict.fromkeys([*right, *choices])
-        hint = nearest(value, choices)
-        text = f"Expected {', '.join(others)}{' or ' * bool(others)}{last}. Got value: {value}{'.' * bool(hint)}{hint}"
-    else:  # where a value of the right type has a fault, the other types that would have been right do not matter
-        faults = [_complaint(line, key, known) for line in lines if not TYPE.fullmatch(line)]
-        text = "\n".join(dict.fromkeys(faults[-MOST_LINES:])) or "not a valid value."
-        if value and not value.startswith(("NestedArg", "Namespace")) and value not in text:
-            text += f" Given: {value}"
+    lines = [_complaint(line, key, known) for line in lines if line and not SEARCH.match(line)]
+    # Where a value of the right type has a fault, the other types that would have been right do not matter.
+    faults = [line for line in lines if not line.startswith("Expected a ")]
+    types = dict.fromkeys(line.removeprefix("Expected a ") for line in lines)
+    text = "\n".join(dict.fromkeys(faults[-MOST_LINES:])) or f"expected {' or '.join(types) or 'another value'}."
+    if found and not found[1].startswith(("NestedArg", "Namespace")) and found[1] not in text:
+        text += f" Given: {found[1]}"
     if key:  # an inner level has put its own key in front already
         text = f"{key}.{text}" if re.match(r"[a-z_.0-9]+: ", text) else f"{key}: {text}"
     if unanswered := re.fullmatch(r"([\w.]+): no option ([\w.]+)\.", text):
@@ -141,8 +107,6 @@ def explain(message: str, options: Iterable[str], defaults: Mapping[str, Any] | 
 def _complaint(line: str, key: str, options: Iterable[str]) -> str:
     """Return what a line of jsonargparse's message says, and what would do."""
     if found := re.search(r"Expected an instantiatable class, but (\S+) is abstract", line):
-        if found[1].startswith("vitlab."):
-            return f"no class is named; give a class_path of the kind {found[1].rpartition('.')[2]}."
         missing = ", ".join(sorted(named(found[1]).__abstractmethods__))
         return f"{found[1]} lacks {missing}; write these methods and properties."
     if found := re.match(r"Expected a dot import path string: (.+)$", line):
@@ -151,19 +115,15 @@ def _complaint(line: str, key: str, options: Iterable[str]) -> str:
             return f"{found[1]} is not of the class that is expected here."
         few = f" There are {', '.join(known)}." if 0 < len(known) <= 8 else ""  # all of a few
         return f"no class {found[1]}.{nearest(found[1], known) or few}"
-    if found := re.match(r"Import path (\S+) does not correspond to a subclass of (.+)$", line):
-        how = " examples/architecture.py of the repository shows what one has."
-        return f"{found[1]} is not a subclass of {found[2]}.{how if 'ImageModel' in found[2] else ''}"
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", line):
         module = sys.modules.get(found[1])
-        names = getattr(module, "__all__", dir(module))
-        return f"{found[1]} has no {found[2]}.{nearest(found[2], names)}"
+        return f"{found[1]} has no {found[2]}.{nearest(found[2], getattr(module, '__all__', dir(module)))}"
     if found := re.search(r"Importing '([\w.]+)' is not allowed", line):
         return f"{untrusted(found[1])}."
     unknown = r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"
     if found := re.search(unknown, line):
         return f"no option {found[1]}.{nearest_key(found[1], options)}"
-    return re.sub(r"<class '([\w.]+)'>", r"\1", line)
+    return re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.+?)\]", r"\1\2", line)
 
 
 def readable(error: BaseException) -> str:

@@ -19,7 +19,6 @@ from tempfile import TemporaryDirectory
 from typing import Literal, Self
 
 import torch
-from jsonargparse import Namespace
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -38,6 +37,7 @@ from vitlab.config import (
     Config,
     changes,
     conflicts,
+    differences,
     dump_yaml,
     expanded,
     flatten,
@@ -53,11 +53,11 @@ from vitlab.config import (
 from vitlab.data import ImageDataModule
 from vitlab.evaluation.cost import device_for, hold_freed_memory
 from vitlab.evaluation.features import require_classes
-from vitlab.experiment.chain import TAKEN_FROM, Source, directory_of, placed
+from vitlab.experiment.chain import TAKEN_FROM, Source, directory_of
 from vitlab.experiment.class_paths import spell_out, spell_out_arguments
 from vitlab.experiment.errors import refuse_variant
-from vitlab.experiment.parser import Settings, answer_help_of_named_size
-from vitlab.experiment.results import FEATURES, Metrics, classify_by_features, images_left_out, show, unfinished
+from vitlab.experiment.parser import Settings
+from vitlab.experiment.results import FEATURES, Metrics, batches_left_out, classify_by_features, show, unfinished
 from vitlab.experiment.same_images import OTHER, departures, known_test_images, other_images, warn_of_normalization
 from vitlab.internals import count_last_epoch
 from vitlab.models import ImageModel
@@ -121,7 +121,6 @@ class Experiment:
         for line in replaced:  # by classes whose names are right
             log.info(line)
         self._given_keys = {short(key) for key in flatten(named)} | {key for key, _ in pairs(arguments)}
-        self._compiled = False
         self._restoring = False  # weights that the model would begin with are about to be replaced
         self._used = False  # what is built has other weights, counters or signals than at the start
         self._values = self._settings.values
@@ -137,9 +136,8 @@ class Experiment:
         self.seed = int(self._values.seed_everything)
         self.directory = directory_of({"run": self._values.run, "seed_everything": self.seed})
         run = run_of(files)
-        continued = run is not None and directory_of(RunDirectory(run).config) == self.directory
-        if run is not None and continued:  # the run, wherever its directory lies now
-            self.directory = run
+        if run is not None and directory_of(RunDirectory(run).config) == self.directory:
+            self.directory = run  # wherever it lies now
             self._find_data()
         self.data: ImageDataModule = self._settings.build("data")
         if not images and (facts := RunDirectory(self.directory).data):
@@ -148,14 +146,11 @@ class Experiment:
         for key, source in self._sources().items():
             self._values[key] = str(source if source.digest else source.stamped())
         self.config = self._settings.as_config()
-        if continued:
-            self.config = placed(self.config, self.directory)
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str], images: bool = True) -> Self:
         """Return the experiment that a command line describes; `--print_config` prints its configuration and exits."""
         files, rest = split(arguments)
-        answer_help_of_named_size(rest)
         others = [argument for argument in rest if argument.partition("=")[0] != "--print_config"]
         experiment = cls(*map(Path, files), arguments=others, images=images)
         if len(others) < len(rest):
@@ -191,10 +186,14 @@ class Experiment:
 
     @cached_property
     def trainer(self) -> Trainer:
-        """The Trainer of this run, which writes into the run directory as soon as it trains."""
-        settings = dict(self._settings.build("trainer"))
+        """The Trainer of this run, which writes into the run directory as soon as it trains; compiles the objective."""
+        chosen, settings = self._values.trainer, dict(self._settings.build("trainer"))
+        if device_for(chosen.accelerator).type == "cpu" and not re.fullmatch(r"auto|[1-9]\d*", str(chosen.devices)):
+            raise ValueError(f"trainer.devices is {chosen.devices}; on a CPU give a number of processes, or auto.")
         callbacks = settings["callbacks"] or []
-        check_trainer(self._values.trainer, callbacks if isinstance(callbacks, list) else [callbacks], self.objective)
+        check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks], self.objective)
+        if self.run.compile:
+            self.objective.compile_parts()
         set_generators(self._random_state)
         trainer, self.record = build_trainer(settings, self.run, self.directory, self.config, self.objective)
         return trainer
@@ -254,17 +253,14 @@ class Experiment:
         finished = run.is_finished
         if name == "none":
             return None
-        if name in (None, "last", "best"):
-            path = run.checkpoints / f"{name or 'last'}.ckpt"
-            remedy = "train first, or give --ckpt_path FILE (`none` evaluates the initial weights)."
-            if finished:  # whose results are of these weights, not of previous.ckpt
-                remedy = "train again with --run.overwrite true, or give --ckpt_path FILE."
-            if self.frozen:
-                remedy = "of the probes of a frozen encoder, `run.probe: linear` alone gives a network."
-            if name == "best":
-                remedy = "a run keeps it with --run.checkpoint.best true."
-        else:
-            path, remedy = Path(name), "give --ckpt_path the path of a .ckpt file, `last` or `best`."
+        path = run.checkpoints / f"{name or 'last'}.ckpt" if name in (None, "last", "best") else Path(name)
+        again = "again with --run.overwrite true" if finished else "first"
+        remedy = f"train {again}, or give --ckpt_path FILE (`none` evaluates the initial weights)."
+        if self.frozen:
+            remedy = "of the probes of a frozen encoder, `run.probe: linear` alone gives a network."
+        if name == "best":
+            remedy = "a run keeps it with --run.checkpoint.best true."
+        # The results of a finished run are of these weights, not of previous.ckpt.
         intact = run.newest_checkpoint() if name in (None, "last") and not finished else None
         path = intact or path
         if not path.is_file():
@@ -308,17 +304,14 @@ class Experiment:
             lines = [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
             raise ValueError(f"{path} has weights of another backbone:\n{_listed(lines)}")
         there, here = (
-            {name: getattr(value, "shape", None) for name, value in weights.items()}
+            {name: tuple(getattr(value, "shape", ())) for name, value in weights.items()}
             for weights in (state["state_dict"], self.objective.state_dict())
         )
-        if self.objective.strict_loading and there != here:
-            name = next(name for name in there | here if there.get(name) != here.get(name))
-            shapes = [str(tuple(side[name] or ())) if name in side else "absent" for side in (there, here)]
-            raise ValueError(
-                f"{path} does not fit this {type(self.objective).__name__}: {name} is {shapes[0]} there, {shapes[1]} "
-                "here.\nGive the model's settings of the run that wrote it, or start from its encoder alone: "
-                f"--model.init_from {path}"
-            )
+        if self.objective.strict_loading and (others := differences(there, here)):
+            wrong = "{} is {} there, {} here".format(*others[0])
+            remedy = "Give the model's settings of the run that wrote it, or start from its encoder alone:"
+            name = type(self.objective).__name__
+            raise ValueError(f"{path} does not fit this {name}: {wrong}.\n{remedy} --model.init_from {path}")
         for key, old, new in changed:
             log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
 
@@ -450,7 +443,7 @@ class Experiment:
         if self._used and not finished:  # by an earlier training or test of this object
             for name in ("objective", "trainer", "run"):
                 vars(self).pop(name, None)
-            self._compiled, self.data = False, self._settings.build("data")
+            self.data = self._settings.build("data")
         if fresh := "objective" not in vars(self):
             # Weights that the backbone asks for are not loaded where those of the run's state replace them.
             asks = any(key.startswith("model.init_args.backbone.") for key in weights_of(self.config))
@@ -460,7 +453,7 @@ class Experiment:
         fast = self._values.trainer.fast_dev_run
         if not fast and not all(RunDirectory(directory).is_finished for directory in before.values()):
             return {}  # interrupted
-        trainer = self._prepare()
+        trainer = self.trainer
         self.record.began, self.record.before, self.record.overwrite = began, before, self.run.overwrite
         self._take_weights(before)
         self._check_training(finished)
@@ -477,7 +470,7 @@ class Experiment:
                 )
                 if fresh:  # built without the weights that it begins with
                     del self.objective
-                    self._compiled = self._restoring = self._used = False
+                    self._restoring = self._used = False
                 return run.metrics
             if state is not None:
                 self._refuse_other_classes(state)
@@ -536,7 +529,7 @@ class Experiment:
             self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
             results = next(iter(trainer.test(self.objective, datamodule=self.data, verbose=False)), {})  # of no batches
             metrics |= {**results, **self.record.by_stratum}
-            partial += images_left_out(trainer, self.data, "test")
+            partial += batches_left_out(trainer, "test")
         self.record.finish(trainer, self.objective, metrics, partial)
         splits = ("val", "test") if self.objective.monitor else ("val", "train")
         show({name: value for name, value in metrics.items() if name.startswith(splits)}, partial, self.data)
@@ -565,7 +558,7 @@ class Experiment:
 
     def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
         refuse_links(self.directory, self.root)
-        trainer, self._used = self._prepare(), True
+        trainer, self._used = self.trainer, True
         if weights is None:
             self._begin()
         else:
@@ -580,7 +573,7 @@ class Experiment:
             self.warn_of_other_images()
         evaluate = trainer.validate if split == "val" else trainer.test
         results = next(iter(evaluate(self.objective, datamodule=self.data, ckpt_path=weights, verbose=False)), {})
-        show(results, images_left_out(trainer, self.data, split), self.data)
+        show(results, batches_left_out(trainer, split), self.data)
         return dict(results)
 
     def _refuse_other_classes(self, weights: Path) -> None:
@@ -600,13 +593,6 @@ class Experiment:
         if others := other_images(self.directory, self.data):
             log.warning(OTHER_IMAGES, self.directory, "; ".join(others))
 
-    def _prepare(self) -> Trainer:
-        """Return the Trainer, with the objective compiled where `run.compile` is on."""
-        if self.run.compile and not self._compiled:
-            self.objective.compile_parts()
-            self._compiled = True
-        return self.trainer
-
 
 def _listed(lines: Sequence[str]) -> str:
     """Return three lines indented, the last of them with the number of those left out."""
@@ -618,23 +604,23 @@ def _listed(lines: Sequence[str]) -> str:
 # ---- Lightning's options that a run rejects before it begins, each with one message
 
 
-def check_trainer(chosen: Namespace, callbacks: Iterable[Callback], objective: Objective) -> None:
-    """Refuse a number out of range, and callbacks that average weights, change the batch or lack their metric."""
-    on_cpu = device_for(chosen.accelerator).type == "cpu"
-    if not re.fullmatch(r"auto|[1-9]\d*" if on_cpu else r"auto|-1|[1-9]\d*|\[?\d+(, ?\d+)*,?\]?", str(chosen.devices)):
-        some = "processes, like 2" if on_cpu else "GPUs, like 2, their indices, like [0, 1]"
-        raise ValueError(f"trainer.devices is {chosen.devices}; give a number of {some}, or auto.")
+SETTINGS_FOR: dict[type[Callback], str] = {
+    GradientAccumulationScheduler: "trainer.accumulate_grad_batches",
+    LearningRateFinder: "model.optimizer.lr, which the schedule changes; `tune` in a study finds one",
+    StochasticWeightAveraging: "model.init_args.ema, which is tested too",
+    WeightAveraging: "model.init_args.ema, which is tested too",
+}
+
+
+def check_callbacks(callbacks: Iterable[Callback], objective: Objective) -> None:
+    """Refuse callbacks that average weights, change the batch or lack their metric."""
     monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
+    own = type(objective).__module__.startswith("vitlab.")  # what others log is unknown
+    known = [*objective.epoch_metrics, *monitored] if own else []
     for each in callbacks:
         name = type(each).__name__
-        if isinstance(each, GradientAccumulationScheduler):
-            raise ValueError(f"trainer.callbacks: in place of {name}, set trainer.accumulate_grad_batches.")
-        if isinstance(each, LearningRateFinder):
-            raise ValueError(f"trainer.callbacks: the schedule overrides {name}; `tune` in a study finds a rate.")
-        if isinstance(each, StochasticWeightAveraging | WeightAveraging):
-            raise ValueError(f"trainer.callbacks: in place of {name}, set model.init_args.ema, which is tested too.")
-        own = type(objective).__module__.startswith("vitlab.")  # of others unknown
-        known = [*objective.epoch_metrics, *monitored] if own else []
+        if setting := next((setting for kind, setting in SETTINGS_FOR.items() if isinstance(each, kind)), None):
+            raise ValueError(f"trainer.callbacks: in place of {name}, set {setting}.")
         if isinstance(each, EarlyStopping) and known and each.monitor not in known:
             raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from inspect import isfunction
 from typing import Any
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not ours
@@ -19,11 +18,11 @@ from jsonargparse.typing import restricted_number_type
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from vitlab import data, models
-from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known, pairs, refuse_code
+from vitlab import data
+from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known, refuse_code
 from vitlab.data import ImageDataModule
-from vitlab.experiment.class_paths import KINDS, names_of, nulls, settable
-from vitlab.experiment.errors import call_of_user_code, check_sections, explain, readable
+from vitlab.experiment.class_paths import KINDS, names_of, settable
+from vitlab.experiment.errors import call_of_user_code, explain, readable
 from vitlab.internals import actions_of, narrow_options_of_the_trainer, options_of
 from vitlab.models.stored import TIMMS_WEIGHTS
 from vitlab.objectives import Objective
@@ -46,8 +45,9 @@ GROUPS = r"One or more arguments specifying.*|Path to a configuration file\."  #
 END = """
 A backbone may also be a size under timm's name (vit_…, deit_…, deit3_…, swin_…, swinv2_…), such as
 --model.backbone swin_tiny_patch4_window7_224, or a small ResNet or ConvNeXt: resnet_mini_32, resnet_micro_16,
-convnext_mini_32, convnext_micro_16. A class of your own is given by its import path. --model.help Supervised
-and --data.help CIFAR10 list the arguments of a class; each is a key: --model.optimizer.lr 3e-4, --data.batch_size 64.
+convnext_mini_32, convnext_micro_16. A class of your own is given by its import path. --model.help Supervised,
+--data.help CIFAR10 and, after --config FILE, --model.backbone.help SwinTransformer list the arguments of a class; each
+is a key: --model.optimizer.lr 3e-4, --data.batch_size 64.
 """
 
 
@@ -75,8 +75,7 @@ class VitlabParser(LightningArgumentParser):
         return "".join(lines)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        defaults = {action.dest: action.default for action in actions_of(self)}
-        raise ValueError(explain(message, [*options_of(self), *settable(self.named)], defaults))
+        raise ValueError(explain(message, [*options_of(self), *settable(self.named)]))
 
 
 @cache
@@ -109,7 +108,6 @@ class Settings:
     """
 
     def __init__(self, named: Config, arguments: Sequence[str]) -> None:
-        check_sections(named)
         import_only_known()
         self._parser = configuration_parser()
         self._parser.named = named
@@ -118,8 +116,6 @@ class Settings:
         except ValueError as error:  # one message of at most five lines
             raise ValueError(readable(error)) from None
         refuse_code(self.values)
-        if key := next(nulls({name: self.values[name].as_dict() for name in ("model", "data")}), None):
-            raise ValueError(f"{key} is null, which is no value of it; give one, or leave it out for the default.")
 
     def build(self, section: str, weights: bool = True) -> Any:
         """Return what a section describes, with an object for each `class_path`; without the backbone's `weights`."""
@@ -156,14 +152,3 @@ def print_help_of_run() -> None:
     with suppress(SystemExit):
         configuration_parser().parse_args(["--help"])
     print(END)
-
-
-def answer_help_of_named_size(arguments: Sequence[str]) -> None:
-    """Print the answer to `--model.backbone.help swin_tiny_patch4_window7_224` and exit; jsonargparse knows classes."""
-    for key, value in pairs(arguments):
-        function = vars(models).get(str(value).removeprefix("vitlab.models."))
-        if key.endswith(".help") and isfunction(function):
-            parser = VitlabParser()
-            parser.add_function_arguments(function, key.removesuffix(".help"))
-            print(parser.format_help())
-            raise SystemExit(0)

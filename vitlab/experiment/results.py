@@ -52,15 +52,14 @@ def unfinished(trainer: Trainer) -> list[str]:
     return []
 
 
-def images_left_out(trainer: Trainer, data: ImageDataModule, split: Literal["val", "test"]) -> list[str]:
-    """Return, in words, that a limit of the Trainer left images out of an evaluation; nothing if it used all."""
-    batches = trainer.num_val_batches if split == "val" else trainer.num_test_batches
-    seen, classes = data.first_batches(split, int(sum(batches)))
-    images = len(data.labels(split))
-    if seen == images:
+def batches_left_out(trainer: Trainer, split: Literal["val", "test"]) -> list[str]:
+    """Return, in words, that a limit of the Trainer left batches out of an evaluation; nothing if it used all."""
+    loader, batches = trainer.test_dataloaders, trainer.num_test_batches
+    if split == "val":
+        loader, batches = trainer.val_dataloaders, trainer.num_val_batches
+    if loader is None or sum(batches) >= len(loader):
         return []
-    done = "validated" if split == "val" else "tested"
-    return [f"{done} on {seen} of {images} images, of {classes} of {data.num_classes} classes"]
+    return [f"{'validated' if split == 'val' else 'tested'} on {sum(batches):g} of {len(loader)} batches of images"]
 
 
 def show(metrics: Mapping[str, float], partial: Sequence[str], data: ImageDataModule) -> None:
@@ -116,7 +115,7 @@ def classify_by_features(
         cache: a folder for the features of encoders that stay as they are; None: the features are not kept.
     """
     labels = data.labels("test").astype(np.int64)
-    logits, held_out, fitted = _logits(encoder.to(device), data, how, device, cache, validated=True)
+    logits, held_out, fitted = _logits(encoder.to(device), data, how, device, cache)
     predictions = Predictions(data.image_names("test"), labels, logits, strata=data.strata("test"))
     write_predictions(directory / PREDICTIONS, predictions)
     write_per_class(directory, predictions, data.class_names)
@@ -139,9 +138,8 @@ def _logits(
     how: Probe,
     device: torch.device,
     cache: Path | None = None,
-    validated: bool = False,
 ) -> tuple[np.ndarray, float | None, object]:
-    """Return the logits of the test images, the accuracy on held-out ones if `validated`, and what was fitted."""
+    """Return the logits of the test images, the accuracy on held-out ones if there are any, and what was fitted."""
     embed: Embed = encoder.embed
     kept = None
     if cache is not None:
@@ -157,7 +155,7 @@ def _logits(
     splits = {"train": train}
     if data.tests_on_validation:
         splits = splits if how == "knn" else hold_out(train, data.probe_images)  # k-NN chooses nothing
-    elif validated or how != "knn":
+    else:
         splits["val"] = features("val")
     if kept is not None:
         kept.flush()
@@ -171,7 +169,7 @@ def _logits(
         fitted = linear = fit_linear_probe(splits["train"], splits["val"], data.num_classes)
         classify = linear.logits
     held_out = None
-    if validated and "val" in splits:
+    if "val" in splits:
         features_of_val, truth = splits["val"]
         held_out = float((classify(features_of_val).argmax(dim=1) == truth).float().mean())
     return classify(test[0]).numpy(), held_out, fitted

@@ -61,7 +61,8 @@ def known_test_images(experiment: "Experiment") -> list[str]:
     for source, config, folder in _trainings_before(experiment):
         if _images(config, folder) != images:
             continue
-        same_root = {key: value for key, value in _arguments(experiment.config).items() if key in ("root", "table")}
+        arguments = experiment.config["data"].get("init_args", {})
+        same_root = {key: value for key, value in arguments.items() if key in ("root", "table")}
         with suppress(OSError, ValueError):
             data = type(experiment)(merge(config, {"data": {"init_args": same_root}})).data
             had: list[Split] = ["train"] if data.tests_on_validation else ["train", "val"]
@@ -94,19 +95,11 @@ def _trainings_before(experiment: "Experiment") -> Iterator[tuple[str, Config, P
 
 def _images(config: Config, folder: Path) -> tuple[object, ...]:
     """Return what says which images a configuration is about: equal for the same ones, wherever it was started."""
-    arguments = _arguments(config)
+    arguments = config["data"].get("init_args", {})
     root = arguments.get("root")
     places = [place.resolve() for place in (folder / str(root), Path(str(root))) if root and place.exists()]
-    return (
-        str(config["data"]["class_path"]).rpartition(".")[2],
-        *places[:1],
-        arguments.get("table"),
-        arguments.get("source"),
-    )
-
-
-def _arguments(config: Config) -> Config:
-    return config["data"].get("init_args") or {}
+    name = str(config["data"]["class_path"]).rpartition(".")[2]
+    return name, *places[:1], arguments.get("table"), arguments.get("source")
 
 
 def warn_of_normalization(config: Config, data: ImageDataModule) -> None:

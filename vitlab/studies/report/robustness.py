@@ -84,7 +84,7 @@ def robustness_section(
     if robustness and robustness.missing:
         parts += [
             Text(f"Not measured for the present models: {'; '.join(robustness.missing)}. Measure, then compare again:"),
-            Code(f"python -m vitlab robustness --study {shlex.quote(str(folder))}"),
+            Code(f"python -m vitlab robustness {shlex.quote(str(folder))}"),
         ]
     return Section("Robustness", parts)
 
