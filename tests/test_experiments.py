@@ -1,8 +1,13 @@
 """Every experiment file that is shipped parses, builds and trains two steps, on small images made here."""
 
+import os
 import re
+import shlex
+import shutil
 import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
@@ -257,6 +262,29 @@ def test_a_budget_of_images_counts_those_of_each_variant(tmp_path: Path) -> None
 
 def no_runs(runs: object) -> NoReturn:
     raise AssertionError("nothing is to be measured")
+
+
+@pytest.mark.slow
+def test_the_quick_study_of_photographs_reports_and_says_how_to_use_its_leader(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos")
+    shutil.copytree(tmp_path / "photos", tmp_path / "new")
+    study = tmp_path / "experiments/studies/my_photos_quick.yaml"
+    shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
+    text = re.sub("^seeds: .*", "seeds: [1]", study.read_text(), flags=re.MULTILINE)
+    study.write_text(re.sub("^budget: .*", "budget: { images: 16 }", text, flags=re.MULTILINE))
+
+    def vitlab(command: str) -> str:
+        words, path = [sys.executable, "-m", "vitlab", *shlex.split(command)], str(EXPERIMENTS.parent)
+        run = partial(subprocess.run, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, check=True)
+        return run(words, stdout=subprocess.PIPE, text=True).stdout
+
+    (command,) = (line for line in COMMAND.findall(text) if line.startswith("compare"))
+    told = vitlab(f"{command} --data.batch_size 4").splitlines()
+    assert told[0].startswith("my_photos_quick: 3 variants × 1 seed.")
+    assert told[1] == "Images: 16 train, 2 val, 6 test."
+    use = (tmp_path / "runs/my-photos-quick/report.md").read_text().partition("## Use\n")[2]
+    vitlab(re.findall(r"python -m vitlab (predict .*)", use)[0])
+    assert len((tmp_path / "predictions/predictions.csv").read_text().splitlines()) == 1 + 24
 
 
 def test_every_study_is_read() -> None:

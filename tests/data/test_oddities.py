@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.data.conftest import check_images, photo
-from vitlab.data import ImageFolder, LabelTable
+from vitlab.data import Folds, ImageFolder, LabelTable
 from vitlab.data import image_folder as module
 from vitlab.data.checking import Check, oddities
 from vitlab.data.decoding import IMAGE_SUFFIXES, decode, read_regular
@@ -48,6 +48,18 @@ def test_classes_of_a_single_image_are_named(photo_folder: PhotoFolder, said: li
         "The test split has no image of 3 of 4 classes (a, b, c).",
         "The test split has fewer than 10 images of 1 of 4 classes (d).",
         "The val split has no image of 3 of 4 classes (a, b, c).",
+    ]
+
+
+def test_a_remark_on_a_fold_names_it_and_the_class(photo_folder: PhotoFolder, said: list[str]) -> None:
+    root = photo_folder({"a": 2, "b": 20})
+    for test in (1, 2):
+        _read(root, folds=Folds(count=2, test=test), split_seed=3)
+    named = [line for line in said if "images" not in line]
+    assert named == [
+        f"The {split} split of fold {test} of 2 (split_seed 3) has {what} of 1 of 2 classes (a)."
+        for test in (1, 2)
+        for split, what in (("train", "a single image"), ("val", "no image"))
     ]
 
 
@@ -96,8 +108,8 @@ def test_look_alikes_across_splits_are_one_line_and_copies_are_none_of_them(
     _read(root)
     assert said[1:] == [
         "Images of the test split that look almost like images of another split, which inflates accuracy if they show "
-        "the same (`groups` keeps one scene in one split), and not if they only share a layout: 2 of 21 (test/a/3x.png "
-        "and train/b/004.jpg, test/b/000.jpg and val/a/002.jpg)."
+        "one scene (`groups` keeps it in one split): 2 of 21 (test/a/3x.png and train/b/004.jpg, test/b/000.jpg and "
+        "val/a/002.jpg)."
     ]
 
 

@@ -199,7 +199,7 @@ def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> Non
         ),
         (
             lambda root: [each.labels("test") for each in _all(_folder(root), 2, r"(cat|dog/\d+)")],
-            r"part [12] of 2 leaves no image of the class of cat/000\.jpg to train on",
+            r"fold [12] of 2 \(split_seed 0\) has no training image of the class cat",
         ),
         (lambda root: _folder(root)(Folds(count=2, groups="bird(.)")).labels("test"), "does not match the image cat/"),
         (

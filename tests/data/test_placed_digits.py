@@ -81,7 +81,7 @@ def test_evaluation_places_depend_on_the_split_seed_alone() -> None:
         assert torch.equal(image, again)
     digits, ours = Digits(split_seed=1), PlacedDigits(split_seed=1)
     assert ours.image_names("test") == digits.image_names("test") != data.image_names("test")
-    assert not np.isin(data.contents("test"), ours.contents("test")).all()
+    assert not np.isin(data.dataset("test").contents(), ours.dataset("test").contents()).all()
 
 
 def test_evaluation_batches_galleries_and_predictions_show_one_image() -> None:

@@ -129,7 +129,7 @@ def test_a_source_gives_the_batches_of_the_same_folder(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     of_files, of_source = _data(root=str(folder)), _data(source=make(folder, tmp_path))
     assert list(of_source.class_names) == (["0", "1", "2"] if make is _shards else NAMES)
-    assert set(of_source.contents("train")) == set(of_files.contents("train"))
+    assert {*of_source.dataset("train").contents()} == {*of_files.dataset("train").contents()}
     for (expected, classes), (images, labels) in zip(
         *(list(data.batches("val", "cpu")) for data in (of_files, of_source)), strict=True
     ):

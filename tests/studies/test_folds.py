@@ -102,6 +102,9 @@ def test_every_image_has_one_outcome_a_seed(
     assert "trainings on 66.7 % of these images" in text
     assert "not in this comparison" not in text  # no fold is left out
     assert f"fit --config {folder / 'a' / 'fold-1' / 'config-seed-1.yaml'}" in text
+    one = f"--data.folds null --data.val_fraction 0.05 --run.root {folder.parent} --run.name small-study-model"
+    assert f"fit --config {folder / 'b' / 'fold-1' / 'config-seed-1.yaml'} {one}" in text
+    assert f"predict --config {folder.parent / 'small-study-model' / 'seed-1'} --images new" in text
     files = f"{folder}/{{variant}}/fold-{{fold}}/seed-{{seed}}/predictions.parquet"
     own, read = results.verdict.pairs[0], referee.judge(files).pairs[0]
     assert (read.lead, read.p, *read.interval) == (own.lead, own.p, *own.interval)  # to the digit

@@ -130,9 +130,12 @@ def test_the_planner_knows_the_groups(write_study: Write, tmp_path: Path) -> Non
     assert told != alone
 
 
-def test_the_report_says_that_intervals_are_over_groups(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+@pytest.mark.parametrize("folds", [None, 3])
+def test_the_report_says_that_intervals_are_over_groups_and_whether_splits_keep_them_whole(
+    folds: int | None, write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
-    study = write_study(variants={"A": variant(0.94), "B": variant(0.95)}, groups=r"(\d*)\d$")
-    report = compare(study, tmp_path / "runs").with_suffix(".md").read_text()
-    assert "95\u00a0% intervals over seeds and 60\u00a0groups of test images" in report
+    study = write_study(variants={"A": variant(0.94), "B": variant(0.95)}, groups=TENS, folds=folds)
+    report = plain(compare(study, tmp_path / "runs").with_suffix(".md").read_text())
+    assert "95 % intervals over seeds and 60 groups of test images" in report or folds
+    assert ("are on one side of every split" in report) == (folds is not None)
+    assert ("that are also trained or validated on" in report) == (folds is None)

@@ -203,12 +203,16 @@ def cpu_runs(count: int) -> list[Run]:
 
 
 @pytest.mark.parametrize(
-    ("cores", "jobs", "expected"),
-    [(2, None, (2, 1)), (64, None, (9, 7)), (8, 3, (3, 2)), (2, 4, (4, 1))],
+    ("cores", "jobs", "threads", "expected"),
+    [
+        *((2, None, "", (2, 1)), (64, None, "", (9, 7)), (8, 3, "", (3, 2)), (2, 4, "", (4, 1))),
+        *((2, 1, "1", (1, 1)), (8, None, "2", (4, 2)), (2, None, "4,2", (1, 4))),
+    ],
 )
 def test_cores_are_shared_among_the_runs(
-    cores: int, jobs: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    cores: int, jobs: int | None, threads: str, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     slots = allot(cpu_runs(9), jobs)
     assert (slots.jobs, slots.threads) == expected

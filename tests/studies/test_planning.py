@@ -223,7 +223,6 @@ def test_without_a_margin_the_study_as_it_is_written_is_planned(finished: Path, 
         (["STUDY", "--seeds", "9"], "--seeds: the study's file says this; edit `seeds` there, or in a copy."),
         (["STUDY", "--budget.epochs=9"], "--budget.epochs=9: the study's file says this; edit `budget` there"),
         (["STUDY", "--data", "photos"], "--data: the study's file says this; give --data.root FOLDER."),
-        (["STUDY", "--difference", "100"], "below 100"),
         (["AXES", "--difference", "1"], "takes a study without an axis"),
     ],
 )

@@ -199,7 +199,7 @@ def test_a_tuned_study_of_equal_images_tells_what_was_decided(
     path = write_study(tune=TUNE, variants=VARIANTS, seeds=[1], budget={"images": 4480})
     folder = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).parent
     said = capsys.readouterr().out.replace("\u00a0", " ")
-    assert said.index("To train: 20 runs (18 of tuning).") < said.index("A with lr-0-1")
+    assert said.index("To train: 2 runs, after those of tuning.") < said.index("A with lr-0-1")
     assert pd.read_csv(folder / "results.csv").set_index("variant")["epochs"].to_dict() == {"A": 5, "B": 5}
     assert yaml.safe_load((folder / "b" / "config-seed-1.yaml").read_text())["model"]["init_args"]["lr"] == 0.4
     for report in ("report.html", "report.md"):

@@ -43,7 +43,9 @@ def run_compare(arguments: Sequence[str]) -> int:
     parser.add_argument("--register-anew", action="store_true", help=anew)
     arguments, data = split_data(arguments)
     study, options = parser.parse_study(arguments)
+    from vitlab.studies.file.study import read_study
 
+    print(f"{read_study(study).size}. Reading the images and building each variant once …", flush=True)
     from vitlab.commands.dispatch import run
     from vitlab.experiment.parser import configuration_parser
     from vitlab.studies.compare import RunsFailed, compare
@@ -64,12 +66,10 @@ def run_compare(arguments: Sequence[str]) -> int:
 
         by_words = {tuple(words): partial(new_executor, words[0], words[1:]) for words in options.executor}
         executors = [by_words[tuple(words)] for words in options.executor]
-    given: dict[str, Any] = {"dashboard": dashboard, "executors": executors, "data": data}
-    given["register_anew"] = options.register_anew
+    given: dict[str, Any] = {"dashboard": dashboard, "executors": executors, "register_anew": options.register_anew}
     try:  # the server is begun before anything is computed
         with closing(ForkServer(run)) if sys.platform == "linux" else nullcontext() as server:
-            report = compare(study, options.root, options.overwrite, server=server, **given)
-        print(f"The report: {report}")
+            print(f"The report: {compare(study, options.root, options.overwrite, data=data, server=server, **given)}")
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1
@@ -98,8 +98,6 @@ def run_plan(arguments: Sequence[str]) -> int:
         return 0
     if planned.metric.is_log and difference <= 1:
         raise ValueError(f"--difference {difference:g}: a factor on a logarithmic scale; give one above 1, like 1.5.")
-    if planned.metric.is_fraction and difference >= 100:
-        raise ValueError(f"--difference {difference:g}: points of accuracy are below 100.")
     print(describe(planned, planned.metric.own(difference)))
     return 0
 

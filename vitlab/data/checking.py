@@ -31,7 +31,6 @@ _LEVELS = 32  # of 256: a 16-bit picture with fewer uses less than an eighth of 
 NEAR = 10  # of 128 signs that differ; unrelated photographs of one kind differ in 15 or more
 MOST_COMPARED = 20_000  # images: a second
 _FEW = 10  # images of a class in the test split: each is then 10 % of the class's accuracy
-_PAIRS: tuple[tuple["Split", "Split"], ...] = (("test", "train"), ("val", "train"), ("test", "val"))  # the worst first
 # A file that can be decoded: its name, size and time; a hash of its bytes; whether `is_faint`; and its `dhash_of`.
 _RECORD = np.dtype([("mark", np.uint64), ("content", np.uint64), ("faint", np.bool_), ("dhash", np.uint8, 32)])
 
@@ -140,9 +139,9 @@ def is_faint(file: Path | BinaryIO, pixels: Pixels) -> bool:
         return False
 
 
-def oddities(class_names: Sequence[str], parts: "Mapping[Split, Subset]", known: Check) -> list[str]:
+def oddities(class_names: Sequence[str], parts: "Mapping[Split, Subset]", known: Check, fold: str = "") -> list[str]:
     """Return remarks on classes of few images, images in two splits or with two labels, and blank 16-bit images."""
-    lines = []
+    lines, own = [], f" of {fold}" * bool(fold)
     for split, part in parts.items():
         if part.labels.ndim > 1:  # not one class per image
             continue
@@ -150,12 +149,14 @@ def oddities(class_names: Sequence[str], parts: "Mapping[Split, Subset]", known:
         kinds = {"no image": counts == 0}
         if split == "train":
             kinds["a single image"] = counts == 1
-        if split == "test":
+        if split == "test" and not fold:  # all folds together test every image
             kinds[f"fewer than {_FEW} images"] = (counts > 0) & (counts < _FEW)
-        for what, chosen in kinds.items():
-            if chosen.any():
-                few = some([class_names[k] for k in np.flatnonzero(chosen).tolist()], 3)
-                lines.append(f"The {split} split has {what} of {chosen.sum()} of {len(class_names)} classes ({few}).")
+        for what, which in kinds.items():
+            if which.any():
+                few = some([class_names[k] for k in np.flatnonzero(which).tolist()], 3)
+                lines.append(
+                    f"The {split} split{own} has {what} of {which.sum()} of {len(class_names)} classes ({few})."
+                )
     spelled = Counter(name.casefold() for name in class_names)
     if alike := [name for name in class_names if spelled[name.casefold()] > 1]:
         lines.append(f"Classes whose names differ in letter case alone: {len(alike)} ({some(alike, 3)}).")
@@ -166,23 +167,32 @@ def oddities(class_names: Sequence[str], parts: "Mapping[Split, Subset]", known:
         kind = [f" ({class_names[k]})" for k in labels] if labels.ndim == 1 else [""] * len(names)
         pairs = [f"{names[i]}{kind[i]} = {names[first[i]]}{kind[first[i]]}" for i in doubled]
         lines += _line(f"Images of the {split} split with two labels, though byte for byte the same", pairs, names)
-    for split, other in (pair for pair in _PAIRS if parts.keys() >= set(pair)):
-        names, others = parts[split].names, parts[other].names
-        pairs = [f"{names[i]} = {others[k]}" for i, k in copies(parts[split].contents, parts[other].contents).items()]
-        what = f"Images of the {split} split that are in the {other} split too, byte for byte, which inflates accuracy"
-        lines += _line(what, pairs, names)
-    if "test" in parts:
-        tested, *rest = (parts[split] for split in ("test", "train", "val") if split in parts)
-        bank = rest[0].joined(rest[1]) if len(rest) > 1 else rest[0]
-        same, near = copies(tested.contents, bank.contents), look_alikes(tested.dhashes, bank.dhashes)
-        what = (
-            "Images of the test split that look almost like images of another split, which inflates accuracy if they "
-            "show the same (`groups` keeps one scene in one split), and not if they only share a layout"
-        )
-        pairs = [f"{tested.names[i]} and {bank.names[k]}" for i, k in near.items() if i not in same]
-        lines += _line(what, pairs, tested.names)
+    if "test" in parts and not fold:  # a study names those of all folds
+        lines += leaks([parts])
     what = "Images of 16 bits that 8 bits (value / 257) leave nearly blank, unless data.window is given"
     return lines + _line(what, known.faint, known.contents)
+
+
+def leaks(parts: "Sequence[Mapping[Split, Subset]]") -> list[str]:
+    """Return remarks on test images, of a data set or of each fold, that other splits have too, or nearly so."""
+    lines, near = list[str](), list[str]()
+    names = [name for part in parts for name in part["test"].names]
+    for split in ("train", "val"):
+        both = [(part["test"], part[split]) for part in parts if split in part]
+        equal = [
+            f"{own.names[i]} = {o.names[k]}" for own, o in both for i, k in copies(own.contents, o.contents).items()
+        ]
+        what = f"Images of the test split that are in the {split} split too, byte for byte, which inflates accuracy"
+        lines += _line(what, equal, names)
+    for part in parts:
+        tested, *rest = (part[split] for split in ("test", "train", "val") if split in part)
+        bank = rest[0].joined(rest[1]) if len(rest) > 1 else rest[0]
+        same, alike = copies(tested.contents, bank.contents), look_alikes(tested.dhashes, bank.dhashes)
+        near += [f"{tested.names[i]} and {bank.names[k]}" for i, k in alike.items() if i not in same]
+    what = (
+        "Images of the test split that look almost like images of another split, which inflates accuracy if they show"
+    )
+    return lines + _line(f"{what} one scene (`groups` keeps it in one split)", near, names)
 
 
 def copies(contents: UInt64[np.ndarray, "N"], others: UInt64[np.ndarray, "M"]) -> dict[int, int]:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8, UInt64
+from jaxtyping import Bool, Float, Shaped
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -279,14 +279,6 @@ class ImageDataModule(LightningDataModule, ABC):
     def tests_on_validation(self) -> bool:
         """Whether the test images are the validation images, so that nothing may be chosen on these."""
         return self.image_names("val") == self.image_names("test")
-
-    def contents(self, split: Split) -> UInt64[np.ndarray, "N"]:
-        """Return a hash of each image, equal where the images are equal; 0: unknown."""
-        return self.dataset(split).contents()
-
-    def dhashes(self, split: Split) -> UInt8[np.ndarray, "N 32"]:
-        """Return the difference hash of each image; 0: unknown."""
-        return self.dataset(split).dhashes()
 
     def masks(self, split: Split) -> Bool[Tensor, "N H W"] | None:
         """Return where the object of each image is, as the model sees it in evaluation; None if this is unknown."""

@@ -133,7 +133,9 @@ class ImageFolder(ImageDataModule):
 
     def read_splits(self) -> dict[Split, Photos]:
         """Hold out missing splits and leave out broken images."""
-        location, present = self.photos.location, [as_text(name) for name in self.photos.class_names]
+        fold = f"fold {f.test} of {f.count} (split_seed {self.split_seed})" if (f := self.folds) else ""
+        location = ", ".join(filter(None, [self.photos.location, fold]))
+        present = [as_text(name) for name in self.photos.class_names]
         if sorted(-1 if row is None else row for row in self._rows) != list(range(self.num_classes)):
             wrong = f"{location} has classes {some(present)}; the run's are {some(self.class_names)}"
             raise ValueError(f"{wrong}. Give the folder that it was trained on, or one with the same classes.")
@@ -155,7 +157,7 @@ class ImageFolder(ImageDataModule):
         if all_files["test"] is all_files["val"]:
             remarks.append(f"{location} has no test folder: the test split is the validation split.")
             del distinct["val"]
-        for line in remarks + oddities(self.class_names, distinct, self._known):
+        for line in remarks + oddities(self.class_names, distinct, self._known, fold):
             log.info(line)
         rand_augment = make_rand_augment(self.augment, min(height_and_width(self.image_size)), self.mean)
         views = self.crop_pct, self.augment, rand_augment, self.multi_crop, self.effective_augment_seed

@@ -13,13 +13,13 @@ from pathlib import Path
 from referee.formats import counted, joined
 from referee.report.claim import headline, in_words
 
+from vitlab import log
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import Config, merge
 from vitlab.experiment.chain import branch_off
 from vitlab.experiment.noise import flops_per_image
-from vitlab.runs.directory import SUMMARY
 from vitlab.runs.lock import refuse_links, run_lock
-from vitlab.studies.file.fairness import Images, data_of, groups_of, overruled, split_groups
+from vitlab.studies.file.fairness import Images, Split, data_of, groups_of, overruled, split_groups
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import UNFINISHED, Outcome, is_finished, refuse_conflicts, register
@@ -34,7 +34,7 @@ from vitlab.studies.file.runs import (
     never_reached,
     plan,
 )
-from vitlab.studies.file.study import Study, read_study, slug
+from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.file.variants import Choice
 from vitlab.studies.report.cost import winner_costs
 from vitlab.studies.report.page import answer, write_curves, write_report
@@ -127,9 +127,9 @@ class ResolvedStudy:
 
     @cached_property
     def leaks(self) -> list[str]:
-        runs, cache = self.first_runs(), self.folder / "copies.json"
+        runs, cache = self.first_runs(), self.folder / "leaks.json"
         searched = runs[:1] if self.study.folds else runs  # the folds of all variants are of the same images
-        copies = [duplicates(self.images_of(run), data_of(run.config), cache) for run in searched]
+        copies = [line for run in searched for line in duplicates(self.images_of(run), data_of(run.config), cache)]
         known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in known_before(run)]
         return [*dict.fromkeys(filter(None, [*copies, *known, split_groups(self.grouped, self.images)]))]
 
@@ -253,6 +253,8 @@ def _compare(
     ends: ExitStack,
 ) -> Path:
     plans = [ResolvedStudy.of(point, root) for point in study.points]
+    splits: Sequence[Split] = ["test"] if study.folds else ["train", "val", "test"]
+    print(f"Images: {', '.join(f'{len(plans[0].images.labels(each)):,} {each}' for each in splits)}.", flush=True)
     if study.branch:
         _branches(plans)  # refuses runs that cannot branch
     claim_folder(study, root)
@@ -269,9 +271,9 @@ def _compare(
             known = f"majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}"
             print(f"Baselines{where}: {known}.", flush=True)
     leaks = dict.fromkeys(leak for planned in plans for leak in planned.leaks)
-    places = f" at {counted(len(plans), 'place')}" if study.along else ""
-    size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
-    print(*leaks, *overruled(study), f"{study.name}: {size}; {slots}.", sep="\n", flush=True)
+    for leak in leaks:
+        log.info(leak)  # once: data sets log the same lines as they are read
+    print(*overruled(study), f"{study.size}; {slots}.", sep="\n", flush=True)
     built = {build: build() for build in executors}
     executor = Fleet([built[build] for build in executors], study.seeds) if built else Local(slots, server)
     ends.callback(executor.shutdown, wait=False)
@@ -285,11 +287,8 @@ def _compare(
         planned.spend_budget()
     missing = sum(not is_finished(run) for planned in plans for run in planned.runs)
     if missing:
-        each = study.tuning.runs(len(study.seeds)) if study.tuning else 0
-        done = [p.folder.glob(f"tuning/{slug(name)}/**/{SUMMARY}") for p in plans for name in study.variants]
-        tuning = sum(max(0, each - len([*finished])) for finished in done)
-        most, of_tuning = " at most" if study.looks else "", f" ({tuning:,} of tuning)" if tuning else ""
-        size = f"To train: {counted(missing + tuning, 'run')}{most}{of_tuning}."
+        most, after = " at most" * bool(study.looks), ", after those of tuning" * bool(study.tuning)
+        size = f"To train: {counted(missing, 'run')}{most}{after}."
         print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
     for planned in plans:
         planned.tune(train)

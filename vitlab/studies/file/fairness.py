@@ -91,10 +91,6 @@ def own_classes(config: Config, recorded: Collection[str] = ()) -> list[str]:
     return sorted(own | ({text for text, _ in texts_of(config)} & {*recorded}))
 
 
-def some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{' and more' * (len(names) > 3)}"
-
-
 def groups_of(study: Study, images: Sequence[str]) -> np.ndarray | None:
     """Return the name of each image's group, (N,); None where images are independent."""
     try:
@@ -115,7 +111,7 @@ def split_groups(study: Study, images: Images) -> str:
     share = sum(group in both for group in tested)
     of = f"{counted(share, 'test image')} of {counted(len(both), 'group')} that are also trained or validated on"
     remedy = "Move each group to one split, or use `folds`."
-    return f"{of}, which inflates accuracy: {some(both)}. {remedy}" if both else ""
+    return f"{of}, which inflates accuracy: {listed(both, 3)}. {remedy}" if both else ""
 
 
 LENGTH = "trainer.max_epochs"

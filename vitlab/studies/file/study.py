@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Len
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from referee.claim import Claim, parse_claim
+from referee.formats import counted
 from referee.statistics.contrast import LEVEL
 
 from vitlab.config import SHIPPED, Config, flatten, load_yaml, locate, merge
@@ -227,6 +228,13 @@ class Study:
             )
             for place in self.along.places
         ]
+
+    @property
+    def size(self) -> str:
+        """The numbers of variants, seeds, folds and places of its axis, in a sentence."""
+        counts = {"variant": len(self.variants), "seed": len(self.seeds), "fold": self.folds, "place": len(self.points)}
+        shown = [counted(number, what) for what, number in counts.items() if number and (what != "place" or self.along)]
+        return f"{self.name}: {'at most ' * bool(self.looks)}{' × '.join(shown)}"
 
     @property
     def digest(self) -> str:

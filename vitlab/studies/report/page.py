@@ -118,6 +118,8 @@ def _summary(results: StudyResults) -> list[str]:
         + (f", with {simultaneous}95{SPACE}% intervals over {over}. " if high > 1 else ". ")
         + describe_draws(study.vary, study.folds)
     ]
+    if groups is not None and "also trained or validated on" not in " ".join(results.context.leaks):
+        lines.append(f"All images of a group (by {study.groups}) are on one side of every split.")
     if results.verdict.watch is not None:
         end = ENDS.get(results.verdict.watch.stop or "", "")
         which = "each look" if study.margin is None else "this look"

@@ -23,7 +23,7 @@ from vitlab.evaluation.per_class import in_order
 from vitlab.evaluation.predictions import PIXELATED_BELOW, data_uri, probabilities
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
-from vitlab.studies.file.study import Study
+from vitlab.studies.file.study import Study, slug
 from vitlab.studies.report.cost import cost_section
 from vitlab.studies.report.paper import methods
 from vitlab.studies.report.remarks import design_effect, remarks_below
@@ -82,8 +82,25 @@ def sections_of(
         path = (result.parts or [result])[0].run.config_path
         commands.append(f"python -m vitlab fit --config {shlex.quote(str(path))}    # one of its runs")
     reproduce = Section("Reproduce", [*map(Code, commands), study_file(results.study)])
-    ends = [Section("Remarks", [*map(Text, remarks_below(results))]), *paper, reproduce]
+    use = Section("Use", _use(results, root) if measured and one_class else [])
+    ends = [Section("Remarks", [*map(Text, remarks_below(results))]), use, *paper, reproduce]
     return [section for section in (*measured, *ends) if section.parts]
+
+
+def _use(results: StudyResults, root: Path) -> list[Part]:
+    """Return how one model of the leading variant classifies other pictures; k-NN leaves none."""
+    leader, first = results.ranking[0].variant, (results.ranking[0].runs[0].parts or results.ranking[0].runs)[0].run
+    if first.config.get("run", {}).get("probe") == "knn":
+        return []
+    text, directory, commands = f"{leader}, the run of seed {first.seed}, classifies new pictures:", first.directory, []
+    if results.study.folds:
+        directory = root / f"{slug(results.study.name)}-model" / first.directory.name
+        to = ["--run.root", str(root), "--run.name", directory.parent.name]
+        again = ["fit", "--config", str(first.config_path), "--data.folds", "null", "--data.val_fraction", "0.05", *to]
+        commands = [shlex.join(["python", "-m", "vitlab", *again])]
+        text = f"{leader} has a model for each fold. One model for new pictures is trained once more, without folds:"
+    commands.append(f"python -m vitlab predict --config {shlex.quote(str(directory))} --images new")
+    return [Text(text), *map(Code, commands)]
 
 
 def study_file(study: Study) -> Part:

@@ -7,11 +7,10 @@ must beat: the most frequent class, and k-NN on raw pixels.
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +25,13 @@ from referee.verdict import Design, Verdict
 
 from vitlab.atomic_files import read_cache, write_text
 from vitlab.config import ABSENT, Config, flatten, weights_of
-from vitlab.data.checking import MOST_COMPARED, copies, look_alikes
+from vitlab.data.checking import MOST_COMPARED, leaks
+from vitlab.data.dataset import SPLITS, Subset
 from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.classifiers import classify_pixels
 from vitlab.experiment.chain import Source
 from vitlab.runs.directory import SUMMARY, RunDirectory
-from vitlab.studies.file.fairness import Images, Split, groups_of, name_of, some
+from vitlab.studies.file.fairness import Images, Split, groups_of, name_of
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import TOP1, Metric
 from vitlab.studies.file.registration import Outcome
@@ -414,46 +414,23 @@ def measure_baselines(images: Any) -> Baselines:
     )
 
 
-def duplicates(images: Images, data: Config, cache: Path) -> str:
-    """State which test images are in other splits too, in one to three sentences; empty if none.
+def duplicates(images: Images, data: Config, cache: Path) -> list[str]:
+    """Return remarks on test images that are in other splits too: a model may have memorized them, see `leaks`."""
 
-    A model may have memorized them, which inflates its accuracy. Exact copies are found by the hash of their file or of
-    their pixels, near-duplicates by the difference hash of what they show.
-    """
-    return str(cached(cache, images, data, partial(_leaked, images)))
+    def compute() -> list[str]:
+        parts, unknown = list[dict[Split, Subset]](), 0
+        for part in getattr(images, "parts", [images]):  # of a `Pool`
+            # Where the test split is the validation split, the report says so.
+            same = part.image_names("val") == part.image_names("test")
+            names = {split: part.image_names(split) for split in SPLITS if split != "val" or not same}
+            few = sum(map(len, names.values())) <= MOST_COMPARED  # or images would be decoded that are not compared
+            parts.append({})
+            for split, own in names.items():
+                known = part.dataset(split)
+                dhashes = known.dhashes() if few else np.zeros((len(own), 32), np.uint8)
+                parts[-1][split] = Subset(own, part.labels(split), known.contents(), dhashes)
+            unknown += int((parts[-1]["test"].contents == 0).sum())
+        missing = f"Copies of {counted(unknown, 'test image')} in other splits were not looked for: they have no hash."
+        return leaks(parts) + [missing] * bool(unknown)
 
-
-def _leaked(images: Images) -> str:
-    total = unknown = 0
-    counts: Counter[str] = Counter()
-    equal, near = list[str](), list[str]()
-    for part in getattr(images, "parts", [images]):  # of a `Pool`
-        test, names = part.contents("test"), part.image_names("test")
-        total, unknown = total + len(test), unknown + int((test == 0).sum())
-        # Where the test split is the validation split, the report says so.
-        splits: list[Split] = ["train"] if part.image_names("val") == names else ["train", "val"]
-        copied = set[int]()
-        for split in splits:
-            others, pairs = part.image_names(split), copies(test, part.contents(split))
-            equal += [f"{names[index]} = {others[original]}" for index, original in pairs.items()]
-            counts[split] += len(pairs)
-            copied |= pairs.keys()
-        others = [name for split in splits for name in part.image_names(split)]
-        if len(names) + len(others) <= MOST_COMPARED:  # or images would be decoded that are not compared
-            alike = look_alikes(part.dhashes("test"), np.concatenate([part.dhashes(split) for split in splits]))
-            near += [f"{names[i]} and {others[k]}" for i, k in alike.items() if i not in copied]
-    lines = []
-    if equal:
-        where = " and ".join(f"{count:,} in the {split} split" for split, count in counts.items() if count)
-        of = f"Of {counted(total, 'test image')}, exact copies are also {where}, which inflates accuracy"
-        lines.append(f"{of}: {some(equal)}.")
-    if near:
-        lines.append(
-            f"{counted(len(near), 'test image')} look{'s' * (len(near) == 1)} almost like images of another split, "
-            f"which inflates accuracy if they show the same: {some(near)}. Move what shows one scene to one split; "
-            "with `folds`, `groups` keeps it together."
-        )
-    if unknown:
-        count = counted(unknown, "test image")
-        lines.append(f"Copies of {count} in other splits were not looked for: their source gives no hash.")
-    return " ".join(lines)
+    return list(cached(cache, images, data, compute))

@@ -108,15 +108,16 @@ class Slots(NamedTuple):
 def allot(runs: "Sequence[Run]", jobs: int | None) -> Slots:
     """Divide this machine among the runs: `jobs` at a time, by default one per GPU, or one per core on a CPU.
 
-    Many single-threaded runs are faster than one run with many threads, which mostly wait for each other.
+    Many runs of a thread are faster than one of many. On a CPU, OMP_NUM_THREADS is the threads of each, if it is set.
     """
     import torch  # here, for the workers
 
     trainers = [run.config.get("trainer", {}) for run in runs]
     if all(trainer.get("accelerator") == "cpu" for trainer in trainers) or not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        jobs = min(jobs or cores, len(runs))
-        return Slots(jobs, max(1, cores // jobs), [])
+        threads = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)  # 0: as many as there are cores
+        jobs = min(jobs or max(1, cores // max(1, threads)), len(runs))
+        return Slots(jobs, threads or max(1, cores // jobs), [])
     if any(trainer.get("devices", "auto") not in ("auto", 1, "1") for trainer in trainers):
         return Slots(jobs or 1, None, [])  # a run on several GPUs picks them itself
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
