@@ -11,6 +11,8 @@ import argparse
 import re
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -236,6 +238,13 @@ def rand_augment(description: str, parameters: dict[str, Any]) -> tuple[Any, int
 def _at_least_one_bit(level_fn: Callable[..., tuple[int]], level: float, settings: dict[str, Any]) -> tuple[int]:
     (bits,) = level_fn(level, settings)
     return (max(bits, 1),)
+
+
+def digits_table() -> Path:
+    """Return the file of `sklearn.datasets.load_digits`, whose import takes a second."""
+    package = find_spec("sklearn")
+    assert package is not None
+    return Path(str(package.origin)).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def silence_libtiff() -> None:

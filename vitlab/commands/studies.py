@@ -6,6 +6,7 @@ A verdict is an exit status, so that a script can ask whether a gain is noise.
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,13 @@ def run_compare(arguments: Sequence[str]) -> int:
     arguments, data = split_data(arguments)
     study, options = parser.parse_study(arguments)
 
+    from vitlab.commands.dispatch import run
+    from vitlab.experiment.parser import configuration_parser
     from vitlab.studies.compare import RunsFailed, compare
+    from vitlab.studies.training.fork_server import ForkServer
 
     quiet()
+    configuration_parser()  # for all runs
     dashboard, executors = None, []
     if options.dashboard:
         need("dashboard", "wandb_workspaces", what="--dashboard")
@@ -62,8 +67,10 @@ def run_compare(arguments: Sequence[str]) -> int:
         executors = [by_words[tuple(words)] for words in options.executor]
     given: dict[str, Any] = {"dashboard": dashboard, "executors": executors, "data": data}
     given["register_anew"] = options.register_anew
-    try:
-        print(f"The report: {compare(study, options.root, options.overwrite, **given)}")
+    try:  # the server is begun before anything is computed
+        with closing(ForkServer(run)) if sys.platform == "linux" else nullcontext() as server:
+            report = compare(study, options.root, options.overwrite, server=server, **given)
+        print(f"The report: {report}")
     except RunsFailed as failed:
         print(failed, file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from vitlab.data.counter_rng import Draws, Stream, permutation, to_device
 from vitlab.data.datamodule import ImageDataModule
 from vitlab.data.dataset import SPLITS, STRATUM, Batch, Split, View
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
+from vitlab.internals import digits_table
 
 CLASS_NAMES = [str(digit) for digit in range(10)]
 SIDE = 8  # pixels
@@ -55,12 +56,10 @@ class Digits(InMemoryDataModule):
 
 def read_digits(module: ImageDataModule) -> dict[Split, TensorImages]:
     """Hold out the test split, then the validation split; images (N, 1, 8, 8)."""
-    from sklearn.datasets import load_digits  # here: it takes a second, and most runs use another data set
-
-    data = load_digits()
-    labels = data.target.astype(np.int64)
-    pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)  # 0 … 16 in the source
-    images = torch.from_numpy(pixels)[:, None]  # (N, 1, 8, 8)
+    table = np.loadtxt(digits_table(), delimiter=",")  # (N, 65): the pixels and the digit
+    labels = table[:, -1].astype(np.int64)
+    pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8)  # 0 … 16 in the source
+    images = torch.from_numpy(pixels).view(-1, 1, SIDE, SIDE)
 
     whole = TensorImages(images, labels, [f"digits/{index:04d}" for index in range(len(labels))])
     if module.folds is not None:

@@ -43,6 +43,7 @@ from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks
 from vitlab.studies.results.run import Pool, read_results
 from vitlab.studies.results.table import Baselines, StudyResults, baselines, context_of, duplicates
 from vitlab.studies.training.executors import Fleet, Local, allot
+from vitlab.studies.training.fork_server import ForkServer
 from vitlab.studies.training.run_all import Display, Train, run_all
 from vitlab.studies.training.spending import branching_step, spend_budget
 from vitlab.studies.training.tuning import refuse_unfit_images, tune
@@ -214,6 +215,7 @@ def compare(
     executors: Sequence[Callable[[], Executor]] = (),
     register_anew: bool = False,
     data: Config | None = None,
+    server: ForkServer | None = None,
 ) -> Path:
     """Run the missing parts of a study, write its report, and return the path of report.html.
 
@@ -225,6 +227,7 @@ def compare(
         executors: Return what trains the runs, each all variants of its seeds; none: this machine.
         register_anew: Register a claim whose settings have changed since it had an outcome.
         data: Arguments of the data set in place of the base's; None: as the study began.
+        server: Forks into the runs that train on CPUs of this machine; None: new processes.
 
     Raises:
         ValueError, FileNotFoundError: a user's mistake, detected before any run starts.
@@ -236,7 +239,7 @@ def compare(
     refuse_links(study.folder(root), root)
     with run_lock(study.folder(root), "give this study another `name`"), ExitStack() as ends:
         register(study, root, register_anew)
-        return _compare(study, root, overwrite, program, dashboard, executors, ends)
+        return _compare(study, root, overwrite, program, dashboard, executors, server, ends)
 
 
 def _compare(
@@ -246,6 +249,7 @@ def _compare(
     program: Sequence[str],
     dashboard: Dashboard | None,
     executors: Sequence[Callable[[], Executor]],
+    server: ForkServer | None,
     ends: ExitStack,
 ) -> Path:
     plans = [ResolvedStudy.of(point, root) for point in study.points]
@@ -269,7 +273,7 @@ def _compare(
     size = f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')}{places}"
     print(*leaks, *overruled(study), f"{study.name}: {size}; {slots}.", sep="\n", flush=True)
     built = {build: build() for build in executors}
-    executor = Fleet([built[build] for build in executors], study.seeds) if built else Local(slots)
+    executor = Fleet([built[build] for build in executors], study.seeds) if built else Local(slots, server)
     ends.callback(executor.shutdown, wait=False)
 
     def train(runs: list[Run]) -> list[Outcome]:

@@ -29,6 +29,7 @@ from vitlab.config import IMPORT
 from vitlab.experiment.errors import need
 from vitlab.internals import preemption_signal
 from vitlab.signals import STOPPED, UNWRITTEN
+from vitlab.studies.training.fork_server import ForkedRun, ForkServer
 
 if TYPE_CHECKING:
     import submitit
@@ -57,13 +58,18 @@ class RunTask:
             time.sleep(FULL_SECONDS)
         return status
 
-    def start(self, environment: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    def start(
+        self, environment: Mapping[str, str] | None = None, server: ForkServer | None = None
+    ) -> "subprocess.Popen[bytes] | ForkedRun":
+        """Start the run's process, as a fork of the server if there is one."""
         environment = {**self.environment, **(environment or {})}
         command = [*self.command, *([] if Path(self.log).is_file() else self.once)]
         words = [*(f"{key}={value}" for key, value in environment.items()), shlex.join(command)]
         with Path(self.log).open("a", encoding="utf-8") as log:
             log.write(" ".join(words) + "\n")
             log.flush()
+            if server is not None:
+                return server.start(command[command.index("fit") :], environment, log.fileno())
             # A new session, so that Ctrl-C reaches only the study's process, which then ends the others in order.
             return subprocess.Popen(
                 command,
@@ -122,15 +128,15 @@ PATIENCE_SECONDS = 20.0  # for a run to write a checkpoint after SIGTERM
 
 
 class Local(Executor):
-    """Processes of this machine, as many at a time as it has slots."""
+    """Processes of this machine, as many at a time as it has slots; forks of a server where they use CPUs alone."""
 
-    def __init__(self, slots: Slots) -> None:
-        self.slots = slots
+    def __init__(self, slots: Slots, server: ForkServer | None = None) -> None:
+        self.slots, self._server = slots, server if slots.threads is not None else None
         self._threads = ThreadPoolExecutor(slots.jobs)
         self._free: SimpleQueue[int] = SimpleQueue()
         for slot in range(slots.jobs):
             self._free.put(slot)
-        self._children: set[subprocess.Popen[bytes]] = set()
+        self._running: set[int] = set()  # processes
         self._lock, self._over = threading.Lock(), False
 
     def submit(self, task: RunTask) -> Future[int]:  # type: ignore[override]  # nothing else is submitted
@@ -140,10 +146,10 @@ class Local(Executor):
                 with self._lock:
                     if self._over:
                         return STOPPED
-                    child = task.start(self.slots.environment(slot))
-                    self._children.add(child)
+                    child = task.start(self.slots.environment(slot), self._server)
+                    self._running.add(child.pid)
                 status = child.wait()
-                self._children.discard(child)
+                self._running.discard(child.pid)
                 return status
             finally:
                 self._free.put(slot)
@@ -152,25 +158,23 @@ class Local(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Unless `wait`, end the processes that still run; kill them after a while or a second Ctrl-C."""
-        if wait:
-            self._threads.shutdown(cancel_futures=cancel_futures)
-            return
-        with self._lock:
-            self._over = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        children = list(self._children)
-        try:
-            for child in children:
-                child.terminate()
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            for child in children:
-                with suppress(subprocess.TimeoutExpired):
-                    child.wait(max(0.0, deadline - time.monotonic()))
-        finally:
-            for child in children:
-                if child.poll() is None:
-                    os.killpg(child.pid, signal.SIGKILL)  # with its data-loading workers
-                    child.wait()
+        if not wait:
+            with self._lock:
+                self._over = True
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            try:
+                self._end(signal.SIGTERM, os.kill)
+                deadline = time.monotonic() + PATIENCE_SECONDS
+                while self._running and time.monotonic() < deadline:
+                    time.sleep(0.05)
+            finally:
+                self._end(signal.SIGKILL, os.killpg)  # with its data-loading workers
+        self._threads.shutdown(cancel_futures=cancel_futures)
+
+    def _end(self, number: signal.Signals, send: Callable[[int, int], None]) -> None:
+        for process in list(self._running):
+            with suppress(ProcessLookupError):  # it has just ended
+                send(process, number)
 
 
 class Fleet(Executor):
@@ -311,15 +315,15 @@ class _Requeued:
 
     def __init__(self, task: RunTask) -> None:
         self.task = task
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | ForkedRun | None = None
 
     def __call__(self) -> int:
         preempt = preemption_signal()
         # SLURM sends submitit's signal to every process of the task, which would end the child before it starts.
         before = signal.signal(preempt, signal.SIG_IGN)
-        self._child = self.task.start()
+        self._child = child = self.task.start()
         signal.signal(preempt, before)
-        status = self._child.wait()
+        status = child.wait()
         if status == STOPPED:  # by SIGTERM, which submitit ignores
             signal.raise_signal(preempt)
         return status

@@ -62,6 +62,7 @@ class Drawing(NamedTuple):
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: sharp, selectable, in the page's font
     "font.family": "DejaVu Sans",  # comes with matplotlib, and is wide: another font in its place finds room
+    "figure.dpi": 72,  # of the SVG on a page, for which texts are measured
     "font.size": 12,
     "axes.titlesize": 13,
     "axes.titlelocation": "left",
@@ -83,8 +84,10 @@ def draw(chart: Chart, results: Any, folder: Path) -> Drawing:
     """Write a chart into a folder as PNG, PDF and SVG, on white, and return it as SVG in the colors of the page."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": chart.name, "pdf.fonttype": 42}):  # TrueType: text stays text
         wide, narrow = chart.draw(results, WIDE), chart.draw(results, NARROW)
+        for figure in (wide, narrow):
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)  # its layout is settled; each file would compute it anew
         drawing = Drawing(chart, _svg(wide), _svg(narrow))
-        wide.set_layout_engine("none")  # its layout is settled, and computing it is most of the work
         wide.savefig(folder / f"{chart.name}.png", dpi=144, facecolor="white")
         wide.savefig(folder / f"{chart.name}.pdf", facecolor="white", metadata={"CreationDate": None})
         wide.savefig(folder / f"{chart.name}.svg", facecolor="white", metadata={"Date": None})
