@@ -12,6 +12,8 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from itertools import combinations
 from typing import NamedTuple
 
@@ -123,7 +125,8 @@ def autorank(study: Study) -> set[Pair]:
     from autorank import autorank as rank
 
     columns = study.scores.mean(axis=1) if len(study.items) > 1 else study.scores[..., 0]
-    found = rank(pd.DataFrame(columns.T, columns=[str(variant) for variant in range(len(columns))]))
+    with redirect_stdout(StringIO()):  # it prints its table
+        found = rank(pd.DataFrame(columns.T, columns=[str(variant) for variant in range(len(columns))]))
     p = dict.fromkeys(combinations(range(len(columns)), 2), found.pvalue)
     for a, b in p if found.pvalue < LEVEL and found.posthoc else ():
         first, second = found.rankdf.loc[str(a)], found.rankdf.loc[str(b)]
