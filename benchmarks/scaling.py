@@ -17,15 +17,14 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Literal
+from itertools import product
+from typing import Literal
 
 import matplotlib
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
-from referee.report.drawing import COLORS, DASHES, INK, MARKERS, MUTED, STYLE
+from referee.report.drawing import COLORS, STYLE
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -167,80 +166,32 @@ def curve_of(points: Sequence[Point], factor: Factor, architecture: Architecture
     return sorted(curve, key=lambda point: point.value)
 
 
-LINES: dict[tuple[Architecture, Part], str] = {
-    ("ViT", "block"): "ViT, a block",
-    ("ViT", "attention"): "ViT, its attention layer",
-    ("Swin", "block"): "Swin, a block",
-    ("Swin", "attention"): "Swin, its attention layer",
+LABELS: dict[Factor, str] = {
+    "side": "tokens of an image, h × w",
+    "window": "side of a window, M",
+    "width": "width, C",
+    "depth": "layers",
+    "batch": "images",
 }
-PANELS: dict[Factor, tuple[str, str]] = {  # title and label
-    "side": ("larger images", "tokens of an image, h × w"),
-    "window": ("larger windows", "side of a window, M"),
-    "width": ("wider layers", "width, C"),
-    "depth": ("more layers", "layers"),
-    "batch": ("larger batches", "images"),
-}
-FORMULAS = """Lines are the formulas, each scaled by one constant:
-ViT  4hwC² + 2(hw)²C,  Swin  4hwC² + 2M²hwC,
-a block 8hwC² more. Points are medians with quartiles."""
 
 
 def draw(points: Sequence[Point], base: Shape, measured_on: str) -> Figure:
-    figure = Figure(figsize=(14.7, 10), layout="constrained")
-    *panels, key = figure.subplots(2, 3).flat
-    for axes, (factor, names) in zip(panels, PANELS.items(), strict=True):
-        for line in LINES:
-            curve, style = curve_of(points, factor, *line), _style(*line)
+    """Draw medians with quartiles, and the formulas as lines, each scaled by one constant."""
+    figure = Figure(figsize=(20, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(LABELS))
+    for axes, (factor, label) in zip(panels, LABELS.items(), strict=True):
+        for color, (architecture, part) in zip(COLORS, product(("ViT", "Swin"), ("block", "attention")), strict=False):
+            curve = curve_of(points, factor, architecture, part)
             values, seconds = [p.value for p in curve], [p.seconds for p in curve]
-            formula = [seconds_per_multiply_add(curve) * p.multiply_adds for p in curve]
-            axes.plot(values, formula, color=style["color"], linestyle=style["linestyle"], linewidth=1.5)
+            constant = seconds_per_multiply_add(curve)
+            axes.plot(values, [constant * p.multiply_adds for p in curve], color=color)
             errors = [[p.seconds - p.seconds_q1 for p in curve], [p.seconds_q3 - p.seconds for p in curve]]
-            axes.errorbar(values, seconds, yerr=errors, **{**style, "linestyle": "none"}, elinewidth=1.2, capsize=2.5)
-        axes.set(xscale="log", yscale="log", title=names[0], xlabel=names[1])
-        axes.xaxis.set_major_locator(FixedLocator(values[-1::-2]))  # every second one has room
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        low, high = axes.get_ylim()
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 60 * low else (1,)))
-        axes.yaxis.set_major_formatter(EngFormatter("s"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    for axes in (panels[0], panels[3]):
-        axes.set_ylabel("time of a forward pass")
-    key.set_axis_off()
-    handles = [Line2D([], [], linewidth=1.5, label=name, **_style(*line)) for line, name in LINES.items()]
-    key.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 1), borderaxespad=0, handlelength=3.4)
-    rest = (
-        f"Unless varied: {base.side} × {base.side} tokens,\nwindows of {base.window} × {base.window}, "
-        f"C = {base.width}, layers: {base.depth}, images: {base.batch}."
-    )
-    text: dict[str, Any] = {"va": "top", "transform": key.transAxes, "linespacing": 1.5, "wrap": True}
-    key.text(0, 0.60, f"{FORMULAS}\n\n{rest}", fontsize=11, color=INK, **text)
-    key.text(0, 0.14, measured_on, fontsize=10, color=MUTED, **text)
-    figure.suptitle(title(points), x=0.012, ha="left", fontsize=15)
+            axes.errorbar(values, seconds, yerr=errors, fmt="o", color=color, label=f"{architecture}, {part}")
+        axes.set(xscale="log", yscale="log", xlabel=label)
+    panels[0].set_ylabel("seconds of a forward pass")
+    panels[-1].legend(frameon=False)
+    figure.suptitle(f"{measured_on} Unless varied: {base}")
     return figure
-
-
-def title(points: Sequence[Point]) -> str:
-    """Return how the time of an attention layer grows from a quarter of the largest image to the whole of it."""
-    growth = []
-    for architecture in ("ViT", "Swin"):
-        *smaller, last = curve_of(points, "side", architecture, "attention")
-        first = max((p for p in smaller if 4 * p.value <= last.value), key=lambda p: p.value, default=smaller[0])
-        growth.append(f"{last.seconds / first.seconds:.2g}")
-    tokens = f"{last.value / first.value:.2g}"
-    return f"{tokens} times the tokens: ViT's attention takes {growth[0]} times as long, Swin's {growth[1]} times"
-
-
-def _style(architecture: Architecture, part: Part) -> dict[str, Any]:
-    """An architecture keeps its color and marker; blocks are filled and solid, attention layers open and dashed."""
-    which = ("ViT", "Swin").index(architecture)
-    return {
-        "color": COLORS[which],
-        "marker": MARKERS[which],
-        "markersize": 6.5,
-        "markerfacecolor": COLORS[which] if part == "block" else "white",
-        "linestyle": DASHES[0] if part == "block" else DASHES[1],
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

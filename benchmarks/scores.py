@@ -52,9 +52,14 @@ class Tested(NamedTuple):
         return np.where(self.adjusted <= LEVEL, np.sign(self.lead), 0)
 
 
+def generator(of: object) -> np.random.Generator:
+    """Return the random numbers of a world."""
+    return np.random.Generator(np.random.SFC64(zlib.crc32(repr(of).encode())))
+
+
 def drawn(world: World, studies: int, again: int = 0) -> list[np.ndarray]:
     """Draw the scores of each variant, (R, S)."""
-    rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr((*world, again)).encode())))
+    rng = generator((*world, again))
     by_variant = zip(world.means, world.deviations, world.seeds, strict=True)
     scores = [rng.normal(mean, sd, (studies, S)) for mean, sd, S in by_variant]
     return [each + world.states * (rng.random(each.shape) < 0.5) for each in scores]
@@ -213,7 +218,7 @@ def datasets(studies: int) -> Rows:
     Leads vary over data sets by two deviations of a seed; deviations lie within spread : 1.
     """
     for D, K, S, spread in product((5, 10, 20), (2, 4), (2, 4, 8), (1, 4)):
-        rng = np.random.Generator(np.random.SFC64(zlib.crc32(repr((D, K, S, spread)).encode())))
+        rng = generator((D, K, S, spread))
         leads, sds = 2 * rng.standard_normal((studies, D, K, 1)), spread ** rng.uniform(0, 1, (studies, D, K, 1))
         noise = sds * rng.standard_normal((studies, D, K, S))
         a, b = np.triu_indices(K, 1)

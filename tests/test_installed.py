@@ -6,12 +6,12 @@ installation of its own takes 6 GB and a network. `VITLAB_TEST_INSTALL=1`, of `m
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
 from sysconfig import get_path
+from zipfile import ZipFile
 
 import pytest
 
@@ -48,8 +48,6 @@ def installed(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_the_wheel_has_every_shipped_file_once(wheels: list[Path]) -> None:
-    from zipfile import ZipFile
-
     names = ZipFile(wheels[1]).namelist()
     shipped = sorted(str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.*") if path.is_file())
     inside = sorted(
@@ -61,24 +59,33 @@ def test_the_wheel_has_every_shipped_file_once(wheels: list[Path]) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"vitlab"}
 
 
-def test_a_clone_without_links_and_an_editable_installation_of_it_find_the_experiments(tmp_path: Path) -> None:
-    """As a zip file and a checkout on Windows have it."""
+@pytest.mark.parametrize("way", ["wheel", "editable", "checkout", "zip"])
+def test_the_experiments_are_found(way: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A checkout and a zip file as Windows has them, without symbolic links: there are none."""
     modes = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not [line for line in modes.splitlines() if line.startswith("120000")]
     clone, place = tmp_path / "clone", tmp_path / "environment"
-    for folder in ("vitlab", "experiments"):
-        shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, clone)
-    venv.create(place)
-    (next(place.glob("lib/python*/site-packages")) / "lent.pth").write_text(get_path("purelib") + "\n")
-    options = ["install", "--ignore-installed", "--no-deps", "--no-build-isolation", "--editable"]
-    subprocess.run([*PIP, "--python", place, *options, clone], check=True)
+    python, elsewhere = Path(sys.executable), clone
+    if way == "wheel":
+        python, elsewhere = request.getfixturevalue("installed") / "python", tmp_path
+    elif way == "zip":
+        subprocess.run(["git", "archive", "--output", tmp_path / "main.zip", "HEAD"], cwd=ROOT, check=True)
+        ZipFile(tmp_path / "main.zip").extractall(clone)
+    else:
+        subprocess.run(["git", "clone", "--quiet", "-c", "core.symlinks=false", ROOT, clone], check=True)
+    if way == "editable":
+        venv.create(place)
+        python, elsewhere = place / "bin/python", tmp_path
+        (next(place.glob("lib/python*/site-packages")) / "lent.pth").write_text(get_path("purelib") + "\n")
+        options = ["install", "--ignore-installed", "--no-deps", "--no-build-isolation", "--editable"]
+        subprocess.run([*PIP, "--python", place, *options, clone], check=True)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    for python, elsewhere in ((place / "bin/python", tmp_path), (Path(sys.executable), clone)):
-        code = "import vitlab.config as c; print(c.SHIPPED / 'deit_hard.yaml', c.locate('deit_hard'))"
-        told = subprocess.run([python, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
-        assert told.stdout.split() == [str(clone / "experiments/deit_hard.yaml")] * 2, told.stderr
+    code = "import vitlab.config as c; print(c.SHIPPED / 'deit_hard.yaml', c.locate('deit_hard'))"
+    told = subprocess.run([python, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
+    shipped, located = map(Path, told.stdout.split())
+    assert shipped == located, told.stderr
+    assert shipped.read_text() == (EXPERIMENTS / "deit_hard.yaml").read_text()
+    assert shipped.is_relative_to(python.parent.parent if way == "wheel" else clone)
 
 
 @pytest.mark.slow

@@ -63,14 +63,6 @@ def test_all_of_it_is_tried_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads((tmp_path / "out/learning/gpu_vit/seed-101/summary.json").read_text())["epochs"] == 2
 
 
-def test_the_page_without_results_says_so_and_names_the_goals() -> None:
-    text = page.render({step: {} for step in gpu.STEPS})
-    assert "Nothing has been measured on a GPU yet." in text
-    assert text.count("Not measured yet.") == len(gpu.STEPS)
-    assert "| Swin v2-B | 2,000 |" in text
-    assert text.startswith((ROOT / "benchmarks/gpu.md").read_text().partition("## Goals")[0])
-
-
 # ---- measuring
 
 
@@ -127,28 +119,6 @@ def test_a_process_that_dies_ends_its_measurement_alone(tmp_path: Path, monkeypa
     gpu.supervise("step", ["dies", "lives"], results, setting(tmp_path), now(), seconds=600)
     assert {name: line["state"] for name, line in results.last().items()} == {"dies": "failed", "lives": "done"}
     assert results.last()["dies"]["reason"] == "its process ended with status -6"
-
-
-def test_the_process_of_a_step_understands_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command that starts it, run here after its time is over."""
-    commands: list[list[str]] = []
-
-    def start(command: list[str], **options: Any) -> None:
-        commands.append(command)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(subprocess, "Popen", start)
-    results = Results(tmp_path, "speed")
-    with pytest.raises(KeyboardInterrupt):
-        gpu.supervise("speed", ["a"], results, setting(tmp_path), now(), seconds=600)
-    (command,) = commands
-    assert command[1:3] == ["-m", "benchmarks.gpu"]
-    place = command.index("--inside") + 2
-    assert 500 < float(command[place]) - time.time() < 600 - gpu.GRACE
-    monkeypatch.setattr(gpu, "device_for", lambda accelerator: CPU)
-    monkeypatch.setattr(gpu, "NEEDED", "cpu")
-    assert gpu.main([*command[3:place], "0", *command[place + 1 :]]) == 0
-    assert results.lines() == []
 
 
 # ---- parts of the steps

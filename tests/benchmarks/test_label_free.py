@@ -6,8 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.label_free import commands, correlation, encoders, report
-from vitlab.experiment.experiment import Experiment
+from benchmarks.label_free import correlation, encoders, report
 
 
 def test_the_interval_is_that_of_bonett_and_wright() -> None:
@@ -28,15 +27,3 @@ def test_runs_that_did_not_finish_are_left_out_and_the_best_is_first(tmp_path: P
     text = report(table)
     assert text.index("| c | 50.0 |") < text.index("| a | 40.0 |")
     assert "| −train/loss | 1.00 [1.00, 1.00] |" in text
-
-
-def test_each_encoder_is_a_run_that_can_be_parsed(tmp_path: Path) -> None:
-    """The last of each backbone: two steps of it would take as long as all other tests here."""
-    runs = commands(tmp_path)
-    assert len(runs) == 24
-    for name in ("shallow-vit-0.02", "swin-v2-0.02", "narrow-swin-v2-0.02"):
-        config = Experiment.from_arguments(runs[name][1:], images=False).config
-        assert config["model"]["init_args"]["optimizer"]["init_args"]["muon_lr"] == 0.02
-        backbone = config["model"]["init_args"]["backbone"]
-        assert backbone["init_args"].get("depth") == (2 if name.startswith("shallow") else None)
-        assert backbone["class_path"].endswith("SwinTransformerV2") is ("swin" in name)

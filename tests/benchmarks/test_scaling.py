@@ -36,24 +36,10 @@ def test_torch_counts_two_flops_for_each_multiply_add(
     assert count_flops(layers, scaling.tokens(architecture, shape, CPU)) == 2 * multiply_adds(architecture, part, shape)
 
 
-@pytest.mark.parametrize(("architecture", "growth"), [("ViT", 16), ("Swin", 4)])
-def test_four_times_the_tokens_cost_four_or_sixteen_times_as_much(architecture: Architecture, growth: int) -> None:
-    large, larger = (multiply_adds(architecture, "attention", Shape(side=side)) for side in (700, 1400))
-    assert larger / large == pytest.approx(growth, rel=0.01)
-
-
 def test_a_line_is_its_formula_by_the_median_ratio() -> None:
     times = {10: 20.0, 100: 200.0, 1000: 9000.0}  # one point aside does not move the line
     curve = [replace(POINT, multiply_adds=n, seconds=time) for n, time in times.items()]
     assert scaling.seconds_per_multiply_add(curve) == pytest.approx(2.0)
-
-
-def test_the_title_tells_how_much_longer_the_largest_image_takes_than_a_quarter_of_it() -> None:
-    times: dict[tuple[Architecture, int], float] = {("ViT", 7): 2.0, ("ViT", 14): 30.0}
-    times |= {("Swin", 7): 1.0, ("Swin", 14): 4.2, ("ViT", 4): 0.1, ("Swin", 4): 0.1}
-    points = [replace(POINT, architecture=name, side=side, seconds=t) for (name, side), t in times.items()]
-    expected = "4 times the tokens: ViT's attention takes 15 times as long, Swin's 4.2 times"
-    assert scaling.title(points) == expected
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from benchmarks.step_profile import (
     StepProfiler,
     main,
     parts,
-    shares,
 )
 
 
@@ -50,12 +49,6 @@ def test_time_belongs_to_the_innermost_phase(tmp_path: Path, monkeypatch: pytest
     assert {result.phases[phase] for phase in inner} == {1000.0}
     assert result.phases["optimizer"] == 3000.0  # before, between and after the passes that it calls
     assert sum(result.phases.values()) == pytest.approx(result.step)
-
-
-def test_shares_are_of_the_whole() -> None:
-    table = shares("phase", {"b": 1.0, "a": 3.0})
-    assert table[0] == {"phase": "a", "ms": "3.00", "share": "75.0%"}
-    assert table[1]["share"] == "25.0%"
 
 
 def test_parts_of_a_bar_add_up_to_the_step() -> None:
