@@ -8,12 +8,17 @@ timm 1.0, Pillow 13.0 and submitit 1.5. Packages are imported inside the functio
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import re
+import sys
+import threading
+import traceback
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import signal
@@ -267,6 +272,21 @@ def preemption_signal() -> signal.Signals:
 
     usr_sig: signal.Signals = JobEnvironment._usr_sig()
     return usr_sig
+
+
+def end_fork(call: Callable[[], int]) -> NoReturn:
+    """End this process, a fork, with what a call returns as the exit status, after what Python does at its end."""
+    status = 1
+    try:
+        status = call()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def images_of_chunks(stream: Any) -> dict[str, int]:

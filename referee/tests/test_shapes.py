@@ -46,6 +46,7 @@ OF_SCORES: dict[str, Callable[[], Any]] = {
     "wide, seeds as rows": lambda: LONG.pivot(index="seed", columns="model", values="score"),
     "wide, seeds as columns": lambda: LONG.pivot(index="model", columns="seed", values="score"),
     "wide, two levels": lambda: LONG.pivot(index="model", columns="seed", values=["score"]),
+    "index of two levels": lambda: LONG.set_index(["model", "seed"])["score"],
     "runs as columns": lambda: pd.DataFrame({f"{v}_seed{i}": [x] for v, y in (("a", A), ("b", B))
                                              for i, x in enumerate(y)}),
     "named seeds, beside what is no score": lambda: LONG.pivot(index="model", columns="seed", values="score")
@@ -202,8 +203,9 @@ def test_a_layout_is_read_as_the_readme_types_it(
     write_all(tmp_path)
     monkeypatch.chdir(tmp_path)
     place, *_ = options = command.split()
-    status = main(options)
-    first, headline, *lines = capsys.readouterr().out.replace("\u00a0", " ").splitlines()
+    status = main([*options, "--explain"])
+    first, *lines = capsys.readouterr().out.replace("\u00a0", " ").splitlines()
+    headline = next(line for line in lines if not line.startswith("  "))
     assert first.startswith("Read: 2 variants")
     assert first.endswith("higher is better")
     if place == "lm_eval/":
@@ -276,12 +278,16 @@ OTHERS: dict[str, Callable[[], str | bytes]] = {
     "packed.csv.gz": lambda: gzip.compress(TABLE.to_csv(index=False).encode()),
     "tabs.txt": lambda: TABLE.to_csv(index=False, sep="\t"),
     "columns.json": TABLE.to_json,
+    "split.json": lambda: TABLE.to_json(orient="split"),
     "index.json": lambda: TABLE.to_json(orient="index"),
     "within.json": lambda: json.dumps({"results": TABLE.to_dict("records"), "version": 1}),
     "lists.json": lambda: json.dumps({"results": {m: {"seeds": [*y["seed"]], "scores": [*y["accuracy"]]}
                                                   for m, y in BY_MODEL.items()}}),
     "cells.json": lambda: json.dumps([{"model": m, "accuracy": [*y["accuracy"]]} for m, y in BY_MODEL.items()]),
     "arrays.npz": lambda: packed(np.savez, **{m: y["accuracy"] for m, y in BY_MODEL.items()}),
+    "levels.csv": lambda: TABLE.pivot(index="model", columns="seed", values=["accuracy"]).to_csv(),
+    "two_rows.csv": lambda: ",accuracy,accuracy,accuracy,accuracy,accuracy\nmodel,seed 0,seed 1,seed 2,seed 3,seed 4\n"
+    + WIDE.T.to_csv(header=False),
     "index.parquet": lambda: TABLE.set_index(["model", "seed"]).to_parquet(),
     "agent.csv": lambda: TABLE.rename(columns={"model": "agent"}).to_csv(index=False),
     "summary.csv": lambda: pd.concat([WIDE, WIDE.agg(["mean", "std"])]).to_csv(),

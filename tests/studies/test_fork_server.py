@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs are forked
 
 # Starts one run, which does what its argument says, and waits for it.
 STARTER = """
-import inspect, os, sys, time
+import atexit, inspect, os, sys, time
 from pathlib import Path
 Path("mine.py").write_text("def code(): return 'as imported'\\n")
 import mine
@@ -29,6 +29,7 @@ from vitlab.studies.training.fork_server import ForkServer
 def main(command, arguments):
     print(*sys.argv[1:], os.getpgrp() == os.getpid() != os.getppid(), os.environ["SLOT"], sys.stdin.read() == "")
     print(inspect.getsource(mine.code).strip())
+    atexit.register(print, "ended as a Python ends")
     if command == "sleep":
         time.sleep(600)
     return 3
@@ -53,7 +54,9 @@ def test_a_forked_run_is_as_a_process_of_its_own(starter: list[str], tmp_path: P
     done = subprocess.run([*starter, "fit", "x.yaml"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0] == "before the fork"
     assert done.stdout.splitlines()[2:] == ["3"]  # its exit status
-    assert (tmp_path / "log").read_text() == "fit x.yaml True one True\ndef code(): return 'as imported'\n"
+    assert (
+        tmp_path / "log"
+    ).read_text() == "fit x.yaml True one True\ndef code(): return 'as imported'\nended as a Python ends\n"
 
 
 def test_a_killed_run_has_the_status_of_its_signal_and_one_goes_on_without_the_study(

@@ -10,7 +10,7 @@ import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     jobs = [
         (run, checkpoint, resized(run, size))
         for run, checkpoint in read_runs(configs, rest).items()
-        for size in sorted({run.data.image_size, *map(int, options.sizes)})
+        for size in sorted({cast(int, run.data.image_size), *map(int, options.sizes)})
     ]
     file = options.out / "transfer.csv"
     rows = []

@@ -89,8 +89,11 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
 
     record, asked = verdict.record(), (options.better, options.than)
     (headline, *answers), word = answered(record, *asked, in_general=options.in_general)
-    first, *notes = verdict.outcomes.notes
-    print(f"Read: {first}")
+    notes = verdict.outcomes.notes
+    if not verdict.outcomes.own_columns:  # of which nothing was inferred
+        print(f"Read: {notes[0]}")
+        notes = notes[1:]
+    print(*(f"  {line}" for line in verdict.outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
     print(headline)
     if verdict.pairs:
         print(*filter(None, [*beside(verdict), scope(verdict), repetition(verdict)]), sep="\n")
@@ -145,6 +148,7 @@ def _parser(program: str, description: str) -> Parser:
     add("--folds", type=int, metavar="K", help="parts that the images are split into, where scores are of folds")
     add("--runs", type=int, metavar="N", help="runs behind each published mean")
     add("--spread", choices=("sd", "se"), help="what stands beside a published mean: standard deviation or error")
+    add("--explain", action="store_true", help="print how each column was read, with its first three values")
     add("--scale", choices=["log"], help="log: a lead is a factor, as of losses and ratios")
     add("--test", default="pooled", help="pooled, exact or paired [pooled]")
     looks = "numbers of seeds after which results are looked at"

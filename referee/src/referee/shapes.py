@@ -3,7 +3,8 @@
     table_of   a dictionary by variant, arrays, tensors, records, any data frame → a table
     in_rows    a wide table, whose columns are variants, seeds or runs, or a table of published means → rows
 
-What a table is read as is told by `attrs`: "where" (of variants, seeds, folds: columns or rows), and "notes".
+What a table is read as is told by `attrs`: "where" (of variants, seeds, folds: columns or rows), "notes", "left" (names
+of columns), and "head" (its first rows as they were).
 """
 
 import re
@@ -60,6 +61,11 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
 
         is_arrow = hasattr(data, "__arrow_c_stream__")
         return (pyarrow.table(data) if is_arrow else pyarrow.interchange.from_dataframe(data)).to_pandas()
+    if isinstance(data, pd.Series) and (data.index.nlevels > 1 or data.index.name is not None):
+        data = data.to_frame("score" if data.name is None else str(data.name))
+        return _of_frame(data)
+    if isinstance(data, pd.Series):
+        data = data.to_dict()
     if isinstance(data, Mapping):
         if all(isinstance(each, Mapping) for each in data.values()):
             by_row = pd.DataFrame([*data.values()])
@@ -76,6 +82,8 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
         return _by_variant(data, what)
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
         return pd.DataFrame(data)
+    if isinstance(data, list | tuple) and data and all(np.ndim(_plain(each)) for each in data):
+        return _by_variant({f"model {place}": each for place, each in enumerate(data, 1)}, what)
     what = f"{type(data).__name__} of the shape {np.shape(_plain(data))}"
     raise ValueError(f"{what}: whose scores are these? Give a dictionary by variant.")
 
@@ -178,7 +186,9 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
     frame = frame.assign(**{str(n): frame[n].map(str) for n in frame if isinstance(next(iter(frame[n]), None), dict)})
     twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
     notes = [*attrs.get("notes", []), *([f"{listed(twice, 2)}: left out."] if twice else [])]
-    frame = _with_runs_named(_with_rows_named(frame.drop(columns=twice), columns, notes), columns)
+    head = attrs.get("head") or {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
+    before, frame = frame, _with_runs_named(_with_rows_named(frame.drop(columns=twice), columns, notes), columns)
+    renamed = {name: "variant" for name in before if name not in {*frame, *twice, *ONE}} if "variant" in frame else {}
     frame, where = _with_rows_numbered(frame)
     kinds: dict[str, Any] = {}
     for kind in NAMES:
@@ -210,7 +220,7 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
         what = "columns" if columns.get("dataset") == "columns" else "variant"
         long = frame.melt([name for name in frame if name not in cells], cells, what, metric or "score")
         where = {"dataset" if what == "columns" else "variant": "columns"}
-        long.attrs = attrs | {"notes": notes, "where": where}
+        long.attrs = attrs | {"notes": notes, "head": head, "where": where}
         return in_rows(long, reading)
     elif not guesses and (wide := _numbered(values, metric, "variant" in kinds)):
         in_columns = any(variant for variant, *_ in wide.values())
@@ -222,7 +232,7 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
     elif means := _means(frame, kinds, others, reading):
         frame, text = means
         notes.append(text)
-        where = {"variant": "rows", "seed": "published means"}
+        where, renamed = {"variant": "rows", "seed": "published means"}, frame.attrs["renamed"]
     elif not {"variant", "prediction"} & {*kinds} and (guesses or not has_outcomes):
         items = bool(guesses) or "item" in kinds or "item" in columns
         wide = _variants(frame, guesses, values, items, metric)
@@ -243,7 +253,9 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
         frame = pd.concat(parts, ignore_index=True)
     if where and side:
         notes.append(f"{listed(side)}: no outcomes, left out.")
-    frame.attrs = attrs | {"notes": notes, "where": attrs.get("where", {}) | where}
+    where = attrs.get("where", {}) | where
+    frame.attrs = {**attrs, "notes": notes, "where": where, "head": head, "left": side if where else []}
+    frame.attrs["renamed"] = attrs.get("renamed", {}) | renamed
     return frame
 
 
@@ -439,6 +451,7 @@ def _means(
         rows += [(*names, str(seed), score) for seed, score in enumerate(scores, 1)]
     told = {"sd": "standard deviation", "se": "standard error"}[kind]
     table = pd.DataFrame(rows, columns=["variant", *keys[1:], "seed", name])
+    table.attrs["renamed"] = {variants: "variant"}
     return table, f"{name}: means with their {told}, judged as runs of that mean and spread."
 
 

@@ -348,6 +348,8 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
             frame = pd.DataFrame([{"dataset": task} | scores for task, scores in first["results"].items()])
             frame = frame.rename(columns=lambda name: str(name).removesuffix(",none"))  # of lm-evaluation-harness
             frame = frame.drop(columns=["dataset"] * (len(frame) == 1) + ["alias"] * ("alias" in frame))
+        elif {"columns", "data"} <= {*first}:  # as pandas splits a table
+            frame = pd.DataFrame(first["data"], columns=first["columns"])
         else:
             within = [value for key, value in first.items() if key in RECORDS and isinstance(value, dict | list)]
             frame = table_of(within[0] if len(within) == 1 else first)
@@ -388,6 +390,13 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
     if decimals and all(_is_number(name) or not rows[i][1:].map(_is_number).any() for i, name in enumerate(names)):
         raise ValueError(f"its first line has no names of columns, but {decimals[0]}. Put a line of names above it")
+    if len({*names}) < len(names) and len(rows) > 3:  # a header of two rows, like pandas' columns of two levels
+        below = rows.iloc[1].str.strip()
+        has_index = rows.iloc[2, 1:].eq("").all()  # whose name is a row below
+        if has_index or not below.map(_is_number).any():
+            names = [f"{'' if name.startswith('Unnamed') else name} {below[i]}".strip() for i, name in enumerate(names)]
+            names[0] = str(rows.iloc[2, 0]) if has_index else names[0]
+            rows = rows[2 if has_index else 1 :]
     frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
     if separator == ";":  # as a European Excel writes, with commas in numbers; names keep theirs
         numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])

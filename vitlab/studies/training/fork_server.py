@@ -12,8 +12,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import TextIOWrapper
 from typing import cast
+
+from vitlab.internals import end_fork
 
 LARGEST = 65_536  # bytes of a request
 
@@ -21,8 +24,7 @@ LARGEST = 65_536  # bytes of a request
 class ForkServer:
     """Starts runs for the process that made it, and ends with it; the runs go on.
 
-    In the process of a run the constructor calls `run` with the command and its other arguments, and ends by
-    SystemExit with the exit status.
+    In the process of a run the constructor calls `run` with the command and its other arguments, and never returns.
     """
 
     def __init__(self, run: Callable[[str, Sequence[str]], int]) -> None:
@@ -34,7 +36,7 @@ class ForkServer:
         if self._process == 0:
             self._requests.close()
             os.setsid()  # Ctrl-C reaches the study's process alone
-            raise SystemExit(_run(run, *_serve(theirs)))
+            end_fork(partial(_run, run, *_serve(theirs)))
         theirs.close()
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: int) -> "ForkedRun":
