@@ -280,7 +280,7 @@ def test_the_quick_study_of_photographs_reports_and_says_how_to_use_its_leader(t
 
     (command,) = (line for line in COMMAND.findall(text) if line.startswith("compare"))
     told = vitlab(f"{command} --data.batch_size 4").splitlines()
-    assert told[0].startswith("my_photos_quick: 3 variants × 1 seed.")
+    assert told[0].startswith("my_photos_quick: 3\u00a0variants × 1\u00a0seed.")
     assert told[1] == "Images: 16 train, 2 val, 6 test."
     use = (tmp_path / "runs/my-photos-quick/report.md").read_text().partition("## Use\n")[2]
     vitlab(re.findall(r"python -m vitlab (predict .*)", use)[0])
