@@ -73,8 +73,7 @@ class ContinuousBias(nn.Sequential):
         wanted = torch.logit((table - (table.max() + table.min()) / 2).double() / 16 + 0.5)
         output.weight.copy_(torch.linalg.lstsq(features, wanted, rcond=1e-4, driver="gelsd").solution.T)
 
-    def set_window(self, window: Size) -> None:
-        """Ask the network for the offsets of another window; no weight changes."""
+    def set_window(self, window: Size) -> None:  # no weight changes
         reference = self.pretrained_window if all(self.pretrained_window) else window
         # A window of 1 has only the offset 0: without max, 0 / 0.
         x = relative_coords(window) / torch.tensor([max(side - 1, 1) for side in reference])
@@ -102,8 +101,7 @@ class TableBias(nn.Module):
     def set_bias(self, table: Float[Tensor, "offsets h"]) -> None:
         self.relative_position_bias_table.copy_(table)
 
-    def set_window(self, window: Size) -> None:
-        """Interpolate the table to another window."""
+    def set_window(self, window: Size) -> None:  # the table is interpolated
         old = self.relative_position_bias_table
         table = resize_bias_table(old.detach(), self.window, window)
         self.relative_position_bias_table = nn.Parameter(table, requires_grad=old.requires_grad)

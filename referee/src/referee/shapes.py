@@ -54,6 +54,9 @@ MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
 
 def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
     """Return data as a table, see `judge`; `what` says whether a single dimension is scores or items."""
+    if isinstance(data, pd.Series):
+        of_names = data.index.nlevels > 1 or data.index.name is not None
+        data = data.to_frame("score" if data.name is None else str(data.name)) if of_names else data.to_dict()
     if isinstance(data, pd.DataFrame):
         return _of_frame(data)
     if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__dataframe__"):  # polars, pyarrow, duckdb; modin
@@ -61,11 +64,6 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
 
         is_arrow = hasattr(data, "__arrow_c_stream__")
         return (pyarrow.table(data) if is_arrow else pyarrow.interchange.from_dataframe(data)).to_pandas()
-    if isinstance(data, pd.Series) and (data.index.nlevels > 1 or data.index.name is not None):
-        data = data.to_frame("score" if data.name is None else str(data.name))
-        return _of_frame(data)
-    if isinstance(data, pd.Series):
-        data = data.to_dict()
     if isinstance(data, Mapping):
         if all(isinstance(each, Mapping) for each in data.values()):
             by_row = pd.DataFrame([*data.values()])
