@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from referee.__main__ import main
-from referee.statistics.blocks import estimated, not_compared
+from referee.statistics.blocks import estimated, first_confounded
 from referee.statistics.contrast import LEVEL, Cells, all_pairs
 from scipy import stats
 
@@ -102,7 +102,7 @@ def test_nothing_is_left_where_no_run_can_be_held_against_another() -> None:
     ],
 )
 def test_which_variants_cannot_be_told_from_their_blocks(test: str, swin: dict[str, str], apart: bool) -> None:
-    assert not_compared({"vit": {"1": "x", "2": "x"}, "none": {}, "swin": swin}, test) == (
+    assert first_confounded({"vit": {"1": "x", "2": "x"}, "none": {}, "swin": swin}, test) == (
         ("vit", "swin") if apart else None
     )
 

@@ -52,7 +52,7 @@ def _judge(arguments: Sequence[str]) -> int:
 
 
 def _watch(arguments: Sequence[str]) -> int:
-    from referee.registration import from_to, look, registered
+    from referee.registration import from_to, load_or_register, look
 
     about = "Register looks before any result; then judge at each. A score of nan is a failed run."
     parser = _judging_parser("referee watch", about)
@@ -66,7 +66,7 @@ def _watch(arguments: Sequence[str]) -> int:
     (place,), given = options.files, {key: value for key in plan if (value := getattr(options, key)) is not None}
     if options.items is not None:
         raise ValueError(f"--items {options.items}: this is for variants with one seed each. Leave it out.")
-    registration = registered(place, given, defaults)
+    registration = load_or_register(place, given, defaults)
     vars(options).update(registration.plan)
     try:
         outcomes = _outcomes_of(options)

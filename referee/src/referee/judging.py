@@ -18,7 +18,7 @@ from referee.formats import counted, joined, listed, p_value
 from referee.outcomes import NAMES, Outcomes, Reading, from_frame
 from referee.shapes import in_rows, table_of
 from referee.sources import read
-from referee.statistics.blocks import estimated, interaction, not_compared
+from referee.statistics.blocks import estimated, first_confounded, interaction
 from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, both_ways, enough
 from referee.statistics.exact import mcnemar
 from referee.statistics.power import growing, measured
@@ -147,7 +147,7 @@ def refuse_settings(margin: float | None, looks: Sequence[int], test: str, scale
 def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:
     """Return the finding that a variant and a block cannot be told apart, or a spread from blocks: a void one."""
     blocks = outcomes.blocks or {}
-    both = not_compared(blocks, test)
+    both = first_confounded(blocks, test)
     if both is None:
         several = [each for each in _variants(outcomes) if len(each.runs) > 1]
         known = _blocks_of(several) if test == "pooled" and len(several) > 1 else None

@@ -214,7 +214,7 @@ def from_frame(frame: pd.DataFrame, reading: Reading = UNTOLD) -> Outcomes:
     mode = mode_of(metric, name) if lower is None else "min" if lower else "max"
     if mode is None:
         raise ValueError(f"{metric or name}: is a higher or a lower score better? Give --higher or --lower.")
-    scored = Metric(metric or name, mode, _is_fraction(table, metric or name, notes))
+    scored = Metric(metric or name, mode, _as_fractions(table, metric or name, notes))
     if "block" in table and (table.groupby(["variant", "seed"])["block"].nunique() > 1).any():
         raise ValueError(f"A run has rows of several blocks; --block {known['block']} must have one value a run.")
     if "group" in table and table["group"].nunique() == 1:
@@ -573,8 +573,8 @@ def _as_names(values: pd.Series) -> pd.Series:
     return pd.Series(np.array([*map(name, known), ""], dtype=object)[codes], values.index, dtype=object)
 
 
-def _is_fraction(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
-    """Return whether outcomes are fractions, which those in per cent become."""
+def _as_fractions(table: pd.DataFrame, name: str, notes: list[str]) -> bool:
+    """Divide outcomes in per cent by 100, in place; return whether they are fractions."""
     values, most = table["outcome"], 1 if "correct" in table and "item" in table else 100
     percent = "score" in table and table["score"].map(lambda value: str(value).strip().endswith("%")).any()
     if not (_right_or_wrong(table) or names_fraction(name) or percent):

@@ -70,7 +70,7 @@ def _file_of(place: str) -> Path:
     return path.with_name(path.name + LOOKS) if path.name else path / LOOKS
 
 
-def registered(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Registration:
+def load_or_register(place: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> Registration:
     """Return what is registered for a place of results, or register it.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 from referee.checks import two_states
 from referee.formats import SPACE, counted, joined, listed, percent
 from referee.judging import apart_by_block
-from referee.statistics.blocks import not_compared
+from referee.statistics.blocks import first_confounded
 from referee.statistics.contrast import LEVEL, half_width, spread, t_interval
 
 from vitlab.config import ABSENT, flatten
@@ -296,7 +296,7 @@ def confounded_environments(results: StudyResults) -> Iterator[str]:
     for key, values in confounded.items():
         each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
         yield f"The environment differs between variants ({key}: {each}), which may be why they do."
-    if not confounded and machines and (both := not_compared(machines, results.study.test)):
+    if not confounded and machines and (both := first_confounded(machines, results.study.test)):
         seeds = "Train each seed" if results.study.test == "pooled" else f"test: {results.study.test} needs each seed"
         yield (
             f"{joined(both)} trained on different kinds of machines ({_by_kind(machines)}), which may be why they "
@@ -356,7 +356,7 @@ def mixed_environments(results: StudyResults) -> Iterator[str]:
     ]
     if mixed:
         within = ""
-        if machines and not not_compared(machines, results.study.test):
+        if machines and not first_confounded(machines, results.study.test):
             within = f" Variants are compared within kinds of machines ({_by_kind(machines)})."
         yield f"The runs come from different environments ({'; '.join(mixed)}).{within}"
     for run in [part for result in results.finished for part in result.parts or [result]]:

@@ -68,7 +68,7 @@ def interaction(scores: Sequence[np.ndarray], blocks: Sequence[np.ndarray]) -> f
     return float(special.fdtrc(apart, left, between / within)) if within else math.nan
 
 
-def not_compared(blocks: Mapping[str, Mapping[Any, str]], test: str) -> tuple[str, str] | None:
+def first_confounded(blocks: Mapping[str, Mapping[Any, str]], test: str) -> tuple[str, str] | None:
     """Return the first two variants that differ in their blocks as well, so that nothing tells which of both it was.
 
     Tests other than the pooled one take no effects off, so they need the same blocks, here by variant and seed.
