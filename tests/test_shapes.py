@@ -18,7 +18,7 @@ from vitlab.data.dataset import Batch
 from vitlab.data.digits import Digits
 from vitlab.data.mixup import mix_labels
 from vitlab.data.photos import central_crop
-from vitlab.data.sampler import in_windows
+from vitlab.data.sampler import by_open_blocks
 from vitlab.models import Features, VisionTransformer
 from vitlab.objectives import DINO, MAE, MultiLabel, Regression, SimMIM, Supervised
 from vitlab.objectives.masking import gather_tokens
@@ -101,7 +101,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "normalization without its last axes": lambda: normalize(images, torch.zeros(3), torch.ones(3)),
     "crops of one image": lambda: MultiCrop().views_of_batch(images[0].byte(), Draws(0, 0, labels)),
     "a photograph in torch's order of axes": lambda: central_crop(photo[0], 4, None, "bicubic"),
-    "order, blocks of other images": lambda: in_windows(np.arange(4), np.arange(3), 0, 0),
+    "order, blocks of other images": lambda: by_open_blocks(np.arange(4), np.arange(3), 0, 0),
 }
 
 

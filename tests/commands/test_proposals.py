@@ -40,6 +40,7 @@ RUN = {
     "init": "init",
     "list": "list",
     "plan": "plan study.yaml --difference 1.0",
+    "predict --config {} --images": "predict --config runs/tiny/seed-0 --images photos --out named",
     "predict --images": "predict runs/tiny/seed-0 --images photos --out named",
     "probe": "probe runs/tiny/seed-0",
     "robustness": "robustness --help",

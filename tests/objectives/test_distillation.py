@@ -85,9 +85,8 @@ def test_the_label_alone_is_the_released_base_loss() -> None:
 def test_uneven_classes_are_corrected_in_the_labels_term_alone(target: Target) -> None:
     cls, labels = closed_form(4, 10, s=2.0), torch.tensor([0, 3, 7, 9])
     values = torch.arange(1.0, 11).to(cls)
-    changes = {
-        "class_weight": nn.functional.cross_entropy(cls, labels, values, reduction="sum", label_smoothing=0.1) / 4
-    }
+    weighted = nn.functional.cross_entropy(cls, labels, values, reduction="sum", label_smoothing=0.1) / 4
+    changes = {"loss_weight_per_class": weighted}
     changes["adjustment"] = nn.functional.cross_entropy(cls + values, labels, label_smoothing=0.1)
     for name, expected in changes.items():
         changed = golden(target, 0.5, **{name: values}) - golden(target, 0.5)

@@ -175,7 +175,7 @@ BAD = {
         {"tune": {"space": {"model.init_args.lr": [0.1, 0.2]}, "within": "study"}, "branch": True, "budget": None,
          "along": {"epochs": [2, 4]}}, "could give them other settings"),
     "a claim along an axis": (
-        {"claim": {"sentence": "A"}, "along": {"train_images": [60, 120]}}, "Remove one of the two"),
+        {"claim": {"sentence": "A"}, "along": {"train_images": [60, 120]}}, "along: such a study is many studies"),
     "an experiment": ({"variants": "absent", "model": {}}, "this is an experiment, not a study: it has no variants."),
 }  # fmt: skip
 

@@ -113,7 +113,7 @@ class StudyParser(argparse.ArgumentParser):
         refuse_unknown_name(arguments)
         files, rest = split(arguments)
         options, others = self.parse_known_args(rest)
-        if not files and not others:
+        if not files and not others and "STUDY" not in self.prog:
             self.error("the following arguments are required: a file, or the directory of a run")
         return list(dict.fromkeys(files)), options, others
 

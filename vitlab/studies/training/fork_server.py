@@ -114,7 +114,7 @@ def _serve(requests: socket.socket) -> tuple[list[str], dict[str, str]]:
 def _run(run: Callable[[str, Sequence[str]], int], arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command as a new process would."""
     import torch
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # which scikit-learn needs
 
     import vitlab
 
