@@ -92,10 +92,12 @@ def test_groups_may_be_a_column_of_a_table(write_study: Write, tmp_path: Path) -
         groups_of(read_study(write_study(groups=f"{table}:animal")), names)
 
 
-def test_a_study_takes_the_groups_of_its_data(write_study: Write, tmp_path: Path) -> None:
+def test_a_study_takes_the_groups_of_its_data(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resolved = ResolvedStudy.of(read_study(write_study()), tmp_path)
     assert resolved.grouped.groups is None
-    resolved.images.grouping = TENS
+    monkeypatch.setattr(resolved.images, "grouping", TENS)  # of all tests' images
     assert resolved.grouped.groups == TENS
     resolved.study = dataclasses.replace(resolved.study, groups="(test)/")
     assert resolved.grouped.groups == "(test)/"
