@@ -129,7 +129,8 @@ def cells_parts(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
 
     rows = [Row(place or what, [cell(line.get(place)) for line in lines.values()]) for place in places]
     table = Table("Cells", [at or what, *lines], rows, labeled=True)
-    caption = f"Mean and 95 % interval over seeds{f' of each cell; a line is a {what}' if at else ''}."
+    each = "" if not at else " of each cell" if verdict.datasets else f" of each cell; a line is a {what}"
+    caption = f"Mean and 95 % interval over seeds{each}."
     return [*([Figure(drawing, caption)] if drawing else []), table]
 
 
