@@ -74,7 +74,7 @@ def test_a_study_needs_no_config_and_an_experiment_is_sent_to_fit(
     command: str, tmp_path: Path, write_study: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([command]) == 2
-    assert capsys.readouterr().err.startswith(f"error: `python -m vitlab {command} STUDY.yaml` needs: a file")
+    assert capsys.readouterr().err.startswith(f"error: {command} takes one study, got none. For example: {command}")
     write_study()
     assert main([command, str(tmp_path / "base.yaml")]) == 2
     assert "this is an experiment, not a study: it has no variants. Train it with `fit`" in capsys.readouterr().err
