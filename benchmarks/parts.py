@@ -195,7 +195,7 @@ class SupervisedWithParts(Supervised):
         drop_early: float = 0.0,
         hardest: float = 1.0,
     ) -> None:
-        super().__init__(backbone, optimizer, schedule, label_smoothing, whiten=whiten)
+        super().__init__(backbone, optimizer, schedule, label_smoothing=label_smoothing, whiten=whiten)
         self.fit_head, self.drop_early, self.hardest = fit_head, drop_early, hardest
 
     def setup(self, stage: str) -> None:
