@@ -147,6 +147,7 @@ def test_mistakes_are_named_before_anything_runs(tiny: Write, capsys: pytest.Cap
     for arguments, message in (
         ([config, "--sizes", "8", "--epochs", "-1"], "--epochs: "),
         ([config, "--sizes", "8", "--epochs", "1", "--lr", "0"], "--lr: "),
+        ([config, "--sizes", "8", "--lr", "0.1"], "--lr 0.1: give --epochs"),
         ([config, other, "--sizes", "8"], "a second run called tiny, seed 0"),
         ([config, "--sizes", "10"], "does not divide into patches of 4 px"),
         ([config, "--sizes", "8", "--ckpt_path", "none"], "not a finished run of a classifier"),

@@ -149,6 +149,17 @@ def test_settings_that_make_no_sense_are_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([], "--epochs changes a --protocol"), (["--protocol", "msn"], "--epochs changes `linear`, which ")],
+)
+def test_epochs_are_of_a_linear_probe(
+    options: list[str], message: str, tiny: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("probe", ["--config", str(tiny()), "--ckpt_path", "none", *options, "--epochs", "3"]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file", sorted((EXPERIMENTS / "probes").glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_protocols_are_found_by_their_name_and_their_file(file: Path) -> None:
     protocol = Protocol.read(file.stem)

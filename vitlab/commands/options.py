@@ -108,12 +108,14 @@ class StudyParser(argparse.ArgumentParser):
         message = message.replace("the following arguments are required", f"`{self.prog}` needs")
         raise ValueError(explain(message, options_of(self)))
 
-    def parse_runs(self, arguments: Sequence[str]) -> tuple[list[str], argparse.Namespace, list[str]]:
+    def parse_runs(
+        self, arguments: Sequence[str], required: bool = True
+    ) -> tuple[list[str], argparse.Namespace, list[str]]:
         """Return the files and runs that are given, with `--config` or without, the command's options, and the rest."""
         refuse_unknown_name(arguments)
         files, rest = split(arguments)
         options, others = self.parse_known_args(rest)
-        if not files and not others and "STUDY" not in self.prog:
+        if required and not files and not others:
             self.error("the following arguments are required: a file, or the directory of a run")
         return list(dict.fromkeys(files)), options, others
 
@@ -121,9 +123,8 @@ class StudyParser(argparse.ArgumentParser):
         """Return the one study that the arguments name, and the other options."""
         from vitlab.studies.file.study import KEYS  # here, because commands import this first
 
-        files, options, others = self.parse_runs(arguments)
+        files, options, others = self.parse_runs(arguments, required=False)
         files += [word for word in others if not word.startswith("-")]  # after a flag, which takes no value
-
         if unknown := [word for word in others if word.startswith("-")]:
             if (key := re.split(r"[.=]", unknown[0].lstrip("-"))[0]) in (*KEYS, *SECTIONS):
                 remedy = "give --data.root FOLDER" if key == "data" else f"edit `{key}` there, or in a copy"

@@ -35,6 +35,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--protocol", metavar="FILE", help=how)
     parser.add_argument("--epochs", type=PositiveInt, help="of the protocol's linear probe")
     options, rest = parser.parse_known_args(arguments)
+    if options.epochs and options.protocol is None:
+        raise ValueError("--epochs changes a --protocol; give that too.")
     experiment = experiment_of(rest)
     experiment.warn_of_other_images()
 

@@ -40,6 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--lr", type=PositiveFloat, help="learning rate of fine-tuning [4 %% of the training's]")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and the tuned runs")
     configs, options, rest = parser.parse_runs(arguments)
+    if options.lr and not options.epochs:
+        raise ValueError(f"--lr {options.lr}: give --epochs of fine-tuning with it.")
 
     import pandas as pd
 

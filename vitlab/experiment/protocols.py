@@ -45,7 +45,9 @@ class Protocol:
         for section, kind in (("linear", LinearProbe), ("few_labels", FewLabels)):
             if section in content:
                 parser.add_class_arguments(kind, section)
-        if epochs and "linear" in content:
+        if epochs and "linear" not in content:
+            raise ValueError(f"--epochs changes `linear`, which {file} does not have; leave it out.")
+        if epochs:
             content["linear"]["epochs"] = epochs
         try:
             return cls(file.stem, **vars(parser.instantiate(parser.parse_object(content))))
