@@ -73,7 +73,8 @@ def test_a_chain_equals_the_two_runs_by_hand(tiny: Write, touched: bool) -> None
 @pytest.mark.slow
 def test_runs_share_what_they_start_from_and_settings_part_it(tiny: Write) -> None:
     tiny(SIMMIM, "first")
-    start = {"model": {"init_args": {"init_from": "first.yaml model.mask_ratio=0.3"}}}
+    long = " ".join(["model.mask_ratio=0.3"] * 13)  # longer than the name of a file may be
+    start = {"model": {"init_args": {"init_from": f"first.yaml {long}"}}}
     for name, changes in {"a": MAKE_FIRST, "b": MAKE_FIRST, "c": start}.items():
         Experiment(tiny(changes, name)).fit()
     before = sorted(Path("runs/before").iterdir())

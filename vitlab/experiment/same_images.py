@@ -13,6 +13,7 @@ from vitlab import log
 from vitlab.config import ROOTS, Config, conflicts, merge, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import SPLITS, Split
+from vitlab.experiment.chain import Source
 from vitlab.models.timm_model import normalization_of
 from vitlab.runs.directory import RunDirectory
 
@@ -78,7 +79,8 @@ def _trainings_before(experiment: "Experiment") -> Iterator[tuple[str, Config, P
     for before in experiment.before().values():
         yield str(before.directory), before.config, Path()
         yield from _trainings_before(before)
-    seen, paths = set(), [Path(weights) for weights in weights_of(experiment.config).values()]
+    files = [weights for weights in weights_of(experiment.config).values() if not Source.parse(weights)]
+    seen, paths = set(), [Path(weights) for weights in files]
     while paths:
         path = paths.pop(0)
         # A run, its checkpoints/last.ckpt, or a file beside its config.yaml.
