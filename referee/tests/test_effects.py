@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 from referee.__main__ import main
 from referee.effects import beside
+from referee.judging import of_trainings
 from referee.outcomes import Outcomes, Reading, from_frame
 from referee.report.effects import effects_section
+from referee.verdict import Design
 from scipy import special, stats
 
 from referee import judge
@@ -282,3 +284,47 @@ def test_a_section_has_every_effect() -> None:
     assert text.count("Leads at each place") > 1
     plain = judge(grid(FULL).runs and replace(grid(FULL), factors=None))
     assert effects_section(plain, None) == []
+
+
+def on_grid(network: float, training: float, seeds: int = 6, noise: float = 1.0, seed: int = 3) -> pd.DataFrame:
+    """Return scores of two networks in three trainings, the first of each ahead by a lead."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (n, t, s, 70 + network * (n == "ViT") + training * (t == "labels") + rng.normal(0, noise))
+        for n, t, s in product(("ViT", "Swin"), ("labels", "soft", "hard"), range(seeds))
+    ]
+    return pd.DataFrame(rows, columns=["network", "training", "seed", "score"])
+
+
+def test_a_watched_grid_ends_when_its_factors_are_settled_though_its_cells_are_not() -> None:
+    table, variant = on_grid(3, 3), "network,training"
+    verdict = judge(table, looks=(4, 5, 6), variant=variant, lower=False)
+    assert verdict.watch is not None
+    assert verdict.effects is not None
+    assert (verdict.watch.stop, verdict.watch.looks[-1].seeds["ViT, labels"]) == ("decided", 4)
+    assert {len(runs.runs) for runs in verdict.ranking} == {6}  # the later runs are shown, no look uses them
+    outcomes = from_frame(table, Reading(lower=False, columns={"variant": variant}))
+    by_cells = of_trainings(outcomes, Design(looks=(4, 5, 6), until_cells=True))
+    assert by_cells.watch is not None
+    assert by_cells.watch.looks[-1].seeds["ViT, labels"] > 4
+
+
+def test_a_watched_grid_ends_where_a_factor_has_no_effect() -> None:
+    ends = {}
+    for margin in (None, 2.0):
+        verdict = judge(on_grid(8, 0, 10), margin, looks=tuple(range(4, 11)), variant="network,training", lower=False)
+        assert verdict.watch is not None
+        ends[margin] = verdict.watch.stop
+    assert ends[None] == "hopeless"
+    assert ends[2.0] in ("equal", "decided")
+
+
+@pytest.mark.slow
+def test_equal_levels_of_a_watched_grid_are_called_different_in_five_percent_of_studies() -> None:
+    false = 0
+    for study in range(150):
+        table = on_grid(0, 0, 8, seed=study)
+        verdict = judge(table, looks=tuple(range(4, 9)), variant="network,training", lower=False)
+        assert verdict.effects is not None
+        false += any(effect.word == "better" for effect in verdict.effects.main if effect.factor == "network")
+    assert false <= 0.05 * 150 + 2 * math.sqrt(0.05 * 0.95 * 150)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,7 @@ from referee.statistics.blocks import estimated, first_confounded, interaction
 from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, both_ways, enough
 from referee.statistics.exact import mcnemar
 from referee.statistics.power import growing, measured
-from referee.statistics.sequential import Rows, Watch, cells_of, compare, watch
+from referee.statistics.sequential import Rows, Watch, cells_of, compare, is_hopeless, watch
 from referee.verdict import Design, Variant, Verdict, pairs_of
 
 UNLIKE = 0.01  # p of an interaction of variants and blocks, below which nothing is compared
@@ -225,16 +225,38 @@ def _watched(outcomes: Outcomes, rows: Mapping[str, Rows], design: Design, race:
         raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {design.looks[-1]}. Add a look.")
     seeds = [*seeds, *[None] * (design.looks[-1] - len(seeds))]  # a look without all its seeds is not there yet
 
-    def look(state: Watch) -> set[str]:
-        assert race is not None
-        race.look({name: {s: rows[name][s] for s in seeds[:n]} for name, n in state.trained.items()}, state.level)
-        return race.racing
+    def at(state: Watch) -> Mapping[str, Rows]:
+        return {name: {s: rows[name][s] for s in seeds[:n]} for name, n in state.trained.items()}
 
-    each, blocks = look if race else None, outcomes.blocks
+    def look(state: Watch) -> Collection[str]:
+        if race is not None:
+            race.look(at(state), state.level)
+            return race.racing
+        _, number, cells = cells_of(at(state), design.test, outcomes.dependence, outcomes.blocks)
+        effects = None if cells is None else effects_of(outcomes, cells, number, variants, design, state.level)
+        share = max(state.trained.values()) / design.looks[-1]
+        ends[:] = [_end_of(of, state, share) for of in effects.of.values()] if effects else [None]
+        return state.active if None in ends else ()
+
+    ends, variants = list[str | None](), _variants(outcomes)
+    by_effects = outcomes.factors is not None and design.test != "exact" and not design.until_cells
+    each, blocks = look if race or by_effects else None, outcomes.blocks
     state = watch(rows, seeds, design.looks, design.margin, design.test, outcomes.dependence, each, blocks)
     if state.stop == "decided" and race and race.is_level:
         state.stop = "equal"
+    elif state.stop == "decided" and ends:
+        state.stop = next(end for end in ("hopeless", "decided", "equal") if end in ends)
     return state
+
+
+def _end_of(levels: Verdict, state: Watch, share: float) -> str | None:
+    """Return how a factor's best level stands to the others, as a watched study ends; None: train on."""
+    leads = [pair for pair in levels.pairs if pair.better is levels.ranking[0]]
+    left = [pair.difference for pair in leads if not (pair.settled or pair.equal) and pair.difference is not None]
+    if not left:
+        return "equal" if all(pair.equal for pair in leads) else "decided"
+    is_over = levels.design.margin is None and len(state.looks) > 1 and is_hopeless(left, state.level, share)
+    return "hopeless" if is_over else None
 
 
 def _rows(outcomes: Outcomes) -> Mapping[str, Rows]:

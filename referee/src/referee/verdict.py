@@ -174,6 +174,7 @@ class Design(NamedTuple):
     extended: tuple[int, ...] = ()  # the numbers of seeds of shorter lists that were looked at, before seeds were added
     claim: Claim | None = None  # about the variants; it needs a margin
     unmet: tuple[str, ...] = ()  # why the runs lack what the claim needs
+    until_cells: bool = False  # looks at a grid go on until its cells are settled, not only its factors
 
     @property
     def sizes(self) -> tuple[int, ...]:

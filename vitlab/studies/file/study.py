@@ -111,6 +111,7 @@ class Looks(Section):
     start: Annotated[int, Ge(LEAST_SEEDS)] = Field(LOOK_FROM, alias="from")
     to: int
     first: NonNegativeInt = 1
+    until: Literal["cells"] | None = None  # of a grid; else until its factors are
 
     @model_validator(mode="after")
     def _counts_up(self) -> "Looks":
@@ -180,6 +181,7 @@ class Study:
     jobs: int | None = None
     tuning: Tuning | None = None
     looks: tuple[int, ...] = ()  # numbers of seeds after which results are looked at; empty: after all of them
+    until_cells: bool = False  # looks at a grid end it when its cells are settled, not when its factors are
     margin: float | None = None  # differences below it do not matter, as shown: in points of accuracy
     groups: str | None = None  # as `groups_by_name` takes it
     folds: int | None = None  # parts of the images of a seed, each of which tests once
@@ -316,7 +318,7 @@ def _parse(content: Config, path: Path) -> Study:
             if isinstance(each := factors[factor][level], str):
                 files |= {name: each, f"{factor}: {level}": each}
     if isinstance(seeds, Looks):
-        fields["looks"] = tuple(range(seeds.start, seeds.to + 1))
+        fields["looks"], fields["until_cells"] = tuple(range(seeds.start, seeds.to + 1)), seeds.until is not None
         seeds = list(range(seeds.first, seeds.first + seeds.to))
     if isinstance(file.folds, dict):
         fields |= {"folds": file.folds["without_test"], "folds_without_test": True}

@@ -152,8 +152,8 @@ class StudyResults:
         """What referee concludes from that table, whatever else differs between the variants."""
         study, seeds = self.study, tuple(map(str, self.study.seeds))
         margin = None if study.margin is None else self.metric.own(study.margin)
-        design = Design(study.test, margin, study.looks, seeds, self.earlier_plans, study.claim, self._unmet)
-        return of_trainings(self.outcomes, design)
+        plan = (study.test, margin, study.looks, seeds, self.earlier_plans)
+        return of_trainings(self.outcomes, Design(*plan, study.claim, self._unmet, study.until_cells))
 
     @property
     def scored(self) -> str:

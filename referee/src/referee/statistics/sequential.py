@@ -147,11 +147,13 @@ def watch(
         racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
         state.active = [v for v in state.active if v in racing]
         left = [look.differences.get(pair) for pair in combinations(state.active, 2)]
+        leader = max((v for v in state.active if v in look.means), key=look.means.__getitem__, default=None)
+        leads = [each for pair, each in look.differences.items() if leader in pair and {*pair} <= {*state.active}]
         if not left:
             state.stop = "decided"
         elif race is None and margin is not None and all(each is not None and each.is_within(margin) for each in left):
             state.stop = "equal"
-        elif margin is None and number > 1 and _is_hopeless(look, state, size / looks[-1]):
+        elif race is None and margin is None and number > 1 and is_hopeless(leads, state.level, size / looks[-1]):
             state.stop = "hopeless"
         elif size == looks[-1]:
             state.stop = "out of budget"
@@ -208,15 +210,11 @@ def compare(
     return Look(counts, means, tests, [pair if each.mean > 0 else pair[::-1] for pair, each in new.items()])
 
 
-def _is_hopeless(look: Look, state: Watch, share: float) -> bool:
-    """Whether no pair of the leader is likely to be settled; `share` of the largest number of seeds is trained."""
-    known = [v for v in state.active if v in look.means]
-    if len(known) < 2:
-        return False
-    leader = max(known, key=look.means.__getitem__)
-    z = -special.ndtri(state.level / (2 * (len(known) - 1)))
-    for each in (look.differences[pair] for pair in combinations(known, 2) if leader in pair):
+def is_hopeless(leads: Collection[Contrast], level: float, share: float) -> bool:
+    """Whether none of a leader's leads is likely to be settled; `share` of the largest number of seeds is trained."""
+    z = -special.ndtri(level / (2 * max(len(leads), 1)))
+    for each in leads:
         likely = abs(each.mean) + special.ndtri(POWER) * math.sqrt(each.seeds + each.images)
         if likely >= z * math.sqrt(each.seeds * share + each.images):
             return False
-    return True
+    return len(leads) > 0
