@@ -32,7 +32,7 @@ def test_the_versions_of_constraints_are_allowed_and_bounded_where_private_inter
     for requirement in REQUIREMENTS:
         operators = {specifier.operator for specifier in requirement.specifier}
         assert operators == ({">=", "<"} if requirement.name in BOUNDED else {">="}), requirement
-        assert TESTED.get(canonicalize_name(requirement.name), "0.2.0") in requirement.specifier, requirement
+        assert TESTED.get(canonicalize_name(requirement.name), "0.3.0") in requirement.specifier, requirement
     assert {name: TESTED[name].startswith(version) for name, version in WRITTEN_FOR.items()} == dict.fromkeys(
         WRITTEN_FOR, True
     )

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 BEGAN = time.perf_counter()  # as near to the start of the command as our own code comes
 log = logging.getLogger("vitlab")
 

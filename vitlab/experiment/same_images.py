@@ -79,8 +79,7 @@ def _trainings_before(experiment: "Experiment") -> Iterator[tuple[str, Config, P
     for before in experiment.before().values():
         yield str(before.directory), before.config, Path()
         yield from _trainings_before(before)
-    files = [weights for weights in weights_of(experiment.config).values() if not Source.parse(weights)]
-    seen, paths = set(), [Path(weights) for weights in files]
+    seen, paths = set(), [Path(each) for each in weights_of(experiment.config).values() if not Source.parse(each)]
     while paths:
         path = paths.pop(0)
         # A run, its checkpoints/last.ckpt, or a file beside its config.yaml.
@@ -97,11 +96,10 @@ def _trainings_before(experiment: "Experiment") -> Iterator[tuple[str, Config, P
 
 def _images(config: Config, folder: Path) -> tuple[object, ...]:
     """Return what says which images a configuration is about: equal for the same ones, wherever it was started."""
-    arguments = config["data"].get("init_args", {})
-    root = arguments.get("root")
+    root = (arguments := config["data"].get("init_args", {})).get("root")
     places = [place.resolve() for place in (folder / str(root), Path(str(root))) if root and place.exists()]
-    name = str(config["data"]["class_path"]).rpartition(".")[2]
-    return name, *places[:1], arguments.get("table"), arguments.get("source")
+    kind = config["data"]["class_path"].rpartition(".")[2]
+    return kind, *places[:1], arguments.get("table"), arguments.get("source")
 
 
 def warn_of_normalization(config: Config, data: ImageDataModule) -> None:

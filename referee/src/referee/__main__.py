@@ -30,25 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0 where the best (or `--better`) variant is better, else another status of STATUS."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = {"plan": _plan, "watch": _watch}.get(next(iter(arguments), ""))
-        return command(arguments[1:]) if command else _judge(arguments)
+        if command := {"plan": _plan, "watch": _watch}.get(next(iter(arguments), "")):
+            return command(arguments[1:])
+        from referee.registration import another_look
+
+        statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
+        parser = _judging_parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
+        verdict = _verdict_of(options := parser.parse_args(arguments))
+        verdict.checks.extend(another_look(options.files))
+        return _show(verdict, options)
     except BrokenPipeError:  # `referee … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _judge(arguments: Sequence[str]) -> int:
-    from referee.registration import another_look
-
-    statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
-    parser = _judging_parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
-    options = parser.parse_args(arguments)
-    verdict = _verdict_of(options)
-    verdict.checks.extend(another_look(options.files))
-    return _show(verdict, options)
 
 
 def _watch(arguments: Sequence[str]) -> int:

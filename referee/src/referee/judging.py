@@ -181,7 +181,11 @@ def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
 def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
     """Judge what training gives: seeds and items are the two sources of chance."""
     claim, margin, blocks = design.claim, design.margin, outcomes.blocks
-    race, rows = None, _rows(outcomes)
+    race, rows = None, dict[str, dict[str, np.ndarray | None]]()  # by seed, None where a run has no result
+    for name in outcomes.variants:
+        rows[name] = {run.seed: None for run in outcomes.runs if run.variant == name}
+    for variant in _variants(outcomes):
+        rows[variant.name] |= zip((run.seed for run in variant.runs), variant.outcomes, strict=True)
     if claim is not None and margin is not None:
         race = Race(claim.relations, margin, design.test, outcomes.dependence, blocks)
     watched = _watched(outcomes, rows, design, race) if design.looks else None
@@ -225,48 +229,31 @@ def _watched(outcomes: Outcomes, rows: Mapping[str, Rows], design: Design, race:
         raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {design.looks[-1]}. Add a look.")
     seeds = [*seeds, *[None] * (design.looks[-1] - len(seeds))]  # a look without all its seeds is not there yet
 
-    def at(state: Watch) -> Mapping[str, Rows]:
-        return {name: {s: rows[name][s] for s in seeds[:n]} for name, n in state.trained.items()}
-
     def look(state: Watch) -> Collection[str]:
+        at = {name: {s: rows[name][s] for s in seeds[:n]} for name, n in state.trained.items()}
         if race is not None:
-            race.look(at(state), state.level)
+            race.look(at, state.level)
             return race.racing
-        _, number, cells = cells_of(at(state), design.test, outcomes.dependence, outcomes.blocks)
+        _, number, cells = cells_of(at, design.test, outcomes.dependence, outcomes.blocks)
         effects = None if cells is None else effects_of(outcomes, cells, number, variants, design, state.level)
-        share = max(state.trained.values()) / design.looks[-1]
-        ends[:] = [_end_of(of, state, share) for of in effects.of.values()] if effects else [None]
-        return state.active if None in ends else ()
+        ends[:] = [] if effects else [""]
+        for levels in effects.of.values() if effects else ():
+            leads = [pair for pair in levels.pairs if pair.better is levels.ranking[0]]
+            left = [each.difference for each in leads if each.difference and not (each.settled or each.equal)]
+            is_over = is_hopeless(left, state.level, max(state.trained.values()) / design.looks[-1])
+            end = "hopeless" if is_over and design.margin is None and len(state.looks) > 1 else ""
+            ends.append(end if left else "equal" if all(pair.equal for pair in leads) else "decided")
+        return () if all(ends) else state.active
 
-    ends, variants = list[str | None](), _variants(outcomes)
-    by_effects = outcomes.factors is not None and design.test != "exact" and not design.until_cells
-    each, blocks = look if race or by_effects else None, outcomes.blocks
+    ends, variants = list[str](), _variants(outcomes)  # how each factor's best level stands to the others
+    by_factors = outcomes.factors is not None and design.test != "exact" and not design.until_cells
+    each, blocks = look if race or by_factors else None, outcomes.blocks
     state = watch(rows, seeds, design.looks, design.margin, design.test, outcomes.dependence, each, blocks)
     if state.stop == "decided" and race and race.is_level:
         state.stop = "equal"
     elif state.stop == "decided" and ends:
         state.stop = next(end for end in ("hopeless", "decided", "equal") if end in ends)
     return state
-
-
-def _end_of(levels: Verdict, state: Watch, share: float) -> str | None:
-    """Return how a factor's best level stands to the others, as a watched study ends; None: train on."""
-    leads = [pair for pair in levels.pairs if pair.better is levels.ranking[0]]
-    left = [pair.difference for pair in leads if not (pair.settled or pair.equal) and pair.difference is not None]
-    if not left:
-        return "equal" if all(pair.equal for pair in leads) else "decided"
-    is_over = levels.design.margin is None and len(state.looks) > 1 and is_hopeless(left, state.level, share)
-    return "hopeless" if is_over else None
-
-
-def _rows(outcomes: Outcomes) -> Mapping[str, Rows]:
-    """Return the outcomes of each variant by seed, None where a run has no result."""
-    rows: dict[str, dict[str, np.ndarray | None]] = {
-        name: {run.seed: None for run in outcomes.runs if run.variant == name} for name in outcomes.variants
-    }
-    for variant in _variants(outcomes):
-        rows[variant.name] |= {run.seed: row for run, row in zip(variant.runs, variant.outcomes, strict=True)}
-    return rows
 
 
 def _blocks_of(variants: Sequence[Variant]) -> list[np.ndarray] | None:

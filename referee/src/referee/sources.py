@@ -150,7 +150,12 @@ def reader_of(file: Path) -> Reader | None:
         return read_mlflow
     if "tfevents" in file.name:
         return read_events
-    return read_table if suffix in SUFFIXES or (suffix in TEXTUAL and _is_table(head)) else None
+    # A text is a table if it begins with names and a row of as many cells, or with a line of JSON, as DeiT logs do.
+    lines = [line for line in head.decode("utf-8", "replace").split("\n") if line.strip() and line[0] != "#"][:2]
+    cells = [re.split(r"[,;\t|]", line) for line in lines]
+    is_table = len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1 and not any(map(_is_number, cells[0]))
+    is_table = any(map(_is_number, cells[1])) if is_table else bool(lines) and lines[0].startswith("{")
+    return read_table if suffix in SUFFIXES or (suffix in TEXTUAL and is_table) else None
 
 
 # ---- which run a file is
@@ -407,14 +412,6 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
 
 def _is_number(text: str) -> bool:
     return not pd.isna(pd.to_numeric(text.strip(), errors="coerce"))
-
-
-def _is_table(head: bytes) -> bool:
-    """Return whether a text begins with names and a row of as many cells, or with a line of JSON, as DeiT logs do."""
-    lines = [line for line in head.decode("utf-8", "replace").split("\n") if line.strip() and line[0] != "#"][:2]
-    cells = [re.split(r"[,;\t|]", line) for line in lines]
-    of_names = len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1 and not any(map(_is_number, cells[0]))
-    return bool(lines) and (lines[0].startswith("{") or (of_names and any(map(_is_number, cells[1]))))
 
 
 # ---- trackers' own files: MLflow's metrics/NAME (time, value, step), and TensorBoard's events
