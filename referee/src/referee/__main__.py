@@ -83,8 +83,7 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     from referee.effects import beside
     from referee.verdict import repetition, scope
 
-    record, asked = verdict.record(), (options.better, options.than)
-    (headline, *answers), word = answered(record, *asked, in_general=options.in_general)
+    (headline, *answers), word = answered(verdict.record(), options.better, options.than, "", options.in_general)
     notes = verdict.outcomes.notes
     if not verdict.outcomes.own_columns:  # of which nothing was inferred
         print(f"Read: {notes[0]}")
