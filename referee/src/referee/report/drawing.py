@@ -132,7 +132,7 @@ def rows_of(layout: Layout, names: Sequence[str], label: str) -> tuple[Figure, A
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     room = layout.width - 8 * max(map(len, "\n".join(names).split("\n")))  # pixels that the longest name leaves
-    axes.xaxis.set_major_locator(MaxNLocator(max(1, min(5, room // 40))))
+    axes.xaxis.set_major_locator(MaxNLocator(max(1, min(5, int(room / 40)))))
     return figure, axes
 
 
