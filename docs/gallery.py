@@ -14,7 +14,6 @@ from pathlib import Path
 import yaml
 from referee.answer import STATUS
 
-from vitlab.commands.init import first_line
 from vitlab.studies.file.study import read_study
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +41,8 @@ def entry_of(item: str | dict[str, str]) -> tuple[str, list[str], Path, str]:
         root, command = ROOT / "runs/claims", ["vitlab", "compare", item, "--root", "runs/claims"]
     else:
         root, command = ROOT / "runs", ["make", item]  # trains a teacher first where there is one
-    title = study.question or (study.claim.sentence if study.claim else first_line(study.path))
+    head = study.path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    title = study.question or (study.claim.sentence if study.claim else head)
     return item.replace("/", "-"), command, study.folder(root), title
 
 

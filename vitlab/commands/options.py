@@ -145,8 +145,8 @@ SILENCED = (
     ".*Checkpoint directory .* exists and is not empty.*",  # the run is continued,
     ".*The dirpath has changed from.*",  # or trained further
     ".*`srun` command is available.*",  # true of every run on a login node of a cluster
-    # What the first process logs for all: speed, k-NN.
-    r".*use `self.log\('(images_per_second|data_wait|tflops|mfu|val/(knn|rank|std))'.*",
+    r".*use `self.log\('(images_per_second|data_wait|tflops|mfu|val/(knn|rank|std))'.*",  # one process logs for all
+    ".*IProgress not found.*",  # tqdm, which huggingface_hub imports, asks for widgets in a notebook
     ".*treespec, LeafSpec.*",  # Lightning 2.6 calls torch's pytree in a way that torch 2.15 has deprecated
 )
 

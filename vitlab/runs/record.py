@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import huggingface_hub  # its parts are imported on use, and tqdm with them
 import numpy as np
 import torch
-from huggingface_hub import try_to_load_from_cache
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -370,7 +370,7 @@ def weights(config: Config, before: Mapping[str, Path]) -> dict[str, dict[str, s
             file = str(cfg.hf_hub_id) if cfg is not None else source
         with suppress(OSError, ValueError):  # a continued run no longer needs them
             if file.startswith("timm/"):  # the file that was read, without asking the hub again
-                path = Path(str(try_to_load_from_cache(file, "model.safetensors")))
+                path = Path(str(huggingface_hub.try_to_load_from_cache(file, "model.safetensors")))
             else:
                 path = weights_path(file)
             with path.open("rb") as content:

@@ -128,12 +128,11 @@ def rows_of(layout: Layout, names: Sequence[str], label: str) -> tuple[Figure, A
     """Return a figure with a row for each name, the first on top, and a label below its axis."""
     figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(names)) * PX), layout="constrained")
     axes = figure.subplots()
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlabel=label)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(label)
+    room = layout.width - 8 * max(map(len, "\n".join(names).split("\n")))  # pixels that the longest name leaves
+    axes.xaxis.set_major_locator(MaxNLocator(max(1, min(5, int(room / 40)))))
     return figure, axes
 
 
