@@ -55,14 +55,15 @@ def test_the_monitor_compares_with_the_untrained_encoder_and_with_pixels(tiny: C
         assert measured[f"val/knn{name}"] == pytest.approx(float(right.float().mean()))
 
 
-def test_a_run_logs_the_temperature_of_its_validation_images(finished: Path) -> None:
+def test_a_run_logs_the_temperature_of_its_validation_images(tiny: Callable[..., Path]) -> None:
     """The oracle is scipy's minimum of torch's cross-entropy over T."""
-    experiment, test = Experiment.load(finished), RunDirectory(finished).predictions
+    assert run("fit", ["--config", str(tiny())]) == 0
+    directory = RunDirectory(Path("runs/tiny/seed-0"))
+    experiment, test, logged = Experiment.load(directory.path), directory.predictions, directory.metrics
     with torch.no_grad():
         val = torch.cat([experiment.model.eval()(x) for (x,), _ in experiment.data.batches("val", "cpu")]).double()
     truth = torch.from_numpy(experiment.data.labels("val"))
     found = minimize(lambda t: float(F.cross_entropy(val / t[0], truth)), 1.0, method="Nelder-Mead").x[0]
-    logged = RunDirectory(finished).metrics
     assert logged["test/temperature"] == pytest.approx(found, rel=1e-3)
     expected = calibration_error(test.logits / found, test.labels)
     assert logged["test/ece_calibrated"] == pytest.approx(expected, abs=2e-3)
