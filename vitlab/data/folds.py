@@ -40,9 +40,8 @@ def stratified_split(
 
 def classes_of(labels: Shaped[np.ndarray, "N *K"]) -> Int64[np.ndarray, "N"]:
     """Return class indices; images of other labels are of one class."""
-    return (
-        labels.astype(np.int64) if labels.ndim == 1 and labels.dtype.kind in "iu" else np.zeros(len(labels), np.int64)
-    )
+    one_each = labels.ndim == 1 and labels.dtype.kind in "iu"
+    return labels.astype(np.int64) if one_each else np.zeros(len(labels), np.int64)
 
 
 def class_balanced_order(labels: Integer[np.ndarray, "N"], seed: int) -> Int64[np.ndarray, "N"]:
