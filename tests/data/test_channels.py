@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
 from examples.dicom import Dicom
 from vitlab.data import ImageFolder, MultiCrop, PhotoAugment, PhotoSource
-from vitlab.data.decoding import Half, Pixels
+from vitlab.data.decoding import Half, Pixels, windowed
 from vitlab.data.photos import Preprocessing
 from vitlab.deployment.predict import Pictures
 
@@ -20,14 +21,8 @@ _PLAIN = PhotoAugment(rand_augment=None, erase_prob=0.0)
 
 
 def _folder(root: Path, channels: int, **settings: object) -> ImageFolder:
-    shared: dict = {
-        "image_size": 16,
-        "batch_size": 4,
-        "num_workers": 0,
-        "mean": (0.5,) * channels,
-        "std": (0.25,) * channels,
-    }
-    return ImageFolder(root=str(root), **{**shared, **settings})
+    shared: dict = {"batch_size": 4, "num_workers": 0, "mean": (0.5,) * channels, "std": (0.25,) * channels}
+    return ImageFolder(root=str(root), **{"image_size": 16, **shared, **settings})
 
 
 def _write(root: Path, values: np.ndarray, suffix: str = "png") -> Path:
@@ -36,9 +31,8 @@ def _write(root: Path, values: np.ndarray, suffix: str = "png") -> Path:
         for name in ("a", "b"):
             (root / split / name).mkdir(parents=True)
             for number in range(4):
-                Image.fromarray(np.broadcast_to(values, (20, 20, *values.shape)).copy()).save(
-                    root / split / name / f"{number}.{suffix}"
-                )
+                picture = Image.fromarray(np.broadcast_to(values, (20, 20, *values.shape)).copy())
+                picture.save(root / split / name / f"{number}.{suffix}")
     return root
 
 
@@ -155,6 +149,32 @@ def test_a_window_maps_values_of_any_depth_to_zero_and_one(tmp_path: Path, layou
     if channels not in (3, 4) and layout != "16 bits":
         with pytest.raises(ValueError, match=without):
             _view(_folder(tmp_path, channels, augment=_PLAIN))
+
+
+def test_percentiles_are_those_of_each_image_and_band(tmp_path: Path) -> None:
+    """The oracle is numpy.percentile in double precision; an export remembers the percentiles, not their values."""
+    tifffile, values = pytest.importorskip("tifffile"), {}
+    for seed, path in enumerate(sorted(_write(tmp_path, np.zeros(3, np.uint8), "tif").rglob("*.tif"))):
+        drawn = np.random.default_rng(seed).gamma(2, 500, (16, 16, 2)) * [1, 9]
+        values[path] = drawn.astype(np.uint16 if seed % 2 else np.float32)
+        tifffile.imwrite(path, values[path], photometric="minisblack", planarconfig="contig")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--window", type=ImageFolder.__annotations__["window"])
+    window = parser.parse_args(["--window=[0.5%, 99%]"]).window
+    data = _folder(tmp_path, 2, window=window, mean=(0, 0), std=(1, 1), crop_pct=None, augment=_PLAIN)
+    stored = Preprocessing.from_metadata(json.loads(json.dumps(data.preprocessing.metadata())))
+    for name, image in zip(data.image_names("val"), _view(data), strict=False):
+        own = values[tmp_path / name].astype(float)
+        low, high = np.percentile(own, [0.5, 99], axis=(0, 1))
+        expected = torch.tensor(((own - low) / (high - low)).clip(0, 1)).permute(2, 0, 1).float()
+        (pixels,) = next(Pictures([tmp_path / name]).read(stored))
+        for found in (image, stored(pixels)):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert data.window is not None
+    assert {type(end) for end in data.window} == {str}  # else torch.load would refuse a checkpoint
+    assert not windowed(np.full((4, 4), 7.0), data.window).any()  # of one value: black
+    with pytest.raises(ArgumentError, match="101%"):
+        parser.parse_args(["--window=[1%, 101%]"])
 
 
 def test_rand_augment_sees_a_window_in_256_levels(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from vitlab.data.counter_rng import (
     _bits,
     _mix,
     _mix_tensor,
+    _shift_right,
     _signed,
     _states,
-    _to_uniform,
     host_seed,
     permutation,
 )
@@ -43,7 +43,7 @@ def test_draws_on_the_host_are_those_of_a_device() -> None:
     # By NumPy there, by torch's integers on a device; indices of every size, negative ones too.
     indices = torch.tensor([0, 1, 2**40, 2**63 - 1, -1, -(2**63)])
     states = _states(3, 2, Stream.FLIP, indices)
-    expected = _to_uniform(_bits(states[:, None], torch.arange(50)))
+    expected = _shift_right(_bits(states[:, None], torch.arange(50)), 40).float() * 2.0**-24
     assert torch.equal(Draws(3, 2, indices).uniform(Stream.FLIP, 50), expected)
 
 

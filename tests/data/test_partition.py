@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vitlab.data import CIFAR10, Digits, Folds, ImageDataModule, ImageFolder, LabelTable, PlacedDigits, Shapes
 from vitlab.data.folds import fold_numbers, stratified_split
+from vitlab.data.in_memory import TensorImages
 
 PhotoFolder = Callable[[dict[str, int]], Path]
 Make = Callable[[Folds], ImageDataModule]
@@ -152,9 +154,9 @@ def test_groups_that_the_data_set_itself_puts_on_two_sides_are_named(
 def test_whole_groups_validate_as_many_images_as_asked(val_fraction: float, validate: int) -> None:
     # 20 groups of equal size, of which 16 do not test; 14 is the nearest to 0.9 that parts of whole groups can be.
     names = [f"{i // 5}/{i}" for i in range(100)]
-    folds = Folds(count=5, groups=r"^(\d+)/")
-    train, val, test = folds.split(np.zeros(100, np.int64), names, val_fraction, seed=0)
-    assert [len(part) for part in (train, val, test)] == [80 - 5 * validate, 5 * validate, 20]
+    data = Digits(folds=Folds(count=5, groups=r"^(\d+)/"), val_fraction=val_fraction)
+    parts = data.parted(TensorImages(torch.zeros(100, 1, 8, 8).byte(), np.zeros(100, np.int64), names))
+    assert [len(parts[split]) for split in ("train", "val", "test")] == [80 - 5 * validate, 5 * validate, 20]
 
 
 def test_a_class_of_one_group_is_never_held_out() -> None:
@@ -170,11 +172,10 @@ def test_a_class_of_one_group_is_never_held_out() -> None:
 @pytest.mark.parametrize("groups", [None, r"^(\d+)/"])
 def test_classes_are_balanced_whatever_their_type(kind: type, groups: str | None) -> None:
     labels, names = np.arange(60) // 6 % 2, [f"{i // 3}/{i}" for i in range(60)]
-    folds = Folds(count=5, groups=groups)
-    expected = folds.split(labels, names, 0.2, seed=1)
-    for ours, theirs in zip(folds.split(labels.astype(kind), names, 0.2, seed=1), expected, strict=True):
-        assert np.array_equal(ours, theirs)
-    assert np.bincount(labels[expected[2]]).tolist() == [6, 6]
+    data, images = Digits(folds=Folds(count=5, groups=groups), split_seed=1), torch.zeros(60, 1, 8, 8).byte()
+    ours, expected = (data.parted(TensorImages(images, own, names)) for own in (labels.astype(kind), labels))
+    assert all(ours[split].names == expected[split].names for split in ("train", "val", "test"))
+    assert np.bincount(expected["test"].labels).tolist() == [6, 6]
 
 
 def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> None:
@@ -195,7 +196,7 @@ def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> Non
         (lambda root: _folder(root)(Folds(count=3, groups="(cat|dog)/")).labels("test"), "3 parts of 2 groups"),
         (
             lambda root: _folder(root)(Folds(count=2, groups="(cat|dog)/")).labels("test"),
-            "groups: one group, (cat|dog), is left to train and validate on",
+            r"puts all images into one group, (cat|dog); it takes two or more",
         ),
         (
             lambda root: [each.labels("test") for each in _all(_folder(root), 2, r"(cat|dog/\d+)")],

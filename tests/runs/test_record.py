@@ -12,18 +12,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from scipy.optimize import minimize
 
 import vitlab
 from vitlab.commands.dispatch import run
 from vitlab.data import Digits, PlacedDigits
 from vitlab.evaluation.classifiers import predict_weighted
 from vitlab.evaluation.features import extract
-from vitlab.evaluation.predictions import read_predictions
+from vitlab.evaluation.predictions import calibration_error, read_predictions
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
 from vitlab.optim import AdamW, WarmupCosine
+from vitlab.runs.directory import RunDirectory
 from vitlab.runs.exactness import differences_after_kills
 from vitlab.runs.loggers import MetricsFile
 from vitlab.runs.record import RunRecord, erase
@@ -50,6 +53,20 @@ def test_the_monitor_compares_with_the_untrained_encoder_and_with_pixels(tiny: C
         assert len(bank[1]) == len(data.labels("train"))
         right = predict_weighted(queries[0], *bank, 10) == queries[1]
         assert measured[f"val/knn{name}"] == pytest.approx(float(right.float().mean()))
+
+
+def test_a_run_logs_the_temperature_of_its_validation_images(tiny: Callable[..., Path]) -> None:
+    """The oracle is scipy's minimum of torch's cross-entropy over T."""
+    assert run("fit", ["--config", str(tiny())]) == 0
+    directory = RunDirectory(Path("runs/tiny/seed-0"))
+    experiment, test, logged = Experiment.load(directory.path), directory.predictions, directory.metrics
+    with torch.no_grad():
+        val = torch.cat([experiment.model.eval()(x) for (x,), _ in experiment.data.batches("val", "cpu")]).double()
+    truth = torch.from_numpy(experiment.data.labels("val"))
+    found = minimize(lambda t: float(F.cross_entropy(val / t[0], truth)), 1.0, method="Nelder-Mead").x[0]
+    assert logged["test/temperature"] == pytest.approx(found, rel=1e-3)
+    expected = calibration_error(test.logits / found, test.labels)
+    assert logged["test/ece_calibrated"] == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.slow

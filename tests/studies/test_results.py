@@ -210,6 +210,17 @@ def test_accuracy_by_stratum_averages_over_seeds_with_an_interval() -> None:
     assert sections._strata(results({"A": {1: first}})) == []
 
 
+def test_the_report_says_what_temperatures_would_give() -> None:
+    """The runs are 90 % sure, and at T p = 18^(1/T) / (18^(1/T) + 2). Folds have a temperature each."""
+    study = results({"A": {1: np.arange(30) < 24, 2: np.arange(30) < 24}})
+    assert len(sections._calibration(study, {"calibration": None})) == 1  # older runs have none
+    warm = [replace(run, summary={"metrics": {"test/temperature": run.run.seed + 1.0}}) for run in study.finished]
+    table = sections._calibration(replace(study, finished=warm), {"calibration": None})[1]
+    after = np.mean([abs(0.8 - 18 ** (1 / t) / (18 ** (1 / t) + 2)) for t in (2, 3)])
+    assert table.rows[0].cells == ("2.50", "10.0", f"{100 * after:.1f}")
+    assert replace(warm[0], parts=warm).ece_calibrated == pytest.approx(after)
+
+
 def test_a_class_without_test_images_has_no_accuracy() -> None:
     study = results({"A": {1: right(0.9, 30)}}, class_names=["cat", "dog", "eel", "fox"])
     assert np.isnan(study.per_class.loc["fox", "A"])

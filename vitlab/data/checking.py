@@ -56,9 +56,8 @@ def check_all(
 ) -> Check:
     """Decode every photograph once; each `place`, a folder or another source, has its own cache.
 
-    Args:
-        marks: of each name, a text that changes with the photograph; "" is always decoded again.
-        read: returns a photograph's pixels and its bytes, or raises ValueError or OSError with the reason.
+    One is decoded again if its mark has changed, or is "". `read` returns pixels and bytes, or raises ValueError or
+    OSError with the reason.
     """
     cache = cache_of("decoded", str(place.resolve()) if isinstance(place, Path) else place, ".npy")
     rules = f"{PIL.__version__}\0{simplejpeg.__version__}\0{LEAST_SIDE}\0{MOST_RATIO}"  # by which it was decoded

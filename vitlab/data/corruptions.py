@@ -25,6 +25,7 @@ from vitlab.data.augment import BatchF
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.dataset import View
 
+Values = tuple[float, ...]  # of each channel
 GRID = 8  # squares per side of the occlusion grid
 CLEAN = ("none", 0.0)  # name and strength of no corruption
 
@@ -107,8 +108,8 @@ def accuracies(
     classify: Callable[[Tensor], Tensor],
     batches: Iterable[View],
     corruptions: Sequence[Corruption],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    mean: Values,
+    std: Values,
 ) -> dict[tuple[str, float], float]:
     """Return top-1 accuracy by the name and strength of a corruption, first on the clean images.
 
@@ -130,12 +131,7 @@ def accuracies(
 
 
 def corrupt(
-    images: BatchF,
-    corruption: Corruption,
-    strength: float,
-    indices: Int64[Tensor, "B"],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    images: BatchF, corruption: Corruption, strength: float, indices: Int64[Tensor, "B"], mean: Values, std: Values
 ) -> BatchF:
     """Corrupt normalized images, whose places in the split are `indices`, on which alone the draws depend."""
     shift, scale = (torch.tensor(x, device=images.device).view(-1, 1, 1) for x in (mean, std))

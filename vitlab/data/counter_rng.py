@@ -88,10 +88,6 @@ def _bits(states: Int64[Tensor, "..."], draw: Int64[Tensor, "..."]) -> Int64[Ten
     return _mix_tensor(states + (draw + 1) * _signed(_GOLDEN))
 
 
-def _to_uniform(bits: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    return _shift_right(bits, 40).float() * 2.0**-24
-
-
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of one batch, on the device of `indices` (B,).
@@ -117,7 +113,8 @@ class Draws:
             numbers = _mix(start[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN)
             return torch.from_numpy((numbers >> 40).astype(np.float32) * np.float32(2.0**-24))
         states = _states(self.seed, self.epoch, stream, self.indices)
-        return _to_uniform(_bits(states[:, None], torch.arange(draws, device=states.device)))
+        bits = _bits(states[:, None], torch.arange(draws, device=states.device))
+        return _shift_right(bits, 40).float() * 2.0**-24
 
     def normal(self, stream: Stream, draws: int) -> Float[Tensor, "B D"]:
         """Draw from N(0, 1) by Box and Muller; devices agree to the rounding of the logarithm, not to the bit."""

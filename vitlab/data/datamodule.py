@@ -34,7 +34,7 @@ from vitlab.data.augment import BatchAugment, Growth, erase, normalize, resize
 from vitlab.data.counter_rng import Draws
 from vitlab.data.dataset import SPLITS, Batch, ImageDataset, Images, Labels, Split, View, has_one_class_each
 from vitlab.data.decoding import PictureMode, Size, Window, height_and_width
-from vitlab.data.folds import Folds, Indices, class_balanced_order, classes_of, stratified_split
+from vitlab.data.folds import Folds, Indices, class_balanced_order, classes_of, fold_numbers, stratified_split
 from vitlab.data.mixup import Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
 from vitlab.data.multi_crop import MultiCrop
 from vitlab.data.photos import Framing, PhotoAugment, Preprocessing
@@ -177,13 +177,11 @@ class ImageDataModule(LightningDataModule, ABC):
         self._recalled = facts
 
     @property
-    def effective_order_seed(self) -> int:
-        """The seed of the order of the training images."""
+    def effective_order_seed(self) -> int:  # of the order of the training images
         return self.seed if self.order_seed is None else self.order_seed
 
     @property
-    def effective_augment_seed(self) -> int:
-        """The seed of augmentation, mixing and views."""
+    def effective_augment_seed(self) -> int:  # of augmentation, mixing and views
         return self.seed if self.augment_seed is None else self.augment_seed
 
     # ---- defined by a data set
@@ -210,9 +208,8 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def training_shares(self) -> dict[Size, float]:
         """The fraction of the run for which training images have each of their sizes."""
-        if self.grow is None:
-            return {self.image_size: 1.0}
-        return self.grow.shares(height_and_width(self.image_size)[0])
+        size = self.image_size
+        return {size: 1.0} if self.grow is None else self.grow.shares(height_and_width(size)[0])
 
     # ---- used by everything else
 
@@ -222,7 +219,7 @@ class ImageDataModule(LightningDataModule, ABC):
             splits = dict(self.read_splits())
             if (number := self.train_images) is not None:
                 pool = splits["train"]
-                if not has_one_class_each(pool):
+                if not has_one_class_each(pool.labels):
                     wrong = f"the labels are {pool.labels.dtype} {pool.labels.shape}"
                     raise ValueError(f"train_images takes equally many images of each class; {wrong}.")
                 if not self.num_classes <= number <= len(pool):
@@ -242,19 +239,23 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def parted(self, pool: Any) -> dict[Split, Any]:
         """Return the splits by `folds` of images that have `labels`, `names` and `take`."""
-        assert self.folds is not None
-        parts = self.folds.split(pool.labels, pool.names, self.val_fraction, self.split_seed, self.grouping)
-        return {split: pool.take(indices) for split, indices in zip(SPLITS, parts, strict=True)}
+        folds, groups = self.folds, self._groups(pool.names)
+        assert folds is not None
+        tests = fold_numbers(classes_of(pool.labels), folds.count, self.split_seed, groups) == folds.test - 1
+        train, val = self.held_out(pool.take(np.flatnonzero(~tests)), self.val_fraction)
+        return {"train": train, "val": val, "test": pool.take(np.flatnonzero(tests))}
+
+    def _groups(self, names: Sequence[str]) -> np.ndarray | None:
+        grouping = (self.folds and self.folds.groups) or self.grouping
+        return None if grouping is None else np.array(groups_by_name(grouping, names))
 
     def hold_out(self, labels: Labels, names: Sequence[str], fraction: float) -> tuple[Indices, Indices]:
         """Return sorted indices (kept, held out), by class, and by group where the data have groups."""
-        groups = None if self.grouping is None else np.array(groups_by_name(self.grouping, names))
-        return stratified_split(classes_of(labels), fraction, self.split_seed, groups)
+        return stratified_split(classes_of(labels), fraction, self.split_seed, self._groups(names))
 
     def held_out(self, pool: Any, fraction: float) -> tuple[Any, Any]:
         """Return the images (kept, held out) of such as `parted` takes."""
-        kept, held_out = self.hold_out(pool.labels, pool.names, fraction)
-        return pool.take(kept), pool.take(held_out)
+        return tuple(pool.take(own) for own in self.hold_out(pool.labels, pool.names, fraction))
 
     @property
     def probe_images(self) -> Indices | None:
@@ -271,8 +272,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.dataset(split).names
 
     @property
-    def has_test(self) -> bool:
-        """Whether the data set comes with images to test on, so that none are held out or used twice."""
+    def has_test(self) -> bool:  # whether it comes with images to test on, so that none are held out or used twice
         return True
 
     @property
@@ -290,8 +290,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def raw_images(self, split: Split, indices: Sequence[int]) -> list[np.ndarray]:
         """Return images (H, W, C) uint8 without augmentation, for galleries and baselines on pixels."""
-        dataset = self.dataset(split)
-        return [dataset.raw(int(index)) for index in indices]
+        return [self.dataset(split).raw(int(index)) for index in indices]
 
     def batches(self, split: Split, device: torch.device | str, every: int = 1) -> Iterator[View]:
         """Yield a split, or every n-th image of it, as the model sees it in evaluation; needs no trainer."""
@@ -349,7 +348,7 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError("Each process has its own images already: give Trainer(use_distributed_sampler=False).")
         dataset = self.dataset("train")
         if stage == "fit":
-            if (self.mixup is not None or self.balance) and not has_one_class_each(dataset):
+            if (self.mixup is not None or self.balance) and not has_one_class_each(dataset.labels):
                 what, off = ("balance counts", "balance: 0") if self.balance else ("mixup blends", "mixup: null")
                 labels = f"{dataset.labels.dtype} {dataset.labels.shape}"
                 raise ValueError(f"{what} class labels, one per image, but the labels are {labels}; set {off}.")

@@ -92,14 +92,14 @@ class ImageDataset(Dataset[Batch], ABC):
         return ["\0".join(self.names).encode()]
 
 
+def has_one_class_each(labels: Labels) -> bool:
+    """Whether the labels are class indices, one per image."""
+    return labels.ndim == 1 and labels.dtype.kind in "iu"
+
+
 def as_classes(labels: Labels) -> Labels:
     """Return class indices of any integer type as int64, which losses need; other labels as they are."""
-    return labels.astype(np.int64, copy=False) if labels.ndim == 1 and labels.dtype.kind in "iu" else labels
-
-
-def has_one_class_each(dataset: ImageDataset) -> bool:
-    """Whether the labels are class indices, one per image."""
-    return dataset.labels.ndim == 1 and np.issubdtype(dataset.labels.dtype, np.integer)
+    return labels.astype(np.int64, copy=False) if has_one_class_each(labels) else labels
 
 
 def numbers_of(place: str, classes: Sequence[str], split: Split, own: Sequence[str]) -> Int64[np.ndarray, "{len(own)}"]:

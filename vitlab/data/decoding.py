@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -47,7 +47,7 @@ silence_libtiff()
 # Pillow's names: gray, color, color with transparency; and other channels, from a source of the user's own.
 PictureMode = Literal["L", "RGB", "RGBA", "array"]
 Pixels = UInt8[np.ndarray, "H W C"] | Float32[np.ndarray, "H W C"]  # 0 … 255
-Window = tuple[float, float]  # the values that become 0 and 255
+Window = tuple[float, float] | tuple[str, str]  # the values that become 0 and 255, or percentiles: ("1%", "99%")
 Half = Callable[[int, int], bool]  # of height and width: whether half the resolution is enough
 Size = int | tuple[int, int]  # of a square, or height and width
 
@@ -101,9 +101,16 @@ def decode(content: bytes, mode: PictureMode = "RGB", half: Half | None = None, 
 
 
 def windowed(values: np.ndarray, window: Window) -> Float32[np.ndarray, "H W C"]:
-    """Return values (H, W) or (H, W, C) as floats from 0, at `window[0]`, to 255, at `window[1]`, clipped; nan is 0."""
-    low, high = window
+    """Return values (H, W) or (H, W, C) as floats from 0, at `window[0]`, to 255, at `window[1]`, clipped; nan is 0.
+
+    Percentiles are those of the image itself, of each channel; one that has a single value becomes 0.
+    """
     values = values[..., None] if values.ndim == 2 else values
+    ends: Any = window
+    if isinstance(window[0], str):
+        ends = np.nanpercentile(values, [float(str(end).rstrip("%")) for end in window], axis=(0, 1)).astype(np.float32)
+        ends[1, ends[0] == ends[1]] = np.inf
+    low, high = ends  # numbers, or (C,)
     return np.nan_to_num((values.astype(np.float32) - low) * (255 / (high - low)), nan=0.0).clip(0, 255)
 
 

@@ -7,7 +7,7 @@ Letters: B images, C channels, H rows, W columns.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -39,16 +39,13 @@ class Digits(InMemoryDataModule):
     """
 
     native_size = SIDE
+    class_names: ClassVar[list[str]] = CLASS_NAMES
     has_folds = True
 
     image_size: int = SIDE
     mean: tuple[float] = (0.305,)
     std: tuple[float] = (0.376,)
     augment: BatchAugment = BatchAugment(shift=1, shift_prob=0.25)
-
-    @property
-    def class_names(self) -> list[str]:
-        return CLASS_NAMES
 
     def read_splits(self) -> dict[Split, TensorImages]:
         return read_digits(self)
@@ -87,6 +84,8 @@ class PlacedDigits(InMemoryDataModule):
             their number falls by the same factor, as in long-tailed CIFAR (Cui et al. 2019).
     """
 
+    class_names: ClassVar[list[str]] = CLASS_NAMES
+
     image_size: int = 16
     mean: tuple[float] = (0.0763,)
     std: tuple[float] = (0.2297,)
@@ -103,10 +102,6 @@ class PlacedDigits(InMemoryDataModule):
     @property
     def native_size(self) -> int:
         return self.image_size
-
-    @property
-    def class_names(self) -> list[str]:
-        return CLASS_NAMES
 
     def read_splits(self) -> dict[Split, TensorImages]:
         splits = read_digits(self)

@@ -110,9 +110,7 @@ def _share_a_class(place: Path, classes: list[str]) -> bool:
 def _images_of(
     root: Path, place: Path, classes: list[str], ignored: Counter[str], only: str | None
 ) -> tuple[list[str], np.ndarray]:
-    names: list[str] = []
-    labels: list[int] = []
-    present = _folders(place)
+    names, labels, present = list[str](), list[int](), _folders(place)
     rows = rows_by_name(classes, present)
     # In the order of the classes, which another Unicode form of their names changes.
     for label, name in sorted((-1 if row is None else row, name) for row, name in zip(rows, present, strict=True)):

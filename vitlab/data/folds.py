@@ -4,7 +4,6 @@ Folds are parts of all labelled images of a data set, each of which tests the mo
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,6 @@ from jaxtyping import Int64, Integer, Shaped
 from jsonargparse.typing import PositiveInt
 
 from vitlab.data.counter_rng import Stream, permutation
-from vitlab.data.tables import groups_by_name
 
 Indices = Int64[np.ndarray, "_"]
 
@@ -25,9 +23,7 @@ def stratified_split(
     With `groups`, whole groups are held out, which give nearly that fraction; one group of each class stays.
     """
     if groups is not None:
-        if (several := len(np.unique(groups))) == 1:
-            raise ValueError(f"groups: one group, {groups[0]}, is left to train and validate on; give more.")
-        count = min(max(round(1 / min(fraction, 1 - fraction)), 2), several)
+        count = min(max(round(1 / min(fraction, 1 - fraction)), 2), len(np.unique(groups)))
         out = (fold_numbers(labels, count, seed, groups) == 0) == (fraction <= 0.5)
         for label in np.setdiff1d(labels, labels[~out]):  # no image would be left to train on
             out &= ~np.isin(groups, groups[labels == label][:1])
@@ -77,25 +73,6 @@ class Folds:
     def __post_init__(self) -> None:
         if self.test > self.count:
             raise ValueError(f"folds.test is {self.test}; give a part from 1 to {self.count}.")
-
-    def split(
-        self,
-        labels: Shaped[np.ndarray, "N *K"],
-        names: Sequence[str],
-        val_fraction: float,
-        seed: int,
-        grouping: str | None = None,
-    ) -> tuple[Indices, Indices, Indices]:
-        """Return sorted indices (training, validation, test); images of other labels are dealt regardless of them.
-
-        `val_fraction` is of the images that do not test, `grouping` that of the data, where the folds have no `groups`.
-        """
-        classes, grouping = classes_of(labels), self.groups or grouping
-        groups = None if grouping is None else np.array(groups_by_name(grouping, names))
-        test = fold_numbers(classes, self.count, seed, groups) == self.test - 1
-        rest = np.flatnonzero(~test)
-        kept, held_out = stratified_split(classes[rest], val_fraction, seed, None if groups is None else groups[rest])
-        return rest[kept], rest[held_out], np.flatnonzero(test)
 
 
 def fold_numbers(

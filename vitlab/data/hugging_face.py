@@ -65,22 +65,18 @@ class HuggingFace(EncodedPhotos):
                     wrong = f"{path} has no column {column!r}; it has {', '.join(table.column_names)}"
                     raise ValueError(f"{wrong}. Set image and label to the names of its columns.")
             _require_labels(path, split, label, len(table), table.data.column(label).null_count)
-        self.class_names, trained = _classes(self._data["train"], label)
-        numbers: dict[Split, np.ndarray] = {"train": trained}
-        for split in [split for split in self._data if split != "train"]:
-            names, own = _classes(self._data[split], label)
-            if names == ["-1"] or (own < 0).all():
+        found_labels = {split: _classes(table, label) for split, table in self._data.items()}
+        self.class_names, self.splits = found_labels["train"][0], {}
+        for split, (names, own) in found_labels.items():
+            if split != "train" and (names == ["-1"] or (own < 0).all()):
                 self.notes.append(f"The split {split} of {path} has no labels and is left out.")
                 del self._data[split]
                 continue
             used = np.unique(own[own >= 0])
             known = np.full(len(names) + 1, -1)  # the last is that of -1, no label
             known[used] = numbers_of(path, self.class_names, split, [names[k] for k in used])
-            numbers[split] = known[own]
-        self.splits = {}
-        for split, own in numbers.items():
             _require_labels(path, split, label, len(own), int((own < 0).sum()))
-            self.splits[split] = [f"{split}/{row}" for row in range(len(own))], own.astype(np.int64)
+            self.splits[split] = [f"{split}/{row}" for row in range(len(own))], known[own].astype(np.int64)
 
     def marks(self) -> list[str]:
         marks = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
-from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval, PositiveInt, restricted_string_type
 
 from vitlab import log
 from vitlab.config import expanded, plain, rows_by_name
@@ -20,6 +20,8 @@ from vitlab.data.folder import Folder
 from vitlab.data.label_table import LabelTable
 from vitlab.data.photos import Framing, PhotoAugment, Photos, make_rand_augment
 from vitlab.data.tables import Columns
+
+Percent = restricted_string_type("Percent", r"(100|\d{1,2}(\.\d+)?)%$")
 
 
 @final
@@ -49,8 +51,9 @@ class ImageFolder(ImageDataModule):
         mean: of each channel: three for RGB, one for gray, four for RGBA. The defaults are ImageNet's.
         test_fraction: fraction of each class that tests where there is no `root/test`; null: none if there is a
             `root/val`, `val_fraction` otherwise.
-        window: the values of 16-bit and floating-point pixels, and of bands, that become black and white, `[0, 4095]`;
-            those beyond are clipped. Null: 8 bits, of 16 by division by 257.
+        window: the values of 16-bit and floating-point pixels, and of bands, that become black and white, `[0, 4095]`,
+            or percentiles of each image's own, `[1%, 99%]`; those beyond are clipped. Null: 8 bits, of 16 by division
+            by 257.
         crop_pct: evaluation resizes the shorter side to image_size / crop_pct and crops the center; null: it resizes
             the whole image to image_size (Swin at 384 px).
         broken: leave out images that cannot be decoded, or refuse to start.
@@ -67,7 +70,7 @@ class ImageFolder(ImageDataModule):
     only: str | None = None
     source: PhotoSource | None = None
     test_fraction: OpenUnitInterval | None = None
-    window: tuple[float, float] | None = None
+    window: tuple[float, float] | tuple[Percent, Percent] | None = None  # type: ignore[valid-type]
     crop_pct: ClosedUnitInterval | None = 0.875
     broken: Literal["skip", "refuse"] = "refuse"
     augment: PhotoAugment = PhotoAugment()
@@ -83,6 +86,8 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"data.only is no regular expression: {self.only}: {error}.") from None
         if self.test_fraction is not None and self.folds is not None:
             raise ValueError("test_fraction and folds both choose test images; set one of them to null.")
+        if self.window is not None and isinstance(self.window[0], str):  # plain texts, which are stored in checkpoints
+            self.window = str(self.window[0]), str(self.window[1])
         channels = self.in_chans
         if self.augment.rand_augment is not None and channels not in (1, 3):
             wrong = f"augment.rand_augment needs images of 1 or 3 channels, these have {channels}"
@@ -109,9 +114,7 @@ class ImageFolder(ImageDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        if self._recalled is not None:
-            return list(self._recalled["classes"])
-        return [as_text(name) for name in self.photos.class_names]
+        return list(self._recalled["classes"] if self._recalled else map(as_text, self.photos.class_names))
 
     @property
     def has_test(self) -> bool:
@@ -135,10 +138,6 @@ class ImageFolder(ImageDataModule):
         """Hold out missing splits and leave out broken images."""
         fold = f"fold {f.test} of {f.count} (split_seed {self.split_seed})" if (f := self.folds) else ""
         location = ", ".join(filter(None, [self.photos.location, fold]))
-        present = [as_text(name) for name in self.photos.class_names]
-        if sorted(-1 if row is None else row for row in self._rows) != list(range(self.num_classes)):
-            wrong = f"{location} has classes {some(present)}; the run's are {some(self.class_names)}"
-            raise ValueError(f"{wrong}. Give the folder that it was trained on, or one with the same classes.")
         all_files = self._split()
         splits = {
             split: subset.take(np.flatnonzero([name not in self._known.broken for name in subset.names]))
@@ -166,15 +165,14 @@ class ImageFolder(ImageDataModule):
         datasets["train"].raw(0)  # which has the channels of `mean`, or is refused before training
         return datasets
 
-    @property
-    def _rows(self) -> list[int | None]:
-        """The place of each class of the photographs among those of the run, which may be listed otherwise."""
-        return rows_by_name(self.class_names, [as_text(name) for name in self.photos.class_names])
-
     def _split(self) -> dict[Split, Subset]:
         """Hold out missing splits, from all files, so that repairing one moves no other to another split."""
-        splits, test_fraction = self.photos.subsets(self._known), self.test_fraction
-        rows = np.array(self._rows, np.int64)
+        present = [as_text(name) for name in self.photos.class_names]  # which the run may have listed otherwise
+        found = rows_by_name(self.class_names, present)
+        if sorted(-1 if row is None else row for row in found) != list(range(self.num_classes)):
+            wrong = f"{self.photos.location} has classes {some(present)}; the run's are {some(self.class_names)}"
+            raise ValueError(f"{wrong}. Give the folder that it was trained on, or one with the same classes.")
+        splits, test_fraction, rows = self.photos.subsets(self._known), self.test_fraction, np.array(found, np.int64)
         if (rows != np.arange(len(rows))).any():
             splits = {
                 split: subset._replace(labels=rows[own] if own.ndim == 1 else own[:, np.argsort(rows)])

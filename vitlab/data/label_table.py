@@ -120,11 +120,9 @@ def _labels(table: str, rows: "pd.DataFrame", name: str, of: np.ndarray) -> tupl
     values = values.map(plain)
     whole = values.str.fullmatch("-?[0-9]+").all()
     classes = sorted(values[of == "train"].unique(), key=int if whole else str)
-    found = np.empty(len(rows), np.int64)
-    for split in dict.fromkeys(of.tolist()):
-        own, number = np.unique(values[of == split], return_inverse=True)
-        found[of == split] = numbers_of(table, classes, split, own.tolist())[number]
-    return classes, found
+    for split in dict.fromkeys(of.tolist()):  # a class without a training image is refused
+        numbers_of(table, classes, split, sorted(values[of == split].unique()))
+    return classes, values.map({name: k for k, name in enumerate(classes)}).to_numpy(np.int64)
 
 
 def _numbers(table: str, values: "pd.DataFrame") -> np.ndarray:

@@ -117,7 +117,8 @@ class LitData(PhotoSource):
             try:
                 stream = StreamingDataset(place, item_loader=loader, **self._settings)
                 # A field that is unpickled runs what it contains, whether it is asked for or not.
-                for stored in read_json(_index(stream), missing={"config": {}})["config"].get("data_format") or []:
+                written = read_json(Path(stream.input_dir.path, "index.json"), missing={"config": {}})["config"]
+                for stored in written.get("data_format") or []:
                     if stored.split(":")[0] in ("pickle", "graph"):
                         wrong = f"a field is stored as {stored}, and reading it would run what it contains"
                         raise ValueError(f"{wrong}. Write {place} anew with pictures, bytes, texts and numbers alone")
@@ -130,7 +131,7 @@ class LitData(PhotoSource):
     def _read_once(self, split: Split) -> _Known:
         """Return labels and hashes of all records, from the cache where they have been read before."""
         stream = self._stream(split)
-        sizes, index = images_of_chunks(stream), _index(stream)
+        sizes, index = images_of_chunks(stream), Path(stream.input_dir.path, "index.json")  # of an address a fresh copy
         written = hashlib.sha256(index.read_bytes()).hexdigest() if index.is_file() else ""  # shards keep their names
         key = f"{self._places[split]}\0{self._image}\0{self._label}\0{sizes}\0{written}"
         file = cache_of("litdata", key, ".npz")
@@ -155,11 +156,6 @@ class LitData(PhotoSource):
         with suppress(OSError), written_whole(file) as whole:  # without a writable cache the next start reads again
             np.savez(whole, labels=known.labels, contents=known.contents)
         return known
-
-
-def _index(stream: Any) -> Path:
-    """Return the index of the shards; of an address, LitData's copy, which it fetches anew."""
-    return Path(stream.input_dir.path, "index.json")
 
 
 def _picture(value: Any) -> Any:

@@ -98,11 +98,9 @@ class Mix(NamedTuple):
 def draw_groups(
     group: int, places: Int64[np.ndarray, "B"], total: int, draw: Callable[[int], tuple[float, Box | None]]
 ) -> Mix:
-    """Draw λ and box once for each `group` images of a global batch of `total`, and return those of one process.
+    """Draw λ and box, by the number of the group, once for each `group` images of a global batch of `total`.
 
-    Args:
-        places: where its images stand in the global batch.
-        draw: what to draw, by the number of the group.
+    Return those of one process, whose images stand at `places` of the global batch.
     """
     count = max(1, total // group)
     numbers = np.minimum(places, total - 1 - places) % count  # partners in one group, repeats of an image in several

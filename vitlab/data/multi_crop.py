@@ -124,37 +124,26 @@ class MultiCrop:
             ]
             low, high = self.blur_radius
             radius = _below(blurred[..., 0], crops.blur_prob) * (low + blurred[..., 1] * (high - low))
-            params = ViewParams(
-                crop=cut.flatten(0, 1),
-                flip=mirror.flatten(0, 1),
-                order=order.argsort(dim=-1).flatten(0, 1),
-                factors=torch.stack(changes, dim=-1).flatten(0, 1),
-                gray=(gray[..., 0] < self.gray_prob).flatten(),
-                radius=radius.flatten(),
-                solarize=_below(solarized[..., 0], crops.solarize_prob).flatten(),
-            )
-            yield crops, params
+            solar, factors = _below(solarized[..., 0], crops.solarize_prob), torch.stack(changes, dim=-1)
+            parts = cut, mirror, order.argsort(dim=-1), factors, gray[..., 0] < self.gray_prob, radius, solar
+            yield crops, ViewParams(*(each.flatten(0, 1) for each in parts))
 
     def views_of_batch(self, images: UInt8[Tensor, "B C H W"], draws: Draws) -> list[Float[Tensor, "B C _ _"]]:
-        return [
-            view
-            for crops, params in self.params_of(self.draw(draws))
-            for view in self._of_batch(images.float(), crops, params).chunk(crops.number)
-        ]
-
-    def _of_batch(self, images: Float[Tensor, "B C H W"], crops: Crops, params: ViewParams) -> Float[Tensor, "R C S S"]:
         height, width = images.shape[-2:]
-        boxes = crop_boxes(params.crop, height, width, crops.scale, self.ratio)
-        images = images.repeat(crops.number, 1, 1, 1)
-        views = pillow.resized_boxes(images, *boxes, crops.size, cubic=self.interpolation == "bicubic")
-        views = flip(views, params.flip, self.flip_prob)
-        views = pillow.jitter(views, params.order, params.factors)
-        views = pillow.grayscale(views, params.gray)
-        if max(crops.blur_prob) > 0:
-            views = pillow.blur(views, params.radius, self.blur_radius[1])
-        if max(crops.solarize_prob) > 0:
-            views = pillow.solarize(views, params.solarize)
-        return views
+        found = list[Tensor]()
+        for crops, params in self.params_of(self.draw(draws)):
+            boxes = crop_boxes(params.crop, height, width, crops.scale, self.ratio)
+            copies = images.float().repeat(crops.number, 1, 1, 1)
+            views = pillow.resized_boxes(copies, *boxes, crops.size, cubic=self.interpolation == "bicubic")
+            views = flip(views, params.flip, self.flip_prob)
+            views = pillow.jitter(views, params.order, params.factors)
+            views = torch.where(params.gray[:, None, None, None], pillow.to_gray(views), views)
+            if max(crops.blur_prob) > 0:
+                views = pillow.blur(views, params.radius, self.blur_radius[1])
+            if max(crops.solarize_prob) > 0:
+                views = pillow.solarize(views, params.solarize)
+            found += views.chunk(crops.number)
+        return found
 
     def views_of_photo(self, image: Pixels, draw: Float[Tensor, "V 1 D"]) -> list[UInt8[Tensor, "C _ _"]]:
         """Return the views of one photograph, global ones first, by its row of the batch's draws."""
@@ -175,7 +164,7 @@ _JITTER = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.ad
 def _distort(
     order: list[int], factors: list[float], gray: bool, radius: float, solarize: bool, picture: Image.Image
 ) -> Image.Image:
-    """Do to one view what `_of_batch` does to many, with the operations of Pillow and torchvision."""
+    """Do to one view what `views_of_batch` does to many, with the operations of Pillow and torchvision."""
     for operation in order:
         if factors[operation] != _NEUTRAL[operation]:
             picture = _JITTER[operation](picture, factors[operation])

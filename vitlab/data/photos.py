@@ -108,8 +108,7 @@ def resized_box(
 ) -> Photo:
     """Resize a part of the image, given by top, left, height and width."""
     top, left, height, width = box
-    part = image[top : top + height, left : left + width]
-    return _resize(part, *height_and_width(size), interpolation, antialias)
+    return _resize(image[top : top + height, left : left + width], *height_and_width(size), interpolation, antialias)
 
 
 def central_crop(
@@ -232,17 +231,9 @@ class Preprocessing:
 
     def metadata(self) -> dict[str, Any]:
         """Return plain values that describe it in a checkpoint or an exported file."""
-        return {
-            "in_chans": len(self.mean),
-            "image_size": self.image_size,
-            "mean": self.mean,
-            "std": self.std,
-            "crop_size": self.framing.size,
-            "crop_pct": self.framing.crop_pct,
-            "interpolation": self.framing.interpolation,
-            "picture_mode": self.picture_mode,
-            "window": self.window,
-        }
+        crop = {"crop_size": self.framing.size, **{name: getattr(self.framing, name) for name in Framing._fields[1:]}}
+        own = {name: getattr(self, name) for name in ("image_size", "mean", "std", "picture_mode", "window")}
+        return {"in_chans": len(self.mean), **own, **crop}
 
     @classmethod
     def from_metadata(cls, values: Mapping[str, Any]) -> Self:

@@ -98,11 +98,6 @@ def turn_hue(images: Views, turn: PerImage) -> Views:
     return torch.addcmul(low, chroma, from_opposite.abs_().sub_(1).clamp_(0, 1)).round_()
 
 
-def grayscale(images: Views, chosen: Flags) -> Views:
-    """Replace the chosen images' channels by their luma."""
-    return torch.where(_over_pixels(chosen), to_gray(images), images)
-
-
 def blur(images: Views, radius: PerImage, largest: float) -> Views:
     """Blur by Pillow's GaussianBlur, three passes of a box blur of the same variance; a radius of 0 changes nothing.
 

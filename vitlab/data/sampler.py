@@ -162,9 +162,7 @@ class EvenBatchSampler(Sampler[list[Key]]):
             return
         keys = list(self.sampler)
         bounds = np.linspace(0, len(keys), len(self) + 1).round().astype(int).tolist()
-        for first, last in itertools.pairwise(bounds):
-            if last > first:
-                yield keys[first:last]
+        yield from (keys[first:last] for first, last in itertools.pairwise(bounds) if last > first)
 
 
 def pass_keys(size: int, seed: int, epochs: range, step: int, piece: int, drop_last: bool) -> Iterator[list[Key]]:
@@ -208,9 +206,7 @@ class TrainLoader(DataLoader):
         sampler = self.sampler
         assert isinstance(sampler, TrainSampler)
         now = self.state_dict()
-        changed = [
-            f"{name} was {state[name]}, is {now[name]}" for name in now if name in state and state[name] != now[name]
-        ]
+        changed = [f"{key} was {state[key]}, is {now[key]}" for key in now if state.get(key, now[key]) != now[key]]
         if sampler.start > 0 and changed:
             wrong = f"The rest of epoch {sampler.epoch}, in which the checkpoint lies, would have other images"
             remedy = "Continue with the old values, or from a checkpoint written at the end of an epoch."

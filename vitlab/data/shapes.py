@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -36,24 +36,19 @@ Coordinates = Float[np.ndarray, "N H W"]
 Mask = Bool[np.ndarray, "N H W"]
 
 
-def _triangle(x: Coordinates, y: Coordinates) -> Mask:
-    sides = [math.cos(turn) * x + math.sin(turn) * y for turn in (0.0, 2 * math.pi / 3, 4 * math.pi / 3)]
-    return np.maximum.reduce(sides) < 27**-0.25
-
-
-def _cross(x: Coordinates, y: Coordinates) -> Mask:
-    long, short = 1.5 / math.sqrt(5), 0.5 / math.sqrt(5)  # of five squares
-    return ((abs(x) < long) & (abs(y) < short)) | ((abs(x) < short) & (abs(y) < long))
-
-
 SHAPES: dict[str, Callable[[Coordinates, Coordinates], Mask]] = {  # each of area 1
     "disk": lambda x, y: x**2 + y**2 < 1 / math.pi,
     # The inner radius is half of the outer one.
     "ring": lambda x, y: (x**2 + y**2 > 1 / (3 * math.pi)) & (x**2 + y**2 < 4 / (3 * math.pi)),
     "square": lambda x, y: (abs(x) < 0.5) & (abs(y) < 0.5),
     "bar": lambda x, y: (abs(x) < math.sqrt(3) / 2) & (abs(y) < 1 / math.sqrt(12)),  # 3 : 1
-    "triangle": _triangle,
-    "cross": _cross,
+    "triangle": lambda x, y: (
+        np.maximum.reduce([math.cos(turn) * x + math.sin(turn) * y for turn in (0.0, 2 * math.pi / 3, 4 * math.pi / 3)])
+        < 27**-0.25
+    ),
+    "cross": lambda x, y: (  # of five squares
+        (np.maximum(abs(x), abs(y)) < 1.5 / math.sqrt(5)) & (np.minimum(abs(x), abs(y)) < 0.5 / math.sqrt(5))
+    ),
 }
 
 
@@ -69,15 +64,12 @@ class Shapes(InMemoryDataModule):
     """
 
     native_size = SIDE
+    class_names: ClassVar[list[str]] = list(SHAPES)
 
     image_size: int = SIDE
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.208, 0.208, 0.208)
     augment: BatchAugment = BatchAugment(shift=2, flip_prob=0.5)
-
-    @property
-    def class_names(self) -> list[str]:
-        return list(SHAPES)
 
     def read_splits(self) -> dict[Split, TensorImages]:
         labels = np.arange(TRAIN + TEST) % len(SHAPES)
@@ -93,10 +85,8 @@ class Shapes(InMemoryDataModule):
 
     def masks(self, split: Split) -> Bool[Tensor, "N H W"]:
         numbers = self._numbers_of(split)  # which draws the masks
-        masks = torch.from_numpy(self._masks[numbers])
-        if self.image_size == SIDE:
-            return masks
-        resized = F.interpolate(masks[:, None].float(), (self.image_size, self.image_size), mode="nearest-exact")
+        masks, size = torch.from_numpy(self._masks[numbers]), (self.image_size, self.image_size)
+        resized = F.interpolate(masks[:, None].float(), size, mode="nearest-exact")  # exact at the stored size
         return resized[:, 0].bool()
 
     def strata(self, split: Split) -> dict[str, Shaped[np.ndarray, "N"]]:

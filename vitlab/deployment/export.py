@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scipy.optimize import minimize_scalar
 from torch.export import Dim
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -25,7 +24,7 @@ from vitlab.config import named
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import Split
 from vitlab.deployment.card import Exported
-from vitlab.evaluation.predictions import calibration_error, negative_log_likelihood
+from vitlab.evaluation.predictions import calibration_error, fitted_temperature, negative_log_likelihood
 from vitlab.models import SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.models.backbone import ImageModel, in_eval_mode
 from vitlab.models.layers import pair
@@ -83,8 +82,7 @@ def export_onnx(model: ImageModel, path: str | Path, metadata: Mapping[str, str]
 def calibrate(model: ImageModel, data: ImageDataModule) -> str:
     """Divide a classifier's last layer by the temperature T with which the validation images are likeliest.
 
-    T minimizes their NLL (Guo et al. 2017, "On calibration of modern neural networks", section 4.2). Return what it
-    does to other images, for the model card.
+    Return what it does to other images, for the model card.
     """
 
     def logits_of(split: Split) -> np.ndarray:
@@ -97,9 +95,7 @@ def calibrate(model: ImageModel, data: ImageDataModule) -> str:
     val, truth = logits_of("val"), data.labels("val")
     split: Split = "val" if data.tests_on_validation else "test"
     before, labels = logits_of(split), data.labels(split)
-    fit = minimize_scalar(lambda x: negative_log_likelihood(val / np.exp(x), truth), bounds=(-5, 5), method="bounded")
-    temperature = np.exp(fit.x)
-    if abs(fit.x) > 4.9:  # all are classified correctly, or none better than by chance
+    if np.isnan(temperature := fitted_temperature(val, truth)):
         raise ValueError(f"--calibrate: no temperature fits the {len(val):,} validation images; give more of them.")
     for parameter in model.head_parameters():
         parameter.div_(temperature)

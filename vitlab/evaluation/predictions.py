@@ -7,6 +7,7 @@ N: images, K: classes.
 
 import base64
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from vitlab.atomic_files import regular, written_whole
@@ -126,6 +128,19 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gap = np.bincount(bins, weights=correct(logits, labels) - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gap).sum() / len(labels))
+
+
+def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the T for which logits / T are likeliest (Guo et al. 2017, section 4.2).
+
+    It is nan where there is none: all are classified correctly, or none better than by chance.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return negative_log_likelihood(logits / np.exp(log_temperature), labels)
+
+    found = float(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x)
+    return math.exp(found) if abs(found) < 4.9 else math.nan
 
 
 def write_values(path: Path, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:

@@ -528,7 +528,7 @@ class Experiment:
         elif self.run.test and is_overridden("test_step", self.objective):
             self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
             results = next(iter(trainer.test(self.objective, datamodule=self.data, verbose=False)), {})  # of no batches
-            metrics |= {**results, **self.record.by_stratum}
+            metrics |= {**results, **self.record.computed}
             partial += batches_left_out(trainer, "test")
         self.record.finish(trainer, self.objective, metrics, partial)
         splits = ("val", "test") if self.objective.monitor else ("val", "train")

@@ -101,5 +101,4 @@ class Segmentation(Measure):
         with in_eval_mode(model):
             stages = segment(model, pixels, data.num_classes)
         best = max(stages, key=lambda stage: float(np.mean(stage.held_out)))
-        last = {"test/miou_linear": stages[-1].linear, "test/miou_knn": stages[-1].knn}
-        return last | {"test/miou_linear_best": best.linear}
+        return dict(zip(self.LOGGED, (stages[-1].linear, stages[-1].knn, best.linear), strict=True))

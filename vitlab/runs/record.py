@@ -30,9 +30,9 @@ from vitlab.config import Config, dump_yaml, texts_of, weights_of
 from vitlab.data import ImageDataModule
 from vitlab.data.photos import height_and_width
 from vitlab.distributed import from_all_processes
+from vitlab.evaluation import predictions as predicted
 from vitlab.evaluation.cost import inference_cost, processor_name
 from vitlab.evaluation.per_class import stratum_metrics, write_per_class
-from vitlab.evaluation.predictions import Predictions, write_predictions, write_values
 from vitlab.evaluation.utilization import Utilization
 from vitlab.internals import is_within_an_epoch
 from vitlab.objectives.objective import weights_path
@@ -61,7 +61,7 @@ class RunRecord(Callback):
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         self.directory = self.results = directory  # `results`: where a test writes
         self.config = config
-        self.by_stratum: dict[str, float] = {}  # of the last test
+        self.computed: dict[str, float] = {}  # from the predictions of the last test
         self.best: dict[str, float] | None = None  # epoch, and its metric
         self.before: dict[str, Path] = {}  # by setting, the runs that this one takes weights from
         self.overwrite = False  # whether it may replace another; both are set by `Experiment.fit`
@@ -191,14 +191,19 @@ class RunRecord(Callback):
         names = data.image_names("test")[: len(labels)]  # all, unless Trainer's limit_test_batches stopped early
         strata = {name: values[: len(labels)] for name, values in data.strata("test").items()}
         by_image = {name: arrays.pop(name) for name in [*arrays] if name not in ("logits", "logits_ema")}
-        if pl_module.task is not None:
-            by_image |= pl_module.task.values(arrays["logits"], labels)
+        by_image |= pl_module.task.values(arrays["logits"], labels)
         self.keep_values(names, by_image)
-        predictions = Predictions(names, labels, **arrays, strata=strata)
-        write_predictions(self.results / PREDICTIONS, predictions)
+        predictions = predicted.Predictions(names, labels, **arrays, strata=strata)
+        predicted.write_predictions(self.results / PREDICTIONS, predictions)
         if pl_module.one_class:
             write_per_class(self.results, predictions, data.class_names)
-            self.by_stratum = stratum_metrics(predictions)
+            self.computed = stratum_metrics(predictions)
+            if not (data.tests_on_validation or isinstance(trainer.strategy, FSDP)):  # as export --calibrate does
+                batches = data.batches("val", pl_module.device)
+                val = torch.cat([pl_module.backbone(images) for (images,), _ in batches]).float().cpu().numpy()
+                if not math.isnan(temperature := predicted.fitted_temperature(val, data.labels("val"))):
+                    after = predicted.calibration_error(predictions.logits / temperature, labels)
+                    self.computed |= {"test/temperature": temperature, "test/ece_calibrated": after}
 
     def keep_values(self, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
         """Write metrics by test image, as `RunDirectory.values` has them; their names may begin with `test/`."""
@@ -207,7 +212,7 @@ class RunRecord(Callback):
                 raise ValueError(f"{name} is {value.shape}; give a value for each of the {len(images)} test images.")
         if values:
             columns = {name.removeprefix("test/"): value.astype(np.float64) for name, value in values.items()}
-            write_values(self.results / VALUES, images, columns)
+            predicted.write_values(self.results / VALUES, images, columns)
 
     def classified(self, trainer: Trainer, metrics: Mapping[str, float], seconds: float) -> None:
         """Record, in place of a training, that a frozen encoder saw each image once, and was classified."""
@@ -318,19 +323,17 @@ def environment(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+# Their versions are in environment.json, so their classes need no hash.
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
-"""Their versions are in environment.json, so their classes need no hash."""
-
 ELSEWHERE = ("__main__.py", "analysis", "commands", "deployment", "studies")  # what no training uses
 DIGITS = 16  # hexadecimal, of each hash
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a run that continues: with the weights it began with, and what has changed since."""
-    changed = [name for name in ("code", "sources") if before.get(name) != now.get(name)]
-    names = dict.fromkeys([*before.get("changed", []), *changed])
+    changed = [*before.get("changed", []), *(n for n in ("code", "sources") if before.get(n) != now.get(n))]
     kept = {"weights": before["weights"]} if "weights" in before else {}
-    return {**now, **kept} | ({"changed": list(names)} if names else {})
+    return {**now, **kept} | ({"changed": [*dict.fromkeys(changed)]} if changed else {})
 
 
 def code() -> str:
@@ -380,10 +383,8 @@ def weights(config: Config, before: Mapping[str, Path]) -> dict[str, dict[str, s
 
 
 def _hash(contents: Iterable[bytes]) -> str:
-    digest = hashlib.blake2b()
-    for content in contents:
-        digest.update(hashlib.blake2b(content).digest())
-    return digest.hexdigest()[:DIGITS]
+    digests = b"".join(hashlib.blake2b(content).digest() for content in contents)
+    return hashlib.blake2b(digests).hexdigest()[:DIGITS]
 
 
 def _together_with(module: ModuleType) -> Iterator[ModuleType]:

@@ -239,82 +239,69 @@ def compare(
     refuse_links(study.folder(root), root)
     with run_lock(study.folder(root), "give this study another `name`"), ExitStack() as ends:
         register(study, root, register_anew)
-        return _compare(study, root, overwrite, program, dashboard, executors, server, ends)
+        plans = [ResolvedStudy.of(point, root) for point in study.points]
+        splits: Sequence[Split] = ["test"] if study.folds else ["train", "val", "test"]
+        print(f"Images: {', '.join(f'{len(plans[0].images.labels(each)):,} {each}' for each in splits)}.", flush=True)
+        if study.branch:
+            _branches(plans)  # refuses runs that cannot branch
+        claim_folder(study, root)
+        runs = in_turn(plans)
+        for run in {run.variant: run for run in runs if not is_finished(run)}.values():
+            check_first(study, run)  # or each run would fail
+        for planned in plans:
+            if not overwrite and planned.study.determined:
+                refuse_conflicts(planned.runs)
+        slots = allot(runs, study.jobs)
+        for planned in plans:  # what is known without training, so that broken images are detected here
+            if lines := planned.baselines:
+                where = f", {planned.study.place}" if study.along else ""
+                known = f"majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}"
+                print(f"Baselines{where}: {known}.", flush=True)
+        leaks = dict.fromkeys(leak for planned in plans for leak in planned.leaks)
+        for leak in leaks:
+            log.info(leak)  # once: data sets log the same lines as they are read
+        print(*overruled(study), f"{study.size}; {slots}.", sep="\n", flush=True)
+        built = {build: build() for build in executors}
+        executor = Fleet([built[build] for build in executors], study.seeds) if built else Local(slots, server)
+        ends.callback(executor.shutdown, wait=False)
 
+        def train(runs: list[Run]) -> list[Outcome]:
+            if not overwrite:
+                refuse_conflicts(runs)
+            return run_all(runs, program, executor, Display(sys.stdout, runs), overwrite)
 
-def _compare(
-    study: Study,
-    root: Path,
-    overwrite: bool,
-    program: Sequence[str],
-    dashboard: Dashboard | None,
-    executors: Sequence[Callable[[], Executor]],
-    server: ForkServer | None,
-    ends: ExitStack,
-) -> Path:
-    plans = [ResolvedStudy.of(point, root) for point in study.points]
-    splits: Sequence[Split] = ["test"] if study.folds else ["train", "val", "test"]
-    print(f"Images: {', '.join(f'{len(plans[0].images.labels(each)):,} {each}' for each in splits)}.", flush=True)
-    if study.branch:
-        _branches(plans)  # refuses runs that cannot branch
-    claim_folder(study, root)
-    runs = in_turn(plans)
-    for run in {run.variant: run for run in runs if not is_finished(run)}.values():
-        check_first(study, run)  # or each run would fail
-    for planned in plans:
-        if not overwrite and planned.study.determined:
-            refuse_conflicts(planned.runs)
-    slots = allot(runs, study.jobs)
-    for planned in plans:  # what is known without training, so that broken images are detected here
-        if lines := planned.baselines:
-            where = f", {planned.study.place}" if study.along else ""
-            known = f"majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}"
-            print(f"Baselines{where}: {known}.", flush=True)
-    leaks = dict.fromkeys(leak for planned in plans for leak in planned.leaks)
-    for leak in leaks:
-        log.info(leak)  # once: data sets log the same lines as they are read
-    print(*overruled(study), f"{study.size}; {slots}.", sep="\n", flush=True)
-    built = {build: build() for build in executors}
-    executor = Fleet([built[build] for build in executors], study.seeds) if built else Local(slots, server)
-    ends.callback(executor.shutdown, wait=False)
+        for planned in plans:
+            planned.spend_budget()
+        missing = sum(not is_finished(run) for planned in plans for run in planned.runs)
+        if missing:
+            most, after = " at most" * bool(study.looks), ", after those of tuning" * bool(study.tuning)
+            size = f"To train: {counted(missing, 'run')}{most}{after}."
+            print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
+        for planned in plans:
+            planned.tune(train)
+        if study.along:
+            return _compare_along(study, plans, train, root)
+        (planned,) = plans
 
-    def train(runs: list[Run]) -> list[Outcome]:
-        if not overwrite:
-            refuse_conflicts(runs)
-        return run_all(runs, program, executor, Display(sys.stdout, runs), overwrite)
+        def show(results: StudyResults) -> None:
+            append_look(results, planned.folder)
+            write_report(results, planned.images, planned.folder)
+            print(f"  {look_of(results)}: {verdict(results)}", flush=True)
 
-    for planned in plans:
-        planned.spend_budget()
-    missing = sum(not is_finished(run) for planned in plans for run in planned.runs)
-    if missing:
-        most, after = " at most" * bool(study.looks), ", after those of tuning" * bool(study.tuning)
-        size = f"To train: {counted(missing, 'run')}{most}{after}."
-        print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
-    for planned in plans:
-        planned.tune(train)
-    if study.along:
-        return _compare_along(study, plans, train, root)
-    (planned,) = plans
-
-    def show(results: StudyResults) -> None:
+        outcomes = planned.train(train, overwrite, show)
+        results = planned.results(outcomes)
         append_look(results, planned.folder)
-        write_report(results, planned.images, planned.folder)
-        print(f"  {look_of(results)}: {verdict(results)}", flush=True)
-
-    outcomes = planned.train(train, overwrite, show)
-    results = planned.results(outcomes)
-    append_look(results, planned.folder)
-    report = write_report(results, planned.images, planned.folder)
-    shown, asked = judged(results), [study.question] if study.question else []
-    if study.claim:
-        asked += [headline(study.claim, shown), *in_words(study.claim, shown)]
-    further = [*winner_costs(results), *as_tuned(results), *outlooks(results)]
-    print("", *asked, shown.sentence, *further, "", sep="\n", flush=True)
-    if dashboard is not None and results.finished:
-        print(f"Dashboard: {dashboard(results, planned.folder)}", flush=True)
-    if results.failures:
-        raise RunsFailed(report, results.failures)
-    return report
+        report = write_report(results, planned.images, planned.folder)
+        shown, asked = judged(results), [study.question] if study.question else []
+        if study.claim:
+            asked += [headline(study.claim, shown), *in_words(study.claim, shown)]
+        further = [*winner_costs(results), *as_tuned(results), *outlooks(results)]
+        print("", *asked, shown.sentence, *further, "", sep="\n", flush=True)
+        if dashboard is not None and results.finished:
+            print(f"Dashboard: {dashboard(results, planned.folder)}", flush=True)
+        if results.failures:
+            raise RunsFailed(report, results.failures)
+        return report
 
 
 def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, root: Path) -> Path:

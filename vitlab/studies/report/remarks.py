@@ -411,19 +411,8 @@ Kind = Callable[[StudyResults], Iterable[str]]
 
 # What may change what a reader concludes or does next, the gravest first.
 DECISIVE: tuple[Kind, ...] = (
-    _failures,
-    _ranked_on_validation,
-    _leaks,
-    _uneven_classes,
-    not_beyond_baselines,
-    _states,
-    _extension,
-    _late_variants,
-    _left_out,
-    _declared,
-    _off_plan,
-    _averaged,
-    tuning_remarks,
+    *(_failures, _ranked_on_validation, _leaks, _uneven_classes, not_beyond_baselines, _states, _extension),
+    *(_late_variants, _left_out, _declared, _off_plan, _averaged, tuning_remarks),
 )
 
 

@@ -103,6 +103,18 @@ class RunResult:
         return predicted.calibration_error(self.predictions.logits, self.predictions.labels)
 
     @property
+    def temperature(self) -> float:  # fitted on the validation images; of folds the mean; nan: none was
+        return float(self.summary.get("metrics", {}).get("test/temperature", math.nan))
+
+    @cached_property
+    def ece_calibrated(self) -> float:  # of logits / temperature, of each fold its own
+        if math.isnan(self.temperature):
+            return math.nan
+        parts = [(part.predictions, part.temperature) for part in self.parts or (self,)]
+        logits = np.concatenate([each.logits / temperature for each, temperature in parts])
+        return predicted.calibration_error(logits, np.concatenate([each.labels for each, _ in parts]))
+
+    @property
     def directories(self) -> list[Path]:
         """Its run directory; of a seed that has folds, all of them."""
         return [part.run.directory for part in self.parts] or [self.run.directory]

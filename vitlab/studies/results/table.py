@@ -269,7 +269,7 @@ class StudyResults:
             row[name] = unscaled(result.score)
             if self.metric.one_class:
                 row |= {"top1": float(result.correct.mean())} if not self.metric.is_accuracy else {}
-                row |= {"nll": result.nll, "ece": result.ece}
+                row |= {name: getattr(result, name) for name in ("nll", "ece", "temperature", "ece_calibrated")}
                 if len(self.class_names) > 5:  # else it is 1
                     row["top5"] = predicted.top_k_accuracy(predictions.logits, predictions.labels, 5)
             if result.score_ema is not None:

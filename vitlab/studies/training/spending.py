@@ -22,6 +22,8 @@ from vitlab.studies.file.runs import SCHEDULE, Run
 from vitlab.studies.file.study import LENGTH, VALIDATION, WARMUP, Study
 from vitlab.studies.file.variants import REFUSED, Budget
 
+ImagesOf = Callable[[Run], int]  # the number of training images
+FlopsOf = Callable[[Config], float]  # of a training step, by image; called only for a budget in FLOPs
 MISSED = 0.02  # of the budget, by which whole epochs may miss it
 RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
 BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that change over the whole run
@@ -81,18 +83,11 @@ def length_of(budget: Budget, per_image: float, epoch: Epoch) -> Length:
 
 
 def spend_budget(
-    study: Study,
-    drafts: Sequence[Run],
-    images: Callable[[Run], int],
-    flops_per_image: Callable[[Config], float],
-    folder: Path,
+    study: Study, drafts: Sequence[Run], images: ImagesOf, flops_per_image: FlopsOf, folder: Path
 ) -> dict[str, Config]:
     """Return overrides that set each variant's length, and scale its warm-up in proportion.
 
-    Args:
-        drafts: One run of each variant, of any length.
-        images: Returns the training images of a run.
-        flops_per_image: Counts those of a training step; called only for a budget in FLOPs.
+    `drafts` are a run of each variant, of any length.
     """
     drafts = [run for run in drafts if run.variant not in study.frozen]
     if not study.converts_budget:
@@ -126,12 +121,7 @@ def spend_budget(
     return overrides
 
 
-def _lengths(
-    study: Study,
-    drafts: Sequence[Run],
-    images: Callable[[Run], int],
-    flops_per_image: Callable[[Config], float],
-) -> Config:
+def _lengths(study: Study, drafts: Sequence[Run], images: ImagesOf, flops_per_image: FlopsOf) -> Config:
     """Return the cost of an image, the epochs, their batches and those between validations of each variant.
 
     Each is validated about as often as its draft: after each of many short epochs, a run would mostly validate.
