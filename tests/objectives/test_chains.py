@@ -296,8 +296,8 @@ def test_a_run_of_any_kind_teaches_by_its_name_alone(
     torch.testing.assert_close(teacher(images), run.model.eval()(images))
 
 
-def test_a_teachers_normalization_is_read_from_its_run(teacher: Path) -> None:
-    of_run = Teacher(weights=str(teacher))
+def test_a_teachers_normalization_is_read_from_its_run(finished: Path) -> None:
+    of_run = Teacher(weights=str(finished))
     of_run.prepare(torch.device("cpu"), (0.5,), (0.25,))
     pixels = torch.rand(2, 1, 8, 8)
     seen = (pixels - 0.5) / 0.25 * of_run.scale + of_run.shift

@@ -166,7 +166,9 @@ def test_every_parameter_learns(name: str) -> None:
     assert without_gradient(objective) == read_by_nobody[name]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name", ["vit", *(pytest.param(name, marks=pytest.mark.slow(edge=True)) for name in ("swin", "swin_v2"))]
+)
 def test_one_batch_is_learned(name: str) -> None:
     objective = um_mae(BACKBONES[name]())
     first = float(objective.loss(*batch(2)).detach())

@@ -70,7 +70,7 @@ def test_where_asked_the_run_goes_on_and_counts(
     tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     poisoned(3)
-    assert run("fit", ["--config", str(tiny()), "--run.not_finite", "skip"]) == 0
+    assert run("fit", ["--config", str(tiny({"trainer": {"limit_train_batches": 5}})), "--run.not_finite", "skip"]) == 0
     assert "Step 3 is skipped" in capsys.readouterr().err
     assert pd.read_csv(RUN / "metrics.csv")["train/steps_left_out"].dropna().tolist() == [1]
     last = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)

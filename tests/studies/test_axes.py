@@ -100,6 +100,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/seed-*/summary.json")}
 
 
+@pytest.mark.slow(edge=True)
 def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
     assert "points (C finished no run there); at lr 0.2, A is better than all others" in said
 
 
+@pytest.mark.slow(edge=True)
 def test_a_variant_with_one_run_is_neither_beaten_nor_best(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
     assert "From 0.1 to lr 0.2, nothing is compared (A, B and C finished one run there)." in capsys.readouterr().out
 
 
+@pytest.mark.slow(edge=True)
 def test_an_axis_may_begin_at_zero(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,6 +178,7 @@ def locked_by_another_process(folder: Path) -> Iterator["subprocess.Popen[str]"]
         process.stdin.close()
 
 
+@pytest.mark.slow(edge=True)
 def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_proc
     assert [str(run) for run, _ in results.failures] == ["A, seed 2"]
 
 
+@pytest.mark.slow(edge=True)
 def test_equal_variants_end_within_the_margin(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -216,6 +218,7 @@ def test_equal_variants_end_within_the_margin(
     assert "Equal to within 2.5 points: " in report.read_text().replace("\u00a0", " ")
 
 
+@pytest.mark.slow(edge=True)
 def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:

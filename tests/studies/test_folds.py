@@ -124,6 +124,7 @@ def test_a_seed_without_one_of_its_folds_is_no_result(
     assert f"A, seed 2, fold 3: exit status 1: {NOT_FINITE}" in report
 
 
+@pytest.mark.slow(edge=True)
 def test_a_watched_study_looks_at_whole_seeds(
     folded: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
