@@ -15,7 +15,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.conftest import EXPERIMENTS
+from tests.conftest import EXPERIMENTS, edges
 
 ROOT = EXPERIMENTS.parent
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -60,9 +60,7 @@ def test_the_wheel_has_every_shipped_file_once(wheels: list[Path]) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"vitlab"}
 
 
-@pytest.mark.parametrize(
-    "way", ["checkout", *(pytest.param(way, marks=pytest.mark.slow(edge=True)) for way in ("wheel", "editable", "zip"))]
-)
+@pytest.mark.parametrize("way", ["checkout", *edges("wheel", "editable", "zip")])
 def test_the_experiments_are_found(way: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """A checkout and a zip file as Windows has them, without symbolic links: there are none."""
     modes = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 import vitlab
-from tests.conftest import TINY
+from tests.conftest import TINY, edges
 from vitlab.__main__ import COMMANDS, main
 from vitlab.config import IMPORT, Config, merge, nest
 from vitlab.experiment.parser import Settings
@@ -233,13 +233,7 @@ FOLDERS = (".", "..", "checkpoints", "other_test")
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *("checkpoints", "metrics.csv"),
-        *(
-            pytest.param(each, marks=pytest.mark.slow(edge=True))
-            for each in (".", "..", "other_test", "data.json", ".lock", "predictions.parquet")
-        ),
-    ],
+    ["checkpoints", "metrics.csv", *edges(".", "..", "other_test", "data.json", ".lock", "predictions.parquet")],
 )
 def test_a_run_writes_nothing_through_a_link(name: str, place: Path, tmp_path: Path) -> None:
     shutil.rmtree("linked", ignore_errors=True)
@@ -254,14 +248,7 @@ def test_a_run_writes_nothing_through_a_link(name: str, place: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "one",
-        *(
-            pytest.param(each, marks=pytest.mark.slow(edge=True))
-            for each in ("", "one/seed-1", "one/seed-1.log", "report.html", ".lock", "results.csv")
-        ),
-    ],
+    "name", ["one", *edges("", "one/seed-1", "one/seed-1.log", "report.html", ".lock", "results.csv")]
 )
 def test_a_study_writes_nothing_through_a_link(name: str, place: Path, tmp_path: Path) -> None:
     shutil.rmtree("linked", ignore_errors=True)
@@ -277,17 +264,14 @@ def test_a_study_writes_nothing_through_a_link(name: str, place: Path, tmp_path:
     [
         (["probe"], "features"),
         (["export", "--format", "safetensors"], "export/model.safetensors"),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow(edge=True))
-            for each in (
-                (["probe"], "probe-last.json"),
-                (["probe"], "."),
-                (["probe", "--ckpt_path", RUN + "/checkpoints/last.ckpt"], "other_test"),
-                (["export", "--format", "safetensors"], "export"),
-                (["export", "--format", "safetensors"], "export/README.md"),
-                (["robustness"], "robustness"),
-                (["robustness"], "../robustness/robustness.csv"),
-            )
+        *edges(
+            (["probe"], "probe-last.json"),
+            (["probe"], "."),
+            (["probe", "--ckpt_path", RUN + "/checkpoints/last.ckpt"], "other_test"),
+            (["export", "--format", "safetensors"], "export"),
+            (["export", "--format", "safetensors"], "export/README.md"),
+            (["robustness"], "robustness"),
+            (["robustness"], "../robustness/robustness.csv"),
         ),
     ],
 )

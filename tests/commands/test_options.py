@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import edges
 from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
@@ -127,8 +128,9 @@ def test_the_help_of_fit_lists_every_option_and_class_and_is_short() -> None:
     ("option", "name", "lists"),
     [
         ("--model=Supervised --model.backbone.help", "SwinTransformer", "--backbone.window_size"),
-        pytest.param("--model.help", "Supervised", "--model.label_smoothing", marks=pytest.mark.slow(edge=True)),
-        pytest.param("--data.help", "CIFAR10", "--data.batch_size", marks=pytest.mark.slow(edge=True)),
+        *edges(
+            ("--model.help", "Supervised", "--model.label_smoothing"), ("--data.help", "CIFAR10", "--data.batch_size")
+        ),
     ],
 )
 def test_the_arguments_of_a_class_are_listed_before_anything_is_imported(option: str, name: str, lists: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import edges
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, load_yaml, merge
 from vitlab.evaluation.predictions import read_predictions
@@ -239,9 +240,7 @@ def with_start(start: Config, seeds: list[int]) -> Path:
     return Path("study.yaml")
 
 
-@pytest.mark.parametrize(
-    "where", ["before.yaml", pytest.param("timm/vit_tiny_patch16_224", marks=pytest.mark.slow(edge=True))]
-)
+@pytest.mark.parametrize("where", ["before.yaml", *edges("timm/vit_tiny_patch16_224")])
 def test_weights_that_are_missing_are_refused_once_before_any_run(
     where: str, tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.conftest import edges
 from vitlab.commands.dispatch import is_killed_worker, run
 from vitlab.runs.record import RunRecord
 from vitlab.signals import UNWRITTEN
@@ -106,13 +107,7 @@ def test_a_run_without_its_last_weights_is_not_finished(
 
 @pytest.mark.parametrize(
     ("hook", "again"),
-    [
-        ("on_train_epoch_end", True),
-        *(
-            pytest.param(hook, False, marks=pytest.mark.slow(edge=True))
-            for hook in ("on_train_epoch_start", "on_test_start")
-        ),
-    ],
+    [("on_train_epoch_end", True), *edges(("on_train_epoch_start", False), ("on_test_start", False))],
 )
 def test_a_folder_that_is_removed_ends_the_run(
     hook: str,

@@ -15,6 +15,7 @@ import pytest
 import submitit
 from fake_study import FAKE_PROGRAM, variant
 
+from tests.conftest import edges
 from vitlab.signals import UNWRITTEN
 from vitlab.studies.compare import compare
 from vitlab.studies.file.registration import Outcome
@@ -139,7 +140,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(("tries", "finishes"), [(4, True), pytest.param(2, False, marks=pytest.mark.slow(edge=True))])
+@pytest.mark.parametrize(("tries", "finishes"), [(4, True), *edges((2, False))])
 def test_a_run_whose_machine_has_no_room_is_submitted_again(
     tries: int, finishes: bool, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
