@@ -7,17 +7,7 @@ import pytest
 import yaml
 from jsonargparse import get_loader
 
-from vitlab.config import (
-    ABSENT,
-    conflicts,
-    differences,
-    dump_yaml,
-    flatten,
-    gather,
-    load_yaml,
-    merge,
-    split,
-)
+from vitlab.config import ABSENT, conflicts, differences, dump_yaml, flatten, gather, load_yaml, merge, split
 from vitlab.data.tables import groups_by_name
 from vitlab.optim import AdamW
 

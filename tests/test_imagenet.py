@@ -71,8 +71,7 @@ PUBLISHED = {
     **dict.fromkeys(["swin_tiny", "swin_small", "swin_base"], SWIN),
     **{f"swinv2_{size}_window{window}": SWIN for size in ("tiny", "small", "base") for window in (8, 16)},
     **dict.fromkeys(
-        ["swin_base_384", "finetune_swin_base_22k", "finetune_swin_base_22k_384"],
-        Published(1024, 4e-5, 4e-8, 4e-7, 30),
+        ["swin_base_384", "finetune_swin_base_22k", "finetune_swin_base_22k_384"], Published(1024, 4e-5, 4e-8, 4e-7, 30)
     ),
     "simmim_swin_base": Published(2048, 8e-4, 4e-6, 4e-5, 100),
     **dict.fromkeys(["simmim_swin_base_800ep", "simmim_swinv2_base", "simmim_vit_base"], SIMMIM_800),

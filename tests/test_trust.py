@@ -232,8 +232,7 @@ FOLDERS = (".", "..", "checkpoints", "other_test")
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["checkpoints", "metrics.csv", *edges(".", "..", "other_test", "data.json", ".lock", "predictions.parquet")],
+    "name", ["checkpoints", "metrics.csv", *edges(".", "..", "other_test", "data.json", ".lock", "predictions.parquet")]
 )
 def test_a_run_writes_nothing_through_a_link(name: str, place: Path, tmp_path: Path) -> None:
     shutil.rmtree("linked", ignore_errors=True)

@@ -80,16 +80,9 @@ class Convolutions(Backbone):
 
 @pytest.mark.slow
 def test_an_own_architecture_gets_the_pictures_that_it_can_have(tiny: Write) -> None:
-    configs = [
-        train(tiny, "convolutions", backbone={"class_path": f"{__name__}.Convolutions"}),
-        train(tiny, "vit"),
-    ]
+    configs = [train(tiny, "convolutions", backbone={"class_path": f"{__name__}.Convolutions"}), train(tiny, "vit")]
     assert run("visualize", ["--config", configs[0], "--out", "alone"]) == 0
-    assert {path.stem for path in Path("alone").glob("*.png")} == {
-        "heat",
-        "amplitude",
-        "filters-convolutions-seed-0",
-    }
+    assert {path.stem for path in Path("alone").glob("*.png")} == {"heat", "amplitude", "filters-convolutions-seed-0"}
     assert "convolutions-seed-0 has no attention maps; the page" in Path("alone/index.html").read_text()
     assert run("visualize", ["--config", *configs, "--out", "both"]) == 0
     assert {path.stem for path in Path("both").glob("*.png")} >= {"heat", "heads-vit-seed-0"}

@@ -20,14 +20,7 @@ from vitlab.experiment.parser import configuration_parser
 from vitlab.internals import options_of
 
 Write = Callable[..., Path]
-COMMANDS = [
-    "compare",
-    "plan",
-    "robustness",
-    "verdict",
-    "transfer",
-    "embed",
-]
+COMMANDS = ["compare", "plan", "robustness", "verdict", "transfer", "embed"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

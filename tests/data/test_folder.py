@@ -26,11 +26,7 @@ def _refused(root: Path) -> str:
 
 @pytest.mark.parametrize(
     ("train", "val", "test"),
-    [
-        ("train", "validation", "test"),
-        ("training", "valid", "testing"),
-        ("train", "dev", "Test"),
-    ],
+    [("train", "validation", "test"), ("training", "valid", "testing"), ("train", "dev", "Test")],
 )
 def test_splits_are_known_by_all_their_usual_names(photo_folder: PhotoFolder, train: str, val: str, test: str) -> None:
     # A `validation` beside `train` was passed over without a word, and a tenth of train held out in its place.

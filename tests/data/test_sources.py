@@ -267,8 +267,7 @@ def test_a_table_names_files_of_its_own_folder_alone(tmp_path: Path) -> None:
 # LitData leaves its chunks open.
 @pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    ("scheme", "place"),
-    [("", "a field that nobody reads"), ("local:", "the label"), ("", "within a field")],
+    ("scheme", "place"), [("", "a field that nobody reads"), ("local:", "the label"), ("", "within a field")]
 )
 def test_shards_with_a_pickled_field_run_nothing(tmp_path: Path, scheme: str, place: str) -> None:
     from litdata.streaming import Cache

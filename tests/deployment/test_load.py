@@ -197,10 +197,7 @@ def test_outputs_of_an_objective_that_is_not_here_have_no_meaning() -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [
-        *((path, "neither a run directory") for path in ("nowhere", "empty", "a/b/c")),
-        ("a/b", "could not download"),
-    ],
+    [*((path, "neither a run directory") for path in ("nowhere", "empty", "a/b/c")), ("a/b", "could not download")],
 )
 def test_a_wrong_source_is_refused_in_one_message(
     source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

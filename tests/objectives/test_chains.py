@@ -42,10 +42,7 @@ DECODER: Config = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_hea
 
 
 def objective(name: str, backbone: Config, **arguments: object) -> Config:
-    return {
-        "class_path": f"vitlab.objectives.{name}",
-        "init_args": {"backbone": backbone, **OPTIMIZATION, **arguments},
-    }
+    return {"class_path": f"vitlab.objectives.{name}", "init_args": {"backbone": backbone, **OPTIMIZATION, **arguments}}
 
 
 PRETRAININGS: dict[str, tuple[Config, Config]] = {  # what is trained, and the backbone to fine-tune

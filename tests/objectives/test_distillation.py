@@ -198,11 +198,7 @@ def test_timms_weights_bring_their_normalization() -> None:
     assert Teacher(model, weights="runs/teacher/seed-0").mean is None
     assert Teacher(model, weights="timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k").mean == half
     assert Teacher(VisionTransformer(**small), weights="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k").mean == half
-    assert Teacher(model, weights="timm/vit_base_patch16_224.mae").mean == (
-        0.485,
-        0.456,
-        0.406,
-    )  # of the tag
+    assert Teacher(model, weights="timm/vit_base_patch16_224.mae").mean == (0.485, 0.456, 0.406)  # of the tag
     for unknown in ("timm/no_such_model", "timm/vit_tiny_patch16_384.no_such_tag"):
         assert Teacher(model, weights=unknown).mean is None
     gray = VisionTransformer(in_chans=1, **small)

@@ -23,8 +23,7 @@ def noise(file: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "damage"),
-    [("summary.json", cut), ("environment.json", cut), ("data.json", noise), ("metrics.csv", noise)],
+    ("name", "damage"), [("summary.json", cut), ("environment.json", cut), ("data.json", noise), ("metrics.csv", noise)]
 )
 def test_without_the_damaged_file_the_same_command_continues(
     finished: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]

@@ -106,8 +106,7 @@ def test_a_run_without_its_last_weights_is_not_finished(
 
 
 @pytest.mark.parametrize(
-    ("hook", "again"),
-    [("on_train_epoch_end", True), *edges(("on_train_epoch_start", False), ("on_test_start", False))],
+    ("hook", "again"), [("on_train_epoch_end", True), *edges(("on_train_epoch_start", False), ("on_test_start", False))]
 )
 def test_a_folder_that_is_removed_ends_the_run(
     hook: str,

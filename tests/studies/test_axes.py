@@ -202,10 +202,7 @@ def test_a_damaged_record_of_images_stops_no_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"along": {"train_images": [50]}},
-            "along: train_images: .50.. List should have at least 2 items",
-        ),
+        ({"along": {"train_images": [50]}}, "along: train_images: .50.. List should have at least 2 items"),
         ({"along": {"train_images": [0, 50]}}, "Expected numbers above 0"),
         ({"along": {"images": [50, 100]}}, "an axis of budgets, and budget: 4 epochs. Remove one of the two"),
         ({"along": {"train_images": [50, 100]}, "seeds": {"from": 4, "to": 8}}, "have the same seeds. Give `seeds` as"),

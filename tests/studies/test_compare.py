@@ -210,9 +210,7 @@ def test_equal_variants_end_within_the_margin(
 ) -> None:
     variants = {"A": variant(0.95), "B": variant(0.951)}
     report = compare(
-        write_study(variants=variants, seeds={"from": 4, "to": 12}, margin=2.5),
-        tmp_path,
-        program=FAKE_PROGRAM,
+        write_study(variants=variants, seeds={"from": 4, "to": 12}, margin=2.5), tmp_path, program=FAKE_PROGRAM
     )
     assert looks(tmp_path)[-1]["stop"] == "equal"
     assert "Equal to within 2.5 points: " in report.read_text().replace("\u00a0", " ")

@@ -5,16 +5,7 @@ import math
 import numpy as np
 import pytest
 from referee.statistics.contrast import Dependence, all_pairs
-from referee.statistics.power import (
-    Pilot,
-    Variances,
-    detectable,
-    guessed,
-    images_needed,
-    measured,
-    need,
-    seeds_needed,
-)
+from referee.statistics.power import Pilot, Variances, detectable, guessed, images_needed, measured, need, seeds_needed
 from scipy import stats
 
 from benchmarks.simulations import SETTINGS, Setting, holds

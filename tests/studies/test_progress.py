@@ -5,13 +5,7 @@ import pytest
 
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
-from vitlab.studies.training.run_all import (
-    Active,
-    Display,
-    Progress,
-    read_progress,
-    seconds_left,
-)
+from vitlab.studies.training.run_all import Active, Display, Progress, read_progress, seconds_left
 
 HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
 

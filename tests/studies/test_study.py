@@ -251,10 +251,7 @@ def test_at_a_budget_of_flops_no_setting_is_tuned_that_changes_them(
 
 
 OVERRULED = {
-    "length": (
-        {"trainer": {"max_epochs": 9}},
-        "trainer.max_epochs: 9. Remove it: `budget` sets it; without one,",
-    ),
+    "length": ({"trainer": {"max_epochs": 9}}, "trainer.max_epochs: 9. Remove it: `budget` sets it; without one,"),
     "seed": ({"seed_everything": 4}, "seed_everything: 4. Remove it: `seeds` are"),
     "list": ({"run": {"test": [10]}}, "run.test: [10]. Remove it: every run"),
     "name": ({"run": {"name": "mine"}}, "run.name: mine. Remove it: --root and the study"),
