@@ -157,6 +157,7 @@ def test_no_class_name_begins_html_or_ends_the_code(
     assert "<" not in literal
 
 
+@pytest.mark.slow(edge=True)
 def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Path) -> None:
     assert "accuracy of these weights is not known" in export(trained, "--format", "safetensors", "--ckpt_path", "best")
     shutil.copytree(trained, "runs/tiny/seed-0")
@@ -166,6 +167,7 @@ def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Pa
     assert "accuracy of these weights is not known" in export(trained, "--format", "safetensors", "--run.root", "runs")
 
 
+@pytest.mark.slow(edge=True)
 def test_a_run_that_is_tested_by_its_features_states_no_accuracy_of_its_outputs(trained: Path, picture: Path) -> None:
     card = export(trained, "--format", "safetensors", "--run.probe", "knn")
     assert "accuracy of these weights is not known" in card

@@ -118,6 +118,7 @@ def test_a_first_experiment_that_is_missing_or_wrong_is_refused_before_training(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow(edge=True)
 def test_a_trial_of_a_chain_is_short_and_keeps_nothing(tiny: Write) -> None:
     tiny(merge(SIMMIM, {"trainer": {"max_epochs": 10_000}}), "first")
     assert run("fit", ["--config", str(tiny(MAKE_FIRST, "chain")), "--trainer.fast_dev_run", "true"]) == 0

@@ -72,6 +72,7 @@ def test_features_are_held_against_those_that_the_training_began_with(
     assert "The training improved no features" in caplog.text
 
 
+@pytest.mark.slow(edge=True)
 def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of data whose validation images are the test images, a tenth of the training images chooses."""
     experiment = Experiment(tiny(merge(SIMMIM, {"run": {"probe": "linear"}})))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import edges
 from vitlab.commands.dispatch import run
 from vitlab.runs.directory import RunDirectory
 
@@ -48,7 +49,7 @@ def test_an_empty_configuration_is_named(finished: Path, capsys: pytest.CaptureF
         assert f"error: {finished / 'config.yaml'} is empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [cut, noise])
+@pytest.mark.parametrize("damage", [cut, *edges(noise)])
 def test_damaged_predictions_are_named_and_written_again_by_test(
     finished: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:

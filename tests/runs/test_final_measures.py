@@ -110,6 +110,7 @@ def test_data_without_masks_and_models_without_a_class_token_are_refused(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow(edge=True)
 def test_attention_is_compared_with_masks_of_other_images(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     """The same function on those images; the run's own look otherwise, because they are normalized."""
     other: Config = {"class_path": "vitlab.data.Shapes", "init_args": {"mean": [0.0] * 3, "std": [1.0] * 3}}

@@ -11,6 +11,7 @@ import timm.optim
 import torch
 from torch import Tensor
 
+from tests.conftest import edges
 from tests.gpu import no_waiting
 from tests.objectives.small import BACKBONES, quick_trainer
 from vitlab.commands.dispatch import run
@@ -56,6 +57,7 @@ def test_the_run_stops_before_the_step_and_names_its_images(
     assert not (RUN / "summary.json").exists()
 
 
+@pytest.mark.slow(edge=True)
 def test_lightning_names_the_operation_when_the_same_command_is_given_with_it(
     tiny: Callable[..., Path], poisoned: Callable[[int], None]
 ) -> None:
@@ -186,7 +188,7 @@ def trained(optimizer: Optimizer, draws: list[int | None]) -> tuple[list[Tensor]
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["fused AdamW", "fused SGD", *edges(*[*OPTIMIZERS][2:])])
 def test_a_step_left_out_leaves_no_trace_in_any_optimizer(name: str) -> None:
     """The run without such steps is the expectation: the same weights, moments and counters of steps.
 

@@ -256,6 +256,7 @@ def test_a_claim_that_needs_what_no_run_will_have_is_refused_before_the_first_ru
             plan(study, tmp_path)
 
 
+@pytest.mark.slow(edge=True)
 def test_needs_are_asked_of_the_variants_in_the_order_and_their_metric(tmp_path: Path) -> None:
     study = read_study(QUICKSTART)
     first, second, third = study.variants
@@ -275,6 +276,7 @@ def test_needs_are_asked_of_the_variants_in_the_order_and_their_metric(tmp_path:
         planned("all variants train", {}, {}, metric={"name": "loss", "mode": "min"})
 
 
+@pytest.mark.slow(edge=True)
 def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: Path) -> None:
     """A probe runs once, after the training: no validation accuracy could choose."""
     study = read_study(QUICKSTART.parents[1] / "claims" / "momentum_teacher.yaml")
@@ -287,6 +289,7 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
     assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
 
 
+@pytest.mark.slow(edge=True)
 def test_tuning_by_a_metric_of_test_images_alone_is_refused_before_the_first_run(tmp_path: Path) -> None:
     study = read_study(QUICKSTART)
     lr = "model.init_args.optimizer.init_args.lr"
