@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import edges
 from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
@@ -102,6 +101,7 @@ def test_a_pipe_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (128 + 13, "")
 
 
+@pytest.mark.slow(edge=True)
 def test_the_help_of_fit_lists_every_option_and_class_and_is_short() -> None:
     command = [sys.executable, "-m", "vitlab", "fit", "--help"]  # which has imported no class yet
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -117,13 +117,13 @@ def test_the_help_of_fit_lists_every_option_and_class_and_is_short() -> None:
         assert kind.startswith("lightning.") or all(name in said for name in names)
 
 
+@pytest.mark.slow(edge=True)  # a process each
 @pytest.mark.parametrize(
     ("option", "name", "lists"),
     [
+        ("--model.help", "Supervised", "--model.label_smoothing"),
+        ("--data.help", "CIFAR10", "--data.batch_size"),
         ("--model=Supervised --model.backbone.help", "SwinTransformer", "--backbone.window_size"),
-        *edges(
-            ("--model.help", "Supervised", "--model.label_smoothing"), ("--data.help", "CIFAR10", "--data.batch_size")
-        ),
     ],
 )
 def test_the_arguments_of_a_class_are_listed_before_anything_is_imported(option: str, name: str, lists: str) -> None:
