@@ -77,6 +77,7 @@ def test_an_objective_without_classes_cannot_be_judged_by_accuracy(
     assert "SimMIM does not give each image one class" in capsys.readouterr().err
 
 
+@pytest.mark.slow(edge=True)
 def test_a_run_that_stops_early_is_measured_too(tiny: Write) -> None:
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 10.0}}
     callbacks = [*SHAPES["trainer"]["callbacks"], stopping]
