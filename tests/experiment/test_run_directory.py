@@ -381,6 +381,7 @@ def test_a_study_is_measured_under_corruption_from_another_folder(
     assert run("robustness", [str(study), "--images", "2"]) == 0
 
 
+@pytest.mark.slow(edge=True)
 def test_robustness_refuses_other_test_images_and_transfer_warns_of_them(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
