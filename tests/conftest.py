@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -26,6 +27,7 @@ import torch
 
 from vitlab.config import Config, merge
 
+EDGE = pytest.mark.slow(edge=True)
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 # A ViT small enough that an epoch over the digits takes less than a second.
@@ -44,6 +46,11 @@ TINY: Config = {
     "data": {"class_path": "vitlab.data.Digits", "init_args": {"batch_size": 64}},
     "trainer": {"max_epochs": 1, "accelerator": "cpu"},
 }
+
+
+def edges(*cases: Any) -> list[Any]:
+    """Return cases of a parametrized test as edges: of a second or two each, after the quick tests in CI."""
+    return [pytest.param(*(case if type(case) is tuple else (case,)), marks=EDGE) for case in cases]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,6 +1,8 @@
-"""A folder of pictures from which nothing can be learned: what is found above chance found itself."""
+"""Pictures from which nothing can be learned: what is found above chance found itself. And shards of any records."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,3 +17,15 @@ def make_noise(root: Path, counts: dict[str, int]) -> None:
             folder.mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i:03}.png")
+
+
+def write_shards(place: Path, records: Iterable[dict[str, Any]], chunk_size: int = 2) -> str:
+    """Write records as LitData does; return their folder."""
+    from litdata.streaming import Cache
+
+    cache = Cache(str(place), chunk_size=chunk_size)
+    for number, record in enumerate(records):
+        cache[number] = record
+    cache.done()
+    cache.merge()
+    return str(place)

@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from tests.conftest import EXPERIMENTS
+from tests.noise import write_shards
 from vitlab.__main__ import COMMANDS
 from vitlab.commands.dispatch import run
 from vitlab.config import WEIGHTS, flatten, load_yaml, locate, nest, short, weights_of
@@ -78,14 +79,10 @@ def make_photos(root: Path) -> None:
 
 
 def make_shards(folder: Path, photos: Path) -> None:
-    from litdata.streaming import Cache
-
     for split in ("train", "val"):
-        cache = Cache(str(folder / split), chunk_size=5)
-        for i, file in enumerate(sorted(photos.rglob("*.jpg"))):
-            cache[i] = {"image": file.read_bytes(), "label": int(file.parent.name == "dog")}
-        cache.done()
-        cache.merge()
+        files = sorted(photos.rglob("*.jpg"))
+        records = ({"image": file.read_bytes(), "label": int(file.parent.name == "dog")} for file in files)
+        write_shards(folder / split, records, chunk_size=5)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")  # of LitData

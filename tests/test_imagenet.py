@@ -26,12 +26,22 @@ from vitlab.optim import parameter_groups
 
 FILES = sorted((EXPERIMENTS / "imagenet").glob("*.yaml"))
 FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-# Of the recipes with the same keys one is trained, and built in the quick tests.
+# Of the recipes with the same keys one is trained.
 TRAINED = [
     *("deit_tiny", "deit_base_hard", "deit_base_soft", "vit_small", "swin_tiny", "simmim_swin_base"),
     *("finetune_simmim_swin_base", "simmim_swinv2_base", "finetune_simmim_swinv2_base", "simmim_vit_base"),
     *("finetune_simmim_vit_base", "mae_vit_base", "finetune_mae_vit_base", "swin_base_384", "deit_base_384"),
     *("dino_vits16", "msn_vits16", "finetune_swin_base_22k_384", "simmim_swin_base_800ep"),
+]
+# One of each objective and architecture is built in the quick tests.
+QUICK = [
+    "deit_base_hard",
+    "vit_small",
+    "swin_tiny",
+    "simmim_swinv2_base",
+    "finetune_mae_vit_base",
+    "mae_vit_base",
+    *TRAINED[-4:-2],
 ]
 
 
@@ -110,7 +120,7 @@ def assemble(path: Path, folder: Path, more: Sequence[str] = ()) -> Experiment:
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[] if path.stem in TRAINED else pytest.mark.slow) for path in FILES],
+    [pytest.param(path, marks=[] if path.stem in QUICK else pytest.mark.slow(edge=True)) for path in FILES],
     ids=lambda path: path.stem,
 )
 def test_every_recipe_has_the_size_groups_schedule_augmentation_and_drop_path_of_the_official_one(

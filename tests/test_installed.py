@@ -15,7 +15,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.conftest import EXPERIMENTS
+from tests.conftest import EXPERIMENTS, edges
 
 ROOT = EXPERIMENTS.parent
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -47,6 +47,7 @@ def installed(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return place / "bin"
 
 
+@pytest.mark.slow(edge=True)
 def test_the_wheel_has_every_shipped_file_once(wheels: list[Path]) -> None:
     names = ZipFile(wheels[1]).namelist()
     shipped = sorted(str(path.relative_to(EXPERIMENTS)) for path in EXPERIMENTS.rglob("*.*") if path.is_file())
@@ -59,7 +60,7 @@ def test_the_wheel_has_every_shipped_file_once(wheels: list[Path]) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"vitlab"}
 
 
-@pytest.mark.parametrize("way", ["wheel", "editable", "checkout", "zip"])
+@pytest.mark.parametrize("way", ["checkout", *edges("wheel", "editable", "zip")])
 def test_the_experiments_are_found(way: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """A checkout and a zip file as Windows has them, without symbolic links: there are none."""
     modes = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -93,10 +93,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on a short training
 @pytest.mark.parametrize("command", FIRST)
 def test_the_first_command_of_every_section_and_page_runs_alone(
-    command: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In a folder without runs, on small data for two steps; what needs images of the reader says how to give them."""
     monkeypatch.delenv("VITLAB_IMPORT")

@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 import vitlab
-from tests.conftest import TINY
+from tests.conftest import TINY, edges
 from vitlab.__main__ import COMMANDS, main
 from vitlab.config import IMPORT, Config, merge, nest
 from vitlab.experiment.parser import Settings
@@ -231,7 +231,9 @@ def link(there: Path, elsewhere: Path, content: str | None) -> None:
 FOLDERS = (".", "..", "checkpoints", "other_test")
 
 
-@pytest.mark.parametrize("name", [*FOLDERS, "metrics.csv", "data.json", ".lock", "predictions.parquet"])
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "metrics.csv", *edges(".", "..", "other_test", "data.json", ".lock", "predictions.parquet")]
+)
 def test_a_run_writes_nothing_through_a_link(name: str, place: Path, tmp_path: Path) -> None:
     shutil.rmtree("linked", ignore_errors=True)
     shutil.copytree(RUN, "linked/tiny/seed-0")
@@ -244,7 +246,9 @@ def test_a_run_writes_nothing_through_a_link(name: str, place: Path, tmp_path: P
     assert not any(elsewhere.iterdir()) if content is None else elsewhere.read_text() == content
 
 
-@pytest.mark.parametrize("name", ["", "one", "one/seed-1", "one/seed-1.log", "report.html", ".lock", "results.csv"])
+@pytest.mark.parametrize(
+    "name", ["one", *edges("", "one/seed-1", "one/seed-1.log", "report.html", ".lock", "results.csv")]
+)
 def test_a_study_writes_nothing_through_a_link(name: str, place: Path, tmp_path: Path) -> None:
     shutil.rmtree("linked", ignore_errors=True)
     plant({})
@@ -258,14 +262,16 @@ def test_a_study_writes_nothing_through_a_link(name: str, place: Path, tmp_path:
     ("command", "name"),
     [
         (["probe"], "features"),
-        (["probe"], "probe-last.json"),
-        (["probe"], "."),
-        (["probe", "--ckpt_path", RUN + "/checkpoints/last.ckpt"], "other_test"),
-        (["export", "--format", "safetensors"], "export"),
         (["export", "--format", "safetensors"], "export/model.safetensors"),
-        (["export", "--format", "safetensors"], "export/README.md"),
-        (["robustness"], "robustness"),
-        (["robustness"], "../robustness/robustness.csv"),
+        *edges(
+            (["probe"], "probe-last.json"),
+            (["probe"], "."),
+            (["probe", "--ckpt_path", RUN + "/checkpoints/last.ckpt"], "other_test"),
+            (["export", "--format", "safetensors"], "export"),
+            (["export", "--format", "safetensors"], "export/README.md"),
+            (["robustness"], "robustness"),
+            (["robustness"], "../robustness/robustness.csv"),
+        ),
     ],
 )
 def test_what_measures_and_exports_a_run_writes_nothing_through_a_link(

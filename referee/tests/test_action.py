@@ -74,6 +74,7 @@ def test_a_verdict_is_in_the_summary_and_one_comment_is_edited_in_place(runner: 
     assert last.startswith("api --method PATCH https://api.github.com/repos/me/mine/issues/comments/7 ")
 
 
+@pytest.mark.slow(edge=True)
 def test_the_job_fails_on_what_it_is_told_and_on_mistakes(runner: Any) -> None:
     assert runner(table="runs.csv", variant="old", baseline="new") == 1
     assert runner(table="runs.csv", variant="old", baseline="new", fail_on="not comparable") == 0

@@ -106,7 +106,7 @@ def test_levels_of_wang_and_tsiatis_rise() -> None:
 
 @pytest.mark.parametrize("looks", [(3, 7), (5, 10), (3, 5, 7, 10)])
 def test_extending_a_list_costs_no_more_than_five_per_cent_in_all(looks: tuple[int, ...]) -> None:
-    p = _simulated_p(looks, "pooled")
+    p = next(_simulated_p(looks, "pooled"))
     crossed = p[:, 0] < 0.05
     for k in range(1, len(looks)):
         crossed |= p[:, k] <= level_after(looks[: k + 1])

@@ -9,14 +9,7 @@ import yaml
 from torch import Tensor, nn
 
 import benchmarks
-from benchmarks.parts import (
-    MirrorInTurn,
-    MuonWithParts,
-    ReluSquared,
-    SupervisedWithParts,
-    SwiGLU,
-    ViTWithParts,
-)
+from benchmarks.parts import MirrorInTurn, MuonWithParts, ReluSquared, SupervisedWithParts, SwiGLU, ViTWithParts
 from tests.objectives.small import quick_trainer
 from tests.test_experiments import SHORT, make_cifar
 from vitlab.commands.dispatch import run

@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.measuring import WARM_UP
-from benchmarks.step_profile import (
-    OTHER,
-    PYTHON,
-    Profile,
-    StepProfiler,
-    main,
-    parts,
-)
+from benchmarks.step_profile import OTHER, PYTHON, Profile, StepProfiler, main, parts
 
 
 def test_a_training_step_is_split_into_phases_and_kinds(

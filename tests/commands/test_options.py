@@ -101,6 +101,7 @@ def test_a_pipe_that_has_read_enough_is_no_error(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (128 + 13, "")
 
 
+@pytest.mark.slow(edge=True)
 def test_the_help_of_fit_lists_every_option_and_class_and_is_short() -> None:
     command = [sys.executable, "-m", "vitlab", "fit", "--help"]  # which has imported no class yet
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -116,6 +117,7 @@ def test_the_help_of_fit_lists_every_option_and_class_and_is_short() -> None:
         assert kind.startswith("lightning.") or all(name in said for name in names)
 
 
+@pytest.mark.slow(edge=True)  # a process each
 @pytest.mark.parametrize(
     ("option", "name", "lists"),
     [

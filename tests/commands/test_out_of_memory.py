@@ -15,10 +15,7 @@ CPU = "[enforce fail at alloc_cpu.cpp:126] . DefaultCPUAllocator: can't allocate
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError(CUDA), RuntimeError(CPU)], ids=["gpu", "cpu"])
 def test_running_out_of_memory_is_answered_in_one_line(
-    tiny: Callable[..., Path],
-    error: Exception,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tiny: Callable[..., Path], error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def loss(*args: object) -> torch.Tensor:
         raise error

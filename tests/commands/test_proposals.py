@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import TINY
+from tests.conftest import TINY, edges
 from tests.noise import make_noise
 from vitlab.__main__ import COMMANDS, main
 from vitlab.commands.dispatch import MODULES
@@ -124,10 +124,12 @@ def test_every_proposed_option_exists(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("command", "proposed"),
     [
-        ("fit tiny.yaml", r"start a new run from its weights: (.+)"),
         ("fit tiny.yaml", r"nothing to do \((--run.overwrite true)"),
-        ("fit tiny.yaml --model.optimizer.lr 0.5", r"replace that one with (--run.overwrite true)"),
-        ("fit tiny.yaml --model.optimizer.lr 0.7", r"Give this run another (--run.name)"),
+        *edges(
+            ("fit tiny.yaml", r"start a new run from its weights: (.+)"),
+            ("fit tiny.yaml --model.optimizer.lr 0.5", r"replace that one with (--run.overwrite true)"),
+            ("fit tiny.yaml --model.optimizer.lr 0.7", r"Give this run another (--run.name)"),
+        ),
     ],
 )
 def test_what_a_run_proposes_can_be_added_to_its_command(

@@ -38,10 +38,7 @@ def test_windows_grow_with_the_image_and_the_trained_ones_stay_the_measure() -> 
         "window_size": [18, 18],
         "pretrained_window_sizes": [9, 8],
     }
-    assert model.arguments_at(64, {**arguments, "pretrained_window_sizes": (6, 0)})["pretrained_window_sizes"] == [
-        6,
-        8,
-    ]
+    assert model.arguments_at(64, {**arguments, "pretrained_window_sizes": (6, 0)})["pretrained_window_sizes"] == [6, 8]
     assert build(SwinTransformer, {**SWIN, "img_size": 32}).arguments_at(64, SWIN) == {
         "img_size": 64,
         "window_size": [8, 8],

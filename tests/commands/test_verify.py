@@ -78,6 +78,7 @@ def test_other_images_are_the_cause_before_anything_is_trained(
     assert said.count("error: ") == 1
 
 
+@pytest.mark.slow(edge=True)
 def test_images_of_a_relative_root_are_found_from_another_folder(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

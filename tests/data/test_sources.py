@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.noise import write_shards
 from vitlab.data import HuggingFace, ImageFolder, LitData, PhotoAugment, PhotoSource
 
 NAMES = ["ant", "bee", "cat"]
+BLACK = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +90,9 @@ def _shards(root: Path, out: Path) -> PhotoSource:
 
 
 def _lit_data(root: Path, out: Path, scheme: str = "") -> PhotoSource:
-    from litdata.streaming import Cache
-
     for split in ("train", "val"):
-        cache = Cache(str(out / split), chunk_size=5)
-        for i, (data, label) in enumerate(_examples(root, split)):
-            cache[i] = {"image": data, "label": NAMES.index(label)}
-        cache.done()
-        cache.merge()
+        records = ({"image": data, "label": NAMES.index(label)} for data, label in _examples(root, split))
+        write_shards(out / split, records, chunk_size=5)
     return LitData(scheme + str(out / "train"), scheme + str(out / "val"), class_names=NAMES, cache=str(out / "cache"))
 
 
@@ -182,15 +179,10 @@ def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(
 ) -> None:
     # Of an address, LitData fetches the new chunks by itself: old labels would go with new pixels.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    from litdata.streaming import Cache
 
     def labels(order: list[str]) -> list[str]:
         shutil.rmtree(tmp_path / "train", ignore_errors=True)
-        cache = Cache(str(tmp_path / "train"), chunk_size=2)
-        for i, label in enumerate(order):
-            cache[i] = {"image": np.zeros((8, 8, 3), np.uint8), "label": label}
-        cache.done()
-        cache.merge()
+        write_shards(tmp_path / "train", ({"image": BLACK, "label": label} for label in order))
         source = LitData(f"{scheme}{tmp_path}/train", class_names=["dog", "cat"], cache=str(tmp_path / "chunks"))
         return [source.class_names[k] for k in source.splits["train"][1]]
 
@@ -204,15 +196,8 @@ def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(
 @pytest.mark.parametrize("label", [1.5, float("nan")], ids=str)
 def test_a_class_that_is_no_whole_number_is_refused(tmp_path: Path, label: float) -> None:
     # Quantities were cut down to the whole numbers below them, which are classes.
-    from litdata.streaming import Cache
-
     def write(place: Path, labels: list[float]) -> str:
-        cache = Cache(str(place), chunk_size=2)
-        for i, each in enumerate(labels):
-            cache[i] = {"image": np.zeros((8, 8, 3), np.uint8), "kind": each}
-        cache.done()
-        cache.merge()
-        return str(place)
+        return write_shards(place, ({"image": BLACK, "kind": each} for each in labels))
 
     assert LitData(write(tmp_path / "whole", [1.0, 3.0]), label="kind").splits["train"][1].tolist() == [0, 1]
     with pytest.raises(ValueError, match=rf"Record 1 of .*/wrong: kind is {label}; classes are whole numbers"):
@@ -267,23 +252,15 @@ def test_a_table_names_files_of_its_own_folder_alone(tmp_path: Path) -> None:
 # LitData leaves its chunks open.
 @pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    ("scheme", "place"),
-    [("", "a field that nobody reads"), ("local:", "the label"), ("", "within a field")],
+    ("scheme", "place"), [("", "a field that nobody reads"), ("local:", "the label"), ("", "within a field")]
 )
 def test_shards_with_a_pickled_field_run_nothing(tmp_path: Path, scheme: str, place: str) -> None:
-    from litdata.streaming import Cache
-
     class Trap:
         def __reduce__(self) -> tuple:
             return Path.touch, (tmp_path / "trap",)
 
-    cache = Cache(str(tmp_path / "train"), chunk_size=2)
-    for row in range(4):
-        record = {"image": np.zeros((8, 8, 3), np.uint8), "label": 1}
-        trap = {"label": Trap()} if place == "the label" else {"other": [1, Trap()] if "within" in place else Trap()}
-        cache[row] = record | trap
-    cache.done()
-    cache.merge()
+    trap = {"label": Trap()} if place == "the label" else {"other": [1, Trap()] if "within" in place else Trap()}
+    write_shards(tmp_path / "train", [{"image": BLACK, "label": 1} | trap] * 4)
     (tmp_path / "trap").unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"cannot open .*/train: a field is stored as pickle, .* run what it contains"):
         LitData(f"{scheme}{tmp_path}/train", cache=str(tmp_path / "chunks"))
@@ -419,15 +396,8 @@ def test_classes_that_train_lacks_are_refused_with_those_of_both_splits(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open
 def test_shards_are_matched_by_the_names_of_their_classes(tmp_path: Path) -> None:
-    from litdata.streaming import Cache
-
     def write(name: str, labels: list) -> str:
-        cache = Cache(str(tmp_path / name), chunk_size=2)
-        for i, label in enumerate(labels):
-            cache[i] = {"image": np.zeros((8, 8, 3), np.uint8), "label": label}
-        cache.done()
-        cache.merge()
-        return str(tmp_path / name)
+        return write_shards(tmp_path / name, ({"image": BLACK, "label": label} for label in labels))
 
     texts, numbers = write("texts", ["ant", "caf\u00e9", "cat"]), write("numbers", [3, 5, 9])
     others = write("others", ["cat ", "cafe\u0301"])

@@ -157,6 +157,7 @@ def test_no_class_name_begins_html_or_ends_the_code(
     assert "<" not in literal
 
 
+@pytest.mark.slow(edge=True)
 def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Path) -> None:
     assert "accuracy of these weights is not known" in export(trained, "--format", "safetensors", "--ckpt_path", "best")
     shutil.copytree(trained, "runs/tiny/seed-0")
@@ -166,12 +167,14 @@ def test_the_card_states_no_accuracy_of_other_weights(trained: Path, picture: Pa
     assert "accuracy of these weights is not known" in export(trained, "--format", "safetensors", "--run.root", "runs")
 
 
+@pytest.mark.slow(edge=True)
 def test_a_run_that_is_tested_by_its_features_states_no_accuracy_of_its_outputs(trained: Path, picture: Path) -> None:
     card = export(trained, "--format", "safetensors", "--run.probe", "knn")
     assert "accuracy of these weights is not known" in card
     assert "\nrun:\n  probe: knn\n" in card
 
 
+@pytest.mark.slow(edge=True)
 def test_no_file_of_something_else_is_replaced(
     trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +188,7 @@ def test_no_file_of_something_else_is_replaced(
         assert run("export", ["--config", str(trained), "--format", "safetensors", "--out", "mine"]) == 0
 
 
+@pytest.mark.slow(edge=True)
 def test_the_card_says_when_the_validation_images_were_the_test_images(trained: Path, picture: Path) -> None:
     shutil.copytree(trained, "runs/tiny/seed-0")
     for alike in (True, False):
@@ -220,6 +224,7 @@ def test_the_card_of_another_objective_takes_no_softmax(trained: Path, picture: 
     assert re.search(r"^# \w+ on \w+$", card, re.MULTILINE)
 
 
+@pytest.mark.slow(edge=True)
 def test_others_may_read_the_files_as_the_umask_says(trained: Path, picture: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -229,6 +234,7 @@ def test_others_may_read_the_files_as_the_umask_says(trained: Path, picture: Pat
     assert Path("files/model.safetensors").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.slow(edge=True)
 def test_the_best_variant_of_a_study_is_exported_with_the_verdict(
     trained: Path, picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ def test_an_exported_model_is_as_before_and_its_files_have_the_metadata(tmp_path
         assert file.metadata() == facts
 
 
+@pytest.mark.slow(edge=True)
 def test_a_file_that_gives_other_logits_is_refused_and_replaces_none(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_text("an earlier one")
     with pytest.raises(RuntimeError, match="off by"):
@@ -113,6 +114,7 @@ def test_a_file_that_gives_other_logits_is_refused_and_replaces_none(tmp_path: P
     assert [file.read_text() for file in tmp_path.iterdir()] == ["an earlier one"]
 
 
+@pytest.mark.slow(edge=True)
 def test_calibrated_files_give_the_probabilities_of_the_best_temperature(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def test_an_exported_folder_is_loaded_here_and_from_the_hub(
     expect_the_runs_predictions(load("someone/digits"), trained, pictures)
 
 
+@pytest.mark.slow(edge=True)
 def test_raw_weights_are_not_asked_of_an_export_that_has_their_average(trained: Path, pictures: Path) -> None:
     for out, more in (("averaged", []), ("raw", ["--raw"])):
         given = ["--config", str(trained), "--format", "safetensors", "--out", out, *more]
@@ -163,7 +164,8 @@ def test_a_picture_of_other_channels_than_the_models_is_refused() -> None:
 
 
 def test_a_pretrained_run_embeds_and_has_no_classes(tiny: Write, pictures: Path) -> None:
-    config = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}}, "simmim")
+    model = {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}
+    config = tiny({"model": model, "trainer": {"limit_train_batches": 2}}, "simmim")
     assert run("fit", ["--config", str(config)]) == 0
     model = load("runs/simmim/seed-0")
     assert model.class_names == []
@@ -197,10 +199,7 @@ def test_outputs_of_an_objective_that_is_not_here_have_no_meaning() -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [
-        *((path, "neither a run directory") for path in ("nowhere", "empty", "a/b/c")),
-        ("a/b", "could not download"),
-    ],
+    [*((path, "neither a run directory") for path in ("nowhere", "empty", "a/b/c")), ("a/b", "could not download")],
 )
 def test_a_wrong_source_is_refused_in_one_message(
     source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,9 +43,7 @@ def test_of_a_base_it_reads_the_last_block_and_the_mean_of_its_patches(
     torch.testing.assert_close(read_tokens(ours, IMAGES, "last_blocks"), expected)
 
 
-def test_mae_reads_the_class_token_after_the_norm_and_msn_before(
-    models: tuple[VisionTransformer, Any],
-) -> None:
+def test_mae_reads_the_class_token_after_the_norm_and_msn_before(models: tuple[VisionTransformer, Any]) -> None:
     ours, theirs = models
     for norm in (True, False):
         ((_, prefix),) = theirs.get_intermediate_layers(IMAGES, n=1, return_prefix_tokens=True, norm=norm)

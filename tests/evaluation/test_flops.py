@@ -37,12 +37,7 @@ def test_the_peak_is_a_rate_and_draws_no_number() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-DTYPES = {
-    "32-true": torch.float32,
-    "bf16-mixed": torch.bfloat16,
-    "16-mixed": torch.float16,
-    "64-true": torch.float64,
-}
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "64-true": torch.float64}
 
 
 @pytest.mark.parametrize("precision", DTYPES)

@@ -65,8 +65,7 @@ def held_for_backward(model: nn.Module, images: torch.Tensor) -> int:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["vit_tiny_patch4_32", "swin_mini_patch2_window4_32", "swinv2_mini_patch2_window4_32", "SwinTransformer"],
+    "name", ["vit_tiny_patch4_32", "swin_mini_patch2_window4_32", "swinv2_mini_patch2_window4_32", "SwinTransformer"]
 )
 def test_checkpointed_models_hold_far_less_for_the_backward_pass(name: str) -> None:
     sizes: dict[str, Any] = {"img_size": 32} | (

@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import edges
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, load_yaml, merge
 from vitlab.evaluation.predictions import read_predictions
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit
 Write = Callable[..., Path]
 SIMMIM: Config = {"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}}
 MAKE_FIRST = {"model": {"init_args": {"init_from": "first.yaml"}}}
+SHORT: Config = {"trainer": {"limit_train_batches": 2}}
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -99,8 +101,8 @@ def test_another_version_of_the_first_is_another_run(tiny: Write, capsys: pytest
 
 
 def test_a_finished_run_is_read_without_the_file_that_it_started_from(tiny: Write) -> None:
-    tiny(SIMMIM, "first")
-    Experiment(tiny(MAKE_FIRST, "chain")).fit()
+    tiny(merge(SIMMIM, SHORT), "first")
+    Experiment(tiny(merge(MAKE_FIRST, SHORT), "chain")).fit()
     Path("first.yaml").unlink()
     assert 0 < Experiment.load("runs/chain/seed-0").test()["test/top1"] <= 1
 
@@ -117,6 +119,7 @@ def test_a_first_experiment_that_is_missing_or_wrong_is_refused_before_training(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow(edge=True)
 def test_a_trial_of_a_chain_is_short_and_keeps_nothing(tiny: Write) -> None:
     tiny(merge(SIMMIM, {"trainer": {"max_epochs": 10_000}}), "first")
     assert run("fit", ["--config", str(tiny(MAKE_FIRST, "chain")), "--trainer.fast_dev_run", "true"]) == 0
@@ -143,8 +146,8 @@ def test_a_run_waits_while_another_trains_what_it_starts_from(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("vitlab"), "propagate", True)  # which a command of another test turned off
     caplog.set_level(logging.INFO, logger="vitlab")
-    tiny(SIMMIM, "first")
-    chain = Experiment(tiny(MAKE_FIRST, "chain"))
+    tiny(merge(SIMMIM, SHORT), "first")
+    chain = Experiment(tiny(merge(MAKE_FIRST, SHORT), "chain"))
     (first,) = chain.before().values()
     usual, tries = time.sleep, itertools.count()
 
@@ -177,6 +180,7 @@ def test_several_processes_do_not_wait_for_what_another_trains(tiny: Write, monk
         chain.fit()
 
 
+@pytest.mark.slow(edge=True)
 def test_a_teacher_is_trained_first(tiny: Write) -> None:
     tiny(name="taught_by")
     distill = {
@@ -238,7 +242,7 @@ def with_start(start: Config, seeds: list[int]) -> Path:
     return Path("study.yaml")
 
 
-@pytest.mark.parametrize("where", ["timm/vit_tiny_patch16_224", "before.yaml"])
+@pytest.mark.parametrize("where", ["before.yaml", *edges("timm/vit_tiny_patch16_224")])
 def test_weights_that_are_missing_are_refused_once_before_any_run(
     where: str, tiny: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

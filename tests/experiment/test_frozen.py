@@ -63,7 +63,7 @@ def test_features_are_held_against_those_that_the_training_began_with(
 ) -> None:
     """Weights that are given are no untrained network: a run that changes none of them has the same accuracy after."""
     monkeypatch.setattr(vitlab.log, "propagate", True)  # which a command of another test turned off
-    path = tiny(merge(SIMMIM, {"run": {"probe": "knn"}}))
+    path = tiny(merge(SIMMIM, {"run": {"probe": "knn"}, "trainer": {"limit_train_batches": 2}}))
     Experiment(path, {"seed_everything": 5, "run": {"name": "first"}}).fit()
     still = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 1e-12, "weight_decay": 0.0}}
     model = {"init_args": {"optimizer": still, "init_from": "runs/first/seed-5"}}
@@ -72,6 +72,7 @@ def test_features_are_held_against_those_that_the_training_began_with(
     assert "The training improved no features" in caplog.text
 
 
+@pytest.mark.slow(edge=True)
 def test_no_strength_is_chosen_on_test_images(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of data whose validation images are the test images, a tenth of the training images chooses."""
     experiment = Experiment(tiny(merge(SIMMIM, {"run": {"probe": "linear"}})))
@@ -106,7 +107,7 @@ def test_labels_that_are_no_classes_are_refused_before_the_training(
 
 
 def test_a_test_of_the_network_leaves_the_results_of_the_probe(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    experiment = Experiment(tiny({"run": {"probe": "knn"}}))
+    experiment = Experiment(tiny({"run": {"probe": "knn"}, "trainer": {"limit_train_batches": 2}}))
     experiment.fit()
     own = (experiment.directory / "predictions.parquet").read_bytes()
     assert run("test", ["--config", str(experiment.directory)]) == 0
@@ -163,6 +164,7 @@ def test_a_frozen_encoder_is_a_network_with_the_probe_for_a_classifier(
     assert f"test/top1 {metrics['test/top1']:.4f}" in capsys.readouterr().err
 
 
+@pytest.mark.slow(edge=True)
 def test_features_of_a_frozen_encoder_are_computed_once(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     embed = VisionTransformer.embed

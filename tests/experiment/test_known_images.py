@@ -48,6 +48,7 @@ def test_weights_of_a_training_that_had_the_test_images_are_told(tiny: Write) ->
     assert known_test_images(other) == [f"{run} had {count} of the 599 test images for its training or validation"]
 
 
+@pytest.mark.slow(edge=True)
 def test_those_before_an_earlier_training_are_asked_too(tiny: Write) -> None:
     """Of a run as it was: the experiment that it began with may have changed, or be gone."""
     other = {"data": {"init_args": {"split_seed": 3}}}
@@ -91,6 +92,7 @@ def test_weights_beside_some_configuration_are_of_no_run(tiny: Write) -> None:
     assert known_test_images(Experiment(config, "model.init_from=runs/x/seed-0/weights.pt")) == []  # its own split
 
 
+@pytest.mark.slow(edge=True)
 def test_folds_take_an_experiment_that_follows_them_and_no_run_that_had_their_images(tiny: Write) -> None:
     run = begun(Experiment(tiny(SIMMIM, "first")))
     tiny(name="base")

@@ -187,18 +187,12 @@ def test_the_command_line_beats_a_file_given_after_it(tiny: Write, capsys: pytes
         (["--seed", "8"], "Did you mean seed_everything?"),  # data.seed is taken from it
         (["--trainer.auto_lr_find", "true"], "no option trainer.auto_lr_find.\n"),  # nothing is like it
         (["--model.backbone", "vit_tny_patch4_32"], "no class vit_tny_patch4_32. Did you mean vit_tiny_patch4_32?"),
-        (
-            ["--model.optimizer", "SimMIM"],
-            "model.optimizer: no class SimMIM. There are ",
-        ),
+        (["--model.optimizer", "SimMIM"], "model.optimizer: no class SimMIM. There are "),
         (["--model.optimizer", "SGD"], "model.optimizer needs lr: give --model.optimizer.lr"),
         (["--trainer.callbacks+=EarlyStoping"], "no class EarlyStoping. Did you mean EarlyStopping?"),
         (["--model.backbone", f"{__name__}.Half"], "Half lacks encode; "),
         (["--model.backbone", f"{__name__}.Plain"], "examples/architecture.py of the repository shows what one has."),
-        (
-            ["--model.backbone", f"{__name__}.Colored"],
-            "Colored needs the arguments num_classes, in_chans, img_size.",
-        ),
+        (["--model.backbone", f"{__name__}.Colored"], "Colored needs the arguments num_classes, in_chans, img_size."),
         (["--model.teacher.model", "null"], "model: no option teacher.model.\n"),
         (["--model", f"{__name__}.Untyped"], "Untyped.__init__ gives backbone no type"),
         (["--model", f"{__name__}.Taskless"], "Taskless has no task; set one"),

@@ -286,6 +286,7 @@ def test_a_test_before_the_training_leaves_the_weights_that_it_begins_with(tiny:
     assert torch.equal(experiment.objective.backbone.state_dict()[first], begun.state_dict()[first])
 
 
+@pytest.mark.slow(edge=True)
 @pytest.mark.filterwarnings("ignore")  # Lightning's, which the commands leave out
 def test_a_paused_run_continues_without_the_weights_that_it_began_with(tiny: Write) -> None:
     save_weights(TimmModel("test_resnet", num_classes=10, in_chans=1), "own.safetensors")
@@ -304,6 +305,7 @@ def test_a_paused_run_continues_without_the_weights_that_it_began_with(tiny: Wri
     assert torch.equal(loaded.model.state_dict()[name], weight)
 
 
+@pytest.mark.slow(edge=True)
 @pytest.mark.filterwarnings("ignore")  # Lightning's, which the commands leave out
 def test_the_same_object_trains_again_as_a_new_one_does(tiny: Write) -> None:
     def weights() -> dict[str, torch.Tensor]:
@@ -379,6 +381,7 @@ def test_a_study_is_measured_under_corruption_from_another_folder(
     assert run("robustness", [str(study), "--images", "2"]) == 0
 
 
+@pytest.mark.slow(edge=True)
 def test_robustness_refuses_other_test_images_and_transfer_warns_of_them(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,6 +30,7 @@ def write_table(path: Path, splits: list[str] | None = None) -> None:
     parquet.write_table(pa.table(columns if splits is None else columns | {"split": splits}), path)
 
 
+@pytest.mark.slow(edge=True)
 @pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 def test_the_data_set_is_a_complete_file(toy: str, tiny: Callable[..., Path]) -> None:
     assert len(toy.splitlines()) <= 40

@@ -174,10 +174,7 @@ def parser(request: pytest.FixtureRequest) -> ArgumentParser:
                 "attention": "vitlab.models.swin.CosineAttention",
             },
         ),
-        (
-            "vitlab.models.SwinTransformerV2",
-            {"depths": [1, 1, 1, 1], "position_bias": "linear", "shift": False},
-        ),
+        ("vitlab.models.SwinTransformerV2", {"depths": [1, 1, 1, 1], "position_bias": "linear", "shift": False}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -14,13 +14,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from tests.models.small_models import SMALL, TIMM, VIT, images, relative_error, shake
-from vitlab.models import (
-    Backbone,
-    SwinTransformer,
-    TimmModel,
-    VisionTransformer,
-    vit_tiny_patch16_224,
-)
+from vitlab.models import Backbone, SwinTransformer, TimmModel, VisionTransformer, vit_tiny_patch16_224
 from vitlab.models.weights import load_weights, read_weights, save_weights
 
 State = dict[str, Tensor]

@@ -42,10 +42,7 @@ DECODER: Config = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_hea
 
 
 def objective(name: str, backbone: Config, **arguments: object) -> Config:
-    return {
-        "class_path": f"vitlab.objectives.{name}",
-        "init_args": {"backbone": backbone, **OPTIMIZATION, **arguments},
-    }
+    return {"class_path": f"vitlab.objectives.{name}", "init_args": {"backbone": backbone, **OPTIMIZATION, **arguments}}
 
 
 PRETRAININGS: dict[str, tuple[Config, Config]] = {  # what is trained, and the backbone to fine-tune
@@ -176,27 +173,6 @@ def test_best_is_the_checkpoint_of_the_lowest_validation_loss(tiny: Write) -> No
 
 
 @pytest.mark.slow
-def test_an_interrupted_pretraining_continues_to_the_same_weights(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The masks still to come are those of the undisturbed run; `tests/runs/test_kills.py` has the other objectives."""
-    name = "mae_variant"
-    model, _ = PRETRAININGS[name]
-    path = tiny({"model": model, "trainer": {"max_epochs": 2, "limit_train_batches": 3, "limit_val_batches": 1}}, name)
-    fit("--config", path, "--run.root", "whole")
-
-    def killed(self: RunRecord, trainer: object, module: object, *args: object) -> None:
-        if module.global_step == 4:  # type: ignore[attr-defined]
-            raise KeyError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunRecord, "on_train_batch_start", killed)
-        with pytest.raises(KeyError, match="killed"):
-            fit("--config", path)
-    assert fit("--config", path) == 0
-    whole, continued = weights(name, "whole"), weights(name)
-    assert all(torch.equal(whole[key], continued[key]) for key in whole)
-
-
-@pytest.mark.slow
 def test_a_pretraining_is_validated_and_not_tested(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     model, _ = PRETRAININGS["mae_vit"]
     path = tiny({"model": model, **TWO_STEPS}, "mae")
@@ -296,8 +272,8 @@ def test_a_run_of_any_kind_teaches_by_its_name_alone(
     torch.testing.assert_close(teacher(images), run.model.eval()(images))
 
 
-def test_a_teachers_normalization_is_read_from_its_run(teacher: Path) -> None:
-    of_run = Teacher(weights=str(teacher))
+def test_a_teachers_normalization_is_read_from_its_run(finished: Path) -> None:
+    of_run = Teacher(weights=str(finished))
     of_run.prepare(torch.device("cpu"), (0.5,), (0.25,))
     pixels = torch.rand(2, 1, 8, 8)
     seen = (pixels - 0.5) / 0.25 * of_run.scale + of_run.shift

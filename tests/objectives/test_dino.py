@@ -354,6 +354,7 @@ def test_a_step_that_is_skipped_leaves_a_finite_center() -> None:
     assert torch.equal(objective.center, before)
 
 
+@pytest.mark.slow(edge=True)
 def test_gradient_descent_goes_on_after_the_last_layer_rested(tiny: Write) -> None:
     """The fused kernel of PyTorch's SGD takes no parameter whose momentum begins later."""
     descent = {"model": {"init_args": {"optimizer": {"class_path": "vitlab.optim.SGD", "init_args": {"lr": 0.01}}}}}

@@ -193,18 +193,15 @@ def test_timms_weights_bring_their_normalization() -> None:
     """0.5 of both is that of vit_tiny_patch16_384's in timm's list; a run's weights know the data's alone."""
     model = TimmModel("vit_tiny_patch16_384", num_classes=10, model_kwargs={"depth": 1})
     half = (0.5, 0.5, 0.5)
+    small = {"img_size": 16, "patch_size": 16, "embed_dim": 8, "depth": 1, "num_heads": 1}
     assert Teacher(model).mean is None
     assert Teacher(model, weights="runs/teacher/seed-0").mean is None
     assert Teacher(model, weights="timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k").mean == half
-    assert Teacher(VisionTransformer(), weights="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k").mean == half
-    assert Teacher(model, weights="timm/vit_base_patch16_224.mae").mean == (
-        0.485,
-        0.456,
-        0.406,
-    )  # of the tag
+    assert Teacher(VisionTransformer(**small), weights="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k").mean == half
+    assert Teacher(model, weights="timm/vit_base_patch16_224.mae").mean == (0.485, 0.456, 0.406)  # of the tag
     for unknown in ("timm/no_such_model", "timm/vit_tiny_patch16_384.no_such_tag"):
         assert Teacher(model, weights=unknown).mean is None
-    gray = VisionTransformer(in_chans=1)
+    gray = VisionTransformer(in_chans=1, **small)
     assert Teacher(gray, weights="timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k").mean is None
     model.pretrained = True
     teacher = Teacher(model)

@@ -27,13 +27,7 @@ FIT_EACH = Path(__file__).parents[1] / "fit_each.py"
 
 VIT: Config = {
     "class_path": "vitlab.models.VisionTransformer",
-    "init_args": {
-        "patch_size": 2,
-        "embed_dim": 16,
-        "depth": 2,
-        "num_heads": 2,
-        "init": "vitlab.models.layers.fan_in",
-    },
+    "init_args": {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2, "init": "vitlab.models.layers.fan_in"},
 }
 DROPPED: Config = {**VIT, "init_args": VIT["init_args"] | {"drop_path_rate": 0.5, "patch_drop_rate": 0.3}}
 DEIT: Config = {**VIT, "init_args": VIT["init_args"] | {"distilled": True}}

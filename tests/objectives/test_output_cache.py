@@ -175,12 +175,7 @@ def test_a_damaged_shard_is_reported_and_passed_over(
     (victim,) = tmp_path.iterdir()
     filled(tmp_path, 1)
     content = victim.read_bytes()
-    victim.write_bytes(
-        {
-            "cut": content[:-1],
-            "other names": output_cache.save({"weight": torch.zeros(8, 3)}),
-        }[damage]
-    )
+    victim.write_bytes({"cut": content[:-1], "other names": output_cache.save({"weight": torch.zeros(8, 3)})}[damage])
     teacher, cache = Counting(), OutputCache(tmp_path, 2)
     for seed in (0, 1, 0):
         assert torch.equal(cache.outputs(images(seed=seed), teacher), Counting()(images(seed=seed)))

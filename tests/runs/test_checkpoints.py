@@ -219,7 +219,7 @@ class LoggedOnce(Callback):
 def test_a_metric_of_an_early_epoch_is_in_the_summary_however_often_the_run_was_continued(
     tiny: Callable[..., Path],
 ) -> None:
-    path = tiny({"trainer": {"max_epochs": 3, "callbacks": [f"{__name__}.LoggedOnce"]}})
+    path = tiny({"trainer": {"max_epochs": 3, "limit_train_batches": 2, "callbacks": [f"{__name__}.LoggedOnce"]}})
     for epoch in (1, 2):
         with pytest.raises(SystemExit):
             Experiment(path, f"run.checkpoint.pause_after={epoch}").fit()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import edges
 from vitlab.commands.dispatch import run
 from vitlab.runs.directory import RunDirectory
 
@@ -23,8 +24,7 @@ def noise(file: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "damage"),
-    [("summary.json", cut), ("environment.json", cut), ("data.json", noise), ("metrics.csv", noise)],
+    ("name", "damage"), [("summary.json", cut), ("environment.json", cut), ("data.json", noise), ("metrics.csv", noise)]
 )
 def test_without_the_damaged_file_the_same_command_continues(
     finished: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None]
@@ -49,7 +49,7 @@ def test_an_empty_configuration_is_named(finished: Path, capsys: pytest.CaptureF
         assert f"error: {finished / 'config.yaml'} is empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [cut, noise])
+@pytest.mark.parametrize("damage", [cut, *edges(noise)])
 def test_damaged_predictions_are_named_and_written_again_by_test(
     finished: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:

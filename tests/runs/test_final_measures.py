@@ -77,6 +77,7 @@ def test_an_objective_without_classes_cannot_be_judged_by_accuracy(
     assert "SimMIM does not give each image one class" in capsys.readouterr().err
 
 
+@pytest.mark.slow(edge=True)
 def test_a_run_that_stops_early_is_measured_too(tiny: Write) -> None:
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 10.0}}
     callbacks = [*SHAPES["trainer"]["callbacks"], stopping]
@@ -110,6 +111,7 @@ def test_data_without_masks_and_models_without_a_class_token_are_refused(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow(edge=True)
 def test_attention_is_compared_with_masks_of_other_images(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     """The same function on those images; the run's own look otherwise, because they are normalized."""
     other: Config = {"class_path": "vitlab.data.Shapes", "init_args": {"mean": [0.0] * 3, "std": [1.0] * 3}}

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import edges
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.objectives.output_cache import OutputCache
@@ -55,7 +56,7 @@ def _refused(command: str, arguments: list[str], capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("file", ["evil.ckpt", "plain.ckpt"])
-@pytest.mark.parametrize("command", ["test", "validate", "probe", "export", "transfer"])
+@pytest.mark.parametrize("command", ["test", "export", *edges("validate", "probe", "transfer")])
 def test_as_a_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str], command: str, file: str) -> None:
     more = ["--sizes", "8", "--out", "out"] if command == "transfer" else []
     config = ["--config", str(trained / "config.yaml"), "--ckpt_path", file]
@@ -72,7 +73,7 @@ def test_as_the_state_that_a_run_continues_from(trained: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("file", ["evil.ckpt", "evil.pth", "old.pth", "evil.safetensors", "plain.ckpt"])
-@pytest.mark.parametrize("of", ["model", "teacher"])
+@pytest.mark.parametrize("of", ["model", *edges("teacher")])
 def test_as_weights(trained: Path, capsys: pytest.CaptureFixture[str], of: str, file: str) -> None:
     key = {"model": "--model.init_from", "teacher": "--model.teacher.weights"}[of]
     if of == "teacher":

@@ -34,12 +34,19 @@ from vitlab.runs.record import RunRecord, erase
 
 def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., Path]) -> None:
     monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 2, "most": 200}}
-    assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 3, "callbacks": [monitor]}}))]) == 0
+    assert (
+        run(
+            "fit",
+            ["--config", str(tiny({"trainer": {"max_epochs": 3, "limit_train_batches": 2, "callbacks": [monitor]}}))],
+        )
+        == 0
+    )
     logged = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="val/knn")
     assert logged.epoch.tolist() == [1, 2]
     assert logged["val/knn"].between(0.3, 1).all()  # digits have neighbors of their own class in any features
 
 
+@pytest.mark.slow(edge=True)
 @pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
 def test_the_monitor_compares_with_the_untrained_encoder_and_with_pixels(tiny: Callable[..., Path]) -> None:
     """The expectation is the k-NN among all training images, of an encoder built with the same seed and of pixels."""
@@ -81,6 +88,7 @@ def test_a_continued_run_keeps_what_the_monitor_measured_before_the_first_step(
     assert logged["val/knn_untrained"].between(0.3, 1).all()
 
 
+@pytest.mark.slow(edge=True)
 def test_training_that_improves_no_features_is_said_at_its_end(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,8 +102,9 @@ def test_training_that_improves_no_features_is_said_at_its_end(
 
 def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
     monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
-    run("fit", ["--config", str(tiny(name="without"))])
-    run("fit", ["--config", str(tiny({"trainer": {"callbacks": [monitor]}}, name="with"))])
+    for name, callbacks in (("without", []), ("with", [monitor])):
+        path = tiny({"trainer": {"limit_train_batches": 3, "callbacks": callbacks}}, name)
+        assert run("fit", ["--config", str(path)]) == 0
     first, second = (
         torch.load(f"runs/{name}/seed-0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
         for name in ("without", "with")
@@ -123,7 +132,7 @@ def test_an_own_model_checkpoint_lies_with_the_others_and_goes_with_the_run(tiny
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
         "init_args": {"filename": "epoch-{epoch}", "save_last": True, "auto_insert_metric_name": False},
     }
-    path = tiny({"trainer": {"callbacks": [own]}})
+    path = tiny({"trainer": {"limit_train_batches": 2, "callbacks": [own]}})
     assert run("fit", ["--config", str(path)]) == 0
     directory = Path("runs/tiny/seed-0")
     files = {str(file.relative_to(directory)) for file in directory.rglob("*.ckpt")}
@@ -163,7 +172,7 @@ def test_of_an_objective_without_classes_no_predictions_are_kept(output: object,
 
 def test_the_whole_command_is_timed(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vitlab, "BEGAN", time.perf_counter() - 1_000)  # as if starting had taken so long
-    assert run("fit", ["--config", str(tiny())]) == 0
+    assert run("fit", ["--config", str(tiny({"trainer": {"limit_train_batches": 2}}))]) == 0
     summary = json.loads(Path("runs/tiny/seed-0/summary.json").read_text())
     assert 1_000 + summary["seconds"] < summary["wall_seconds"] < 1_200
 
@@ -181,6 +190,7 @@ def test_the_best_epoch_stands_beside_the_result_of_the_last(
     assert f"best of 4 epochs: val/top1 {max(values):.4f} in epoch {epoch}\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow(edge=True)
 def test_a_cut_metrics_file_does_not_change_the_best_epoch(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/seed-*/summary.json")}
 
 
+@pytest.mark.slow(edge=True)
 def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
     assert "points (C finished no run there); at lr 0.2, A is better than all others" in said
 
 
+@pytest.mark.slow(edge=True)
 def test_a_variant_with_one_run_is_neither_beaten_nor_best(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
     assert "From 0.1 to lr 0.2, nothing is compared (A, B and C finished one run there)." in capsys.readouterr().out
 
 
+@pytest.mark.slow(edge=True)
 def test_an_axis_may_begin_at_zero(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,10 +202,7 @@ def test_a_damaged_record_of_images_stops_no_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"along": {"train_images": [50]}},
-            "along: train_images: .50.. List should have at least 2 items",
-        ),
+        ({"along": {"train_images": [50]}}, "along: train_images: .50.. List should have at least 2 items"),
         ({"along": {"train_images": [0, 50]}}, "Expected numbers above 0"),
         ({"along": {"images": [50, 100]}}, "an axis of budgets, and budget: 4 epochs. Remove one of the two"),
         ({"along": {"train_images": [50, 100]}, "seeds": {"from": 4, "to": 8}}, "have the same seeds. Give `seeds` as"),

@@ -178,6 +178,7 @@ def locked_by_another_process(folder: Path) -> Iterator["subprocess.Popen[str]"]
         process.stdin.close()
 
 
+@pytest.mark.slow(edge=True)
 def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
@@ -203,19 +204,19 @@ def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_proc
     assert [str(run) for run, _ in results.failures] == ["A, seed 2"]
 
 
+@pytest.mark.slow(edge=True)
 def test_equal_variants_end_within_the_margin(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:
     variants = {"A": variant(0.95), "B": variant(0.951)}
     report = compare(
-        write_study(variants=variants, seeds={"from": 4, "to": 12}, margin=2.5),
-        tmp_path,
-        program=FAKE_PROGRAM,
+        write_study(variants=variants, seeds={"from": 4, "to": 12}, margin=2.5), tmp_path, program=FAKE_PROGRAM
     )
     assert looks(tmp_path)[-1]["stop"] == "equal"
     assert "Equal to within 2.5 points: " in report.read_text().replace("\u00a0", " ")
 
 
+@pytest.mark.slow(edge=True)
 def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
     write_study: Write, tmp_path: Path, in_process: None, no_figures: None
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import TINY
+from tests.conftest import TINY, edges
 from tests.experiment.test_seeds import changed
 from vitlab.config import Config, merge
 from vitlab.experiment.experiment import Experiment
@@ -40,7 +40,7 @@ def test_what_is_not_named_keeps_the_first_seeds_draw(write_study: Write) -> Non
     assert "split_seed" not in data
 
 
-@pytest.mark.parametrize("kind", ["init", "order", "augmentation"])
+@pytest.mark.parametrize("kind", ["init", *edges("order", "augmentation")])
 def test_each_kind_varies_alone_in_real_runs(tmp_path: Path, kind: str) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(TINY))
     wide = {"model": {"init_args": {"backbone": {"init_args": {"mlp_ratio": 2.0}}}}}

@@ -15,6 +15,7 @@ import pytest
 import submitit
 from fake_study import FAKE_PROGRAM, variant
 
+from tests.conftest import edges
 from vitlab.signals import UNWRITTEN
 from vitlab.studies.compare import compare
 from vitlab.studies.file.registration import Outcome
@@ -106,6 +107,7 @@ class Machines(ThreadPoolExecutor):
         super().shutdown(wait)
 
 
+@pytest.mark.slow(edge=True)
 def test_of_several_classes_of_machines_each_trains_all_variants_of_its_seeds(
     write_study: Write, tmp_path: Path, no_figures: None
 ) -> None:
@@ -138,7 +140,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(("tries", "finishes"), [(4, True), (2, False)])
+@pytest.mark.parametrize(("tries", "finishes"), [(4, True), *edges((2, False))])
 def test_a_run_whose_machine_has_no_room_is_submitted_again(
     tries: int, finishes: bool, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +158,7 @@ def test_a_run_whose_machine_has_no_room_is_submitted_again(
         assert failure.startswith(f"exit status {UNWRITTEN}")
 
 
+@pytest.mark.slow(edge=True)
 def test_a_run_that_another_process_ended_meanwhile_has_not_failed(write_study: Write, tmp_path: Path) -> None:
     """As where a worker dies and its run does not: it is submitted again, refused by the lock, and then there."""
     run, *_ = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path)

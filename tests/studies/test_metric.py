@@ -20,6 +20,7 @@ from referee.report.document import Table
 from scipy.stats import ttest_ind
 from sklearn.metrics import balanced_accuracy_score
 
+from tests.conftest import edges
 from vitlab.commands.dispatch import run as run_command
 from vitlab.config import merge
 from vitlab.evaluation.predictions import Predictions
@@ -224,7 +225,7 @@ def test_a_metric_that_does_not_exist_or_points_the_wrong_way_is_refused_before_
         plan(study, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["train/loss", "top1_size_8"])
+@pytest.mark.parametrize("name", ["train/loss", *edges("top1_size_8")])
 def test_a_metric_that_there_is_or_may_be_is_taken(name: str, tmp_path: Path) -> None:
     mode = "min" if name == "train/loss" else "max"
     study = dataclasses.replace(read_study(QUICKSTART), metric={"name": name, "mode": mode})
@@ -238,7 +239,7 @@ def test_a_metric_that_there_is_or_may_be_is_taken(name: str, tmp_path: Path) ->
         ("chance above 0.05", r"there is no chance\."),  # a line, and no quantity of a run
         ("score above untrained", r"(?s)only probes measure features before it.*Let run\.probe rank"),
         ("top5 above 0.9", None),
-        ("top1_size_8 above top1", None),
+        *edges(("top1_size_8 above top1", None)),
     ],
 )
 def test_a_claim_that_needs_what_no_run_will_have_is_refused_before_the_first_run(
@@ -256,6 +257,7 @@ def test_a_claim_that_needs_what_no_run_will_have_is_refused_before_the_first_ru
             plan(study, tmp_path)
 
 
+@pytest.mark.slow(edge=True)
 def test_needs_are_asked_of_the_variants_in_the_order_and_their_metric(tmp_path: Path) -> None:
     study = read_study(QUICKSTART)
     first, second, third = study.variants
@@ -275,6 +277,7 @@ def test_needs_are_asked_of_the_variants_in_the_order_and_their_metric(tmp_path:
         planned("all variants train", {}, {}, metric={"name": "loss", "mode": "min"})
 
 
+@pytest.mark.slow(edge=True)
 def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: Path) -> None:
     """A probe runs once, after the training: no validation accuracy could choose."""
     study = read_study(QUICKSTART.parents[1] / "claims" / "momentum_teacher.yaml")
@@ -287,6 +290,7 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
     assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
 
 
+@pytest.mark.slow(edge=True)
 def test_tuning_by_a_metric_of_test_images_alone_is_refused_before_the_first_run(tmp_path: Path) -> None:
     study = read_study(QUICKSTART)
     lr = "model.init_args.optimizer.init_args.lr"

@@ -46,6 +46,7 @@ def test_one_seed_has_the_error_of_the_validation_images_where_scores_are_accura
     assert error_of_difference(np.full((2, 3, 1), nan), 5_000) == 0.0
 
 
+@pytest.mark.slow(edge=True)
 def test_equal_architectures_stay_equal_though_tuned() -> None:
     """Own best values make them differ in over 15 % of studies; ties in at most 8, choices within seeds in 5.
 

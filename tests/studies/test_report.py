@@ -19,6 +19,7 @@ from referee.formats import SPACE
 from referee.report import drawing
 from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
+from tests.conftest import EDGE, edges
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.report import figures, page, sections
@@ -182,13 +183,17 @@ def test_markdown_says_what_the_page_says(
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1, table
 
 
-def test_what_the_seeds_vary_and_what_is_held_fixed_is_told(clean: Path, troubled: Path) -> None:
-    fixed = "augmentation; training set and split are held fixed."
-    for folder, seeds in ((clean, "3 variants, 2 seeds each"), (troubled, "4 variants, 1 to 2 of 2 seeds each")):
-        for name in ("report.html", "report.md"):
-            text = (folder / name).read_text().replace(SPACE, " ")
-            assert fixed in text
-            assert seeds in text
+@pytest.mark.parametrize(
+    ("study", "seeds"),
+    [("clean", "3 variants, 2 seeds each"), *edges(("troubled", "4 variants, 1 to 2 of 2 seeds each"))],
+)
+def test_what_the_seeds_vary_and_what_is_held_fixed_is_told(
+    study: str, seeds: str, request: pytest.FixtureRequest
+) -> None:
+    for name in ("report.html", "report.md"):
+        text = (request.getfixturevalue(study) / name).read_text().replace(SPACE, " ")
+        assert "augmentation; training set and split are held fixed." in text
+        assert seeds in text
 
 
 def test_a_point_names_itself_under_the_pointer(clean: Path) -> None:
@@ -210,6 +215,7 @@ def test_the_front_holds_who_is_not_beaten_in_both(costs: list[float], more: boo
     assert figures.pareto_front(costs, [0.8, 0.7, 0.95, 0.9], more) == front
 
 
+@pytest.mark.slow(edge=True)
 def test_what_went_wrong_is_told_at_the_top_and_enters_no_average(troubled: Path) -> None:
     html = _html(troubled)
     assert "`" not in re.sub(r"<(script|style|pre).*?</\1>", "", html, flags=re.DOTALL)  # code is marked as such
@@ -299,7 +305,7 @@ def test_a_baseline_says_whose_training_images_it_has_where_the_variants_have_ot
     assert "training images, those of A" in write_report(study, images, tmp_path).read_text()
 
 
-@pytest.mark.parametrize("test", ["pooled", "paired"])
+@pytest.mark.parametrize("test", ["pooled", *edges("paired")])
 def test_a_study_of_which_nothing_is_left_still_has_a_page(
     test: str, tmp_path: Path, digits: Digits, in_process: None
 ) -> None:
@@ -328,7 +334,7 @@ def dump(page: Path, width: int = 1280) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-@pytest.mark.parametrize("layout", [drawing.WIDE, drawing.NARROW])
+@pytest.mark.parametrize("layout", [drawing.WIDE, pytest.param(drawing.NARROW, marks=EDGE)])
 def test_names_of_80_characters_leave_charts_their_room(layout: drawing.Layout) -> None:
     names = [f"Swin v2 with {part} and further words up to eighty characters: {part}".ljust(80, "x") for part in "AB"]
     study = results({name: {1: right(0.9), 2: right(0.91)} for name in names})
@@ -344,7 +350,7 @@ def test_names_of_80_characters_leave_charts_their_room(layout: drawing.Layout) 
 
 
 @needs_browser
-@pytest.mark.parametrize("study", ["clean", "troubled"])
+@pytest.mark.parametrize("study", ["clean", *edges("troubled")])
 def test_nothing_sticks_out_on_a_phone(study: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     # A window cannot be as narrow as a phone, a frame can. As `srcdoc` it is of the page's own origin and loaded
     # before the page is, so that the page can say how wide it is.

@@ -32,6 +32,7 @@ def test_without_a_key_the_report_is_logged_offline(study: StudyResults, digits:
     assert list((media / "html").glob("report_*.html"))
 
 
+@pytest.mark.slow(edge=True)
 def test_the_workspace_shows_the_tables_and_the_studys_runs_alone(study: StudyResults) -> None:
     view = workspace(study, "vitlab", "team")
     assert (view.entity, view.project, view.name) == ("team", "vitlab", "Study")

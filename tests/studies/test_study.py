@@ -7,6 +7,7 @@ import pytest
 import yaml
 from fake_study import variant
 
+from tests.conftest import edges
 from vitlab.atomic_files import write_text
 from vitlab.config import dump_yaml, load_yaml, merge
 from vitlab.experiment.experiment import Experiment
@@ -291,7 +292,7 @@ def test_a_setting_that_agrees_with_the_study_or_is_of_an_experiment_of_its_own_
     ("change", "message"),
     [
         ({"data": {"init_args": {"batch_size": 5000}}}, "batch_size 5000 is larger than the training set: "),
-        ({"trainer": {"accumulate_grad_batches": 500}}, ", 500 times a step, is larger than the training set"),
+        *edges(({"trainer": {"accumulate_grad_batches": 500}}, ", 500 times a step, is larger than the training set")),
     ],
 )
 def test_what_fit_refuses_of_the_data_is_refused_before_any_run(

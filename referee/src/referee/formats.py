@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,14 +74,14 @@ def by_number(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
+@cache
 def templates(folder: Path) -> "jinja2.Environment":
     """Return the templates `*.html.jinja` and others of a folder, in which a missing value is an error."""
     import jinja2
 
-    escape = jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False)
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=escape, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.jinja",), default=False),
     )  # fmt: skip
 
 

@@ -130,8 +130,7 @@ class RunResult:
         return float(self.summary["seconds"]) + self.seconds_before
 
     @property
-    def wall_seconds(self) -> float:
-        """From the starts of its processes to their ends."""
+    def wall_seconds(self) -> float:  # from the starts of its processes to their ends
         return sum(max(part.seconds, part.summary.get("wall_seconds", 0.0)) for part in self.parts or (self,))
 
     @property
@@ -179,14 +178,17 @@ class RunResult:
         share = float(lengths.loc[: epochs[0]].sum() / lengths.sum())
         return self.seconds_before + (self.seconds - self.seconds_before) * share
 
+    @cached_property
+    def _epochs(self) -> pd.DataFrame:  # the means of metrics.csv by epoch
+        rows = self.history.dropna(subset="epoch")
+        return rows.groupby(rows["epoch"].astype(int) + 1).mean(numeric_only=True)
+
     def by_epoch(self, column: str) -> pd.Series:
         """Return a column of metrics.csv by epoch from 1, averaged within the epoch; nothing of a frozen encoder."""
         metric, probed = self.run.metric, self.run.config.get("run", {}).get("probe") is not None
         of_head = probed and metric.is_accuracy and column == metric.validation  # which says nothing of the features
-        if column not in self.history or self.run.is_frozen or of_head:
-            return pd.Series(dtype=float)
-        rows = self.history[["epoch", column]].dropna()
-        values: pd.Series = rows.groupby(rows["epoch"].astype(int) + 1)[column].mean()
+        known = column in self.history and not self.run.is_frozen and not of_head
+        values: pd.Series = self._epochs[column].dropna() if known else pd.Series(dtype=float)
         return np.log(values) if metric.is_log and column == metric.validation else values
 
 
@@ -217,8 +219,7 @@ class VariantResult:
     def score_ema(self) -> Interval | None:
         """Mean and interval of the averaged weights; None unless every run has them."""
         values = [result.score_ema for result in self.runs]
-        known = [value for value in values if value is not None]
-        return self.judged.interval(known) if known == values else None
+        return None if None in values else self.judged.interval(np.array(values, dtype=float).tolist())
 
     @property
     def untrained(self) -> float | None:
@@ -253,8 +254,7 @@ class VariantResult:
     def seconds_to(self, target: float) -> float | None:
         """Return the mean training time to a validation score; None if a run did not reach it."""
         times = [result.seconds_to(target) for result in self.runs]
-        known = [time for time in times if time is not None]
-        return float(np.mean(known)) if len(known) == len(times) else None
+        return None if None in times else float(np.mean(np.array(times, dtype=float)))
 
     def curve(self, column: str) -> pd.DataFrame:
         """Return mean, low and high over the seeds of a column of metrics.csv, by epoch (rows), which count from 1."""

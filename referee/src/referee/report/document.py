@@ -129,8 +129,7 @@ def render(document: Document, template: str) -> str:
     pages.filters["emphasized"] = lambda note: Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", str(_marked(note))))
     # A name or a value for a cell of a Markdown table, where it is one line without markup.
     pages.filters["literal"] = lambda cell: re.sub(r"([|`]|<(?=[a-zA-Z/!]))", r"\\\1", cell.replace("\n", " "))
-    context = {"document": document, "colors": COLORS, "markers": MARKERS}
-    return pages.get_template(f"{template}.jinja").render(context)
+    return pages.get_template(f"{template}.jinja").render(document=document, colors=COLORS, markers=MARKERS)
 
 
 def numbers(title: str, parts: Sequence[Part]) -> Iterator[tuple[str, str, str, str, str]]:

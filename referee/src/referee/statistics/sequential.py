@@ -20,7 +20,7 @@ that settled it, else of the last, with p̃ its adjusted p: the one where it end
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, product
@@ -46,7 +46,7 @@ def levels(looks: tuple[int, ...], test: str = "pooled", rising: bool = False) -
     if len(looks) == 1:
         return (LEVEL,)
     shape = (np.array(looks) / looks[-1]) ** (0.5 - DELTA if rising else 0)
-    z = [-special.ndtri(_simulated_p(looks, test, spread) / 2) * shape for spread in SPREADS]
+    z = [-special.ndtri(p / 2) * shape for p in _simulated_p(looks, test)]
     bound = max(float(np.quantile(each.max(axis=1), 1 - LEVEL)) for each in z)
     return tuple((2 * special.ndtr(-bound / shape)).tolist())
 
@@ -61,7 +61,7 @@ def level_after(looks: tuple[int, ...], test: str = "pooled") -> float:
     """
     if len(looks) == 1:
         return LEVEL
-    p, level = _simulated_p(looks, test), LEVEL
+    p, level = next(_simulated_p(looks, test)), LEVEL
     crossed = p[:, 0] < LEVEL
     for column in p[:, 1:].T:
         left = max(LEVEL - float(crossed.mean()), 0.0) / 2
@@ -70,17 +70,19 @@ def level_after(looks: tuple[int, ...], test: str = "pooled") -> float:
     return level
 
 
-def _simulated_p(looks: tuple[int, ...], test: str, spread: float = 1.0) -> np.ndarray:
-    """Return the p-values at each look of studies of two equal variants, (STUDIES, looks)."""
+def _simulated_p(looks: tuple[int, ...], test: str) -> Iterator[np.ndarray]:
+    """Yield the p-values at each look of studies of two equal variants, (STUDIES, looks), for each of `SPREADS`."""
     scores = np.random.default_rng(0).standard_normal((2, STUDIES, looks[-1]))[: 1 if test == "paired" else 2]
-    scores[0] *= spread
     n = np.array(looks)
     sums, squares = (x.cumsum(axis=-1)[..., n - 1] for x in (scores, scores**2))
-    errors = (squares - sums**2 / n) / (n - 1) / n  # squared standard errors of the means
-    means = sums / n
-    t = np.abs(means[0] - means[1:].sum(axis=0)) / np.sqrt(errors.sum(axis=0))
-    freedom = errors.sum(axis=0) ** 2 / (errors**2 / (n - 1)).sum(axis=0)  # Welch's; n − 1 for differences by seed
-    return np.asarray(2 * special.stdtr(freedom, -t))
+    of_means = (squares - sums**2 / n) / (n - 1) / n  # squared standard errors
+    for spread in SPREADS:
+        scale = np.array([spread, 1.0])[: len(scores), None, None]
+        means, errors = scale * sums / n, scale**2 * of_means
+        t = np.abs(means[0] - means[1:].sum(axis=0)) / np.sqrt(errors.sum(axis=0))
+        freedom = errors.sum(axis=0) ** 2 / (errors**2 / (n - 1)).sum(axis=0)  # Welch's; n − 1 for differences by seed
+        tail = special.ndtr(-t)  # of infinitely many seeds, which is less; where it is 0.1 or more, no level is near
+        yield 2 * special.stdtr(freedom, -t, out=tail, where=tail < 0.1)
 
 
 @dataclass
@@ -180,10 +182,8 @@ def cells_of(
     counts = {name: len(each) for name, each in finished.items()}
     several = [name for name, is_enough in zip(counts, enough([*counts.values()]), strict=True) if is_enough]
     outcomes = [np.array([rows[name][seed] for seed in finished[name]]) for name in several]
-    in_block = None
-    if blocks is not None:
-        in_block = [np.array([blocks[name][seed] for seed in finished[name]]) for name in several]
-    cells = Cells(outcomes, test, dependence, in_block) if len(several) > 1 else None
+    of_blocks = [np.array([blocks[name][seed] for seed in finished[name]]) for name in several] if blocks else None
+    cells = Cells(outcomes, test, dependence, of_blocks) if len(several) > 1 else None
     return counts, {name: place for place, name in enumerate(several)}, cells
 
 
