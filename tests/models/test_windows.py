@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from timm.models.swin_transformer import SwinTransformerBlock, get_relative_position_index
-from timm.models.swin_transformer import window_partition as timm_partition
+from timm.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.swin_transformer import shifted_window_attention
 
 from tests.models.small_models import SMALL, shake
@@ -14,15 +13,8 @@ from vitlab.models.windows import (
     ScaledUnit,
     attend,
     clamp_window,
-    in_windows,
-    join_windows,
-    merge_2x2,
-    pad_to_windows,
-    relative_position_index,
     resize_bias_table,
     shift_mask,
-    split_windows,
-    stage_maps,
     stage_windows,
 )
 
@@ -47,16 +39,6 @@ def test_linear_spaced_offsets_reach_one_in_the_window_trained_on() -> None:
     bias = ContinuousBias(2, (8, 8), (4, 4), log_spaced=False)
     assert bias.relative_coords_table.max() == pytest.approx(7 / 3)
     assert ContinuousBias(2, (4, 4), (0, 0), log_spaced=False).relative_coords_table.abs().max() == 1
-
-
-def test_shift_mask_of_the_smallest_map_keeps_the_four_quarters_apart() -> None:
-    # 4 × 4, window 2, shift 1: the official code's golden values. Rolled, the first window is whole, the second joins
-    # the last column to the first, the third the last row to the first, the fourth four corners.
-    mask = shift_mask((4, 4), (2, 2), (1, 1))
-    columns = torch.tensor([[0, -100, 0, -100], [-100, 0, -100, 0], [0, -100, 0, -100], [-100, 0, -100, 0.0]])
-    rows = torch.tensor([[0, 0, -100, -100], [0, 0, -100, -100], [-100, -100, 0, 0], [-100, -100, 0, 0.0]])
-    corners = -100.0 * (1 - torch.eye(4))
-    assert torch.equal(mask, torch.stack([torch.zeros(4, 4), columns, rows, corners]))
 
 
 @pytest.mark.parametrize(
@@ -105,35 +87,6 @@ def test_a_window_that_covers_a_smaller_map_is_clamped_and_not_shifted(size: tup
         torch.testing.assert_close(block.attend(x), expected)
 
 
-def test_two_tokens_that_only_the_roll_brought_together_do_not_see_each_other() -> None:
-    # An attention that averages what the mask lets through, on a map that is 1 in its first row and 0 elsewhere: with
-    # windows shifted by 2, rows 6 and 7 share a window with rows 0 and 1 and must still be 0.
-    x = torch.zeros(1, 8, 8, 1)
-    x[:, 0] = 1
-
-    def average(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        assert mask is not None
-        windows = timm_partition(x, (4, 4)).flatten(1, 2)  # (nW, N, 1)
-        return join_windows((mask.softmax(dim=-1) @ windows).unsqueeze(1), (4, 4), (8, 8))
-
-    y = in_windows(x, average, (4, 4), (2, 2), shift_mask((8, 8), (4, 4), (2, 2)))
-    assert y[:, :2].allclose(torch.full((1, 2, 8, 1), 0.5))
-    assert y[:, 2:].abs().max() < 1e-20
-
-
-@pytest.mark.parametrize("window", [(4, 4), (3, 5), (1, 2)])
-def test_relative_position_index_is_timms(window: tuple[int, int]) -> None:
-    assert torch.equal(relative_position_index(window), get_relative_position_index(*window))
-
-
-def test_windows_are_split_and_joined_without_loss_and_in_timms_order() -> None:
-    x = torch.randn(2, 6, 8, 4)  # two heads of width 2
-    parts = split_windows(x, (3, 4), num_heads=2)
-    assert parts.shape == (2 * 4, 2, 12, 2)
-    assert torch.equal(parts.transpose(1, 2).flatten(2), timm_partition(x, (3, 4)).flatten(1, 2))  # (B·nW, N, C)
-    assert torch.equal(join_windows(parts, (3, 4), (6, 8)), x)
-
-
 def test_gradient_of_the_scaled_unit_vector_is_the_derivative() -> None:
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     scale = torch.rand(3, 1, 1, dtype=torch.float64, requires_grad=True)
@@ -153,19 +106,6 @@ def test_attention_is_its_equation_whatever_kernel_runs(trained: bool, masked: b
     torch.testing.assert_close(attend(q, k, v, bias, mask, scale=0.3, dropout=0.0), logits.softmax(-1) @ v)
 
 
-def test_merging_goes_down_the_columns() -> None:
-    x = torch.arange(4.0).view(1, 2, 2, 1)  # 0 1 / 2 3
-    assert merge_2x2(x).flatten().tolist() == [0, 2, 1, 3]
-
-
-def test_odd_maps_are_padded_with_zeros_below_and_right() -> None:
-    x = torch.ones(1, 3, 5, 1)
-    padded = pad_to_windows(x, (2, 4))
-    assert padded.shape == (1, 4, 8, 1)
-    assert torch.equal(padded[:, :3, :5], x)
-    assert padded.sum() == x.sum()
-
-
 @pytest.mark.parametrize(
     ("size", "window", "clamped", "shift"),
     [
@@ -180,10 +120,6 @@ def test_a_window_never_exceeds_its_map(
     size: tuple[int, int], window: tuple[int, int], clamped: tuple[int, int], shift: tuple[int, int]
 ) -> None:
     assert clamp_window(size, window) == (clamped, shift)
-
-
-def test_stages_halve_the_map_rounding_up() -> None:
-    assert stage_maps((15, 8), 3) == [(15, 8), (8, 4), (4, 2)]
 
 
 def test_windows_are_given_once_as_a_rectangle_or_for_each_stage() -> None:
