@@ -32,17 +32,6 @@ def build(**changes: object) -> VisionTransformer:
     return shake(VisionTransformer(**VIT | changes)).eval()  # type: ignore[arg-type, return-value]
 
 
-def test_a_subset_of_patches_is_encoded_as_if_the_others_did_not_exist() -> None:
-    model = build()
-    tokens = model.add_pos_embed(model.patch_embed(images(model))).flatten(1, 2)  # (2, 16, 24)
-    keep = torch.tensor([3, 0, 9])
-    few = model.encode(tokens[:, keep])
-    assert few.patches.shape == (2, 3, 24)
-    other = tokens.clone()
-    other[:, [i for i in range(16) if i not in keep]] = torch.nan
-    torch.testing.assert_close(model.encode(other[:, keep]).patches, few.patches)
-
-
 def test_patches_carry_their_positions_with_them() -> None:
     # After step 2 the order is of no matter to the blocks: MAE may shuffle.
     model = build()
@@ -67,14 +56,6 @@ def test_fixed_positions_are_not_trained_and_the_class_token_has_none() -> None:
     assert torch.equal(model.pos_embed[0, 1:], sincos_table(24, 4, 4))
     with pytest.raises(ValueError, match="divisible by 4"):
         VisionTransformer(**VIT | {"embed_dim": 22}, fixed_pos_embed=True)
-
-
-def test_resampled_positions_keep_the_corners_apart() -> None:
-    ramp = torch.linspace(0, 1, 4).view(4, 1, 1).expand(4, 4, 1)
-    big = resample_grid(ramp, 8, 8)
-    assert big.shape == (8, 8, 1)
-    assert (big.diff(dim=0) >= -1e-6).all()
-    assert big.diff(dim=1).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -203,11 +184,6 @@ def test_attention_is_its_equation_whatever_kernel_runs(dtype: torch.dtype, trai
         expected.sum().backward()
         for ours, x in zip((q, k, v), exact, strict=True):
             torch.testing.assert_close(ours.grad.double(), x.grad, atol=2 * tolerance, rtol=tolerance)
-
-
-def test_depth_counts_embedding_blocks_and_head() -> None:
-    # MAE's layer decay: ViT-B has 12 blocks and 14 depths (main_finetune's lr_decay.py).
-    assert len(build().parameters_by_depth()) == VIT["depth"] + 2
 
 
 def test_a_model_rebuilt_for_another_size_is_timms_rebuilt() -> None:
