@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from vitlab.data import BatchAugment, Crops, Digits, ImageDataModule, ImageFolder, Mixup, MultiCrop, PlacedDigits
+from vitlab.data import BatchAugment, Digits, ImageDataModule, ImageFolder, Mixup, PlacedDigits
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -187,34 +187,6 @@ def test_photographs_are_continued_with_another_number_of_workers(
 
     undisturbed = _fit(data(0), tmp_path, epochs=2)
     continued = _fit(data(2), checkpoint=tmp_path / "step2.ckpt", epochs=2)
-    _assert_same(continued, undisturbed)
-
-
-_VIEWS = MultiCrop(
-    global_crops=Crops(number=2, size=16, scale=(0.4, 1.0), blur_prob=(1.0, 0.1)),
-    local_crops=Crops(number=2, size=8, scale=(0.05, 0.4), blur_prob=(0.5,)),
-)
-
-
-def test_views_made_on_the_device_are_continued(tmp_path: Path) -> None:
-    def data() -> Digits:
-        return Digits(batch_size=200, image_size=16, multi_crop=_VIEWS)
-
-    undisturbed = _fit(data(), tmp_path, epochs=2)
-    continued = _fit(data(), checkpoint=tmp_path / "step3.ckpt", epochs=2)
-    assert len(continued.seen) == 7
-    _assert_same(continued, undisturbed)
-
-
-def test_views_made_in_workers_are_continued(tmp_path: Path, photo_folder: Callable[[dict[str, int]], Path]) -> None:
-    root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2})
-
-    def data(workers: int) -> ImageFolder:
-        return ImageFolder(root=str(root), image_size=16, batch_size=4, num_workers=workers, multi_crop=_VIEWS)
-
-    undisturbed = _fit(data(0), tmp_path, epochs=2)
-    continued = _fit(data(2), checkpoint=tmp_path / "step2.ckpt", epochs=2)
-    assert len(continued.seen) == 4
     _assert_same(continued, undisturbed)
 
 
