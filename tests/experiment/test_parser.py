@@ -367,13 +367,14 @@ def test_images_are_counted_where_a_limit_cuts_the_last_step_short(tiny: Write) 
 
 
 @pytest.mark.slow
-def test_a_run_that_pauses_has_a_score(tiny: Write) -> None:
+def test_a_run_that_pauses_has_a_score(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny({"trainer": {"max_epochs": 4, "check_val_every_n_epoch": 3, "limit_train_batches": 1}})
 
     def validated() -> list[int]:
         return pd.read_csv(RUN / "metrics.csv").dropna(subset="val/top1")["epoch"].tolist()
 
     assert fit("--config", path, "--run.checkpoint.pause_after", 2) == 76
+    assert "Paused after epoch 2" in capsys.readouterr().err
     assert validated() == [1]
     assert fit("--config", path) == 0
     assert validated() == [1, 2, 3]

@@ -226,16 +226,6 @@ def test_a_metric_of_an_early_epoch_is_in_the_summary_however_often_the_run_was_
     assert Experiment(path).fit()["val/once"] == 0.25
 
 
-@pytest.mark.slow
-def test_a_paused_run_continues_as_if_it_had_not_paused(experiment: Callable[..., Path]) -> None:
-    arguments = ["--config", str(experiment("supervised"))]
-    assert forked([*arguments, "--run.root", "whole"]) == 0, last_words()
-    assert forked([*arguments, "--run.checkpoint.pause_after", "2"]) == 76, last_words()
-    assert "Paused after epoch 2" in last_words()
-    assert forked(arguments) == 0, last_words()
-    assert disagreements(Path("whole/supervised/seed-0"), Path("runs/supervised/seed-0")) == []
-
-
 def test_the_best_state_is_known_where_the_run_was_moved(tmp_path: Path) -> None:
     """Lightning forgets it if the folder has another name, and writes over it."""
     folders = [tmp_path / name for name in ("before", "after")]

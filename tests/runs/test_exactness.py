@@ -59,13 +59,6 @@ def test_each_part_of_a_result_is_compared(two_runs: None) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_and_continued_is_the_undisturbed_one(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    arguments = [str(tiny()), "--trainer.limit_train_batches", "6", "--run.checkpoint.every_n_steps", "1"]
-    assert differences_after_kills(arguments, [3], tmp_path / "runs") == []
-    assert (tmp_path / "runs/killed/run/seed-0/summary.json").is_file()
-
-
-@pytest.mark.slow
 def test_a_run_that_fails_by_itself_is_told_apart(tiny: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"ended before any kill:\n(.|\n)*no option run.overwritten"):
         differences_after_kills([str(tiny()), "--run.overwritten", "true"], [3], tmp_path / "runs")
