@@ -17,15 +17,16 @@ class WithIndex(nn.Module):
         self.register_buffer("index", torch.arange(2401) % 169)
 
 
-def test_the_average_follows_its_definition() -> None:
+@pytest.mark.parametrize("decay", [0.9, 0.0])  # without momentum, a copy
+def test_the_average_follows_its_definition(decay: float) -> None:
     model = WithIndex()
     average = WeightAverage(model)
     expected = torch.zeros(3)
     for step in range(5):
         with torch.no_grad():
             model.weight.fill_(step)
-        average.update(model, decay=0.9)
-        expected = 0.9 * expected + 0.1 * step
+        average.update(model, decay)
+        expected = decay * expected + (1 - decay) * step
     torch.testing.assert_close(average.module.weight, expected)
 
 
