@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_study import FAKE_PROGRAM, plain, variant
+from test_claim import CLAIM
 
 from benchmarks.tested_claims import read_claims, write_page
 from vitlab.commands.dispatch import run
@@ -17,13 +18,6 @@ from vitlab.studies.file.registration import first_word, keep_word, record_of, r
 from vitlab.studies.file.study import read_study
 
 Write = Callable[..., Path]
-CLAIM = {
-    "sentence": "A is better than B.",
-    "source": "Author 2020, table 1",
-    "order": "A > B",
-    "differs": "Digits instead of photographs.",
-    "doubt": "More seeds.",
-}
 RUNS = Path("no runs here")
 SHIPPED = sorted(Path("experiments/claims").glob("**/*.yaml"))
 

@@ -271,16 +271,6 @@ def test_an_environment_of_one_variant_alone_makes_the_comparison_void() -> None
     )
 
 
-def test_an_environment_that_is_mixed_alike_is_a_remark() -> None:
-    mix = [{"torch": "2.14"}, {"torch": "2.15"}]
-    assert objections(environments(Swin=mix, ViT=mix)) == []
-    (remark,) = remarks(environments(Swin=mix, ViT=mix))
-    assert remark == (
-        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within kinds of "
-        "machines (torch 2.14: seeds 0, 2 and 4; torch 2.15: seeds 1, 3 and 5)."
-    )
-
-
 def test_classes_of_machines_are_told_apart_by_all_that_differs_between_them() -> None:
     # Each version and each device trained both variants, but no machine did.
     old = [{"torch": "2.14", "device": "A100"}, {"torch": "2.15", "device": "H100"}]

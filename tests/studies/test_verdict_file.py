@@ -97,12 +97,6 @@ def test_an_open_study_is_status_1_though_one_pair_is_settled(tmp_path: Path) ->
     assert status(tmp_path, "--better", "A", "--than", "B") == 1
 
 
-def test_an_equal_study_is_status_3(tmp_path: Path) -> None:
-    record = written(with_margin(study({"A": 0.95, "B": 0.95}), 5.0), tmp_path)
-    assert plain(record["headline"]).startswith("Equal to within 5 points")
-    assert status(tmp_path) == 3
-
-
 def test_a_leader_that_equals_some_and_beats_the_rest_is_equal(tmp_path: Path) -> None:
     record = written(with_margin(study({"A": 0.95, "B": 0.95, "C": 0.85}), 5.0), tmp_path)
     assert "equal to within 5 points" in plain(record["headline"])
