@@ -50,7 +50,7 @@ def test_a_class_of_the_users_own_is_recorded_by_the_hash_of_its_files(own_class
     (path, source), *others = recorded("one")["sources"].items()
     assert (path, others) == ("own_shifted.Shifted", [])
     assert not {"weights", "changed"} & recorded("one").keys()
-    assert recorded("one")["code"] == record.code()
+    assert recorded("one")["code"] == record.LOADED == record.code()
     assert Path(source["file"]) == Path("own_shifted.py").resolve()
 
     config = {"model": {"class_path": "own_shifted.Shifted"}}

@@ -42,7 +42,6 @@ from vitlab.runs.exactness import inexact
 from vitlab.runs.lock import check_held
 from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger, as_written
 
-KERNELS = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR")  # variables that choose kernels, and so how sums are rounded
 OWN_FILES = (  # patterns
     *(CONFIG, ENVIRONMENT, DATA, METRICS, PREDICTIONS, VALUES, SUMMARY),
     *("per_class.csv", "per_stratum.csv", "confusion.csv", "robustness.csv", "pictures/*.png", "other_test/*"),
@@ -87,7 +86,7 @@ class RunRecord(Callback):
         self.directory.mkdir(parents=True, exist_ok=True)
         # Hashes, since version numbers do not show changes: of vitlab's files that train, of classes from elsewhere by
         # class path, and of the weights that the training starts from or is taught by.
-        hashes = {"code": code(), "sources": sources(self.config), "weights": weights(self.config, self.before)}
+        hashes = {"code": LOADED, "sources": sources(self.config), "weights": weights(self.config, self.before)}
         known = {name: entry for name, entry in hashes.items() if entry}
         now = environment(trainer) | {"compiled": self.config["run"]["compile"]} | known
         if trainer.ckpt_path is None:
@@ -314,7 +313,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
         "devices": trainer.world_size,
         "precision": trainer.precision,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector units that decide how sums are rounded
-        **{name.lower(): os.environ.get(name) for name in KERNELS},
+        **{name.lower(): os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR")},  # which choose kernels
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
@@ -326,7 +325,6 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 # Their versions are in environment.json, so their classes need no hash.
 PACKAGES = ("vitlab", "torch", "torchvision", "lightning", "torchmetrics", "timm", "jsonargparse", "numpy")
 ELSEWHERE = ("__main__.py", "analysis", "commands", "deployment", "studies")  # what no training uses
-DIGITS = 16  # hexadecimal, of each hash
 
 
 def continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,9 +337,9 @@ def continued(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, An
 def code() -> str:
     """Return the hash of vitlab's files that train."""
     package = Path(__file__).parents[1]
-    files = sorted(path.relative_to(package) for path in package.rglob("*.py"))
-    names = [file for file in files if file.parts[0] not in ELSEWHERE]
-    return _hash([part for name in names for part in (name.as_posix().encode(), (package / name).read_bytes())])
+    names = sorted(path.relative_to(package) for path in package.rglob("*.py"))
+    used = (name for name in names if name.parts[0] not in ELSEWHERE)
+    return _hash(part for name in used for part in (name.as_posix().encode(), (package / name).read_bytes()))
 
 
 def sources(config: Config) -> dict[str, dict[str, str]]:
@@ -377,14 +375,16 @@ def weights(config: Config, before: Mapping[str, Path]) -> dict[str, dict[str, s
             else:
                 path = weights_path(file)
             with path.open("rb") as content:
-                digest = hashlib.file_digest(content, "blake2b").hexdigest()[:DIGITS]
+                digest = hashlib.file_digest(content, "blake2b").hexdigest()[:16]
         named[key] = {"path": source, "hash": digest}
     return named
 
 
 def _hash(contents: Iterable[bytes]) -> str:
-    digests = b"".join(hashlib.blake2b(content).digest() for content in contents)
-    return hashlib.blake2b(digests).hexdigest()[:DIGITS]
+    return hashlib.blake2b(b"".join(hashlib.blake2b(content).digest() for content in contents)).hexdigest()[:16]
+
+
+LOADED = code()  # also of runs that fork from this process after files have changed
 
 
 def _together_with(module: ModuleType) -> Iterator[ModuleType]:
