@@ -161,7 +161,7 @@ def draw_maps(
             if captions[model]:
                 _write_caption(axes, captions[model][i])
     for axes, title in zip(panels[0], ["image", *maps], strict=True):
-        axes.set_title(title)
+        axes.set_title(title, fontsize=min(10, 170 / len(title)))  # names of runs are long
     return figure
 
 
