@@ -154,7 +154,7 @@ def reader_of(file: Path) -> Reader | None:
     lines = [line for line in head.decode("utf-8", "replace").split("\n") if line.strip() and line[0] != "#"][:2]
     cells = [re.split(r"[,;\t|]", line) for line in lines]
     is_table = len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1 and not any(map(_is_number, cells[0]))
-    is_table = any(map(_is_number, cells[1])) if is_table else bool(lines) and lines[0].startswith("{")
+    is_table = (is_table and any(map(_is_number, cells[1]))) or "".join(lines).startswith("{")
     return read_table if suffix in SUFFIXES or (suffix in TEXTUAL and is_table) else None
 
 
