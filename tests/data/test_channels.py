@@ -161,7 +161,7 @@ def test_percentiles_are_those_of_each_image_and_band(tmp_path: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--window", type=ImageFolder.__annotations__["window"])
     window = parser.parse_args(["--window=[0.5%, 99%]"]).window
-    data = _folder(tmp_path, 2, window=window, mean=(0, 0), std=(1, 1), crop_pct=None, augment=_PLAIN)
+    data = _folder(tmp_path, 2, window=window, mean=(0.0, 0.0), std=(1.0, 1.0), crop_pct=None, augment=_PLAIN)
     stored = Preprocessing.from_metadata(json.loads(json.dumps(data.preprocessing.metadata())))
     for name, image in zip(data.image_names("val"), _view(data), strict=False):
         own = values[tmp_path / name].astype(float)

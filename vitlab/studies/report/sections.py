@@ -261,7 +261,7 @@ def _calibration(results: StudyResults, drawings: Drawings) -> list[Part]:
         rows.append(Row(result.variant, (signed(result.mean("temperature"), 2), *eces), result.index))
     note = (
         "Calibrated: logits are divided by a temperature fitted on each run's validation images (Guo et al. 2017), "
-        "above 1 where they are overconfident, as `export --calibrate` does; predictions stay. Means over seeds."
+        "above 1 where they are overconfident, as the option --calibrate of export does. Means over seeds."
     )
     parts: list[Part] = [Figure(drawings["calibration"], CALIBRATION)]
     if any(not math.isnan(result.mean("temperature")) for result in results.ranking):
