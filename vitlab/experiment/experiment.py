@@ -554,7 +554,7 @@ class Experiment:
         weights = self.checkpoint()
         if not is_overridden("test_step", self.objective):
             raise ValueError(f"{type(self.objective).__name__} learns no classes; `probe` measures its features.")
-        return self._evaluate("test", weights)
+        return {**self._evaluate("test", weights), **self.record.computed}
 
     def _evaluate(self, split: Literal["val", "test"], weights: Path | None) -> Metrics:
         refuse_links(self.directory, self.root)
