@@ -462,7 +462,7 @@ class Experiment:
         refuse_links(self.directory, self.root)
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue(finished)
-            if finished:
+            if finished and (metrics := run.metrics) is not None:  # a damaged summary is named first
                 log.info(
                     "%s is finished; nothing to do (--run.overwrite true trains it again). "
                     "To start a new run from its weights: --run.name NEW --model.init_from %s",
@@ -471,7 +471,7 @@ class Experiment:
                 if fresh:  # built without the weights that it begins with
                     del self.objective
                     self._restoring = self._used = False
-                return run.metrics
+                return metrics
             if state is not None:
                 self._refuse_other_classes(state)
             set_generators(self._random_state)
