@@ -166,4 +166,4 @@ def test_a_study_ranks_by_a_measure(
 
     Path("study.yaml").write_text(json.dumps(study | {"metric": {"name": "sharpness", "mode": "min"}}))
     assert run("compare", ["--config", "study.yaml"]) == 2
-    assert "there is no sharpness. There are" in capsys.readouterr().err
+    assert "there is no sharpness. Known" in capsys.readouterr().err
