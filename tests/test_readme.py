@@ -83,7 +83,8 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             arguments[1] = "experiments/studies/my_photos.yaml"
         elif arguments[0] == "compare":
             if (name := "my_photos_quick") in arguments:
-                arguments = f"compare --data.batch_size 4 --data.root photos --config experiments/studies/{name}.yaml".split()
+                arguments = f"compare --data.batch_size 4 --data.root photos studies/{name}.yaml".split()
+                arguments[-1:] = ["--config", f"experiments/{arguments[-1]}"]
             study = tmp_path / arguments[-1]
             text = re.sub(r"epochs: \d+|images: \d+", "epochs: 1", study.read_text())
             study.write_text(re.sub("seeds: .*", "seeds: [1]", text))
