@@ -257,8 +257,7 @@ def compare(
                 where = f", {planned.study.place}" if study.along else ""
                 known = f"majority class {lines.majority:.1%}, k-NN on raw pixels {lines.knn:.1%}"
                 print(f"Baselines{where}: {known}.", flush=True)
-        leaks = dict.fromkeys(leak for planned in plans for leak in planned.leaks)
-        for leak in leaks:
+        for leak in dict.fromkeys(leak for planned in plans for leak in planned.leaks):
             log.info(leak)  # once: data sets log the same lines as they are read
         print(*overruled(study), f"{study.size}; {slots}.", sep="\n", flush=True)
         built = {build: build() for build in executors}
@@ -288,8 +287,7 @@ def compare(
             write_report(results, planned.images, planned.folder)
             print(f"  {look_of(results)}: {verdict(results)}", flush=True)
 
-        outcomes = planned.train(train, overwrite, show)
-        results = planned.results(outcomes)
+        results = planned.results(planned.train(train, overwrite, show))
         append_look(results, planned.folder)
         report = write_report(results, planned.images, planned.folder)
         shown, asked = judged(results), [study.question] if study.question else []

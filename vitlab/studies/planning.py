@@ -24,7 +24,7 @@ from vitlab.studies.compare import begun_study
 from vitlab.studies.file.format import engineering
 from vitlab.studies.file.registration import Outcome, conflicting, is_finished
 from vitlab.studies.file.runs import images_of, never_reached, plan
-from vitlab.studies.file.study import Study
+from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
 from vitlab.studies.report.verdict import few_images
 from vitlab.studies.results.run import read_results
 from vitlab.studies.results.table import StudyResults
@@ -51,7 +51,7 @@ class Planned(Plan):
         """The seeds at which a study that may stop early is first looked at; one with results has been looked at."""
         if self.looks:
             return self.looks[0]
-        return max(3, self.seen) if self.seen > 1 else 4
+        return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
 
     @property
     def watched(self) -> "Planned":

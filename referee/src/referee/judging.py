@@ -236,14 +236,14 @@ def _watched(outcomes: Outcomes, rows: Mapping[str, Rows], design: Design, race:
             return race.racing
         _, number, cells = cells_of(at, design.test, outcomes.dependence, outcomes.blocks)
         effects = None if cells is None else effects_of(outcomes, cells, number, variants, design, state.level)
-        ends[:] = [] if effects else [""]
+        ends.clear()
         for levels in effects.of.values() if effects else ():
             leads = [pair for pair in levels.pairs if pair.better is levels.ranking[0]]
             left = [each.difference for each in leads if each.difference and not (each.settled or each.equal)]
             is_over = is_hopeless(left, state.level, max(state.trained.values()) / design.looks[-1])
             end = "hopeless" if is_over and design.margin is None and len(state.looks) > 1 else ""
             ends.append(end if left else "equal" if all(pair.equal for pair in leads) else "decided")
-        return () if all(ends) else state.active
+        return () if ends and all(ends) else state.active
 
     ends, variants = list[str](), _variants(outcomes)  # how each factor's best level stands to the others
     by_factors = outcomes.factors is not None and design.test != "exact" and not design.until_cells

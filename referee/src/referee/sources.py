@@ -150,12 +150,12 @@ def reader_of(file: Path) -> Reader | None:
         return read_mlflow
     if "tfevents" in file.name:
         return read_events
-    # A text is a table if it begins with names and a row of as many cells, or with a line of JSON, as DeiT logs do.
+    if suffix not in TEXTUAL or suffix in SUFFIXES:  # else begins with names and a row as long, or a line of JSON
+        return read_table if suffix in SUFFIXES else None
     lines = [line for line in head.decode("utf-8", "replace").split("\n") if line.strip() and line[0] != "#"][:2]
     cells = [re.split(r"[,;\t|]", line) for line in lines]
-    is_table = len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1 and not any(map(_is_number, cells[0]))
-    is_table = (is_table and any(map(_is_number, cells[1]))) or "".join(lines).startswith("{")
-    return read_table if suffix in SUFFIXES or (suffix in TEXTUAL and is_table) else None
+    of_names = len(cells) == 2 and len(cells[0]) == len(cells[1]) > 1 and not any(map(_is_number, cells[0]))
+    return read_table if (of_names and any(map(_is_number, cells[1]))) or "".join(lines).startswith("{") else None
 
 
 # ---- which run a file is
