@@ -273,11 +273,14 @@ def _refuse_bombs(text: str, source: str) -> None:
 
 
 def modernize(config: Any) -> Any:
-    """Return a configuration without `REMOVED_FROM_DATA` and without arguments that were left empty."""
+    """Return a configuration of today: without `REMOVED_FROM_DATA`, `labels` of a table and arguments left empty."""
     if isinstance(config, list):
         return [modernize(each) for each in config]
     if not isinstance(config, dict):
         return config
+    if {"table", "labels"} <= config.keys():  # of a LabelTable before 0.3.0
+        columns = {"label": config["labels"]} if config["labels"] else None
+        config = {key: x for key, x in config.items() if key != "labels"} | {"columns": columns}
     removed = REMOVED_FROM_DATA if "split_seed" in config else {}  # every complete configuration of data has it
     empty = {"init_args": None, **removed}
     return {key: modernize(x) for key, x in config.items() if key not in empty or x != empty[key]}
@@ -298,12 +301,9 @@ def merge(base: Config, override: Config, report: Report | None = None) -> Confi
         }
         for config in (base, override)
     )
-    override = {
-        key: _inherit(base[key], value, RECIPES[key])
-        if key in RECIPES and _changes_class(base.get(key), value)
-        else value
-        for key, value in override.items()
-    }
+    for key, home in RECIPES.items():
+        if _changes_class(base.get(key), override.get(key)):
+            override[key] = _inherit(base[key], override[key], home)
     return _merge(base, override, "", report)
 
 
