@@ -493,17 +493,6 @@ def test_the_users_folder_and_variables_are_expanded_in_paths(tiny: Write, monke
     assert parser.parse_args(["--images", "~/a", "b"]).images == [Path.cwd() / "a", Path("b")]
 
 
-def test_a_setting_of_wandb_is_told_where_it_is_off(tiny: Write, caplog: pytest.LogCaptureFixture) -> None:
-    path = str(tiny({"run": {"wandb": {"mode": "disabled"}}}))
-    monkey = "--run.wandb.project has no effect"
-    with caplog.at_level("WARNING", "vitlab"):
-        vitlab.log.propagate = True
-        Experiment(path, "run.wandb.project=demo", "run.wandb.mode=offline")
-        assert monkey not in caplog.text
-        Experiment(path, "run.wandb.project=demo")
-        assert monkey in caplog.text
-
-
 def test_print_config_prints_what_would_run(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     """Of Lightning's limits a whole number counts batches and a fraction is a share: 1 is not 1.0, which is all."""
     limits = {

@@ -127,10 +127,6 @@ class Experiment:
         for key in ("run.root", "ckpt_path", "model.init_args.init_from"):
             if value := self._values.get(key):
                 self._values[key] = expanded(value)
-        if self._values.run.wandb.mode == "disabled":
-            for key, _ in pairs(arguments):
-                if key.startswith("run.wandb.") and key != "run.wandb.mode":
-                    log.warning("--%s has no effect: run.wandb.mode is disabled here. Add --run.wandb.mode auto.", key)
         if self._values.run.name is None:
             self._values.run.name = "-".join(file.stem for file in files) or "run"
         self.seed = int(self._values.seed_everything)
@@ -315,14 +311,20 @@ class Experiment:
         for key, old, new in changed:
             log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
 
-    def _state_to_continue(self, finished: bool) -> Path | None:
-        """Return the state from which the training continues; None to begin, or where it is finished."""
-        own = None if self.run.overwrite or finished else RunDirectory(self.directory).newest_checkpoint()
-        state = own if finished or self._values.ckpt_path is None else self.checkpoint()
-        if not (finished or own):
-            if state is not None and not self.run.overwrite:
-                self._compare_images()
-            return state
+    def _state_to_continue(self) -> Path | None:
+        """Return the state from which the training continues; None to begin."""
+        own = None if self.run.overwrite else RunDirectory(self.directory).newest_checkpoint()
+        state = own if self._values.ckpt_path is None else self.checkpoint()
+        if own is not None:
+            self._refuse_another_run()
+            if state is None or not state.resolve().is_relative_to(own.resolve().parent):
+                raise ValueError(f"{self.directory} has begun. Leave out --ckpt_path, or give another --run.name.")
+        elif state is not None and not self.run.overwrite:
+            self._compare_images()
+        return state
+
+    def _refuse_another_run(self, finished: bool = False) -> None:
+        """Refuse a directory whose run has another configuration, or, unless it is finished, other images."""
         changed = conflicts(RunDirectory(self.directory).config, self.config)
         if all(key in ROOTS for key, _, _ in changed) and self._compare_images(finished):
             changed = []
@@ -337,13 +339,10 @@ class Experiment:
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + f"\n{remedy} that one with --run.overwrite true."
             )
-        if own is not None and (state is None or not state.resolve().is_relative_to(own.resolve().parent)):
-            raise ValueError(f"{self.directory} has begun. Leave out --ckpt_path, or give another --run.name.")
-        return state
 
     def _compare_images(self, finished: bool = False) -> bool:
         """Return whether the images are known to be those of the run's start; warn of others where it is finished."""
-        if not self.trainer.is_global_zero:
+        if not (finished or self.trainer.is_global_zero):
             return True  # the first process decides for all
         try:
             others = other_images(self.directory, self.data)
@@ -408,7 +407,6 @@ class Experiment:
             while True:
                 try:
                     first._fit()
-                    first.trainer.strategy.barrier()  # every process looks for the summary, which the first one writes
                     break
                 except Busy as busy:  # a run that starts from the same one
                     writer = str(busy).partition("\n")[0]
@@ -439,39 +437,37 @@ class Experiment:
     def _fit(self, began: float | None = None) -> Metrics:
         began = time.perf_counter() if began is None else began
         run = RunDirectory(self.directory)
-        finished = run.is_finished and not self.run.overwrite
-        if self._used and not finished:  # by an earlier training or test of this object
+        if run.is_finished and not self.run.overwrite:
+            metrics = run.metrics  # a damaged summary is named first
+            self._refuse_another_run(finished=True)
+            log.info(
+                "%s is finished; nothing to do (--run.overwrite true trains it again). "
+                "To start a new run from its weights: --run.name NEW --model.init_from %s",
+                *(self.directory, self.directory),
+            )
+            return metrics
+        if self._used:  # by an earlier training or test of this object
             for name in ("objective", "trainer", "run"):
                 vars(self).pop(name, None)
             self.data = self._settings.build("data")
-        if fresh := "objective" not in vars(self):
+        if "objective" not in vars(self):
             # Weights that the backbone asks for are not loaded where those of the run's state replace them.
             asks = any(key.startswith("model.init_args.backbone.") for key in weights_of(self.config))
             own = self._values.ckpt_path is None and not self.run.overwrite and self.run.probe is None
-            self._restoring = self._used = finished or (asks and own and run.newest_checkpoint() is not None)
-        before = {} if finished else self._train_before()
+            self._restoring = self._used = asks and own and run.newest_checkpoint() is not None
+        before = self._train_before()
         fast = self._values.trainer.fast_dev_run
         if not fast and not all(RunDirectory(directory).is_finished for directory in before.values()):
             return {}  # interrupted
         trainer = self.trainer
         self.record.began, self.record.before, self.record.overwrite = began, before, self.run.overwrite
         self._take_weights(before)
-        self._check_training(finished)
+        self._check_training()
         if not fast and not any(isinstance(each, MetricsFile) for each in trainer.loggers):  # of a try that met a lock
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         refuse_links(self.directory, self.root)
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
-            state = self._state_to_continue(finished)
-            if finished and (metrics := run.metrics) is not None:  # a damaged summary is named first
-                log.info(
-                    "%s is finished; nothing to do (--run.overwrite true trains it again). "
-                    "To start a new run from its weights: --run.name NEW --model.init_from %s",
-                    *(self.directory, self.directory),
-                )
-                if fresh:  # built without the weights that it begins with
-                    del self.objective
-                    self._restoring = self._used = False
-                return metrics
+            state = self._state_to_continue()
             if state is not None:
                 self._refuse_other_classes(state)
             set_generators(self._random_state)
@@ -494,19 +490,17 @@ class Experiment:
             *path, name = [part for part in key.split(".")[1:] if part != "init_args"]
             setattr(reduce(getattr, path, self.objective), name, str(directory))
 
-    def _check_training(self, finished: bool) -> None:
+    def _check_training(self) -> None:
         """Refuse or warn of what would be regretted after the training."""
         if self.frozen and (self.trainer.world_size > 1 or not self.run.test):
             raise ValueError("run.probe of frozen weights needs trainer.devices: 1 and run.test: true.")
-        if self._values.trainer.sync_batchnorm and self.trainer.strategy.root_device.type == "cpu":
-            raise ValueError("trainer.sync_batchnorm is true, which takes GPUs, and this run is on the CPU.")
-        for known in known_test_images(self) if self.run.test and not finished else ():
+        for known in known_test_images(self) if self.run.test else ():
             log.warning("%s, so this run tests on images that are not new. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
         warn_of_normalization(self.config, self.data)
         if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
             raise ValueError(f"run.probe: {self.run.probe} needs the full encoder, which fsdp2 shards. Set it null.")
-        if self.run.probe is not None and self.run.test and not finished:
+        if self.run.probe is not None and self.run.test:
             require_classes(torch.from_numpy(self.data.labels("test")))
         if self._values.trainer.enable_checkpointing is False:
             log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
@@ -531,6 +525,7 @@ class Experiment:
             metrics |= {**results, **self.record.computed}
             partial += batches_left_out(trainer, "test")
         self.record.finish(trainer, self.objective, metrics, partial)
+        trainer.strategy.barrier()  # every process looks for the summary, which the first one writes
         splits = ("val", "test") if self.objective.monitor else ("val", "train")
         show({name: value for name, value in metrics.items() if name.startswith(splits)}, partial, self.data)
         if self.record.best is not None and trainer.current_epoch > 1:
