@@ -23,7 +23,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-import vitlab
 from vitlab import log
 from vitlab.atomic_files import write_text
 from vitlab.config import Config, dump_yaml, texts_of, weights_of
@@ -70,7 +69,6 @@ class RunRecord(Callback):
         self.seconds = self._wall_before = 0.0
         self.images: int | None = None  # seen without a step
         self._started: float | None = None
-        self._restarted = False
         self._outputs: list[dict[str, Tensor]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -116,16 +114,10 @@ class RunRecord(Callback):
             log.warning("%s lacks the rows of some epochs (%s), and so do curves.", self.directory / METRICS, some)
         trainer.should_stop |= self._ended
         self._started = time.perf_counter()
-        self._restarted = trainer.ckpt_path is not None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember what the epochs before logged, which no later one may log again."""
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        if self._restarted:
-            self._restarted = False
-            log.info("first new step %.1f s after the start of the command", time.perf_counter() - vitlab.BEGAN)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Remember the best epoch, which the released scripts of DeiT, Swin, SimMIM and MAE print."""
