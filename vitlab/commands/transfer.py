@@ -44,9 +44,24 @@ def run(arguments: Sequence[str]) -> int:
     if options.lr and not options.epochs:
         raise ValueError(f"--lr {options.lr}: give --epochs of fine-tuning with it.")
     quiet()
+    names, weights = set[tuple[str, int]](), dict[Experiment, Path]()
+    for config in configs:
+        run = Experiment(Path(config), arguments=rest)
+        checkpoint, name = run.checkpoint(), run.directory.parent.name
+        if checkpoint is None or not run.objective.backbone.num_classes:
+            raise ValueError(f"{config}: not a finished run of a classifier; give the config.yaml of one.")
+        if (name, run.seed) in names:
+            raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
+        if not isinstance(run.data.image_size, int):
+            raise ValueError(f"{config} sees images of {run.data.image_size} px; only squares are resized.")
+        run.warn_of_other_images()
+        names.add((name, run.seed))
+        weights[run] = checkpoint
+        if run.data.image_names("test") != next(iter(weights)).data.image_names("test"):
+            raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs on the same images.")
     jobs = [
         (run, checkpoint, resized(run, size))
-        for run, checkpoint in read_runs(configs, rest).items()
+        for run, checkpoint in weights.items()
         for size in sorted({cast(int, run.data.image_size), *map(int, options.sizes)})
     ]
     file = options.out / "transfer.csv"
@@ -59,26 +74,6 @@ def run(arguments: Sequence[str]) -> int:
         log.info("%s, %d px: %.1f %% (%d of %d)", job[0].directory, size, direct, number, len(jobs))
     print(f"top-1 in %, as trained → fine-tuned; {file} has every run\n{summary(table)}")
     return 0
-
-
-def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, Path]:
-    """Return the runs of the configurations, which classify the same test images, with their checkpoints."""
-    runs: dict[tuple[str, int], Experiment] = {}
-    weights: dict[Experiment, Path] = {}
-    for config in configs:
-        run = Experiment(Path(config), arguments=rest)
-        checkpoint, name = run.checkpoint(), run.directory.parent.name
-        if checkpoint is None or not run.objective.backbone.num_classes:
-            raise ValueError(f"{config}: not a finished run of a classifier; give the config.yaml of one.")
-        if (name, run.seed) in runs:
-            raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
-        if not isinstance(run.data.image_size, int):
-            raise ValueError(f"{config} sees images of {run.data.image_size} px; only squares are resized.")
-        run.warn_of_other_images()
-        runs[name, run.seed], weights[run] = run, checkpoint
-        if run.data.image_names("test") != next(iter(weights)).data.image_names("test"):
-            raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs on the same images.")
-    return weights
 
 
 def resized(run: Experiment, size: int) -> Config:

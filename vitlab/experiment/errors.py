@@ -54,6 +54,7 @@ SEARCH = re.compile(
     "Expected a <class 'NoneType'>|Parser key|Not a valid subclass of|Subclass types expect one of|"
     r"a class path \(str\)|a dict with"
 )
+UNKNOWN = r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"
 WORDS = (  # what jsonargparse says, and what a message says
     (r"^Group '([\w.]+)' does not accept option '", r"Option '\1."),
     (r"Not of type \w+: ", ""),
@@ -73,8 +74,28 @@ def explain(message: str, options: Iterable[str]) -> str:
     place = re.match(r'Parser key "([^"]+)"', message)
     key, known = place[1] if place else "", [option.removeprefix("--") for option in options]
     found = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    lines = [_complaint(line, key, known) for line in lines if line and not SEARCH.match(line)]
+    lines = []
+    for line in (line.strip().removeprefix("- ") for line in message.splitlines()):
+        if not line or SEARCH.match(line):
+            continue
+        if abstract := re.search(r"Expected an instantiatable class, but (\S+) is abstract", line):
+            missing = ", ".join(sorted(named(abstract[1]).__abstractmethods__))
+            line = f"{abstract[1]} lacks {missing}; write these methods and properties."
+        elif unknown := re.match(r"Expected a dot import path string: (.+)$", line):
+            names = names_of(key)
+            few = f" There are {', '.join(names)}." if 0 < len(names) <= 8 else ""  # all of a few
+            line = f"no class {unknown[1]}.{nearest(unknown[1], names) or few}"
+            if unknown[1] in names:  # as a Swin's name for MAE, which takes a ViT
+                line = f"{unknown[1]} is not of the class that is expected here."
+        elif absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", line):
+            module = sys.modules.get(absent[1])
+            choices = getattr(module, "__all__", dir(module))
+            line = f"{absent[1]} has no {absent[2]}.{nearest(absent[2], choices)}"
+        elif denied := re.search(r"Importing '([\w.]+)' is not allowed", line):
+            line = f"{untrusted(denied[1])}."
+        elif option := re.search(UNKNOWN, line):
+            line = f"no option {option[1]}.{nearest_key(option[1], known)}"
+        lines.append(re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.+?)\]", r"\1\2", line))
     # Where a value of the right type has a fault, the other types that would have been right do not matter.
     faults = [line for line in lines if not line.startswith("Expected a ")]
     types = dict.fromkeys(line.removeprefix("Expected a ") for line in lines)
@@ -86,28 +107,6 @@ def explain(message: str, options: Iterable[str]) -> str:
     if unanswered := re.fullmatch(r"([\w.]+): no option ([\w.]+)\.", text):
         text += nearest_key(".".join(unanswered.groups()), known)
     return text
-
-
-def _complaint(line: str, key: str, options: Iterable[str]) -> str:
-    """Return what a line of jsonargparse's message says, and what would do."""
-    if found := re.search(r"Expected an instantiatable class, but (\S+) is abstract", line):
-        missing = ", ".join(sorted(named(found[1]).__abstractmethods__))
-        return f"{found[1]} lacks {missing}; write these methods and properties."
-    if found := re.match(r"Expected a dot import path string: (.+)$", line):
-        known = names_of(key)
-        if found[1] in known:  # as a Swin's name for MAE, which takes a ViT
-            return f"{found[1]} is not of the class that is expected here."
-        few = f" There are {', '.join(known)}." if 0 < len(known) <= 8 else ""  # all of a few
-        return f"no class {found[1]}.{nearest(found[1], known) or few}"
-    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", line):
-        module = sys.modules.get(found[1])
-        return f"{found[1]} has no {found[2]}.{nearest(found[2], getattr(module, '__all__', dir(module)))}"
-    if found := re.search(r"Importing '([\w.]+)' is not allowed", line):
-        return f"{untrusted(found[1])}."
-    unknown = r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"
-    if found := re.search(unknown, line):
-        return f"no option {found[1]}.{nearest_key(found[1], options)}"
-    return re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.+?)\]", r"\1\2", line)
 
 
 def readable(error: BaseException) -> str:

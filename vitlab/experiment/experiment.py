@@ -10,7 +10,7 @@ them is rejected.
 import copy
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property, reduce
 from inspect import Parameter, signature
@@ -72,11 +72,17 @@ from vitlab.runs.exactness import generators, set_generators
 from vitlab.runs.knn_monitor import KnnMonitor
 from vitlab.runs.lock import Busy, refuse_links, run_lock
 from vitlab.runs.loggers import MetricsFile
-from vitlab.runs.trainer import Run, build_trainer, run_loggers
+from vitlab.runs.trainer import Run, as_list, build_trainer, run_loggers
 
 OTHER_IMAGES = "%s was trained on other images than these (%s)."
 SETTING = re.compile(r"[\w.]+\+?=")  # in place of a file
 SECONDS_BETWEEN_TRIES = 5.0  # to train what another process is training
+SETTINGS_FOR: dict[type[Callback], str] = {  # in place of callbacks that average weights, or change rate or batch
+    GradientAccumulationScheduler: "trainer.accumulate_grad_batches",
+    LearningRateFinder: "model.optimizer.lr, which the schedule changes; `tune` in a study finds one",
+    StochasticWeightAveraging: "model.init_args.ema, which is tested too",
+    WeightAveraging: "model.init_args.ema, which is tested too",
+}
 
 # What models take from the data: argument of the model -> property of the data module. A teacher may see the images at
 # another size.
@@ -134,7 +140,11 @@ class Experiment:
         run = run_of(files)
         if run is not None and directory_of(RunDirectory(run).config) == self.directory:
             self.directory = run  # wherever it lies now
-            self._find_data()
+            places, began = self._values.data.init_args, RunDirectory(run).environment.get("folder")
+            for name in ("root", "table"):
+                if (path := places.get(name)) and began and not Path(path).exists() and (Path(began) / path).exists():
+                    places[name] = str(Path(began) / path)
+                    log.info("data.%s: %s, where the run was started.", name, places[name])
         self.data: ImageDataModule = self._settings.build("data")
         if not images and (facts := RunDirectory(self.directory).data):
             self.data.recall(facts)
@@ -186,12 +196,20 @@ class Experiment:
         chosen, settings = self._values.trainer, dict(self._settings.build("trainer"))
         if device_for(chosen.accelerator).type == "cpu" and not re.fullmatch(r"auto|[1-9]\d*", str(chosen.devices)):
             raise ValueError(f"trainer.devices is {chosen.devices}; on a CPU give a number of processes, or auto.")
-        callbacks = settings["callbacks"] or []
-        check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks], self.objective)
+        callbacks, objective = as_list(settings["callbacks"]), self.objective
+        monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
+        own = type(objective).__module__.startswith("vitlab.")  # what others log is unknown
+        known = [*objective.epoch_metrics, *monitored] if own else []
+        for each in callbacks:
+            name = type(each).__name__
+            if setting := next((setting for kind, setting in SETTINGS_FOR.items() if isinstance(each, kind)), None):
+                raise ValueError(f"trainer.callbacks: in place of {name}, set {setting}.")
+            if isinstance(each, EarlyStopping) and known and each.monitor not in known:
+                raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
         if self.run.compile:
-            self.objective.compile_parts()
+            objective.compile_parts()
         set_generators(self._random_state)
-        trainer, self.record = build_trainer(settings, self.run, self.directory, self.config, self.objective)
+        trainer, self.record = build_trainer(settings, self.run, self.directory, self.config, objective)
         return trainer
 
     @cached_property
@@ -203,15 +221,6 @@ class Experiment:
     def frozen(self) -> bool:
         """Whether no step is taken, and the features of the weights as they are given are classified."""
         return self.run.probe is not None and self._values.trainer.max_epochs == 0
-
-    def _find_data(self) -> None:
-        """Take a relative `data.root` or `table` from where the run was started, if nothing here has its name."""
-        arguments = self._values.data.init_args
-        began = RunDirectory(self.directory).environment.get("folder")
-        for name in ("root", "table"):
-            if (path := arguments.get(name)) and began and not Path(path).exists() and (Path(began) / path).exists():
-                arguments[name] = str(Path(began) / path)
-                log.info("data.%s: %s, where the run was started.", name, arguments[name])
 
     def _fill_from_data(self) -> None:
         for name, parameter in signature(named(self._values.model.class_path)).parameters.items():
@@ -243,7 +252,8 @@ class Experiment:
     def checkpoint(self) -> Path | None:
         """Return the trained weights that `ckpt_path` means, after checking that they belong to this experiment.
 
-        `last`, the default, and `best` are files of the run; `none` means the initial weights.
+        `last`, the default, and `best` are files of the run; `none` means the initial weights. A checkpoint of another
+        model is refused, and other differences are logged: the experiment's values are used.
         """
         name, run = self._values.ckpt_path, RunDirectory(self.directory)
         finished = run.is_finished
@@ -265,7 +275,25 @@ class Experiment:
             raise ValueError(f"{path} is damaged ({wrong}); {remedy}")
         if "objective" not in vars(self):
             self._restoring = self._used = True
-        self._compare_with_checkpoint(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(stored, dict) or "state_dict" not in stored:
+            raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
+        model = stored.get("vitlab_config", self.config)["model"]
+        changed = changes(modernize(model), self.config["model"])
+        if architecture := [change for change in changed if change[0].startswith("init_args.backbone")]:
+            lines = [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
+            raise ValueError(f"{path} has weights of another backbone:\n{_listed(lines)}")
+        there, here = (
+            {key: tuple(getattr(value, "shape", ())) for key, value in weights.items()}
+            for weights in (stored["state_dict"], self.objective.state_dict())
+        )
+        if self.objective.strict_loading and (others := differences(there, here)):
+            wrong = "{} is {} there, {} here".format(*others[0])
+            remedy = "Give the model's settings of the run that wrote it, or start from its encoder alone:"
+            kind = type(self.objective).__name__
+            raise ValueError(f"{path} does not fit this {kind}: {wrong}.\n{remedy} --model.init_from {path}")
+        for key, old, new in changed:
+            log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
         log.info("Weights: %s", path)
         return path
 
@@ -273,11 +301,8 @@ class Experiment:
         """Load the weights of `checkpoint()` into the objective, and return that path."""
         path = self.checkpoint()
         if path is not None:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict) or "state_dict" not in state:
-                raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
             self._used = True
-            self.objective.load_state_dict(state["state_dict"])
+            self.objective.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
         else:
             self._begin()
         return path
@@ -287,29 +312,6 @@ class Experiment:
         if self.objective.init_from is not None:
             self._take_weights({key: run.directory for key, run in self.before().items()})
             self.objective.load_backbone(weights_path(self.objective.init_from))
-
-    def _compare_with_checkpoint(self, path: Path) -> None:
-        """Refuse a checkpoint of another model, and report other differences: the experiment's values are used."""
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        trained = state.get("vitlab_config")
-        if trained is None:
-            return
-        changed = changes(modernize(trained["model"]), self.config["model"])
-        architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
-        if architecture:
-            lines = [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
-            raise ValueError(f"{path} has weights of another backbone:\n{_listed(lines)}")
-        there, here = (
-            {name: tuple(getattr(value, "shape", ())) for name, value in weights.items()}
-            for weights in (state["state_dict"], self.objective.state_dict())
-        )
-        if self.objective.strict_loading and (others := differences(there, here)):
-            wrong = "{} is {} there, {} here".format(*others[0])
-            remedy = "Give the model's settings of the run that wrote it, or start from its encoder alone:"
-            name = type(self.objective).__name__
-            raise ValueError(f"{path} does not fit this {name}: {wrong}.\n{remedy} --model.init_from {path}")
-        for key, old, new in changed:
-            log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
 
     def _state_to_continue(self) -> Path | None:
         """Return the state from which the training continues; None to begin."""
@@ -407,6 +409,8 @@ class Experiment:
             while True:
                 try:
                     first._fit()
+                    if "trainer" in vars(first):  # every process looks for the summary, which the first one writes
+                        first.trainer.strategy.barrier()
                     break
                 except Busy as busy:  # a run that starts from the same one
                     writer = str(busy).partition("\n")[0]
@@ -525,7 +529,6 @@ class Experiment:
             metrics |= {**results, **self.record.computed}
             partial += batches_left_out(trainer, "test")
         self.record.finish(trainer, self.objective, metrics, partial)
-        trainer.strategy.barrier()  # every process looks for the summary, which the first one writes
         splits = ("val", "test") if self.objective.monitor else ("val", "train")
         show({name: value for name, value in metrics.items() if name.startswith(splits)}, partial, self.data)
         if self.record.best is not None and trainer.current_epoch > 1:
@@ -594,30 +597,6 @@ def _listed(lines: Sequence[str]) -> str:
     if len(lines) > 3:
         lines = [*lines[:2], f"… and {len(lines) - 2} more"]
     return "\n".join(f"  {line}" for line in lines)
-
-
-# ---- Lightning's options that a run rejects before it begins, each with one message
-
-
-SETTINGS_FOR: dict[type[Callback], str] = {
-    GradientAccumulationScheduler: "trainer.accumulate_grad_batches",
-    LearningRateFinder: "model.optimizer.lr, which the schedule changes; `tune` in a study finds one",
-    StochasticWeightAveraging: "model.init_args.ema, which is tested too",
-    WeightAveraging: "model.init_args.ema, which is tested too",
-}
-
-
-def check_callbacks(callbacks: Iterable[Callback], objective: Objective) -> None:
-    """Refuse callbacks that average weights, change the batch or lack their metric."""
-    monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
-    own = type(objective).__module__.startswith("vitlab.")  # what others log is unknown
-    known = [*objective.epoch_metrics, *monitored] if own else []
-    for each in callbacks:
-        name = type(each).__name__
-        if setting := next((setting for kind, setting in SETTINGS_FOR.items() if isinstance(each, kind)), None):
-            raise ValueError(f"trainer.callbacks: in place of {name}, set {setting}.")
-        if isinstance(each, EarlyStopping) and known and each.monitor not in known:
-            raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
 
 
 def check_precision(precision: str, objective: Objective) -> None:
