@@ -124,7 +124,7 @@ BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 9)}]\n" 
         ("b:\n- {b: {c: 1}, c: 2, b: 3}", ", line 2, column 3: not valid YAML, `b` is given twice."),
         ("a: \xe9t\xe9".encode("latin1"), " is not a text in UTF-8"),
         (b"PK\x03\x04\0\0\xff", " is not a text in UTF-8; --ckpt_path takes a checkpoint"),
-        (BOMB, ", line 6: more than 100 levels, or 100,000 values with those of aliases"),
+        (BOMB, ", line 6: more than 100 levels, or 100,000 values with aliases"),
         ("a: &a [*a]", ", line 1: more than 100 levels"),
         ("a: " + "[" * 200_000, ", line 1: more than 100 levels"),  # libyaml crashes
     ],

@@ -158,7 +158,7 @@ def given(command: str, file: str) -> list[str]:
 )
 def test_no_experiment_runs_what_it_was_not_trusted_with(name: str, place: Path) -> None:
     Path("trapped.yaml").write_text(yaml.safe_dump(merge(TINY, TRAPS[name]())))
-    expected = "not a subclass of Objective" if name == "a command as a model" else REFUSED
+    expected = "not correspond to a subclass of Objective" if name == "a command as a model" else REFUSED
     assert expected in said("fit", "trapped.yaml") or REFUSED in said("fit", "trapped.yaml")
 
 

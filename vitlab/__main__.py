@@ -31,18 +31,6 @@ COMMANDS = {
     "benchmark": "cost of an experiment on this machine: FLOPs, images/s, peak memory",
 }
 
-ELSEWHERE = {  # what other frameworks call a command
-    **dict.fromkeys(("train", "resume", "continue", "pretrain", "finetune", "run"), "fit"),
-    **dict.fromkeys(("tune", "sweep", "search", "study", "report"), "compare"),
-    **dict.fromkeys(("classify", "infer", "inference"), "predict"),
-    "evaluate": "test",
-    "eval": "test",
-    "features": "embed",
-    "remove": "rm",
-    "delete": "rm",
-    "ls": "list",
-}
-
 HELP = """\
 vitlab: which of ViT, DeiT, Swin and Swin v2, and which training recipe, is best on my images, and how sure am I?
 usage: python -m vitlab COMMAND FILE.yaml [--key value …]        FILE.yaml, a shipped name, or a run directory
@@ -88,21 +76,14 @@ def _main(arguments: Sequence[str] | None) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(COMMANDS)}."
-        if meant := ELSEWHERE.get(command):
-            hint = f"`{meant}`: {COMMANDS[meant]}."
         print(f"error: no command {command!r}. {hint}", file=sys.stderr)
         return 2
 
     from vitlab.commands.options import trust_given
-    from vitlab.config import load_yaml, pairs, split
-    from vitlab.experiment.errors import SECTIONS, nearest
+    from vitlab.config import load_yaml, split
 
-    try:  # a wrong path or section is answered before torch is loaded
+    try:  # a wrong path is answered before torch is loaded
         arguments = trust_given(arguments[1:])
-        for key, _ in pairs(arguments) if command in ("fit", "validate", "test") else ():
-            section, dot, _ = key.partition(".")
-            if dot and section not in SECTIONS and (hint := nearest(section, SECTIONS)):
-                raise ValueError(f"--{key}: no section {section}.{hint}")
         for file in split(arguments)[0]:
             if not Path(file).is_dir():
                 load_yaml(file)

@@ -238,9 +238,28 @@ def load_yaml(path: str | Path, loader: Any = Loader) -> Config:
 
 
 def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
-    """Return the content of a YAML text of a `source`, a file or an option; messages give line and column."""
+    """Return the content of a YAML text of a `source`, a file or an option; messages give line and column.
+
+    Brackets so deep that libyaml crashes, and aliases that repeat without end, are refused before anything is built.
+    """
+    path, sizes = list[list[Any]]([[None, 0]]), dict[str | None, int]()  # anchor and values of what is open; by anchor
     try:
-        _refuse_bombs(text, source)
+        for event in yaml.parse(text, Loader=SafeLoader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                path.append([event.anchor, 1])
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, size = path.pop()
+                sizes[anchor] = size
+                path[-1][1] += size
+            elif isinstance(event, yaml.AliasEvent):
+                path[-1][1] += sizes.get(event.anchor, MOST_VALUES + 1)  # it is in what it repeats
+            elif isinstance(event, yaml.ScalarEvent):
+                sizes[event.anchor] = 1
+                path[-1][1] += 1
+            if len(path) > DEEPEST or path[-1][1] > MOST_VALUES:
+                place: Any = event.start_mark
+                where = f"{source}, line {place.line + 1}"
+                raise ValueError(f"{where}: more than {DEEPEST} levels, or {MOST_VALUES:,} values with aliases.")
         return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark
@@ -249,27 +268,6 @@ def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
         raise ValueError(f"{where}: not valid YAML, {error.problem}{began}.") from None
     except yaml.YAMLError as error:  # a character that no text has
         raise ValueError(f"{source} is not valid YAML: {error}".partition("\n")[0]) from None
-
-
-def _refuse_bombs(text: str, source: str) -> None:
-    """Refuse brackets so deep that libyaml crashes, and aliases that repeat without end, before anything is built."""
-    path, sizes = list[list[Any]]([[None, 0]]), dict[str | None, int]()  # anchor and values of what is open; by anchor
-    for event in yaml.parse(text, Loader=SafeLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            path.append([event.anchor, 1])
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = path.pop()
-            sizes[anchor] = size
-            path[-1][1] += size
-        elif isinstance(event, yaml.AliasEvent):
-            path[-1][1] += sizes.get(event.anchor, MOST_VALUES + 1)  # it is in what it repeats
-        elif isinstance(event, yaml.ScalarEvent):
-            sizes[event.anchor] = 1
-            path[-1][1] += 1
-        if len(path) > DEEPEST or path[-1][1] > MOST_VALUES:
-            mark: Any = event.start_mark
-            where = f"{source}, line {mark.line + 1}"
-            raise ValueError(f"{where}: more than {DEEPEST} levels, or {MOST_VALUES:,} values with those of aliases.")
 
 
 def modernize(config: Any) -> Any:

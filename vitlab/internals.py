@@ -147,14 +147,9 @@ def clip_unscaled_gradients(optimizer: torch.optim.Optimizer) -> None:
 # ---- argparse and jsonargparse
 
 
-def options_of(parser: argparse.ArgumentParser) -> list[str]:
-    """Return all options of a parser, with their dashes."""
-    return list(parser._option_string_actions)
-
-
-def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Return what a parser does for each of its arguments."""
-    return parser._actions
+def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Return all options of a parser, with their dashes, and what it does for each."""
+    return parser._option_string_actions
 
 
 # ---- torch

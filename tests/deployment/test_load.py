@@ -180,15 +180,14 @@ def test_a_damaged_file_is_refused_in_one_message(trained: Path, tmp_path: Path)
     torch.save(torch.zeros(2), other)
     with pytest.raises(ValueError, match=r"was not written by `fit`"):
         load(other)
-    for name, content in {
-        "cut.ckpt": whole[: len(whole) // 2],
-        "model.safetensors": b"version https://git-lfs",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=r"is not a file of weights"):
-            load(tmp_path / name if name == "cut.ckpt" else tmp_path)
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"cut\.ckpt is damaged, or was not written by `fit`"):
+        load(tmp_path / "cut.ckpt")
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs")
+    with pytest.raises(ValueError, match=r"is not a file of weights"):
+        load(tmp_path)
     save_file({"x": torch.zeros(2)}, tmp_path / "model.safetensors", {"title": "another program's"})
-    with pytest.raises(ValueError, match="does not name its model"):
+    with pytest.raises(ValueError, match="it names no model"):
         load(tmp_path)
 
 

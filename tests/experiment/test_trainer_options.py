@@ -56,7 +56,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "detect_anomaly": ("true", ""),
     "barebones": ("true", "it is disabled in barebones mode"),
     "plugins": ("null", ""),
-    "sync_batchnorm": ("true", "trainer.sync_batchnorm is true, which takes GPUs"),
+    "sync_batchnorm": ("true", ""),
     "reload_dataloaders_every_n_epochs": ("1", ""),
     "default_root_dir": ("elsewhere", ""),
     "enable_autolog_hparams": ("false", ""),

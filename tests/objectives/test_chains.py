@@ -198,7 +198,7 @@ def refused(path: Path, capsys: pytest.CaptureFixture[str], *arguments: object) 
 
 def test_mae_refuses_a_swin_when_the_file_is_read(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(tiny({"model": objective("MAE", SWIN, **DECODER)}), capsys)
-    assert "model.backbone: vitlab.models.SwinTransformer is not a subclass of VisionTransformer" in message
+    assert "vitlab.models.SwinTransformer does not correspond to a subclass of VisionTransformer" in message
     message = refused(tiny({"model": objective("MAE", VIT, **DECODER)}), capsys, "--model.backbone", "SwinTransformer")
     assert "model.backbone: SwinTransformer is not of the class that is expected here" in message
 

@@ -165,15 +165,3 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(FileExistsError), run_lock(tmp_path / "run"):
         pass
-
-
-def test_a_directory_that_cannot_be_written_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a finished run of somebody else, for which `fit` says that it is finished."""
-
-    def refuse(*_: object) -> int:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "open", refuse)
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with run_lock(tmp_path):
-        assert not list(tmp_path.iterdir())

@@ -127,7 +127,7 @@ say "$(state); job $urgent ran in its place"
 await "the end of the run" 300 '[ -f "$run/summary.json" ]'
 await "the end of the job" 30 '[[ "$(state)" == "COMPLETED after 2 restarts" ]]'
 say "$(state)"
-grep -hE "stopped at step|continuing from|first new step|done in" slurm-*.log | sed "s|$work/||g; s/^/    | /"
+grep -hE "stopped at step|continuing from|done in" slurm-*.log | sed "s|$work/||g; s/^/    | /"
 
 # ---- the same run, undisturbed
 

@@ -49,23 +49,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         print(f"error: {message}", file=sys.stderr)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ESTALE):
             return UNWRITTEN
-        return 1 if is_killed_worker(error) else 2
+        return 2
     return status
-
-
-def is_killed_worker(error: Exception) -> bool:
-    """Return whether a loader's process was ended from outside.
-
-    Torch says so if it finds the process dead. A batch that is being handed over breaks off a moment earlier, as an
-    `EOFError` or an `OSError` of the connection.
-    """
-    if isinstance(error, RuntimeError):
-        return "DataLoader worker (pid" in str(error)
-    callers = {frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)}
-    return isinstance(error, EOFError | OSError) and callers >= {
-        "torch.utils.data.dataloader",
-        "multiprocessing.connection",
-    }
 
 
 def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
@@ -77,12 +62,6 @@ def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
         from vitlab.models.weights import unsafe
 
         error = unsafe(dict(pairs(arguments)).get("ckpt_path", "The run's checkpoint"), error)
-    if is_killed_worker(error):
-        cause = str(error).partition(". ")[0] or type(error).__name__
-        return (
-            f"a process that loads images ended: {cause}.\nMost often the machine has no memory left: a smaller "
-            "--data.num_workers needs less. The same command continues a run."
-        )
     if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
         reason, *_ = str(error).splitlines() or [""]  # all in one line: a study shows the last line of a log
         return (
@@ -90,9 +69,10 @@ def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
             " --trainer.accumulate_grad_batches keeps the global batch, and --model.backbone.grad_checkpointing true "
             "makes room."
         )
-    # Of a class that a stored configuration names, and Lightning's.
+    # Of a class that a stored configuration names, and Lightning's; a connection is that of a killed loader's process.
     others = ("ArgumentError", "MisconfigurationException")
-    mistake = isinstance(error, ValueError | OSError) or type(error).__name__ in others
+    mistake = isinstance(error, ValueError | OSError) and not isinstance(error, ConnectionError)
+    mistake |= type(error).__name__ in others
     *_, (last, _) = walk_tb(error.__traceback__)
     if last.f_globals.get("__name__") == "torch.nn.functional":  # of shapes, perhaps of the user's network
         return None

@@ -47,7 +47,30 @@ def run_list(arguments: Sequence[str]) -> int:
     if not runs:
         print(f"No runs below {root}.")
         return 0
-    rows = [COLUMNS, *map(_row, runs)]
+    rows = [COLUMNS]
+    for run in runs:
+        config = (run.path / CONFIG).read_text(encoding="utf-8", errors="replace")
+        try:
+            summary = run.summary
+            status = "partial" if run.shortfalls else "finished"
+        except (FileNotFoundError, ValueError):
+            summary, status = {}, "damaged" if run.is_finished else "unfinished"
+        status = "being written" if run.writer else status
+        objective, backbone = OBJECTIVE.search(config), BACKBONE.search(config)
+        model = f"{objective[1] if objective else '?'} {backbone[2] or backbone[1] if backbone else '?'}"
+        try:
+            done = int(regular(run.path / METRICS).read_bytes().splitlines()[-1].split(b",")[1]) + 1
+        except (OSError, IndexError, ValueError):  # before the first row, or cut within one
+            done = 0
+        done, planned = summary.get("epochs", done), EPOCHS.search(config)
+        epochs = f"{done}/{planned[1]}" if planned else f"{done}"  # of a run by steps only the first
+        # Accuracy, or else the first metric of the test; without a test the validation's, or the loss.
+        metrics = summary.get("metrics", {})
+        tested = [name for name in metrics if name.startswith("test/") and name not in ("test/ece", "test/loss")]
+        ranked = ["test/top1", *tested, "val/top1", "val/knn", "val/loss", "train/loss"]
+        result = next((f"{name} {metrics[name]:.4f}" for name in ranked if name in metrics), "")
+        written = datetime.fromtimestamp(max(file.st_mtime for file in run.files())).strftime("%Y-%m-%d %H:%M")
+        rows.append((str(run.path), status, model, epochs, result, f"{run.size / 1e6:,.1f}", written))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -58,31 +81,6 @@ def run_list(arguments: Sequence[str]) -> int:
     count = "1 run" if len(runs) == 1 else f"{len(runs):,} runs"
     print(f"{count}, {sum(run.size for run in runs) / 1e6:,.1f} MB")
     return 0
-
-
-def _row(run: RunDirectory) -> tuple[str, ...]:
-    config = (run.path / CONFIG).read_text(encoding="utf-8", errors="replace")
-    try:
-        summary = run.summary
-        status = "partial" if run.shortfalls else "finished"
-    except (FileNotFoundError, ValueError):
-        summary, status = {}, "damaged" if run.is_finished else "unfinished"
-    status = "being written" if run.writer else status
-    objective, backbone = OBJECTIVE.search(config), BACKBONE.search(config)
-    model = f"{objective[1] if objective else '?'} {backbone[2] or backbone[1] if backbone else '?'}"
-    try:
-        done = int(regular(run.path / METRICS).read_bytes().splitlines()[-1].split(b",")[1]) + 1
-    except (OSError, IndexError, ValueError):  # before the first row, or cut within one
-        done = 0
-    done, planned = summary.get("epochs", done), EPOCHS.search(config)
-    epochs = f"{done}/{planned[1]}" if planned else f"{done}"  # of a run by steps only the first
-    # Accuracy, or else the first metric of the test; without a test the validation's, or the loss.
-    metrics = summary.get("metrics", {})
-    tested = [name for name in metrics if name.startswith("test/") and name not in ("test/ece", "test/loss")]
-    ranked = ["test/top1", *tested, "val/top1", "val/knn", "val/loss", "train/loss"]
-    result = next((f"{name} {metrics[name]:.4f}" for name in ranked if name in metrics), "")
-    written = datetime.fromtimestamp(max(file.st_mtime for file in run.files())).strftime("%Y-%m-%d %H:%M")
-    return str(run.path), status, model, epochs, result, f"{run.size / 1e6:,.1f}", written
 
 
 def run_rm(arguments: Sequence[str]) -> int:

@@ -4,24 +4,25 @@ Windows grow with the image, as in Swin v2's Table 1 (Liu et al. 2022, https://a
 position bias extrapolates to the larger window; a bias table is interpolated, as are a ViT's positions.
 """
 
-from __future__ import annotations
-
 import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+import pandas as pd
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitlab import log
+from vitlab.atomic_files import write_text
 from vitlab.commands.options import StudyParser, quiet
 from vitlab.config import Config, merge
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from vitlab.experiment.experiment import Experiment
+from vitlab.evaluation.cost import device_for
+from vitlab.evaluation.features import classify
+from vitlab.evaluation.probe import Accuracy
+from vitlab.experiment.experiment import Experiment
+from vitlab.models.weights import load_weights
+from vitlab.runs.directory import RunDirectory
 
 LR_SHARE = 0.04  # learning rate of fine-tuning relative to training: the paper's 4e-5 after 1e-3
 WARMUP_SHARE = 1 / 6  # of the epochs: 5 of 30 in the official configurations
@@ -42,15 +43,25 @@ def run(arguments: Sequence[str]) -> int:
     configs, options, rest = parser.parse_runs(arguments)
     if options.lr and not options.epochs:
         raise ValueError(f"--lr {options.lr}: give --epochs of fine-tuning with it.")
-
-    import pandas as pd
-
-    from vitlab.atomic_files import write_text
-
     quiet()
+    names, weights = set[tuple[str, int]](), dict[Experiment, Path]()
+    for config in configs:
+        run = Experiment(Path(config), arguments=rest)
+        checkpoint, name = run.checkpoint(), run.directory.parent.name
+        if checkpoint is None or not run.objective.backbone.num_classes:
+            raise ValueError(f"{config}: not a finished run of a classifier; give the config.yaml of one.")
+        if (name, run.seed) in names:
+            raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
+        if not isinstance(run.data.image_size, int):
+            raise ValueError(f"{config} sees images of {run.data.image_size} px; only squares are resized.")
+        run.warn_of_other_images()
+        names.add((name, run.seed))
+        weights[run] = checkpoint
+        if run.data.image_names("test") != next(iter(weights)).data.image_names("test"):
+            raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs on the same images.")
     jobs = [
         (run, checkpoint, resized(run, size))
-        for run, checkpoint in read_runs(configs, rest).items()
+        for run, checkpoint in weights.items()
         for size in sorted({cast(int, run.data.image_size), *map(int, options.sizes)})
     ]
     file = options.out / "transfer.csv"
@@ -65,28 +76,6 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def read_runs(configs: Sequence[str], rest: Sequence[str]) -> dict[Experiment, Path]:
-    """Return the runs of the configurations, which classify the same test images, with their checkpoints."""
-    from vitlab.experiment.experiment import Experiment
-
-    runs: dict[tuple[str, int], Experiment] = {}
-    weights: dict[Experiment, Path] = {}
-    for config in configs:
-        run = Experiment(Path(config), arguments=rest)
-        checkpoint, name = run.checkpoint(), run.directory.parent.name
-        if checkpoint is None or not run.objective.backbone.num_classes:
-            raise ValueError(f"{config}: not a finished run of a classifier; give the config.yaml of one.")
-        if (name, run.seed) in runs:
-            raise ValueError(f"{config} is a second run called {name}, seed {run.seed}; the table needs unique names.")
-        if not isinstance(run.data.image_size, int):
-            raise ValueError(f"{config} sees images of {run.data.image_size} px; only squares are resized.")
-        run.warn_of_other_images()
-        runs[name, run.seed], weights[run] = run, checkpoint
-        if run.data.image_names("test") != next(iter(weights)).data.image_names("test"):
-            raise ValueError(f"{config} is tested on other images than {configs[0]}; give runs on the same images.")
-    return weights
-
-
 def resized(run: Experiment, size: int) -> Config:
     """Return the run's configuration at another image size, which its architecture accepts."""
     arguments = run.config["model"]["init_args"]["backbone"]["init_args"]
@@ -99,13 +88,6 @@ def resized(run: Experiment, size: int) -> Config:
 
 def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespace) -> dict[str, Any]:
     """Return a row: the run, its sizes in px, its windows and bias, and accuracies in [0, 1], `direct` and `tuned`."""
-    from vitlab.evaluation.cost import device_for
-    from vitlab.evaluation.features import classify
-    from vitlab.evaluation.probe import Accuracy
-    from vitlab.experiment.experiment import Experiment
-    from vitlab.models.weights import load_weights
-    from vitlab.runs.directory import RunDirectory
-
     device, experiment = device_for("auto"), Experiment(config)
     model, data = experiment.objective.backbone, experiment.data
     load_weights(model, checkpoint)
@@ -131,8 +113,6 @@ def measure(run: Experiment, checkpoint: Path, config: Config, options: Namespac
 
 def fine_tuning(config: Config, checkpoint: Path, options: Namespace) -> Experiment:
     """Return the training of a configuration from a checkpoint: an ordinary run `out/<name>-<size>px/seed-<n>/`."""
-    from vitlab.experiment.experiment import Experiment
-
     recipe, size = config["model"]["init_args"], config["data"]["init_args"]["image_size"]
     rates = {key: recipe["optimizer"]["init_args"].get(key) for key in ("lr", "muon_lr", "head_lr")}
     share = options.lr / rates["lr"] if options.lr else LR_SHARE

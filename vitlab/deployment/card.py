@@ -129,15 +129,44 @@ session = onnxruntime.InferenceSession("model.onnx")
 
 
 def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
-    """Write `README.md` about the files that lie in `folder`."""
-    data, accuracy = exported.data, exported.accuracy()
+    """Write `README.md` about the files that lie in `folder`.
+
+    Its head has what the Hub reads: task, tags, base model and, where it is known, the accuracy with its interval.
+    """
+    data, accuracy, results = exported.data, exported.accuracy(), None
+    made = exported.config["model"]["init_args"]
+    described = made["backbone"], exported.config["data"]
+    architecture, data_set = (each["class_path"].rpartition(".")[2] for each in described)
+    start = made.get("init_from")
+    if accuracy is not None:
+        split = "validation" if exported.test_is_validation else "test"
+        value, *interval = (round(each, 6) for each in (accuracy.value, accuracy.low, accuracy.high))
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=data_set.lower(),
+                dataset_name=data_set,
+                dataset_split=split,
+                metric_type="accuracy",
+                metric_value=value,
+                metric_name=f"Accuracy of seed {exported.config['seed_everything']}",
+                metric_args={"interval": interval, "over": f"{split} images"},
+            )
+        ]
+    front = ModelCardData(
+        library_name="vitlab",
+        pipeline_tag="image-classification" if exported.classifies else "image-feature-extraction",
+        tags=["vitlab", architecture, exported.objective.__name__, data_set],
+        base_model=start if str(start).startswith("timm/") else None,
+        model_name=f"{architecture} on {data_set}",
+        eval_results=results,
+    )
     size, _, interpolation = data.preprocessing.framing
     by_pillow = size == data.image_size == height_and_width(size)[0] and interpolation != "area"
     by_pillow &= data.window is None and data.preprocessing.picture_mode != "array"  # which Pillow has no name for
     uses = dict(USES)
     if not by_pillow:
         uses["model.onnx"] = "for onnxruntime and other runtimes of ONNX.", AFTER_TRANSFORM
-    front = _front_matter(exported, accuracy)
     card = ModelCard.from_template(
         front,
         template_path=str(Path(__file__).with_name("card.md.jinja")),
@@ -154,36 +183,6 @@ def write_card(exported: Exported, files: Sequence[Path], folder: Path) -> Path:
     )
     card.save(folder / "README.md")
     return folder / "README.md"
-
-
-def _front_matter(exported: Exported, accuracy: Accuracy | None) -> ModelCardData:
-    """Return what the Hub reads: task, tags, base model and, where it is known, the accuracy with its interval."""
-    model, data = exported.config["model"], exported.config["data"]
-    architecture, data_set = (each["class_path"].rpartition(".")[2] for each in (model["init_args"]["backbone"], data))
-    start, results = model["init_args"].get("init_from"), None
-    if accuracy is not None:
-        split = "validation" if exported.test_is_validation else "test"
-        value, *interval = (round(each, 6) for each in (accuracy.value, accuracy.low, accuracy.high))
-        results = [
-            EvalResult(
-                task_type="image-classification",
-                dataset_type=data_set.lower(),
-                dataset_name=data_set,
-                dataset_split=split,
-                metric_type="accuracy",
-                metric_value=value,
-                metric_name=f"Accuracy of seed {exported.config['seed_everything']}",
-                metric_args={"interval": interval, "over": f"{split} images"},
-            )
-        ]
-    return ModelCardData(
-        library_name="vitlab",
-        pipeline_tag="image-classification" if exported.classifies else "image-feature-extraction",
-        tags=["vitlab", architecture, exported.objective.__name__, data_set],
-        base_model=start if str(start).startswith("timm/") else None,
-        model_name=f"{architecture} on {data_set}",
-        eval_results=results,
-    )
 
 
 def recipe(config: Config) -> Config:

@@ -24,6 +24,7 @@ from vitlab.config import named
 from vitlab.data import ImageDataModule
 from vitlab.data.dataset import Split
 from vitlab.deployment.card import Exported
+from vitlab.evaluation.features import extract
 from vitlab.evaluation.predictions import calibration_error, fitted_temperature, negative_log_likelihood
 from vitlab.models import SwinTransformer, SwinTransformerV2, TimmModel, VisionTransformer
 from vitlab.models.backbone import ImageModel, in_eval_mode
@@ -86,9 +87,7 @@ def calibrate(model: ImageModel, data: ImageDataModule) -> str:
     """
 
     def logits_of(split: Split) -> np.ndarray:
-        with in_eval_mode(model):
-            batches = data.batches(split, next(model.parameters()).device)
-            return torch.cat([model(images) for (images,), _ in batches]).float().cpu().numpy()
+        return extract(model, data.batches(split, next(model.parameters()).device), model)[0].numpy()
 
     if data.labels("val").ndim > 1 or not model.num_classes:
         raise ValueError("--calibrate: a temperature is for probabilities of one class each; leave it out.")

@@ -3,9 +3,8 @@
 Lightning is not imported, and timm only for a `TimmModel`.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from vitlab.config import Config, modernize, named
+from vitlab.config import named
 from vitlab.data.photos import Preprocessing
 from vitlab.models.backbone import ImageModel
-from vitlab.models.stored import build
+from vitlab.models.stored import build, stored_facts, stored_settings
 from vitlab.models.weights import from_hub, load_weights, not_weights
 from vitlab.runs.directory import CONFIG, RunDirectory
 
@@ -96,18 +95,18 @@ def load(source: str | Path, raw: bool = False, device: str | torch.device | Non
     path = Path(source)
     in_folder = path.parent.name == "runs" or path.parent.is_dir()
     if path.suffix == ".ckpt" and path.is_file():
-        loaded = _of_checkpoint(path, raw)
+        loaded = _read(path, raw)
     elif (path / CONFIG).is_file():
         run = RunDirectory(path)
         if (newest := run.newest_checkpoint()) is None:
             why = NO_CHECKPOINT if run.is_finished else f"train first: `fit --config {path}`."
             raise FileNotFoundError(f"{path} has no whole checkpoint; {why}")
-        loaded = _of_checkpoint(newest, raw)
+        loaded = _read(newest, raw)
     elif (path / WEIGHTS).is_file():
-        loaded = _exported(path / WEIGHTS, raw)
+        loaded = _read(path / WEIGHTS, raw)
     elif HUB_NAME.fullmatch(str(source)) and not in_folder and not path.exists():  # `user/model`
         try:
-            loaded = _exported(from_hub(str(source), WEIGHTS), raw)
+            loaded = _read(from_hub(str(source), WEIGHTS), raw)
         except FileNotFoundError as error:
             wrong = f"{source}: no such folder, and could not download {WEIGHTS} from the Hugging Face Hub"
             raise FileNotFoundError(f"{wrong}: {error}") from None
@@ -143,42 +142,22 @@ def activated(objective: type[Any] | str, logits: Tensor) -> Tensor:
     return trained_by.task.activate(logits)
 
 
-def _of_checkpoint(path: Path, raw: bool) -> LoadedModel:
+def _read(path: Path, raw: bool) -> LoadedModel:
+    """Return the model of a run's checkpoint or of an exported file."""
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever a reader says of another file
-        raise not_weights(path, error) from None
-    if not isinstance(stored, dict) or not {"vitlab_config", "vitlab_inference"} <= stored.keys():
-        raise ValueError(f"{path} was not written by `fit`, and does not tell of which model it is.")
-    config = modernize(stored["vitlab_config"])["model"]
-    loaded = _build(config["init_args"]["backbone"], stored["vitlab_inference"], config["class_path"], str(path))
-    prefix = "backbone." if raw else stored["vitlab_encoder"]
-    weights = {name.removeprefix(prefix): x for name, x in stored["state_dict"].items() if name.startswith(prefix)}
-    loaded.model.load_state_dict(weights)
-    return loaded
-
-
-def _exported(path: Path, raw: bool) -> LoadedModel:
-    try:
-        with safe_open(path, "pt") as file:
-            stored = file.metadata() or {}
+        facts = stored_facts(path)
     except SafetensorError as error:
         raise not_weights(path, error) from None
-    if "backbone" not in stored:
-        raise ValueError(f"{path} does not name its model. Export the run again.")
-    facts = {name: json.loads(value) for name, value in stored.items() if name != "format"}
+    if "class_names" not in facts or "backbone" not in facts:
+        raise ValueError(f"{path} is damaged, or was not written by `fit` or `export`: it names no model.")
     if raw and facts.get("averaged"):
         raise ValueError(f"{path} has only the average of the weights. Load the run, or export it with --raw.")
-    loaded = _build(facts["backbone"], facts, facts["objective"], str(path))
-    load_weights(loaded.model, path)
-    return loaded
-
-
-def _build(backbone: Config, facts: Mapping[str, Any], objective: str, source: str) -> LoadedModel:
+    objective = facts.get("objective") or (stored_settings(path) or {})["class_path"]
     with torch.random.fork_rng([]):
-        model: ImageModel = build(ImageModel, backbone)  # type: ignore[type-abstract]
+        model: ImageModel = build(ImageModel, facts["backbone"])  # type: ignore[type-abstract]
         if model.num_classes != len(facts["class_names"]):
             model.reset_classifier(len(facts["class_names"]))
+    load_weights(model, path, "backbone." if raw and path.suffix == ".ckpt" else None)
     transform = Preprocessing.from_metadata(facts)
     activate = partial(torch.softmax, dim=1) if facts["one_class"] else partial(activated, objective)
-    return LoadedModel(model, transform, facts["class_names"], facts["one_class"], activate, source)
+    return LoadedModel(model, transform, facts["class_names"], facts["one_class"], activate, str(path))

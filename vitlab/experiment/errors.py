@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from vitlab.config import Config, load_yaml, locate, named, untrusted
+from vitlab.config import Config, named, untrusted
 from vitlab.experiment.class_paths import names_of
 
 MOST_LINES = 5
@@ -40,40 +40,25 @@ def nearest_key(word: str, keys: Iterable[str]) -> str:
 
 
 def refuse_variant(config: Config, file: Path | None = None) -> None:
-    """Refuse a study, and settings of a model without its class: a variant, or an overlay; name the base before it."""
+    """Refuse a study, and settings of a model without its class: a variant, or an overlay."""
     if "base" in config and not config.keys().isdisjoint({"variants", "factors"}):
         raise ValueError("This is a study, not an experiment: it has a base and variants. Train it with `compare`.")
-    if not isinstance(config.get("model"), dict) or "class_path" in config["model"]:
-        return
-    base, file = "BASE.yaml", file and locate(file)
-    places = [place for parent in file.parents[:3] for place in (parent, parent / "studies")] if file else []
-    for study in (path for place in places for path in sorted(place.glob("*.yaml"))):
-        content = load_yaml(study)
-        named_files = [each for each in (content.get("variants") or {}).values() if isinstance(each, str)]
-        if file and "base" in content and file.resolve() in [(study.parent / each).resolve() for each in named_files]:
-            base = os.path.relpath(study.parent / content["base"])
-            break
-    raise ValueError(
-        f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay, which changes another "
-        f"file.\nGive that one before it: --config {base} --config {file or 'FILE'}"
-    )
+    if isinstance(config.get("model"), dict) and "class_path" not in config["model"]:
+        what = f"{file or 'The configuration'} has no model.class_path: it is a variant or an overlay"
+        raise ValueError(f"{what}, which changes another file.\nGive that one before it: --config BASE.yaml")
 
 
 # Lines of jsonargparse's messages that report how it searched, not what is wrong.
 SEARCH = re.compile(
     "Does not validate against|Subtypes:|Errors:|Given value|Expected a path but|Problem with given class_path|"
-    "Expected a <class 'NoneType'>|Parser key|Not of type|Not a valid subclass of|Subclass types expect one of|"
+    "Expected a <class 'NoneType'>|Parser key|Not a valid subclass of|Subclass types expect one of|"
     r"a class path \(str\)|a dict with"
 )
+UNKNOWN = r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"
 WORDS = (  # what jsonargparse says, and what a message says
     (r"^Group '([\w.]+)' does not accept option '", r"Option '\1."),
-    (r"Not of type \w+: (\S+) does not conform to restriction v?(.+)", r"must be \2, not \1."),
-    (r"Not of type \w+: does not conform to restriction v?(.+)", r"must be \1."),
-    (r"(must be \S+ and )v", r"\1"),
-    (r"Not of type \w+: (?:could not convert|invalid literal).*'(.*)'", r"\1 is not a number."),
+    (r"Not of type \w+: ", ""),
     (r"Expected an instantiatable class, but vitlab\.\S*\.(\w+) is abstract", r"no class is named; give a \1."),
-    (r"Import path (\S+ )does not correspond to a (subclass of .+)", r"\1is not a \2."),
-    (r"(subclass of ImageModel\.)$", r"\1 examples/architecture.py of the repository shows what one has."),
 )
 
 
@@ -89,8 +74,28 @@ def explain(message: str, options: Iterable[str]) -> str:
     place = re.match(r'Parser key "([^"]+)"', message)
     key, known = place[1] if place else "", [option.removeprefix("--") for option in options]
     found = re.search(r"^ *Given value: (.{1,80})$", message, re.MULTILINE)
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    lines = [_complaint(line, key, known) for line in lines if line and not SEARCH.match(line)]
+    lines = []
+    for line in (line.strip().removeprefix("- ") for line in message.splitlines()):
+        if not line or SEARCH.match(line):
+            continue
+        if abstract := re.search(r"Expected an instantiatable class, but (\S+) is abstract", line):
+            missing = ", ".join(sorted(named(abstract[1]).__abstractmethods__))
+            line = f"{abstract[1]} lacks {missing}; write these methods and properties."
+        elif unknown := re.match(r"Expected a dot import path string: (.+)$", line):
+            names = names_of(key)
+            few = f" There are {', '.join(names)}." if 0 < len(names) <= 8 else ""  # all of a few
+            line = f"no class {unknown[1]}.{nearest(unknown[1], names) or few}"
+            if unknown[1] in names:  # as a Swin's name for MAE, which takes a ViT
+                line = f"{unknown[1]} is not of the class that is expected here."
+        elif absent := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", line):
+            module = sys.modules.get(absent[1])
+            choices = getattr(module, "__all__", dir(module))
+            line = f"{absent[1]} has no {absent[2]}.{nearest(absent[2], choices)}"
+        elif denied := re.search(r"Importing '([\w.]+)' is not allowed", line):
+            line = f"{untrusted(denied[1])}."
+        elif option := re.search(UNKNOWN, line):
+            line = f"no option {option[1]}.{nearest_key(option[1], known)}"
+        lines.append(re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.+?)\]", r"\1\2", line))
     # Where a value of the right type has a fault, the other types that would have been right do not matter.
     faults = [line for line in lines if not line.startswith("Expected a ")]
     types = dict.fromkeys(line.removeprefix("Expected a ") for line in lines)
@@ -102,28 +107,6 @@ def explain(message: str, options: Iterable[str]) -> str:
     if unanswered := re.fullmatch(r"([\w.]+): no option ([\w.]+)\.", text):
         text += nearest_key(".".join(unanswered.groups()), known)
     return text
-
-
-def _complaint(line: str, key: str, options: Iterable[str]) -> str:
-    """Return what a line of jsonargparse's message says, and what would do."""
-    if found := re.search(r"Expected an instantiatable class, but (\S+) is abstract", line):
-        missing = ", ".join(sorted(named(found[1]).__abstractmethods__))
-        return f"{found[1]} lacks {missing}; write these methods and properties."
-    if found := re.match(r"Expected a dot import path string: (.+)$", line):
-        known = names_of(key)
-        if found[1] in known:  # as a Swin's name for MAE, which takes a ViT
-            return f"{found[1]} is not of the class that is expected here."
-        few = f" There are {', '.join(known)}." if 0 < len(known) <= 8 else ""  # all of a few
-        return f"no class {found[1]}.{nearest(found[1], known) or few}"
-    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", line):
-        module = sys.modules.get(found[1])
-        return f"{found[1]} has no {found[2]}.{nearest(found[2], getattr(module, '__all__', dir(module)))}"
-    if found := re.search(r"Importing '([\w.]+)' is not allowed", line):
-        return f"{untrusted(found[1])}."
-    unknown = r"(?:[Uu]nrecognized arguments?:|does not accept option|Option|Key) '?(?:--)?([\w.-]+)"
-    if found := re.search(unknown, line):
-        return f"no option {found[1]}.{nearest_key(found[1], options)}"
-    return re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.+?)\]", r"\1\2", line)
 
 
 def readable(error: BaseException) -> str:

@@ -10,7 +10,7 @@ them is rejected.
 import copy
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property, reduce
 from inspect import Parameter, signature
@@ -72,11 +72,17 @@ from vitlab.runs.exactness import generators, set_generators
 from vitlab.runs.knn_monitor import KnnMonitor
 from vitlab.runs.lock import Busy, refuse_links, run_lock
 from vitlab.runs.loggers import MetricsFile
-from vitlab.runs.trainer import Run, build_trainer, run_loggers
+from vitlab.runs.trainer import Run, as_list, build_trainer, run_loggers
 
 OTHER_IMAGES = "%s was trained on other images than these (%s)."
 SETTING = re.compile(r"[\w.]+\+?=")  # in place of a file
 SECONDS_BETWEEN_TRIES = 5.0  # to train what another process is training
+SETTINGS_FOR: dict[type[Callback], str] = {  # in place of callbacks that average weights, or change rate or batch
+    GradientAccumulationScheduler: "trainer.accumulate_grad_batches",
+    LearningRateFinder: "model.optimizer.lr, which the schedule changes; `tune` in a study finds one",
+    StochasticWeightAveraging: "model.init_args.ema, which is tested too",
+    WeightAveraging: "model.init_args.ema, which is tested too",
+}
 
 # What models take from the data: argument of the model -> property of the data module. A teacher may see the images at
 # another size.
@@ -127,10 +133,6 @@ class Experiment:
         for key in ("run.root", "ckpt_path", "model.init_args.init_from"):
             if value := self._values.get(key):
                 self._values[key] = expanded(value)
-        if self._values.run.wandb.mode == "disabled":
-            for key, _ in pairs(arguments):
-                if key.startswith("run.wandb.") and key != "run.wandb.mode":
-                    log.warning("--%s has no effect: run.wandb.mode is disabled here. Add --run.wandb.mode auto.", key)
         if self._values.run.name is None:
             self._values.run.name = "-".join(file.stem for file in files) or "run"
         self.seed = int(self._values.seed_everything)
@@ -138,7 +140,11 @@ class Experiment:
         run = run_of(files)
         if run is not None and directory_of(RunDirectory(run).config) == self.directory:
             self.directory = run  # wherever it lies now
-            self._find_data()
+            places, began = self._values.data.init_args, RunDirectory(run).environment.get("folder")
+            for name in ("root", "table"):
+                if (path := places.get(name)) and began and not Path(path).exists() and (Path(began) / path).exists():
+                    places[name] = str(Path(began) / path)
+                    log.info("data.%s: %s, where the run was started.", name, places[name])
         self.data: ImageDataModule = self._settings.build("data")
         if not images and (facts := RunDirectory(self.directory).data):
             self.data.recall(facts)
@@ -190,12 +196,20 @@ class Experiment:
         chosen, settings = self._values.trainer, dict(self._settings.build("trainer"))
         if device_for(chosen.accelerator).type == "cpu" and not re.fullmatch(r"auto|[1-9]\d*", str(chosen.devices)):
             raise ValueError(f"trainer.devices is {chosen.devices}; on a CPU give a number of processes, or auto.")
-        callbacks = settings["callbacks"] or []
-        check_callbacks(callbacks if isinstance(callbacks, list) else [callbacks], self.objective)
+        callbacks, objective = as_list(settings["callbacks"]), self.objective
+        monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
+        own = type(objective).__module__.startswith("vitlab.")  # what others log is unknown
+        known = [*objective.epoch_metrics, *monitored] if own else []
+        for each in callbacks:
+            name = type(each).__name__
+            if setting := next((setting for kind, setting in SETTINGS_FOR.items() if isinstance(each, kind)), None):
+                raise ValueError(f"trainer.callbacks: in place of {name}, set {setting}.")
+            if isinstance(each, EarlyStopping) and known and each.monitor not in known:
+                raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
         if self.run.compile:
-            self.objective.compile_parts()
+            objective.compile_parts()
         set_generators(self._random_state)
-        trainer, self.record = build_trainer(settings, self.run, self.directory, self.config, self.objective)
+        trainer, self.record = build_trainer(settings, self.run, self.directory, self.config, objective)
         return trainer
 
     @cached_property
@@ -207,15 +221,6 @@ class Experiment:
     def frozen(self) -> bool:
         """Whether no step is taken, and the features of the weights as they are given are classified."""
         return self.run.probe is not None and self._values.trainer.max_epochs == 0
-
-    def _find_data(self) -> None:
-        """Take a relative `data.root` or `table` from where the run was started, if nothing here has its name."""
-        arguments = self._values.data.init_args
-        began = RunDirectory(self.directory).environment.get("folder")
-        for name in ("root", "table"):
-            if (path := arguments.get(name)) and began and not Path(path).exists() and (Path(began) / path).exists():
-                arguments[name] = str(Path(began) / path)
-                log.info("data.%s: %s, where the run was started.", name, arguments[name])
 
     def _fill_from_data(self) -> None:
         for name, parameter in signature(named(self._values.model.class_path)).parameters.items():
@@ -247,7 +252,8 @@ class Experiment:
     def checkpoint(self) -> Path | None:
         """Return the trained weights that `ckpt_path` means, after checking that they belong to this experiment.
 
-        `last`, the default, and `best` are files of the run; `none` means the initial weights.
+        `last`, the default, and `best` are files of the run; `none` means the initial weights. A checkpoint of another
+        model is refused, and other differences are logged: the experiment's values are used.
         """
         name, run = self._values.ckpt_path, RunDirectory(self.directory)
         finished = run.is_finished
@@ -269,7 +275,25 @@ class Experiment:
             raise ValueError(f"{path} is damaged ({wrong}); {remedy}")
         if "objective" not in vars(self):
             self._restoring = self._used = True
-        self._compare_with_checkpoint(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(stored, dict) or "state_dict" not in stored:
+            raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
+        model = stored.get("vitlab_config", self.config)["model"]
+        changed = changes(modernize(model), self.config["model"])
+        if architecture := [change for change in changed if change[0].startswith("init_args.backbone")]:
+            lines = [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
+            raise ValueError(f"{path} has weights of another backbone:\n{_listed(lines)}")
+        there, here = (
+            {key: tuple(getattr(value, "shape", ())) for key, value in weights.items()}
+            for weights in (stored["state_dict"], self.objective.state_dict())
+        )
+        if self.objective.strict_loading and (others := differences(there, here)):
+            wrong = "{} is {} there, {} here".format(*others[0])
+            remedy = "Give the model's settings of the run that wrote it, or start from its encoder alone:"
+            kind = type(self.objective).__name__
+            raise ValueError(f"{path} does not fit this {kind}: {wrong}.\n{remedy} --model.init_from {path}")
+        for key, old, new in changed:
+            log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
         log.info("Weights: %s", path)
         return path
 
@@ -277,11 +301,8 @@ class Experiment:
         """Load the weights of `checkpoint()` into the objective, and return that path."""
         path = self.checkpoint()
         if path is not None:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict) or "state_dict" not in state:
-                raise ValueError(f"{path} is not a run's checkpoint; load weights alone with --model.init_from.")
             self._used = True
-            self.objective.load_state_dict(state["state_dict"])
+            self.objective.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
         else:
             self._begin()
         return path
@@ -292,37 +313,20 @@ class Experiment:
             self._take_weights({key: run.directory for key, run in self.before().items()})
             self.objective.load_backbone(weights_path(self.objective.init_from))
 
-    def _compare_with_checkpoint(self, path: Path) -> None:
-        """Refuse a checkpoint of another model, and report other differences: the experiment's values are used."""
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        trained = state.get("vitlab_config")
-        if trained is None:
-            return
-        changed = changes(modernize(trained["model"]), self.config["model"])
-        architecture = [d for d in changed if d[0].startswith("init_args.backbone")]
-        if architecture:
-            lines = [f"model.{key}: {old} in the checkpoint, {new} requested" for key, old, new in architecture]
-            raise ValueError(f"{path} has weights of another backbone:\n{_listed(lines)}")
-        there, here = (
-            {name: tuple(getattr(value, "shape", ())) for name, value in weights.items()}
-            for weights in (state["state_dict"], self.objective.state_dict())
-        )
-        if self.objective.strict_loading and (others := differences(there, here)):
-            wrong = "{} is {} there, {} here".format(*others[0])
-            remedy = "Give the model's settings of the run that wrote it, or start from its encoder alone:"
-            name = type(self.objective).__name__
-            raise ValueError(f"{path} does not fit this {name}: {wrong}.\n{remedy} --model.init_from {path}")
-        for key, old, new in changed:
-            log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
+    def _state_to_continue(self) -> Path | None:
+        """Return the state from which the training continues; None to begin."""
+        own = None if self.run.overwrite else RunDirectory(self.directory).newest_checkpoint()
+        state = own if self._values.ckpt_path is None else self.checkpoint()
+        if own is not None:
+            self._refuse_another_run()
+            if state is None or not state.resolve().is_relative_to(own.resolve().parent):
+                raise ValueError(f"{self.directory} has begun. Leave out --ckpt_path, or give another --run.name.")
+        elif state is not None and not self.run.overwrite:
+            self._compare_images()
+        return state
 
-    def _state_to_continue(self, finished: bool) -> Path | None:
-        """Return the state from which the training continues; None to begin, or where it is finished."""
-        own = None if self.run.overwrite or finished else RunDirectory(self.directory).newest_checkpoint()
-        state = own if finished or self._values.ckpt_path is None else self.checkpoint()
-        if not (finished or own):
-            if state is not None and not self.run.overwrite:
-                self._compare_images()
-            return state
+    def _refuse_another_run(self, finished: bool = False) -> None:
+        """Refuse a directory whose run has another configuration, or, unless it is finished, other images."""
         changed = conflicts(RunDirectory(self.directory).config, self.config)
         if all(key in ROOTS for key, _, _ in changed) and self._compare_images(finished):
             changed = []
@@ -337,13 +341,10 @@ class Experiment:
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
                 + f"\n{remedy} that one with --run.overwrite true."
             )
-        if own is not None and (state is None or not state.resolve().is_relative_to(own.resolve().parent)):
-            raise ValueError(f"{self.directory} has begun. Leave out --ckpt_path, or give another --run.name.")
-        return state
 
     def _compare_images(self, finished: bool = False) -> bool:
         """Return whether the images are known to be those of the run's start; warn of others where it is finished."""
-        if not self.trainer.is_global_zero:
+        if not (finished or self.trainer.is_global_zero):
             return True  # the first process decides for all
         try:
             others = other_images(self.directory, self.data)
@@ -408,7 +409,8 @@ class Experiment:
             while True:
                 try:
                     first._fit()
-                    first.trainer.strategy.barrier()  # every process looks for the summary, which the first one writes
+                    if "trainer" in vars(first):  # every process looks for the summary, which the first one writes
+                        first.trainer.strategy.barrier()
                     break
                 except Busy as busy:  # a run that starts from the same one
                     writer = str(busy).partition("\n")[0]
@@ -439,39 +441,37 @@ class Experiment:
     def _fit(self, began: float | None = None) -> Metrics:
         began = time.perf_counter() if began is None else began
         run = RunDirectory(self.directory)
-        finished = run.is_finished and not self.run.overwrite
-        if self._used and not finished:  # by an earlier training or test of this object
+        if run.is_finished and not self.run.overwrite:
+            metrics = run.metrics  # a damaged summary is named first
+            self._refuse_another_run(finished=True)
+            log.info(
+                "%s is finished; nothing to do (--run.overwrite true trains it again). "
+                "To start a new run from its weights: --run.name NEW --model.init_from %s",
+                *(self.directory, self.directory),
+            )
+            return metrics
+        if self._used:  # by an earlier training or test of this object
             for name in ("objective", "trainer", "run"):
                 vars(self).pop(name, None)
             self.data = self._settings.build("data")
-        if fresh := "objective" not in vars(self):
+        if "objective" not in vars(self):
             # Weights that the backbone asks for are not loaded where those of the run's state replace them.
             asks = any(key.startswith("model.init_args.backbone.") for key in weights_of(self.config))
             own = self._values.ckpt_path is None and not self.run.overwrite and self.run.probe is None
-            self._restoring = self._used = finished or (asks and own and run.newest_checkpoint() is not None)
-        before = {} if finished else self._train_before()
+            self._restoring = self._used = asks and own and run.newest_checkpoint() is not None
+        before = self._train_before()
         fast = self._values.trainer.fast_dev_run
         if not fast and not all(RunDirectory(directory).is_finished for directory in before.values()):
             return {}  # interrupted
         trainer = self.trainer
         self.record.began, self.record.before, self.record.overwrite = began, before, self.run.overwrite
         self._take_weights(before)
-        self._check_training(finished)
+        self._check_training()
         if not fast and not any(isinstance(each, MetricsFile) for each in trainer.loggers):  # of a try that met a lock
             trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         refuse_links(self.directory, self.root)
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
-            state = self._state_to_continue(finished)
-            if finished and (metrics := run.metrics) is not None:  # a damaged summary is named first
-                log.info(
-                    "%s is finished; nothing to do (--run.overwrite true trains it again). "
-                    "To start a new run from its weights: --run.name NEW --model.init_from %s",
-                    *(self.directory, self.directory),
-                )
-                if fresh:  # built without the weights that it begins with
-                    del self.objective
-                    self._restoring = self._used = False
-                return metrics
+            state = self._state_to_continue()
             if state is not None:
                 self._refuse_other_classes(state)
             set_generators(self._random_state)
@@ -494,19 +494,17 @@ class Experiment:
             *path, name = [part for part in key.split(".")[1:] if part != "init_args"]
             setattr(reduce(getattr, path, self.objective), name, str(directory))
 
-    def _check_training(self, finished: bool) -> None:
+    def _check_training(self) -> None:
         """Refuse or warn of what would be regretted after the training."""
         if self.frozen and (self.trainer.world_size > 1 or not self.run.test):
             raise ValueError("run.probe of frozen weights needs trainer.devices: 1 and run.test: true.")
-        if self._values.trainer.sync_batchnorm and self.trainer.strategy.root_device.type == "cpu":
-            raise ValueError("trainer.sync_batchnorm is true, which takes GPUs, and this run is on the CPU.")
-        for known in known_test_images(self) if self.run.test and not finished else ():
+        for known in known_test_images(self) if self.run.test else ():
             log.warning("%s, so this run tests on images that are not new. Give both the same split_seed.", known)
         check_precision(str(self.trainer.precision), self.objective)
         warn_of_normalization(self.config, self.data)
         if self.run.probe is not None and isinstance(self.trainer.strategy, FSDP):
             raise ValueError(f"run.probe: {self.run.probe} needs the full encoder, which fsdp2 shards. Set it null.")
-        if self.run.probe is not None and self.run.test and not finished:
+        if self.run.probe is not None and self.run.test:
             require_classes(torch.from_numpy(self.data.labels("test")))
         if self._values.trainer.enable_checkpointing is False:
             log.warning("enable_checkpointing is off: this run can neither be continued nor tested again.")
@@ -599,30 +597,6 @@ def _listed(lines: Sequence[str]) -> str:
     if len(lines) > 3:
         lines = [*lines[:2], f"… and {len(lines) - 2} more"]
     return "\n".join(f"  {line}" for line in lines)
-
-
-# ---- Lightning's options that a run rejects before it begins, each with one message
-
-
-SETTINGS_FOR: dict[type[Callback], str] = {
-    GradientAccumulationScheduler: "trainer.accumulate_grad_batches",
-    LearningRateFinder: "model.optimizer.lr, which the schedule changes; `tune` in a study finds one",
-    StochasticWeightAveraging: "model.init_args.ema, which is tested too",
-    WeightAveraging: "model.init_args.ema, which is tested too",
-}
-
-
-def check_callbacks(callbacks: Iterable[Callback], objective: Objective) -> None:
-    """Refuse callbacks that average weights, change the batch or lack their metric."""
-    monitored = KnnMonitor.LOGGED if any(isinstance(each, KnnMonitor) for each in callbacks) else ()
-    own = type(objective).__module__.startswith("vitlab.")  # what others log is unknown
-    known = [*objective.epoch_metrics, *monitored] if own else []
-    for each in callbacks:
-        name = type(each).__name__
-        if setting := next((setting for kind, setting in SETTINGS_FOR.items() if isinstance(each, kind)), None):
-            raise ValueError(f"trainer.callbacks: in place of {name}, set {setting}.")
-        if isinstance(each, EarlyStopping) and known and each.monitor not in known:
-            raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
 
 
 def check_precision(precision: str, objective: Objective) -> None:

@@ -23,7 +23,7 @@ from vitlab.config import TRAINER_DEFAULTS, Config, dump_yaml, import_only_known
 from vitlab.data import ImageDataModule
 from vitlab.experiment.class_paths import KINDS, names_of, settable
 from vitlab.experiment.errors import call_of_user_code, explain, readable
-from vitlab.internals import actions_of, narrow_options_of_the_trainer, options_of
+from vitlab.internals import narrow_options_of_the_trainer, options_of
 from vitlab.models.stored import TIMMS_WEIGHTS
 from vitlab.objectives import Objective
 from vitlab.runs.trainer import Run
@@ -62,7 +62,7 @@ class VitlabParser(LightningArgumentParser):
 
     def format_help(self, formatter: Any = None) -> str:
         """Return one line for each argument of a class: `--model.help Supervised`."""
-        options = {min(action.option_strings, key=len): action for action in actions_of(self) if action.option_strings}
+        options = {min(action.option_strings, key=len): action for action in options_of(self).values()}
         hidden = ("-h", "--help", "--print_shtab")
         shown = [name for name in options if name not in hidden and not name.endswith((".help", "+"))]
         shown = [name for name in shown if not re.fullmatch(GROUPS, str(options[name].help), re.DOTALL)]

@@ -54,9 +54,7 @@ def unfinished(trainer: Trainer) -> list[str]:
 
 def batches_left_out(trainer: Trainer, split: Literal["val", "test"]) -> list[str]:
     """Return, in words, that a limit of the Trainer left batches out of an evaluation; nothing if it used all."""
-    loader, batches = trainer.test_dataloaders, trainer.num_test_batches
-    if split == "val":
-        loader, batches = trainer.val_dataloaders, trainer.num_val_batches
+    loader, batches = getattr(trainer, f"{split}_dataloaders"), getattr(trainer, f"num_{split}_batches")
     if loader is None or sum(batches) >= len(loader):
         return []
     return [f"{'validated' if split == 'val' else 'tested'} on {sum(batches):g} of {len(loader)} batches of images"]

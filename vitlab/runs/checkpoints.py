@@ -6,7 +6,6 @@ metrics.csv has every row that belongs to it, so that a run killed in between ne
 """
 
 import math
-import os
 import shutil
 import signal
 import time
@@ -101,22 +100,18 @@ class RunCheckpoints(Checkpoint):
     def __init__(self, directory: Path, settings: Checkpointing) -> None:
         self.directory, self._next = directory, directory / "next.ckpt"
         self.settings, self.signals = settings, Signals()
-        self.written, self.seconds = 0, 0.0
+        self.seconds = self._cost = 0.0
         self._step = 0
-        self._cost = 0.0
-        self._at = self._begin = time.perf_counter()
+        self._at = time.perf_counter()
         self._tried = self._unpublished = self._owed = False
         self._written_at, self._pausing = 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
-        steps = trainer.estimated_stepping_batches
-        self._at = self._begin = time.perf_counter()
+        self._at = time.perf_counter()
         if trainer.is_global_zero:
             for unfinished in (self._next, *self.directory.glob("*.new")):  # left by a killed run
                 unfinished.unlink(missing_ok=True)
-            if beyond := [step for step in self.settings.keep if step > steps]:
-                log.warning("run.checkpoint.keep: the training has %d steps, so %s are not kept.", steps, beyond)
         self.signals.listen()  # after Lightning, whose own handler would stop the run without its state
 
     # ---- writing
@@ -139,8 +134,6 @@ class RunCheckpoints(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Discard a checkpoint from which this validation would be missing, and write one after the next step."""
-        if self._unpublished and self._written_at in self.settings.keep and trainer.is_global_zero:
-            log.warning("run.checkpoint.keep: step %d is not kept, since a validation follows it.", self._written_at)
         self._owed = self._unpublished
         self._tried = self._unpublished = False
 
@@ -165,7 +158,6 @@ class RunCheckpoints(Checkpoint):
         self._tried, self._owed = True, False
         self._at = time.perf_counter()
         self._cost = self._at - begin
-        self.written += self._unpublished
         self.seconds += self._cost
 
     # ---- publishing
@@ -176,9 +168,6 @@ class RunCheckpoints(Checkpoint):
         if unwritten and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             log.error("%s: the last weights are not written. Make room; the same command continues.", self.directory)
             raise SystemExit(UNWRITTEN)
-        if self.written and trainer.is_global_zero:
-            took, share = self.seconds, self.seconds / max(time.perf_counter() - self._begin, 1e-9)
-            log.info("checkpoints: %d written in %.1f s, %.1f %% of the training", self.written, took, 100 * share)
 
     def _publish(self, trainer: Trainer, *args: Any) -> None:
         """Make the state that was written the last one, and stop the run if a signal asked for it."""
@@ -199,21 +188,14 @@ class RunCheckpoints(Checkpoint):
     on_train_batch_start = on_train_epoch_start = _publish  # type: ignore[assignment]  # the next hooks
 
     def _keep(self, state: Path, target: Path) -> None:
-        """Keep a state under another name, where it can be without room on the disk: it is only replaced whole."""
-        new = target.with_suffix(".new")
-        new.unlink(missing_ok=True)
+        """Keep a copy of a state under another name."""
         try:
-            try:
-                os.link(state, new)
-            except OSError:  # a file system without links
-                shutil.copyfile(state, new)
-            new.replace(target)
+            with written_whole(target) as file, state.open("rb") as content:
+                shutil.copyfileobj(content, file)
         except OSError as error:
             log.warning("%s could not be kept (%s).", target, error)
             if self.settings.on_failure == "stop":
                 raise SystemExit(UNWRITTEN) from None
-        finally:
-            new.unlink(missing_ok=True)  # still there where both are links of one file, too
 
     # ---- signals
 

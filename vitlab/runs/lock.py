@@ -32,34 +32,29 @@ class Busy(ValueError):
 def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
     """Let no other process write to a run directory inside the block; a missing directory is created.
 
-    Where this process may not write, as in another user's finished run, there is nothing to lock. Raises Busy where
-    another process is writing.
+    Raises Busy where another process is writing.
     """
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     path, file = directory / ".lock", None
     try:
-        try:
-            # POSIX releases the lock when this process closes any descriptor of the file: it is opened once.
-            while file is None or _inode(path) != os.fstat(file).st_ino:
-                if file is not None:  # its owner ended between the two calls, and removed it
-                    os.close(file)
-                    file = None
-                file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    if error.errno in (errno.EACCES, errno.EAGAIN):
-                        raise _rejection(path, way_out) from None
-                    log.warning("%s has no file locks (%s): a second start is not noticed.", directory, error)
-            command = shorten(" ".join(["python -m vitlab", *sys.argv[1:]]), 100, placeholder=" …")
-            since = datetime.now().astimezone().isoformat(" ", "seconds")
-            os.truncate(file, 0)
-            os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since} ({command})".encode())
-            os.fsync(file)
-            _HELD[directory] = os.fstat(file).st_ino
-        except OSError:
-            if not directory.exists() or os.access(directory, os.W_OK):
-                raise
+        # POSIX releases the lock when this process closes any descriptor of the file: it is opened once.
+        while file is None or _inode(path) != os.fstat(file).st_ino:
+            if file is not None:  # its owner ended between the two calls, and removed it
+                os.close(file)
+                file = None
+            file = created(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise _rejection(path, way_out) from None
+                log.warning("%s has no file locks (%s): a second start is not noticed.", directory, error)
+        command = shorten(" ".join(["python -m vitlab", *sys.argv[1:]]), 100, placeholder=" …")
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        os.truncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since} ({command})".encode())
+        os.fsync(file)
+        _HELD[directory] = os.fstat(file).st_ino
         yield
     finally:
         if file is not None:

@@ -48,16 +48,14 @@ class MetricsFile(Logger):
         return str(self.path.parent)
 
     @rank_zero_only
-    def keep_until(self, step: int, epochs: int = 0) -> list[int]:
-        """Remove the rows from `step` on, which a run that continues there writes again; return epochs without rows."""
+    def keep_until(self, step: int) -> None:
+        """Remove the rows from `step` on, which a run that continues there writes again."""
         rows = [row for row in self._read() if int(row["step"]) < step]
         self.columns = list(rows[0]) if rows else []
         if rows:
             self._rewrite(rows)
         else:
             self.path.unlink(missing_ok=True)
-        there = {row["epoch"] for row in rows}
-        return [epoch + 1 for epoch in range(epochs) if str(epoch) not in there]
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

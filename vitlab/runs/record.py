@@ -9,10 +9,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import huggingface_hub  # its parts are imported on use, and tqdm with them
@@ -23,7 +22,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-import vitlab
 from vitlab import log
 from vitlab.atomic_files import write_text
 from vitlab.config import Config, dump_yaml, texts_of, weights_of
@@ -70,7 +68,6 @@ class RunRecord(Callback):
         self.seconds = self._wall_before = 0.0
         self.images: int | None = None  # seen without a step
         self._started: float | None = None
-        self._restarted = False
         self._outputs: list[dict[str, Tensor]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -105,27 +102,20 @@ class RunRecord(Callback):
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
 
-    def keep_rows(self, trainer: Trainer) -> list[int]:
-        """Remove the rows of metrics.csv that the run is about to write again; return the epochs that have none."""
-        file = next((logger for logger in trainer.loggers if isinstance(logger, MetricsFile)), None)
-        return (file.keep_until(trainer.global_step, trainer.current_epoch) if file else None) or []
+    def keep_rows(self, trainer: Trainer) -> None:
+        """Remove the rows of metrics.csv that the run is about to write again."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.keep_until(trainer.global_step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if missing := self.keep_rows(trainer):
-            some = ", ".join(map(str, missing[:3])) + (" …" if len(missing) > 3 else "")
-            log.warning("%s lacks the rows of some epochs (%s), and so do curves.", self.directory / METRICS, some)
+        self.keep_rows(trainer)
         trainer.should_stop |= self._ended
         self._started = time.perf_counter()
-        self._restarted = trainer.ckpt_path is not None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember what the epochs before logged, which no later one may log again."""
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        if self._restarted:
-            self._restarted = False
-            log.info("first new step %.1f s after the start of the command", time.perf_counter() - vitlab.BEGAN)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Remember the best epoch, which the released scripts of DeiT, Swin, SimMIM and MAE print."""
@@ -345,15 +335,26 @@ def code() -> str:
 def sources(config: Config) -> dict[str, dict[str, str]]:
     """Return file and hash of each class of the user's own, by its class path.
 
-    The hash is of the class's module and of the modules from the same folder that are loaded, which it may use.
+    The hash is of the modules that are loaded and lie where the class's package lies, which it may use; of an
+    installed one, of its own package.
     """
     own: dict[str, dict[str, str]] = {}
+    files = {name: getattr(module, "__file__", None) for name, module in [*sys.modules.items()]}
+    loaded = {name: Path(file) for name, file in files.items() if file}
     for path in sorted({text for text, _ in texts_of(config)}):  # a class path, or a class as a value: `my.Block`
-        module = sys.modules.get(path.rpartition(".")[0])
-        file = getattr(module, "__file__", None)
-        if module is not None and file is not None and path.partition(".")[0] not in PACKAGES:
-            files = sorted({Path(str(each.__file__)) for each in _together_with(module)})
-            own[path] = {"file": file, "hash": _hash([each.read_bytes() for each in files if each.is_file()])}
+        module, package = path.rpartition(".")[0], path.partition(".")[0]
+        if module not in loaded or package in PACKAGES:
+            continue
+        home = loaded[module].parents[module.count(".") + hasattr(sys.modules[module], "__path__")]
+        used = set()
+        for name, file in loaded.items():
+            if file.is_relative_to(home) and name != "__main__":
+                installed = any(part.endswith("-packages") for part in (home.name, *file.relative_to(home).parts))
+                other = name.partition(".")[0]
+                if other == package or not (installed or other in PACKAGES):
+                    used.add(file)
+        hashed = _hash([file.read_bytes() for file in sorted(used) if file.is_file()])
+        own[path] = {"file": str(loaded[module]), "hash": hashed}
     return own
 
 
@@ -385,18 +386,3 @@ def _hash(contents: Iterable[bytes]) -> str:
 
 
 LOADED = code()  # also of runs that fork from this process after files have changed
-
-
-def _together_with(module: ModuleType) -> Iterator[ModuleType]:
-    """Yield the loaded modules that lie where the module's package lies; of an installed one, its own package."""
-    depth = module.__name__.count(".") + hasattr(module, "__path__")
-    home = Path(str(module.__file__)).parents[depth]
-    installed = home.name.endswith("-packages")
-    for other in list(sys.modules.values()):
-        file = getattr(other, "__file__", None)
-        if other.__name__ == "__main__" or file is None or not Path(file).is_relative_to(home):
-            continue
-        inside = any(part.endswith("-packages") for part in Path(file).relative_to(home).parts)
-        package = other.__name__.partition(".")[0]
-        if package == module.__name__.partition(".")[0] or not (installed or inside or package in PACKAGES):
-            yield other

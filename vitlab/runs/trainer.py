@@ -72,7 +72,7 @@ def build_trainer(
     settings: dict[str, Any], run: Run, directory: Path, config: Config, objective: Objective
 ) -> tuple[Trainer, RunRecord]:
     """Build the Trainer of a run from its arguments, which are objects already, and the callback that records it."""
-    users = _as_list(settings["callbacks"])
+    users = as_list(settings["callbacks"])
     validated = [name for name in objective.epoch_metrics if name.startswith("val")]
     for callback in users:
         if isinstance(callback, EarlyStopping) and callback.monitor in validated:
@@ -97,8 +97,8 @@ def build_trainer(
         elif run.checkpoint.best:
             log.warning("run.checkpoint.best: no best.ckpt is kept, since there is no validation metric.")
         callbacks.append(RunCheckpoints(folder, run.checkpoint))
-    loggers = [logger for logger in _as_list(settings["logger"]) if isinstance(logger, Logger)]
-    plugins = [*_as_list(settings["plugins"]), AtomicCheckpointIO(run.checkpoint.on_failure)]
+    loggers = [logger for logger in as_list(settings["logger"]) if isinstance(logger, Logger)]
+    plugins = [*as_list(settings["plugins"]), AtomicCheckpointIO(run.checkpoint.on_failure)]
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         plugins.insert(0, SLURMEnvironment(auto_requeue=False))  # else Lightning requeues a job with its own checkpoint
     precision = settings["precision"] or (
@@ -121,7 +121,8 @@ def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
     return loggers
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """Return what an option of the Trainer is given as, one object, some or none, as a list."""
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
