@@ -94,15 +94,7 @@ def overfit_one_batch(objective: Objective, steps: int = 200) -> float:
     return float(loss.detach())
 
 
-def quick_trainer(epochs: int = 1, **kwargs: object) -> Trainer:
-    return Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **kwargs,  # type: ignore[arg-type]
-    )
+def quick_trainer(epochs: int = 1, **kwargs: Any) -> Trainer:
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    usual = {"num_sanity_val_steps": 0, "use_distributed_sampler": False}
+    return Trainer(max_epochs=epochs, accelerator="cpu", **quiet | usual | kwargs)
