@@ -32,25 +32,17 @@ from vitlab.optim import AdamW, WarmupCosine
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_there_is_no_graph_break(family: str, training: bool) -> None:
-    torch.compiler.reset()
-    model = shake(SMALL[family](drop_path_rate=0.1, attn_drop_rate=0.1)).train(training)
-    explanation = torch._dynamo.explain(model)(images(model))  # type: ignore[arg-type]
-    assert explanation.graph_count == 1
-    assert explanation.graph_break_count == 0
-
-
-@pytest.mark.slow
 def test_there_is_no_graph_break_in_a_step_of_mixed_precision(family: str) -> None:
     torch.compiler.reset()
-    model = shake(SMALL[family]())
+    model = shake(SMALL[family](drop_path_rate=0.1, attn_drop_rate=0.1)).train()
     compiled = torch.compile(model, backend="eager", fullgraph=True)  # raises at the first break
-    x = images(model)
+    x, logits = images(model), []
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = compiled(x)
-        torch.testing.assert_close(logits, model(x))
-    logits.square().sum().backward()
+        for each in (model, compiled):
+            torch.manual_seed(0)
+            logits.append(each(x))
+        torch.testing.assert_close(*logits)
+    logits[1].square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

@@ -127,7 +127,6 @@ def test_size_and_normalization_are_those_of_timms_weights() -> None:
     ("name", "hint"),
     [
         ("resnet81", "resnet18"),
-        ("convnext_ato", "convnext_atto"),
         ("resnet18.a1_in1", "a1_in1"),
         ("qqqqqqqqqqqqqq", "no model"),
     ],
