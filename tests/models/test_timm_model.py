@@ -14,8 +14,7 @@ import torch
 from tests.models.small_models import images
 from vitlab import Experiment
 from vitlab.commands.dispatch import run
-from vitlab.models import ImageModel, TimmModel
-from vitlab.models.stored import build
+from vitlab.models import TimmModel
 from vitlab.models.weights import load_weights, save_weights
 
 NAMES = [
@@ -103,14 +102,6 @@ def test_a_small_convolutional_model_of_one_line_learns_digits(name: str, tiny: 
     trained = Experiment.load(f"runs/{name}/seed-0").model
     assert isinstance(trained, TimmModel)
     assert (trained.num_classes, trained.in_chans, trained.img_size) == (10, 1, (16, 16))
-
-
-def test_a_stored_model_is_rebuilt_without_the_weights_that_it_started_from() -> None:
-    gone = {"pretrained": True, "checkpoint_path": "gone.safetensors"}
-    settings = {"class_path": "vitlab.models.resnet_micro_16", "init_args": {"num_classes": 3, **gone}}
-    model = build(ImageModel, settings)  # type: ignore[type-abstract]
-    assert isinstance(model, TimmModel)
-    assert (model.num_classes, model.pretrained) == (3, False)
 
 
 def test_a_vit_of_timms_does_not_decay_its_tokens() -> None:
