@@ -49,8 +49,8 @@ def test_a_backbone_that_is_given_keeps_its_weights(name: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
-# At chance a label costs ln 10 = 2.3; label and teacher, which may differ, cost ln 2 at the least. A constant leaves 0.8
-# of normal noise, the mean of |x|, and 3/4 of a patch whose variance is the unbiased one of 4 values.
+# At chance a label costs ln 10 = 2.3; label and teacher, which may differ, cost ln 2 at the least. A constant leaves
+# 0.8 of normal noise, the mean of |x|, and 3/4 of a patch whose variance is the unbiased one of 4 values.
 LEFT = {"supervised": 0.1, "distillation": 0.9, "simmim": 0.15, "mae": 0.2}
 
 
