@@ -8,7 +8,7 @@ import torch
 
 from tests.objectives.small import SMALL, STAGES
 from vitlab.commands.dispatch import run
-from vitlab.evaluation.cost import choose_tf32, gemm_peak
+from vitlab.evaluation.cost import choose_tf32, dtype_of, gemm_peak
 from vitlab.internals import flop_counter
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 
@@ -35,6 +35,14 @@ def test_the_peak_is_a_rate_and_draws_no_number() -> None:
     before = torch.get_rng_state()
     assert 1e6 < gemm_peak(torch.float32, torch.device("cpu"), side=128, repetitions=1) < 1e15
     assert torch.equal(torch.get_rng_state(), before)
+
+
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "64-true": torch.float64}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_the_peak_is_of_the_type_that_is_multiplied(precision: str) -> None:
+    assert dtype_of(precision) == DTYPES[precision]
 
 
 @pytest.mark.parametrize(("precision", "rounds"), [("bf16-mixed", True), ("16-mixed", True), ("32-true", False)])
