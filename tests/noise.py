@@ -1,6 +1,6 @@
 """Pictures from which nothing can be learned: what is found above chance found itself. And shards of any records."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +8,22 @@ import numpy as np
 from PIL import Image
 
 
-def make_noise(root: Path, counts: dict[str, int]) -> None:
-    """Write 8 x 8 pictures of the classes a and b, so many of each in a split."""
+def make_noise(
+    root: Path,
+    counts: dict[str, int],
+    names: Sequence[str] = ("a", "b"),
+    size: tuple[int, int] = (8, 8),
+    suffix: str = "png",
+) -> None:
+    """Write pictures of some classes, so many of each in a split."""
     rng = np.random.default_rng(0)
     for split, count in counts.items():
-        for name in ("a", "b"):
+        for name in names:
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i:03}.png")
+                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i:03}.{suffix}")
 
 
 def write_shards(place: Path, records: Iterable[dict[str, Any]], chunk_size: int = 2) -> str:

@@ -9,19 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vitlab"
 
-# commands ─► studies ─► experiment ─► runs ─► objectives ─► models          evaluation ─► models
-#     │          └─► evaluation, analysis, data  └─► data, evaluation        analysis ─► runs, data, objectives
-#     └─► deployment ─► experiment, evaluation                               everything ─► the ground floor
-GROUND = {
-    "config",
-    "atomic_files",
-    "distributed",
-    "optim",
-    "internals",
-    "signals",
-    "exported",  # of vitlab/__init__.py, as is the next
-    "log",
-}  # imports nothing of the package but itself
+
+# Imports nothing of the package but itself; `exported` and `log` are of vitlab/__init__.py.
+GROUND = {"config", "atomic_files", "distributed", "optim", "internals", "signals", "exported", "log"}
+
+
+ROOMS = ("experiment", "runs", "data", "objectives", "models", "evaluation", "analysis", "studies", "deployment")
 MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "data": set(),
@@ -33,17 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "studies": {"experiment", "runs", "evaluation", "analysis", "data"},
     # `load` and `predict` frame pictures as the data do, without the training images.
     "deployment": {"experiment", "runs", "evaluation", "models", "data"},
-    "commands": {
-        "experiment",
-        "runs",
-        "data",
-        "objectives",
-        "models",
-        "evaluation",
-        "analysis",
-        "studies",
-        "deployment",
-    },
+    "commands": {*ROOMS},
 }
 
 

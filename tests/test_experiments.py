@@ -15,10 +15,9 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from tests.conftest import EXPERIMENTS
-from tests.noise import write_shards
+from tests.noise import make_noise, write_shards
 from vitlab.__main__ import COMMANDS
 from vitlab.commands.dispatch import run
 from vitlab.config import WEIGHTS, flatten, load_yaml, locate, nest, short, weights_of
@@ -71,11 +70,7 @@ def make_cifar(root: Path, images: int = 6) -> None:
 
 
 def make_photos(root: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (root / name).mkdir(parents=True)
-        for i in range(12):
-            Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / name / f"{i}.jpg")
+    make_noise(root.parent, {root.name: 12}, ("cat", "dog"), (40, 30), "jpg")
 
 
 def make_shards(folder: Path, photos: Path) -> None:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 
 from tests import official_values
 from tests.conftest import EXPERIMENTS
+from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 from vitlab.config import flatten, load_yaml
 from vitlab.data import ImageFolder
@@ -249,13 +248,7 @@ def shrunk(path: Path) -> list[str]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photographs under `imagenet`, where runs of this module find those before them."""
     folder = tmp_path_factory.mktemp("imagenet")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 2)):
-        for name in ("cat", "dog"):
-            place = folder / "imagenet" / split / name
-            place.mkdir(parents=True)
-            for i in range(count):
-                Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(place / f"{i}.jpg")
+    make_noise(folder / "imagenet", {"train": 6, "val": 2}, ("cat", "dog"), (60, 80), "jpg")
     return folder
 
 

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
+from tests.objectives.small import quick_trainer
 from vitlab import internals
 from vitlab.experiment.errors import explain, readable
 
@@ -65,14 +66,7 @@ class Recorder(LightningModule):
 
 
 def train(module: Recorder, prepare: Callable[[Trainer], None] = lambda trainer: None, **arguments: Any) -> Recorder:
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **arguments,
-    )
+    trainer = quick_trainer(arguments.pop("max_epochs"), **arguments)
     prepare(trainer)
     state = module.folder / "state.ckpt"
     trainer.fit(module, ckpt_path=state if state.is_file() else None)

@@ -186,18 +186,9 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
 def test_a_killed_run_continues_to_the_bit(tiny: Callable[..., Path]) -> None:
     """With clipped gradients and patches left out; killed after a step that no checkpoint holds."""
     muon = {"class_path": "vitlab.optim.Muon", "init_args": {"lr": 3e-3, "weight_decay": 0.1, "weight_decay_end": 0.2}}
-    path = tiny(
-        {
-            "model": {"init_args": {"optimizer": muon, "backbone": {"init_args": {"patch_drop_rate": 0.5}}}},
-            "trainer": {
-                "max_epochs": 2,
-                "limit_train_batches": 5,
-                "limit_val_batches": 1,
-                "limit_test_batches": 1,
-                "gradient_clip_val": 0.5,
-            },
-            "run": {"checkpoint": {"every_n_steps": 2, "max_time_share": 1.0}},
-        }
-    )
+    model = {"init_args": {"optimizer": muon, "backbone": {"init_args": {"patch_drop_rate": 0.5}}}}
+    trainer = {"max_epochs": 2, "limit_train_batches": 5, "gradient_clip_val": 0.5}
+    often = {"checkpoint": {"every_n_steps": 2, "max_time_share": 1.0}}
+    path = tiny({"model": model, "trainer": trainer, "run": often})
     state = continued_after_a_kill(["--config", str(path)])["optimizer_states"][0]["state"]
     assert sum("momentum_buffer" in each for each in state.values()) == 8  # four matrices in each of two blocks

@@ -1,13 +1,18 @@
 """Data sets small enough to be made anew for each test; nothing is read from the network or from the user's home."""
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vitlab.data import ImageFolder
+from vitlab.data import image_folder as module
 from vitlab.data.checking import Check
 from vitlab.data.dataset import Files
 
@@ -74,3 +79,24 @@ def photo_folder(tmp_path: Path) -> PhotoFolder:
         return root
 
     return make
+
+
+def photos(root: Path, **settings: Any) -> ImageFolder:
+    """A folder as a data set of small images, read in this process."""
+    return ImageFolder(root=str(root), **{"image_size": 16, "batch_size": 4, "num_workers": 0} | settings)
+
+
+def png(width: int, height: int, depth: int, rows: bytes) -> bytes:
+    """A colored PNG that claims this size, whatever its rows hold."""
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    packed = [struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is logged for the user."""
+    lines: list[str] = []
+    monkeypatch.setattr(module.log, "info", lines.append)
+    return lines

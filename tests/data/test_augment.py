@@ -172,11 +172,3 @@ def test_resize_keeps_the_range() -> None:
     assert out.shape == (1, 1, 20, 20)
     assert out.min() == 0
     assert out.max() == 255
-
-
-def test_distortion_of_an_image_does_not_depend_on_its_batch() -> None:
-    images = _images(20, side=16)
-    settings = BatchAugment(shift=3, crop_scale=(0.3, 1.0), flip_prob=0.5)
-    together = settings.distort(images, Draws(1, 2, torch.arange(20)))
-    alone = settings.distort(images[7:8], Draws(1, 2, torch.tensor([7])))
-    assert torch.equal(alone[0], together[7])

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
 from examples.dicom import Dicom
+from tests.data.conftest import photos
 from vitlab.data import ImageFolder, MultiCrop, PhotoAugment, PhotoSource
 from vitlab.data.decoding import Half, Pixels, windowed
 from vitlab.data.photos import Preprocessing
@@ -21,8 +22,7 @@ _PLAIN = PhotoAugment(rand_augment=None, erase_prob=0.0)
 
 
 def _folder(root: Path, channels: int, **settings: object) -> ImageFolder:
-    shared: dict = {"batch_size": 4, "num_workers": 0, "mean": (0.5,) * channels, "std": (0.25,) * channels}
-    return ImageFolder(root=str(root), **{"image_size": 16, **shared, **settings})
+    return photos(root, **{"mean": (0.5,) * channels, "std": (0.25,) * channels} | settings)
 
 
 def _write(root: Path, values: np.ndarray, suffix: str = "png") -> Path:
@@ -53,13 +53,6 @@ def test_four_channels_keep_the_transparency(tmp_path: Path) -> None:
     torch.testing.assert_close(_view(_folder(root, 4, augment=_PLAIN))[0, :, 5, 5], expected)
 
 
-@pytest.mark.parametrize("channels", [2, 5])
-def test_pictures_of_other_channels_than_the_mean_are_refused_before_training(tmp_path: Path, channels: int) -> None:
-    root = _write(tmp_path, np.array([200, 30, 60], np.uint8))
-    with pytest.raises(ValueError, match=f"has 3 channels of uint8, but mean has {channels} values"):
-        _folder(root, channels, augment=_PLAIN).setup("fit")
-
-
 class Bands(PhotoSource):
     """Images of five bands, of which the first is the class."""
 
@@ -87,17 +80,19 @@ def test_what_does_not_go_together_is_rejected(tmp_path: Path, settings: dict, m
         _folder(tmp_path, **settings)
 
 
-def test_a_source_of_other_channels_or_deeper_pixels_is_rejected_with_the_name() -> None:
-    data = ImageFolder(source=Bands(), num_workers=0, augment=_PLAIN)
+def test_images_of_other_channels_or_deeper_pixels_are_refused(tmp_path: Path) -> None:
+    root = _write(tmp_path, np.array([200, 30, 60], np.uint8))
+    with pytest.raises(ValueError, match="has 3 channels of uint8, but mean has 2 values"):
+        _folder(root, 2, augment=_PLAIN).setup("fit")  # before training
     with pytest.raises(ValueError, match="has 5 channels of uint8, but mean has 3 values"):
-        next(iter(data.val_dataloader()))
+        next(iter(ImageFolder(source=Bands(), num_workers=0, augment=_PLAIN).val_dataloader()))
     deep = ImageFolder(source=Bands(np.uint16), num_workers=0, augment=_PLAIN, mean=(0.5,) * 5, std=(0.25,) * 5)
     with pytest.raises(ValueError, match="has 5 channels of uint16"):
         next(iter(deep.val_dataloader()))
 
 
 def test_a_folder_or_a_source_is_needed() -> None:
-    for settings in ({}, {"root": "photos", "source": Bands()}):
+    for settings in ({}, {"root": "photos", "source": Bands()}, {"table": "photos.csv", "source": Bands()}):
         with pytest.raises(ValueError, match="needs one of"):
             ImageFolder(**settings)
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from tests.objectives.small import quick_trainer
 from vitlab.data import BatchAugment, Digits
 
 pytestmark = [
@@ -50,30 +51,11 @@ class _Model(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def _data() -> Digits:
-    # 359 validation images: 180 and 179, which cut into full batches of 179 would be two batches and one.
-    return Digits(batch_size=100, eval_batch_size=179, val_fraction=0.3, augment=BatchAugment())
-
-
-def _trainer(**options: object) -> Trainer:
-    return Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_fork",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        **options,  # type: ignore[arg-type]
-    )
-
-
 def test_two_processes_see_every_image_once(tmp_path: Path) -> None:
-    data = _data()
+    # 359 validation images: 180 and 179, which cut into full batches of 179 would be two batches and one.
+    data = Digits(batch_size=100, eval_batch_size=179, val_fraction=0.3, augment=BatchAugment())
     assert len(data.labels("val")) == 359
-    _trainer(use_distributed_sampler=False).fit(_Model(tmp_path), datamodule=data)
+    quick_trainer(devices=2, strategy="ddp_fork").fit(_Model(tmp_path), datamodule=data)
     shares = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     validated = torch.cat([share["val"] for share in shares])
     assert len(validated) == len(data.labels("val"))

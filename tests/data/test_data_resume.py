@@ -1,8 +1,7 @@
 """A run that was stopped and continued is the undisturbed run, to the bit (Lightning alone replays the first epoch)."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,8 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from tests.data.conftest import PhotoFolder
+from tests.objectives.small import quick_trainer
 from vitlab.data import BatchAugment, Digits, ImageDataModule, ImageFolder, Mixup, PlacedDigits
 
 pytestmark = [
@@ -57,7 +58,7 @@ class _Keeper(Callback):
             torch.set_rng_state(self.restored)
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        if self.folder is not None and not trainer.sanity_checking:
+        if self.folder is not None:
             trainer.save_checkpoint(self.folder / f"{name}.ckpt")
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
@@ -76,17 +77,7 @@ def _fit(
     """Train from the start and keep checkpoints in `folder`, or continue from one."""
     torch.manual_seed(0 if checkpoint is None else 123)  # a continued run starts with whatever state it finds
     model = _Model(data.in_chans * data.image_size**2, data.num_classes)
-    Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        callbacks=[_Keeper(folder)],
-        **trainer,
-    ).fit(model, datamodule=data, ckpt_path=checkpoint)
+    quick_trainer(epochs, callbacks=[_Keeper(folder)], **trainer).fit(model, datamodule=data, ckpt_path=checkpoint)
     return model
 
 
@@ -99,65 +90,35 @@ def _assert_same(continued: _Model, undisturbed: _Model) -> None:
         assert torch.equal(continued.state_dict()[name], value), name
 
 
-def _digits(workers: int) -> Digits:
-    return Digits(
-        batch_size=200,  # 5 steps an epoch
-        num_workers=workers,
-        hold_on_device=workers == 0,
-        augment=BatchAugment(shift=1, shift_prob=0.5, erase_prob=0.3),
-        mixup=Mixup(),
-    )
+def _digits() -> Digits:
+    augment = BatchAugment(shift=1, shift_prob=0.5, erase_prob=0.3)
+    return Digits(batch_size=200, augment=augment, mixup=Mixup())  # 5 steps an epoch
 
 
-class _Run(NamedTuple):
-    workers: int
-    model: _Model
-    folder: Path
-
-
-@pytest.fixture(scope="module", params=[0, 2], ids=["no_workers", "two_workers"])
-def undisturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> _Run:
-    """Three epochs of five steps."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    return _Run(request.param, _fit(_digits(request.param), folder), folder)
-
-
-# In the first epoch; at its last batch; right after; in the middle; before the last step. Between two epochs Lightning
-# continues from "epoch finished" and from "validated, the epoch's end not yet recorded" in different ways.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("file", "steps_left"),
-    [
-        *(("step3", 12), ("step5", 10), ("step6", 9), ("step10", 5), ("step14", 1)),
-        *(("end0", 10), ("end1", 5), ("validation0", 10), ("validation1", 5)),
-    ],
-)
-def test_continued_run_equals_the_undisturbed(undisturbed: _Run, file: str, steps_left: int) -> None:
-    continued = _fit(_digits(undisturbed.workers), checkpoint=undisturbed.folder / f"{file}.ckpt")
-    assert len(continued.seen) == steps_left
-    _assert_same(continued, undisturbed.model)
-
-
-def test_shortened_epochs_are_continued_too(tmp_path: Path) -> None:
-    # limit_train_batches ends an epoch before the loader is exhausted; 3 steps are one such epoch.
-    undisturbed = _fit(_digits(0), tmp_path, limit_train_batches=3)
-    for step in (2, 3, 4):
-        continued = _fit(_digits(0), checkpoint=tmp_path / f"step{step}.ckpt", limit_train_batches=3)
+# In the first epoch; at its last batch; right after. Between two epochs Lightning continues from "epoch finished" and
+# from "validated, the epoch's end not yet recorded" in different ways.
+@pytest.mark.parametrize("steps", [5, 3])
+def test_continued_run_equals_the_undisturbed(tmp_path: Path, steps: int) -> None:
+    shortened = {} if steps == 5 else {"limit_train_batches": 3}  # ends before the loader is exhausted
+    undisturbed = _fit(_digits(), tmp_path, epochs=2, **shortened)
+    for file in (f"step{steps - 1}", f"step{steps}", f"step{steps + 1}", "end0", "validation0"):
+        continued = _fit(_digits(), checkpoint=tmp_path / f"{file}.ckpt", epochs=2, **shortened)
+        assert len(continued.seen) == {f"step{steps - 1}": steps + 1, f"step{steps + 1}": steps - 1}.get(file, steps)
         _assert_same(continued, undisturbed)
 
 
 def test_run_limited_in_steps_is_continued(tmp_path: Path) -> None:
     # With max_steps Lightning counts as "restarting" also at the end of an epoch: old states must not be applied.
-    undisturbed = _fit(_digits(0), tmp_path, epochs=-1, max_steps=12)
+    undisturbed = _fit(_digits(), tmp_path, epochs=-1, max_steps=12)
     for file in ("step5", "end0", "step7"):
-        continued = _fit(_digits(0), checkpoint=tmp_path / f"{file}.ckpt", epochs=-1, max_steps=12)
+        continued = _fit(_digits(), checkpoint=tmp_path / f"{file}.ckpt", epochs=-1, max_steps=12)
         _assert_same(continued, undisturbed)
 
 
 def test_finished_run_is_extended(tmp_path: Path) -> None:
-    undisturbed = _fit(_digits(0), epochs=3)
-    _fit(_digits(0), tmp_path, epochs=2)
-    continued = _fit(_digits(0), checkpoint=tmp_path / "end1.ckpt", epochs=3)
+    undisturbed = _fit(_digits(), epochs=3)
+    _fit(_digits(), tmp_path, epochs=2)
+    continued = _fit(_digits(), checkpoint=tmp_path / "end1.ckpt", epochs=3)
     assert len(continued.seen) == 5
     _assert_same(continued, undisturbed)
 
@@ -177,9 +138,7 @@ def test_few_images_are_continued(tmp_path: Path, balance: float) -> None:
         _fit(other, checkpoint=tmp_path / "step5.ckpt", epochs=2)
 
 
-def test_photographs_are_continued_with_another_number_of_workers(
-    tmp_path: Path, photo_folder: Callable[[dict[str, int]], Path]
-) -> None:
+def test_photographs_are_continued_with_another_number_of_workers(tmp_path: Path, photo_folder: PhotoFolder) -> None:
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2})
 
     def data(workers: int) -> ImageFolder:
@@ -192,7 +151,7 @@ def test_photographs_are_continued_with_another_number_of_workers(
 
 def test_another_batch_size_is_refused_within_an_epoch_and_accepted_after_one(tmp_path: Path) -> None:
     # 3 batches of 200 are not the first 3 batches of 100: some images would be seen twice, others never.
-    _fit(_digits(0), tmp_path, epochs=1)
+    _fit(_digits(), tmp_path, epochs=1)
     with pytest.raises(ValueError, match="batch_size was 200, is 100"):
         _fit(Digits(batch_size=100), checkpoint=tmp_path / "step3.ckpt", epochs=1)
     continued = _fit(Digits(batch_size=100), checkpoint=tmp_path / "end0.ckpt", epochs=2)
@@ -203,21 +162,20 @@ def test_another_batch_size_is_refused_within_an_epoch_and_accepted_after_one(tm
     assert state == {"images": 1078, "batch_size": 200, "seed": 0, "processes": 1, "balance": 0.0} | order
 
 
-def test_every_test_image_is_predicted_once(tmp_path: Path) -> None:
+def test_every_test_image_is_predicted_once() -> None:
     # Lightning takes the loader apart for prediction: order and number must survive.
     class Model(_Model):
         def predict_step(self, batch: tuple[list[Tensor], Tensor], batch_idx: int) -> Tensor:
             return batch[1]
 
     data = Digits(eval_batch_size=64)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    labels = torch.cat(trainer.predict(Model(64, 10), datamodule=data))  # type: ignore[arg-type]
+    labels = torch.cat(quick_trainer().predict(Model(64, 10), datamodule=data))  # type: ignore[arg-type]
     assert labels.tolist() == data.labels("test").tolist()
 
 
 def test_overfitting_sees_the_same_batches_again() -> None:
     # Lightning would replace the sampler by one without keys, and the data set would not know what to read.
-    model = _fit(_digits(0), epochs=2, overfit_batches=2)
+    model = _fit(_digits(), epochs=2, overfit_batches=2)
     assert len(model.seen) == 4
     assert torch.equal(model.seen[0], model.seen[2])
     assert torch.equal(model.seen[1], model.seen[3])

@@ -1,13 +1,15 @@
 """What every data set refuses, and says, before anything is trained or evaluated."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
-from vitlab.data import Digits, ImageDataModule, ImageFolder, Mixup, PhotoSource
-from vitlab.data import datamodule as module
+from tests.objectives.small import quick_trainer
+from vitlab.data import BatchAugment, Digits, ImageDataModule, ImageFolder, Mixup, PhotoSource
 from vitlab.data.dataset import Split
 from vitlab.data.in_memory import InMemoryDataModule, TensorImages
 
@@ -62,37 +64,24 @@ def test_classes_may_be_integers_of_any_type(kind: type) -> None:
         assert next(data.batches("val", "cpu"))[1].dtype == torch.int64
 
 
-# Evaluation that is limited to the first batches.
-
-
-def _limited(
-    monkeypatch: pytest.MonkeyPatch,
-    data: ImageDataModule,
-    stage: str,
-    network: nn.Module | None = None,
-    **options: object,
-) -> list[str]:
-    said: list[str] = []
-    monkeypatch.setattr(module.log, "info", said.append)
-    data.trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, **options
-    )
+def _limited(data: ImageDataModule, stage: str, network: nn.Module | None = None, **options: object) -> None:
+    data.trainer = quick_trainer(**options)
     if network is not None:
         data.trainer.strategy.connect(network)  # type: ignore[arg-type]
     data.setup(stage)
-    return said
 
 
 # Several processes.
 
 
-def test_lightnings_own_distributed_sampler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightnings_own_distributed_sampler_is_refused(said: list[str]) -> None:
     # Around ours, each process saw its share of its share: 8 batches an epoch in place of 16, without a word.
-    two: dict = {"devices": 2, "strategy": "ddp_fork", "num_sanity_val_steps": 0}
+    two: dict = {"devices": 2, "strategy": "ddp_fork"}
     with pytest.raises(ValueError, match=r"give Trainer\(use_distributed_sampler=False\)"):
-        _limited(monkeypatch, Digits(), "fit", **two)
-    assert _limited(monkeypatch, Digits(), "fit", **two, use_distributed_sampler=False) == []
-    assert _limited(monkeypatch, Digits(), "fit") == []
+        _limited(Digits(), "fit", **two, use_distributed_sampler=True)
+    _limited(Digits(), "fit", **two)
+    _limited(Digits(), "fit", use_distributed_sampler=True)
+    assert said == []
 
 
 @pytest.mark.parametrize(
@@ -100,10 +89,10 @@ def test_lightnings_own_distributed_sampler_is_refused(monkeypatch: pytest.Monke
 )
 @pytest.mark.parametrize(("stage", "split"), [("fit", "val"), ("validate", "val"), ("test", "test")])
 def test_processes_that_would_wait_for_each_other_are_refused(
-    monkeypatch: pytest.MonkeyPatch, stage: str, split: str, images: int, batch: int, remedy: str
+    stage: str, split: str, images: int, batch: int, remedy: str
 ) -> None:
     # 8 and 7 images, one a batch: the first process's eighth forward pass waited for the buffers of the second.
-    two: dict = {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
+    two: dict = {"devices": 2, "strategy": "ddp_fork"}
 
     def data() -> _Many:
         many = _Many(np.zeros(images, np.int64), None)
@@ -114,8 +103,47 @@ def test_processes_that_would_wait_for_each_other_are_refused(
     if (stage, images) == ("fit", 1):
         expected = "batch_size 1 is larger than the training set: 1 images on 2 processes"
     with pytest.raises(ValueError, match=expected):
-        _limited(monkeypatch, data(), stage, nn.BatchNorm1d(1), **two)
+        _limited(data(), stage, nn.BatchNorm1d(1), **two)
     if images == 15:
-        _limited(monkeypatch, data(), stage, nn.LayerNorm(1), **two)  # without buffers no process waits
-        _limited(monkeypatch, data(), stage, **two, limit_val_batches=7, limit_test_batches=7)
-        _limited(monkeypatch, data(), stage)
+        _limited(data(), stage, nn.LayerNorm(1), **two)  # without buffers no process waits
+        _limited(data(), stage, **two, limit_val_batches=7, limit_test_batches=7)
+        _limited(data(), stage)
+
+
+# What the command line reads.
+
+
+def _parse(class_name: str, **arguments: object) -> Any:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageDataModule, "data")
+    config = {"data": {"class_path": f"vitlab.data.{class_name}", "init_args": arguments}}
+    return parser.instantiate_classes(parser.parse_object(config)).data
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_setting_one_value_keeps_the_data_sets_other_defaults() -> None:
+    # `augment: {shift: 2}` for CIFAR must not turn its mirroring off; `mixup: {}` is the published one.
+    assert _parse("CIFAR10", augment={"shift": 2}).augment == BatchAugment(shift=2, flip_prob=0.5)
+    assert _parse("CIFAR100", mixup={}).mixup == Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"eval_batch_size": 0}, "eval_batch_size"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"val_fraction": 1.0}, "val_fraction"),
+        ({"augment": {"shift": -1}}, "shift"),
+        ({"augment": {"crop_scale": [0.5, 1.1]}}, "crop_scale"),
+        ({"mixup": {"prob": 2}}, "prob"),
+        ({"grow": {"start": 0, "step": 4}}, "start"),
+        ({"folds": {"count": 5, "test": 0}}, "test"),
+        ({"multi_crop": {"hue": -0.1}}, "hue"),
+        ({"multi_crop": {"local_crops": {"number": 2, "size": 0, "scale": [0.1, 0.4], "blur_prob": [0.5]}}}, "size"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(arguments: dict, message: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"(?s){message}.*does not conform to restriction"):
+        _parse("Digits", **arguments)

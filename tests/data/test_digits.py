@@ -5,8 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from vitlab.data import BatchAugment, Digits
+from vitlab.data import BatchAugment, Digits, PlacedDigits, Shapes
 from vitlab.data.dataset import Split
+from vitlab.data.in_memory import InMemoryDataModule
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -38,10 +39,12 @@ def test_names_labels_and_pixels_belong_together() -> None:
         assert np.array_equal(np.rint(image[..., 0] * (16 / 255)), source.images[places[3]])
 
 
-def test_default_statistics_are_those_of_the_images() -> None:
-    pixels = load_digits().images / 16
-    assert Digits().mean[0] == pytest.approx(pixels.mean(), abs=1e-3)
-    assert Digits().std[0] == pytest.approx(pixels.std(), abs=1e-3)
+@pytest.mark.parametrize("kind", [Digits, PlacedDigits, Shapes])
+def test_default_statistics_are_those_of_the_images(kind: type[InMemoryDataModule]) -> None:
+    data = kind()
+    pixels = np.concatenate([data.raw_images(split, range(len(data.labels(split)))) for split in _SPLITS]) / 255
+    assert data.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=0.005)
+    assert data.std == pytest.approx(pixels.std((0, 1, 2)), abs=0.005)
 
 
 def test_by_default_a_quarter_of_the_training_images_moves() -> None:
@@ -68,15 +71,3 @@ def test_training_batch_does_not_depend_on_its_size() -> None:
 def test_workers_that_have_nothing_to_do_are_refused() -> None:
     with pytest.raises(ValueError, match="hold_on_device: false"):
         Digits(num_workers=2)
-
-
-def test_hyperparameters_are_not_saved() -> None:
-    # Lightning refuses to log a key that model and data both save with different values.
-    assert dict(Digits().hparams) == {}
-
-
-def test_other_image_sizes_are_made_on_the_device() -> None:
-    data = Digits(image_size=16, batch_size=8)
-    (images,), _ = next(iter(data.batches("val", "cpu")))
-    assert data.image_size == 16
-    assert images.shape == (8, 1, 16, 16)

@@ -3,23 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import photo
+from tests.data.conftest import PhotoFolder, photo, photos
 from vitlab.data import CIFAR10, Digits, ImageFolder, PhotoSource
 
-PhotoFolder = Callable[[dict[str, int]], Path]
 _COUNTS = {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2}
-
-
-def _folder(root: Path, **arguments: object) -> ImageFolder:
-    defaults: dict = {"image_size": 16, "batch_size": 4, "num_workers": 0}
-    return ImageFolder(root=str(root), **{**defaults, **arguments})
 
 
 def _digests(data: ImageFolder) -> dict[str, str]:
@@ -27,7 +20,7 @@ def _digests(data: ImageFolder) -> dict[str, str]:
 
 
 def test_facts_are_json_and_say_what_the_data_are(photo_folder: PhotoFolder) -> None:
-    facts = _folder(photo_folder(_COUNTS)).facts()
+    facts = photos(photo_folder(_COUNTS)).facts()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["classes"] == ["cat", "dog"]
     assert {split: fact["images"] for split, fact in facts["splits"].items()} == {"train": 8, "val": 4, "test": 4}
@@ -40,17 +33,17 @@ def test_digests_do_not_depend_on_the_place_nor_on_the_spelling_of_splits(
 ) -> None:
     # A run may go on from a copy on the machine's own disk ($SLURM_TMPDIR).
     root = photo_folder(_COUNTS)
-    expected = _digests(_folder(root))
+    expected = _digests(photos(root))
     shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)  # other times of change
-    assert _digests(_folder(tmp_path / "copy")) == expected
+    assert _digests(photos(tmp_path / "copy")) == expected
     (tmp_path / "copy" / "val").rename(tmp_path / "copy" / "Validation")
-    assert _digests(_folder(tmp_path / "copy")) == expected
+    assert _digests(photos(tmp_path / "copy")) == expected
 
 
 @pytest.mark.parametrize("change", ["bytes", "name", "label", "missing"])
 def test_other_data_have_other_digests(photo_folder: PhotoFolder, change: str) -> None:
     root = photo_folder(_COUNTS)
-    expected = _digests(_folder(root))
+    expected = _digests(photos(root))
     file = root / "train" / "cat" / "003.jpg"
     match change:
         case "bytes":  # a smaller copy under the same name
@@ -61,16 +54,15 @@ def test_other_data_have_other_digests(photo_folder: PhotoFolder, change: str) -
             file.rename(root / "train" / "dog" / "009.jpg")
         case "missing":
             file.unlink()
-    found = _digests(_folder(root))
+    found = _digests(photos(root))
     assert found["train"] != expected["train"]
     assert found["val"] == expected["val"]
 
 
 def test_held_out_images_are_told_apart(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"cat": 10, "dog": 10})
-    assert not _folder(root).facts()["test_is_validation"]
-    assert _digests(_folder(root)) == _digests(_folder(root, seed=1))
-    assert _digests(_folder(root)) != _digests(_folder(root, split_seed=1))
+    assert not photos(root).facts()["test_is_validation"]
+    assert _digests(photos(root)) == _digests(photos(root, seed=1)) != _digests(photos(root, split_seed=1))
 
 
 def test_a_source_that_gives_no_contents_does_not_test_on_its_validation_images() -> None:
@@ -106,12 +98,12 @@ def test_a_model_sees_other_pictures_where_the_training_folder_is_gone(
     photo_folder: PhotoFolder, tmp_path: Path
 ) -> None:
     root = photo_folder(_COUNTS)
-    whole = _folder(root)
+    whole = photos(root)
     facts = json.loads(json.dumps(whole.facts()))
     picture = photo(seed=5)
     expected = whole.preprocessing(picture)
     shutil.rmtree(root)
-    data = _folder(root)
+    data = photos(root)
     data.recall(facts)
     assert (data.class_names, data.num_classes, data.in_chans) == (["cat", "dog"], 2, 3)
     assert data.framing == whole.framing
@@ -122,10 +114,10 @@ def test_a_model_sees_other_pictures_where_the_training_folder_is_gone(
 
 def test_another_folders_images_are_not_tested_under_the_runs_classes(photo_folder: PhotoFolder) -> None:
     root = photo_folder(_COUNTS)
-    facts = _folder(root).facts()
+    facts = photos(root).facts()
     for split in ("train", "val"):
         os.rename(root / split / "cat", root / split / "zebra")
-    data = _folder(root)
+    data = photos(root)
     data.recall(facts)
     with pytest.raises(ValueError, match="has classes dog, zebra; the run's are cat, dog"):
         data.setup("test")
@@ -136,12 +128,12 @@ def test_a_folder_that_lists_the_runs_classes_otherwise_is_tested_by_their_names
     root = photo_folder(
         {f"{split}/{name}": count for split, count in (("train", 6), ("val", 4)) for name in ("caf\u00e9", "cafz")}
     )
-    whole = _folder(root)
+    whole = photos(root)
     facts = whole.facts()
     assert facts["classes"] == ["cafz", "caf\u00e9"]
     for split in ("train", "val"):
         os.rename(root / split / "caf\u00e9", root / split / "cafe\u0301")
-    data = _folder(root)
+    data = photos(root)
     data.recall(facts)
     assert data.photos.class_names == ["cafe\u0301", "cafz"]
     assert data.class_names == facts["classes"]

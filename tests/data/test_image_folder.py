@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,13 @@ import psutil
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from PIL import Image
 from torch import Tensor, nn
 
-from vitlab.data import ImageFolder, Mixup, PhotoAugment
-from vitlab.data import image_folder as module
+from tests.data.conftest import PhotoFolder, photos
+from tests.objectives.small import quick_trainer
+from vitlab.data import ImageFolder, PhotoAugment
 from vitlab.data.dataset import Split, View
 from vitlab.data.decoding import Half, Pixels
 
@@ -23,16 +23,9 @@ _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _THREE = {f"{split}/{name}": 3 for split in ("train", "val", "test") for name in ("cat", "dog")}
 _ONE_FOLDER = {"cat": 20, "dog": 30}
 
-PhotoFolder = Callable[[dict[str, int]], Path]
-
-
-def _folder(root: Path, **arguments: object) -> ImageFolder:
-    defaults: dict = {"image_size": 16, "batch_size": 4, "num_workers": 0}
-    return ImageFolder(root=str(root), **{**defaults, **arguments})
-
 
 def test_three_folders_are_the_three_splits(photo_folder: PhotoFolder) -> None:
-    data = _folder(photo_folder(_THREE))
+    data = photos(photo_folder(_THREE))
     assert data.class_names == ["cat", "dog"]
     assert data.has_test
     assert (data.num_classes, data.image_size, data.in_chans) == (2, 16, 3)
@@ -42,11 +35,9 @@ def test_three_folders_are_the_three_splits(photo_folder: PhotoFolder) -> None:
 
 
 def test_without_a_test_folder_the_validation_split_tests_and_says_so(
-    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
+    photo_folder: PhotoFolder, said: list[str]
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(module.log, "info", said.append)
-    data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2}))
+    data = photos(photo_folder({"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2}))
     assert data.image_names("test") == data.image_names("val")
     assert not data.has_test
     assert "the test split is the validation split" in said[0]
@@ -55,13 +46,13 @@ def test_without_a_test_folder_the_validation_split_tests_and_says_so(
 
 def test_with_a_test_fraction_training_images_test(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"train/a": 10, "train/b": 10, "val/a": 2, "val/b": 2})
-    data = _folder(root, test_fraction=0.2)
+    data = photos(root, test_fraction=0.2)
     assert [len(data.labels(split)) for split in _SPLITS] == [16, 4, 4]
     assert all(name.startswith("train/") for name in data.image_names("test"))
 
 
 def test_one_folder_is_split_stratified(photo_folder: PhotoFolder) -> None:
-    data = _folder(photo_folder(_ONE_FOLDER), val_fraction=0.1, test_fraction=0.2)
+    data = photos(photo_folder(_ONE_FOLDER), val_fraction=0.1, test_fraction=0.2)
     assert [np.bincount(data.labels(split)).tolist() for split in _SPLITS] == [[14, 21], [2, 3], [4, 6]]
     names = [name for split in _SPLITS for name in data.image_names(split)]
     assert len(set(names)) == 50
@@ -69,9 +60,9 @@ def test_one_folder_is_split_stratified(photo_folder: PhotoFolder) -> None:
 
 def test_repairing_an_image_moves_no_other_between_the_splits(photo_folder: PhotoFolder) -> None:
     root = photo_folder(_ONE_FOLDER)
-    whole = {split: _folder(root).image_names(split) for split in _SPLITS}
+    whole = {split: photos(root).image_names(split) for split in _SPLITS}
     (root / "cat" / "007.jpg").write_bytes(b"")
-    damaged = {split: _folder(root, broken="skip").image_names(split) for split in _SPLITS}
+    damaged = {split: photos(root, broken="skip").image_names(split) for split in _SPLITS}
     for split in _SPLITS:
         assert damaged[split] == [name for name in whole[split] if name != "cat/007.jpg"]
 
@@ -80,7 +71,7 @@ def test_images_may_lie_deeper_and_hidden_files_are_not_images(photo_folder: Pho
     root = photo_folder({"train/a/2023": 2, "train/b": 2, "val/a": 1, "val/b": 1})
     (root / "train" / "b" / "._000.jpg").write_bytes(b"resource fork")
     (root / "train" / ".ipynb_checkpoints").mkdir()
-    data = _folder(root)
+    data = photos(root)
     assert data.image_names("train") == [
         "train/a/2023/000.jpg",
         "train/a/2023/001.jpg",
@@ -94,7 +85,7 @@ def test_images_may_lie_deeper_and_hidden_files_are_not_images(photo_folder: Pho
 
 
 def test_batches_hold_the_named_images(photo_folder: PhotoFolder) -> None:
-    data = _folder(photo_folder(_THREE), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    data = photos(photo_folder(_THREE), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     images = torch.cat([views[0] for views, _ in data.batches("test", "cpu")])
     raw = torch.from_numpy(np.stack(data.raw_images("test", range(6)))).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(images, raw)
@@ -107,7 +98,7 @@ def test_training_images_do_not_depend_on_workers_or_batch_size(photo_folder: Ph
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 1, "val/b": 1})
 
     def epoch(workers: int, batch_size: int) -> torch.Tensor:
-        data = _folder(root, num_workers=workers, batch_size=batch_size)
+        data = photos(root, num_workers=workers, batch_size=batch_size)
         loader = data.train_dataloader()
         loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
         return torch.cat([data.on_after_batch_transfer(batch, 0)[0][0] for batch in loader])
@@ -122,7 +113,7 @@ def test_large_photographs_are_read_at_half_their_size_in_training_only(photo_fo
     for path in root.glob("*/*/*.jpg"):
         Image.open(path).resize((300, 240)).save(path)
     whole = PhotoAugment(rand_augment=None, crop_scale=(1.0, 1.0), crop_ratio=(1.25, 1.25), flip_prob=0.0)
-    data = _folder(root, augment=whole)
+    data = photos(root, augment=whole)
     data.setup("fit")
     read = data.photos.read
     shapes: list[tuple[int, ...]] = []
@@ -143,7 +134,7 @@ def test_large_photographs_are_read_at_half_their_size_in_training_only(photo_fo
 def test_repeats_of_an_image_are_distorted_otherwise_and_labeled_alike(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 1, "val/b": 1})
     settings: dict = {"batch_size": 6, "repeats": 3, "augment": PhotoAugment(rand_augment=None, erase_prob=1.0)}
-    data, with_workers = _folder(root, **settings), _folder(root, **settings, num_workers=2)
+    data, with_workers = photos(root, **settings), photos(root, **settings, num_workers=2)
     labels = data.labels("train")
     seen = 0
     for batch, other in zip(data.train_dataloader(), with_workers.train_dataloader(), strict=True):
@@ -161,7 +152,7 @@ def test_repeats_of_an_image_are_distorted_otherwise_and_labeled_alike(photo_fol
 
 def test_persistent_workers_know_the_epoch(photo_folder: PhotoFolder) -> None:
     # A worker that lives on keeps the data set it was given: an epoch stored there would stay 0 for ever.
-    data = _folder(photo_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}), num_workers=1, batch_size=8)
+    data = photos(photo_folder({"train/a": 4, "train/b": 4, "val/a": 1, "val/b": 1}), num_workers=1, batch_size=8)
     loader = data.train_dataloader()
     assert loader.persistent_workers
     epochs = []
@@ -206,31 +197,14 @@ def test_workers_of_the_validation_are_made_before_the_training(photo_folder: Ph
     # made early must find nothing to do until the validation, and then give what a loader without workers gives.
     root = photo_folder({"train/a": 4, "train/b": 4, "val/a": 3, "val/b": 4})
     watcher = _Watcher()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(watcher, datamodule=_folder(root, num_workers=1))
+    quick_trainer(epochs=2).fit(watcher, datamodule=photos(root, num_workers=1))
     assert watcher.late <= watcher.early
     assert len(watcher.early - watcher.others) == 2  # one reads for the training
-    alone = _folder(root)
+    alone = photos(root)
     expected = [alone.on_after_batch_transfer(batch, 0)[0][0] for batch in alone.val_dataloader()]
     assert len(expected) == 2
     for found, one in zip(watcher.validated, 2 * expected, strict=True):
         assert torch.equal(found, one)
-
-
-def test_mixup_and_erasing_happen_on_the_way(photo_folder: PhotoFolder) -> None:
-    data = _folder(photo_folder(_THREE), augment=PhotoAugment(rand_augment=None, erase_prob=1.0), mixup=Mixup())
-    (images,), labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    assert images.shape == (4, 3, 16, 16)
-    assert labels.shape == (4, 2)
 
 
 # Bad input.
@@ -238,7 +212,7 @@ def test_mixup_and_erasing_happen_on_the_way(photo_folder: PhotoFolder) -> None:
 
 def _refused(root: Path, **arguments: object) -> str:
     with pytest.raises((ValueError, FileNotFoundError)) as raised:
-        _folder(root, **arguments).setup("fit")
+        photos(root, **arguments).setup("fit")
     message = str(raised.value)
     assert len(message.splitlines()) <= 5
     return message
@@ -289,14 +263,10 @@ def test_broken_images_are_refused_by_default(photo_folder: PhotoFolder) -> None
     assert all(str(path) in listing.read_text() for path in paths)
 
 
-def test_broken_images_are_skipped_counted_and_named(
-    photo_folder: PhotoFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(module.log, "info", said.append)
+def test_broken_images_are_skipped_counted_and_named(photo_folder: PhotoFolder, said: list[str]) -> None:
     root = photo_folder(_THREE)
     paths = _damage(root)
-    data = _folder(root, broken="skip")
+    data = photos(root, broken="skip")
     data.prepare_data()
     data.setup("fit")
     assert [line for line in said if "cannot be decoded" in line] == said[:1]
@@ -316,7 +286,7 @@ def test_class_of_which_nothing_is_left_is_refused(photo_folder: PhotoFolder) ->
 def test_no_image_takes_the_place_of_one_that_breaks_later(photo_folder: PhotoFolder) -> None:
     # timm retries with the next index: the wrong picture under the right label, without a word.
     root = photo_folder(_THREE)
-    data = _folder(root)
+    data = photos(root)
     data.setup("fit")
     (root / "test" / "cat" / "001.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"test/cat/001\.jpg cannot be decoded any more"):
@@ -324,17 +294,16 @@ def test_no_image_takes_the_place_of_one_that_breaks_later(photo_folder: PhotoFo
 
 
 def test_held_out_images_leave_something_to_train_on(photo_folder: PhotoFolder) -> None:
-    # As many test as validate unless `test_fraction` is given: of 0.5, one training image of each class was left.
+    # As many test as validate unless `test_fraction` is given, or a test folder: of 0.5, one training image was left.
     root = photo_folder({"a": 10, "b": 10})
     for fractions in ({"val_fraction": 1.2}, {"val_fraction": 0.5, "test_fraction": 0.5}, {"val_fraction": 0.5}):
         assert "leave nothing to train on; their sum must be below 1" in _refused(root, **fractions)
-    assert len(_folder(root, val_fraction=0.4).labels("train")) == 4
-    assert len(_folder(root, val_fraction=0.5, test_fraction=0.2).labels("train")) == 6
-
-
-def test_a_test_folder_allows_half_of_the_images_to_validate(photo_folder: PhotoFolder) -> None:
-    root = photo_folder({"train/a": 10, "train/b": 10, "test/a": 1, "test/b": 1})
-    assert len(_folder(root, val_fraction=0.6).labels("train")) == 8
+    assert len(photos(root, val_fraction=0.4).labels("train")) == 4
+    assert len(photos(root, val_fraction=0.5, test_fraction=0.2).labels("train")) == 6
+    for name in "ab":
+        shutil.copytree(root / name, root / "train" / name)
+        shutil.move(root / name, root / "test" / name)
+    assert len(photos(root, val_fraction=0.6).labels("train")) == 8
 
 
 @pytest.mark.usefixtures("names_of_any_bytes")
@@ -342,6 +311,6 @@ def test_names_with_other_scripts_and_broken_encodings(photo_folder: PhotoFolder
     root = photo_folder({"train/Käse": 2, "train/パン": 2, "val/Käse": 1, "val/パン": 1})
     odd = os.fsdecode(b"caf\xe9.jpg")  # Latin-1 on a file system of UTF-8
     (root / "val" / "パン" / "000.jpg").rename(root / "val" / "パン" / odd)
-    data = _folder(root)
+    data = photos(root)
     assert data.image_names("val") == ["val/Käse/000.jpg", "val/パン/caf\\xe9.jpg"]
     assert len(list(data.batches("val", "cpu"))) == 1

@@ -80,6 +80,7 @@ def test_weight_is_the_area_that_is_left() -> None:
         assert 0 <= box.top <= box.bottom <= 20
         assert 0 <= box.left <= box.right <= 12
         assert lam == pytest.approx(1 - (box.bottom - box.top) * (box.right - box.left) / 240)
+        assert draw_mixup(Mixup(cutmix_alpha=0.0), 0, 0, first, 20, 12)[1] is None
 
 
 def mixed_by(world_size: int, group: int, batch: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,8 +129,3 @@ def test_data_mix_by_groups_and_by_default_once_for_the_batch() -> None:
         (_, targets), _ = data.training_batch(0, 0, torch.device("cpu"))
         own = targets.amax(dim=1)
         assert len({round(float(lam), 5) for lam in own if lam < 1}) == draws
-
-
-def test_one_kind_alone() -> None:
-    only_mixup = [draw_mixup(Mixup(cutmix_alpha=0.0), 0, 0, first, 8, 8) for first in range(50)]
-    assert all(box is None for _, box in only_mixup)

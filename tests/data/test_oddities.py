@@ -2,35 +2,21 @@
 
 import os
 import shutil
-import struct
 import warnings
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.conftest import check_images, photo
+from tests.data.conftest import PhotoFolder, check_images, photo, photos, png
 from vitlab.data import Folds, ImageFolder, LabelTable
-from vitlab.data import image_folder as module
 from vitlab.data.checking import Check, oddities
 from vitlab.data.decoding import IMAGE_SUFFIXES, decode, read_regular
 
-PhotoFolder = Callable[[dict[str, int]], Path]
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(module.log, "info", lines.append)
-    return lines
-
 
 def _read(root: Path, **arguments: object) -> ImageFolder:
-    defaults: dict = {"image_size": 16, "batch_size": 2, "num_workers": 0}
-    data = ImageFolder(root=str(root), **{**defaults, **arguments})
+    data = photos(root, **arguments)
     data.prepare_data()
     data.setup("test")
     return data
@@ -157,9 +143,7 @@ def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFol
 def test_sixteen_bit_colors_are_looked_at_too(tmp_path: Path) -> None:
     values = np.full((8, 8, 3), 30_000, ">u2") + np.arange(8, dtype=">u2")[:, None, None]
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    packed = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks]
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    (tmp_path / "a.png").write_bytes(png(8, 8, 16, rows))
     Image.new("RGB", (8, 8), (117, 117, 117)).save(tmp_path / "b.png")
     assert check_images(tmp_path, ["a.png", "b.png"]).faint == ["a.png"]
 

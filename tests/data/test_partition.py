@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.conftest import PhotoFolder, photos
 from vitlab.data import CIFAR10, Digits, Folds, ImageDataModule, ImageFolder, LabelTable, PlacedDigits, Shapes
 from vitlab.data.folds import fold_numbers, stratified_split
 from vitlab.data.in_memory import TensorImages
 
-PhotoFolder = Callable[[dict[str, int]], Path]
 Make = Callable[[Folds], ImageDataModule]
 
 
@@ -20,7 +20,7 @@ def _all(make: Make, count: int, groups: str | None = None) -> list[ImageDataMod
 
 
 def _folder(root: Path) -> Make:
-    return lambda folds: ImageFolder(root=str(root), image_size=16, batch_size=4, num_workers=0, folds=folds)
+    return lambda folds: photos(root, folds=folds)
 
 
 def _parts_all(modules: Sequence[ImageDataModule], total: int) -> None:

@@ -93,18 +93,6 @@ def test_evaluation_batches_galleries_and_predictions_show_one_image() -> None:
     torch.testing.assert_close(data.preprocessing(raw[3]), images[3])
 
 
-def test_a_picture_of_any_size_fills_the_canvas() -> None:
-    data = PlacedDigits(image_size=24)
-    assert data.preprocessing(np.zeros((100, 70, 1), np.uint8)).shape == (1, 24, 24)
-
-
-def test_default_statistics_are_those_of_the_images() -> None:
-    data = PlacedDigits()
-    pixels = np.concatenate([np.stack(data.raw_images(split, range(len(data.labels(split))))) for split in SPLITS])
-    assert data.mean[0] == pytest.approx(pixels.mean() / 255, abs=1e-3)
-    assert data.std[0] == pytest.approx(pixels.std() / 255, abs=1e-3)
-
-
 def test_other_augmentation_comes_on_top() -> None:
     data = PlacedDigits(batch_size=64, mixup=Mixup(prob=1.0), augment=BatchAugment(shift=2))
     ((images,), labels), _ = data.training_batch(0, 0, torch.device("cpu"))

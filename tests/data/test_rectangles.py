@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
+from tests.data.conftest import PhotoFolder, photos
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
-from vitlab.data import Growth, ImageFolder, MultiCrop, PhotoAugment
+from vitlab.data import Growth, MultiCrop
 from vitlab.data.photos import central_crop
 
-PhotoFolder = Callable[[dict[str, int]], Path]
 SIZE = (24, 40)
 
 
@@ -33,13 +33,8 @@ def test_evaluation_covers_the_rectangle_as_timm_does(shape: tuple[int, int], cr
     assert (found - expected).abs().max() <= 2
 
 
-def _folder(root: Path, **settings: object) -> ImageFolder:
-    shared: dict = {"image_size": SIZE, "batch_size": 4, "num_workers": 0, "augment": PhotoAugment()}
-    return ImageFolder(root=str(root), **{**shared, **settings})
-
-
 def test_training_images_are_rectangles_too(photo_folder: PhotoFolder) -> None:
-    data = _folder(photo_folder({"a": 8, "b": 8}))
+    data = photos(photo_folder({"a": 8, "b": 8}), image_size=SIZE)
     (views, _), _ = data.training_batch(0, 0, torch.device("cpu"))
     assert views[0].shape == (4, 3, *SIZE)
     picture = Image.new("RGB", (90, 50), "red")
@@ -49,9 +44,9 @@ def test_training_images_are_rectangles_too(photo_folder: PhotoFolder) -> None:
 def test_what_needs_a_square_says_so(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"a": 8, "b": 8})
     with pytest.raises(ValueError, match="only squares grow"):
-        _folder(root, grow=Growth(start=16, step=8))
+        photos(root, image_size=SIZE, grow=Growth(start=16, step=8))
     with pytest.raises(ValueError, match=r"global_crops\.size"):
-        _folder(root, multi_crop=MultiCrop(), augment=PhotoAugment(rand_augment=None)).setup("fit")
+        photos(root, image_size=SIZE, multi_crop=MultiCrop()).setup("fit")
 
 
 BACKBONES = {

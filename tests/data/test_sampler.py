@@ -13,14 +13,6 @@ def _keys(sampler: TrainSampler) -> list[int]:
     return [key.image for key in sampler]
 
 
-def test_epoch_travels_with_the_index() -> None:
-    # Persistent workers never see `set_epoch`: the key must tell them.
-    sampler = TrainSampler(10, seed=0)
-    sampler.set_epoch(3)
-    assert {key.epoch for key in sampler} == {3}
-    assert {key.epoch for key in EvalSampler(10)} == {None}
-
-
 def test_every_image_once_an_epoch_in_another_order() -> None:
     sampler = TrainSampler(50, seed=0)
     first = _keys(sampler)
@@ -75,12 +67,6 @@ def test_the_processes_batches_mirror_each_in_itself(world_size: int) -> None:
         own = _keys(sampler)[:6]
         assert [partner[index] for index in own] == own[::-1]
         assert next(iter(sampler)).first == whole[0]
-
-
-def test_processes_train_on_equally_many_images() -> None:
-    shares = [_keys(TrainSampler(50, seed=0, rank=rank, world_size=3)) for rank in range(3)]
-    assert [len(share) for share in shares] == [16, 16, 16]
-    assert len({index for share in shares for index in share}) == 48
 
 
 @pytest.mark.parametrize(("size", "world_size"), [(256, 4), (512, 1), (1024, 8)])

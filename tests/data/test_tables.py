@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.data.conftest import PhotoFolder
 from vitlab.data import ImageFolder, LabelTable, PhotoAugment
 from vitlab.data.tables import find_groups, matched
 from vitlab.deployment.predict import Pictures
-
-PhotoFolder = Callable[[dict[str, int]], Path]
 
 
 def _data(**settings: object) -> ImageFolder:
@@ -138,8 +137,6 @@ def test_a_file_that_is_no_table_of_the_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,h\u00fcndin\nx.png,1\n", encoding="latin-1")
     with pytest.raises(ValueError, match=r"labels.csv is not in UTF-8: file,h\\xfcndin\n"):
         LabelTable(f"{tmp_path}/labels.csv")
-    with pytest.raises(ValueError, match="needs one of"):
-        _data(table="photos.csv", source=LabelTable(_table(tmp_path, "file,a\nx.png,1")))
 
 
 def test_a_photograph_that_is_missing_or_broken_is_named_where_it_lies(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.conftest import PhotoFolder
 from tests.data.test_placed_digits import cut_out
 from vitlab.data import CIFAR10, Digits, ImageDataModule, ImageFolder, PlacedDigits
 from vitlab.data.folds import class_balanced_order
@@ -16,7 +17,7 @@ Make = Callable[..., ImageDataModule]
 
 
 @pytest.fixture(params=["Digits", "PlacedDigits", "CIFAR10", "ImageFolder"])
-def make(request: pytest.FixtureRequest, cifar_root: Path, photo_folder: Callable[[dict[str, int]], Path]) -> Make:
+def make(request: pytest.FixtureRequest, cifar_root: Path, photo_folder: PhotoFolder) -> Make:
     """Return a function that makes the data set from its settings."""
     if request.param == "ImageFolder":
         root = str(photo_folder({"train/cat": 30, "train/dog": 20, "val/cat": 4, "val/dog": 4}))

@@ -67,11 +67,6 @@ def test_more_images_than_a_class_has_are_not_asked_for() -> None:
     assert found == ["1 label per class", "2 labels per class"]
 
 
-def test_a_line_says_what_is_counted() -> None:
-    assert str(LowShot.of("1 label per class", 10, 0.075, [0.5, 0.6])).startswith("1 label per class   55.0 % [")
-    assert str(LowShot.of("1 % of the labels", 10, 0.075, [0.5])) == "1 % of the labels   50.0 %   1 draw   λ = 0.075"
-
-
 def test_the_interval_is_students() -> None:
     draws = [0.5, 0.6, 0.4, 0.55, 0.45]
     result = LowShot.of("1 label per class", 10, 0.075, draws)

@@ -16,7 +16,6 @@ from torch._subclasses import FakeTensorMode
 
 from vitlab import models
 from vitlab.evaluation.cost import bytes_of_tensors
-from vitlab.experiment.experiment import Experiment
 from vitlab.models import Backbone
 
 MIB = 2**20
@@ -75,18 +74,6 @@ def test_checkpointed_models_hold_far_less_for_the_backward_pass(name: str) -> N
     images = torch.randn(1, 3, 32, 32)
     plain, checkpointed = (held_for_backward(make(**sizes, grad_checkpointing=on), images) for on in (False, True))
     assert checkpointed < plain / 3
-
-
-@pytest.mark.parametrize("name", ["vit_tiny_patch4_32", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
-def test_the_key_reaches_named_sizes(name: str, tiny: Callable[..., Path]) -> None:
-    backbone = {"class_path": f"vitlab.models.{name}", "init_args": {"grad_checkpointing": True}}
-    config = tiny({"model": {"init_args": {"backbone": backbone}}})
-    experiment = Experiment(config, "data.image_size=32")
-    switches = [
-        m.grad_checkpointing for m in experiment.objective.backbone.modules() if hasattr(m, "grad_checkpointing")
-    ]
-    assert switches
-    assert all(switches)
 
 
 @pytest.mark.release

@@ -156,11 +156,6 @@ def test_another_optimizer_inherits_nothing(tiny: Write, capsys: pytest.CaptureF
         assert optimizer["init_args"]["weight_decay"] == 0.0
 
 
-def test_the_command_line_beats_a_file_given_after_it(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    config = printed("--model.optimizer.lr", "0.5", "--config", tiny(), capsys=capsys)
-    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.5
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -492,15 +487,13 @@ def test_print_config_prints_what_would_run(tiny: Write, capsys: pytest.CaptureF
         "overfit_batches": "0",
     }
     given = [word for name, value in limits.items() for word in (f"--trainer.{name}", value)]
-    config = printed("--config", tiny(), "--seed_everything", "1", *given, capsys=capsys)
+    given += ["--seed_everything", "1", "--model.backbone.init", "null", "--model.optimizer.lr", "0.5"]
+    config = printed(*given, "--config", tiny(), capsys=capsys)  # arguments beat a file that is given after them
     assert config["seed_everything"] == 1  # --print_config=skip_default of jsonargparse would drop it
-    assert config["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.3
+    optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
+    assert (optimizer["lr"], optimizer["weight_decay"]) == (0.5, 0.3)
+    assert config["model"]["init_args"]["backbone"]["init_args"]["init"] is None  # within a class within a class
     assert {name: repr(config["trainer"][name]) for name in limits} == limits
-
-
-def test_null_is_null_within_a_class_within_a_class(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    config = printed("--config", tiny(), "--model.backbone.init", "null", capsys=capsys)
-    assert config["model"]["init_args"]["backbone"]["init_args"]["init"] is None
 
 
 def test_the_runs_of_a_study_keep_their_wandb_setting(tiny: Write) -> None:

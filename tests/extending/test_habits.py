@@ -1,22 +1,20 @@
 """What colleagues bring along: optimizer, schedule, callback and loggers of theirs or of Lightning, by `class_path`."""
 
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from PIL import Image
 from sklearn.metrics import f1_score
 from torchvision.transforms import v2
 
+from tests.noise import make_noise
 from vitlab.commands.dispatch import run
 from vitlab.data.photos import transformed
 from vitlab.evaluation.predictions import read_predictions
@@ -196,11 +194,7 @@ def test_transforms_and_metrics_of_others_are_named_in_yaml_and_exact(
     tiny: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The metric equals scikit-learn's of predictions.parquet; images are the same whatever drew before them."""
-    random = np.random.default_rng(0)
-    for split, name, number in itertools.product(("train", "val"), "ab", range(8)):
-        Path("photos", split, name).mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(Path("photos", split, name, f"{number}.png"))
+    make_noise(Path("photos"), {"train": 8, "val": 8}, size=(20, 20))
     path = tiny(MINE)
     assert run("fit", ["--config", str(path)]) == 0
     directory = Path("runs/tiny/seed-0")

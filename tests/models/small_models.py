@@ -52,6 +52,13 @@ def shake(model: nn.Module) -> nn.Module:
     return model
 
 
+def pair_of(family: str, **changes: Any) -> tuple[Any, Any]:
+    """Return a model and timm's with the same weights."""
+    ours, theirs = SMALL[family](**changes), shake(TIMM[family](**changes))
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest difference, in units of the largest value expected."""
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12)).item()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.small_models import SMALL, SWIN
+from tests.models.small_models import SWIN
 from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.impulses import draw_offsets
 
@@ -79,11 +79,3 @@ def test_impulses_that_a_vit_cannot_have_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="impulses is -1"):
         VisionTransformer(embed_dim=32, num_heads=2, depth=1, impulses=-1)
-
-
-@pytest.mark.parametrize("family", list(SMALL))
-def test_a_model_without_memory_is_built_too(family: str) -> None:
-    """As studies do, which compare costs before they train."""
-    with torch.device("meta"):
-        model = SMALL[family](impulses=1)
-    assert all(parameter.is_meta for parameter in model.parameters())

@@ -7,16 +7,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from tests.models.small_models import SMALL, TIMM, images, relative_error, shake
+from tests.models.small_models import SMALL, images, pair_of, relative_error, shake
 from vitlab.models import Backbone, Features, ImageModel, TimmModel, resnet_micro_16
 from vitlab.models.layers import PatchEmbed, classifier
-
-
-def pair_of(family: str, **changes: Any) -> tuple[Backbone, Any]:
-    """Return a model and timm's with the same weights."""
-    ours, theirs = SMALL[family](**changes).eval(), shake(TIMM[family](**changes)).eval()
-    ours.load_state_dict(theirs.state_dict(), strict=False)  # timm keeps tables that follow from sizes
-    return ours, theirs
 
 
 def expect_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
@@ -27,7 +20,7 @@ def expect_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("indices", [None, 1, 2, [0, 2], [-1, 0], [1]], ids=str)
 def test_maps_are_timms(family: str, indices: int | list[int] | None, norm: bool) -> None:
-    ours, theirs = pair_of(family)
+    ours, theirs = (model.eval() for model in pair_of(family))
     x = images(ours)
     arguments: dict[str, Any] = {"indices": indices, "norm": norm, "intermediates_only": True}
     expected = theirs.forward_intermediates(x, **arguments)
@@ -37,7 +30,7 @@ def test_maps_are_timms(family: str, indices: int | list[int] | None, norm: bool
 
 @pytest.mark.parametrize("family", ["vit", "deit"])
 def test_prefix_tokens_and_sequences_are_timms(family: str) -> None:
-    ours, theirs = pair_of(family)
+    ours, theirs = (model.eval() for model in pair_of(family))
     x = images(ours)
     arguments: dict[str, Any] = {"indices": 2, "return_prefix_tokens": True, "output_fmt": "NLC", "norm": True}
     (features, pairs), (last, expected) = (m.forward_intermediates(x, **arguments) for m in (ours, theirs))
@@ -47,7 +40,7 @@ def test_prefix_tokens_and_sequences_are_timms(family: str) -> None:
 
 
 def test_the_features_are_those_of_the_model(family: str) -> None:
-    ours = pair_of(family)[0]
+    ours = shake(SMALL[family]()).eval()
     x = images(ours)
     features, maps = ours.forward_intermediates(x)
     assert all(torch.equal(a, b) for a, b in zip(features, ours.forward_features(x), strict=True))
@@ -64,7 +57,7 @@ def test_stages_have_timms_names_widths_and_strides(family: str) -> None:
 
 
 def test_registers_average_pooling_and_other_sizes_change_nothing() -> None:
-    ours, _ = pair_of("vit", global_pool="avg", reg_tokens=3, patch_drop_rate=0.5)
+    ours = shake(SMALL["vit"](global_pool="avg", reg_tokens=3, patch_drop_rate=0.5))
     x = torch.randn(2, 3, 24, 32)
     maps = ours.train().features_only()(x)  # a training that drops patches drops none of a map
     assert [tuple(found.shape) for found in maps] == [(2, 24, 6, 8)] * 3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import vitlab.models
-from tests.models.small_models import SMALL, TIMM, images, relative_error, shake
+from tests.models.small_models import SMALL, TIMM, images, pair_of, relative_error, shake
 
 # (family, arguments): native sizes, then the corners where implementations part.
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -44,18 +44,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def pair_of(family: str, changes: dict[str, Any]) -> tuple[Any, Any]:
-    theirs = shake(TIMM[family](**changes))
-    ours = SMALL[family](**changes)
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    return ours, theirs
-
-
 @pytest.mark.parametrize(("family", "changes"), CASES, ids=str)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_logits_and_gradients_are_timms(family: str, changes: dict[str, Any], training: bool) -> None:
-    ours, theirs = (model.train(training) for model in pair_of(family, changes))
+    ours, theirs = (model.train(training) for model in pair_of(family, **changes))
     x = images(ours)
     # Single precision as promised; double to tell a wrong gradient from a rounded one (tables are made in single).
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-6)):
@@ -83,7 +75,7 @@ def logits_and_gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str,
 
 @pytest.mark.parametrize(("family", "changes"), CASES, ids=str)
 def test_embedding_and_no_decay_are_timms(family: str, changes: dict[str, Any]) -> None:
-    ours, theirs = (model.eval() for model in pair_of(family, changes))
+    ours, theirs = (model.eval() for model in pair_of(family, **changes))
     x = images(ours)
     expected = theirs.forward_head(theirs.forward_features(x), pre_logits=True)
     assert relative_error(ours.embed(x), expected) < 1e-5
@@ -132,7 +124,7 @@ def test_a_swin_pads_images_with_zeros_below_and_to_the_right(family: str) -> No
 
 @pytest.mark.parametrize("training", [False, True])
 def test_bfloat16_is_as_near_to_float32_as_timms(family: str, training: bool) -> None:
-    ours, theirs = (model.train(training) for model in pair_of(family, {}))
+    ours, theirs = (model.train(training) for model in pair_of(family))
     x = images(ours, batch=4)
     exact = theirs(x)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(training):
@@ -142,7 +134,7 @@ def test_bfloat16_is_as_near_to_float32_as_timms(family: str, training: bool) ->
 
 def test_gradients_in_bfloat16_are_as_near_to_float32_as_timms(family: str) -> None:
     # Of all parameters together: in this precision that of one of them may be off by chance.
-    ours, theirs = pair_of(family, {})
+    ours, theirs = pair_of(family)
     x = images(ours, batch=4)
     exact = flat(logits_and_gradients(theirs, x)[1])
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -157,7 +149,7 @@ def flat(gradients: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("family", ["vit", "swin", "swinv2"])
 def test_stochastic_depth_drops_what_timms_does(family: str) -> None:
     # The same random numbers, drawn once for each sample and branch, at rates that grow alike with depth.
-    ours, theirs = (model.train() for model in pair_of(family, {"drop_path_rate": 0.5}))
+    ours, theirs = (model.train() for model in pair_of(family, drop_path_rate=0.5))
     x, logits = images(ours, batch=8), []
     for model in (ours, theirs):
         torch.manual_seed(1)
@@ -210,7 +202,7 @@ def test_a_named_model_is_timms_of_that_name(name: str, changes: dict[str, Any])
 @pytest.mark.parametrize(("global_pool", "rate", "kept"), [("avg", 0.3, 11), ("token", 0.99, 1)])
 def test_patches_are_left_out_in_training_as_timms(global_pool: str, rate: float, kept: int) -> None:
     """The same patches of each image. (timm's distilled ViT may also leave out its second prefix token.)"""
-    ours, theirs = (model.train() for model in pair_of("vit", {"patch_drop_rate": rate, "global_pool": global_pool}))
+    ours, theirs = (model.train() for model in pair_of("vit", patch_drop_rate=rate, global_pool=global_pool))
     x, logits = images(ours, batch=4), []
     for model in (ours, theirs):
         torch.manual_seed(1)

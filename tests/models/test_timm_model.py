@@ -14,8 +14,7 @@ import torch
 from tests.models.small_models import images
 from vitlab import Experiment
 from vitlab.commands.dispatch import run
-from vitlab.models import ImageModel, TimmModel
-from vitlab.models.stored import build
+from vitlab.models import TimmModel
 from vitlab.models.weights import load_weights, save_weights
 
 NAMES = [
@@ -86,8 +85,6 @@ def test_a_small_stem_looks_at_every_pixel_with_timms_weights() -> None:
     stem = plain.net.conv1(torch.nn.functional.interpolate(x, scale_factor=2.0))
     assert model.net.act1(model.net.bn1(model.net.conv1(x))).shape[2:] == stem.shape[2:] == (32, 32)
     assert model.net.layer1(model.net.act1(model.net.bn1(model.net.conv1(x)))).shape[2:] == (32, 32)
-    with pytest.raises(ValueError, match="small_stem is for ResNets, not for ConvNeXt"):
-        TimmModel("convnext_atto", small_stem=True)
 
 
 @pytest.mark.slow
@@ -105,14 +102,6 @@ def test_a_small_convolutional_model_of_one_line_learns_digits(name: str, tiny: 
     assert (trained.num_classes, trained.in_chans, trained.img_size) == (10, 1, (16, 16))
 
 
-def test_a_stored_model_is_rebuilt_without_the_weights_that_it_started_from() -> None:
-    gone = {"pretrained": True, "checkpoint_path": "gone.safetensors"}
-    settings = {"class_path": "vitlab.models.resnet_micro_16", "init_args": {"num_classes": 3, **gone}}
-    model = build(ImageModel, settings)  # type: ignore[type-abstract]
-    assert isinstance(model, TimmModel)
-    assert (model.num_classes, model.pretrained) == (3, False)
-
-
 def test_a_vit_of_timms_does_not_decay_its_tokens() -> None:
     assert TimmModel("vit_tiny_patch16_224", img_size=32).no_weight_decay() == {"net.cls_token", "net.pos_embed"}
 
@@ -124,28 +113,20 @@ def test_size_and_normalization_are_those_of_timms_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"),
+    ("name", "settings", "said"),
     [
-        ("resnet81", "resnet18"),
-        ("convnext_ato", "convnext_atto"),
-        ("resnet18.a1_in1", "a1_in1"),
-        ("qqqqqqqqqqqqqq", "no model"),
+        ("resnet81", {}, "resnet18"),
+        ("resnet18.a1_in1", {}, "a1_in1"),
+        ("qqqqqqqqqqqqqq", {}, "no model"),
+        ("vit_large_patch14_224", {"pretrained": True}, "No pretrained weights exist for vit_large_patch14_224"),
+        ("resnet18", {"model_kwargs": {"window_size": 7}}, "window_size"),
+        ("convnext_atto", {"small_stem": True}, "small_stem is for ResNets, not for ConvNeXt"),
     ],
 )
-def test_an_unknown_name_is_answered_with_the_nearest(name: str, hint: str) -> None:
-    with pytest.raises(ValueError, match=hint) as error:
-        TimmModel(name)
+def test_what_timm_does_not_have_is_refused(name: str, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        TimmModel(name, **settings)
     assert str(error.value).count("\n") < 5
-
-
-def test_weights_that_timm_does_not_have_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"No pretrained weights exist for vit_large_patch14_224"):
-        TimmModel("vit_large_patch14_224", pretrained=True)
-
-
-def test_an_argument_that_the_model_does_not_take_is_named() -> None:
-    with pytest.raises(ValueError, match="window_size"):
-        TimmModel("resnet18", model_kwargs={"window_size": 7})
 
 
 def test_weights_come_from_a_file_and_a_head_of_other_size_stays_new(tmp_path: Path) -> None:

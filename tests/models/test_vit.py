@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,8 +55,6 @@ def test_fixed_positions_are_not_trained_and_the_class_token_has_none() -> None:
     assert not model.pos_embed.requires_grad
     assert not model.pos_embed[0, 0].any()
     assert torch.equal(model.pos_embed[0, 1:], sincos_table(24, 4, 4))
-    with pytest.raises(ValueError, match="divisible by 4"):
-        VisionTransformer(**VIT | {"embed_dim": 22}, fixed_pos_embed=True)
 
 
 @pytest.mark.parametrize("antialias", [True, False])
@@ -94,26 +93,31 @@ def test_distilled_logits_are_the_mean_of_both_heads() -> None:
     torch.testing.assert_close(dist, model.head_dist(features.prefix[:, 1]))  # type: ignore[misc]
 
 
-def test_a_distilled_model_pools_its_tokens_only() -> None:
-    with pytest.raises(ValueError, match="global_pool"):
-        VisionTransformer(**VIT, distilled=True, global_pool="avg")
-    with pytest.raises(ValueError, match="global_pool"):
-        VisionTransformer(**VIT, distilled=True).reset_classifier(3, "avg")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"distilled": True, "global_pool": "avg"}, "global_pool"),
+        ({"distilled": True, "class_token": False}, "leave both settings out"),
+        ({"distilled": True, "reg_tokens": 1}, "leave both settings out"),
+        ({"class_token": False}, "class_token is false; give avg"),
+        ({"drop_path_rate": 1.5}, "drop_path_rate"),
+        ({"num_heads": 5}, "24 .* 5 heads.*20 or 25"),
+        ({"norm": "batch", "grad_checkpointing": True}, "grad_checkpointing: true would average each batch twice"),
+        ({"embed_dim": 22, "num_heads": 1, "fixed_pos_embed": True}, "divisible by 4"),
+    ],
+    ids=str,
+)
+def test_settings_that_contradict_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build(**changes)
 
 
-def test_a_model_without_a_class_token_pools_its_patches_and_a_distilled_one_takes_no_registers() -> None:
-    with pytest.raises(ValueError, match="class_token is false; give avg"):
-        VisionTransformer(**VIT, class_token=False)
-    with pytest.raises(ValueError, match="class_token is false; give avg"):
-        VisionTransformer(**VIT, class_token=False, global_pool="avg").reset_classifier(3, "token")
-    for changes in ({"class_token": False}, {"reg_tokens": 1}):
-        with pytest.raises(ValueError, match="leave both settings out"):
-            VisionTransformer(**VIT, distilled=True, **changes)  # type: ignore[arg-type]
-
-
-def test_a_drop_path_rate_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="drop_path_rate"):
-        build(drop_path_rate=1.5)
+@pytest.mark.parametrize(
+    ("changes", "pool"), [({"distilled": True}, "avg"), ({"class_token": False, "global_pool": "avg"}, "token")]
+)
+def test_a_new_head_pools_what_there_is(changes: dict[str, Any], pool: Any) -> None:
+    with pytest.raises(ValueError, match=r"global_pool|class_token is false; give avg"):
+        build(**changes).reset_classifier(3, pool)
 
 
 @pytest.mark.parametrize("changes", [{"reg_tokens": 3}, {"class_token": False, "global_pool": "avg"}], ids=str)
@@ -162,11 +166,6 @@ def test_processes_together_drop_what_one_would(layer: nn.Module, monkeypatch: p
         monkeypatch.setattr(layers, "local_rows", lambda drawn, own=own: drawn[own])
         torch.manual_seed(0)  # the generators of all processes are in the same state
         assert torch.equal(layer(x[own]), whole[own])
-
-
-def test_a_width_that_does_not_divide_among_the_heads_is_answered_with_those_that_do() -> None:
-    with pytest.raises(ValueError, match=r"24 .* 5 heads.*20 or 25"):
-        VisionTransformer(**VIT | {"num_heads": 5})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -256,11 +255,6 @@ def test_averages_of_a_batch_norm_outlive_a_batch_that_is_not_finite() -> None:
     for average, known in zip((norm.running_mean, norm.running_var), before, strict=True):
         assert average[0] == known[0]  # of the channel that overflowed
         assert average[1] != known[1]
-
-
-def test_statistics_counted_twice_are_refused() -> None:
-    with pytest.raises(ValueError, match="grad_checkpointing: true would average each batch twice"):
-        build(norm="batch", grad_checkpointing=True)
 
 
 def work(rank: int, folder: str) -> None:

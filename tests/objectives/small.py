@@ -11,8 +11,24 @@ from torch import Tensor
 from vitlab.config import Config
 from vitlab.models import Backbone, Features, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.models.layers import fan_in
-from vitlab.objectives import Objective
+from vitlab.objectives import (
+    DINO,
+    IBOT,
+    MAE,
+    MSN,
+    UMMAE,
+    Data2Vec,
+    Distillation,
+    EsViT,
+    LeJEPA,
+    Objective,
+    SimMIM,
+    SoftTarget,
+    Supervised,
+    Teacher,
+)
 from vitlab.objectives.masking import embed_hiding
+from vitlab.optim import AdamW, WarmupCosine
 
 SMALL = {"img_size": 8, "in_chans": 1, "num_classes": 10, "drop_path_rate": 0.0, "init": fan_in}
 STAGES = {"patch_size": 1, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
@@ -63,6 +79,37 @@ def crops(n: int = 4, num_local: int = 2) -> tuple[list[Tensor], Tensor]:
     return [*views[:2], *(view[..., 2:6, 2:6] for view in views[2:])], torch.arange(n)
 
 
+RECIPE = (AdamW(1e-3), WarmupCosine())
+DECODER = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
+HEAD = {"out_dim": 24, "hidden_dim": 32, "bottleneck_dim": 16}
+UNIFORM = {"masking": "uniform", "mask_patch_size": 2}  # of MSN on a Swin
+# Every objective on a backbone: all it has is trained.
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
+    "supervised": lambda net: Supervised(net, *RECIPE),
+    "distillation": lambda net: Distillation(net, Teacher(BACKBONES["vit"]()), SoftTarget(), *RECIPE),
+    "simmim": lambda net: SimMIM(net, *RECIPE, mask_patch_size=2),
+    "mae": lambda net: MAE(net, *RECIPE, **DECODER),
+    "um_mae": lambda net: UMMAE(net, *RECIPE, mask_patch_size=2, **DECODER),
+    "dino": lambda net: DINO(net, *RECIPE, **HEAD, norm_last_layer=False),
+    "ibot": lambda net: IBOT(net, *RECIPE, **HEAD, norm_last_layer=False, pred_ratio=(0.5,), pred_ratio_var=(0.2,)),
+    "esvit": lambda net: EsViT(net, *RECIPE, **HEAD, norm_last_layer=False),
+    "data2vec": lambda net: Data2Vec(net, *RECIPE, min_mask_patches=1, target_layers=1),
+    "lejepa": lambda net: LeJEPA(net, *RECIPE, hidden_dim=24, proj_dim=6),
+    "msn": lambda net: MSN(
+        net,
+        *RECIPE,
+        num_prototypes=6,
+        hidden_dim=32,
+        output_dim=16,
+        **({} if isinstance(net, VisionTransformer) else UNIFORM),  # type: ignore[arg-type]
+    ),
+}
+
+
+def views_for(name: str) -> tuple[list[Tensor], Tensor]:
+    return crops() if name in ("dino", "ibot", "esvit", "lejepa", "msn") else batch()
+
+
 def wake(model: torch.nn.Module) -> None:
     """Move all weights a little: Swin v2's blocks begin as the identity, and their weights matter from the first step
     on, not before."""
@@ -94,15 +141,7 @@ def overfit_one_batch(objective: Objective, steps: int = 200) -> float:
     return float(loss.detach())
 
 
-def quick_trainer(epochs: int = 1, **kwargs: object) -> Trainer:
-    return Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **kwargs,  # type: ignore[arg-type]
-    )
+def quick_trainer(epochs: int = 1, **kwargs: Any) -> Trainer:
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    usual = {"num_sanity_val_steps": 0, "use_distributed_sampler": False}
+    return Trainer(max_epochs=epochs, accelerator="cpu", **quiet | usual | kwargs)

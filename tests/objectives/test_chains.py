@@ -136,22 +136,6 @@ def test_a_run_starts_from_the_average_of_another_or_from_its_trained_weights(ti
         assert not torch.allclose(before["backbone.head.weight"], before["average.module.head.weight"])
 
 
-@pytest.mark.slow
-def test_simmims_position_biases_are_resized_for_another_window(
-    tiny: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """From windows of 4 tokens, with 7 × 7 offsets, to windows of 2, with 3 × 3."""
-    model, _ = PRETRAININGS["simmim_swin"]
-    fit("--config", tiny({"model": model, **TWO_STEPS}, "simmim"))
-    backbone = {**SWIN, "init_args": STAGES | {"window_size": 2}}
-    supervised = objective("Supervised", backbone, init_from="runs/simmim/seed-0")
-    capsys.readouterr()
-    assert fit("--config", tiny({"model": supervised, **TWO_STEPS}, "finetune")) == 0
-    report = capsys.readouterr().err
-    assert "resized: layers.0.blocks.0.attn.relative_position_bias_table" in report
-    assert "from (49, 2) to (9, 2)" in report
-
-
 def test_the_validation_loss_is_of_the_same_masks_after_every_epoch(tiny: Write) -> None:
     """With a learning rate of almost nothing, it stays what it is; the training loss, of new masks, does not."""
     model, _ = PRETRAININGS["mae_vit"]

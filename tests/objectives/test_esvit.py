@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
+from tests.objectives.small import BACKBONES, closed_form, crops, wake
 from vitlab.models import VisionTransformer
 from vitlab.objectives import DINO, EsViT
 from vitlab.objectives.dino import cross_view_entropy, koleo, teacher_temperature
@@ -90,13 +90,8 @@ def test_a_region_is_compared_with_the_most_similar_one() -> None:
     assert float(matched_entropy(targets, sure.flip(1), features, features)) == pytest.approx(100)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_parameter_of_the_student_learns_and_the_teacher_has_both_heads(name: str) -> None:
-    objective = esvit(name, norm_last_layer=False)
-    wake(objective)
-    objective.loss(*crops()).backward()
-    assert without_gradient(objective) == []
-    assert all(p.grad is None for p in objective.teacher.parameters())
+def test_the_teacher_has_both_heads() -> None:
+    objective = esvit()
     before = objective.teacher.module.head_dense.mlp[0].weight.clone()  # type: ignore[union-attr, index]
     nn.init.zeros_(objective.head_dense.mlp[0].weight)  # type: ignore[arg-type, index]
     objective.teacher.update(objective.student, 0.5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.objectives.small import BACKBONES, closed_form, crops, encode_hiding, wake, without_gradient
+from tests.objectives.small import BACKBONES, closed_form, crops, encode_hiding, wake
 from vitlab.objectives import IBOT
 from vitlab.objectives.dino import cross_view_entropy, teacher_temperature
 from vitlab.objectives.ibot import hidden_entropy, outputs_of
@@ -173,15 +173,6 @@ def test_patches_are_balanced_as_images_are() -> None:
     targets = objective.targets(patches, objective.center_patch, objective.patch_temps)
     torch.testing.assert_close(targets.sum(-1), torch.ones(4, 9))
     assert float(targets.mean((0, 1)).max() * 24) < 1.2
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_parameter_of_the_student_learns(name: str) -> None:
-    objective = ibot(name, norm_last_layer=False)
-    wake(objective)
-    objective.loss(*crops()).backward()
-    assert without_gradient(objective) == []
-    assert all(p.grad is None for p in objective.teacher.parameters())
 
 
 @pytest.mark.parametrize(

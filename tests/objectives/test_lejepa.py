@@ -10,7 +10,6 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from tests.objectives.small import BACKBONES, closed_form, crops, wake, without_gradient
-from vitlab.commands.dispatch import run
 from vitlab.models import ImageModel, TimmModel
 from vitlab.objectives import LeJEPA
 from vitlab.objectives.lejepa import sigreg
@@ -104,28 +103,10 @@ def test_small_crops_are_compared_with_the_mean_of_the_large_ones() -> None:
 # ---- models and data
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, "resnet18", "convnext_atto"])
-def test_every_parameter_of_any_model_learns(name: str) -> None:
-    """timm's too, convolutional ones; crops of two sizes."""
-    known = BACKBONES.get(name)
-    model = known() if known else TimmModel(name, num_classes=10, in_chans=1)
-    objective, (views, labels) = lejepa(model), crops()
-    if known is None:
-        views = [view.repeat_interleave(8, -1).repeat_interleave(8, -2) for view in views]
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_every_parameter_of_a_model_of_timm_learns(name: str) -> None:
+    """Convolutional ones; crops of two sizes."""
+    objective, (views, labels) = lejepa(TimmModel(name, num_classes=10, in_chans=1)), crops()
     wake(objective)
-    objective.loss(views, labels).backward()
+    objective.loss([view.repeat_interleave(8, -1).repeat_interleave(8, -2) for view in views], labels).backward()
     assert without_gradient(objective) == []
-
-
-ONE = "{global_crops: {number: 1, size: 8, blur_prob: [0], solarize_prob: [0]}, local_crops: {number: 0}}"
-
-
-@pytest.mark.parametrize("crops", ["null", ONE])
-def test_a_single_view_is_refused_before_the_run_begins(
-    crops: str, tiny: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tiny({"model": {"class_path": "vitlab.objectives.SimMIM", "init_args": {"mask_patch_size": 4}}})
-    assert run("fit", ["--config", str(path), "--model", "LeJEPA", f"--data.multi_crop={crops}"]) == 2
-    said = capsys.readouterr().err
-    assert "LeJEPA compares several views of an image; set data.multi_crop, with two views or more." in said
-    assert not Path("runs").exists()

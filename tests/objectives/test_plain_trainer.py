@@ -3,17 +3,13 @@
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from safetensors.torch import save_file
 
-from tests.objectives.small import BACKBONES, quick_trainer
+from tests.objectives.small import BACKBONES, OBJECTIVES, quick_trainer
 from vitlab.data import Digits
-from vitlab.models import vit_tiny_patch16_224
 from vitlab.models.weights import load_weights
-from vitlab.objectives import MAE, Objective, Pretraining, SimMIM, Supervised
+from vitlab.objectives import Pretraining, Supervised
 from vitlab.objectives.ema import Ema, WeightAverage
-from vitlab.objectives.objective import weights_path
 from vitlab.optim import AdamW, WarmupCosine
 
 pytestmark = [
@@ -49,25 +45,11 @@ def test_fit_validate_test_and_predict_with_an_average_of_the_weights(tmp_path: 
     assert all(torch.equal(value, average[name]) for name, value in backbone.state_dict().items())
 
 
-def test_a_pretraining_starts_a_classifier() -> None:
-    """SimMIM, its checkpoint as `init_from` of Supervised: both without a run directory."""
-    torch.manual_seed(0)
-    objective = SimMIM(BACKBONES["swin"](), AdamW(3e-3), WarmupCosine(), mask_patch_size=2)
-    trainer = quick_trainer(**SHORT)
+def test_the_best_epoch_of_a_pretraining_without_a_teacher_is_of_the_lowest_validation_loss() -> None:
+    objective, trainer = OBJECTIVES["simmim"](BACKBONES["swin"]()), quick_trainer(**SHORT)
     trainer.fit(objective, datamodule=Digits(batch_size=8))
     assert "val/loss" in trainer.callback_metrics
-    assert objective.monitor is not None
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_weights_may_be_a_folder_as_the_hub_has_them(name: str, tmp_path: Path) -> None:
-    """A timm model of random weights stands in for published ones; the names are those of timm.models.save_for_hf."""
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0)
-    (save_file if name.endswith("safetensors") else torch.save)(model.state_dict(), tmp_path / name)
-    assert weights_path(str(tmp_path)) == tmp_path / name
-    backbone = vit_tiny_patch16_224(img_size=32, num_classes=3)
-    load_weights(backbone, weights_path(str(tmp_path)))
-    torch.testing.assert_close(backbone.blocks[11].mlp.fc2.weight, model.blocks[11].mlp.fc2.weight)  # type: ignore[union-attr]
+    assert objective.monitor == ("val/loss", "min")
 
 
 class OwnTeacher(Pretraining):
@@ -103,11 +85,3 @@ def test_the_encoder_of_somebodys_objective_is_found_by_what_its_checkpoint_says
 def test_a_moving_teacher_is_not_ranked_by_its_loss() -> None:
     """It falls also as all features become alike, and best.ckpt would follow it there."""
     assert OwnTeacher().monitor is None
-
-
-def test_the_best_epoch_of_an_objective_without_a_teacher_is_of_the_lowest_validation_loss() -> None:
-    backbone = BACKBONES["vit"]()
-    objective: Objective = MAE(
-        backbone, AdamW(1e-3), WarmupCosine(), decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
-    )  # type: ignore[arg-type]
-    assert objective.monitor == ("val/loss", "min")

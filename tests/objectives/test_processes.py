@@ -1,6 +1,5 @@
 """Objectives in two processes that share a batch: what they compute together is what one computes alone."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,44 +8,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from tests.objectives.small import BACKBONES, crops
+from tests.objectives.small import BACKBONES, OBJECTIVES, crops
 from vitlab.distributed import places
-from vitlab.models import VisionTransformer
 from vitlab.models.layers import BatchNorm
-from vitlab.objectives import DINO, IBOT, MSN, EsViT, LeJEPA, Objective
-from vitlab.optim import AdamW, WarmupCosine
+
+TOGETHER = ("dino", "ibot", "esvit", "lejepa", "msn")
 
 
-def dino() -> DINO:
-    return DINO(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), out_dim=24, hidden_dim=32, bottleneck_dim=16)
-
-
-def msn() -> MSN:
-    backbone = BACKBONES["vit"]()
-    assert isinstance(backbone, VisionTransformer)
-    sizes = {"num_prototypes": 6, "hidden_dim": 32, "output_dim": 16}
-    return MSN(backbone, AdamW(1e-3), WarmupCosine(), **sizes, me_max_weight=5.0)  # type: ignore[arg-type]
-
-
-def lejepa() -> LeJEPA:
-    return LeJEPA(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), hidden_dim=24, proj_dim=6)
-
-
-def ibot() -> IBOT:
-    return IBOT(BACKBONES["vit"](), AdamW(1e-3), WarmupCosine(), out_dim=24, hidden_dim=32, bottleneck_dim=16)
-
-
-def esvit() -> EsViT:
-    return EsViT(BACKBONES["swin"](), AdamW(1e-3), WarmupCosine(), out_dim=24, hidden_dim=32, bottleneck_dim=16)
-
-
-OBJECTIVES = (dino, ibot, esvit, lejepa, msn)
-
-
-def two_steps(build: Callable[[], Objective], rank: int, size: int) -> dict[str, torch.Tensor]:
+def two_steps(name: str, rank: int, size: int) -> dict[str, torch.Tensor]:
     """Return two losses, and weights and center after them, of a process's images of a batch."""
     torch.manual_seed(0)
-    objective, (views, labels) = build().double(), crops(4)
+    backbone = BACKBONES["swin" if name == "esvit" else "vit"]()
+    objective, (views, labels) = OBJECTIVES[name](backbone).double(), crops(4)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
     losses, own = [], places(4 // size, rank, size)
     for _ in range(2):
@@ -65,7 +38,7 @@ def two_steps(build: Callable[[], Objective], rank: int, size: int) -> dict[str,
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save([two_steps(build, rank, 2) for build in OBJECTIVES], Path(folder, f"{rank}.pt"))
+    torch.save([two_steps(name, rank, 2) for name in TOGETHER], Path(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 
 
@@ -76,8 +49,8 @@ def test_two_processes_have_the_losses_the_gradients_and_the_center_of_one(tmp_p
     """
     mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="fork")
     shares = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
-    for build, (first, second) in zip(OBJECTIVES, shares, strict=True):
-        alone = two_steps(build, 0, 1)
+    for objective, (first, second) in zip(TOGETHER, shares, strict=True):
+        alone = two_steps(objective, 0, 1)
         torch.testing.assert_close((first.pop("losses") + second.pop("losses")) / 2, alone.pop("losses"))
         for name, value in alone.items():
             assert torch.equal(first[name], second[name]), name

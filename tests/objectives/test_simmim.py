@@ -8,9 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.objectives.small import BACKBONES, SMALL, batch, closed_form, overfit_one_batch, wake, without_gradient
+from tests.objectives.small import (
+    BACKBONES,
+    RECIPE,
+    SMALL,
+    batch,
+    closed_form,
+    wake,
+)
 from vitlab.commands.dispatch import run
-from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import SimMIM
 from vitlab.objectives.masking import block_masking, enlarge
 from vitlab.objectives.simmim import masked_l1, normalize_locally
@@ -90,31 +97,7 @@ def test_a_token_predicts_the_pixels_of_its_place(backbone: str) -> None:
     assert (int(columns.min()), int(columns.max())) == (0, stride - 1)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_trained_parameter_gets_a_gradient(backbone: str) -> None:
-    objective = simmim(backbone)
-    wake(objective)
-    objective.loss(*batch()).backward()
-    assert without_gradient(objective) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_overfits_one_batch(backbone: str) -> None:
-    """What a constant prediction leaves of normal noise is a mean of |x| of 0.8."""
-    assert overfit_one_batch(simmim(backbone)) < 0.15
-
-
-def test_the_published_defaults() -> None:
-    backbone = SwinTransformer(img_size=64, embed_dim=16, num_heads=(1, 2, 4, 8), window_size=2, depths=(1, 1, 1, 1))
-    objective = SimMIM(backbone, AdamW(1e-4), WarmupCosine())
-    assert (objective.block, objective.mask_ratio, objective.norm_targets) == (8, 0.6, None)
-    assert objective.decoder[0].weight.shape == (32 * 32 * 3, 128, 1, 1)  # type: ignore[union-attr]
-    assert isinstance(objective.decoder[1], nn.PixelShuffle)
-
-
-def test_only_the_mask_token_is_spared_from_decay_as_released() -> None:
-    assert simmim("swin_v2").no_weight_decay() == {"mask_token"}
+def test_positions_are_spared_from_decay_if_asked() -> None:
     spared = simmim("swin_v2", no_decay_positions=True).no_weight_decay()
     assert "backbone.layers.0.blocks.0.attn.logit_scale" in spared
 
@@ -122,17 +105,35 @@ def test_only_the_mask_token_is_spared_from_decay_as_released() -> None:
 # ---- what cannot work
 
 
-def test_blocks_that_hide_the_whole_image_are_refused() -> None:
-    backbone = SwinTransformer(img_size=32, patch_size=2, depths=(1, 1), num_heads=(2, 2), window_size=4)
-    with pytest.raises(ValueError, match=r"mask_patch_size 32 at mask_ratio 0\.6 does not fit"):
-        SimMIM(backbone, AdamW(1e-3), WarmupCosine())
+STAGES = {"patch_size": 2, "window_size": 4}
+WIDE = VisionTransformer(img_size=(16, 24), patch_size=4, embed_dim=16, depth=1, num_heads=2)
 
 
-@pytest.mark.parametrize("block", [6, 2])
-def test_blocks_that_do_not_fit_the_patches_are_refused(block: int) -> None:
-    backbone = VisionTransformer(img_size=(16, 24), patch_size=4, embed_dim=16, depth=1, num_heads=2)
-    with pytest.raises(ValueError, match=f"mask_patch_size {block} "):
-        SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=block)
+@pytest.mark.parametrize(
+    ("backbone", "settings", "said"),
+    [
+        # blocks that hide the whole image, and that do not fit the patches
+        (SwinTransformer(32, **STAGES, depths=(1, 1), num_heads=(2, 2)), {}, r"mask_patch_size 32 at mask_ratio 0\.6"),
+        (WIDE, {"mask_patch_size": 6}, "mask_patch_size 6 "),
+        (WIDE, {"mask_patch_size": 2}, "mask_patch_size 2 "),
+        (BACKBONES["vit"](), {"mask_patch_size": 2, "norm_targets": 4}, "norm_targets is 4"),
+        (
+            SwinTransformerV2(12, **STAGES, depths=(1, 1, 1), num_heads=(2, 2, 2)),
+            {"mask_patch_size": 2},
+            "does not fit 12 × 12 px: .* as do tokens of 8 px",
+        ),
+        # the norm of its tokens comes after the pooling
+        (
+            VisionTransformer(8, 2, 1, embed_dim=16, depth=1, num_heads=2, global_pool="avg"),
+            {"mask_patch_size": 2},
+            "global_pool: token",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_hidden_or_predicted_is_refused(backbone: Backbone, settings: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SimMIM(backbone, *RECIPE, **settings)
 
 
 def test_patches_that_overlap_are_refused() -> None:
@@ -141,25 +142,6 @@ def test_patches_that_overlap_are_refused() -> None:
     backbone.patch_embed.proj = nn.Conv2d(1, 32, kernel_size=3, stride=2, padding=1)
     with pytest.raises(ValueError, match="VisionTransformer: pixels of a hidden patch reach neighboring tokens"):
         SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=4)
-
-
-def test_a_window_without_middle_is_refused() -> None:
-    with pytest.raises(ValueError, match="norm_targets is 4"):
-        simmim(norm_targets=4)
-
-
-def test_a_map_that_does_not_come_out_even_is_refused() -> None:
-    backbone = SwinTransformerV2(img_size=12, patch_size=2, depths=(1, 1, 1), num_heads=(2, 2, 2), window_size=2)
-    with pytest.raises(ValueError, match=r"does not fit 12 × 12 px: .* as do tokens of 8 px"):
-        SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2)
-
-
-def test_a_vit_that_normalizes_only_after_pooling_is_refused() -> None:
-    backbone = VisionTransformer(
-        img_size=8, patch_size=2, embed_dim=16, depth=1, num_heads=2, global_pool="avg", in_chans=1
-    )
-    with pytest.raises(ValueError, match="global_pool: token"):
-        SimMIM(backbone, AdamW(1e-3), WarmupCosine(), mask_patch_size=2)
 
 
 def test_a_vit_with_batch_norms_is_pretrained() -> None:

@@ -18,6 +18,7 @@ from scipy.optimize import minimize
 
 import vitlab
 from vitlab.commands.dispatch import run
+from vitlab.config import Config
 from vitlab.data import Digits, PlacedDigits
 from vitlab.evaluation.classifiers import predict_weighted
 from vitlab.evaluation.features import extract
@@ -32,15 +33,14 @@ from vitlab.runs.loggers import MetricsFile
 from vitlab.runs.record import RunRecord, erase
 
 
+def knn_monitor(every_n_epochs: int = 1, **arguments: object) -> Config:
+    init_args = {"every_n_epochs": every_n_epochs, **arguments}
+    return {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": init_args}
+
+
 def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., Path]) -> None:
-    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 2, "most": 200}}
-    assert (
-        run(
-            "fit",
-            ["--config", str(tiny({"trainer": {"max_epochs": 3, "limit_train_batches": 2, "callbacks": [monitor]}}))],
-        )
-        == 0
-    )
+    path = tiny({"trainer": {"max_epochs": 3, "limit_train_batches": 2, "callbacks": [knn_monitor(2, most=200)]}})
+    assert run("fit", ["--config", str(path)]) == 0
     logged = pd.read_csv("runs/tiny/seed-0/metrics.csv").dropna(subset="val/knn")
     assert logged.epoch.tolist() == [1, 2]
     assert logged["val/knn"].between(0.3, 1).all()  # digits have neighbors of their own class in any features
@@ -50,8 +50,7 @@ def test_knn_is_monitored_every_n_epochs_and_after_the_last(tiny: Callable[..., 
 @pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
 def test_the_monitor_compares_with_the_untrained_encoder_and_with_pixels(tiny: Callable[..., Path]) -> None:
     """The expectation is the k-NN among all training images, of an encoder built with the same seed and of pixels."""
-    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1, "most": None}}
-    path = tiny({"trainer": {"callbacks": [monitor]}})
+    path = tiny({"trainer": {"callbacks": [knn_monitor(most=None)]}})
     trained, untrained = Experiment(path), Experiment(path)
     measured, data = trained.fit(), untrained.data
     embeddings = {"": trained.model.embed, "_untrained": untrained.model.embed, "_pixels": lambda x: x.flatten(1)}
@@ -80,8 +79,7 @@ def test_a_run_logs_the_temperature_of_its_validation_images(tiny: Callable[...,
 def test_a_continued_run_keeps_what_the_monitor_measured_before_the_first_step(
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
-    path = tiny({"trainer": {"limit_train_batches": 6, "callbacks": [monitor]}})
+    path = tiny({"trainer": {"limit_train_batches": 6, "callbacks": [knn_monitor()]}})
     arguments = [str(path), "--run.checkpoint.every_n_steps", "1"]
     assert differences_after_kills(arguments, [3], tmp_path / "runs") == []
     logged = pd.read_csv(tmp_path / "runs/killed/run/seed-0/metrics.csv").dropna(subset="val/knn")
@@ -92,8 +90,7 @@ def test_a_continued_run_keeps_what_the_monitor_measured_before_the_first_step(
 def test_training_that_improves_no_features_is_said_at_its_end(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
-    path = tiny({"trainer": {"callbacks": [monitor]}})
+    path = tiny({"trainer": {"callbacks": [knn_monitor()]}})
     for rate, improves in (("1.0e-3", True), ("1.0e-12", False)):
         options = ["--config", str(path), "--model.optimizer.lr", rate, "--run.overwrite", "true"]
         assert run("fit", options) == 0
@@ -101,8 +98,7 @@ def test_training_that_improves_no_features_is_said_at_its_end(
 
 
 def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
-    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
-    for name, callbacks in (("without", []), ("with", [monitor])):
+    for name, callbacks in (("without", []), ("with", [knn_monitor()])):
         path = tiny({"trainer": {"limit_train_batches": 3, "callbacks": callbacks}}, name)
         assert run("fit", ["--config", str(path)]) == 0
     first, second = (
@@ -115,8 +111,7 @@ def test_the_monitor_changes_no_weight(tiny: Callable[..., Path]) -> None:
 def test_features_that_have_become_one_are_named_with_remedies(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor", "init_args": {"every_n_epochs": 1}}
-    path = tiny({"trainer": {"limit_train_batches": 1, "callbacks": [monitor]}})
+    path = tiny({"trainer": {"limit_train_batches": 1, "callbacks": [knn_monitor()]}})
     assert run("fit", ["--config", str(path)]) == 0
     assert "Collapse" not in capsys.readouterr().err
     alike = torch.ones(20, 8), torch.arange(20) % 10
@@ -144,8 +139,7 @@ def test_an_own_model_checkpoint_lies_with_the_others_and_goes_with_the_run(tiny
 def test_data_without_classes_are_refused_before_training(
     tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor = {"class_path": "vitlab.runs.knn_monitor.KnnMonitor"}
-    path = tiny({"trainer": {"callbacks": [monitor]}})
+    path = tiny({"trainer": {"callbacks": [knn_monitor()]}})
     labels = Digits.labels
     monkeypatch.setattr(Digits, "labels", lambda *args: np.eye(10, dtype=np.float32)[labels(*args)])
     assert run("fit", ["--config", str(path)]) == 2

@@ -56,18 +56,3 @@ def test_a_budget_between_two_steps_is_refused() -> None:
 def test_a_budget_that_buys_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"20,000 training images is 0\.4 epochs\. Raise it\."):
         length({"images": 20_000})
-
-
-@pytest.mark.parametrize(
-    ("budget", "message"),
-    [
-        ({"epochs": 3, "images": 5}, "Expected one of epochs, images, flops"),
-        ({"epoch": 3}, "Did you mean `epochs`?"),
-        ({"images": 0.5}, "images\n.*should be a valid integer"),
-        ({"flops": "1e15"}, "should be a valid number"),
-        ({"flops": True}, "should be a valid number"),
-    ],
-)
-def test_a_mistaken_budget_is_named(budget: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Budget.model_validate(budget)

@@ -20,12 +20,9 @@ def leaking(train: int, val: int) -> Digits:
 def test_copies_of_training_and_validation_images_in_the_test_split_are_counted(tmp_path: Path) -> None:
     assert duplicates(Digits(), {}, tmp_path / "clean.json") == []
     found = duplicates(leaking(5, 2), {}, tmp_path / "cache.json")
-    assert found == [
-        "Images of the test split that are in the train split too, byte for byte, which inflates accuracy: 5 of 597 "
-        "(test/00000 = train/00000, test/00001 = train/00001, test/00002 = train/00002 and 2 more).",
-        "Images of the test split that are in the val split too, byte for byte, which inflates accuracy: 2 of 597 "
-        "(test/00005 = val/00000, test/00006 = val/00001).",
-    ]
+    of_train, of_val = found  # worded as before a training, in tests/data/test_oddities.py
+    assert "5 of 597 (test/00000 = train/00000, " in of_train
+    assert "2 of 597 (test/00005 = val/00000, test/00006 = val/00001)." in of_val
     assert ["9 of 597" in line for line in duplicates(leaking(9, 9), {}, tmp_path / "cache.json")] == [True, True]
 
 

@@ -111,12 +111,7 @@ def test_charts_name_the_metric() -> None:
     study = scored(RMSE, A=A, B=B)
     assert figures.ranking(study, drawing.WIDE).axes[0].get_xlabel() == "test rmse"
     assert figures.learning_curves(study, drawing.WIDE).axes[0].get_title() == "validation rmse"
-    assert [chart.name for chart in figures.charts_for(RMSE)] == [
-        "ranking",
-        "differences",
-        "learning_curves",
-        "rmse_against_cost",
-    ]
+    assert figures.charts_for(RMSE)[-1].name == "rmse_against_cost"
     assert figures.ranking(results({"A": {1: right(0.9)}}), drawing.WIDE).axes[0].get_xlabel() == "test accuracy, %"
 
 

@@ -45,8 +45,12 @@ def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
 def test_time_left_by_hand() -> None:
     # ViT: 2 s an epoch from a finished run; Swin: 4 s from one under way (20 s, 5 epochs, none before).
     # Left: 5 Swin epochs = 20 s; waiting: a ViT 20 s and an unknown at the mean of 3 s, 30 s. Two at a time: 70/2.
-    waiting = [run("ViT"), run("Swin v2")]
-    assert seconds_left([active("ViT", 10, 20.0)], [active("Swin", 5, 20.0)], waiting, jobs=2) == pytest.approx(35)
+    swin, waiting = active("Swin", 5, 20.0), [run("ViT"), run("Swin v2")]
+    assert seconds_left([active("ViT", 10, 20.0)], [swin], waiting, jobs=2) == pytest.approx(35)
+    assert seconds_left([], [swin], [], jobs=4) == pytest.approx(20)  # the last run cannot be shared
+    # 10 s an epoch, 2 left: those of an earlier start do not make it look fast.
+    assert seconds_left([], [active("Swin", 8, 20.0, before=6)], [], jobs=1) == pytest.approx(20)
+    assert seconds_left([], [active("Swin", 0, 20.0)], [run()], jobs=1) is None  # before the first epoch
 
 
 def test_time_left_where_epochs_differ_in_length() -> None:
@@ -56,20 +60,6 @@ def test_time_left_where_epochs_differ_in_length() -> None:
     assert seconds_left(ended, [], [many], jobs=1) == pytest.approx(20)
     # Where one run does not say how many images it has, all epochs are taken to be as long.
     assert seconds_left(ended, [], [run("all", 2)], jobs=1) == pytest.approx(0.4)
-
-
-def test_the_last_run_cannot_be_shared() -> None:
-    assert seconds_left([], [active("Swin", 5, 20.0)], [], jobs=4) == pytest.approx(20)
-
-
-def test_epochs_of_an_earlier_start_do_not_make_a_run_look_fast() -> None:
-    assert seconds_left([], [active("Swin", 8, 20.0, before=6)], [], jobs=1) == pytest.approx(
-        20
-    )  # 10 s an epoch, 2 left
-
-
-def test_nothing_is_estimated_before_the_first_epoch() -> None:
-    assert seconds_left([], [active("Swin", 0, 20.0)], [run()], jobs=1) is None
 
 
 def test_a_terminal_is_rewritten_in_place() -> None:

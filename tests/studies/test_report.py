@@ -105,17 +105,7 @@ def test_the_verdict_comes_first_and_the_numbers_follow(clean: Path) -> None:
     h1 = re.search(r"<h1[^>]*>(.*?)</h1>", (clean / "report.html").read_text())
     assert h1 is not None
     assert "Swin v2" in h1[1]
-    order = [
-        "Ranking",
-        "Differences",
-        "Learning",
-        "Cost",
-        "Calibration",
-        "Classes",
-        "Images",
-        "Configuration",
-        "Reproduce",
-    ]
+    order = ["Ranking", "Differences", "Learning", "Cost", "Calibration", "Classes", "Images", "Reproduce"]
     positions = [text.index(f"\n{title}\n") for title in order]
     assert positions == sorted(positions)
     assert "python -m vitlab compare --config" in text
@@ -314,10 +304,6 @@ def test_a_study_of_which_nothing_is_left_still_has_a_page(
     with pytest.raises(RunsFailed) as failed:
         compare(study, tmp_path / "runs")
     assert "No run finished" in failed.value.report.read_text()
-
-
-def test_variants_differ_without_color() -> None:
-    assert len(set(drawing.MARKERS)) == len(set(map(str, drawing.DASHES))) == len(set(drawing.COLORS)) == 7
 
 
 # ---- in the browser

@@ -9,7 +9,7 @@ import pytest
 from fake_study import Digits, variant
 
 from vitlab.config import Config, merge, nest
-from vitlab.studies.file.runs import _in_proportion, differing_keys, plan
+from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.training.spending import Epoch, epoch_of, spend_budget
 
@@ -131,14 +131,6 @@ def test_what_a_budget_scales_may_differ_as_far_as_the_epochs_do(write_study: Wr
     study = read_study(write_study(budget={"epochs": 4}, variants={"A": variant(0.8), "B": variant(0.9)}))
     runs = [replace(run, config=merge(run.config, nest(warmup, i))) for i, run in enumerate(plan(study, tmp_path)[:2])]
     assert not {each.key: each.declared for each in differing_keys(study, runs)}[warmup]
-
-
-def test_only_an_interval_of_whole_epochs_is_rounded() -> None:
-    epochs = {"A": 10, "B": 20}
-    assert _in_proportion({"A": 1.0, "B": 2.0}, epochs)
-    assert not _in_proportion({"A": 1.0, "B": 0.5}, epochs)
-    assert _in_proportion({"A": 1, "B": 1}, epochs)  # of 0.6 and 1.2, the first at least 1
-    assert not _in_proportion({"A": 2, "B": 1}, epochs)
 
 
 def test_what_a_budget_buys_is_decided_once(spend: Callable[..., dict], tmp_path: Path) -> None:
