@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from fake_study import Digits, measured, plain, result, results, right, seeds
-from referee.formats import NONE, SPACE
+from referee.formats import SPACE
 from referee.report.document import Table
 from referee.statistics.contrast import t_interval
 
@@ -286,16 +286,6 @@ def test_facts_are_written_as_in_a_file() -> None:
     run.environment.update(git=None, deterministic=True)
     environment = results({"A": {1: right(0.9, 30)}}, finished=[run]).environment
     assert environment == {"torch": ["2.15"], "git": ["null"], "deterministic": ["true"]}
-
-
-def test_the_loss_of_lejepa_stands_beside_the_accuracy() -> None:
-    study = results({"LeJEPA": {1: right(0.7), 2: right(0.7)}, "DINO": {1: right(0.6), 2: right(0.6)}})
-    for run in study.finished:
-        run.run.config["model"] = {"class_path": f"vitlab.objectives.{run.run.variant}"}
-        run.summary["metrics"] = {"train/loss": 0.4 + run.run.seed / 10}
-    rows = {row.head: row.cells[-1] for row in sections._ranked_rows(study)}
-    assert (rows["LeJEPA"], rows["DINO"]) == ("0.550", NONE)  # DINO's says nothing of its encoder
-    assert list(sections._notes_on_ranking(study))[-1].startswith("LeJEPA's loss: on the training images")
 
 
 def test_features_stand_beside_those_of_the_untrained_network() -> None:

@@ -171,26 +171,27 @@ class ResolvedStudy:
         context = context_of(self.study, self.runs, used, self.folder, results.metric, self.leaks)
         return replace(results, context=context)
 
-    def next_runs(self, results: StudyResults) -> list[Run]:
-        """Return the runs of the next look, none if the study has ended."""
-        watch = results.verdict.watch
-        missing = [] if watch is None or watch.stop else watch.missing
-        return [run for run in self.runs if (run.variant, str(run.seed)) in missing]
+    def write(self, results: StudyResults) -> Path:
+        """Record a look, and write the report; return its page."""
+        append_look(results, self.folder)
+        return write_report(results, self.images, self.folder)
 
-    def train(self, train: Train, overwrite: bool, show: Callable[[StudyResults], None]) -> list[Outcome]:
-        """Train all runs; or those of one look after the other, and show the results between two looks."""
+    def train(self, train: Train, overwrite: bool) -> StudyResults:
+        """Train all runs; or those of one look after the other, with a report between two looks."""
         if not self.study.looks:
-            return train(self.runs)
-        # By run: an interrupted look has finished runs, and `next_runs` names them with the others.
+            return self.results(train(self.runs))
+        # By run: an interrupted look has finished runs, and is trained with them.
         outcomes = {} if overwrite else {run: Outcome(run, None) for run in self.runs if is_finished(run)}
         refuse_conflicts([*outcomes])  # what this study was before its file changed
         results = self.results([*outcomes.values()])
-        while runs := self.next_runs(results):
+        while (watch := results.verdict.watch) and not watch.stop and watch.missing:
+            runs = [run for run in self.runs if (run.variant, str(run.seed)) in watch.missing]
             outcomes |= {outcome.run: outcome for outcome in train(runs)}
             results = self.results([*outcomes.values()])
             if results.verdict.watch and not results.verdict.watch.stop:
-                show(results)
-        return [*outcomes.values()]
+                self.write(results)
+                print(f"  {look_of(results)}: {verdict(results)}", flush=True)
+        return results
 
 
 Dashboard = Callable[[StudyResults, Path], str]
@@ -278,32 +279,27 @@ def compare(
             print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
         for planned in plans:
             planned.tune(train)
+        grid = _train_along(plans, train) if study.along else [plans[0].train(train, overwrite)]
+        report, *_ = [planned.write(results) for planned, results in zip(plans, grid, strict=True)]
+        results, said = grid[0], [study.question] if study.question else []
         if study.along:
-            return _compare_along(study, plans, train, root)
-        (planned,) = plans
-
-        def show(results: StudyResults) -> None:
-            append_look(results, planned.folder)
-            write_report(results, planned.images, planned.folder)
-            print(f"  {look_of(results)}: {verdict(results)}", flush=True)
-
-        results = planned.results(planned.train(train, overwrite, show))
-        append_look(results, planned.folder)
-        report = write_report(results, planned.images, planned.folder)
-        shown, asked = judged(results), [study.question] if study.question else []
-        if study.claim:
-            asked += [headline(study.claim, shown), *in_words(study.claim, shown)]
-        further = [*winner_costs(results), *as_tuned(results), *outlooks(results)]
-        print("", *asked, shown.sentence, *further, "", sep="\n", flush=True)
+            report = write_curves(study, grid, study.folder(root))
+            said.append(answer(study.along, grid))
+        else:
+            shown = judged(results)
+            if study.claim:
+                said += [headline(study.claim, shown), *in_words(study.claim, shown)]
+            said += [shown.sentence, *winner_costs(results), *as_tuned(results), *outlooks(results)]
+        print("", *said, "", sep="\n", flush=True)
         if dashboard is not None and results.finished:
-            print(f"Dashboard: {dashboard(results, planned.folder)}", flush=True)
-        if results.failures:
-            raise RunsFailed(report, results.failures)
+            print(f"Dashboard: {dashboard(results, plans[0].folder)}", flush=True)
+        if failures := [failure for results in grid for failure in results.failures]:
+            raise RunsFailed(report, failures)
         return report
 
 
-def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, root: Path) -> Path:
-    if study.branch:  # the longest runs first, so that the others continue from their states
+def _train_along(plans: Sequence[ResolvedStudy], train: Train) -> list[StudyResults]:
+    if plans[0].study.branch:  # the longest runs first, so that the others continue from their states
         longest, branches = plans[-1], _branches(plans)
         for i, run in enumerate(longest.runs):
             keep = {"run": {"checkpoint": {"keep": [step for _, step in branches[run]]}}}
@@ -315,16 +311,7 @@ def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, r
                 except FileNotFoundError as error:  # trained before this place was added, or stopped early
                     print(f"{run} trains from its beginning: {error}")
     outcomes = {outcome.run: outcome for outcome in train(in_turn(plans))}
-    grid = [planned.results([outcomes[run] for run in planned.runs]) for planned in plans]
-    for planned, results in zip(plans, grid, strict=True):
-        append_look(results, planned.folder)
-        write_report(results, planned.images, planned.folder)
-    report = write_curves(study, grid, study.folder(root))
-    assert study.along is not None
-    print("", *([study.question] if study.question else []), answer(study.along, grid), "", sep="\n", flush=True)
-    if failures := [failure for results in grid for failure in results.failures]:
-        raise RunsFailed(report, failures)
-    return report
+    return [planned.results([outcomes[run] for run in planned.runs]) for planned in plans]
 
 
 def _branches(plans: Sequence[ResolvedStudy]) -> dict[Run, list[tuple[Run, int]]]:

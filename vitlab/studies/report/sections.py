@@ -37,11 +37,6 @@ NOT_SET = {ABSENT, str(None)}
 LABELS, TABLE = "labels.csv", "table.tex"
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
-CALIBRATION = (
-    "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are correct in "
-    "80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer than five predictions "
-    "are omitted. All seeds are pooled."
-)
 Drawings = Mapping[str, Drawing]
 
 
@@ -76,31 +71,25 @@ def sections_of(
             "a row for each run.",
         )
         paper = [Section("For a paper", [Text(" ".join(methods(results))), latex, *map(Note, notes)])]
-    root = folder.parents[1] if results.study.place else folder.parent
+    root, used = folder.parents[1] if results.study.place else folder.parent, list[Part]()
+    for leader in results.ranking[:1] if one_class else ():  # one of its models classifies other pictures
+        first = (leader.runs[0].parts or leader.runs)[0].run
+        text, directory = f"{leader.variant}, the run of seed {first.seed}, classifies new pictures:", first.directory
+        if results.study.folds:
+            directory = root / f"{slug(results.study.name)}-model" / first.directory.name
+            text = f"{leader.variant} has a model for each fold. For new pictures, train one more without folds:"
+            again = ["fit", "--config", str(first.config_path), "--data.folds", "null", "--data.val_fraction", "0.05"]
+            again += ["--run.root", str(root), "--run.name", directory.parent.name]
+            used = [Code(shlex.join(["python", "-m", "vitlab", *again]))]
+        predict = Code(f"python -m vitlab predict --config {shlex.quote(str(directory))} --images new")
+        used = [] if first.config.get("run", {}).get("probe") == "knn" else [Text(text), *used, predict]
     commands = [f"{command_of(results.study, root)}    # the whole study"]
     for result in results.finished[:1]:
         path = (result.parts or [result])[0].run.config_path
         commands.append(f"python -m vitlab fit --config {shlex.quote(str(path))}    # one of its runs")
     reproduce = Section("Reproduce", [*map(Code, commands), study_file(results.study)])
-    use = Section("Use", _use(results, root) if measured and one_class else [])
-    ends = [Section("Remarks", [*map(Text, remarks_below(results))]), use, *paper, reproduce]
+    ends = [Section("Remarks", [*map(Text, remarks_below(results))]), Section("Use", used), *paper, reproduce]
     return [section for section in (*measured, *ends) if section.parts]
-
-
-def _use(results: StudyResults, root: Path) -> list[Part]:
-    """Return how one model of the leading variant classifies other pictures; k-NN leaves none."""
-    leader, first = results.ranking[0].variant, (results.ranking[0].runs[0].parts or results.ranking[0].runs)[0].run
-    if first.config.get("run", {}).get("probe") == "knn":
-        return []
-    text, directory, commands = f"{leader}, the run of seed {first.seed}, classifies new pictures:", first.directory, []
-    if results.study.folds:
-        directory = root / f"{slug(results.study.name)}-model" / first.directory.name
-        to = ["--run.root", str(root), "--run.name", directory.parent.name]
-        again = ["fit", "--config", str(first.config_path), "--data.folds", "null", "--data.val_fraction", "0.05", *to]
-        commands = [shlex.join(["python", "-m", "vitlab", *again])]
-        text = f"{leader} has a model for each fold. One model for new pictures is trained once more, without folds:"
-    commands.append(f"python -m vitlab predict --config {shlex.quote(str(directory))} --images new")
-    return [Text(text), *map(Code, commands)]
 
 
 def study_file(study: Study) -> Part:
@@ -120,9 +109,8 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     own_columns = ["NLL", "ECE, %"] if metric.one_class else []
     beside = [replace(metric, name=name, title="").column for name in metric.beside]
     columns = ["Variant", metric.column, INTERVAL, "Seeds", *beside, *own_columns]
-    if _averaged(results):
+    if any(result.score_ema is not None for result in results.ranking):
         columns.insert(3, f"Averaged weights{', %' if metric.is_fraction else ''}")
-    columns += ["LeJEPA's loss"] if _losses(results) else []
     of_runs = ["Variant", "Seed", metric.column, *own_columns, "Training time"]
     rows = []
     for result in results.ranking:
@@ -142,22 +130,9 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     ]
 
 
-def _losses(results: StudyResults) -> dict[str, float]:
-    """Return the training loss of each variant that LeJEPA trained, mean over seeds: it ranks encoders as labels do."""
-    return {
-        r.variant: fmean(run.summary.get("metrics", {}).get("train/loss", math.nan) for run in r.runs)
-        for r in results.ranking
-        if str(r.runs[0].run.config.get("model", {}).get("class_path")).endswith(".LeJEPA")
-    }
-
-
-def _averaged(results: StudyResults) -> bool:
-    return any(result.score_ema is not None for result in results.ranking)
-
-
 def _ranked_rows(results: StudyResults) -> list[Row]:
-    metric, digits, losses = results.metric, results.verdict.digits, _losses(results)
-    seeds = len(results.study.seeds)
+    metric, digits, seeds = results.metric, results.verdict.digits, len(results.study.seeds)
+    averaged = any(result.score_ema is not None for result in results.ranking)
     rows: list[tuple[float, int, Row]] = []  # to be sorted: score, 1 for a baseline
     untrained: dict[float, list[str]] = {}
     for result in results.ranking:
@@ -165,14 +140,13 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
         cells: list[str | Cell] = [
             Cell(metric.text(result.score.mean, digits), bold=True),
             metric.bracket(result.score, digits) or NONE,
-            *([ema] if _averaged(results) else []),
+            *([ema] if averaged else []),
             str(len(result.runs)) + (f" of {seeds}" if len(result.runs) < seeds else ""),
         ]
         logged = [run.summary.get("metrics", {}) for run in result.runs]
         cells += [percent(fmean(m.get(f"test/{name}", math.nan) for m in logged), 1) for name in metric.beside]
         if metric.one_class:
             cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
-        cells += [signed(losses.get(result.variant, math.nan), 3)] if losses else []
         below = _below_baselines(results, result.score.mean, result.untrained)
         rows.append((metric.sign * result.score.mean, 0, Row(result.variant, cells, result.index, below)))
         if result.untrained is not None:
@@ -208,11 +182,6 @@ def _notes_on_ranking(results: StudyResults) -> Iterator[str]:
         yield (
             "NLL: negative log-likelihood of the labels, in nats. ECE: expected calibration error, the mean gap "
             "between confidence and accuracy. Lower is better for both."
-        )
-    if _losses(results):
-        yield (
-            "LeJEPA's loss: on the training images, mean of the last epoch. It needs no labels, and among encoders "
-            "that were trained with the same loss and views, a lower one goes with better features."
         )
 
 
@@ -259,12 +228,19 @@ def _calibration(results: StudyResults, drawings: Drawings) -> list[Part]:
     for result in results.ranking:
         eces = [percent(result.mean(name), 1) for name in ("ece", "ece_calibrated")]
         rows.append(Row(result.variant, (signed(result.mean("temperature"), 2), *eces), result.index))
-    note = (
-        "Calibrated: logits are divided by a temperature fitted on each run's validation images (Guo et al. 2017), "
-        "above 1 where they are overconfident, as the option --calibrate of export does. Means over seeds."
-    )
-    parts: list[Part] = [Figure(drawings["calibration"], CALIBRATION)]
+    parts: list[Part] = [
+        Figure(
+            drawings["calibration"],
+            "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are "
+            "correct in 80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer "
+            "than five predictions are omitted. All seeds are pooled.",
+        )
+    ]
     if any(not math.isnan(result.mean("temperature")) for result in results.ranking):
+        note = (
+            "Calibrated: logits are divided by a temperature fitted on each run's validation images (Guo et al. 2017), "
+            "above 1 where they are overconfident, as the option --calibrate of export does. Means over seeds."
+        )
         parts += [Table("Calibration", columns, rows), Note(note)]
     return parts
 
@@ -320,9 +296,10 @@ def _strata(results: StudyResults) -> list[Part]:
 
 def _images(results: StudyResults, images: Images) -> list[Part]:
     cards, models = gallery(results, images), "models" if results.study.folds else "model"
+    seed = next(iter(models_shown(results).values())).run.seed
     return [
         Text(
-            f"Predictions of each variant's {models} of seed {shown_seed(results)} on {len(cards)} of the "
+            f"Predictions of each variant's {models} of seed {seed} on {len(cards)} of the "
             f"{counted(len(results.labels), 'test image')}, with their confidence and the number of the variant's "
             "seeds that are correct. Images on which the models disagree come first, then those that all of them get "
             "wrong."
@@ -406,12 +383,6 @@ class Card(NamedTuple):
         return len({answer.predicted for answer in self.answers}) > 1
 
 
-def shown_seed(results: StudyResults) -> int:
-    """Return the seed whose models are shown: the first one that most variants have finished."""
-    finished = [result.run.seed for result in results.finished]
-    return max(results.study.seeds, key=finished.count)
-
-
 def interesting(results: StudyResults) -> np.ndarray:
     """Return the indices of all test images, the most informative first.
 
@@ -455,5 +426,7 @@ def card_of(
 
 
 def models_shown(results: StudyResults) -> dict[str, RunResult]:
-    seed = shown_seed(results)
+    """Return by variant the models that are shown: those of the first seed that most variants have finished."""
+    finished = [result.run.seed for result in results.finished]
+    seed = max(results.study.seeds, key=finished.count)
     return {result.variant: run for result in results.ranking for run in result.runs if run.run.seed == seed}
