@@ -19,7 +19,7 @@ import yaml
 from vitlab.config import ABSENT, ROOTS, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
-from vitlab.studies.file.fairness import Images, kind_of, refuse_overruled
+from vitlab.studies.file.fairness import Images, kind_of, overruled
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
 from vitlab.studies.file.study import VALIDATION, WARMUP, Study, is_frozen
@@ -132,7 +132,7 @@ def plan(
         decided: By variant, overrides from the budget.
         tuned: By variant and seed, overrides from tuning; a run without one has the value of the base.
     """
-    refuse_overruled(study)
+    overruled(study)
     completed: dict[tuple[str, str], Run] = {}
 
     def cell(variant: str, seed: int) -> Run:

@@ -100,7 +100,7 @@ COSTLESS = {
 PROBES = {"linear": "a linear classifier", "knn": "k-NN"}
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
-WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
+WITHOUT_EFFECT = ("name", "question", "jobs")  # keys that change no result
 # Folders next to those of the variants.
 RESERVED_SLUGS = ("before", "features", "figures", "robustness", "transfer", "tuning", "wandb")
 
@@ -158,7 +158,6 @@ class StudyFile(Section):
         Parts | Annotated[dict[Literal["without_test"], Parts], Len(1)] | None,
         expected("a number of parts, like 5, {without_test: 5}, or null"),
     ] = None
-    registered: dict[Literal["date", "digest"], Any] | None = None  # of earlier versions; record.json has it
     test: Literal["pooled", "exact", "paired"] = "pooled"
     branch: bool = False
     jobs: PositiveInt | None = None
@@ -295,7 +294,10 @@ def read_study(path: Path) -> Study:
     if content.get("base") and not base.is_file():
         raise FileNotFoundError(f"{path}: base: {base} does not exist. The path is relative to the study's file.")
     try:
-        return replace(_parse(content, path), base=base, like=like)
+        study = replace(_parse(content, path), base=base, like=like)
+        for contradiction in _contradictions(study):
+            raise ValueError(contradiction)
+        return study
     except ValueError as error:
         what = mistake(error, content) if isinstance(error, ValidationError) else error
         raise ValueError(f"{path}: {what}") from None
@@ -322,7 +324,7 @@ def _parse(content: Config, path: Path) -> Study:
         seeds = list(range(seeds.first, seeds.first + seeds.to))
     if isinstance(file.folds, dict):
         fields |= {"folds": file.folds["without_test"], "folds_without_test": True}
-    tune, _, _ = fields.pop("tune"), fields.pop("without"), fields.pop("registered")
+    tune, _ = fields.pop("tune"), fields.pop("without")
     fields |= {
         "path": path,
         "name": file.name or path.stem,
@@ -339,11 +341,7 @@ def _parse(content: Config, path: Path) -> Study:
     if data_sets := fields.pop("data_sets"):
         places = [Place(name, i, override) for i, (name, override) in enumerate(data_sets.items())]
         fields["along"] = Axis("data sets", tuple(places), of_data_sets=True)
-
-    study = Study(**fields)
-    for contradiction in _contradictions(study):
-        raise ValueError(contradiction)
-    return study
+    return Study(**fields)
 
 
 def _contradictions(study: Study) -> Iterator[str]:
@@ -385,6 +383,8 @@ def _contradictions(study: Study) -> Iterator[str]:
         yield "branch: only runs along an axis of epochs branch off each other. Give along: {epochs: […]}."
     if study.folds and study.tuning:
         yield "folds: tuning chooses by images that other parts test. Remove `tune` or `folds`."
+    if study.until_cells and not study.factors:
+        yield "seeds: until: cells is of a grid. Give `factors`, or remove it."
     if not slug(study.name):
         yield f"name: {study.name!r} cannot name a folder. Use letters or digits."
 

@@ -197,8 +197,14 @@ def written_out(content: Config, load: Callable[[str], Config]) -> Config:
         for own in [changes.get(name)]
     }
     if isinstance(claim := content.get("claim"), dict):
-        order = claim.get("order")
-        orders = [text for each in (order if isinstance(order, list) else [order]) for text in _of_cells(each, cells)]
+        order, orders = claim.get("order"), list[Any]()
+        for each in order if isinstance(order, list) else [order]:  # of levels: of the cells that differ in them alone
+            orders += [
+                f"{a} {sign} {b}"
+                for first, sign, second in (parse_order(each) if isinstance(each, str) else ())
+                for (a, of_a), (b, of_b) in product(cells.items(), repeat=2)
+                if [(of_a[f], of_b[f]) for f in of_a if of_a[f] != of_b[f]] == [(first, second)]
+            ] or [each]
         whole["claim"] = claim | {"order": order if orders == [order] else orders}
         if len(factors) == 2 and "along" not in claim:  # a curve for each level of the first
             (first, names), second = next(iter(factors.items())), [*factors][1]
@@ -229,17 +235,6 @@ def _together(levels: Mapping[str, Config], known: set[str]) -> Config:
                 raise ValueError(f"factors: {both}. Give it to one of the two, or to single cells under `variants`.")
         merged, before = merge(merged, settings), before | flat
     return merged
-
-
-def _of_cells(order: Any, cells: Cells) -> list[Any]:
-    """Return an order of levels as orders of the cells that differ in them alone; one of variants as it is."""
-    found = [
-        f"{a} {sign} {b}"
-        for first, sign, second in (parse_order(order) if isinstance(order, str) else ())
-        for (a, of_a), (b, of_b) in product(cells.items(), repeat=2)
-        if [(of_a[f], of_b[f]) for f in of_a if of_a[f] != of_b[f]] == [(first, second)]
-    ]
-    return found or [order]
 
 
 # ---- tuning: the same trials for every variant, on validation images; several lists are a grid of all combinations

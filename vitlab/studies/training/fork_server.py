@@ -29,7 +29,11 @@ class ForkServer:
 
     def __init__(self, run: Callable[[str, Sequence[str]], int]) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        _keep_sources()
+        # `inspect`, by which jsonargparse reads signatures, shall see the code that runs though its file has changed.
+        for file in {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}:
+            if file.endswith(".py") and "site-packages" not in file and not file.startswith(sys.base_prefix):
+                lines = linecache.getlines(file)
+                linecache.cache[file] = sum(map(len, lines)), None, lines, file  # None: is not compared with the file
         sys.stdout.flush()  # or each fork would print it again
         sys.stderr.flush()
         self._process = os.fork()
@@ -68,15 +72,6 @@ class ForkedRun:
         """Return the exit status, -n after signal n; to be called once."""
         with self._answers:
             return self._answer()
-
-
-def _keep_sources() -> None:
-    """Let `inspect`, by which jsonargparse reads signatures, see the code that runs though its file has changed."""
-    files = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}
-    for file in files:
-        if file.endswith(".py") and "site-packages" not in file and not file.startswith(sys.base_prefix):
-            lines = linecache.getlines(file)
-            linecache.cache[file] = sum(map(len, lines)), None, lines, file  # None: is not compared with the file
 
 
 def _serve(requests: socket.socket) -> tuple[list[str], dict[str, str]]:

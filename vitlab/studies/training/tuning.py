@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run, complete, with_seed
 from vitlab.studies.file.study import Study, slug
-from vitlab.studies.file.variants import Candidate, Choice, Trial
+from vitlab.studies.file.variants import Choice, Trial
 from vitlab.studies.training.run_all import Train, read_progress
 
 
@@ -75,29 +76,20 @@ def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
 
 def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[Cell, list[list[Run]]]:
     """Return the tuning runs for each choice, by candidate and seed. They use no test images."""
-    tuning = study.tuning
+    tuning, completed, runs = study.tuning, dict[tuple[str, str], Run](), dict[Cell, list[list[Run]]]()
     if tuning is None:
         return {}
-    completed: dict[tuple[str, str], Run] = {}
-
-    def run_of(variant: str, candidate: Candidate) -> Run:
-        folder = study.folder(root) / "tuning" / slug(variant) / slug(candidate.name)
-        fixed: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": False}}
-        if (known := (variant, candidate.name)) not in completed:  # the seeds of a study try the same settings
-            settings = merge(decided.get(variant, {}), nested(candidate.settings))
-            completed[known] = complete(study, variant, root, settings)
-        config = merge(completed[known].config, fixed)
-        return replace(completed[known], variant=f"{variant} with {folder.name}", config=config, folder=folder)
-
-    return {
-        (variant, seed): [
-            [with_seed(study, run, trial_seed) for trial_seed in candidate.seeds]
-            for candidate in tuning.candidates(seed)
-            for run in [run_of(variant, candidate)]
-        ]
-        for seed in (study.seeds if tuning.within_seeds else [None])
-        for variant in study.variants
-    }
+    for seed, variant in product(study.seeds if tuning.within_seeds else [None], study.variants):
+        runs[variant, seed] = []
+        for candidate in tuning.candidates(seed):
+            if (known := (variant, candidate.name)) not in completed:  # the seeds of a study try the same settings
+                folder = study.folder(root) / "tuning" / slug(variant) / slug(candidate.name)
+                run = complete(study, variant, root, merge(decided.get(variant, {}), nested(candidate.settings)))
+                config = merge(run.config, {"run": {"root": str(folder.parent), "name": folder.name, "test": False}})
+                variant_with = f"{variant} with {folder.name}"
+                completed[known] = replace(run, variant=variant_with, config=config, folder=folder)
+            runs[variant, seed].append([with_seed(study, completed[known], each) for each in candidate.seeds])
+    return runs
 
 
 def nested(settings: Mapping[str, Any]) -> Config:
