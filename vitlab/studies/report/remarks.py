@@ -1,7 +1,7 @@
 """What makes the comparison of a study void, and what qualifies its conclusion."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -292,34 +292,12 @@ def _ranked_on_validation(results: StudyResults) -> Iterator[str]:
 
 def confounded_environments(results: StudyResults) -> Iterator[str]:
     """Object to an environment that two variants do not share."""
-    confounded, machines = _confounded(results), results.outcomes.blocks
+    confounded = _confounded(results)
     for key, values in confounded.items():
         each = "; ".join(f"{variant} {' and '.join(own)}" for variant, own in values.items())
         yield f"The environment differs between variants ({key}: {each}), which may be why they do."
-    if not confounded and machines and (both := first_confounded(machines, results.study.test)):
-        seeds = "Train each seed" if results.study.test == "pooled" else f"test: {results.study.test} needs each seed"
-        yield (
-            f"{joined(both)} trained on different kinds of machines ({_by_kind(machines)}), which may be why they "
-            f"differ. {seeds} of all variants on one kind."
-        )
-    elif not confounded:
-        for check in apart_by_block(results.outcomes, results.study.test):
-            yield f"{check.text[0].upper()}{check.text[1:]}"
-
-
-def _by_kind(machines: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the seeds of each kind of machine, with the variant where only some of them trained there."""
-    where: dict[str, dict[str, list[str]]] = {}
-    for variant, of_seeds in machines.items():
-        for seed, machine in of_seeds.items():
-            where.setdefault(machine, {}).setdefault(seed, []).append(variant)
-    count = len(machines)
-    return "; ".join(
-        f"{machine}: "
-        + ("seed " if len(of_seeds) == 1 else "seeds ")
-        + joined([s if len(variants) == count else f"{s} ({joined(variants)})" for s, variants in of_seeds.items()])
-        for machine, of_seeds in where.items()
-    )
+    for check in () if confounded else apart_by_block(results.outcomes, results.study.test):
+        yield f"On several machines, {check.text}"
 
 
 def _confounded(results: StudyResults) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -357,7 +335,7 @@ def mixed_environments(results: StudyResults) -> Iterator[str]:
     if mixed:
         within = ""
         if machines and not first_confounded(machines, results.study.test):
-            within = f" Variants are compared within kinds of machines ({_by_kind(machines)})."
+            within = " Variants are compared within kinds of machines."
         yield f"The runs come from different environments ({'; '.join(mixed)}).{within}"
     for run in [part for result in results.finished for part in result.parts or [result]]:
         if "changed" in run.environment:
@@ -411,9 +389,9 @@ Kind = Callable[[StudyResults], Iterable[str]]
 
 # What may change what a reader concludes or does next, the gravest first.
 DECISIVE: tuple[Kind, ...] = (
-    *(_failures, _ranked_on_validation, _leaks, _uneven_classes, not_beyond_baselines, _states, _extension),
-    *(_late_variants, _left_out, _declared, _off_plan, _averaged, tuning_remarks),
-)
+    _failures, _ranked_on_validation, _leaks, _uneven_classes, not_beyond_baselines, _states, _extension,
+    _late_variants, _left_out, _declared, _off_plan, _averaged, tuning_remarks,
+)  # fmt: skip
 
 
 def _further(results: StudyResults) -> Iterator[str]:

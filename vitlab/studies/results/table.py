@@ -150,10 +150,21 @@ class StudyResults:
     @cached_property
     def verdict(self) -> Verdict:
         """What referee concludes from that table, whatever else differs between the variants."""
-        study, seeds = self.study, tuple(map(str, self.study.seeds))
+        study, seeds, unmet = self.study, tuple(map(str, self.study.seeds)), tuple[str, ...]()
         margin = None if study.margin is None else self.metric.own(study.margin)
+        if study.claim is not None and study.claim.needs:  # of quantities in summary.json, and lines of baselines
+            scores: dict[str, dict[str, list[float]]] = {}
+            for result in self.finished:
+                metrics = sorted(result.summary.get("metrics", {}).items(), reverse=True)  # val/ first: test/ counts
+                known = {name.rpartition("/")[2]: value for name, value in metrics} | {"score": result.score}
+                for name, value in known.items():
+                    scores.setdefault(name, {}).setdefault(result.run.variant, []).append(value)
+            lines: dict[str, Line] = dict(scores)  # of each run, like knn_pixels for knn
+            if raw := self.baselines:
+                lines |= {"chance": raw.majority, "pixels": raw.knn, "untrained": scores.get("top1_untrained", {})}
+            unmet = study.claim.unmet(scores, lines)
         plan = (study.test, margin, study.looks, seeds, self.earlier_plans)
-        return of_trainings(self.outcomes, Design(*plan, study.claim, self._unmet, study.until_cells))
+        return of_trainings(self.outcomes, Design(*plan, study.claim, unmet, study.until_cells))
 
     @property
     def scored(self) -> str:
@@ -161,22 +172,6 @@ class StudyResults:
             return counted(len(self.labels), "test image")
         known = self.finished[0].data.get("splits", {}).get("val", {}).get("images")
         return counted(known, "validation image") if known else "validation images"
-
-    @property
-    def _unmet(self) -> tuple[str, ...]:
-        """Why these runs lack what the study's claim needs: of quantities in summary.json, and lines of baselines."""
-        if self.study.claim is None or not self.study.claim.needs:
-            return ()
-        scores: dict[str, dict[str, list[float]]] = {}
-        for result in self.finished:
-            metrics = sorted(result.summary.get("metrics", {}).items(), reverse=True)  # val/ before test/, which counts
-            known = {name.rpartition("/")[2]: value for name, value in metrics} | {"score": result.score}
-            for name, value in known.items():
-                scores.setdefault(name, {}).setdefault(result.run.variant, []).append(value)
-        lines: dict[str, Line] = dict(scores)  # of each run, like knn_pixels for knn
-        if raw := self.baselines:
-            lines |= {"chance": raw.majority, "pixels": raw.knn, "untrained": scores.get("top1_untrained", {})}
-        return self.study.claim.unmet(scores, lines)
 
     @cached_property
     def ranking(self) -> list[VariantResult]:
@@ -218,7 +213,11 @@ class StudyResults:
         """The distinct values of each entry of environment.json over the finished runs."""
         flat = [flatten(result.environment) for result in self.finished]
         keys = dict.fromkeys(key for known in flat for key in known if key.split(".")[0] not in OWN_TO_A_RUN)
-        return {key: list(dict.fromkeys(_text(known.get(key, ABSENT)) for known in flat)) for key in keys}
+        values = {key: [known.get(key, ABSENT) for known in flat] for key in keys}
+        return {
+            key: list(dict.fromkeys(value if isinstance(value, str) else as_yaml(value) for value in own))
+            for key, own in values.items()
+        }
 
     @cached_property
     def target(self) -> float | None:
@@ -299,10 +298,6 @@ class StudyResults:
         return table.sort_values(["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c)
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else as_yaml(value)
-
-
 def context_of(
     study: Study, runs: Sequence[Run], used: Iterable[Run], folder: Path, metric: Metric, leaks: list[str]
 ) -> Context:
@@ -312,7 +307,15 @@ def context_of(
         others = [each.name for each in folder.parent.glob(f"?*{folder.name}") if not any(_inside(each, ""))]
         ends = tuple(f"-{name}" for name in others)
         finished = [each for each in finished if not each.relative_to(folder.parent).parts[0].endswith(ends)]
+    names, left_out = {study.folder(Path(), name).name: name for name in study.variants}, list[tuple[str, Any]]()
     averaged = {run.directory for run in used}
+    for directory in [each for each in finished if each not in averaged]:
+        short, *parts = directory.parts[-3:] if directory.parent.name.startswith("fold-") else directory.parts[-2:]
+        score = RunDirectory(directory).metrics.get(metric.test)
+        if metric.is_log and score is not None:
+            score = math.log(score) if score > 0 else None
+        words = [names.get(short, short), *(part.replace("-", " ") for part in parts[::-1])]
+        left_out.append((", ".join(words), score))
     summaries = [RunDirectory(file.parent).summary for file in (folder / "tuning").rglob(SUMMARY)]
     own = folder.parent if study.place else folder
     split = _test_split(finished[:1])
@@ -334,7 +337,7 @@ def context_of(
         summary = source_run.summary if source_run.is_finished else {}
         compute.append(Compute(source, variants, taught, summary.get("seconds"), summary.get("images_seen")))
     return Context(
-        left_out=[_left_out(study, each, metric) for each in finished if each not in averaged],
+        left_out=left_out,
         compute=compute,
         trials=len(summaries),
         trial_seconds=sum(float(summary.get("seconds", 0)) for summary in summaries),
@@ -342,15 +345,6 @@ def context_of(
         studies=[each.name for each in siblings if split is not None and _test_split(_finished(each)) == split],
         leaks=leaks,
     )
-
-
-def _left_out(study: Study, directory: Path, metric: Metric) -> tuple[str, float | None]:
-    names = {study.folder(Path(), variant).name: variant for variant in study.variants}
-    short, *parts = directory.parts[-3:] if directory.parent.name.startswith("fold-") else directory.parts[-2:]
-    score = RunDirectory(directory).metrics.get(metric.test)
-    if metric.is_log and score is not None:
-        score = math.log(score) if score > 0 else None
-    return ", ".join([names.get(short, short), *(part.replace("-", " ") for part in parts[::-1])]), score
 
 
 def _finished(folder: Path, variants: str = "*") -> Iterator[Path]:
