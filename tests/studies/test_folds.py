@@ -55,8 +55,7 @@ def test_a_seed_has_a_run_for_each_fold_of_one_partition(folded: Write, tmp_path
 def test_folds_may_be_for_data_without_test_images(
     has_test: bool, folded: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = SimpleNamespace(data=SimpleNamespace(has_test=has_test))
-    monkeypatch.setattr("vitlab.studies.compare.experiment_of", lambda config: data)
+    monkeypatch.setattr("vitlab.studies.compare.images_of", lambda run: SimpleNamespace(has_test=has_test))
     variants = {"A": variant(0.9), "B": variant(0.8, size=2.0)}  # a key of the second alone may differ
     size = "model.init_args.backbone.init_args.size"
     keys = ["model.init_args.backbone", size]

@@ -265,8 +265,7 @@ def test_an_environment_of_one_variant_alone_makes_the_comparison_void() -> None
     assert objections(partly) == []
     (remark,) = remarks(partly)
     assert remark == (
-        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within kinds of "
-        "machines."
+        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within kinds of machines."
     )
 
 

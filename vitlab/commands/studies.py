@@ -49,7 +49,7 @@ def run_compare(arguments: Sequence[str]) -> int:
     from vitlab.commands.dispatch import run
     from vitlab.experiment.parser import configuration_parser
     from vitlab.studies.compare import RunsFailed, compare
-    from vitlab.studies.training.fork_server import ForkServer
+    from vitlab.studies.training.executors import ForkServer
 
     quiet()
     configuration_parser()  # for all runs

@@ -19,21 +19,12 @@ from vitlab.config import Config, merge
 from vitlab.experiment.chain import branch_off
 from vitlab.experiment.noise import flops_per_image
 from vitlab.runs.lock import refuse_links, run_lock
+from vitlab.studies.file import runs as grid
 from vitlab.studies.file.fairness import Images, Split, data_of, groups_of, overruled, split_groups
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import UNFINISHED, Outcome, is_finished, refuse_conflicts, register
-from vitlab.studies.file.runs import (
-    Run,
-    check_first,
-    complete,
-    differing_keys,
-    experiment_of,
-    images_of,
-    known_before,
-    never_reached,
-    plan,
-)
+from vitlab.studies.file.runs import Run, images_of
 from vitlab.studies.file.study import Study, read_study
 from vitlab.studies.file.variants import Choice
 from vitlab.studies.report.cost import winner_costs
@@ -42,8 +33,7 @@ from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
 from vitlab.studies.results.run import Pool, read_results
 from vitlab.studies.results.table import Baselines, StudyResults, baselines, context_of, duplicates
-from vitlab.studies.training.executors import Fleet, Local, allot
-from vitlab.studies.training.fork_server import ForkServer
+from vitlab.studies.training.executors import Fleet, ForkServer, Local, allot
 from vitlab.studies.training.run_all import Display, Train, run_all
 from vitlab.studies.training.spending import branching_step, spend_budget
 from vitlab.studies.training.tuning import refuse_unfit_images, tune
@@ -76,8 +66,8 @@ def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
     study = replace(study, given=given)
     if study.folds_without_test:
         whole = replace(study, folds=None)
-        first = complete(whole.points[0], next(iter(whole.variants)), root, {})
-        return whole if experiment_of(first.config).data.has_test else study
+        first = grid.complete(whole.points[0], next(iter(whole.variants)), root, {})
+        return whole if images_of(first).has_test else study
     return study
 
 
@@ -95,7 +85,7 @@ class ResolvedStudy:
     @classmethod
     def of(cls, study: Study, root: Path) -> "ResolvedStudy":
         """Return a study without an axis, or one place of a study that has one."""
-        runs = plan(study, root)
+        runs = grid.plan(study, root)
         parts = [images_of(run) for run in runs[: len(study.parts)]]  # of the first variant and seed
         images = Pool(parts) if study.folds else parts[0]
         refuse_unfit_images(study, runs[0].metric, images)
@@ -130,7 +120,7 @@ class ResolvedStudy:
         runs, cache = self.first_runs(), self.folder / "leaks.json"
         searched = runs[:1] if self.study.folds else runs  # the folds of all variants are of the same images
         copies = [line for run in searched for line in duplicates(self.images_of(run), data_of(run.config), cache)]
-        known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in known_before(run)]
+        known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in grid.known_before(run)]
         return [*dict.fromkeys(filter(None, [*copies, *known, split_groups(self.grouped, self.images)]))]
 
     def images_of(self, run: Run) -> Images:
@@ -147,17 +137,17 @@ class ResolvedStudy:
         drafts = self.first_runs()
         self.decided = spend_budget(self.study, drafts, self.training_images, flops_per_image, self.folder)
         if self.study.converts_budget:
-            self.runs = plan(self.study, self.root, self.decided)
+            self.runs = grid.plan(self.study, self.root, self.decided)
 
     def tune(self, train: Train) -> None:
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images)
         if self.study.tuning is not None:
-            self.runs = plan(self.study, self.root, self.decided, tuned)
+            self.runs = grid.plan(self.study, self.root, self.decided, tuned)
 
     def results(self, outcomes: Sequence[Outcome]) -> StudyResults:
         results = StudyResults(
             self.grouped,
-            differing_keys(self.study, self.runs),
+            grid.differing_keys(self.study, self.runs),
             *read_results(outcomes, self.study.folds),
             self.baselines,
             self.images.class_names,
@@ -248,7 +238,7 @@ def compare(
         claim_folder(study, root)
         runs = in_turn(plans)
         for run in {run.variant: run for run in runs if not is_finished(run)}.values():
-            check_first(study, run)  # or each run would fail
+            grid.check_first(study, run)  # or each run would fail
         for planned in plans:
             if not overwrite and planned.study.determined:
                 refuse_conflicts(planned.runs)
@@ -276,15 +266,15 @@ def compare(
         if missing:
             most, after = " at most" * bool(study.looks), ", after those of tuning" * bool(study.tuning)
             size = f"To train: {counted(missing, 'run')}{most}{after}."
-            print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
+            print(*grid.never_reached(in_turn(plans)), size, sep="\n", flush=True)
         for planned in plans:
             planned.tune(train)
-        grid = _train_along(plans, train) if study.along else [plans[0].train(train, overwrite)]
-        report, *_ = [planned.write(results) for planned, results in zip(plans, grid, strict=True)]
-        results, said = grid[0], [study.question] if study.question else []
+        found = _train_along(plans, train) if study.along else [plans[0].train(train, overwrite)]
+        report, *_ = [planned.write(results) for planned, results in zip(plans, found, strict=True)]
+        results, said = found[0], [study.question] if study.question else []
         if study.along:
-            report = write_curves(study, grid, study.folder(root))
-            said.append(answer(study.along, grid))
+            report = write_curves(study, found, study.folder(root))
+            said.append(answer(study.along, found))
         else:
             shown = judged(results)
             if study.claim:
@@ -293,7 +283,7 @@ def compare(
         print("", *said, "", sep="\n", flush=True)
         if dashboard is not None and results.finished:
             print(f"Dashboard: {dashboard(results, plans[0].folder)}", flush=True)
-        if failures := [failure for results in grid for failure in results.failures]:
+        if failures := [failure for results in found for failure in results.failures]:
             raise RunsFailed(report, failures)
         return report
 

@@ -19,13 +19,14 @@ import yaml
 from vitlab.config import ABSENT, ROOTS, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
-from vitlab.studies.file.fairness import Images, kind_of, overruled
+from vitlab.studies.file.fairness import kind_of, overruled
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
 from vitlab.studies.file.study import VALIDATION, WARMUP, Study, is_frozen
 from vitlab.studies.file.variants import NAMES, SETTINGS, drawn_before, seed_settings
 
 if TYPE_CHECKING:
+    from vitlab.data import ImageDataModule
     from vitlab.experiment.experiment import Experiment
 
 SCHEDULE = "model.init_args.schedule"
@@ -107,7 +108,7 @@ def _naming(study: Study, variant: str) -> Iterator[None]:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
 
 
-def images_of(run: Run) -> Images:
+def images_of(run: Run) -> "ImageDataModule":
     return experiment_of(run.config).data
 
 

@@ -28,11 +28,9 @@ from vitlab.studies.file.registration import history
 from vitlab.studies.file.runs import own_share
 from vitlab.studies.file.study import Study
 from vitlab.studies.file.variants import Axis, describe_draws
-from vitlab.studies.report import figures
+from vitlab.studies.report import figures, sections
 from vitlab.studies.report.cost import speed_remarks, winner_costs
 from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
-from vitlab.studies.report.robustness import draw_curves, read_robustness
-from vitlab.studies.report.sections import LABELS, TABLE, command_of, sections_of, study_file
 from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import judged, look_of, outlooks, verdict, write_claim, write_verdict
 from vitlab.studies.results.run import FOLDS, table_of
@@ -54,20 +52,20 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
         write_text(folder / FOLDS, table_of(results.finished).to_csv(index_label="image"))
     write_verdict(results, folder)
     study, claim = results.study, results.study.claim
-    robustness = read_robustness([result.run for result in results.finished])
+    robustness = sections.read_robustness([result.run for result in results.finished])
     charts: list[drawing.Chart | None] = []
     if results.finished:
-        write_text(folder / TABLE, results.verdict.latex() + "\n")
+        write_text(folder / sections.TABLE, results.verdict.latex() + "\n")
         charts += figures.charts_for(results.metric)
         if results.verdict.effects is not None:
             charts.append(CELLS._replace(draw=lambda results, layout: draw_cells(results.verdict, layout)))
         if robustness:
             title = "Accuracy against strength for each corruption and variant."
-            charts.append(drawing.Chart("curves_of_robustness", title, partial(draw_curves, robustness)))
+            charts.append(drawing.Chart("curves_of_robustness", title, partial(sections.draw_curves, robustness)))
         if results.metric.one_class:
             write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
             if study.folds:
-                write_text(folder / LABELS, results.label_margins.to_csv(index_label="image"))
+                write_text(folder / sections.LABELS, results.label_margins.to_csv(index_label="image"))
         if claim is not None:
             write_claim(results, folder)
             charts.append(chart_of(claim, results.verdict))
@@ -86,7 +84,7 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
             *outlooks(results),
         ],
         remarks=remarks_above(results),
-        sections=sections_of(results, images, drawings, robustness, folder),
+        sections=sections.sections_of(results, images, drawings, robustness, folder),
         question=study.question,
     )
     return write_document(document, folder)
@@ -170,11 +168,11 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     above = _merged(grid, objections)
     above += [line for line in _merged(grid, remarks_above) if line not in above][:ABOVE]
     below = [line for line in _merged(grid, remarks) if line not in above]
-    sections = [
+    parts = [
         *curves,
         Section("Places", _places_section(study, study.along, grid)),
         *([Section("Remarks", [*map(Text, below)])] if below else []),
-        Section("Reproduce", [Code(command_of(study, folder.parent)), study_file(study)]),
+        Section("Reproduce", [Code(sections.command_of(study, folder.parent)), sections.study_file(study)]),
     ]
     runs = sum(len(results.finished) for results in grid)
     minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
@@ -198,7 +196,7 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
         heading=answer(study.along, grid),
         lead=[summary],
         remarks=above,
-        sections=sections,
+        sections=parts,
         question=study.question,
     )
     return write_document(document, folder)
