@@ -24,8 +24,7 @@ from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
 from vitlab.studies.report.page import write_report
-from vitlab.studies.results.run import of_folds
-from vitlab.studies.results.table import context_of
+from vitlab.studies.results import context_of, of_folds
 
 Write = Callable[..., Path]
 FROM = {"model": {"init_args": {"init_from": "before.yaml"}}}

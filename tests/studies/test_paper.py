@@ -11,7 +11,7 @@ from referee.formats import SPACE
 
 from vitlab.studies.report.page import write_report
 from vitlab.studies.report.sections import methods
-from vitlab.studies.results.table import Compute, Context, StudyResults
+from vitlab.studies.results import Compute, Context, StudyResults
 
 
 def text(study: StudyResults) -> str:

@@ -11,12 +11,10 @@ from vitlab.config import ABSENT
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.file.registration import UNFINISHED, Outcome
 from vitlab.studies.file.runs import Difference, Run
-from vitlab.studies.file.variants import Budget
+from vitlab.studies.file.study import Budget
 from vitlab.studies.report import page
-from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
-from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results.run import RunResult
-from vitlab.studies.results.table import Compute, Context, StudyResults
+from vitlab.studies.report.verdict import objections, remarks, remarks_above, remarks_below, verdict
+from vitlab.studies.results import Compute, Context, RunResult, StudyResults
 
 ARCHITECTURE = Difference("model.init_args.backbone.class_path", {"Swin": "a.B", "ViT": "a.C"}, declared=True)
 

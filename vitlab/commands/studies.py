@@ -176,7 +176,7 @@ def finished_runs(study: Path) -> dict[str, Path]:
     import pandas as pd
 
     from vitlab.studies.file.study import folder_of_variant
-    from vitlab.studies.results.run import FOLDS
+    from vitlab.studies.results import FOLDS
 
     path = study / "results.csv"
     if not path.is_file():

@@ -25,14 +25,11 @@ from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import UNFINISHED, Outcome, is_finished, refuse_conflicts, register
 from vitlab.studies.file.runs import Run, images_of
-from vitlab.studies.file.study import Study, read_study
-from vitlab.studies.file.variants import Choice
-from vitlab.studies.report.cost import winner_costs
+from vitlab.studies.file.study import Choice, Study, read_study
+from vitlab.studies.report.cost import as_tuned, winner_costs
 from vitlab.studies.report.page import answer, write_curves, write_report
-from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
-from vitlab.studies.results.run import Pool, read_results
-from vitlab.studies.results.table import Baselines, StudyResults, baselines, context_of, duplicates
+from vitlab.studies.results import Baselines, Pool, StudyResults, baselines, context_of, duplicates, read_results
 from vitlab.studies.training.executors import Fleet, ForkServer, Local, allot
 from vitlab.studies.training.run_all import Display, Train, run_all
 from vitlab.studies.training.spending import branching_step, spend_budget
@@ -240,7 +237,7 @@ def compare(
         for run in {run.variant: run for run in runs if not is_finished(run)}.values():
             grid.check_first(study, run)  # or each run would fail
         for planned in plans:
-            if not overwrite and planned.study.determined:
+            if not (overwrite or study.tuning or planned.study.converts_budget):  # the file alone determines the runs
                 refuse_conflicts(planned.runs)
         slots = allot(runs, study.jobs)
         for planned in plans:  # what is known without training, so that broken images are detected here

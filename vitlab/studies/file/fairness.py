@@ -10,8 +10,7 @@ from referee.formats import counted, listed
 from vitlab.config import ABSENT, HARMLESS, Config, flatten, short, texts_of
 from vitlab.data.tables import find_groups, groups_by_name
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.study import Study
-from vitlab.studies.file.variants import seed_settings
+from vitlab.studies.file.study import Study, seed_settings
 
 Split = Literal["train", "val", "test"]
 

@@ -22,8 +22,7 @@ from vitlab.experiment.errors import call_of_user_code
 from vitlab.studies.file.fairness import kind_of, overruled
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
-from vitlab.studies.file.study import VALIDATION, WARMUP, Study, is_frozen
-from vitlab.studies.file.variants import NAMES, SETTINGS, drawn_before, seed_settings
+from vitlab.studies.file.study import NAMES, SETTINGS, VALIDATION, WARMUP, Study, drawn_before, is_frozen, seed_settings
 
 if TYPE_CHECKING:
     from vitlab.data import ImageDataModule
@@ -47,19 +46,15 @@ class Run:
 
     @property
     def directory(self) -> Path:
-        return self._place / f"seed-{self.seed}"
+        return self.folder / (f"fold-{self.fold}" if self.fold else "") / f"seed-{self.seed}"
 
     @property
     def config_path(self) -> Path:
-        return self._place / f"config-seed-{self.seed}.yaml"
+        return self.directory.with_name(f"config-seed-{self.seed}.yaml")
 
     @property
     def log_path(self) -> Path:
-        return self._place / f"seed-{self.seed}.log"
-
-    @property
-    def _place(self) -> Path:
-        return self.folder / f"fold-{self.fold}" if self.fold else self.folder
+        return self.directory.with_name(f"seed-{self.seed}.log")
 
     @property
     def is_frozen(self) -> bool:

@@ -29,14 +29,10 @@ from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.study import PROBES, Study, slug
-from vitlab.studies.file.variants import NAMES
-from vitlab.studies.report.cost import cost_section
-from vitlab.studies.report.remarks import design_effect, remarks_below
-from vitlab.studies.report.tuning import tuning_section
-from vitlab.studies.report.verdict import judged
-from vitlab.studies.results.run import RunResult, VariantResult
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.file.study import NAMES, PROBES, Study, slug
+from vitlab.studies.report.cost import cost_section, tuning_section
+from vitlab.studies.report.verdict import design_effect, judged, remarks_below
+from vitlab.studies.results import RunResult, StudyResults, VariantResult
 
 NOT_SET = {ABSENT, str(None)}
 LABELS, TABLE = "labels.csv", "table.tex"
@@ -251,7 +247,7 @@ def _calibration(results: StudyResults, drawings: Drawings) -> list[Part]:
 
 
 def _classes(results: StudyResults) -> list[Part]:
-    """Return accuracy by class, for the classes on which the variants differ most if there are many."""
+    """Return accuracy by class, of many those on which the variants differ most, and by stratum if runs know them."""
     accuracies, rest = results.per_class.drop(columns="images"), ""
     shown = results.per_class.index
     if (omitted := len(shown) - CLASSES_SHOWN) > 0:
@@ -273,30 +269,22 @@ def _classes(results: StudyResults) -> list[Part]:
         names, frequent = results.class_names, counts.most_common(CONFUSIONS_SHOWN)
         most = [f"{names[label]} as {names[guess]} ({n}×)" for (label, guess), n in frequent]
         confused.append(Row(result.variant, (", ".join(most) or "none",), result.index))
-    return [
-        Table("Accuracy by class", ["Class", "Test images", *(r.variant for r in results.ranking)], rows),
+    variants = [result.variant for result in results.ranking]
+    parts: list[Part] = [
+        Table("Accuracy by class", ["Class", "Test images", *variants], rows),
         Note(f"Accuracy in %, mean over seeds. Darker cells have more errors.{rest}"),
-        *_strata(results),
-        Heading(title),
-        Table(title, ["Variant", column], confused, left=[column]),
     ]
-
-
-def _strata(results: StudyResults) -> list[Part]:
-    """Return the accuracy by stratum, mean and interval over seeds; nothing where a run does not know the strata."""
-    parts: list[Part] = []
     kinds = [run.predictions.strata for run in results.finished]
     for kind, values in kinds[0].items() if all(own.keys() == kinds[0].keys() for own in kinds) else ():
-        rows = []
+        rows, name = [], f"Accuracy by {kind}"
         for stratum in in_order(values):
-            which, cells = values == stratum, []
+            which, shares = values == stratum, list[str]()
             for result in results.ranking:
                 x = t_interval([run.correct[which].mean() for run in result.runs], 1 / which.sum())
-                cells.append(f"{percent(x.mean, 1)} {results.metric.bracket(x.within(0, 1), 1)}".strip())
-            rows.append(Row(stratum, [str(which.sum()), *cells]))
-        name, columns = f"Accuracy by {kind}", [kind.capitalize(), "Test images", *(r.variant for r in results.ranking)]
-        parts += [Heading(name), Table(name, columns, rows)]
-    return parts
+                shares.append(f"{percent(x.mean, 1)} {results.metric.bracket(x.within(0, 1), 1)}".strip())
+            rows.append(Row(stratum, [str(which.sum()), *shares]))
+        parts += [Heading(name), Table(name, [kind.capitalize(), "Test images", *variants], rows)]
+    return [*parts, Heading(title), Table(title, ["Variant", column], confused, left=[column])]
 
 
 def _images(results: StudyResults, images: Images) -> list[Part]:

@@ -19,8 +19,7 @@ import torch
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, Config, flatten, merge, nest
 from vitlab.studies.file.runs import SCHEDULE, Run, comparable
-from vitlab.studies.file.study import VALIDATION, WARMUP, Study
-from vitlab.studies.file.variants import REFUSED, Budget
+from vitlab.studies.file.study import REFUSED, VALIDATION, WARMUP, Budget, Study
 
 ImagesOf = Callable[[Run], int]  # the number of training images
 FlopsOf = Callable[[Config], float]  # of a training step, by image; called only for a budget in FLOPs
