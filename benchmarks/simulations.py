@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks.measuring import markdown, parser_of, save
 from benchmarks.scores import generator
 from vitlab.data.folds import fold_numbers
-from vitlab.studies.results.run import overlap_of
+from vitlab.studies.results import overlap_of
 from vitlab.studies.training.tuning import choose, error_of_difference
 
 Rows = Iterator[dict[str, object]]

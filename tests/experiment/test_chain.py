@@ -25,7 +25,7 @@ from vitlab.experiment.chain import Source
 from vitlab.experiment.experiment import SECONDS_BETWEEN_TRIES, Experiment
 from vitlab.runs.lock import run_lock
 from vitlab.studies.compare import results_of
-from vitlab.studies.report.remarks import objections, remarks
+from vitlab.studies.report.verdict import objections, remarks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of libraries, as `fit` leaves them out
 Write = Callable[..., Path]

@@ -30,10 +30,8 @@ from vitlab.studies.file.format import refuse_unknown
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
-from vitlab.studies.file.study import Study
-from vitlab.studies.file.variants import Budget
-from vitlab.studies.results.run import RunResult
-from vitlab.studies.results.table import Baselines, StudyResults
+from vitlab.studies.file.study import Budget, Study
+from vitlab.studies.results import Baselines, RunResult, StudyResults
 
 FAKE_PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_vitlab.py")))
 DEFAULTS = {

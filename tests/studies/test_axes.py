@@ -20,7 +20,7 @@ from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.page import line_of
-from vitlab.studies.results.table import context_of
+from vitlab.studies.results import context_of
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"

@@ -8,8 +8,8 @@ from fake_study import Digits
 
 import vitlab.data
 from vitlab.evaluation import classifiers
-from vitlab.studies.results import table as module
-from vitlab.studies.results.table import baselines
+from vitlab.studies import results as module
+from vitlab.studies.results import baselines
 
 
 def test_the_majority_class_is_that_of_counting(digits: Digits, tmp_path: Path) -> None:

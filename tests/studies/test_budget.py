@@ -1,6 +1,6 @@
 import pytest
 
-from vitlab.studies.file.variants import Budget
+from vitlab.studies.file.study import Budget
 from vitlab.studies.training.spending import MISSED, Epoch, Length, length_of
 
 CIFAR = Epoch(batches=390, images=128)  # 49,920 images

@@ -17,7 +17,7 @@ from benchmarks.tested_claims import is_tested, main, read_claims, write_page
 from vitlab.studies.compare import compare
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.verdict import judged, outlooks
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results import StudyResults
 
 Write = Callable[..., Path]
 CLAIM = {

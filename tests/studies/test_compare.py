@@ -15,8 +15,7 @@ from fake_study import FAKE_PROGRAM, Digits, variant
 
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.runs import Run
-from vitlab.studies.report.remarks import remarks
-from vitlab.studies.report.verdict import verdict
+from vitlab.studies.report.verdict import remarks, verdict
 
 Write = Callable[..., Path]
 

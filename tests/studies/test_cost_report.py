@@ -10,10 +10,9 @@ from referee.formats import NONE
 from referee.report.document import Table
 from referee.report.drawing import Drawing
 
-from vitlab.studies.file.variants import Budget
+from vitlab.studies.file.study import Budget
 from vitlab.studies.report.cost import cost_remarks, cost_section, flops_of
-from vitlab.studies.results.run import RunResult
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results import RunResult, StudyResults
 
 
 def plain(text: str) -> str:

@@ -15,7 +15,7 @@ from referee.report.drawing import Drawing
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
 from vitlab.studies.report import figures
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results import StudyResults
 
 FIVE = [0.95, 0.952, 0.948, 0.951, 0.949]
 

@@ -12,8 +12,7 @@ from tests.experiment.test_seeds import changed
 from vitlab.config import Config, merge
 from vitlab.experiment.experiment import Experiment
 from vitlab.studies.file.runs import Run, plan
-from vitlab.studies.file.study import read_study
-from vitlab.studies.file.variants import describe_draws
+from vitlab.studies.file.study import describe_draws, read_study
 
 Write = Callable[..., Path]
 

@@ -5,7 +5,7 @@ import pytest
 from fake_study import Digits
 from referee.formats import SPACE
 
-from vitlab.studies.results.table import duplicates
+from vitlab.studies.results import duplicates
 
 
 def leaking(train: int, val: int) -> Digits:

@@ -2,6 +2,7 @@
 real SLURM."""
 
 import io
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -115,8 +116,11 @@ def test_of_several_classes_of_machines_each_trains_all_variants_of_its_seeds(
     old, new = partial(Machines, "2.14"), partial(Machines, "2.15")
     report = compare(study, tmp_path, program=FAKE_PROGRAM, executors=[old, new, old])
     text = report.with_suffix(".md").read_text()
-    kinds = "(torch 2.14: seeds 3, 7 and 9; torch 2.15: seeds 5 and 11)"
-    assert f"Variants are compared within kinds of machines {kinds}." in text
+    kinds: dict[str, set[str]] = {}
+    for path in tmp_path.rglob("environment.json"):
+        kinds.setdefault(json.loads(path.read_text())["torch"], set()).add(path.parent.name)
+    assert kinds == {"2.14": {"seed-3", "seed-7", "seed-9"}, "2.15": {"seed-5", "seed-11"}}
+    assert "Variants are compared within kinds of machines." in text
     known = "The runs come from 2 kinds of machines or places (torch 2.14, torch 2.15); what each adds"
     assert text.count(known) == 2  # the second for a paper
 

@@ -15,7 +15,7 @@ from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.fairness import kind_of, matters, name_of, own_classes
 from vitlab.studies.file.runs import Run, plan
 from vitlab.studies.file.study import read_study
-from vitlab.studies.report.remarks import objections, remarks
+from vitlab.studies.report.verdict import objections, remarks
 from vitlab.studies.training.tuning import plan_tuning
 
 Write = Callable[..., Path]

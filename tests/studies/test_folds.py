@@ -24,8 +24,7 @@ from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
 from vitlab.studies.report.page import write_report
-from vitlab.studies.results.run import of_folds
-from vitlab.studies.results.table import context_of
+from vitlab.studies.results import context_of, of_folds
 
 Write = Callable[..., Path]
 FROM = {"model": {"init_args": {"init_from": "before.yaml"}}}
@@ -55,8 +54,7 @@ def test_a_seed_has_a_run_for_each_fold_of_one_partition(folded: Write, tmp_path
 def test_folds_may_be_for_data_without_test_images(
     has_test: bool, folded: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = SimpleNamespace(data=SimpleNamespace(has_test=has_test))
-    monkeypatch.setattr("vitlab.studies.compare.experiment_of", lambda config: data)
+    monkeypatch.setattr("vitlab.studies.compare.images_of", lambda run: SimpleNamespace(has_test=has_test))
     variants = {"A": variant(0.9), "B": variant(0.8, size=2.0)}  # a key of the second alone may differ
     size = "model.init_args.backbone.init_args.size"
     keys = ["model.init_args.backbone", size]

@@ -24,7 +24,7 @@ import atexit, inspect, os, sys, time
 from pathlib import Path
 Path("mine.py").write_text("def code(): return 'as imported'\\n")
 import mine
-from vitlab.studies.training.fork_server import ForkServer
+from vitlab.studies.training.executors import ForkServer
 
 def main(command, arguments):
     print(*sys.argv[1:], os.getpgrp() == os.getpid() != os.getppid(), os.environ["SLOT"], sys.stdin.read() == "")

@@ -16,8 +16,8 @@ from vitlab.studies.file.metric import TOP1
 from vitlab.studies.file.runs import differing_keys, plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.cost import flops_of
-from vitlab.studies.report.remarks import remarks
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.report.verdict import remarks
+from vitlab.studies.results import StudyResults
 
 Write = Callable[..., Path]
 FROZEN = {

@@ -6,7 +6,7 @@ from fake_study import results
 from PIL import Image
 
 from vitlab.evaluation.predictions import data_uri
-from vitlab.studies.report.sections import gallery, interesting, shown_seed
+from vitlab.studies.report.sections import gallery, interesting, models_shown
 
 ALL = np.ones(6, dtype=bool)
 
@@ -18,12 +18,13 @@ def but(*wrong: int) -> np.ndarray:
 def test_disagreements_come_first_then_what_all_get_wrong() -> None:
     # Image 4 divides the models shown (seed 1) in both seeds, image 2 in one of two; 5 is wrong for all, 0 once.
     study = results({"A": {1: but(5), 2: but(5)}, "B": {1: but(5, 4, 2), 2: but(5, 4, 0)}})
-    assert shown_seed(study) == 1
+    assert {run.run.seed for run in models_shown(study).values()} == {1}
     assert interesting(study)[:4].tolist() == [4, 2, 5, 0]
 
 
 def test_the_seed_that_most_variants_finished_is_shown() -> None:
-    assert shown_seed(results({"A": {1: ALL, 2: ALL}, "B": {2: ALL}})) == 2
+    shown = models_shown(results({"A": {1: ALL, 2: ALL}, "B": {2: ALL}}))
+    assert [run.run.seed for run in shown.values()] == [2, 2]
 
 
 class Tiny:

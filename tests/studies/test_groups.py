@@ -15,7 +15,7 @@ from vitlab.studies.file.fairness import groups_of, split_groups
 from vitlab.studies.file.runs import plan
 from vitlab.studies.file.study import read_study
 from vitlab.studies.planning import plan_study
-from vitlab.studies.report.remarks import design_effect, not_beyond_baselines
+from vitlab.studies.report.verdict import design_effect, not_beyond_baselines
 
 Write = Callable[..., Path]
 TENS = r"(\d*)\d$"  # the images of a ten

@@ -28,14 +28,12 @@ from vitlab.experiment.experiment import Experiment
 from vitlab.studies.compare import ResolvedStudy, compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric, metric_of
 from vitlab.studies.file.runs import Run, plan
-from vitlab.studies.file.study import read_study
-from vitlab.studies.file.variants import Choice, Trial, Tuning
+from vitlab.studies.file.study import Choice, Trial, Tuning, read_study
 from vitlab.studies.report import figures
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.remarks import remarks
 from vitlab.studies.report.sections import _ranking
-from vitlab.studies.report.verdict import outlooks, verdict
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.report.verdict import outlooks, remarks, verdict
+from vitlab.studies.results import StudyResults
 from vitlab.studies.training.run_all import Active, Display, Progress
 
 RMSE = Metric("rmse", "min", one_class=False)

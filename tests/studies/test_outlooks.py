@@ -12,7 +12,7 @@ from referee.statistics.power import detectable, need
 from vitlab.studies.file.format import duration
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.report.verdict import outlooks
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results import StudyResults
 
 
 def lines(study: StudyResults) -> list[str]:

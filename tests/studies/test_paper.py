@@ -9,13 +9,13 @@ import pytest
 from fake_study import results, right
 from referee.formats import SPACE
 
-from vitlab.studies.report import paper
 from vitlab.studies.report.page import write_report
-from vitlab.studies.results.table import Compute, Context, StudyResults
+from vitlab.studies.report.sections import methods
+from vitlab.studies.results import Compute, Context, StudyResults
 
 
 def text(study: StudyResults) -> str:
-    return " ".join(paper.methods(study)).replace(SPACE, " ")
+    return " ".join(methods(study)).replace(SPACE, " ")
 
 
 def two(**changes: Any) -> StudyResults:

@@ -6,12 +6,12 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import fake_vitlab
 import numpy as np
 import pytest
 from fake_study import variant
+from referee.statistics.power import growing
 from referee.statistics.sequential import level_after, levels
 
 from vitlab.commands.dispatch import run
@@ -65,7 +65,7 @@ def test_finished_runs_tell_variances_hours_and_disk(finished: Path, tmp_path: P
     low, high = planned.hours(10)[1:]
     assert low < planned.hours(10).point < high
     sizes = [file.stat().st_size for file in (tmp_path / "runs").rglob("seed-*/*")]
-    assert planned.disk(3) == pytest.approx(sum(sizes))
+    assert planned.runs(3) * sum(planned.bytes) == pytest.approx(sum(sizes))
     assert math.isnan(planned.kwh(1))
     text = describe(planned, 0.01)
     assert "Variances from 6 finished runs in" in text
@@ -75,18 +75,6 @@ def test_finished_runs_tell_variances_hours_and_disk(finished: Path, tmp_path: P
     assert table == ["3", "5", "7", "10", "15", "20"]
     found = [planned.detectable(n).point for n in (3, 5, 7)]
     assert found == sorted(found, reverse=True)
-
-
-def test_the_plan_says_how_many_runs_share_a_gpu(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: SimpleNamespace(total_memory=80e9))
-    planned = dataclasses.replace(plan_study(finished, tmp_path / "runs"), peak=7e9)
-    row = "memory of a run        7.00 GB at most, of a GPU's 80.0 GB: `jobs` may be 10 a GPU"
-    assert row in describe(planned, 0.01)
-    assert "memory of a run" not in describe(dataclasses.replace(planned, peak=math.nan), 0.01)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +119,10 @@ def test_measured_joules_become_kilowatt_hours(finished: Path, tmp_path: Path) -
 
 def test_the_plan_says_which_seeds_to_write(finished: Path, tmp_path: Path) -> None:
     planned = plan_study(finished, tmp_path / "runs")
-    most = planned.watched.need(0.01).seeds.high
+    level = growing((3,), True, "pooled", False)  # it has been looked at with three
+    most = dataclasses.replace(planned, pilot=planned.pilot._replace(level=level)).need(0.01).seeds.high
     assert most is not None
-    assert f"`seeds: {{from: 3, to: {most}}}`" in describe(planned, 0.01)  # it has been looked at with three
+    assert f"`seeds: {{from: 3, to: {most}}}`" in describe(planned, 0.01)
 
 
 def test_the_plan_of_a_study_that_begins_at_another_seed_keeps_to_it(write_study: Write, tmp_path: Path) -> None:

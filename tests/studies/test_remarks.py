@@ -11,12 +11,10 @@ from vitlab.config import ABSENT
 from vitlab.evaluation.predictions import Predictions
 from vitlab.studies.file.registration import UNFINISHED, Outcome
 from vitlab.studies.file.runs import Difference, Run
-from vitlab.studies.file.variants import Budget
+from vitlab.studies.file.study import Budget
 from vitlab.studies.report import page
-from vitlab.studies.report.remarks import objections, remarks, remarks_above, remarks_below
-from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results.run import RunResult
-from vitlab.studies.results.table import Compute, Context, StudyResults
+from vitlab.studies.report.verdict import objections, remarks, remarks_above, remarks_below, verdict
+from vitlab.studies.results import Compute, Context, RunResult, StudyResults
 
 ARCHITECTURE = Difference("model.init_args.backbone.class_path", {"Swin": "a.B", "ViT": "a.C"}, declared=True)
 
@@ -235,7 +233,9 @@ def test_an_environment_of_one_variant_alone_makes_the_comparison_void() -> None
     partly = environments(Swin=old, ViT=[old, new])  # as of a variant that a growing study gave up before an update
     assert objections(partly) == []
     (remark,) = remarks(partly)
-    assert "(torch 2.14: seeds 0, 1 (Swin), 2, 3 (Swin), 4 and 5 (Swin); torch 2.15: seeds 1 (ViT), 3 (ViT) " in remark
+    assert remark == (
+        "The runs come from different environments (torch: 2.14, 2.15). Variants are compared within kinds of machines."
+    )
 
 
 def test_classes_of_machines_are_told_apart_by_all_that_differs_between_them() -> None:
@@ -243,8 +243,8 @@ def test_classes_of_machines_are_told_apart_by_all_that_differs_between_them() -
     old = [{"torch": "2.14", "device": "A100"}, {"torch": "2.15", "device": "H100"}]
     new = [{"torch": "2.15", "device": "A100"}, {"torch": "2.14", "device": "H100"}]
     (objection,) = objections(environments(Swin=old, ViT=new))
-    assert objection.startswith("Swin and ViT trained on different kinds of machines (torch 2.14, device A100: seeds")
-    assert objection.endswith("Train each seed of all variants on one kind.")
+    assert objection.startswith("On several machines, Swin ran in torch 2.14, device A100 and torch 2.15, device H100")
+    assert objection.endswith("they share no block, and the lead may come from there.")
 
 
 def test_other_code_is_another_environment_and_another_commit_of_the_same_code_is_not() -> None:

@@ -24,8 +24,8 @@ from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.report import figures, page, sections
 from vitlab.studies.report.page import write_report
-from vitlab.studies.report.robustness import CLEAN
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.report.sections import CLEAN
+from vitlab.studies.results import StudyResults
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")

@@ -5,7 +5,7 @@ import pytest
 from fake_study import Digits, results, right
 
 from vitlab.studies.report.page import workspace, write_dashboard, write_report
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results import StudyResults
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from vitlab.evaluation.predictions import Predictions, write_predictions
 from vitlab.models import VisionTransformer
 from vitlab.runs.record import erase
 from vitlab.studies.file.runs import Run
-from vitlab.studies.report.robustness import Robustness, draw_curves, read_robustness, summary
+from vitlab.studies.report.sections import Robustness, draw_curves, read_robustness, summary
 
 Write = Callable[..., Path]
 

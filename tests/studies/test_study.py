@@ -15,8 +15,7 @@ from vitlab.studies.compare import begun_study, claim_folder, compare
 from vitlab.studies.file.fairness import overruled
 from vitlab.studies.file.registration import conflicting
 from vitlab.studies.file.runs import differing_keys, plan
-from vitlab.studies.file.study import read_study, slug
-from vitlab.studies.file.variants import Budget
+from vitlab.studies.file.study import Budget, read_study, slug
 
 Write = Callable[..., Path]
 CLAIM = {"order": "FIRST > other", "along": {"rate": {"": {0.5: "FIRST", "1": "other"}}}}

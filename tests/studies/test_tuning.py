@@ -18,9 +18,8 @@ from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.metric import TOP1, Metric
 from vitlab.studies.file.registration import Outcome, is_finished
 from vitlab.studies.file.runs import Run, differing_keys, plan
-from vitlab.studies.file.study import Study, read_study
-from vitlab.studies.file.variants import Choice, Trial, Tuning
-from vitlab.studies.report.tuning import as_tuned, tuning_remarks, tuning_section
+from vitlab.studies.file.study import Choice, Study, Trial, Tuning, read_study
+from vitlab.studies.report.cost import as_tuned, tuning_remarks, tuning_section
 from vitlab.studies.training.tuning import _score, refuse_unfit_images, tune
 
 Write = Callable[..., Path]

@@ -10,7 +10,7 @@ from fake_study import plain, results, right
 from vitlab.__main__ import main
 from vitlab.studies.file.runs import Difference
 from vitlab.studies.report.verdict import write_verdict
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results import StudyResults
 
 
 def study(accuracies: dict[str, float], **changes: object) -> StudyResults:

@@ -49,7 +49,7 @@ def run_compare(arguments: Sequence[str]) -> int:
     from vitlab.commands.dispatch import run
     from vitlab.experiment.parser import configuration_parser
     from vitlab.studies.compare import RunsFailed, compare
-    from vitlab.studies.training.fork_server import ForkServer
+    from vitlab.studies.training.executors import ForkServer
 
     quiet()
     configuration_parser()  # for all runs
@@ -176,7 +176,7 @@ def finished_runs(study: Path) -> dict[str, Path]:
     import pandas as pd
 
     from vitlab.studies.file.study import folder_of_variant
-    from vitlab.studies.results.run import FOLDS
+    from vitlab.studies.results import FOLDS
 
     path = study / "results.csv"
     if not path.is_file():

@@ -3,7 +3,7 @@
 from vitlab import exported
 
 _PLACES = {
-    "results.table": ["measure_baselines"],
+    "results": ["measure_baselines"],
     "api": ["Study"],
     "report.sections": ["gallery", "interesting"],
 }

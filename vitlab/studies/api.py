@@ -16,7 +16,7 @@ from vitlab.studies.compare import compare, results_of
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.study import read_study, slug
 from vitlab.studies.report.verdict import verdict
-from vitlab.studies.results.table import StudyResults, VariantResult
+from vitlab.studies.results import StudyResults, VariantResult
 
 
 @dataclass(frozen=True)

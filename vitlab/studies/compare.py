@@ -19,31 +19,18 @@ from vitlab.config import Config, merge
 from vitlab.experiment.chain import branch_off
 from vitlab.experiment.noise import flops_per_image
 from vitlab.runs.lock import refuse_links, run_lock
+from vitlab.studies.file import runs as grid
 from vitlab.studies.file.fairness import Images, Split, data_of, groups_of, overruled, split_groups
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import UNFINISHED, Outcome, is_finished, refuse_conflicts, register
-from vitlab.studies.file.runs import (
-    Run,
-    check_first,
-    complete,
-    differing_keys,
-    experiment_of,
-    images_of,
-    known_before,
-    never_reached,
-    plan,
-)
-from vitlab.studies.file.study import Study, read_study
-from vitlab.studies.file.variants import Choice
-from vitlab.studies.report.cost import winner_costs
+from vitlab.studies.file.runs import Run, images_of
+from vitlab.studies.file.study import Choice, Study, read_study
+from vitlab.studies.report.cost import as_tuned, winner_costs
 from vitlab.studies.report.page import answer, write_curves, write_report
-from vitlab.studies.report.tuning import as_tuned
 from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
-from vitlab.studies.results.run import Pool, read_results
-from vitlab.studies.results.table import Baselines, StudyResults, baselines, context_of, duplicates
-from vitlab.studies.training.executors import Fleet, Local, allot
-from vitlab.studies.training.fork_server import ForkServer
+from vitlab.studies.results import Baselines, Pool, StudyResults, baselines, context_of, duplicates, read_results
+from vitlab.studies.training.executors import Fleet, ForkServer, Local, allot
 from vitlab.studies.training.run_all import Display, Train, run_all
 from vitlab.studies.training.spending import branching_step, spend_budget
 from vitlab.studies.training.tuning import refuse_unfit_images, tune
@@ -76,8 +63,8 @@ def begun_study(path: Path, root: Path, data: Config | None = None) -> Study:
     study = replace(study, given=given)
     if study.folds_without_test:
         whole = replace(study, folds=None)
-        first = complete(whole.points[0], next(iter(whole.variants)), root, {})
-        return whole if experiment_of(first.config).data.has_test else study
+        first = grid.complete(whole.points[0], next(iter(whole.variants)), root, {})
+        return whole if images_of(first).has_test else study
     return study
 
 
@@ -95,7 +82,7 @@ class ResolvedStudy:
     @classmethod
     def of(cls, study: Study, root: Path) -> "ResolvedStudy":
         """Return a study without an axis, or one place of a study that has one."""
-        runs = plan(study, root)
+        runs = grid.plan(study, root)
         parts = [images_of(run) for run in runs[: len(study.parts)]]  # of the first variant and seed
         images = Pool(parts) if study.folds else parts[0]
         refuse_unfit_images(study, runs[0].metric, images)
@@ -130,7 +117,7 @@ class ResolvedStudy:
         runs, cache = self.first_runs(), self.folder / "leaks.json"
         searched = runs[:1] if self.study.folds else runs  # the folds of all variants are of the same images
         copies = [line for run in searched for line in duplicates(self.images_of(run), data_of(run.config), cache)]
-        known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in known_before(run)]
+        known = [f"{run.variant}: {line}, which inflates accuracy." for run in runs for line in grid.known_before(run)]
         return [*dict.fromkeys(filter(None, [*copies, *known, split_groups(self.grouped, self.images)]))]
 
     def images_of(self, run: Run) -> Images:
@@ -147,17 +134,17 @@ class ResolvedStudy:
         drafts = self.first_runs()
         self.decided = spend_budget(self.study, drafts, self.training_images, flops_per_image, self.folder)
         if self.study.converts_budget:
-            self.runs = plan(self.study, self.root, self.decided)
+            self.runs = grid.plan(self.study, self.root, self.decided)
 
     def tune(self, train: Train) -> None:
         self.choices, tuned = tune(self.study, self.root, self.decided, train, self.images)
         if self.study.tuning is not None:
-            self.runs = plan(self.study, self.root, self.decided, tuned)
+            self.runs = grid.plan(self.study, self.root, self.decided, tuned)
 
     def results(self, outcomes: Sequence[Outcome]) -> StudyResults:
         results = StudyResults(
             self.grouped,
-            differing_keys(self.study, self.runs),
+            grid.differing_keys(self.study, self.runs),
             *read_results(outcomes, self.study.folds),
             self.baselines,
             self.images.class_names,
@@ -171,26 +158,27 @@ class ResolvedStudy:
         context = context_of(self.study, self.runs, used, self.folder, results.metric, self.leaks)
         return replace(results, context=context)
 
-    def next_runs(self, results: StudyResults) -> list[Run]:
-        """Return the runs of the next look, none if the study has ended."""
-        watch = results.verdict.watch
-        missing = [] if watch is None or watch.stop else watch.missing
-        return [run for run in self.runs if (run.variant, str(run.seed)) in missing]
+    def write(self, results: StudyResults) -> Path:
+        """Record a look, and write the report; return its page."""
+        append_look(results, self.folder)
+        return write_report(results, self.images, self.folder)
 
-    def train(self, train: Train, overwrite: bool, show: Callable[[StudyResults], None]) -> list[Outcome]:
-        """Train all runs; or those of one look after the other, and show the results between two looks."""
+    def train(self, train: Train, overwrite: bool) -> StudyResults:
+        """Train all runs; or those of one look after the other, with a report between two looks."""
         if not self.study.looks:
-            return train(self.runs)
-        # By run: an interrupted look has finished runs, and `next_runs` names them with the others.
+            return self.results(train(self.runs))
+        # By run: an interrupted look has finished runs, and is trained with them.
         outcomes = {} if overwrite else {run: Outcome(run, None) for run in self.runs if is_finished(run)}
         refuse_conflicts([*outcomes])  # what this study was before its file changed
         results = self.results([*outcomes.values()])
-        while runs := self.next_runs(results):
+        while (watch := results.verdict.watch) and not watch.stop and watch.missing:
+            runs = [run for run in self.runs if (run.variant, str(run.seed)) in watch.missing]
             outcomes |= {outcome.run: outcome for outcome in train(runs)}
             results = self.results([*outcomes.values()])
             if results.verdict.watch and not results.verdict.watch.stop:
-                show(results)
-        return [*outcomes.values()]
+                self.write(results)
+                print(f"  {look_of(results)}: {verdict(results)}", flush=True)
+        return results
 
 
 Dashboard = Callable[[StudyResults, Path], str]
@@ -247,9 +235,9 @@ def compare(
         claim_folder(study, root)
         runs = in_turn(plans)
         for run in {run.variant: run for run in runs if not is_finished(run)}.values():
-            check_first(study, run)  # or each run would fail
+            grid.check_first(study, run)  # or each run would fail
         for planned in plans:
-            if not overwrite and planned.study.determined:
+            if not (overwrite or study.tuning or planned.study.converts_budget):  # the file alone determines the runs
                 refuse_conflicts(planned.runs)
         slots = allot(runs, study.jobs)
         for planned in plans:  # what is known without training, so that broken images are detected here
@@ -275,35 +263,30 @@ def compare(
         if missing:
             most, after = " at most" * bool(study.looks), ", after those of tuning" * bool(study.tuning)
             size = f"To train: {counted(missing, 'run')}{most}{after}."
-            print(*never_reached(in_turn(plans)), size, sep="\n", flush=True)
+            print(*grid.never_reached(in_turn(plans)), size, sep="\n", flush=True)
         for planned in plans:
             planned.tune(train)
+        found = _train_along(plans, train) if study.along else [plans[0].train(train, overwrite)]
+        report, *_ = [planned.write(results) for planned, results in zip(plans, found, strict=True)]
+        results, said = found[0], [study.question] if study.question else []
         if study.along:
-            return _compare_along(study, plans, train, root)
-        (planned,) = plans
-
-        def show(results: StudyResults) -> None:
-            append_look(results, planned.folder)
-            write_report(results, planned.images, planned.folder)
-            print(f"  {look_of(results)}: {verdict(results)}", flush=True)
-
-        results = planned.results(planned.train(train, overwrite, show))
-        append_look(results, planned.folder)
-        report = write_report(results, planned.images, planned.folder)
-        shown, asked = judged(results), [study.question] if study.question else []
-        if study.claim:
-            asked += [headline(study.claim, shown), *in_words(study.claim, shown)]
-        further = [*winner_costs(results), *as_tuned(results), *outlooks(results)]
-        print("", *asked, shown.sentence, *further, "", sep="\n", flush=True)
+            report = write_curves(study, found, study.folder(root))
+            said.append(answer(study.along, found))
+        else:
+            shown = judged(results)
+            if study.claim:
+                said += [headline(study.claim, shown), *in_words(study.claim, shown)]
+            said += [shown.sentence, *winner_costs(results), *as_tuned(results), *outlooks(results)]
+        print("", *said, "", sep="\n", flush=True)
         if dashboard is not None and results.finished:
-            print(f"Dashboard: {dashboard(results, planned.folder)}", flush=True)
-        if results.failures:
-            raise RunsFailed(report, results.failures)
+            print(f"Dashboard: {dashboard(results, plans[0].folder)}", flush=True)
+        if failures := [failure for results in found for failure in results.failures]:
+            raise RunsFailed(report, failures)
         return report
 
 
-def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, root: Path) -> Path:
-    if study.branch:  # the longest runs first, so that the others continue from their states
+def _train_along(plans: Sequence[ResolvedStudy], train: Train) -> list[StudyResults]:
+    if plans[0].study.branch:  # the longest runs first, so that the others continue from their states
         longest, branches = plans[-1], _branches(plans)
         for i, run in enumerate(longest.runs):
             keep = {"run": {"checkpoint": {"keep": [step for _, step in branches[run]]}}}
@@ -315,16 +298,7 @@ def _compare_along(study: Study, plans: Sequence[ResolvedStudy], train: Train, r
                 except FileNotFoundError as error:  # trained before this place was added, or stopped early
                     print(f"{run} trains from its beginning: {error}")
     outcomes = {outcome.run: outcome for outcome in train(in_turn(plans))}
-    grid = [planned.results([outcomes[run] for run in planned.runs]) for planned in plans]
-    for planned, results in zip(plans, grid, strict=True):
-        append_look(results, planned.folder)
-        write_report(results, planned.images, planned.folder)
-    report = write_curves(study, grid, study.folder(root))
-    assert study.along is not None
-    print("", *([study.question] if study.question else []), answer(study.along, grid), "", sep="\n", flush=True)
-    if failures := [failure for results in grid for failure in results.failures]:
-        raise RunsFailed(report, failures)
-    return report
+    return [planned.results([outcomes[run] for run in planned.runs]) for planned in plans]
 
 
 def _branches(plans: Sequence[ResolvedStudy]) -> dict[Run, list[tuple[Run, int]]]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import torch
 from referee.formats import SPACE, counted, two_digits
 from referee.plan import Plan, describe_need, in_range, sizes_table, variances
 from referee.statistics.power import Range, growing, guessed, measured
@@ -26,12 +25,10 @@ from vitlab.studies.file.registration import Outcome, conflicting, is_finished
 from vitlab.studies.file.runs import images_of, never_reached, plan
 from vitlab.studies.file.study import LEAST_SEEDS, LOOK_FROM, Study
 from vitlab.studies.report.verdict import few_images
-from vitlab.studies.results.run import read_results
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results import StudyResults, read_results
 from vitlab.studies.training.executors import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
-FILLED = 0.9  # of a GPU's memory; each process has a context of some hundred MB besides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +40,7 @@ class Planned(Plan):
     seen: int  # seeds of the variant that has fewest
     bytes: list[float]  # of a run directory, by variant; empty unless each has a finished run
     joules: list[float]  # of a run's training, by variant; nan where it was not measured
-    peak: float  # bytes of memory of the largest run's training; nan where it was not measured
     schedules: list[str]  # what runs are too short for
-
-    @property
-    def first_look(self) -> int:
-        """The seeds at which a study that may stop early is first looked at; one with results has been looked at."""
-        if self.looks:
-            return self.looks[0]
-        return max(LEAST_SEEDS, self.seen) if self.seen > 1 else LOOK_FROM
-
-    @property
-    def watched(self) -> "Planned":
-        """The same study, looked at again and again, so that it may stop early."""
-        if self.looks:
-            return self
-        level = growing((self.first_look,), True, self.study.test, self.study.margin is not None)
-        return replace(self, pilot=self.pilot._replace(level=level))
-
-    def disk(self, seeds: int) -> float:
-        return self.runs(seeds) * sum(self.bytes)
 
     def kwh(self, seeds: int) -> float:
         """Return the energy of all trainings; nan unless measured for every variant."""
@@ -75,7 +53,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
     if study.along:
         raise ValueError(f"{path}: `plan` takes a study without an axis. Remove `along` to plan one place.")
     runs = plan(study, root)
-    stale = conflicting(runs) if study.determined else []
+    stale = [] if study.tuning or study.converts_budget else conflicting(runs)  # what the file does not determine
     done = [Outcome(run, None) for run in runs if is_finished(run) and run not in stale]
     finished, _ = read_results(done, study.folds)
     past = {name: [result for result in finished if result.run.variant == name] for name in study.variants}
@@ -114,7 +92,6 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         seen=seen,
         bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in costs],
         joules=[fmean(run.cost("train_joules") for run in own) / sharing / folds for own in costs],
-        peak=max((run.cost("train_peak_bytes") for own in costs for run in own), default=math.nan),
         schedules=[] if study.converts_budget else never_reached(runs),
     )
 
@@ -131,8 +108,14 @@ def describe(planned: Planned, difference: float | None) -> str:
         takes = "\n".join([title, *(f"  {name:<22} {text}" for name, text in shown.items())])
         advice = "Give --difference, like 1.0, for the seeds that find it."
     else:
-        takes, advice = describe_need(planned, difference, _rows(planned)), ""
-        need, first = planned.watched.need(difference), planned.first_look
+        takes, advice, watched = describe_need(planned, difference, _rows(planned)), "", planned
+        first = max(LEAST_SEEDS, planned.seen) if planned.seen > 1 else LOOK_FROM  # one with results has been looked at
+        if planned.looks:
+            first = planned.looks[0]
+        else:  # the same study, looked at again and again, so that it may stop early
+            level = growing((first,), True, planned.study.test, planned.study.margin is not None)
+            watched = replace(planned, pilot=planned.pilot._replace(level=level))
+        need = watched.need(difference)
         last = None if need.images else need.seeds.high
         if last is not None:  # seeds can find the difference, in a study that ends as soon as it is settled
             start = planned.study.seeds[0] if planned.study.looks else 1
@@ -159,14 +142,8 @@ def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
         return rows | {"hours, disk, energy": lambda seeds: "known once a run has finished"}
     at_a_time = f", {counted(planned.jobs, 'run')} at a time"
     rows["hours"] = lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end])) + at_a_time
-    rows["disk"] = lambda seeds: in_range(seeds, lambda n, end: engineering(planned.disk(n), "B"))
+    rows["disk"] = lambda seeds: in_range(seeds, lambda n, end: engineering(planned.runs(n) * sum(planned.bytes), "B"))
     rows["kWh of trainings"] = lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.kwh(n)))
-    if torch.cuda.is_available() and not math.isnan(planned.peak):
-        memory = torch.cuda.get_device_properties(0).total_memory
-        each = f"{engineering(planned.peak, 'B')} at most, of a GPU's {engineering(memory, 'B')}: "
-        rows["memory of a run"] = lambda seeds: (
-            f"{each}`jobs` may be {max(1, int(FILLED * memory / planned.peak))} a GPU"
-        )
     if math.isnan(planned.kwh(1)):
         rows["kWh of trainings"] = lambda seeds: "not measured"
     return rows

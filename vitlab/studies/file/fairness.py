@@ -1,7 +1,7 @@
 """A fair comparison: kinds of settings, settings that the study sets itself, and test images that fail together."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,8 +10,7 @@ from referee.formats import counted, listed
 from vitlab.config import ABSENT, HARMLESS, Config, flatten, short, texts_of
 from vitlab.data.tables import find_groups, groups_by_name
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.study import Study
-from vitlab.studies.file.variants import seed_settings
+from vitlab.studies.file.study import Study, seed_settings
 
 Split = Literal["train", "val", "test"]
 
@@ -117,8 +116,15 @@ def split_groups(study: Study, images: Images) -> str:
 LENGTH = "trainer.max_epochs"
 
 
-def refuse_overruled(study: Study) -> None:
-    """Raise ValueError for the first setting that the study's file gives a variant, and the study another value."""
+def overruled(study: Study) -> list[str]:
+    """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces.
+
+    Any other setting that a study's file gives a variant, and the study another value, is refused; one in a file of the
+    variant's is for its training alone. Budgets that are not in epochs set a length in proportion to the variant's own.
+    """
+    budgets = [point.budget for point in study.points]
+    epochs = {budget.amount for budget in budgets if budget is not None and budget.kind == "epochs"}
+    fixed: Mapping[str, Collection[object]] = {"run.test": {True}, "run.overwrite": {False}, LENGTH: epochs}
     drawn, folders = seed_settings(study.vary, 0, 0), ("run.root", "run.name", "run.wandb.group")
     reasons = {
         **dict.fromkeys(drawn, "`seeds` are the same for all variants, and `vary` says what they draw"),
@@ -128,33 +134,17 @@ def refuse_overruled(study: Study) -> None:
     }
     if study.branch:
         reasons["run.checkpoint.keep"] = "`branch` keeps the states that shorter runs continue"
-    if _epochs(study):
+    if epochs:
         reasons[LENGTH] = "`budget` sets it; without one, add trainer.max_epochs to `may_differ`"
-    for name, key, value in _replaced(study, reasons):
-        if key not in flatten(study.settings) and name not in study.files:
-            what = f"variant {name!r} has {key}: {as_yaml(value)}"
-            raise ValueError(f"{study.path}: {what}. Remove it: {reasons[key]}.")
-
-
-def overruled(study: Study) -> list[str]:
-    """Return a sentence for each variant whose own length, or whose tuned setting, the study replaces."""
     found: dict[str, list[str]] = {}
-    for name, key, value in _replaced(study, [*([LENGTH] if _epochs(study) else []), *study.tuned]):
-        found.setdefault(name, []).append(f"{key}: {as_yaml(value)}")
-    return [f"{name} has {listed(each)}, which the study's budget or tuning replaces." for name, each in found.items()]
-
-
-def _epochs(study: Study) -> set[float]:
-    """Return the budgets in epochs of the places; others set a length in proportion to the variant's own."""
-    budgets = [point.budget for point in study.points]
-    return {budget.amount for budget in budgets if budget is not None and budget.kind == "epochs"}
-
-
-def _replaced(study: Study, keys: Collection[str]) -> Iterator[tuple[str, str, object]]:
-    """Yield the settings of some keys, by variant, that the study sets otherwise; a frozen one keeps its epochs."""
-    fixed: Mapping[str, Collection[object]] = {"run.test": {True}, "run.overwrite": {False}, LENGTH: _epochs(study)}
     for name, override in study.variants.items():
         for key, value in flatten(override).items():
-            is_kept = key == LENGTH and name in study.frozen
-            if key in keys and not is_kept and [*fixed.get(key, ())] != [value]:  # a list has no hash
-                yield name, key, value
+            is_frozen = key == LENGTH and name in study.frozen  # which keeps its epochs
+            if is_frozen or [*fixed.get(key, ())] == [value]:  # a list has no hash
+                continue
+            if key in reasons and key not in flatten(study.settings) and name not in study.files:
+                what = f"variant {name!r} has {key}: {as_yaml(value)}"
+                raise ValueError(f"{study.path}: {what}. Remove it: {reasons[key]}.")
+            if key in study.tuned or (key == LENGTH and epochs):
+                found.setdefault(name, []).append(f"{key}: {as_yaml(value)}")
+    return [f"{name} has {listed(each)}, which the study's budget or tuning replaces." for name, each in found.items()]

@@ -155,9 +155,8 @@ def conflicting(runs: Sequence[Run]) -> list[Run]:
 
 
 def _conflicts(run: Run) -> list[tuple[str, object, object]]:
-    if not (run.directory / CONFIG).is_file():
-        return []
-    changed = conflicts(without_run(RunDirectory(run.directory).config), without_run(run.config))
+    there = RunDirectory(run.directory)
+    changed = conflicts(without_run(there.config), without_run(run.config)) if (there.path / CONFIG).is_file() else []
     if not changed or any(key not in ROOTS for key, _, _ in changed):
         return changed
     from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import
@@ -168,8 +167,8 @@ def _conflicts(run: Run) -> list[tuple[str, object, object]]:
 
 def refuse_conflicts(runs: Sequence[Run]) -> None:
     """Raise ValueError for the first run directory that contains a run with another configuration."""
-    for run in conflicting(runs):
-        (key, *values), *others = _conflicts(run)
+    for run, found in ((run, found) for run in runs if (found := _conflicts(run))):
+        (key, *values), *others = found
         there, wanted = ("nothing" if value == ABSENT else as_yaml(value) for value in values)
         more = f" (and {len(others)} more)" if others else ""
         raise ValueError(

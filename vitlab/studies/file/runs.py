@@ -19,13 +19,13 @@ import yaml
 from vitlab.config import ABSENT, ROOTS, Config, flatten, load_yaml, locate, merge, nest, short, weights_of
 from vitlab.experiment.chain import Source
 from vitlab.experiment.errors import call_of_user_code
-from vitlab.studies.file.fairness import Images, kind_of, refuse_overruled
+from vitlab.studies.file.fairness import kind_of, overruled
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
-from vitlab.studies.file.study import VALIDATION, WARMUP, Study, is_frozen
-from vitlab.studies.file.variants import NAMES, SETTINGS, drawn_before, seed_settings
+from vitlab.studies.file.study import NAMES, SETTINGS, VALIDATION, WARMUP, Study, drawn_before, is_frozen, seed_settings
 
 if TYPE_CHECKING:
+    from vitlab.data import ImageDataModule
     from vitlab.experiment.experiment import Experiment
 
 SCHEDULE = "model.init_args.schedule"
@@ -46,19 +46,15 @@ class Run:
 
     @property
     def directory(self) -> Path:
-        return self._place / f"seed-{self.seed}"
+        return self.folder / (f"fold-{self.fold}" if self.fold else "") / f"seed-{self.seed}"
 
     @property
     def config_path(self) -> Path:
-        return self._place / f"config-seed-{self.seed}.yaml"
+        return self.directory.with_name(f"config-seed-{self.seed}.yaml")
 
     @property
     def log_path(self) -> Path:
-        return self._place / f"seed-{self.seed}.log"
-
-    @property
-    def _place(self) -> Path:
-        return self.folder / f"fold-{self.fold}" if self.fold else self.folder
+        return self.directory.with_name(f"seed-{self.seed}.log")
 
     @property
     def is_frozen(self) -> bool:
@@ -107,7 +103,7 @@ def _naming(study: Study, variant: str) -> Iterator[None]:
         raise ValueError(f"Variant {variant!r} of {study.path}: {error}") from None
 
 
-def images_of(run: Run) -> Images:
+def images_of(run: Run) -> "ImageDataModule":
     return experiment_of(run.config).data
 
 
@@ -132,7 +128,7 @@ def plan(
         decided: By variant, overrides from the budget.
         tuned: By variant and seed, overrides from tuning; a run without one has the value of the base.
     """
-    refuse_overruled(study)
+    overruled(study)
     completed: dict[tuple[str, str], Run] = {}
 
     def cell(variant: str, seed: int) -> Run:

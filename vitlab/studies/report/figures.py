@@ -11,8 +11,7 @@ from referee.report.drawing import DASHED, MUTED, Chart, Layout, draw_curve, pan
 
 from vitlab.evaluation.predictions import CALIBRATION_BINS
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.results.run import VariantResult
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.results import StudyResults, VariantResult
 
 MIN_IN_BIN = 5  # predictions: smaller confidence bins are too noisy to show
 

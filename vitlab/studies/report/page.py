@@ -26,17 +26,10 @@ from vitlab.atomic_files import write_text
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.registration import history
 from vitlab.studies.file.runs import own_share
-from vitlab.studies.file.study import Study
-from vitlab.studies.file.variants import Axis, describe_draws
-from vitlab.studies.report import figures
-from vitlab.studies.report.cost import speed_remarks, winner_costs
-from vitlab.studies.report.remarks import ABOVE, objections, remarks, remarks_above
-from vitlab.studies.report.robustness import draw_curves, read_robustness
-from vitlab.studies.report.sections import LABELS, TABLE, command_of, sections_of, study_file
-from vitlab.studies.report.tuning import as_tuned
-from vitlab.studies.report.verdict import judged, look_of, outlooks, verdict, write_claim, write_verdict
-from vitlab.studies.results.run import FOLDS, table_of
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.file.study import Axis, Study, describe_draws
+from vitlab.studies.report import figures, sections, verdict
+from vitlab.studies.report.cost import as_tuned, speed_remarks, winner_costs
+from vitlab.studies.results import FOLDS, StudyResults, table_of
 
 ENDS = {  # of a study that looks at its results
     "decided": ", at which it was settled",
@@ -52,41 +45,37 @@ def write_report(results: StudyResults, images: Images, folder: Path) -> Path:
     write_text(folder / "results.csv", results.table().to_csv(index=False))
     if results.study.folds and results.finished:
         write_text(folder / FOLDS, table_of(results.finished).to_csv(index_label="image"))
-    write_verdict(results, folder)
+    verdict.write_verdict(results, folder)
     study, claim = results.study, results.study.claim
-    robustness = read_robustness([result.run for result in results.finished])
+    robustness = sections.read_robustness([result.run for result in results.finished])
     charts: list[drawing.Chart | None] = []
     if results.finished:
-        write_text(folder / TABLE, results.verdict.latex() + "\n")
+        write_text(folder / sections.TABLE, results.verdict.latex() + "\n")
         charts += figures.charts_for(results.metric)
         if results.verdict.effects is not None:
             charts.append(CELLS._replace(draw=lambda results, layout: draw_cells(results.verdict, layout)))
         if robustness:
             title = "Accuracy against strength for each corruption and variant."
-            charts.append(drawing.Chart("curves_of_robustness", title, partial(draw_curves, robustness)))
+            charts.append(drawing.Chart("curves_of_robustness", title, partial(sections.draw_curves, robustness)))
         if results.metric.one_class:
             write_text(folder / "per_class.csv", results.per_class.to_csv(index_label="class"))
             if study.folds:
-                write_text(folder / LABELS, results.label_margins.to_csv(index_label="image"))
+                write_text(folder / sections.LABELS, results.label_margins.to_csv(index_label="image"))
         if claim is not None:
-            write_claim(results, folder)
             charts.append(chart_of(claim, results.verdict))
     drawings = {each.name: drawing.draw(each, results, folder / "figures") for each in charts if each is not None}
+    judged, said = verdict.judged(results), verdict.verdict(results)
+    lead = [f"Apart from that: {conclusion(results.verdict)}"] if verdict.objections(results) else []
+    if claim is not None:
+        own = [*in_words(claim, judged), f"All variants: {said}", *about(claim)]
+        lead = [*own, *filter(None, [history(study)]), *lead]
     document = Document(
         title=f"{study.name} – a comparison",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
-        heading=headline(claim, judged(results)) if claim else verdict(results),
-        lead=[
-            *([*in_words(claim, judged(results)), f"All variants: {verdict(results)}", *about(claim)] if claim else []),
-            *([known] if claim and (known := history(study)) else []),
-            *([f"Apart from that: {conclusion(results.verdict)}"] if objections(results) else []),
-            *winner_costs(results),
-            *_summary(results),
-            *as_tuned(results),
-            *outlooks(results),
-        ],
-        remarks=remarks_above(results),
-        sections=sections_of(results, images, drawings, robustness, folder),
+        heading=headline(claim, judged) if claim else said,
+        lead=[*lead, *winner_costs(results), *_summary(results), *as_tuned(results), *verdict.outlooks(results)],
+        remarks=verdict.remarks_above(results),
+        sections=sections.sections_of(results, images, drawings, robustness, folder),
         question=study.question,
     )
     return write_document(document, folder)
@@ -122,10 +111,10 @@ def _summary(results: StudyResults) -> list[str]:
         lines.append(f"All images of a group (by {study.groups}) are on one side of every split.")
     if results.verdict.watch is not None:
         end = ENDS.get(results.verdict.watch.stop or "", "")
-        which = "each look" if study.margin is None else "this look"
+        which, level = "each look" if study.margin is None else "this look", f"{results.verdict.level:.3f}"
         lines.append(
-            f"{look_of(results)} (a look is a test of the seeds finished so far){end}. So that all looks together make "
-            f"at most 5{SPACE}% false claims, {which} asks for p < {results.verdict.level:.3f} instead of 0.05."
+            f"{verdict.look_of(results)} (a look is a test of the seeds finished so far){end}. So that all looks "
+            f"together make at most 5{SPACE}% false claims, {which} asks for p < {level} instead of 0.05."
         )
     return lines
 
@@ -139,7 +128,7 @@ def line_of(axis: Axis, grid: Sequence[StudyResults]) -> Line:
     knn = [results.baselines.knn for results in grid if results.baselines]
     pixels = Reference("k-NN on pixels", knn, "k-NN, on the first seed's draw of the images alone")
     reference = pixels if len(knn) == len(grid) else None
-    return Line(axis.name, x, labels, [judged(results) for results in grid], level, reference=reference)
+    return Line(axis.name, x, labels, [verdict.judged(results) for results in grid], level, reference=reference)
 
 
 def over_data_sets(grid: Sequence[StudyResults]) -> Verdict:
@@ -167,14 +156,14 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     elif all(results.finished for results in grid):
         parts = line_parts(line_of(study.along, grid), "curves", folder / "figures")
         curves.append(Section(f"Along {study.along.name}", parts))
-    above = _merged(grid, objections)
-    above += [line for line in _merged(grid, remarks_above) if line not in above][:ABOVE]
-    below = [line for line in _merged(grid, remarks) if line not in above]
-    sections = [
+    above = _merged(grid, verdict.objections)
+    above += [line for line in _merged(grid, verdict.remarks_above) if line not in above][: verdict.ABOVE]
+    below = [line for line in _merged(grid, verdict.remarks) if line not in above]
+    parts = [
         *curves,
         Section("Places", _places_section(study, study.along, grid)),
         *([Section("Remarks", [*map(Text, below)])] if below else []),
-        Section("Reproduce", [Code(command_of(study, folder.parent)), study_file(study)]),
+        Section("Reproduce", [Code(sections.command_of(study, folder.parent)), sections.study_file(study)]),
     ]
     runs = sum(len(results.finished) for results in grid)
     minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
@@ -198,7 +187,7 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
         heading=answer(study.along, grid),
         lead=[summary],
         remarks=above,
-        sections=sections,
+        sections=parts,
         question=study.question,
     )
     return write_document(document, folder)
@@ -244,8 +233,9 @@ def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
 
     settings = results.finished[0].run.config.get("run", {}).get("wandb", {})
     project, entity = settings.get("project") or "vitlab", settings.get("entity")
-    conclusions = pd.DataFrame({"conclusion": [verdict(results), *outlooks(results), *remarks(results)]})
-    frames = {"verdict": conclusions, "runs": results.table(), "pairs": results.verdict.table()}
+    said = [verdict.verdict(results), *verdict.outlooks(results), *verdict.remarks(results)]
+    frames = {"verdict": pd.DataFrame({"conclusion": said})}
+    frames |= {"runs": results.table(), "pairs": results.verdict.table()}
     if results.metric.one_class:
         frames["classes"] = results.per_class.reset_index()
     with wandb.init(
@@ -264,7 +254,7 @@ def write_dashboard(results: StudyResults, folder: Path, online: bool) -> str:
         run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("figures/*.png"))})
         run.log({"report": wandb.Html((folder / "report.html").read_text(encoding="utf-8"), inject=False)})
         run.summary.update({f"{results.metric.label}/{r.variant}": r.score.mean for r in results.ranking})
-        run.summary["verdict"] = verdict(results)
+        run.summary["verdict"] = said[0]
         if not online:
             return f"offline; to upload it: wandb sync {Path(run.dir).parent}"
         url, entity = run.url, run.entity

@@ -10,43 +10,39 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
-from referee.formats import NONE, counted, listed, percent, signed
+import pandas as pd
+from matplotlib.figure import Figure as Drawn
+from matplotlib.ticker import MaxNLocator
+from referee.formats import NONE, SPACE, counted, joined, listed, percent, signed
 from referee.report.claim import caption, deciding, deciding_table
-from referee.report.differences import INTERVAL, differences_section
+from referee.report.differences import INTERVAL, chance, differences_section, limits
 from referee.report.document import Cell, Code, Details, Figure, Gallery, Heading, Note, Part, Row, Section, Table, Text
-from referee.report.drawing import Drawing
+from referee.report.drawing import Drawing, Layout, draw_curve, panels_of, put_legend
 from referee.report.effects import effects_section
-from referee.statistics.contrast import sampling_margin, t_interval
+from referee.statistics.contrast import Interval, sampling_margin, t_interval
 
 from vitlab.config import ABSENT, flatten, short
 from vitlab.evaluation.per_class import in_order
 from vitlab.evaluation.predictions import PIXELATED_BELOW, data_uri, probabilities
+from vitlab.runs.directory import ROBUSTNESS
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.format import as_yaml, clock
-from vitlab.studies.file.study import Study, slug
-from vitlab.studies.report.cost import cost_section
-from vitlab.studies.report.paper import methods
-from vitlab.studies.report.remarks import design_effect, remarks_below
-from vitlab.studies.report.robustness import Robustness, robustness_section
-from vitlab.studies.report.tuning import tuning_section
-from vitlab.studies.report.verdict import judged
-from vitlab.studies.results.run import RunResult, VariantResult
-from vitlab.studies.results.table import StudyResults
+from vitlab.studies.file.metric import TOP1
+from vitlab.studies.file.runs import Run
+from vitlab.studies.file.study import NAMES, PROBES, Study, slug
+from vitlab.studies.report.cost import cost_section, tuning_section
+from vitlab.studies.report.verdict import design_effect, judged, remarks_below
+from vitlab.studies.results import RunResult, StudyResults, VariantResult
 
 NOT_SET = {ABSENT, str(None)}
 LABELS, TABLE = "labels.csv", "table.tex"
 CLASSES_SHOWN = 30
 CONFUSIONS_SHOWN = 5
-CALIBRATION = (
-    "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are correct in "
-    "80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer than five predictions "
-    "are omitted. All seeds are pooled."
-)
 Drawings = Mapping[str, Drawing]
 
 
 def sections_of(
-    results: StudyResults, images: Images, drawings: Drawings, robustness: Robustness | None, folder: Path
+    results: StudyResults, images: Images, drawings: Drawings, robustness: "Robustness | None", folder: Path
 ) -> list[Section]:
     """Return the sections of the page, in their order; without finished runs the last two alone."""
     one_class, claim = results.metric.one_class, results.study.claim
@@ -76,31 +72,25 @@ def sections_of(
             "a row for each run.",
         )
         paper = [Section("For a paper", [Text(" ".join(methods(results))), latex, *map(Note, notes)])]
-    root = folder.parents[1] if results.study.place else folder.parent
+    root, used = folder.parents[1] if results.study.place else folder.parent, list[Part]()
+    for leader in results.ranking[:1] if one_class else ():  # one of its models classifies other pictures
+        first = (leader.runs[0].parts or leader.runs)[0].run
+        text, directory = f"{leader.variant}, the run of seed {first.seed}, classifies new pictures:", first.directory
+        if results.study.folds:
+            directory = root / f"{slug(results.study.name)}-model" / first.directory.name
+            text = f"{leader.variant} has a model for each fold. For new pictures, train one more without folds:"
+            again = ["fit", "--config", str(first.config_path), "--data.folds", "null", "--data.val_fraction", "0.05"]
+            again += ["--run.root", str(root), "--run.name", directory.parent.name]
+            used = [Code(shlex.join(["python", "-m", "vitlab", *again]))]
+        predict = Code(f"python -m vitlab predict --config {shlex.quote(str(directory))} --images new")
+        used = [] if first.config.get("run", {}).get("probe") == "knn" else [Text(text), *used, predict]
     commands = [f"{command_of(results.study, root)}    # the whole study"]
     for result in results.finished[:1]:
         path = (result.parts or [result])[0].run.config_path
         commands.append(f"python -m vitlab fit --config {shlex.quote(str(path))}    # one of its runs")
     reproduce = Section("Reproduce", [*map(Code, commands), study_file(results.study)])
-    use = Section("Use", _use(results, root) if measured and one_class else [])
-    ends = [Section("Remarks", [*map(Text, remarks_below(results))]), use, *paper, reproduce]
+    ends = [Section("Remarks", [*map(Text, remarks_below(results))]), Section("Use", used), *paper, reproduce]
     return [section for section in (*measured, *ends) if section.parts]
-
-
-def _use(results: StudyResults, root: Path) -> list[Part]:
-    """Return how one model of the leading variant classifies other pictures; k-NN leaves none."""
-    leader, first = results.ranking[0].variant, (results.ranking[0].runs[0].parts or results.ranking[0].runs)[0].run
-    if first.config.get("run", {}).get("probe") == "knn":
-        return []
-    text, directory, commands = f"{leader}, the run of seed {first.seed}, classifies new pictures:", first.directory, []
-    if results.study.folds:
-        directory = root / f"{slug(results.study.name)}-model" / first.directory.name
-        to = ["--run.root", str(root), "--run.name", directory.parent.name]
-        again = ["fit", "--config", str(first.config_path), "--data.folds", "null", "--data.val_fraction", "0.05", *to]
-        commands = [shlex.join(["python", "-m", "vitlab", *again])]
-        text = f"{leader} has a model for each fold. One model for new pictures is trained once more, without folds:"
-    commands.append(f"python -m vitlab predict --config {shlex.quote(str(directory))} --images new")
-    return [Text(text), *map(Code, commands)]
 
 
 def study_file(study: Study) -> Part:
@@ -120,9 +110,8 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     own_columns = ["NLL", "ECE, %"] if metric.one_class else []
     beside = [replace(metric, name=name, title="").column for name in metric.beside]
     columns = ["Variant", metric.column, INTERVAL, "Seeds", *beside, *own_columns]
-    if _averaged(results):
+    if any(result.score_ema is not None for result in results.ranking):
         columns.insert(3, f"Averaged weights{', %' if metric.is_fraction else ''}")
-    columns += ["LeJEPA's loss"] if _losses(results) else []
     of_runs = ["Variant", "Seed", metric.column, *own_columns, "Training time"]
     rows = []
     for result in results.ranking:
@@ -142,22 +131,9 @@ def _ranking(results: StudyResults, drawings: Drawings) -> list[Part]:
     ]
 
 
-def _losses(results: StudyResults) -> dict[str, float]:
-    """Return the training loss of each variant that LeJEPA trained, mean over seeds: it ranks encoders as labels do."""
-    return {
-        r.variant: fmean(run.summary.get("metrics", {}).get("train/loss", math.nan) for run in r.runs)
-        for r in results.ranking
-        if str(r.runs[0].run.config.get("model", {}).get("class_path")).endswith(".LeJEPA")
-    }
-
-
-def _averaged(results: StudyResults) -> bool:
-    return any(result.score_ema is not None for result in results.ranking)
-
-
 def _ranked_rows(results: StudyResults) -> list[Row]:
-    metric, digits, losses = results.metric, results.verdict.digits, _losses(results)
-    seeds = len(results.study.seeds)
+    metric, digits, seeds = results.metric, results.verdict.digits, len(results.study.seeds)
+    averaged = any(result.score_ema is not None for result in results.ranking)
     rows: list[tuple[float, int, Row]] = []  # to be sorted: score, 1 for a baseline
     untrained: dict[float, list[str]] = {}
     for result in results.ranking:
@@ -165,14 +141,13 @@ def _ranked_rows(results: StudyResults) -> list[Row]:
         cells: list[str | Cell] = [
             Cell(metric.text(result.score.mean, digits), bold=True),
             metric.bracket(result.score, digits) or NONE,
-            *([ema] if _averaged(results) else []),
+            *([ema] if averaged else []),
             str(len(result.runs)) + (f" of {seeds}" if len(result.runs) < seeds else ""),
         ]
         logged = [run.summary.get("metrics", {}) for run in result.runs]
         cells += [percent(fmean(m.get(f"test/{name}", math.nan) for m in logged), 1) for name in metric.beside]
         if metric.one_class:
             cells += [signed(result.mean("nll"), 3), percent(result.mean("ece"), 1)]
-        cells += [signed(losses.get(result.variant, math.nan), 3)] if losses else []
         below = _below_baselines(results, result.score.mean, result.untrained)
         rows.append((metric.sign * result.score.mean, 0, Row(result.variant, cells, result.index, below)))
         if result.untrained is not None:
@@ -208,11 +183,6 @@ def _notes_on_ranking(results: StudyResults) -> Iterator[str]:
         yield (
             "NLL: negative log-likelihood of the labels, in nats. ECE: expected calibration error, the mean gap "
             "between confidence and accuracy. Lower is better for both."
-        )
-    if _losses(results):
-        yield (
-            "LeJEPA's loss: on the training images, mean of the last epoch. It needs no labels, and among encoders "
-            "that were trained with the same loss and views, a lower one goes with better features."
         )
 
 
@@ -259,18 +229,25 @@ def _calibration(results: StudyResults, drawings: Drawings) -> list[Part]:
     for result in results.ranking:
         eces = [percent(result.mean(name), 1) for name in ("ece", "ece_calibrated")]
         rows.append(Row(result.variant, (signed(result.mean("temperature"), 2), *eces), result.index))
-    note = (
-        "Calibrated: logits are divided by a temperature fitted on each run's validation images (Guo et al. 2017), "
-        "above 1 where they are overconfident, as the option --calibrate of export does. Means over seeds."
-    )
-    parts: list[Part] = [Figure(drawings["calibration"], CALIBRATION)]
+    parts: list[Part] = [
+        Figure(
+            drawings["calibration"],
+            "Left: a calibrated variant lies on the dashed line, where predictions made with 80 % confidence are "
+            "correct in 80 % of cases; below the line it is overconfident, above it underconfident. Bins with fewer "
+            "than five predictions are omitted. All seeds are pooled.",
+        )
+    ]
     if any(not math.isnan(result.mean("temperature")) for result in results.ranking):
+        note = (
+            "Calibrated: logits are divided by a temperature fitted on each run's validation images (Guo et al. 2017), "
+            "above 1 where they are overconfident, as the option --calibrate of export does. Means over seeds."
+        )
         parts += [Table("Calibration", columns, rows), Note(note)]
     return parts
 
 
 def _classes(results: StudyResults) -> list[Part]:
-    """Return accuracy by class, for the classes on which the variants differ most if there are many."""
+    """Return accuracy by class, of many those on which the variants differ most, and by stratum if runs know them."""
     accuracies, rest = results.per_class.drop(columns="images"), ""
     shown = results.per_class.index
     if (omitted := len(shown) - CLASSES_SHOWN) > 0:
@@ -292,37 +269,30 @@ def _classes(results: StudyResults) -> list[Part]:
         names, frequent = results.class_names, counts.most_common(CONFUSIONS_SHOWN)
         most = [f"{names[label]} as {names[guess]} ({n}×)" for (label, guess), n in frequent]
         confused.append(Row(result.variant, (", ".join(most) or "none",), result.index))
-    return [
-        Table("Accuracy by class", ["Class", "Test images", *(r.variant for r in results.ranking)], rows),
+    variants = [result.variant for result in results.ranking]
+    parts: list[Part] = [
+        Table("Accuracy by class", ["Class", "Test images", *variants], rows),
         Note(f"Accuracy in %, mean over seeds. Darker cells have more errors.{rest}"),
-        *_strata(results),
-        Heading(title),
-        Table(title, ["Variant", column], confused, left=[column]),
     ]
-
-
-def _strata(results: StudyResults) -> list[Part]:
-    """Return the accuracy by stratum, mean and interval over seeds; nothing where a run does not know the strata."""
-    parts: list[Part] = []
     kinds = [run.predictions.strata for run in results.finished]
     for kind, values in kinds[0].items() if all(own.keys() == kinds[0].keys() for own in kinds) else ():
-        rows = []
+        rows, name = [], f"Accuracy by {kind}"
         for stratum in in_order(values):
-            which, cells = values == stratum, []
+            which, shares = values == stratum, list[str]()
             for result in results.ranking:
                 x = t_interval([run.correct[which].mean() for run in result.runs], 1 / which.sum())
-                cells.append(f"{percent(x.mean, 1)} {results.metric.bracket(x.within(0, 1), 1)}".strip())
-            rows.append(Row(stratum, [str(which.sum()), *cells]))
-        name, columns = f"Accuracy by {kind}", [kind.capitalize(), "Test images", *(r.variant for r in results.ranking)]
-        parts += [Heading(name), Table(name, columns, rows)]
-    return parts
+                shares.append(f"{percent(x.mean, 1)} {results.metric.bracket(x.within(0, 1), 1)}".strip())
+            rows.append(Row(stratum, [str(which.sum()), *shares]))
+        parts += [Heading(name), Table(name, [kind.capitalize(), "Test images", *variants], rows)]
+    return [*parts, Heading(title), Table(title, ["Variant", column], confused, left=[column])]
 
 
 def _images(results: StudyResults, images: Images) -> list[Part]:
     cards, models = gallery(results, images), "models" if results.study.folds else "model"
+    seed = next(iter(models_shown(results).values())).run.seed
     return [
         Text(
-            f"Predictions of each variant's {models} of seed {shown_seed(results)} on {len(cards)} of the "
+            f"Predictions of each variant's {models} of seed {seed} on {len(cards)} of the "
             f"{counted(len(results.labels), 'test image')}, with their confidence and the number of the variant's "
             "seeds that are correct. Images on which the models disagree come first, then those that all of them get "
             "wrong."
@@ -406,12 +376,6 @@ class Card(NamedTuple):
         return len({answer.predicted for answer in self.answers}) > 1
 
 
-def shown_seed(results: StudyResults) -> int:
-    """Return the seed whose models are shown: the first one that most variants have finished."""
-    finished = [result.run.seed for result in results.finished]
-    return max(results.study.seeds, key=finished.count)
-
-
 def interesting(results: StudyResults) -> np.ndarray:
     """Return the indices of all test images, the most informative first.
 
@@ -455,5 +419,190 @@ def card_of(
 
 
 def models_shown(results: StudyResults) -> dict[str, RunResult]:
-    seed = shown_seed(results)
+    """Return by variant the models that are shown: those of the first seed that most variants have finished."""
+    finished = [result.run.seed for result in results.finished]
+    seed = max(results.study.seeds, key=finished.count)
     return {result.variant: run for result in results.ranking for run in result.runs if run.run.seed == seed}
+
+
+# ---- robustness.csv of each run has a row for each corruption, strength and number of images: `corruption` (`none` for
+# clean images), `measure` (what the strength is, empty for clean images), `strength`, `images`, and `top1` in [0, 1]
+
+CLEAN = "none"  # the `corruption` of clean images
+
+
+class Robustness(NamedTuple):
+    """Measurements of a study's models, and the runs without any."""
+
+    table: pd.DataFrame
+    missing: list[str]
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """What is varied, by corruption."""
+        corrupted = self.table[self.table["corruption"] != CLEAN]
+        return dict(zip(corrupted["corruption"], corrupted["measure"], strict=True))
+
+
+def read_robustness(runs: Sequence[Run]) -> Robustness | None:
+    """Return the measurements of these runs, of the number of images that most were tested on; None without any."""
+    tables, names = list[pd.DataFrame](), [f"{run.variant}, seed {run.seed}" for run in runs]
+    for run, name in zip(runs, names, strict=True):
+        if (file := run.directory / ROBUSTNESS).is_file():
+            rows = pd.read_csv(file, keep_default_na=False)
+            tables.append(rows.assign(run=name, variant=run.variant, seed=run.seed))
+    if not tables:
+        return None
+    table = pd.concat(tables)
+    _, table = max(table.groupby("images"), key=lambda part: (part[1]["run"].nunique(), part[0]))
+    table = table[table.groupby("corruption")["run"].transform("nunique") == table["run"].nunique()]
+    measured = {*table["run"]}
+    return Robustness(table, [name for name in names if name not in measured])
+
+
+def robustness_section(
+    results: StudyResults, robustness: Robustness | None, drawing: Drawing | None, folder: Path
+) -> Section:
+    parts: list[Part] = []
+    if robustness and drawing:
+        table, images = robustness.table, int(robustness.table["images"].iloc[0])
+        sample = f" on {counted(images, 'image')}, stratified by class" if images < len(results.labels) else ""
+        accuracies, digits = summary(table, [CLEAN, *robustness.measures]), TOP1.digits([], [], images)
+        rows = []
+        for result in results.ranking:
+            if shown := accuracies.get(result.variant):
+                cells = [Cell(percent(each.mean, digits), title=TOP1.bracket(each, digits)) for each in shown]
+                rows.append(Row(result.variant, cells, result.index))
+        parts = [
+            Figure(
+                drawing,
+                "Accuracy on increasingly corrupted test images, identical for every model. Line: mean over seeds. "
+                "Band: minimum to maximum. Nothing was selected by these numbers.",
+            ),
+            Table("Robustness", ["Accuracy, %", "clean", *robustness.measures], rows),
+            Note(
+                f"Mean over strengths and seeds{sample}. Noise, blur, contrast and JPEG follow ImageNet-C (Hendrycks "
+                "and Dietterich 2019), except that the σ of the blur scales with the image's side. Resolution: bicubic "
+                "down and up. Occlusion fills random squares of an 8 × 8 grid with the image's mean color."
+            ),
+        ]
+    if robustness and robustness.missing:
+        parts += [
+            Text(f"Not measured for the present models: {'; '.join(robustness.missing)}. Measure, then compare again:"),
+            Code(f"python -m vitlab robustness {shlex.quote(str(folder))}"),
+        ]
+    return Section("Robustness", parts)
+
+
+def summary(table: pd.DataFrame, corruptions: Sequence[str]) -> dict[str, list[Interval]]:
+    """Return by variant, for each corruption, the accuracy averaged over strengths, with its interval over seeds."""
+    by_run = table.groupby(["variant", "corruption", "seed"])["top1"].mean()
+    step = 1 / float(table["images"].iloc[0])
+    return {
+        variant: [t_interval(by_run[variant, name].to_numpy(), step).within(0, 1) for name in corruptions]
+        for variant in table["variant"].unique()
+    }
+
+
+def draw_curves(robustness: Robustness, results: StudyResults, layout: Layout) -> Drawn:
+    """Draw accuracy against strength, from clean images on, for each corruption: the mean and range over seeds."""
+    table, measures, variants = robustness.table, robustness.measures, list(results.study.variants)
+    columns = min(2 * layout.columns - 1, len(measures))
+    figure, panels = panels_of(Layout(layout.width, columns), len(measures), 210, share_y=True)
+    for axes, (name, measure) in zip(panels, measures.items(), strict=True):
+        strengths = table[table["corruption"] == name]["strength"].unique()  # the mildest first
+        for variant, runs in table.groupby("variant", sort=False):
+            by_kind = 100 * runs.groupby(["corruption", "strength"])["top1"].agg(["mean", "min", "max"])
+            rows = pd.concat([by_kind.loc[CLEAN], by_kind.loc[name].loc[strengths]])
+            mean, low, high = rows[["mean", "min", "max"]].to_numpy().T
+            draw_curve(axes, np.arange(len(mean)), mean, low, high, str(variant), variants.index(str(variant)))
+        axes.set_xticks(range(len(strengths) + 1), ["none", *(f"{s:.2g}" for s in strengths)])
+        axes.set_title(name)
+        axes.set_xlabel(measure)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    for axes in panels[::columns]:
+        axes.set_ylabel("accuracy, %")
+    put_legend(figure, panels[0], layout)
+    return figure
+
+
+# ---- for a paper
+
+NAMED = ("vitlab", "torch", "lightning", "timm")  # packages
+
+
+def methods(results: StudyResults) -> Iterator[str]:
+    """Yield the sentences of the paragraph on methods."""
+    study, metric, first = results.study, results.metric, results.finished[0]
+    data = first.run.config["data"]
+    root = flatten(data).get("init_args.root")
+    source = data["class_path"].rpartition(".")[2] + (f" ({root})" if root else "")
+    classes = f" of {len(results.class_names)} classes" if metric.one_class else ""
+    splits = {split: facts.get("images") for split, facts in first.data.get("splits", {}).items()}
+    words = {"train": "training", "val": "validation"}
+    sizes = [f"{splits[split]:,} {word}" for split, word in words.items() if splits.get(split)]
+    sizes += [f"{len(results.labels):,} test"]
+    tested = ", which are also the validation images" if results.tested_on_validation else ""
+    if study.folds:
+        sizes = [f"{len(results.labels):,}"]
+        tested = f", each tested once a seed in {study.folds} folds by the run that was not trained on it"
+    yield f"{source}: {joined(sizes)} images{classes}{tested}."
+    counts = sorted({len(result.runs) for result in results.ranking})
+    seeds = (f"{counts[0]} to " if len(counts) > 1 else "") + counted(counts[-1], "seed")
+    drawn = joined([NAMES[kind] for kind in NAMES if kind in study.vary])
+    failed = f" {counted(len(results.failures), 'run')} failed." if results.failures else ""
+    names = [result.variant for result in results.ranking]
+    yield f"We compared {_quoted(names)} with {seeds} each, which change {drawn}.{failed}"
+    yield from _trained(results)
+    if study.tuning:
+        yield f"We chose {joined(study.tuning.names)} of each variant on the validation images."
+    yield (
+        f"Scores are {metric.label} of the weights after the last epoch on the {metric.split} images, means over seeds "
+        f"with 95{SPACE}% t-intervals."
+    )
+    verdict, looks, extended = results.verdict, study.looks, results.earlier_plans
+    if tested := sum(pair.difference is not None for pair in verdict.pairs):
+        adjusted = f", adjusted for {counted(tested, 'pair')} by a closed test from the top" if tested > 1 else ""
+        level = f"{100 * verdict.level:.2g}{SPACE}%"
+        yield f"Pairs were compared at a level of {level}{adjusted}; chance is {chance(verdict)}."
+        if looks:
+            yield (
+                f"The study was planned for {looks[0]} to {looks[-1]} seeds and tested after each from seed {looks[0]} "
+                f"on, so that all looks together make at most 5{SPACE}% false claims."
+            )
+        elif extended:
+            shown = joined([*map(str, extended)])
+            yield f"Seeds were added after looks at {shown} of them, for which the level is lower."
+        if verdict.outcomes.groups is not None:
+            yield "Test images of a group were taken to fail together."
+        if (margin := verdict.margin) is not None:
+            yield f"Differences below {verdict.metric.size(margin)} were taken not to matter."
+        yield from (line for line in limits(verdict) if line.startswith("The runs come from"))
+    known = {key: joined(values) for key, values in results.environment.items()}
+    if versions := [f"{name} {known[name]}" for name in NAMED if name in known]:
+        on = {"device": "on", "precision": "in"}
+        yield f"{joined(versions)}{''.join(f' {word} {known[key]}' for key, word in on.items() if key in known)}."
+
+
+def _trained(results: StudyResults) -> Iterator[str]:
+    """Yield how long and with what variants were trained, alike ones together, and from which weights."""
+    alike: dict[str, list[str]] = {}
+    for result in results.ranking:
+        settings = flatten(result.runs[0].run.config)
+        recipe = [settings.get("model.class_path"), settings.get("model.init_args.optimizer.class_path")]
+        by = " and ".join(str(path).rpartition(".")[2] for path in recipe if path)
+        rates = {flatten(each.run.config).get("model.init_args.optimizer.init_args.lr") for each in result.runs}
+        rate = rates.pop() if len(rates) == 1 else None  # several where seeds tuned
+        epochs = counted(result.runs[0].run.epochs, "epoch")
+        how = f"trained for {epochs} by {by}" + (f" at a rate of {rate:g}" if rate else "")
+        if result.is_frozen:
+            how = f"{PROBES[settings['run.probe']]} read the features of the frozen network, without augmentation"
+        alike.setdefault(how, []).append(result.variant)
+    yield from (f"{_quoted(variants)}: {how}." for how, variants in alike.items())
+    for each in results.context.compute:
+        own = ", a run of its own for each seed" if each.by_seed else ""
+        yield f"{_quoted(each.variants)} {'was taught by' if each.taught else 'started from'} {each.source}{own}."
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return joined([f"“{name}”" for name in names])

@@ -18,14 +18,12 @@ import torch
 
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, Config, flatten, merge, nest
-from vitlab.studies.file.runs import SCHEDULE, Run
-from vitlab.studies.file.study import LENGTH, VALIDATION, WARMUP, Study
-from vitlab.studies.file.variants import REFUSED, Budget
+from vitlab.studies.file.runs import SCHEDULE, Run, comparable
+from vitlab.studies.file.study import REFUSED, VALIDATION, WARMUP, Budget, Study
 
 ImagesOf = Callable[[Run], int]  # the number of training images
 FlopsOf = Callable[[Config], float]  # of a training step, by image; called only for a budget in FLOPs
 MISSED = 0.02  # of the budget, by which whole epochs may miss it
-RATES = ("lr", "muon_lr", "weight_decay")  # of an optimizer
 BY_LENGTH = ("grow", "weight_decay_end", "momentum_teacher")  # settings that change over the whole run
 
 
@@ -89,8 +87,8 @@ def spend_budget(
 
     `drafts` are a run of each variant, of any length.
     """
-    drafts = [run for run in drafts if run.variant not in study.frozen]
-    if not study.converts_budget:
+    budget, drafts = study.budget, [run for run in drafts if run.variant not in study.frozen]
+    if budget is None or not study.converts_budget:
         return {}
     for run in drafts:
         flat = flatten(run.config)
@@ -101,12 +99,25 @@ def spend_budget(
     places = [folder / "tuning", *(run.folder for run in drafts)]
     begun = any(True for place in places for _ in place.rglob("seed-*"))
     inputs = {
-        "budget": str(study.budget),
-        "configs": {run.variant: _decisive(run.config) for run in drafts},
+        "budget": str(budget),
+        "configs": {run.variant: comparable(run.config) for run in drafts},
         "images": known.get("images") if begun else {run.variant: images(run) for run in drafts},
     }
     if {key: known.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
-        known = {**inputs, **_lengths(study, drafts, images, flops_per_image)}
+        known = inputs | {"per_image": {}, "epochs": {}, "batches": {}, "validated": {}}
+        for run in drafts:
+            per_image = flops_per_image(run.config) if budget.kind == "flops" else 1.0
+            try:
+                length = length_of(budget, per_image, epoch_of(run.config, images(run)))
+            except ValueError as error:
+                raise ValueError(f"{study.path}: {error}") from None
+            trainer, validated = run.config.get("trainer", {}), None
+            every, planned = trainer.get(VALIDATION, 1), trainer.get("max_epochs")
+            if every is not None and planned not in (None, -1):  # as often as the draft, not after each short epoch
+                validated = max(1, round(every * length.epochs / planned))
+            of_run = {"per_image": per_image, **length._asdict(), "validated": validated}
+            for key, value in of_run.items():
+                known[key][run.variant] = value
         write_text(record, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     overrides = {}
     for run in drafts:
@@ -119,55 +130,6 @@ def spend_budget(
         scaled = nest(WARMUP, warmup * epochs / run.epochs) if warmup else {}
         overrides[run.variant] = merge({"trainer": trainer}, scaled)
     return overrides
-
-
-def _lengths(study: Study, drafts: Sequence[Run], images: ImagesOf, flops_per_image: FlopsOf) -> Config:
-    """Return the cost of an image, the epochs, their batches and those between validations of each variant.
-
-    Each is validated about as often as its draft: after each of many short epochs, a run would mostly validate.
-    """
-    assert study.budget is not None
-    in_flops = study.budget.kind == "flops"
-    per_image = {run.variant: flops_per_image(run.config) if in_flops else 1.0 for run in drafts}
-    try:
-        lengths = {
-            run.variant: length_of(study.budget, per_image[run.variant], epoch_of(run.config, images(run)))
-            for run in drafts
-        }
-    except ValueError as error:
-        raise ValueError(f"{study.path}: {error}") from None
-    validated: dict[str, int | None] = {}  # None: as the draft
-    for run in drafts:
-        trainer = run.config.get("trainer", {})
-        every, planned = trainer.get(VALIDATION, 1), trainer.get("max_epochs")
-        known = every is not None and planned not in (None, -1)
-        validated[run.variant] = max(1, round(every * lengths[run.variant].epochs / planned)) if known else None
-    return {
-        "per_image": per_image,
-        "epochs": {variant: length.epochs for variant, length in lengths.items()},
-        "batches": {variant: length.batches for variant, length in lengths.items()},
-        "validated": validated,
-    }
-
-
-def _decisive(config: Config) -> Config:
-    """Return what of a draft decides how long a budget lasts: not rates and schedule."""
-    model, trainer = config["model"], config.get("trainer", {})
-    arguments = {key: value for key, value in model["init_args"].items() if key != "schedule"}
-    if "optimizer" in arguments:
-        optimizer = arguments["optimizer"].get("init_args", {})
-        settings = {key: value for key, value in optimizer.items() if key not in RATES}
-        arguments["optimizer"] = {**arguments["optimizer"], "init_args": settings}
-    data = config["data"]["init_args"]
-    images = {key: value for key, value in data.items() if not key.startswith("train_images")}
-    return {
-        "model": {**model, "init_args": arguments},
-        "data": {**config["data"], "init_args": images},
-        "trainer": {key: value for key, value in trainer.items() if key not in LENGTH},
-        "compile": config.get("run", {}).get("compile", False),
-        "images": data.get("train_images"),
-        **{key: trainer.get(key) for key in LENGTH},
-    }
 
 
 def branching_step(run: Run, images: int) -> int:

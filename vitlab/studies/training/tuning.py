@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ from vitlab.runs.directory import METRICS, RunDirectory
 from vitlab.studies.file.fairness import Images
 from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Run, complete, with_seed
-from vitlab.studies.file.study import Study, slug
-from vitlab.studies.file.variants import Candidate, Choice, Trial
+from vitlab.studies.file.study import Choice, Study, Trial, slug
 from vitlab.studies.training.run_all import Train, read_progress
 
 
@@ -75,29 +75,21 @@ def refuse_unfit_images(study: Study, metric: Metric, images: Images) -> None:
 
 def plan_tuning(study: Study, root: Path, decided: Mapping[str, Config]) -> dict[Cell, list[list[Run]]]:
     """Return the tuning runs for each choice, by candidate and seed. They use no test images."""
-    tuning = study.tuning
+    tuning, completed, runs = study.tuning, dict[tuple[str, str], Run](), dict[Cell, list[list[Run]]]()
     if tuning is None:
         return {}
-    completed: dict[tuple[str, str], Run] = {}
-
-    def run_of(variant: str, candidate: Candidate) -> Run:
-        folder = study.folder(root) / "tuning" / slug(variant) / slug(candidate.name)
-        fixed: Config = {"run": {"root": str(folder.parent), "name": folder.name, "test": False}}
-        if (known := (variant, candidate.name)) not in completed:  # the seeds of a study try the same settings
-            settings = merge(decided.get(variant, {}), nested(candidate.settings))
-            completed[known] = complete(study, variant, root, settings)
-        config = merge(completed[known].config, fixed)
-        return replace(completed[known], variant=f"{variant} with {folder.name}", config=config, folder=folder)
-
-    return {
-        (variant, seed): [
-            [with_seed(study, run, trial_seed) for trial_seed in candidate.seeds]
-            for candidate in tuning.candidates(seed)
-            for run in [run_of(variant, candidate)]
-        ]
-        for seed in (study.seeds if tuning.within_seeds else [None])
-        for variant in study.variants
-    }
+    for seed, variant in product(study.seeds if tuning.within_seeds else [None], study.variants):
+        runs[variant, seed] = []
+        for name, tried in tuning.candidates.items():
+            if (known := (variant, name)) not in completed:  # the seeds of a study try the same settings
+                folder = study.folder(root) / "tuning" / slug(variant) / slug(name)
+                run = complete(study, variant, root, merge(decided.get(variant, {}), nested(tried)))
+                config = merge(run.config, {"run": {"root": str(folder.parent), "name": folder.name, "test": False}})
+                title = f"{variant} with {folder.name}"
+                completed[known] = replace(run, variant=title, config=config, folder=folder)
+            seeds = tuning.seeds or [] if seed is None else [seed]
+            runs[variant, seed].append([with_seed(study, completed[known], each) for each in seeds])
+    return runs
 
 
 def nested(settings: Mapping[str, Any]) -> Config:
@@ -115,8 +107,8 @@ def tune(
     train([run for cell in runs.values() for candidate in cell for run in candidate])
     size, choices = len(images.labels("val")), list[Choice]()
     for seed in study.seeds if tuning.within_seeds else [None]:
-        tried, candidates = [runs[variant, seed] for variant in study.variants], tuning.candidates(seed)
-        metric = tried[0][0][0].metric
+        tried, candidates = [runs[variant, seed] for variant in study.variants], tuning.candidates.values()
+        metric, seeds = tried[0][0][0].metric, [run.seed for run in tried[0][0]]
         scores = np.array([[list(map(_score, each)) for each in own] for own in tried], dtype=float)  # (K, M, T)
         means = scores.mean(axis=2)  # nan where a run failed
         known = np.flatnonzero(np.isfinite(means).any(axis=1)).tolist()
@@ -125,8 +117,8 @@ def tune(
         error = error_of_difference(scores[known], size if metric.is_accuracy else None)
         for index, best in zip(known, choose(metric.sign * means[known], error), strict=True):
             own = [float(mean) if math.isfinite(mean) else None for mean in means[index]]
-            trials = [Trial(candidate.settings, mean) for candidate, mean in zip(candidates, own, strict=True)]
-            choices.append(Choice(list(study.variants)[index], trials, metric, best, error, candidates[0].seeds, seed))
+            trials = [Trial(settings, mean) for settings, mean in zip(candidates, own, strict=True)]
+            choices.append(Choice(list(study.variants)[index], trials, metric, best, error, seeds, seed))
     chosen = {(choice.variant, choice.seed): nested(choice.chosen.settings) for choice in choices}
     for variant, seed in runs:
         if (variant, seed) not in chosen:
