@@ -38,7 +38,6 @@ BINARY = (".parquet", ".feather", ".xlsx", ".npy", ".npz")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".md", *BINARY)
 TEXTUAL = (".txt", ".log")  # a table, or a log that --read reads
 DATE = re.compile(r"[-_]?20\d\d-?\d\d-?\d\d(?:[T_-][\d:.-]*\d)?")
-RECORDS = ("results", "data", "runs", "records", "experiments", "rows", "trials")  # keys of JSON above all runs
 Reader = Callable[[Path, str | None], pd.DataFrame]  # of a file and the metric that is asked for
 
 
@@ -317,7 +316,7 @@ def read_timm(file: Path, metric: str | None) -> pd.DataFrame:
 
 
 def read_table(file: Path, metric: str | None) -> pd.DataFrame:
-    """Return the table; columns of dictionaries, as lighteval's `metric` is, become one column for each key."""
+    """Return the table of a file of any of SUFFIXES."""
     suffix, found = suffix_of(file), re.fullmatch(r"run-(.+)[-_]tag-(.+)", file.stem)  # of TensorBoard
     text = "" if suffix in BINARY else text_of(file)
     suffix = (".jsonl" if text.lstrip().startswith("{") else ".csv") if suffix in TEXTUAL else suffix
@@ -340,30 +339,21 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
     else:
         # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
         records = [line for line in text.split("\n") if line.strip()] if suffix == ".jsonl" else [text]
-        content = [json.loads(record, parse_int=str, parse_float=str) for record in records]
+        content: Any = [json.loads(record, parse_int=str, parse_float=str) for record in records]
         first = content[0]
-        is_row = isinstance(first, dict) and not any(isinstance(value, list | dict) for value in first.values())
-        if suffix == ".jsonl" or is_row:
-            frame = pd.DataFrame(content)
-        elif not isinstance(first, dict):
-            frame = pd.DataFrame(first)
-        elif isinstance(first.get("log_history"), list):  # of Hugging Face's trainer
-            frame = pd.DataFrame(first["log_history"])
-        elif {"versions", "n-samples", "configs"} & {*first} or "alias" in str(first.get("results"))[:HEAD]:
-            frame = pd.DataFrame([{"dataset": task} | scores for task, scores in first["results"].items()])
-            frame = frame.rename(columns=lambda name: str(name).removesuffix(",none"))  # of lm-evaluation-harness
-            frame = frame.drop(columns=["dataset"] * (len(frame) == 1) + ["alias"] * ("alias" in frame))
-        elif {"columns", "data"} <= {*first}:  # as pandas splits a table
-            frame = pd.DataFrame(first["data"], columns=first["columns"])
-        else:
-            within = [value for key, value in first.items() if key in RECORDS and isinstance(value, dict | list)]
-            frame = table_of(within[0] if len(within) == 1 else first)
+        if suffix == ".json" and isinstance(first, list):
+            content = first
+        elif "log_history" in first:  # of Hugging Face's trainer
+            content = first["log_history"]
+        elif isinstance(tasks := first.get("results"), dict):  # of lm-evaluation-harness
+            content = [{"dataset": task} | scores for task, scores in tasks.items()]
+            apart = {"alias"} if len(tasks) > 1 else {"alias", "dataset"}
+            content = [{k.removesuffix(",none"): v for k, v in each.items() if k not in apart} for each in content]
+        elif suffix == ".json" and any(isinstance(value, list | dict) for value in first.values()):  # by column
+            content = first
+        frame = pd.DataFrame(content).reset_index(drop=True)
     if frame.empty:
         raise ValueError("it has no rows")
-    nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]
-    parts = [pd.DataFrame(frame[name].tolist(), index=frame.index) for name in nested]
-    new = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=frame.index)
-    frame = pd.concat([frame.drop(columns=nested), new.loc[:, ~new.columns.isin(frame.columns)]], axis=1)
     frame.attrs = {"run": str(file.with_name(found[1]))} if found else {}
     return frame
 
@@ -386,22 +376,12 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     separator = separator or max(",;\t|", key=lines[first].count)
     cells = lines[first].split(separator)
     decimals = [cell.strip() for cell in cells if re.fullmatch(r"\s*[-+]?\d*\.\d+(?:[eE][-+]?\d+)?\s*", cell)]
-    if first and decimals and len(lines[first - 1].split(separator)) == len(cells):
-        first, decimals = first - 1, []  # the last comment is the header, as numpy.savetxt writes it
     text = "\n".join(lines[first:])
     rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, index_col=False)
     rows = rows.map(lambda cell: cell.replace("**", "").strip(" `")) if separator == "|" else rows
-    rows.iloc[0, 0] = re.sub(r"^#\s*", "", str(rows.iloc[0, 0]))
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
     if decimals and all(_is_number(name) or not rows[i][1:].map(_is_number).any() for i, name in enumerate(names)):
         raise ValueError(f"its first line has no names of columns, but {decimals[0]}. Put a line of names above it")
-    if len({*names}) < len(names) and len(rows) > 3:  # a header of two rows, like pandas' columns of two levels
-        below = rows.iloc[1].str.strip()
-        has_index = rows.iloc[2, 1:].eq("").all()  # whose name is a row below
-        if has_index or not below.map(_is_number).any():
-            names = [f"{'' if name.startswith('Unnamed') else name} {below[i]}".strip() for i, name in enumerate(names)]
-            names[0] = str(rows.iloc[2, 0]) if has_index else names[0]
-            rows = rows[2 if has_index else 1 :]
     frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
     if separator == ";":  # as a European Excel writes, with commas in numbers; names keep theirs
         numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])
