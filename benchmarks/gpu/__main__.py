@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.gpu import learning, loading, page, parity, speed
+from benchmarks.gpu import learning, page, parity, speed
 from benchmarks.gpu.measurement import Measurement, Results, Setting, close, left_to_do, measure, now
 from vitlab.data import CIFAR10
 from vitlab.evaluation.cost import device_for
@@ -21,9 +21,7 @@ STEPS: dict[str, Callable[[Setting], Iterable[Measurement]]] = {
     "tests": parity.tests,
     "parity": parity.measurements,
     "speed": speed.speeds,
-    "loading": loading.measurements,
     "learning": learning.measurements,
-    "profiles": speed.profiles,
 }
 CIFAR10_FILES = ("cifar10.npz", CIFAR10.official.filename)
 NEEDED = "cuda"

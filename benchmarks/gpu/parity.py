@@ -5,22 +5,16 @@
   float32 without TF32, the same weights, images and masks on both devices.
 - A run that is killed (SIGKILL) and continued equals an undisturbed one to the bit, with deterministic algorithms.
 - Every experiment of experiments/ trains two steps on noise.
-- A run that needs too much memory ends with one line that says what takes less.
 """
 
-import contextlib
 import copy
-import io
-import multiprocessing
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -36,7 +30,6 @@ from benchmarks.loaders import make_photos
 from benchmarks.measuring import CPU, options_of
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
-from vitlab.evaluation.cost import device_for, process_status
 from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import (
     DINO,
@@ -83,7 +76,6 @@ OBJECTIVES: dict[str, tuple[Callable[[Backbone], Objective], Sequence[str]]] = {
 RESTARTS = ("vit_cifar10", "swin_cifar10", "swinv2_cifar10", "speedrun/vit")
 RESTARTS += tuple(f"{name}_digits" for name in ("simmim", "mae", "dino", "msn"))
 DRY_RESTARTS, DRY_EXPERIMENTS = ("mae_digits",), ("dino_digits", "vit_cifar10")
-STARVED, BATCH = 2**30, 4096  # bytes of memory, and images that do not fit into them
 
 
 def measurements(setting: Setting) -> Iterator[Measurement]:
@@ -92,7 +84,6 @@ def measurements(setting: Setting) -> Iterator[Measurement]:
     for name, (build, backbones) in OBJECTIVES.items():
         for backbone in backbones:
             yield Measurement(f"{name}, {backbone}", partial(objective, build, backbone, setting))
-    yield Measurement("out of memory", partial(out_of_memory, setting))
     for name in DRY_RESTARTS if setting.dry else RESTARTS:
         yield Measurement(f"killed: {name}", partial(restart, name, setting))
     files = [file for pattern in ("*", "imagenet/*", "speedrun/gpu_*") for file in EXPERIMENTS.glob(f"{pattern}.yaml")]
@@ -214,37 +205,6 @@ def two_steps(name: str, setting: Setting) -> Figures:
         shutil.rmtree(directory, ignore_errors=True)  # the states of all experiments would fill the disk
     assert status == 0, f"exit status {status}"
     return {}
-
-
-def out_of_memory(setting: Setting) -> Figures:
-    """Train in a process that may take little memory: it should end with a message."""
-    changes = {"data.batch_size": BATCH, "run.root": setting.out / "starved", "trainer.max_epochs": 1}
-    status, said = in_own_process(starved, [*arguments("vit_cifar10", setting), *options_of(changes)])
-    assert status == 2, f"exit status {status}: {said}"
-    assert "error: out of memory." in said, said
-    return {"message": said}
-
-
-def in_own_process(function: Callable[[Sequence[str]], tuple[int, str]], words: Sequence[str]) -> tuple[int, str]:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, words).result()
-
-
-def starved(words: Sequence[str]) -> tuple[int, str]:
-    cap_memory(STARVED, device_for("auto"))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        status = run("fit", words)
-    return status, (said.getvalue().strip().splitlines() or [""])[-1]
-
-
-def cap_memory(limit: int, device: torch.device) -> None:
-    """Make this process fail rather than take much more than `limit` bytes."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
-    else:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (process_status("VmData") + limit, hard))
 
 
 def arguments(name: str, setting: Setting) -> list[str]:
