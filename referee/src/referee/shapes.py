@@ -318,8 +318,7 @@ def _means(
 
     A run is a normal quantile, scaled to the mean and the standard deviation: the pooled test needs no more of it.
     """
-    cells: dict[str, Any] = {name: _spreads_of(frame[name]) for name in others}
-    both: dict[str, list[Any]] = {n: [*map(list, zip(*f, strict=True)), ""] for n, f in cells.items() if f is not None}
+    both: dict[str, list[Any]] = {n: [*cells, ""] for n in others if (cells := _spreads_of(frame[n])) is not None}
     words = {name: {*words_of(name)} for name in others}
     for name in [] if both or "seed" in kinds else others:
         kind = next((kind for kind, known in SPREAD.items() if known & words[name]), "se" if
@@ -334,12 +333,9 @@ def _means(
     keys = [variants, *([kinds["dataset"]] if "dataset" in kinds else [])]
     if not both or variants is None or frame.duplicated(keys).any():
         return None
-    runs, wanted = (
-        reading.runs,
-        reading.metric if reading.metric in both else next(iter(both)) if len(both) == 1 else None,
-    )
-    name = wanted or next((each for each in both if {"accuracy", "acc", "top1"} & {*words_of(each)}), "")
-    if not name:
+    runs, known = reading.runs, [each for each in both if {"accuracy", "acc", "top1"} & {*words_of(each)}]
+    name = reading.metric if reading.metric in both else next(iter(both if len(both) == 1 else known), None)
+    if name is None:
         raise ValueError(f"Means of {listed([*both], 20)}: give one as --metric, or all as --dataset columns.")
     mean, beside, kind = both[name]
     counts = next((each for each in others if words[each] <= COUNT | {"num", "number", "of"} and words[each]), None)
@@ -362,13 +358,10 @@ def _means(
     return table, f"{name}: means with their {told}, judged as runs of that mean and spread."
 
 
-def _spreads_of(values: pd.Series) -> list[tuple[Any, ...]] | None:
-    """Return the mean and what is beside it in each cell, None in empty ones; None where a cell has no two numbers."""
+def _spreads_of(values: pd.Series) -> tuple[pd.Series, pd.Series] | None:
+    """Return the means and what is beside them, nan in empty cells; None where another cell has no two numbers."""
     texts = values.map(str).str.strip()
-    cells = [WITH_SPREAD.search(text) for text in texts]
-    if not any(cells) or not all(
-        cell or text in ("", "-", "nan", "None") for cell, text in zip(cells, texts, strict=True)
-    ):
+    cells = texts.str.replace("−", "-").str.extract(WITH_SPREAD)
+    if cells[0].isna().all() or not (cells[0].notna() | texts.isin(("", "-", "nan", "None"))).all():
         return None
-    pairs = [(cell[1], cell["of"] or cell["within"]) if cell else (None, None) for cell in cells]
-    return [tuple(text and text.replace("−", "-") for text in pair) for pair in pairs]
+    return cells[0], cells["of"].fillna(cells["within"])

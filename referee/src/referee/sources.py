@@ -38,6 +38,7 @@ BINARY = (".parquet", ".feather", ".xlsx", ".npy", ".npz")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".md", *BINARY)
 TEXTUAL = (".txt", ".log")  # a table, or a log that --read reads
 DATE = re.compile(r"[-_]?20\d\d-?\d\d-?\d\d(?:[T_-][\d:.-]*\d)?")
+VERSION = re.compile(r"^version_\d+$")  # of each start of Lightning
 Reader = Callable[[Path, str | None], pd.DataFrame]  # of a file and the metric that is asked for
 
 
@@ -48,8 +49,6 @@ def read(places: Iterable[str | Path], reading: Reading = UNTOLD) -> Outcomes:
         ValueError, FileNotFoundError: nothing can be read; the message names the file, the place and the remedy.
     """
     pattern, pick, lower, expression = reading.pattern, reading.pick, reading.lower, None
-    if pick not in (None, "last", "best"):
-        raise ValueError(f"pick {pick}: give last or best.")
     if pattern is not None:
         expression, lower = score_in(pattern, reading.metric, lower)
     files, left_out = found(places, pattern)
@@ -188,9 +187,12 @@ def named_by_path(
         parts = [FOLD.sub("", part) for part in file.parts if part not in ("lightning_logs", "csv_logs")]
         plain = Path(*[part for part in parts[:-1] if part], parts[-1])
         logical[file] = Path(frame.attrs["run"]) if "run" in frame.attrs else plain
-    undated = {file: Path(*filter(None, [DATE.sub("", part) for part in path.parts])) for file, path in logical.items()}
-    if len({*undated.values()}) == len({*logical.values()}):  # else a date tells variants apart, as of gpt-4o
-        logical = undated
+    for numbers in (DATE, VERSION):
+        less = {
+            file: Path(*filter(None, [numbers.sub("", part) for part in path.parts])) for file, path in logical.items()
+        }
+        if len({*less.values()}) == len({*logical.values()}):  # else they tell runs apart, as a date of gpt-4o
+            logical = less
     of_path = _runs_of([*dict.fromkeys(logical[file] for file in frames if files[file] is None)])
     runs = {file: of_path.get(path, ("", "")) for file, path in logical.items()}
     seeded = any(seed for _, seed in runs.values()) or any(recognized(frame, "seed") for frame in frames.values())
@@ -211,10 +213,6 @@ def named_by_path(
 
 def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
     """Return variant and seed of each file; of files for which they are the same, by the folders that differ."""
-    versions = [Path(*[part for part in file.parts if not re.fullmatch(r"version_\d+", part)]) for file in files]
-    if len({*versions}) == len(files) and versions != [*files]:  # which number every start of Lightning
-        found = _runs_of(versions)
-        return {file: found[path] for file, path in zip(files, versions, strict=True)}
     runs = {}
     for file in files:  # A/seed-3/any.csv, A/3.csv, A-seed3.csv and A.csv
         folder, stem = file.parent.name, re.sub(r"(\.[a-z]+)+$", "", file.name, flags=re.IGNORECASE)  # not lr0.1's .1
