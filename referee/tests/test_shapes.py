@@ -269,6 +269,8 @@ OTHERS: dict[str, Callable[[], str | bytes]] = {
     "packed.csv.gz": lambda: gzip.compress(TABLE.to_csv(index=False).encode()),
     "tabs.txt": lambda: TABLE.to_csv(index=False, sep="\t"),
     "columns.json": TABLE.to_json,
+    "nested.jsonl": lambda: "".join(json.dumps({"config": {"model": m, "seed": s}, "metrics": {"accuracy": y}}) + "\n"
+                                    for m, s, y in RUNS),
     "arrays.npz": lambda: packed(np.savez, **{m: y["accuracy"] for m, y in BY_MODEL.items()}),
     "index.parquet": lambda: TABLE.set_index(["model", "seed"]).to_parquet(),
     "agent.csv": lambda: TABLE.rename(columns={"model": "agent"}).to_csv(index=False),

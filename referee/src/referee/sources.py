@@ -348,8 +348,8 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
             apart = {"alias"} if len(tasks) > 1 else {"alias", "dataset"}
             content = [{k.removesuffix(",none"): v for k, v in each.items() if k not in apart} for each in content]
         elif suffix == ".json" and any(isinstance(value, list | dict) for value in first.values()):  # by column
-            content = first
-        frame = pd.DataFrame(content).reset_index(drop=True)
+            content = pd.DataFrame(first).to_dict("records")
+        frame = pd.json_normalize(content)  # metrics.accuracy of a dictionary in a row
     if frame.empty:
         raise ValueError("it has no rows")
     frame.attrs = {"run": str(file.with_name(found[1]))} if found else {}
