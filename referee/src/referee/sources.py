@@ -374,9 +374,12 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     separator = separator or max(",;\t|", key=lines[first].count)
     cells = lines[first].split(separator)
     decimals = [cell.strip() for cell in cells if re.fullmatch(r"\s*[-+]?\d*\.\d+(?:[eE][-+]?\d+)?\s*", cell)]
+    if first and decimals and len(lines[first - 1].split(separator)) == len(cells):
+        first, decimals = first - 1, []  # the last comment is the header, as numpy.savetxt writes it
     text = "\n".join(lines[first:])
     rows = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str, keep_default_na=False, index_col=False)
     rows = rows.map(lambda cell: cell.replace("**", "").strip(" `")) if separator == "|" else rows
+    rows.iloc[0, 0] = re.sub(r"^#\s*", "", str(rows.iloc[0, 0]))
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
     if decimals and all(_is_number(name) or not rows[i][1:].map(_is_number).any() for i, name in enumerate(names)):
         raise ValueError(f"its first line has no names of columns, but {decimals[0]}. Put a line of names above it")
