@@ -194,11 +194,11 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
         notes.append(text)
         where, renamed = {"variant": "rows", "seed": "published means"}, frame.attrs["renamed"]
     elif not {"variant", "prediction"} & {*kinds} and (guesses or not has_outcomes):
-        items, names = bool(guesses) or "item" in kinds or "item" in columns, guesses or values
-        if len(names) > 1 and (items or not any(map(mode_of, names))):
-            is_right = all(pd.to_numeric(frame[name], errors="coerce").isin((0, 1)).all() for name in names)
+        items, several = bool(guesses) or "item" in kinds or "item" in columns, guesses or values
+        if len(several) > 1 and (items or not any(map(mode_of, several))):
+            is_right = all(pd.to_numeric(frame[name], errors="coerce").isin((0, 1)).all() for name in several)
             value = "prediction" if guesses else "correct" if is_right and items else metric or "score"
-            wide = {name: (variant, "seed", seed, value) for name, (variant, seed) in runs_of(names).items()}
+            wide = {name: (variant, "seed", seed, value) for name, (variant, seed) in runs_of(several).items()}
             where = {"variant": "columns", "item" if items else "seed": "rows"}
         rows = [name for name in others if name not in wide and frame[name].is_unique and not _is_numeric(frame[name])]
         told = [NUMBERED.fullmatch(str(name)) for name in frame[rows[0]]] if rows else []
@@ -242,13 +242,13 @@ def _with_variants(frame: pd.DataFrame, columns: Mapping[str, str], notes: list[
     if len(again) == 1 and any(mode_of(str(name)) for name in frame):
         notes.append(f"variant: the column {again[0]}, in which alone names come again.")
         return frame.rename(columns={again[0]: "variant"})
-    name = next((name for name in frame if " ".join(words_of(name)) in RUNS), None)
-    if name is None or _is_numeric(frame[name]):
+    run = next((name for name in map(str, frame) if " ".join(words_of(name)) in RUNS), None)
+    if run is None or _is_numeric(frame[run]):
         return frame
-    of = runs_of(frame[name].map(str))
-    variants, seeds = ([of[str(run)][i] for run in frame[name]] for i in (0, 1))
-    if known.get("seed", name) == name and all(seeds):
-        return frame.drop(columns=[name]).assign(variant=variants, seed=seeds)
+    of = runs_of(frame[run].map(str))
+    variants, seeds = ([of[str(name)][i] for name in frame[run]] for i in (0, 1))
+    if known.get("seed", run) == run and all(seeds):
+        return frame.drop(columns=[run]).assign(variant=variants, seed=seeds)
     return frame.assign(variant=variants)
 
 
@@ -334,8 +334,8 @@ def _means(
     if not both or variants is None or frame.duplicated(keys).any():
         return None
     runs, known = reading.runs, [each for each in both if {"accuracy", "acc", "top1"} & {*words_of(each)}]
-    name = reading.metric if reading.metric in both else next(iter(both if len(both) == 1 else known), None)
-    if name is None:
+    name = str(reading.metric) if reading.metric in both else next(iter(both if len(both) == 1 else known), "")
+    if not name:
         raise ValueError(f"Means of {listed([*both], 20)}: give one as --metric, or all as --dataset columns.")
     mean, beside, kind = both[name]
     counts = next((each for each in others if words[each] <= COUNT | {"num", "number", "of"} and words[each]), None)
