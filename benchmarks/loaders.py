@@ -13,7 +13,6 @@ transforms of Pillow's pictures with timm's erasing.
 
 import itertools
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil, floor
 from pathlib import Path
@@ -97,12 +96,7 @@ def photographs(root: Path, seconds: float) -> list[dict[str, str]]:
         "vitlab, normalized here": lambda: normalize(next(batches), MEAN, STD),
         "vitlab": batches.__next__,
     }
-    for turn in turns.values():
-        turn()  # imports, and files into the system's cache
-    begin = time.perf_counter()
-    for turn in turns.values():
-        turn()
-    times = alternate(turns, max(2, int(seconds / (time.perf_counter() - begin))), CPU)
+    times = timed(turns, seconds)
     decibels = psnr(root, source, names)
     size = sum((root / name).stat().st_size for name in names) / len(names)
     rows = []

@@ -1,6 +1,6 @@
 """How often tools call one of equal variants better, and find one that is: the same simulated studies for all of them.
 
-    pip install . ./referee autorank==1.3.0 evalstats==0.3.3 pingouin==0.7.0 rliable==1.2.0 'pandas<3'
+    pip install . ./referee autorank==1.3.0 evalstats==0.3.3 rliable==1.2.0 'pandas<3'
     python -m benchmarks.rivals
 
 in an environment of its own: what rliable needs does not import with pandas 3. Each tool is used as its documentation
@@ -155,19 +155,6 @@ def rliable(study: Study) -> set[Pair] | None:
     return {(0, 1)} if low > 0.5 else {(1, 0)} if high < 0.5 else set()
 
 
-def pingouin(study: Study) -> set[Pair] | None:
-    """Games and Howell's test, of more than two variants whose variances may differ."""
-    import pandas as pd
-    from pingouin import pairwise_gameshowell
-
-    K, S, D = study.scores.shape
-    if K == 2 or D > 1:
-        return None
-    table = pd.DataFrame({"variant": np.repeat(np.arange(K), S), "score": study.scores[..., 0].ravel()})
-    found = pairwise_gameshowell(table, dv="score", between="variant")
-    return study.better(dict(zip(zip(found["A"], found["B"], strict=True), found["pval"], strict=True)))
-
-
 Tool = Callable[[Study], set[Pair] | None]
 TOOLS: dict[str, Tool] = {
     "referee": referee,
@@ -176,7 +163,6 @@ TOOLS: dict[str, Tool] = {
     "evalstats": evalstats,
     "autorank": autorank,
     "rliable": rliable,
-    "pingouin": pingouin,
 }
 
 

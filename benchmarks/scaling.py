@@ -13,12 +13,11 @@ All sizes along a factor alternate; a point of the figure is the median of its t
 formula, scaled by one constant.
 """
 
-import math
-import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import pandas as pd
@@ -37,6 +36,7 @@ from vitlab.models import SwinTransformer, VisionTransformer
 Architecture = Literal["ViT", "Swin"]
 Part = Literal["attention", "block"]
 Factor = Literal["side", "window", "width", "depth", "batch"]
+Row = dict[str, Any]
 
 HEAD_WIDTH = 32  # Swin's, here ViT's too, so that the two differ only in who attends to whom
 MLP_RATIO = 4
@@ -60,30 +60,6 @@ SWEEPS: dict[Factor, Sequence[int]] = {
     "depth": (1, 2, 4, 8, 16),
     "batch": (1, 2, 4, 8, 16),
 }
-
-
-@dataclass(frozen=True)
-class Point:
-    """A stack of attention layers or blocks: `multiply_adds` by the formula, `flops` by torch's counter, and time."""
-
-    factor: Factor
-    architecture: Architecture
-    part: Part
-    side: int
-    window: int
-    width: int
-    depth: int
-    batch: int
-    multiply_adds: int
-    flops: int
-    seconds: float
-    seconds_q1: float
-    seconds_q3: float
-
-    @property
-    def value(self) -> int:
-        """The value of the factor; for an image's side, the number of tokens."""
-        return self.side**2 if self.factor == "side" else int(getattr(self, self.factor))
 
 
 def msa(h: int, w: int, C: int) -> int:
@@ -133,37 +109,25 @@ def tokens(architecture: Architecture, shape: Shape, device: torch.device) -> Te
     return torch.randn(shape.batch, *grid, shape.width, device=device)
 
 
-def measure(factor: Factor, base: Shape, precision: str, repetitions: int, device: torch.device) -> Iterator[Point]:
+def measure(factor: Factor, base: Shape, precision: str, repetitions: int, device: torch.device) -> Iterator[Row]:
+    """Yield a row for each stack of attention layers or blocks: operations by the formula and by torch, and time."""
     cases: dict[str, tuple[Architecture, Part, Shape]] = {
         f"{number:02d} {architecture} {part}": (architecture, part, replace(base, **{factor: value}))
         for number, value in enumerate(SWEEPS[factor])
         for architecture in ("ViT", "Swin")
         for part in ("attention", "block")
     }
-    steps = {name: _step(*case, precision, device) for name, case in cases.items()}
+    steps: dict[str, Step] = {}
+    dtype = dtype_of(TRAINER_PRECISION[precision])  # throughout: autocast would also be measured copying the weights
+    for name, (architecture, part, shape) in cases.items():
+        layers, x = build(architecture, part, shape).to(device, dtype), tokens(architecture, shape, device).to(dtype)
+        steps[name] = torch.inference_mode()(partial(layers, x))
     times = alternate(steps, repetitions, device)
     for name, (architecture, part, shape) in cases.items():
         q1, middle, q3 = quartiles(times[name])
-        counts = multiply_adds(architecture, part, shape), flops_of(steps[name])
-        yield Point(factor, architecture, part, *astuple(shape), *counts, middle, q1, q3)
-
-
-def _step(architecture: Architecture, part: Part, shape: Shape, precision: str, device: torch.device) -> Step:
-    # In its precision throughout: autocast would also be measured copying the weights.
-    dtype = dtype_of(TRAINER_PRECISION[precision])
-    layers = build(architecture, part, shape).to(device, dtype)
-    x = tokens(architecture, shape, device).to(dtype)
-    return torch.inference_mode()(lambda: layers(x))
-
-
-def seconds_per_multiply_add(curve: Sequence[Point]) -> float:
-    """Return the constant that fits the formula to a curve, by the median on a logarithmic scale."""
-    return math.exp(statistics.median(math.log(point.seconds / point.multiply_adds) for point in curve))
-
-
-def curve_of(points: Sequence[Point], factor: Factor, architecture: Architecture, part: Part) -> list[Point]:
-    curve = [p for p in points if (p.factor, p.architecture, p.part) == (factor, architecture, part)]
-    return sorted(curve, key=lambda point: point.value)
+        row = {"factor": factor, "architecture": architecture, "part": part, **asdict(shape)}
+        row |= {"multiply_adds": multiply_adds(architecture, part, shape), "flops": flops_of(steps[name])}
+        yield row | {"seconds": middle, "seconds_q1": q1, "seconds_q3": q3}
 
 
 LABELS: dict[Factor, str] = {
@@ -175,17 +139,17 @@ LABELS: dict[Factor, str] = {
 }
 
 
-def draw(points: Sequence[Point], base: Shape, measured_on: str) -> Figure:
-    """Draw medians with quartiles, and the formulas as lines, each scaled by one constant."""
+def draw(table: pd.DataFrame, base: Shape, measured_on: str) -> Figure:
+    """Draw medians with quartiles, and the formulas as lines, each scaled by the median of what it leaves."""
     figure = Figure(figsize=(20, 4.5), layout="constrained")
-    panels = figure.subplots(1, len(LABELS))
+    panels, curves = figure.subplots(1, len(LABELS)), dict([*table.groupby(["factor", "architecture", "part"])])
     for axes, (factor, label) in zip(panels, LABELS.items(), strict=True):
         for color, (architecture, part) in zip(COLORS, product(("ViT", "Swin"), ("block", "attention")), strict=False):
-            curve = curve_of(points, factor, architecture, part)
-            values, seconds = [p.value for p in curve], [p.seconds for p in curve]
-            constant = seconds_per_multiply_add(curve)
-            axes.plot(values, [constant * p.multiply_adds for p in curve], color=color)
-            errors = [[p.seconds - p.seconds_q1 for p in curve], [p.seconds_q3 - p.seconds for p in curve]]
+            curve = curves[factor, architecture, part]
+            values, seconds = curve[factor] ** (2 if factor == "side" else 1), curve["seconds"]
+            constant = (seconds / curve["multiply_adds"]).median()
+            axes.plot(values, constant * curve["multiply_adds"], color=color)
+            errors = [seconds - curve["seconds_q1"], curve["seconds_q3"] - seconds]
             axes.errorbar(values, seconds, yerr=errors, fmt="o", color=color, label=f"{architecture}, {part}")
         axes.set(xscale="log", yscale="log", xlabel=label)
     panels[0].set_ylabel("seconds of a forward pass")
@@ -202,12 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = device_for("auto")
     base = Shape(batch=options.batch or (64 if device.type == "cuda" else 1))  # one image leaves a GPU idle
-    points: list[Point] = []
+    rows: list[Row] = []
     for factor in tqdm(SWEEPS):
-        points += measure(factor, base, options.precision, options.repetitions, device)
-        write_text(options.out / "scaling.csv", pd.DataFrame(points).to_csv(index=False))
+        rows += measure(factor, base, options.precision, options.repetitions, device)
+        write_text(options.out / "scaling.csv", pd.DataFrame(rows).to_csv(index=False))
     with matplotlib.rc_context(STYLE):
-        figure = draw(points, base, f"{machine(device)} {options.precision}")
+        figure = draw(pd.DataFrame(rows), base, f"{machine(device)} {options.precision}")
         figure.savefig(options.out / "scaling.png", dpi=144, facecolor="white")
     print(options.out / "scaling.png")
 

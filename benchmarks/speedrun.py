@@ -6,7 +6,6 @@ It reads run directories of any of these names; docs/records has those of the pu
 """
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from referee.report.drawing import COLORS
 from referee.statistics.contrast import t_interval
 
 from benchmarks.measuring import CPU, machine, markdown, parser_of, save
-from vitlab.evaluation.cost import processor_name
+from vitlab.evaluation.cost import dtype_of, gemm_peak, processor_name
 
+MATRIX = 2048  # rows and columns of the product whose rate is the machine's
 NAMES = {"vit": "ViT", "swin": "Swin", "swin-v2": "Swin v2"}
 
 
@@ -70,17 +69,6 @@ def read(directory: Path) -> Finished:
         machine=environment["device"],
         precision=environment["precision"],
     )
-
-
-def matrix_rate(precision: str) -> float:
-    """Return the TFLOP/s of this machine's largest products: the best of twenty of 2,048 × 2,048 numbers."""
-    matrix = torch.randn(2048, 2048).to(torch.bfloat16 if precision.startswith("bf16") else torch.float32)
-    seconds = []
-    for _ in range(20):
-        began = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(seconds) / 1e12
 
 
 def row(study: str, name: str, entry: Entry, rates: Mapping[str, float]) -> dict[str, str]:
@@ -140,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if seeds:
             entries[study.name, key] = Entry(seeds, timed[0] if timed else None)
     precisions = {entry.timed.precision for entry in entries.values() if entry.timed}
-    rates = {precision: matrix_rate(precision) for precision in sorted(precisions)}
+    rates = {precision: gemm_peak(dtype_of(precision), CPU, MATRIX) / 1e12 for precision in sorted(precisions)}
     rows = [row(study, NAMES[key], entry, rates) for (study, key), entry in entries.items()]
     measured = ", ".join(f"{1000 * rate:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
     table = markdown(f"{machine(CPU, 'lightning')} Matrix rate: {measured}.", rows)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.gpu import learning, loading, page, parity, speed
+from benchmarks.gpu import learning, page, parity, speed
 from benchmarks.gpu.measurement import Measurement, Results, Setting, close, left_to_do, measure, now
 from vitlab.data import CIFAR10
 from vitlab.evaluation.cost import device_for
@@ -21,9 +21,7 @@ STEPS: dict[str, Callable[[Setting], Iterable[Measurement]]] = {
     "tests": parity.tests,
     "parity": parity.measurements,
     "speed": speed.speeds,
-    "loading": loading.measurements,
     "learning": learning.measurements,
-    "profiles": speed.profiles,
 }
 CIFAR10_FILES = ("cifar10.npz", CIFAR10.official.filename)
 NEEDED = "cuda"
@@ -41,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="of each step at most [8]")
     parser.add_argument("--total", type=float, default=math.inf, help="minutes of the whole call at most [no limit]")
     parser.add_argument("--only", default="", metavar="TEXT", help="measurements with this in their names [all]")
-    parser.add_argument("--dry-run", action="store_true", help="try all of it on a CPU, with tiny sizes")
+    parser.add_argument("--dry-run", action="store_true", help="try every step on a CPU, with tiny sizes")
     parser.add_argument("--inside", nargs=2, metavar=("SINCE", "UNTIL"), help=argparse.SUPPRESS)  # of a step's process
     options = parser.parse_args(arguments)
     if unknown := [step for step in options.steps if step not in STEPS]:
         parser.error(f"there is no step {unknown[0]}; the steps are {', '.join(STEPS)}.")
     device = device_for("cpu" if options.dry_run else "auto")
     if device.type != NEEDED and not options.dry_run:
-        parser.error("there is no CUDA device; --dry-run tries everything on a CPU.")
+        parser.error("there is no CUDA device; --dry-run tries every step on a CPU.")
     steps = options.steps or list(STEPS)
     has_data = any((options.data / name).is_file() for name in CIFAR10_FILES)
     if "learning" in steps and not options.dry_run and not has_data:

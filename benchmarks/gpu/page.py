@@ -78,12 +78,11 @@ def parity(done: Sequence[Figures]) -> list[str]:
     tables = [markdown("Largest relative difference from the CPU, float32 without TF32.", rows)] if rows else []
     killed = [x["name"].removeprefix("killed: ") for x in done if "kills" in x]
     steps = [x["name"].removeprefix("two steps: ") for x in done if x["name"].startswith("two steps")]
-    starved = [x["message"] for x in done if "message" in x]
     if killed:
         tables.append(f"Killed and continued, equal to the bit with deterministic algorithms: {', '.join(killed)}.\n")
     if steps:
         tables.append(f"Two steps of {len(steps)} experiments ran: {', '.join(steps)}.\n")
-    return tables + [f"Out of memory, a run says: `{message}`\n" for message in starved]
+    return tables
 
 
 def speed(done: Sequence[Figures]) -> list[str]:
@@ -140,15 +139,6 @@ def taxes(done: Sequence[Figures]) -> list[str]:
     return [markdown(header, rows)] if rows else []
 
 
-def loading(done: Sequence[Figures]) -> list[str]:
-    rows: Rows = [{"loader": x["name"], "images/s": f"{x['images_per_second']:,.0f}"} for x in done]
-    header = (
-        "JPEGs of 500 × 375 px to batches of 224 px on the device: by vitlab's workers, or decoded by nvJPEG, "
-        "cropped and distorted on the device with the files already in memory."
-    )
-    return [markdown(header, rows)]
-
-
 def learning(done: Sequence[Figures]) -> list[str]:
     rows: Rows = [
         {
@@ -170,26 +160,9 @@ def learning(done: Sequence[Figures]) -> list[str]:
     return [markdown(header, rows)]
 
 
-def profiles(done: Sequence[Figures]) -> list[str]:
-    rows: Rows = [
-        {
-            "model": x["model"],
-            "mode": x["mode"],
-            "batch": x["batch"],
-            "ms on the device": f"{x['milliseconds']:.1f}",
-            "three largest costs": "; ".join(f"`{name}` {share:.0%}" for name, share in x["largest"]),
-            "by kind": ", ".join(f"{name} {share:.0%}" for name, share in x["kinds"].items() if share >= 0.01),
-        }
-        for x in done
-    ]
-    return [markdown("One training step in bfloat16.", rows)]
-
-
 SECTIONS: dict[str, tuple[str, Callable[[Sequence[Figures]], list[str]]]] = {
     "tests": ("Tests", tests),
     "parity": ("The same as on a CPU", parity),
     "speed": ("Speed and memory", speed),
-    "loading": ("Photographs", loading),
     "learning": ("Learning", learning),
-    "profiles": ("What a step spends its time on", profiles),
 }

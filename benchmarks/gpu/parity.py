@@ -1,33 +1,25 @@
 """Does a GPU compute what a CPU computes, to the bit where it is promised, and does every experiment run on it?
 
 - All tests that need a GPU, file by file.
-- Each architecture at full size, and each objective with each small backbone that it trains: loss and gradients in
-  float32 without TF32, the same weights, images and masks on both devices.
+- Each architecture at full size: outputs and gradients in float32 without TF32, with the same weights and images.
 - A run that is killed (SIGKILL) and continued equals an undisturbed one to the bit, with deterministic algorithms.
 - Every experiment of experiments/ trains two steps on noise.
-- A run that needs too much memory ends with one line that says what takes less.
 """
 
-import contextlib
 import copy
-import io
-import multiprocessing
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from benchmarks.against_timm import difference, gradients_of, largest_difference
 from benchmarks.gpu.measurement import ROOT, Figures, Measurement, Setting
@@ -36,63 +28,21 @@ from benchmarks.loaders import make_photos
 from benchmarks.measuring import CPU, options_of
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
-from vitlab.evaluation.cost import device_for, process_status
-from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
-from vitlab.objectives import (
-    DINO,
-    MAE,
-    MSN,
-    Distillation,
-    HardTarget,
-    Objective,
-    SimMIM,
-    Supervised,
-    Teacher,
-    masking,
-)
-from vitlab.optim import AdamW, WarmupCosine
+from vitlab.objectives import Teacher
 from vitlab.runs.exactness import differences_after_kills
 
 TOLERANCE = 1e-3  # relative, of sums of thousands of rounded numbers in another order
 EXPERIMENTS = ROOT / "experiments"
 
-SMALL = {"img_size": 16, "num_classes": 10, "drop_path_rate": 0.0, "embed_dim": 32}
-STAGES = {"patch_size": 2, "depths": (2, 1), "num_heads": (1, 2), "window_size": 4}
-BACKBONES: dict[str, Callable[[], Backbone]] = {
-    "ViT": partial(VisionTransformer, patch_size=4, depth=2, num_heads=2, **SMALL),  # type: ignore[arg-type]
-    "Swin": partial(SwinTransformer, **STAGES, **SMALL),  # type: ignore[arg-type]
-    "Swin v2": partial(SwinTransformerV2, **STAGES, **SMALL),  # type: ignore[arg-type]
-}
-RECIPE = AdamW(1e-3), WarmupCosine()
-OBJECTIVES: dict[str, tuple[Callable[[Backbone], Objective], Sequence[str]]] = {
-    "Supervised": (lambda backbone: Supervised(backbone, *RECIPE), list(BACKBONES)),
-    "Distillation": (
-        lambda backbone: Distillation(backbone, Teacher(BACKBONES["ViT"]()), HardTarget(), *RECIPE),
-        list(BACKBONES),
-    ),
-    "SimMIM": (lambda backbone: SimMIM(backbone, *RECIPE, mask_patch_size=4), list(BACKBONES)),
-    "DINO": (lambda backbone: DINO(backbone, *RECIPE, out_dim=64, hidden_dim=64), list(BACKBONES)),
-    "MAE": (
-        lambda backbone: MAE(backbone, *RECIPE, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2),
-        ["ViT"],
-    ),
-    "MSN": (lambda backbone: MSN(backbone, *RECIPE, num_prototypes=32, hidden_dim=64, output_dim=32), ["ViT"]),
-}
-
 # Of the speedrun: Muon, whitening and images that grow, for which positions are resized.
 RESTARTS = ("vit_cifar10", "swin_cifar10", "swinv2_cifar10", "speedrun/vit")
 RESTARTS += tuple(f"{name}_digits" for name in ("simmim", "mae", "dino", "msn"))
 DRY_RESTARTS, DRY_EXPERIMENTS = ("mae_digits",), ("dino_digits", "vit_cifar10")
-STARVED, BATCH = 2**30, 4096  # bytes of memory, and images that do not fit into them
 
 
 def measurements(setting: Setting) -> Iterator[Measurement]:
     for title, architecture in chosen(setting.dry).items():
         yield Measurement(title, partial(model, architecture, setting))
-    for name, (build, backbones) in OBJECTIVES.items():
-        for backbone in backbones:
-            yield Measurement(f"{name}, {backbone}", partial(objective, build, backbone, setting))
-    yield Measurement("out of memory", partial(out_of_memory, setting))
     for name in DRY_RESTARTS if setting.dry else RESTARTS:
         yield Measurement(f"killed: {name}", partial(restart, name, setting))
     files = [file for pattern in ("*", "imagenet/*", "speedrun/gpu_*") for file in EXPERIMENTS.glob(f"{pattern}.yaml")]
@@ -124,52 +74,18 @@ def run_tests(file: Path) -> Figures:
 
 
 def model(architecture: Architecture, setting: Setting) -> Figures:
-    torch.manual_seed(0)
-    net = moved(make(architecture, "vitlab", CPU, setting.dry).eval())
-    images = torch.randn(2, 3, *[side(architecture, setting.dry)] * 2)
-    return compared(net, lambda net, device: net(images.to(device)).square().mean(), setting)
-
-
-def objective(build: Callable[[Backbone], Objective], backbone: str, setting: Setting) -> Figures:
-    """Compare an objective on the views that it takes."""
-    torch.manual_seed(0)
-    trained = moved(build(BACKBONES[backbone]()))
-    sides = [16, 16, 8, 8] if isinstance(trained, DINO | MSN) else [16]
-    views, labels = [torch.randn(8, 3, side, side) for side in sides], torch.arange(8)
-
-    def loss(trained: nn.Module, device: torch.device) -> Tensor:
-        assert isinstance(trained, Objective)
-        if isinstance(trained, Distillation):
-            trained.teacher.prepare(device, (0.5,) * 3, (0.5,) * 3)
-        return trained.loss([view.to(device) for view in views], labels.to(device))
-
-    return compared(trained, loss, setting)
-
-
-@torch.no_grad()
-def moved(net: nn.Module) -> nn.Module:
-    """Move the parameters: some start as 0 and would hide others."""
-    for parameter in net.parameters():
-        parameter.add_(torch.randn_like(parameter), alpha=0.02)
-    return net
-
-
-def compared(net: nn.Module, loss: Callable[[nn.Module, torch.device], Tensor], setting: Setting) -> Figures:
     """Return the relative differences between the device and the CPU; an ArithmeticError if rounding cannot explain
     them."""
-    hide, outcomes = masking._hide, []
-
-    def hide_as_on_cpu(
-        batch: int, num_tokens: int, hidden: int, device: torch.device | None, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:  # each device has a generator of its own
-        keep, mask = hide(batch, num_tokens, hidden, None, generator)
-        return keep.to(device), mask.to(device)
-
-    with products_as_in("32-true"), mock.patch.object(masking, "_hide", hide_as_on_cpu):
+    torch.manual_seed(0)
+    net, outcomes = make(architecture, "vitlab", CPU, setting.dry).eval(), []
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)  # some start as 0 and would hide others
+    images = torch.randn(2, 3, *[side(architecture, setting.dry)] * 2)
+    with products_as_in("32-true"):
         for device in (setting.device, CPU):
             there = copy.deepcopy(net).to(device)
-            torch.manual_seed(0)
-            value = loss(there, device)
+            value = there(images.to(device)).square().mean()
             value.backward()
             outcomes.append((value.detach().cpu(), {k: g.cpu() for k, g in gradients_of(there).items()}))
     (value, gradients), (expected, expected_gradients) = outcomes
@@ -214,37 +130,6 @@ def two_steps(name: str, setting: Setting) -> Figures:
         shutil.rmtree(directory, ignore_errors=True)  # the states of all experiments would fill the disk
     assert status == 0, f"exit status {status}"
     return {}
-
-
-def out_of_memory(setting: Setting) -> Figures:
-    """Train in a process that may take little memory: it should end with a message."""
-    changes = {"data.batch_size": BATCH, "run.root": setting.out / "starved", "trainer.max_epochs": 1}
-    status, said = in_own_process(starved, [*arguments("vit_cifar10", setting), *options_of(changes)])
-    assert status == 2, f"exit status {status}: {said}"
-    assert "error: out of memory." in said, said
-    return {"message": said}
-
-
-def in_own_process(function: Callable[[Sequence[str]], tuple[int, str]], words: Sequence[str]) -> tuple[int, str]:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, words).result()
-
-
-def starved(words: Sequence[str]) -> tuple[int, str]:
-    cap_memory(STARVED, device_for("auto"))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        status = run("fit", words)
-    return status, (said.getvalue().strip().splitlines() or [""])[-1]
-
-
-def cap_memory(limit: int, device: torch.device) -> None:
-    """Make this process fail rather than take much more than `limit` bytes."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
-    else:
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (process_status("VmData") + limit, hard))
 
 
 def arguments(name: str, setting: Setting) -> list[str]:

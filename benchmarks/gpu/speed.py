@@ -1,15 +1,10 @@
-"""Images/s, share of the device's peak and memory of training and inference in bfloat16, beside timm's; and profiles.
+"""Images/s, share of the device's peak and memory of training and inference in bfloat16, beside timm's.
 
 Both models take turns in one process, eager and compiled as a whole. A third mode compiles vitlab's by block, as
 `run.compile` does, beside timm's as a whole. A training step ends with fused AdamW.
-
-A profile has the three largest costs of a training step, by the kernels' names, on a CPU by PyTorch's operations.
-Kernels of which the names differ in their sizes alone are one.
 """
 
-import re
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -17,13 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.against_timm import NUM_CLASSES, build, count_flops, make_step
 from benchmarks.gpu.measurement import Figures, Measurement, Setting
 from benchmarks.measuring import alternate, ratios
-from benchmarks.step_profile import kind_of
 from vitlab import models
 from vitlab.evaluation.cost import PeakMemory, choose_tf32, gemm_peak, wait_for
 from vitlab.internals import is_out_of_memory
@@ -65,17 +57,6 @@ SHARE_OF_TIMM_OTHERS = 0.80
 EAGER, COMPILED, BY_BLOCK = "eager", "compiled", "compiled by block"
 REPETITIONS, DRY_REPETITIONS = 20, 2
 LEAST_BATCH = 8
-WARM_UP, LARGEST = 3, 3  # steps before a profile; costs that are named
-
-# Names of CUDA kernels; the first that fits. What fits none is what `step_profile.kind_of` takes it for.
-KINDS = {
-    r"fmha|flash|attention": "attention, fused",
-    r"gemm|nvjet|cutlass|cublas|cudnn.*conv|convolve|wgrad|dgrad": "matrix products, convolutions",
-    r"layer_norm|batch_norm|bn_fw|bn_bw|LayerNorm": "norms",
-    r"[Gg]elu|[Ss]oft[Mm]ax|nll_loss": "GELU, softmax",
-    r"multi_tensor_apply|FusedAdam|fused_adam": "optimizer, weight averages",
-    r"copy|Cat|index|gather|scatter|roll|pad|Memcpy|Memset|transpose|fill": "copies",
-}
 
 
 def chosen(dry: bool) -> dict[str, Architecture]:
@@ -207,56 +188,3 @@ def products_as_in(precision: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
-
-
-def profiles(setting: Setting) -> Iterator[Measurement]:
-    for mode in (EAGER,) if setting.dry else (EAGER, COMPILED):
-        for title, architecture in chosen(setting.dry).items():
-            yield Measurement(f"{title}, {mode}", partial(profiled, title, architecture, mode, setting))
-
-
-def profiled(title: str, architecture: Architecture, mode: str, setting: Setting) -> Figures:
-    device, batch = setting.device, 2 if setting.dry else architecture.batch // 2
-    model = make(architecture, "vitlab", device, setting.dry)
-    compile_as(model, mode, setting.dry)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    step = make_step(model, *noise(architecture, batch, setting), "training", "bfloat16", optimizer)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    with products_as_in("bf16-mixed"):
-        for _ in range(1 if setting.dry else WARM_UP):
-            step()
-        wait_for(device)
-        with profile(activities=activities) as watch:
-            step()
-            wait_for(device)
-    times: Counter[str] = Counter()  # microseconds of each kernel, or of each operation on a CPU
-    for event in watch.key_averages():
-        if device.type == "cuda" and event.device_type == DeviceType.CUDA and not event.is_user_annotation:
-            times[short(event.key)] += event.self_device_time_total
-        elif device.type != "cuda" and event.key.startswith("aten::"):
-            times[event.key.removeprefix("aten::")] += event.self_cpu_time_total
-    total = sum(times.values())
-    kinds: Counter[str] = Counter()
-    for name, took in times.items():
-        kinds[kind(name)] += took
-    return {
-        "model": title,
-        "mode": mode,
-        "batch": batch,
-        "milliseconds": total / 1e3,
-        "largest": [[name, took / total] for name, took in times.most_common(LARGEST)],
-        "kinds": {name: took / total for name, took in kinds.most_common()},
-    }
-
-
-def kind(name: str) -> str:
-    return next((meaning for pattern, meaning in KINDS.items() if re.search(pattern, name)), kind_of(name))
-
-
-def short(kernel: str) -> str:
-    """Return a kernel's name without types and arguments, and what a generic one is applied to."""
-    if product := re.search(r"cutlass_\w+", kernel):
-        return product[0]
-    name = re.split(r"[<(]", kernel.removeprefix("void "))[0].rpartition("::")[2]
-    applied = re.search(r"(\w*(?:Functor|KernelImpl|_kernel_cuda|Ops?)\w*)", kernel[len(name) :])
-    return f"{name}, {applied[1]}" if applied and re.search("elementwise|reduce|apply", name) else name

@@ -272,9 +272,6 @@ def test_the_command_reads_a_variant_of_two_columns(tmp_path: Path, capsys: pyte
     assert "<em>interaction</em>" in (out / "report.html").read_text(encoding="utf-8")
     assert main([str(file), "--variant", "network,colour", "--higher"]) == 2
     assert "--variant network,colour: there is no column colour. There are Network, " in capsys.readouterr().err
-    table.assign(Network=None).to_csv(file, index=False)
-    assert main([str(file), "--variant", "network,objective", "--higher"]) == 2
-    assert "Row 0 has no level of Network" in capsys.readouterr().err
 
 
 def test_a_section_has_every_effect() -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from referee.__main__ import main
 from sklearn.datasets import load_iris
-from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.model_selection import cross_validate
 from sklearn.tree import DecisionTreeClassifier
 
 import referee
@@ -33,10 +33,6 @@ OF_SCORES: dict[str, Callable[[], Any]] = {
     "lists of tensors": lambda: {"a": [torch.tensor(x) for x in A], "b": [torch.tensor(x) for x in B]},
     "series": lambda: {"a": pd.Series(A), "b": pd.Series(B)},
     "by seed": lambda: {"a": dict(enumerate(A)), "b": dict(enumerate(B))},
-    "by seed and metric": lambda: {"a": {i: {"score": x} for i, x in enumerate(A)},
-                                   "b": {i: {"score": x} for i, x in enumerate(B)}},
-    "by variant and seed": lambda: {(v, i): x for v, y in (("a", A), ("b", B)) for i, x in enumerate(y)},
-    "records of variants": lambda: {"a": [{"score": x} for x in A], "b": [{"score": x} for x in B]},
     "records": lambda: LONG.to_dict("records"),
     "columns": lambda: LONG.to_dict("list"),
     "long": lambda: LONG,
@@ -45,8 +41,7 @@ OF_SCORES: dict[str, Callable[[], Any]] = {
     "wide, polars": lambda: pl.DataFrame({"a": A, "b": B}),
     "wide, seeds as rows": lambda: LONG.pivot(index="seed", columns="model", values="score"),
     "wide, seeds as columns": lambda: LONG.pivot(index="model", columns="seed", values="score"),
-    "wide, two levels": lambda: LONG.pivot(index="model", columns="seed", values=["score"]),
-    "index of two levels": lambda: LONG.set_index(["model", "seed"])["score"],
+    "index of two levels": lambda: LONG.set_index(["model", "seed"]),
     "runs as columns": lambda: pd.DataFrame({f"{v}_seed{i}": [x] for v, y in (("a", A), ("b", B))
                                              for i, x in enumerate(y)}),
     "named seeds, beside what is no score": lambda: LONG.pivot(index="model", columns="seed", values="score")
@@ -54,7 +49,6 @@ OF_SCORES: dict[str, Callable[[], Any]] = {
     "split0_test_score": lambda: LONG.pivot(index="model", columns="seed", values="score")
     .rename(columns="run {}".format).reset_index(),
     "means": lambda: LONG.groupby("model")["score"].agg(["mean", "std", "count"]),
-    "means of two levels": lambda: LONG.drop(columns="seed").groupby("model").agg(["mean", "sem", "count"]),
 }  # fmt: skip
 OF_ITEMS: dict[str, Callable[[], Any]] = {
     "arrays": lambda: {"a": RIGHT_A, "b": RIGHT_B},
@@ -116,9 +110,6 @@ def test_folds_of_scikit_learn_are_no_seeds() -> None:
     assert "seed" not in " ".join(map(str, verdict.checks))
     arrays = {name: each["test_score"] for name, each in scores.items()}
     assert ends(referee.judge(arrays, folds=5)) == pytest.approx(ends(verdict))
-    grid = GridSearchCV(trees[1], {"max_depth": [1, 2]}, cv=5).fit(x, y).cv_results_
-    assert ends(referee.judge(grid)) == pytest.approx(ends(verdict))
-    assert ends(referee.judge(pd.DataFrame(grid))) == pytest.approx(ends(verdict))
 
 
 # ---- files, by the commands of the README
@@ -278,16 +269,9 @@ OTHERS: dict[str, Callable[[], str | bytes]] = {
     "packed.csv.gz": lambda: gzip.compress(TABLE.to_csv(index=False).encode()),
     "tabs.txt": lambda: TABLE.to_csv(index=False, sep="\t"),
     "columns.json": TABLE.to_json,
-    "split.json": lambda: TABLE.to_json(orient="split"),
-    "index.json": lambda: TABLE.to_json(orient="index"),
-    "within.json": lambda: json.dumps({"results": TABLE.to_dict("records"), "version": 1}),
-    "lists.json": lambda: json.dumps({"results": {m: {"seeds": [*y["seed"]], "scores": [*y["accuracy"]]}
-                                                  for m, y in BY_MODEL.items()}}),
-    "cells.json": lambda: json.dumps([{"model": m, "accuracy": [*y["accuracy"]]} for m, y in BY_MODEL.items()]),
+    "nested.jsonl": lambda: "".join(json.dumps({"config": {"model": m, "seed": s}, "metrics": {"accuracy": y}}) + "\n"
+                                    for m, s, y in RUNS),
     "arrays.npz": lambda: packed(np.savez, **{m: y["accuracy"] for m, y in BY_MODEL.items()}),
-    "levels.csv": lambda: TABLE.pivot(index="model", columns="seed", values=["accuracy"]).to_csv(),
-    "two_rows.csv": lambda: ",accuracy,accuracy,accuracy,accuracy,accuracy\nmodel,seed 0,seed 1,seed 2,seed 3,seed 4\n"
-    + WIDE.T.to_csv(header=False),
     "index.parquet": lambda: TABLE.set_index(["model", "seed"]).to_parquet(),
     "agent.csv": lambda: TABLE.rename(columns={"model": "agent"}).to_csv(index=False),
     "summary.csv": lambda: pd.concat([WIDE, WIDE.agg(["mean", "std"])]).to_csv(),

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from benchmarks import scaling
-from benchmarks.scaling import Architecture, Factor, Part, Point, Shape, msa, multiply_adds, window_msa
+from benchmarks.scaling import Architecture, Factor, Part, Shape, msa, multiply_adds, window_msa
 from vitlab.evaluation.cost import count_flops
 
 CPU = torch.device("cpu")
 SMALL = Shape(side=8, window=4, width=32, depth=2, batch=2)
-POINT = Point("side", "ViT", "attention", 7, 7, 96, 1, 1, 1, 2, 1.0, 1.0, 1.0)
 
 
 def test_the_formulas_are_the_papers_worked_out_by_hand() -> None:
@@ -34,12 +33,6 @@ def test_torch_counts_two_flops_for_each_multiply_add(
     shape = replace(SMALL, **change)
     layers = scaling.build(architecture, part, shape)
     assert count_flops(layers, scaling.tokens(architecture, shape, CPU)) == 2 * multiply_adds(architecture, part, shape)
-
-
-def test_a_line_is_its_formula_by_the_median_ratio() -> None:
-    times = {10: 20.0, 100: 200.0, 1000: 9000.0}  # one point aside does not move the line
-    curve = [replace(POINT, multiply_adds=n, seconds=time) for n, time in times.items()]
-    assert scaling.seconds_per_multiply_add(curve) == pytest.approx(2.0)
 
 
 @pytest.mark.slow

@@ -84,10 +84,8 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     from referee.verdict import repetition, scope
 
     (headline, *answers), word = answered(verdict.record(), options.better, options.than, "", options.in_general)
-    notes = verdict.outcomes.notes
-    if not verdict.outcomes.own_columns:  # of which nothing was inferred
-        print(f"Read: {notes[0]}")
-        notes = notes[1:]
+    first, *notes = verdict.outcomes.notes
+    print(f"Read: {first}")
     print(*(f"  {line}" for line in verdict.outcomes.columns if options.explain), sep="\n", end="\n" * options.explain)
     print(headline)
     if verdict.pairs:

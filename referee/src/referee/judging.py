@@ -128,8 +128,6 @@ def _without_selected(verdict: Verdict) -> Verdict:
 
 def refuse_settings(margin: float | None, looks: Sequence[int], test: str, scale: str | None = None) -> None:
     """Raise ValueError for settings that fit no table."""
-    if scale not in (None, "log"):
-        raise ValueError(f"scale {scale}: give log, or leave it out.")
     if scale and margin is not None and not margin > 1:
         raise ValueError(f"margin {margin}: with scale log it is a factor above 1, like 1.05.")
     if test not in TESTS:

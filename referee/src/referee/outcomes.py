@@ -92,7 +92,6 @@ class Outcomes:
     notes: list[str] = field(default_factory=list)  # what was taken without being told
     columns: list[str] = field(default_factory=list)  # how each was read, with its first values
     of_means: bool = False  # whether runs stand for published means
-    own_columns: bool = False  # whether items, labels and predictions are in columns of these names
     planned: list[str] = field(default_factory=list)  # variants that come first, with or without runs
     unit: str = "item"  # what the runs are tested on, in sentences
     overlap: float = 1.0  # see `Dependence`
@@ -223,11 +222,13 @@ def from_frame(frame: pd.DataFrame, reading: Reading = UNTOLD) -> Outcomes:
     table = _with_scores(table, notes)
     right = unit == "item" and _right_or_wrong(table)
     runs = [_run(rows, key, right) for key, rows in table.groupby(["variant", "seed"], sort=False)]
-    means = told.get("where", {}).get("seed") == "published means"
-    notes.insert(0, _summary(table, known, told.get("where", {}), unit, scored))
-    explained = _explained(frame, known, told)
-    own_columns = all(known.get(kind) == kind for kind in ("item", "label", "prediction"))
-    return Outcomes(runs, scored, notes, explained, means, own_columns, unit=unit, overlap=overlap, factors=factors)
+    where, kinds = told.get("where", {}), {name: kind for kind, name in known.items()} | told.get("renamed", {})
+    notes.insert(0, _summary(table, known, where, unit, scored))
+    wide = next((f"a {kind}" for kind in ("variant", "seed", "fold") if where.get(kind) == "columns"), "left out")
+    roles = {name: kinds.get(name, "left out" if name in told["left"] else wide) for name in told.get("head", {})}
+    explained = [f"{name}: {role}; {', '.join(told['head'][name])}" for name, role in roles.items()]
+    of_means = where.get("seed") == "published means"
+    return Outcomes(runs, scored, notes, explained, of_means, unit=unit, overlap=overlap, factors=factors)
 
 
 def _cells(frame: pd.DataFrame, variant: str) -> tuple[pd.DataFrame, dict[str, dict[str, str]] | None]:
@@ -240,9 +241,6 @@ def _cells(frame: pd.DataFrame, variant: str) -> tuple[pd.DataFrame, dict[str, d
         missing = parts[columns.index(None)]
         raise ValueError(f"--variant {variant}: there is no column {missing}. There are {_listed(frame)}.")
     levels = {str(column): _as_names(frame[column]) for column in columns}
-    for column, names in levels.items():
-        if (empty := names == "").any():
-            raise ValueError(f"--variant {variant}: {_row(frame.index[empty][0])} has no level of {column}. Name it.")
     cells = pd.Series(map(", ".join, zip(*levels.values(), strict=True)), frame.index)
     factors = {column: dict(zip(cells, names, strict=True)) for column, names in levels.items()}
     return frame.drop(columns=columns).assign(**{variant: cells}), factors
@@ -423,18 +421,6 @@ def _summary(table: pd.DataFrame, known: Mapping[str, str], where: Mapping[str, 
         parts.append(counted(number, kind) + (f" ({place})" if place else ""))
     way = "higher" if metric.mode == "max" else "lower"
     return f"{' × '.join(parts)}, {metric.name}, {way} is better"
-
-
-def _explained(frame: pd.DataFrame, known: Mapping[str, str], told: Mapping[Any, Any]) -> list[str]:
-    """Return a line for each column of the table as it was: what it holds, and its first three values."""
-    kinds, lines = {name: kind for kind, name in known.items()} | told.get("renamed", {}), []
-    head, where = told.get("head", {}), told.get("where", {})
-    wide = next((kind for kind in ("variant", "seed", "fold") if where.get(kind) == "columns"), "left out")
-    for name in head:
-        left = name in told.get("left", ()) or (wide == "left out" and name not in kinds)
-        role = kinds.get(name, "left out" if left else f"a {wide}")
-        lines.append(f"{name}: {role}; {', '.join(head[name])}")
-    return lines
 
 
 def _refuse_second_rows(table: pd.DataFrame, frame: pd.DataFrame) -> None:

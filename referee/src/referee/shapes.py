@@ -8,7 +8,7 @@ of columns), and "head" (its first rows as they were).
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,11 +39,6 @@ WITH_SPREAD = re.compile(  # 80.1 ± 0.8, 80.1 +- 0.8, $80.1_{\pm 0.8}$, 80.1 (0
     rf"({DIGITS})\s*%?[\s$_{{}}]*(?:(?:±|\+/?[-−]|\\pm)\s*\$?\s*(?P<of>{DIGITS})|\((?=\d*\.)(?P<within>{DIGITS})\s*%?\)$)"
 )
 SUMMARY = {*MEAN, "std", "sd", "stdev", "median", "rank", "ranking", "overall", "all"}  # rows that are no runs
-# Words of names of splits and of kinds of means, which no variant has.
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval", "dev", "best", "last", "final", "macro",
-          "micro", "weighted", "balanced", "mean", "top1", "top5"}  # fmt: skip
-GUESSED = {"pred", "preds", "prediction", "predicted", "correct", "score"}
-ONE = {"scores": "score", "seeds": "seed", "folds": "fold", "values": "value"}  # names of lists
 Cell = tuple[str, str, str, str]  # what a column of a wide table has: variant or "", seed or fold, its number, metric
 MOST_SCORES = 100  # values of a variant, above which they may be losses of items
 MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
@@ -54,9 +49,6 @@ MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
 
 def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
     """Return data as a table, see `judge`; `what` says whether a single dimension is scores or items."""
-    if isinstance(data, pd.Series):
-        of_names = data.index.nlevels > 1 or data.index.name is not None
-        data = data.to_frame("score" if data.name is None else str(data.name)) if of_names else data.to_dict()
     if isinstance(data, pd.DataFrame):
         return _of_frame(data)
     if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__dataframe__"):  # polars, pyarrow, duckdb; modin
@@ -65,33 +57,16 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
         is_arrow = hasattr(data, "__arrow_c_stream__")
         return (pyarrow.table(data) if is_arrow else pyarrow.interchange.from_dataframe(data)).to_pandas()
     if isinstance(data, Mapping):
-        if all(isinstance(each, Mapping) for each in data.values()):
-            by_row = pd.DataFrame([*data.values()])
-            if recognized(by_row, "variant"):  # records by number
-                return by_row
-            if _has_columns(data):  # columns by number
-                by_column = pd.DataFrame(data)
-                is_numbered = all(map(str.isdecimal, map(str, by_column.index)))
-                return by_column.reset_index(drop=True) if is_numbered else _of_frame(by_column)
-        if _has_columns(data):
-            lists = {name: _plain(value) for name, value in data.items()}
-            several = any(isinstance(value, list) or np.ndim(value) for value in lists.values())
-            return pd.DataFrame(lists if several else [lists]).rename(columns=ONE)
-        return _by_variant(data, what)
+        columns = {name: _plain(value) for name, value in data.items()}
+        return pd.DataFrame(columns) if _has_columns(data) else _by_variant(data, what)
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
         return pd.DataFrame(data)
-    if isinstance(data, list | tuple) and data and all(np.ndim(_plain(each)) for each in data):
-        return _by_variant({f"model {place}": each for place, each in enumerate(data, 1)}, what)
     what = f"{type(data).__name__} of the shape {np.shape(_plain(data))}"
     raise ValueError(f"{what}: whose scores are these? Give a dictionary by variant.")
 
 
 def _of_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with its index as columns, where that has names, and with columns of one level."""
-    if frame.columns.nlevels > 1:
-        levels = [i for i in range(frame.columns.nlevels) if frame.columns.get_level_values(i).nunique() > 1]
-        names = [" ".join(str(each[i]) for i in levels or [0]).strip() for each in frame.columns]
-        frame = frame.set_axis(names, axis=1)
+    """Return a frame with its index as columns, where that has names."""
     index = frame.index
     if index.nlevels == 1 and index.name is None and not pd.api.types.is_numeric_dtype(index.dtype):
         frame = frame.rename_axis("item" if len(frame) > MOST_SCORES else "variant")
@@ -102,9 +77,8 @@ def _of_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _has_columns(data: Mapping[Any, Any]) -> bool:
     """Return whether the keys of a dictionary name what a column holds, and not variants or seeds."""
-    names = pd.DataFrame(columns=[ONE.get(str(name), str(name)) for name in data])
-    of_folds = any((found := NUMBERED.fullmatch(str(name))) and found["fold"] and found["rest"] for name in data)
-    return of_folds or any(recognized(names, kind) for kind in NAMES)
+    names = pd.DataFrame(columns=[*map(str, data)])
+    return any(recognized(names, kind) for kind in NAMES)
 
 
 def _plain(value: Any) -> Any:
@@ -126,50 +100,38 @@ def _by_variant(data: Mapping[Any, Any], what: str | None) -> pd.DataFrame:
     """Return the table of a dictionary by variant, of values that are any of what the README lists."""
     frames: list[pd.DataFrame] = []
     arrays: list[tuple[Any, Any, np.ndarray]] = []  # of a variant and a seed
-    for key, value in data.items():
-        variant, seed = (key[0], key[1]) if isinstance(key, tuple) and len(key) == 2 else (key, None)
-        value = value if isinstance(value, Mapping | pd.DataFrame) else _plain(value)
-        if isinstance(value, Mapping) and not _has_columns(value) and value:
-            inner = {name: _plain(each) for name, each in value.items()}
-            if any(isinstance(each, Mapping) for each in inner.values()):
-                frames += [table_of(each, what).assign(variant=variant, seed=str(name)) for name, each in inner.items()]
-            elif all(NUMBERED.fullmatch(str(name)) for name in inner):
-                arrays += [(variant, str(name), np.asarray(each)) for name, each in inner.items()]
-            else:
-                frames += [_by_variant({variant: each}, what).assign(dataset=str(name)) for name, each in inner.items()]
-        elif isinstance(value, Mapping | pd.DataFrame) or (isinstance(value, list) and isinstance(value[0], Mapping)):
+    for variant, value in data.items():
+        if isinstance(value, pd.DataFrame) or (isinstance(value, Mapping) and _has_columns(value)):
             frames.append(table_of(value, what).assign(variant=variant))
+        elif isinstance(value, Mapping):
+            arrays += [(variant, str(seed), np.asarray(_plain(each))) for seed, each in value.items()]
         else:
-            arrays.append((variant, seed, np.asarray(value)))
-    if not arrays:
-        return pd.concat(frames, ignore_index=True)
-    values = np.concatenate([np.asarray(each, dtype=object).ravel() for *_, each in arrays])
+            arrays.append((variant, None, np.asarray(_plain(value))))
+    values = [value for *_, each in arrays for value in each.ravel()]
     numbers = pd.to_numeric(pd.Series(values), errors="coerce").dropna()
     is_right = bool(numbers.isin((0, 1)).all())
-    rows: dict[str, list[np.ndarray]] = defaultdict(list)
     for variant, seed, each in arrays:
         if each.ndim > 2:
             raise ValueError(f"{variant}: an array of the shape {each.shape}. Give scores, or (seeds, items).")
         if each.ndim == 2 and what is None and each.shape[0] > max(each.shape[1], MOST_SCORES) > 1 != each.shape[1]:
             raise ValueError(f'{variant}: {each.shape} is (seeds, items)? Give what="items" if so, else transpose it.')
         items = each.ndim == 2 and each.shape[1] > 1
+        table = np.atleast_2d(each)
         if each.ndim == 1:
             items = what == "items" or (what is None and (seed is not None or is_right))
             short = is_right and len(each) <= MOST_ONES and numbers.nunique() == 1
             if what is None and seed is None and (short or (not is_right and len(each) > MOST_SCORES)):
                 what_are = f"{variant} has {len(each)} values: of as many seeds, or of one model on as many items?"
                 raise ValueError(f'{what_are} Give what="scores" or what="items".')
-        table = np.atleast_2d(each) if items or each.ndim == 2 else each.reshape(-1, 1)
-        seeds = np.arange(len(table)) + (len(table) > 1 and seed is None) if seed is None else [seed] * len(table)
-        rows["variant"].append(np.full(table.size, variant, dtype=object))
-        rows["seed"].append(np.repeat(np.asarray(seeds, dtype=object), table.shape[1]))
-        rows["item"].append(np.tile(np.arange(table.shape[1]), len(table)) if items else np.full(table.size, -1))
-        rows["correct" if is_right and items else "score"].append(table.ravel())
-    if "correct" in rows and "score" in rows:
+            table = table if items else table.T
+        runs = pd.DataFrame(table, range(1, len(table) + 1) if seed is None else [seed] * len(table))
+        value = "correct" if is_right and items else "score"
+        runs = runs.rename_axis("seed").melt(var_name="item", value_name=value, ignore_index=False).reset_index()
+        frames.append((runs if items else runs.drop(columns="item")).assign(variant=variant))
+    found = pd.concat(frames, ignore_index=True)
+    if {"correct", "score"} <= {*found}:
         raise ValueError("Some variants have scores and some outcomes of items. Give all the same.")
-    found = pd.DataFrame({name: np.concatenate(parts) for name, parts in rows.items()})
-    found = found.drop(columns="item") if (found["item"] < 0).all() else found
-    return pd.concat([found, *frames], ignore_index=True) if frames else found
+    return found
 
 
 # ---- wide tables
@@ -181,13 +143,14 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     if frame.columns.has_duplicates:
         raise ValueError(f"Two columns have the name {frame.columns[frame.columns.duplicated()][0]}. Rename one.")
-    frame = frame.assign(**{str(n): frame[n].map(str) for n in frame if isinstance(next(iter(frame[n]), None), dict)})
-    twice: list[Any] = [name for name in frame if re.sub(r"__(MIN|MAX)$", "", str(name)) in {*frame} - {name}]
-    notes = [*attrs.get("notes", []), *([f"{listed(twice, 2)}: left out."] if twice else [])]
+    notes, where = [*attrs.get("notes", [])], dict[str, str]()
     head = attrs.get("head") or {name: [str(value)[:40] for value in frame[name].head(3)] for name in frame}
-    before, frame = frame, _with_runs_named(_with_rows_named(frame.drop(columns=twice), columns, notes), columns)
-    renamed = {name: "variant" for name in before if name not in {*frame, *twice, *ONE}} if "variant" in frame else {}
-    frame, where = _with_rows_numbered(frame)
+    before, frame = frame, _with_variants(frame, columns, notes)
+    renamed = {name: "variant" for name in before if name not in frame} if "variant" in frame else {}
+    if "fold" not in frame and {"fit_time", "score_time"} <= {*frame}:  # of scikit-learn's cross_validate
+        of_model = frame.groupby(recognized(frame, "variant")[:1] or np.zeros(len(frame)))
+        frame = frame.assign(fold=of_model.cumcount())
+        where = {"fold": "rows"}
     kinds: dict[str, Any] = {}
     for kind in NAMES:
         if known := [columns[kind]] if columns.get(kind) in frame else recognized(frame, kind):
@@ -208,8 +171,8 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
     wide: dict[str, Cell] = {}
     if chart and not has_outcomes and "variant" not in kinds:
         names, where = runs_of(dict.fromkeys(run for run, _ in chart.values())), {"variant": "columns"}
-        found = {column: (*names[run], metric) for column, (run, metric) in chart.items() if metric[:1] != "_"}
-        wide = {column: (variant, "seed", seed, metric) for column, (variant, seed, metric) in found.items()}
+        scores = {name: each for name, each in chart.items() if each[1][:1] != "_" and each[1][-5:-3] != "__"}
+        wide = {name: (names[run][0], "seed", names[run][1], of) for name, (run, of) in scores.items()}
         ids = [name for name in frame if name not in chart]
     elif columns.get("dataset") == "columns" != kinds.get("dataset") or (
         len(spreads) > 1 and "dataset" in kinds and "variant" not in kinds
@@ -223,7 +186,6 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
     elif not guesses and (wide := _numbered(values, metric, "variant" in kinds)):
         in_columns = any(variant for variant, *_ in wide.values())
         texts = [name for name in others if not _is_numeric(frame[name]) and frame[name].is_unique]
-        texts = ["params"] if "params" in texts else texts  # of scikit-learn's cv_results_
         if "variant" not in kinds and not in_columns and len(texts) == 1:
             frame, ids = frame.assign(variant=frame[texts[0]]), [*ids, "variant"]
         where = {next(iter(wide.values()))[1]: "columns", "variant": "columns" if in_columns else "rows"}
@@ -232,9 +194,12 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
         notes.append(text)
         where, renamed = {"variant": "rows", "seed": "published means"}, frame.attrs["renamed"]
     elif not {"variant", "prediction"} & {*kinds} and (guesses or not has_outcomes):
-        items = bool(guesses) or "item" in kinds or "item" in columns
-        wide = _variants(frame, guesses, values, items, metric)
-        where = {"variant": "columns", "item" if items else "seed": "rows"} if wide else where
+        items, several = bool(guesses) or "item" in kinds or "item" in columns, guesses or values
+        if len(several) > 1 and (items or not any(map(mode_of, several))):
+            is_right = all(pd.to_numeric(frame[name], errors="coerce").isin((0, 1)).all() for name in several)
+            value = "prediction" if guesses else "correct" if is_right and items else metric or "score"
+            wide = {name: (variant, "seed", seed, value) for name, (variant, seed) in runs_of(several).items()}
+            where = {"variant": "columns", "item" if items else "seed": "rows"}
         rows = [name for name in others if name not in wide and frame[name].is_unique and not _is_numeric(frame[name])]
         told = [NUMBERED.fullmatch(str(name)) for name in frame[rows[0]]] if rows else []
         of_runs = all(run and not run["name"] for run in told)  # like seed0
@@ -257,13 +222,11 @@ def in_rows(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
     return frame
 
 
-def _with_rows_named(frame: pd.DataFrame, columns: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
-    """Return a table with a row for each value of its lists, without means below it, and with a column of variants.
+def _with_variants(frame: pd.DataFrame, columns: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
+    """Return a table without means below it, and with a column of variants where a column has them by another name.
 
-    A column of names without a usual name is that of variants where it is the only one whose names come again.
+    That is the only column whose names come again, or one of runs, like vit-seed3, as W&B's Name, with their seeds.
     """
-    lists = [n for n in map(str, frame) if isinstance(next(iter(frame[n]), None), list) and (n in ONE or mode_of(n))]
-    frame = frame.explode(lists, ignore_index=True).rename(columns=ONE) if lists else frame
     known = {kind: names[0] for kind in NAMES if (names := recognized(frame, kind))}
     if {"variant", "item", "label", "prediction"} & {*known, *columns}:
         return frame
@@ -276,59 +239,17 @@ def _with_rows_named(frame: pd.DataFrame, columns: Mapping[str, str], notes: lis
     index = {name: "rows" for name in texts if name.startswith("Unnamed: ") and not _is_numeric(frame[name])}
     frame, texts = frame.rename(columns=index), [index.get(name, name) for name in texts]
     again = [name for name in texts if name not in known.values() and 1 < frame[name].map(str).nunique() < len(frame)]
-    if len(again) != 1 or not any(mode_of(str(name)) for name in frame):
+    if len(again) == 1 and any(mode_of(str(name)) for name in frame):
+        notes.append(f"variant: the column {again[0]}, in which alone names come again.")
+        return frame.rename(columns={again[0]: "variant"})
+    run = next((name for name in map(str, frame) if " ".join(words_of(name)) in RUNS), None)
+    if run is None or _is_numeric(frame[run]):
         return frame
-    notes.append(f"variant: the column {again[0]}, in which alone names come again.")
-    return frame.rename(columns={again[0]: "variant"})
-
-
-def _with_runs_named(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Return a table with variant and seed of each run where one column has both, like vit-seed3, as W&B's Name."""
-    if "variant" in columns or any(recognized(frame, kind) for kind in ("variant", "item", "label", "prediction")):
-        return frame
-    name = next((name for name in frame if " ".join(words_of(name)) in RUNS), None)
-    if name is None or _is_numeric(frame[name]):
-        return frame
-    runs = [*map(runs_of(dict.fromkeys(frame[name].map(str))).__getitem__, frame[name].map(str))]
-    variants, seeds = ([run[i] for run in runs] for i in (0, 1))
-    if recognized(frame, "seed") in ([], [name]) and all(seeds):
-        return frame.drop(columns=[name]).assign(variant=variants, seed=seeds)
+    of = runs_of(frame[run].map(str))
+    variants, seeds = ([of[str(name)][i] for name in frame[run]] for i in (0, 1))
+    if known.get("seed", run) == run and all(seeds):
+        return frame.drop(columns=[run]).assign(variant=variants, seed=seeds)
     return frame.assign(variant=variants)
-
-
-def _with_rows_numbered(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return a table with the folds of scikit-learn's cross_validate or the epochs of Keras' History, its rows."""
-    row = frame.groupby(recognized(frame, "variant")[:1] or np.zeros(len(frame))).cumcount()
-    words = {" ".join(words_of(name)) for name in frame}
-    if "fold" not in frame and {"fit_time", "score_time"} <= {*frame}:
-        return frame.assign(fold=row), {"fold": "rows"}
-    if any(f"val {name}" in words for name in words) and not recognized(frame, "seed") and not words & STEPS:
-        return frame.assign(epoch=row), {}
-    return frame, {}
-
-
-def _variants(
-    frame: pd.DataFrame, guesses: Sequence[str], values: Sequence[str], items: bool, metric: str | None
-) -> dict[str, Cell]:
-    """Return variant, kind, number and metric of columns that are variants; empty if they are not."""
-    names = [*(guesses or values)]
-    shared = {}  # what all names begin or end with, up to a separator: pred_ of pred_vit and pred_swin
-    begins = {"".join(re.findall(r"[^-_. /]*[-_. /]", name)[:1]) for name in names}
-    ends = {"".join(re.findall(r"[-_. /][^-_. /]*", name)[-1:]) for name in names}
-    affixes = [(part, [name.removeprefix(part) for name in names]) for part in begins if len(begins) == 1]
-    affixes += [(part, [name.removesuffix(part) for name in names]) for part in ends if len(ends) == 1]
-    for part, rest in affixes:
-        are_variants = not any({*words_of(name)} <= SPLITS for name in rest)
-        if part and are_variants and (mode_of(part) == "max" or {*words_of(part)} & GUESSED):
-            shared = dict(zip(names, rest, strict=True))
-            metric = part.strip("-_. /") if mode_of(part) else metric
-    if len(names) < 2 or not (guesses or items or shared or not any(map(mode_of, names))):
-        return {}
-    is_right = all(pd.to_numeric(frame[name], errors="coerce").isin((0, 1)).all() for name in names)
-    value = "prediction" if guesses else "correct" if is_right and items else metric or "score"
-    runs = runs_of([shared.get(name, name) for name in names])
-    of = {name: runs[shared.get(name, name)] for name in names}
-    return {name: (variant, "seed", seed, value) for name, (variant, seed) in of.items()}
 
 
 def _is_numeric(values: pd.Series) -> bool:
@@ -373,25 +294,13 @@ def _numbered(values: Sequence[str], metric: str | None, by_row: bool) -> dict[s
     found = {}
     for name in values:
         match = NUMBERED.fullmatch(name)
-        stem, metric_of = "" if match is None else match["name"] or "", ""
-        plain = re.fullmatch(r"(.*\D)[-_ ](\d+)", name)
-        if stem and run_in(name) == ("", ""):
-            continue  # vit_s_0
-        if match is not None and (match["seed"] or match["fold"] or not stem):
-            kind = "fold" if match["fold"] else "seed"
-            stem, number, metric_of = stem.rstrip("-_. "), match["number"], match["rest"] or ""
-            if not (match["seed"] or match["fold"]) and match["rest"]:
-                continue  # 3 epochs
-        elif plain and mode_of(plain[1]):
-            stem, kind, number = plain[1], "seed", plain[2]
-        else:
+        if match is None or (match["name"] and run_in(name) == ("", "")):  # vit_s_0
             continue
-        if stem and mode_of(stem):
-            stem, metric_of = "", stem
-        if "train" not in words_of(f"{stem} {metric_of}"):
-            found[name] = (stem, kind, number, metric_of or metric or "score")
-    wanted = Counter(metric_of for *_, metric_of in found.values())
-    if metric is not None and metric in wanted:
+        if match["seed"] or match["fold"] or match["number"] == name:  # and not 3 epochs
+            stem, of = (match["name"] or "").rstrip("-_. "), match["rest"] or ""
+            stem, of = ("", stem) if stem and mode_of(stem) else (stem, of)
+            found[name] = (stem, "fold" if match["fold"] else "seed", match["number"], of or metric or "score")
+    if metric is not None and metric in {of for *_, of in found.values()}:
         found = {name: each for name, each in found.items() if each[3] == metric}
     stems = {stem for stem, *_ in found.values()}
     if len(found) < 2 or (by_row and stems != {""}) or (len(stems) > 1 and "" in stems):
@@ -409,8 +318,7 @@ def _means(
 
     A run is a normal quantile, scaled to the mean and the standard deviation: the pooled test needs no more of it.
     """
-    cells: dict[str, Any] = {name: _spreads_of(frame[name]) for name in others}
-    both: dict[str, list[Any]] = {n: [*map(list, zip(*f, strict=True)), ""] for n, f in cells.items() if f is not None}
+    both: dict[str, list[Any]] = {n: [*cells, ""] for n in others if (cells := _spreads_of(frame[n])) is not None}
     words = {name: {*words_of(name)} for name in others}
     for name in [] if both or "seed" in kinds else others:
         kind = next((kind for kind, known in SPREAD.items() if known & words[name]), "se" if
@@ -425,11 +333,8 @@ def _means(
     keys = [variants, *([kinds["dataset"]] if "dataset" in kinds else [])]
     if not both or variants is None or frame.duplicated(keys).any():
         return None
-    runs, wanted = (
-        reading.runs,
-        reading.metric if reading.metric in both else next(iter(both)) if len(both) == 1 else None,
-    )
-    name = wanted or next((each for each in both if {"accuracy", "acc", "top1"} & {*words_of(each)}), "")
+    runs, known = reading.runs, [each for each in both if {"accuracy", "acc", "top1"} & {*words_of(each)}]
+    name = str(reading.metric) if reading.metric in both else next(iter(both if len(both) == 1 else known), "")
     if not name:
         raise ValueError(f"Means of {listed([*both], 20)}: give one as --metric, or all as --dataset columns.")
     mean, beside, kind = both[name]
@@ -453,13 +358,10 @@ def _means(
     return table, f"{name}: means with their {told}, judged as runs of that mean and spread."
 
 
-def _spreads_of(values: pd.Series) -> list[tuple[Any, ...]] | None:
-    """Return the mean and what is beside it in each cell, None in empty ones; None where a cell has no two numbers."""
+def _spreads_of(values: pd.Series) -> tuple[pd.Series, pd.Series] | None:
+    """Return the means and what is beside them, nan in empty cells; None where another cell has no two numbers."""
     texts = values.map(str).str.strip()
-    cells = [WITH_SPREAD.search(text) for text in texts]
-    if not any(cells) or not all(
-        cell or text in ("", "-", "nan", "None") for cell, text in zip(cells, texts, strict=True)
-    ):
+    cells = texts.str.replace("−", "-").str.extract(WITH_SPREAD)
+    if cells[0].isna().all() or not (cells[0].notna() | texts.isin(("", "-", "nan", "None"))).all():
         return None
-    pairs = [(cell[1], cell["of"] or cell["within"]) if cell else (None, None) for cell in cells]
-    return [tuple(text and text.replace("−", "-") for text in pair) for pair in pairs]
+    return cells[0], cells["of"].fillna(cells["within"])

@@ -38,7 +38,7 @@ BINARY = (".parquet", ".feather", ".xlsx", ".npy", ".npz")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".md", *BINARY)
 TEXTUAL = (".txt", ".log")  # a table, or a log that --read reads
 DATE = re.compile(r"[-_]?20\d\d-?\d\d-?\d\d(?:[T_-][\d:.-]*\d)?")
-RECORDS = ("results", "data", "runs", "records", "experiments", "rows", "trials")  # keys of JSON above all runs
+VERSION = re.compile(r"^version_\d+$")  # of each start of Lightning
 Reader = Callable[[Path, str | None], pd.DataFrame]  # of a file and the metric that is asked for
 
 
@@ -49,8 +49,6 @@ def read(places: Iterable[str | Path], reading: Reading = UNTOLD) -> Outcomes:
         ValueError, FileNotFoundError: nothing can be read; the message names the file, the place and the remedy.
     """
     pattern, pick, lower, expression = reading.pattern, reading.pick, reading.lower, None
-    if pick not in (None, "last", "best"):
-        raise ValueError(f"pick {pick}: give last or best.")
     if pattern is not None:
         expression, lower = score_in(pattern, reading.metric, lower)
     files, left_out = found(places, pattern)
@@ -189,9 +187,12 @@ def named_by_path(
         parts = [FOLD.sub("", part) for part in file.parts if part not in ("lightning_logs", "csv_logs")]
         plain = Path(*[part for part in parts[:-1] if part], parts[-1])
         logical[file] = Path(frame.attrs["run"]) if "run" in frame.attrs else plain
-    undated = {file: Path(*filter(None, [DATE.sub("", part) for part in path.parts])) for file, path in logical.items()}
-    if len({*undated.values()}) == len({*logical.values()}):  # else a date tells variants apart, as of gpt-4o
-        logical = undated
+    for numbers in (DATE, VERSION):
+        less = {
+            file: Path(*filter(None, [numbers.sub("", part) for part in path.parts])) for file, path in logical.items()
+        }
+        if len({*less.values()}) == len({*logical.values()}):  # else they tell runs apart, as a date of gpt-4o
+            logical = less
     of_path = _runs_of([*dict.fromkeys(logical[file] for file in frames if files[file] is None)])
     runs = {file: of_path.get(path, ("", "")) for file, path in logical.items()}
     seeded = any(seed for _, seed in runs.values()) or any(recognized(frame, "seed") for frame in frames.values())
@@ -212,10 +213,6 @@ def named_by_path(
 
 def _runs_of(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
     """Return variant and seed of each file; of files for which they are the same, by the folders that differ."""
-    versions = [Path(*[part for part in file.parts if not re.fullmatch(r"version_\d+", part)]) for file in files]
-    if len({*versions}) == len(files) and versions != [*files]:  # which number every start of Lightning
-        found = _runs_of(versions)
-        return {file: found[path] for file, path in zip(files, versions, strict=True)}
     runs = {}
     for file in files:  # A/seed-3/any.csv, A/3.csv, A-seed3.csv and A.csv
         folder, stem = file.parent.name, re.sub(r"(\.[a-z]+)+$", "", file.name, flags=re.IGNORECASE)  # not lr0.1's .1
@@ -317,7 +314,7 @@ def read_timm(file: Path, metric: str | None) -> pd.DataFrame:
 
 
 def read_table(file: Path, metric: str | None) -> pd.DataFrame:
-    """Return the table; columns of dictionaries, as lighteval's `metric` is, become one column for each key."""
+    """Return the table of a file of any of SUFFIXES."""
     suffix, found = suffix_of(file), re.fullmatch(r"run-(.+)[-_]tag-(.+)", file.stem)  # of TensorBoard
     text = "" if suffix in BINARY else text_of(file)
     suffix = (".jsonl" if text.lstrip().startswith("{") else ".csv") if suffix in TEXTUAL else suffix
@@ -340,30 +337,21 @@ def read_table(file: Path, metric: str | None) -> pd.DataFrame:
     else:
         # Not by splitlines: a text may hold U+2028, which ends no line of JSON.
         records = [line for line in text.split("\n") if line.strip()] if suffix == ".jsonl" else [text]
-        content = [json.loads(record, parse_int=str, parse_float=str) for record in records]
+        content: Any = [json.loads(record, parse_int=str, parse_float=str) for record in records]
         first = content[0]
-        is_row = isinstance(first, dict) and not any(isinstance(value, list | dict) for value in first.values())
-        if suffix == ".jsonl" or is_row:
-            frame = pd.DataFrame(content)
-        elif not isinstance(first, dict):
-            frame = pd.DataFrame(first)
-        elif isinstance(first.get("log_history"), list):  # of Hugging Face's trainer
-            frame = pd.DataFrame(first["log_history"])
-        elif {"versions", "n-samples", "configs"} & {*first} or "alias" in str(first.get("results"))[:HEAD]:
-            frame = pd.DataFrame([{"dataset": task} | scores for task, scores in first["results"].items()])
-            frame = frame.rename(columns=lambda name: str(name).removesuffix(",none"))  # of lm-evaluation-harness
-            frame = frame.drop(columns=["dataset"] * (len(frame) == 1) + ["alias"] * ("alias" in frame))
-        elif {"columns", "data"} <= {*first}:  # as pandas splits a table
-            frame = pd.DataFrame(first["data"], columns=first["columns"])
-        else:
-            within = [value for key, value in first.items() if key in RECORDS and isinstance(value, dict | list)]
-            frame = table_of(within[0] if len(within) == 1 else first)
+        if suffix == ".json" and isinstance(first, list):
+            content = first
+        elif "log_history" in first:  # of Hugging Face's trainer
+            content = first["log_history"]
+        elif isinstance(tasks := first.get("results"), dict):  # of lm-evaluation-harness
+            content = [{"dataset": task} | scores for task, scores in tasks.items()]
+            apart = {"alias"} if len(tasks) > 1 else {"alias", "dataset"}
+            content = [{k.removesuffix(",none"): v for k, v in each.items() if k not in apart} for each in content]
+        elif suffix == ".json" and any(isinstance(value, list | dict) for value in first.values()):  # by column
+            content = pd.DataFrame(first).to_dict("records")
+        frame = pd.json_normalize(content)  # metrics.accuracy of a dictionary in a row
     if frame.empty:
         raise ValueError("it has no rows")
-    nested = [name for name in frame if isinstance(frame[name].iloc[0], dict)]
-    parts = [pd.DataFrame(frame[name].tolist(), index=frame.index) for name in nested]
-    new = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=frame.index)
-    frame = pd.concat([frame.drop(columns=nested), new.loc[:, ~new.columns.isin(frame.columns)]], axis=1)
     frame.attrs = {"run": str(file.with_name(found[1]))} if found else {}
     return frame
 
@@ -395,13 +383,6 @@ def _table_of_lines(text: str, separator: str = "") -> pd.DataFrame:
     names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(rows.iloc[0].astype(str))]
     if decimals and all(_is_number(name) or not rows[i][1:].map(_is_number).any() for i, name in enumerate(names)):
         raise ValueError(f"its first line has no names of columns, but {decimals[0]}. Put a line of names above it")
-    if len({*names}) < len(names) and len(rows) > 3:  # a header of two rows, like pandas' columns of two levels
-        below = rows.iloc[1].str.strip()
-        has_index = rows.iloc[2, 1:].eq("").all()  # whose name is a row below
-        if has_index or not below.map(_is_number).any():
-            names = [f"{'' if name.startswith('Unnamed') else name} {below[i]}".strip() for i, name in enumerate(names)]
-            names[0] = str(rows.iloc[2, 0]) if has_index else names[0]
-            rows = rows[2 if has_index else 1 :]
     frame = rows[1:].set_axis(names, axis=1).reset_index(drop=True)
     if separator == ";":  # as a European Excel writes, with commas in numbers; names keep theirs
         numbers = frame.columns.difference([name for kind in TEXTS for name in recognized(frame, kind)])
