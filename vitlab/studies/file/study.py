@@ -409,7 +409,7 @@ COSTLESS = {
 PROBES = {"linear": "a linear classifier", "knn": "k-NN"}
 LOOK_FROM = 4  # seeds of the first look; at three, spreads that differ cost up to 9 % false claims instead of 5
 LEAST_SEEDS = 3
-WITHOUT_EFFECT = ("name", "question", "jobs")  # keys that change no result
+WITHOUT_EFFECT = ("name", "question", "registered", "jobs")  # keys that change no result
 # Folders next to those of the variants.
 RESERVED_SLUGS = ("before", "features", "figures", "robustness", "transfer", "tuning", "wandb")
 
@@ -470,6 +470,7 @@ class StudyFile(Section):
     test: Literal["pooled", "exact", "paired"] = "pooled"
     branch: bool = False
     jobs: PositiveInt | None = None
+    registered: dict[Literal["date", "digest"], Any] | None = None  # of earlier versions; record.json has it
 
 
 KEYS = tuple(each.alias or name for name, each in StudyFile.model_fields.items())
@@ -628,7 +629,7 @@ def _parse(content: Config, path: Path) -> Study:
         seeds = list(range(seeds.first, seeds.first + seeds.to))
     if isinstance(file.folds, dict):
         fields |= {"folds": file.folds["without_test"], "folds_without_test": True}
-    tune, _ = fields.pop("tune"), fields.pop("without")
+    tune, _, _ = fields.pop("tune"), fields.pop("without"), fields.pop("registered")
     fields |= {
         "path": path,
         "name": file.name or path.stem,
