@@ -70,7 +70,7 @@ UNDECAYED = {
 }
 
 
-@pytest.mark.parametrize(("pair", "expected"), UNDECAYED.items(), ids=str)
+@pytest.mark.parametrize(("pair", "expected"), UNDECAYED.items(), ids=[name for name, _ in UNDECAYED])
 def test_what_is_not_decayed_is_as_released(pair: tuple[str, str], expected: set[str]) -> None:
     assert built(*pair).no_weight_decay() == expected
 
