@@ -178,10 +178,10 @@ def test_a_damaged_file_is_refused_in_one_message(trained: Path, tmp_path: Path)
     whole = (trained / "checkpoints/last.ckpt").read_bytes()
     other = tmp_path / "other.ckpt"
     torch.save(torch.zeros(2), other)
-    with pytest.raises(ValueError, match=r"was not written by `fit`"):
+    with pytest.raises(ValueError, match=r"was written neither by `fit`"):
         load(other)
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cut\.ckpt is damaged, or was not written by `fit`"):
+    with pytest.raises(ValueError, match=r"cut\.ckpt is damaged, or was written neither by `fit`"):
         load(tmp_path / "cut.ckpt")
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs")
     with pytest.raises(ValueError, match=r"is not a file of weights"):

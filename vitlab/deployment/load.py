@@ -149,7 +149,7 @@ def _read(path: Path, raw: bool) -> LoadedModel:
     except SafetensorError as error:
         raise not_weights(path, error) from None
     if "class_names" not in facts or "backbone" not in facts:
-        raise ValueError(f"{path} is damaged, or was not written by `fit` or `export`: it names no model.")
+        raise ValueError(f"{path} is damaged, or was written neither by `fit` nor by an export: it names no model.")
     if raw and facts.get("averaged"):
         raise ValueError(f"{path} has only the average of the weights. Load the run, or export it with --raw.")
     objective = facts.get("objective") or (stored_settings(path) or {})["class_path"]
