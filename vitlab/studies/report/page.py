@@ -154,8 +154,8 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
         cells = drawing.draw(CELLS._replace(draw=lambda _, layout: draw_cells(joint, layout)), grid, folder / "figures")
         curves.append(Section("Data sets", datasets_section(joint, cells)))
     elif all(results.finished for results in grid):
-        parts = line_parts(line_of(study.along, grid), "curves", folder / "figures")
-        curves.append(Section(f"Along {study.along.name}", parts))
+        along = line_parts(line_of(study.along, grid), "curves", folder / "figures")
+        curves.append(Section(f"Along {study.along.name}", along))
     above = _merged(grid, verdict.objections)
     above += [line for line in _merged(grid, verdict.remarks_above) if line not in above][: verdict.ABOVE]
     below = [line for line in _merged(grid, verdict.remarks) if line not in above]

@@ -257,8 +257,8 @@ def _classes(results: StudyResults) -> list[Part]:
     worst = max(float(np.nanmax(1 - accuracies.loc[shown].to_numpy())), 1e-9)
     rows = []
     for name in shown:
-        values = map(float, accuracies.loc[name])
-        cells = [Cell(percent(x, 1), heat=0 if math.isnan(x) else (1 - x) / worst) for x in values]
+        right = map(float, accuracies.loc[name])
+        cells = [Cell(percent(x, 1), heat=0 if math.isnan(x) else (1 - x) / worst) for x in right]
         rows.append(Row(str(name), [str(results.per_class.loc[name, "images"]), *cells]))
     title, column, confused = "Most frequent confusions", "Label as prediction (count over all seeds)", list[Row]()
     for result in results.ranking:
@@ -561,8 +561,8 @@ def methods(results: StudyResults) -> Iterator[str]:
         f"with 95{SPACE}% t-intervals."
     )
     verdict, looks, extended = results.verdict, study.looks, results.earlier_plans
-    if tested := sum(pair.difference is not None for pair in verdict.pairs):
-        adjusted = f", adjusted for {counted(tested, 'pair')} by a closed test from the top" if tested > 1 else ""
+    if pairs := sum(pair.difference is not None for pair in verdict.pairs):
+        adjusted = f", adjusted for {counted(pairs, 'pair')} by a closed test from the top" if pairs > 1 else ""
         level = f"{100 * verdict.level:.2g}{SPACE}%"
         yield f"Pairs were compared at a level of {level}{adjusted}; chance is {chance(verdict)}."
         if looks:

@@ -251,6 +251,7 @@ def not_beyond_baselines(results: StudyResults) -> list[str]:
     of_seeds = float(np.average(variances, weights=freedom)) if several else 0.0
     # What beats the best beats all.
     for line, value in sorted(known.lines.items(), key=lambda each: -each[1]) if known else ():
+        assert known is not None
         below = []
         for result in results.ranking:
             rate = np.mean([run.correct for run in result.runs], axis=0)  # of being right, (N,)

@@ -104,7 +104,7 @@ def spend_budget(
         "images": known.get("images") if begun else {run.variant: images(run) for run in drafts},
     }
     if {key: known.get(key) for key in inputs} != json.loads(json.dumps(inputs)):
-        known = inputs | {"per_image": {}, "epochs": {}, "batches": {}, "validated": {}}
+        known = {**inputs, "per_image": {}, "epochs": {}, "batches": {}, "validated": {}}
         for run in drafts:
             per_image = flops_per_image(run.config) if budget.kind == "flops" else 1.0
             try:
