@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks.measuring import markdown, parser_of, save
 from benchmarks.scores import generator
 from vitlab.data.folds import fold_numbers
-from vitlab.studies.results import overlap_of
+from vitlab.studies.results import variance_inflation
 from vitlab.studies.training.tuning import choose, error_of_difference
 
 Rows = Iterator[dict[str, object]]
@@ -389,7 +389,7 @@ def folds(studies: int) -> Rows:
             x, y, tests = drawn(images, max(SEEDS), FOLDS, rng)
             right = [(learner(block, y, ~tests, rng) & tests).reshape(FOLDS, -1, images).any(axis=0) for block in x]
             apart = [learner(block, y, np.tile(~tests[0], (max(SEEDS), 1)), rng)[:, tests[0]] for block in x]
-            for row, (pair, overlap) in enumerate(((right, overlap_of(FOLDS)), (right, 1.0), (apart, 1.0))):
+            for row, (pair, overlap) in enumerate(((right, variance_inflation(FOLDS)), (right, 1.0), (apart, 1.0))):
                 for column, count in enumerate(SEEDS):
                     found = all_pairs([each[:count] for each in pair], dependence=Dependence(overlap=overlap))
                     false[row, column] += found[0, 1].p < LEVEL

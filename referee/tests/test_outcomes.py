@@ -254,7 +254,7 @@ def test_an_item_without_a_score_is_left_out_for_all() -> None:
         from_frame(table)
     table.loc[lacking, "correct"] = np.nan
     outcomes = from_frame(table)
-    assert [run.is_finite for run in outcomes.runs] == [True, False, True, True]
+    assert [run.has_result for run in outcomes.runs] == [True, False, True, True]
     assert len(outcomes.of("A")) == 1  # a run without a score is there, and has no result
 
 

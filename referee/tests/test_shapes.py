@@ -346,7 +346,7 @@ def test_more_folds_than_one_cross_validation_has_are_asked_for() -> None:
 
 
 def test_items_of_folds_are_judged_as_vitlab_judges_its_own() -> None:
-    """By `vitlab.studies.results.overlap_of`, K / (K - 1)."""
+    """By `vitlab.studies.results.variance_inflation`, K / (K - 1)."""
     rows = [(v, s, i, (i + s) % 5, bool(y[s, i])) for v, y in (("a", RIGHT_A), ("b", RIGHT_B))
             for s in range(4) for i in range(300)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["variant", "seed", "item", "fold", "correct"])

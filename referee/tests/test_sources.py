@@ -111,7 +111,7 @@ def test_a_sample_of_inspect_that_failed_has_no_score(tmp_path: Path) -> None:
     write(tmp_path / "log.json", json.dumps({"eval": {"task": "arc", "model": "m"}, "samples": samples}))
     for metric, right in ((None, True), ("b", False)):
         failed, known = read([tmp_path], Reading(metric=metric)).runs
-        assert (failed.is_finite, known.outcomes.tolist()) == (False, [right])
+        assert (failed.has_result, known.outcomes.tolist()) == (False, [right])
     with pytest.raises(ValueError, match=r"it has no scorer c\. Give one as --metric: a, b"):
         read([tmp_path], Reading(metric="c"))
 
@@ -125,7 +125,7 @@ def test_a_run_that_diverged_has_a_best_loss_and_no_last(
     (pattern,) = re.findall(r"--read '(\S+)'", readme)
     write(tmp_path / "a.txt", "".join(f"val_loss:{loss}\n" for loss in losses))
     (run,) = read([tmp_path], Reading(lower=True, pattern=pattern)).runs
-    assert run.outcomes.tolist() == [last] if last else not run.is_finite
+    assert run.outcomes.tolist() == [last] if last else not run.has_result
     assert read([tmp_path], Reading(lower=True, pattern=pattern, pick="best")).runs[0].outcomes.tolist() == [3e-5]
 
 

@@ -74,7 +74,7 @@ def test_other_images_are_the_cause_before_anything_is_trained(
     capsys.readouterr()
     assert run("verify", [str(finished)]) == 2
     said = capsys.readouterr().err
-    assert "cannot be repeated: its images are others now (train: 2,934 images then" in said
+    assert "cannot be repeated: its images have changed (train: 2,934 images then" in said
     assert said.count("error: ") == 1
 
 
@@ -92,7 +92,7 @@ def test_images_of_a_relative_root_are_found_from_another_folder(
     assert found["data"]["init_args"]["root"] == str(tmp_path / "photos")
     shutil.copytree(tmp_path / "photos", "photos")
     Path("photos/a/new.png").write_bytes(Path("photos/a/001.png").read_bytes())
-    with pytest.raises(ValueError, match="its images are others now"):
+    with pytest.raises(ValueError, match="its images have changed"):
         runs.repetition(tmp_path / RUN, "root")
     assert run("validate", ["--config", str(tmp_path / RUN)]) == 0
     assert "was trained on other images than these (" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def repetition(directory: Path, root: str) -> Config:
 
     experiment = experiment_of(["--config", str(directory)])
     if others := other_images(directory, experiment.data):
-        raise ValueError(f"{directory} cannot be repeated: its images are others now ({'; '.join(others)}).")
+        raise ValueError(f"{directory} cannot be repeated: its images have changed ({'; '.join(others)}).")
     elsewhere = {"root": root, "name": "repeated", "wandb": {"mode": "disabled"}, "checkpoint": {"pause_after": None}}
     return merge(experiment.config, {"run": elsewhere})
 

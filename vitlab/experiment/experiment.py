@@ -524,7 +524,7 @@ class Experiment:
                 if self.frozen and self.run.probe == "linear":
                     trainer.save_checkpoint(RunDirectory(self.directory).last_checkpoint)
         elif self.run.test and is_overridden("test_step", self.objective):
-            self.record.keep_rows(trainer)  # of an earlier start that was killed while testing
+            self.record.drop_rows_ahead(trainer)  # of an earlier start that was killed while testing
             results = next(iter(trainer.test(self.objective, datamodule=self.data, verbose=False)), {})  # of no batches
             metrics |= {**results, **self.record.computed}
             partial += batches_left_out(trainer, "test")

@@ -217,7 +217,7 @@ class RunCheckpoints(Checkpoint):
         raise SystemExit(SIGNALS[received])
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
-        self.signals.ignore()
+        self.signals.restore()
 
     on_exception = teardown
 
@@ -237,7 +237,7 @@ class Signals:
                     before = signal.signal(number, self._remember)
                     self._before.setdefault(number, before)
 
-    def ignore(self) -> None:
+    def restore(self) -> None:
         """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

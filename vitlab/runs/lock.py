@@ -69,7 +69,7 @@ def run_lock(directory: Path, way_out: str = RENAME) -> Iterator[None]:
 def check_idle(directory: Path) -> None:
     """Raise Busy if a process writes to a run directory; unlike `run_lock`, change nothing there."""
     path = directory / ".lock"
-    if _inode(path) in _HELD.values():  # not to be opened
+    if _inode(path) in _HELD.values():  # opening and closing it would release the lock
         raise Busy(f"{directory} is being written by this process.")
     if path.is_file():
         try:

@@ -42,7 +42,7 @@ class Measure(Callback, ABC):
             for record in trainer.callbacks if values and trainer.is_global_zero else ():  # type: ignore[attr-defined]
                 if isinstance(record, RunRecord):
                     try:
-                        record.keep_values(data.image_names("test"), values)
+                        record.write_values(data.image_names("test"), values)
                     except OSError as error:  # a full disk: the run goes on
                         log.warning("The values by image of %s are not written (%s).", ", ".join(values), error)
 

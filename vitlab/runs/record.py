@@ -102,14 +102,14 @@ class RunRecord(Callback):
             if isinstance(logger, UnbreakableWandbLogger):
                 logger.start()
 
-    def keep_rows(self, trainer: Trainer) -> None:
+    def drop_rows_ahead(self, trainer: Trainer) -> None:
         """Remove the rows of metrics.csv that the run is about to write again."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.keep_until(trainer.global_step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.keep_rows(trainer)
+        self.drop_rows_ahead(trainer)
         trainer.should_stop |= self._ended
         self._started = time.perf_counter()
 
@@ -181,7 +181,7 @@ class RunRecord(Callback):
         strata = {name: values[: len(labels)] for name, values in data.strata("test").items()}
         by_image = {name: arrays.pop(name) for name in [*arrays] if name not in ("logits", "logits_ema")}
         by_image |= pl_module.task.values(arrays["logits"], labels)
-        self.keep_values(names, by_image)
+        self.write_values(names, by_image)
         predictions = predicted.Predictions(names, labels, **arrays, strata=strata)
         predicted.write_predictions(self.results / PREDICTIONS, predictions)
         if pl_module.one_class:
@@ -194,7 +194,7 @@ class RunRecord(Callback):
                     after = predicted.calibration_error(predictions.logits / temperature, labels)
                     self.computed |= {"test/temperature": temperature, "test/ece_calibrated": after}
 
-    def keep_values(self, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
+    def write_values(self, images: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
         """Write metrics by test image, as `RunDirectory.values` has them; their names may begin with `test/`."""
         for name, value in values.items():
             if value.shape != (len(images),):

@@ -400,7 +400,7 @@ class Pool:
         return [image for part, index in places for image in part.raw_images(split, [index])]
 
 
-def overlap_of(folds: int | None) -> float:
+def variance_inflation(folds: int | None) -> float:
     """Return by how much the variance over images grows where these also train the models that test each other.
 
     With many seeds, Nadeau and Bengio (2003, Machine Learning 52, 239-281) have σ² · n_test / n_train where independent
@@ -508,7 +508,7 @@ class StudyResults:
         ]
         nothing = np.array([math.nan])
         runs += [Row(run.variant, str(run.seed), nothing, name=str(run)) for run, _ in self.failures]
-        overlap, factors = overlap_of(self.study.folds), self.study.factors or None
+        overlap, factors = variance_inflation(self.study.folds), self.study.factors or None
         return Outcomes(
             runs, self.metric, planned=list(self.study.variants), unit="image", overlap=overlap, factors=factors
         )

@@ -41,7 +41,7 @@ def checks(outcomes: Outcomes) -> list[Check]:
 
 def other_items(outcomes: Outcomes) -> Iterator[Check]:
     """R001: runs were tested on different items."""
-    runs = [run for run in outcomes.runs if run.is_finite]
+    runs = [run for run in outcomes.runs if run.has_result]
     known = Counter(tuple(run.items) for run in runs)
     if len(known) > 1:
         usual = set(known.most_common(1)[0][0])
@@ -120,7 +120,7 @@ def unequal_spreads(outcomes: Outcomes) -> Iterator[Check]:
 
 def two_states(outcomes: Outcomes) -> Iterator[Check]:
     """R015: seeds end in one of two states, of which each variant may have luck with its few."""
-    of_runs = sorted((float(run.outcomes.mean()), run.variant) for run in outcomes.runs if run.is_finite)
+    of_runs = sorted((float(run.outcomes.mean()), run.variant) for run in outcomes.runs if run.has_result)
     scores = np.array([score for score, _ in of_runs])
     if len(scores) < 6:
         return
@@ -182,7 +182,7 @@ def few_groups(outcomes: Outcomes) -> Iterator[Check]:
 
 def failed_runs(outcomes: Outcomes) -> Iterator[Check]:
     """R011: runs have no result."""
-    failed = [run for run in outcomes.runs if not run.is_finite]
+    failed = [run for run in outcomes.runs if not run.has_result]
     if failed:
         runs, names = counted(len(failed), "run"), listed([*map(str, failed)], 3)
         yield Check("R011", f"{runs} without a finite result ({names}); no mean includes them.")

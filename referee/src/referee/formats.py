@@ -85,7 +85,7 @@ def templates(folder: Path) -> "jinja2.Environment":
     )  # fmt: skip
 
 
-def p_value(p: float) -> str:
+def shown_p(p: float) -> str:
     """Return a p-value, as a bound below 0.001."""
     if math.isnan(p):
         return NONE

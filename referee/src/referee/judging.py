@@ -14,7 +14,7 @@ from referee.answer import answered
 from referee.checks import Check, checks
 from referee.claim import Race
 from referee.effects import effects_of, over_datasets, ranked
-from referee.formats import counted, joined, listed, p_value
+from referee.formats import counted, joined, listed, shown_p
 from referee.outcomes import NAMES, Outcomes, Reading, from_frame
 from referee.shapes import in_rows, table_of
 from referee.sources import read
@@ -118,7 +118,7 @@ def _without_selected(verdict: Verdict) -> Verdict:
     """Return the verdict, void where a better variant lost runs: its lead is that of survivors."""
     runs = {pair.better.name: pair.better.runs for pair in verdict.pairs if pair.settled}
     for name, survived in runs.items():
-        if failed := [run.seed for run in verdict.outcomes.runs if run.variant == name and not run.is_finite]:
+        if failed := [run.seed for run in verdict.outcomes.runs if run.variant == name and not run.has_result]:
             total = counted(len(survived) + len(failed), "seed")
             of = f"{len(failed)} of {total} ({listed(failed)})"
             text = f"{name} failed in {of}, so its lead is that of selected runs."
@@ -154,7 +154,7 @@ def apart_by_block(outcomes: Outcomes, test: str) -> list[Check]:
         found = estimated([np.zeros(len(each)) for each in known], known)
         if all(math.isfinite(found.growth({a: 1, b: -1})) for a, b in combinations(range(len(known)), 2)):
             p = interaction([each.outcomes.mean(axis=1) for each in several], known)
-            text = f"kinds of machines or places move variants unlike (p {p_value(p)}). Judge one kind alone."
+            text = f"kinds of machines or places move variants unlike (p {shown_p(p)}). Judge one kind alone."
             return [Check("R016", text, is_void=True)] if p < UNLIKE else []
         in_blocks = f"{counted(sum(map(len, known)), 'run')} in {len(set(np.concatenate(known)))} blocks"
         text = f"{in_blocks} leave no degree of freedom for the spread over seeds. Add seeds in the same blocks."

@@ -78,7 +78,7 @@ class Run:
         return self.name or f"{self.variant}, seed {self.seed}"
 
     @property
-    def is_finite(self) -> bool:
+    def has_result(self) -> bool:
         """Whether the run has a result."""
         return bool(len(self.outcomes)) and bool(np.isfinite(self.outcomes.astype(float)).all())
 
@@ -109,14 +109,14 @@ class Outcomes:
     @cached_property
     def groups(self) -> np.ndarray | None:
         """The group of each item, (N,) from 0; None where none is told or there is a single one."""
-        told = next((run.groups for run in self.runs if run.groups is not None and run.is_finite), None)
+        told = next((run.groups for run in self.runs if run.groups is not None and run.has_result), None)
         groups = None if told is None else np.unique(told.astype(str), return_inverse=True)[1]
         return groups if groups is not None and groups.max() else None
 
     @cached_property
     def blocks(self) -> dict[str, dict[str, str]] | None:
         """The block of each run by variant and seed; None where there is a single one."""
-        known = [run for run in self.runs if run.is_finite]
+        known = [run for run in self.runs if run.has_result]
         if len({run.block for run in known}) < 2:
             return None
         return {name: {run.seed: run.block for run in known if run.variant == name} for name in self.variants}
@@ -134,9 +134,9 @@ class Outcomes:
 
     def logarithms(self) -> "Outcomes":
         """Return the table of the scores' logarithms, by which a mean is geometric and a lead a factor."""
-        if known := [run for run in self.runs if run.is_finite and not (run.outcomes > 0).all()]:
+        if known := [run for run in self.runs if run.has_result and not (run.outcomes > 0).all()]:
             raise ValueError(f"--scale log: {known[0]} has a score of 0 or less, which has no logarithm. Leave it out.")
-        runs = [replace(run, outcomes=np.log(run.outcomes)) if run.is_finite else run for run in self.runs]
+        runs = [replace(run, outcomes=np.log(run.outcomes)) if run.has_result else run for run in self.runs]
         return replace(self, runs=runs, metric=replace(self.metric, is_fraction=False, is_log=True))
 
     @property
@@ -146,7 +146,7 @@ class Outcomes:
 
     def of(self, variant: str) -> list[Run]:
         """Return the runs of a variant that have a result."""
-        return [run for run in self.runs if run.variant == variant and run.is_finite]
+        return [run for run in self.runs if run.variant == variant and run.has_result]
 
 
 @dataclass(frozen=True)
@@ -469,7 +469,7 @@ def _outcomes(
     if "correct" in kinds:
         return _numbers(table["correct"], known["correct"]), "accuracy"
     if kinds >= {"prediction", "label"}:
-        return _are_labels(table), "accuracy"
+        return _is_right(table), "accuracy"
     if kinds >= {"probabilities", "label"}:
         guesses = pd.Series([_guess(row) for row in table["probabilities"]], table.index, dtype=float)
         if (wrong := guesses < 0).any():
@@ -491,10 +491,10 @@ def _outcomes(
     )
 
 
-def _are_labels(table: pd.DataFrame) -> pd.Series:
-    """Return 1 where prediction and label are one name, else 0; write the names into the column of predictions.
+def _is_right(table: pd.DataFrame) -> pd.Series:
+    """Return 1 where the prediction is the label, else 0.
 
-    1.0 and True are the label 1, if there are no others.
+    Predictions of another spelling, 1.0 or True for 1, are replaced in place by the label, if it is the only one.
     """
 
     def plain(name: str) -> str:
@@ -503,8 +503,8 @@ def _are_labels(table: pd.DataFrame) -> pd.Series:
     labels = {*table["label"]}
     by_plain = {plain(label): label for label in labels}
     if len(by_plain) == len(labels):
-        same = {name: by_plain.get(plain(name), name) for name in {*table["prediction"]} - labels}
-        table["prediction"] = table["prediction"].map(lambda name: same.get(name, name))
+        spelled = {name: by_plain.get(plain(name), name) for name in {*table["prediction"]}}
+        table["prediction"] = table["prediction"].map(spelled)
     for run, rows in table.groupby([kind for kind in ("variant", "seed") if kind in table], sort=False):
         found, there = {*rows["prediction"]} - {""}, {*rows["label"]}
         other_kind = {name.isdecimal() for name in found}.isdisjoint(name.isdecimal() for name in labels)

@@ -22,7 +22,7 @@ from vitlab.experiment.errors import call_of_user_code
 from vitlab.studies.file.fairness import kind_of, overruled
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import TOP1, Metric, chosen_metric, refuse_unknown_needs, refuse_untuned
-from vitlab.studies.file.study import NAMES, SETTINGS, VALIDATION, WARMUP, Study, drawn_before, is_frozen, seed_settings
+from vitlab.studies.file.study import NAMES, SETTINGS, VALIDATION, WARMUP, Study, is_frozen, seed_settings, source_draws
 
 if TYPE_CHECKING:
     from vitlab.data import ImageDataModule
@@ -308,7 +308,7 @@ def _faults(study: Study, runs: Sequence[Run]) -> Iterator[str]:
         elif not weights_of(run.config):
             yield f"{run.variant!r} is frozen, and has random weights. Set init_from, or `pretrained: true`."
         for source in others.values():
-            yield from (f"{run.variant!r}: {fault}" for fault in drawn_before(study.vary, source))
+            yield from (f"{run.variant!r}: {fault}" for fault in source_draws(study.vary, source))
         flat = flatten(run.config)
         for kind, key in SETTINGS.items():
             if kind in study.vary and flat.get(key, ABSENT) not in (ABSENT, None):

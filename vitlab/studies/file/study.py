@@ -65,16 +65,16 @@ def seed_settings(vary: Sequence[str], seed: int, first: int) -> Config:
     return {"seed_everything": seed, **held} | ({IMAGES: seed} if "images" in vary else {})
 
 
-def drawn_before(vary: Sequence[str], source: Source) -> Iterator[str]:
-    """Yield how an experiment that is trained before, with each seed, departs from what the seeds are to draw."""
+def source_draws(vary: Sequence[str], source: Source) -> Iterator[str]:
+    """Yield what an experiment that is trained first draws though `vary` lacks it, or fixes though it names it."""
     if source.has_seed:  # the weights of one run
         return
     given = {short(key): value for key, value in flatten(load_yaml(locate(source.file))).items()}
     given |= dict(setting.split("=", 1) for setting in source.settings)
-    follows = {kind: given.get(short(key)) in (None, "null") for kind, key in SETTINGS.items()}
-    if drawn := [NAMES[kind] for kind, free in follows.items() if free and kind not in vary]:
+    is_free = {kind: given.get(short(key)) in (None, "null") for kind, key in SETTINGS.items()}
+    if drawn := [NAMES[kind] for kind, free in is_free.items() if free and kind not in vary]:
         yield f"vary: add {joined(drawn)}, which {source.file} draws with each seed."
-    for kind, free in follows.items():
+    for kind, free in is_free.items():
         if kind in vary and not free:
             yield f"{source.file} sets {SETTINGS[kind]}, so no seed changes {NAMES[kind]} of that training. Remove it."
 
@@ -98,7 +98,7 @@ def describe_draws(vary: Sequence[str], folds: int | None = None) -> str:
 # ---- the budget, and the places of an axis
 
 Number = Annotated[float | int, Gt(0), Lt(math.inf)]
-REFUSED = 0.05  # of the budget, by which no length may miss it
+BUDGET_TOLERANCE = 0.05  # share of the budget by which a length may miss it
 
 
 class Budget(Section):

@@ -10,7 +10,7 @@ from referee.report.document import Cell, Figure, Heading, Note, Part, Row, Tabl
 from referee.report.drawing import Drawing
 
 from vitlab.studies.file.format import clock, engineering
-from vitlab.studies.file.study import REFUSED, Choice, Trial
+from vitlab.studies.file.study import BUDGET_TOLERANCE, Choice, Trial
 from vitlab.studies.report.figures import against_cost
 from vitlab.studies.results import StudyResults, VariantResult
 
@@ -25,7 +25,7 @@ def cost_remarks(results: StudyResults) -> list[str]:
     lines = speed_remarks(results)
     for result in results.ranking:
         share = share_of_budget(result, results)
-        if share is not None and abs(share - 1) > REFUSED:
+        if share is not None and abs(share - 1) > BUDGET_TOLERANCE:
             lines.append(f"{result.variant} spent {percent(share, 0)}{SPACE}% of its budget of {results.study.budget}.")
     return lines
 

@@ -19,7 +19,7 @@ import torch
 from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, Config, flatten, merge, nest
 from vitlab.studies.file.runs import SCHEDULE, Run, comparable
-from vitlab.studies.file.study import REFUSED, VALIDATION, WARMUP, Budget, Study
+from vitlab.studies.file.study import BUDGET_TOLERANCE, VALIDATION, WARMUP, Budget, Study
 
 ImagesOf = Callable[[Run], int]  # the number of training images
 FlopsOf = Callable[[Config], float]  # of a training step, by image; called only for a budget in FLOPs
@@ -72,7 +72,7 @@ def length_of(budget: Budget, per_image: float, epoch: Epoch) -> Length:
     least = math.ceil(epochs)
     lengths = [Length(math.floor(epochs + 0.5)), *map(shortened, range(least, least + 4))]
     length = next((each for each in lengths if missed(each) <= MISSED), min(lengths, key=missed))
-    if missed(length) > REFUSED:
+    if missed(length) > BUDGET_TOLERANCE:
         raise ValueError(
             f"a budget of {budget} is {epochs:.3g} epochs of {epoch.batches} batches, and whole optimizer steps miss "
             f"it by {missed(length):.0%}. Change it, or give a budget in epochs."

@@ -94,17 +94,16 @@ def best_where(line: Line) -> str:
 def _range(line: Line, first: int, last: int) -> str:
     """Return a part of the axis in words, from one place to another."""
     labels, end = line.labels, len(line.labels) - 1
-    if (first, last) == (0, end):
-        return f"from {number(line.x[0])} to {labels[end]},"
+    start = number(line.x[first]) if labels[first][:1].isdigit() else labels[first]  # depth 6 to depth 12
     if first == last:
         return f"at {labels[first]},"
-    if last - first == 1:
-        return f"at {number(line.x[first])} and {labels[last]},"
-    if first == 0:
+    if last - first == 1 and end > 1:
+        return f"at {start} and {labels[last]},"
+    if first == 0 and last < end:
         return f"up to {labels[last]},"
-    if last == end:
+    if last == end and first > 0:
         return f"from {labels[first]} on,"
-    return f"from {number(line.x[first])} to {labels[last]},"
+    return f"from {start} to {labels[last]},"
 
 
 def number(value: float) -> str:

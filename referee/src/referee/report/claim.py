@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from referee.claim import CONTRADICTED, REPEATED, Claim
-from referee.formats import NONE, SPACE, joined, p_value
+from referee.formats import NONE, SPACE, joined, shown_p
 from referee.report.differences import INTERVAL
 from referee.report.document import Heading, Note, Part, Row, Table
 from referee.report.drawing import TIP, Chart, Layout, bar, brief, panels_of, put_legend, style_of
@@ -26,7 +26,7 @@ def deciding(claim: Claim, verdict: Verdict) -> list[list[str]]:
         if each.difference is not None:
             lead = each.difference.interval
             shown = [metric.text(lead.mean, digits), metric.bracket(lead, digits) or NONE]
-            shown.append(p_value(each.difference.p))
+            shown.append(shown_p(each.difference.p))
         if each.is_small and word in (REPEATED, CONTRADICTED) and relation.sign == ">":
             word += ", smaller than the margin"
         rows.append([" ".join(relation), *shown, word])

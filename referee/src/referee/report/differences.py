@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 
-from referee.formats import NONE, SPACE, counted, listed, p_value, percent
+from referee.formats import NONE, SPACE, counted, listed, percent, shown_p
 from referee.plan import pilot_of
 from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
 from referee.report.drawing import DASHED, MUTED, RULE, Chart, Drawing, Layout, bar, brief, point, rows_of
@@ -67,7 +67,7 @@ def _pair(pair: Pair, verdict: Verdict) -> list[str | Cell]:
         Cell(metric.text(pair.lead, digits), bold=True),
         pair.bracket(digits) or NONE,
         conclusion_on(pair, verdict),
-        p_value(pair.p),
+        shown_p(pair.p),
         NONE if pilot is None else metric.text(detectable(pilot, seeds), digits),
     ]
     if size is not None:
@@ -95,7 +95,7 @@ def _how_to_read(verdict: Verdict, tested: int) -> str:
     adjusted = f", adjusted for {counted(tested, 'pair')} by a closed test from the top" if tested > 1 else ""
     better = "p is below 0.05"
     if verdict.level < LEVEL:
-        better = f"p is at most {p_value(verdict.level)}, at which all looks together call equal variants different in "
+        better = f"p is at most {shown_p(verdict.level)}, at which all looks together call equal variants different in "
         better += f"5{SPACE}% of studies; the p of the look that settled it is given"
     lines += [
         f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {chance(verdict)}.",
@@ -130,7 +130,7 @@ def chance(verdict: Verdict) -> str:
 def limits(verdict: Verdict) -> list[str]:
     """State what no test of a few seeds can see."""
     several = [variant for variant in verdict.ranking if len(variant.runs) > 1]
-    failed = {run.variant for run in verdict.outcomes.runs if not run.is_finite}
+    failed = {run.variant for run in verdict.outcomes.runs if not run.has_result}
     lines, unit = [], verdict.outcomes.unit
     if verdict.items > 1 and verdict.outcomes.groups is None:
         lines.append(f"Test {unit}s are taken to be an independent sample.")
@@ -158,7 +158,7 @@ def _sources(verdict: Verdict) -> list[Part]:
         sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
         halves = [half_width(LEVEL, *source, difference.freedom, difference.of_images) for source in sources]
         shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if by_item else halves[:1])]
-        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", p_value(difference.p))))
+        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", shown_p(difference.p))))
     unit = verdict.outcomes.unit
     columns, of_items = ["Seeds"], ""
     if by_item:

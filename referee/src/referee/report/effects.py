@@ -6,7 +6,7 @@ from matplotlib.figure import Figure as Drawn
 from matplotlib.ticker import MaxNLocator
 
 from referee.effects import depends
-from referee.formats import NONE, joined, p_value
+from referee.formats import NONE, joined, shown_p
 from referee.report.differences import INTERVAL
 from referee.report.document import Cell, Details, Figure, Heading, Note, Part, Row, Table, Text
 from referee.report.drawing import PX, Chart, Drawing, Layout, bar, brief, point, put_legend, style_of
@@ -31,7 +31,7 @@ def effects_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
         for each in interactions:
             lead = Cell(verdict.metric.text(each.estimate, verdict.digits), bold=True)
             cells: list[str | Cell] = [each.at, each.than, lead, verdict.metric.bracket(each.interval, verdict.digits)]
-            cells += ["yes" if each.word == DEPENDS else "undecided", p_value(each.p)]
+            cells += ["yes" if each.word == DEPENDS else "undecided", shown_p(each.p)]
             rows.append(Row(" – ".join(each.levels), cells))
         columns = ["Lead of", "Larger at", "Than at", "By", INTERVAL, "Beyond chance", "p, adjusted"]
         table = Table("Interactions", columns, rows, left=columns[1:3] + columns[4:6], labeled=True)
@@ -52,7 +52,7 @@ def datasets_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
         for pair, lead in zip(verdict.pairs, verdict.general, strict=True):
             ends = verdict.metric.bracket(lead.elsewhere, verdict.digits)
             is_better = lead.mean > 0 and lead.adjusted <= lead.level
-            rows.append(Row(pair.name, [ends, "better" if is_better else "open", p_value(lead.adjusted)]))
+            rows.append(Row(pair.name, [ends, "better" if is_better else "open", shown_p(lead.adjusted)]))
         columns = ["Pair", "Lead on another", "In general", "p, adjusted"]
         how = (
             "*Lead on another*: where 95 % of such data sets have their lead, if these were drawn from them. "
@@ -95,7 +95,7 @@ def _row(pair: Pair, where: str, verdict: Verdict) -> Row:
     lead, word = verdict.metric.text(pair.lead, verdict.digits), "undecided" if pair.verdict == OPEN else pair.verdict
     word = "not tested" if pair.difference is None else word
     bold = Cell(lead, bold=where.startswith("mean"))
-    return Row(pair.name, [where, bold, pair.bracket(verdict.digits) or NONE, word, p_value(pair.p)])
+    return Row(pair.name, [where, bold, pair.bracket(verdict.digits) or NONE, word, shown_p(pair.p)])
 
 
 def lines_of(verdict: Verdict) -> tuple[str, str, Lines, list[str]]:

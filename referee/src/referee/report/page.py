@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from referee.effects import beside
-from referee.formats import NONE, counted, p_value
+from referee.formats import NONE, counted, shown_p
 from referee.plan import outlooks
 from referee.report.differences import DIFFERENCES, INTERVAL, RANKING, differences_section
 from referee.report.document import Cell, Code, Document, Figure, Note, Row, Section, Table, render
@@ -86,7 +86,7 @@ def as_latex(verdict: Verdict) -> str:
             gap = f"{metric.scale * pair.lead:.{digits}f}"
             begin = "(" if pair.settled and pair.interval.low == 0 else "["
             lead = f"${gap}$" if math.isnan(pair.interval.low) else f"${gap}$ ${begin}{ends}]$"
-        p = "--" if pair is None or math.isnan(pair.p) else p_value(pair.p).replace("< 0.001", "$<$0.001")
+        p = "--" if pair is None or math.isnan(pair.p) else shown_p(pair.p).replace("< 0.001", "$<$0.001")
         rows.append(f"{escaped(variant.name)} & {len(variant.runs)} & {score} & {lead} & {p} \\\\")
     of = "Data sets" if verdict.datasets else "Seeds"
     header = rf"Variant & {of} & {escaped(metric.axis())} & Lead of the best & $p$ \\"

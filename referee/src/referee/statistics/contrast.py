@@ -147,23 +147,25 @@ class Contrast(NamedTuple):
         return -margin < low and high < margin
 
 
-def half_width(alpha: float, seeds: float, images: float, freedom: float, of_images: float = math.inf) -> float:
+def half_width(alpha: float, seed_var: float, image_var: float, seed_df: float, image_df: float = math.inf) -> float:
     """Return half(α) for variances of seeds and images: the squares of the two sources' half-widths added."""
-    squares = special.stdtrit(freedom, alpha / 2) ** 2 * seeds
-    return float(math.sqrt(squares + (special.stdtrit(of_images, alpha / 2) ** 2 * images if images else 0.0)))
+    squares = special.stdtrit(seed_df, alpha / 2) ** 2 * seed_var
+    return float(math.sqrt(squares + (special.stdtrit(image_df, alpha / 2) ** 2 * image_var if image_var else 0.0)))
 
 
-def p_value(mean: float, seeds: float, images: float, freedom: float, of_images: float = math.inf) -> float:
-    """Return the level at which the interval ends at zero."""
-    if not math.isfinite(seeds) or not mean:  # blocks leave nothing to compare
+def p_value(mean: float, seed_var: float, image_var: float, seed_df: float, image_df: float = math.inf) -> float:
+    """Return the p-value: the α at which the interval ends at zero."""
+    if not math.isfinite(seed_var) or not mean:  # blocks leave nothing to compare
         return 1.0
-    if not images:
-        return max(LEAST_P, float(2 * special.stdtr(freedom, -abs(mean) / math.sqrt(seeds)))) if seeds else LEAST_P
+    if not image_var:
+        return (
+            max(LEAST_P, 2 * float(special.stdtr(seed_df, -abs(mean) / math.sqrt(seed_var)))) if seed_var else LEAST_P
+        )
 
     from scipy import optimize  # which takes as long to import as all the rest
 
     def excess(log_alpha: float) -> float:
-        return half_width(math.exp(log_alpha), seeds, images, freedom, of_images) - abs(mean)
+        return half_width(math.exp(log_alpha), seed_var, image_var, seed_df, image_df) - abs(mean)
 
     if excess(math.log(LEAST_P)) <= 0:
         return LEAST_P
