@@ -158,9 +158,8 @@ def p_value(mean: float, seed_var: float, image_var: float, seed_df: float, imag
     if not math.isfinite(seed_var) or not mean:  # blocks leave nothing to compare
         return 1.0
     if not image_var:
-        return (
-            max(LEAST_P, 2 * float(special.stdtr(seed_df, -abs(mean) / math.sqrt(seed_var)))) if seed_var else LEAST_P
-        )
+        p = 2 * special.stdtr(seed_df, -abs(mean) / math.sqrt(seed_var)) if seed_var else LEAST_P
+        return max(LEAST_P, float(p))
 
     from scipy import optimize  # which takes as long to import as all the rest
 
