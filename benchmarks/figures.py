@@ -2,6 +2,7 @@
 
     python -m benchmarks.figures knn docs/records/pretraining-track/five-epochs/{LeJEPA,DINO,MSN,MAE,SimMIM}/seed-*
     python -m benchmarks.figures attention supervised=runs/supervised_vit/seed-0 DINO=runs/dino_token/seed-0
+    python -m benchmarks.figures matrix "ViT labels=runs/matrix/vit-by-labels/seed-1" "Swin labels=…" …
 
 knn: k-NN over the minutes and over the operations of the training. Each folder is that of a run, and those of one
 parent are seeds of one method, which its name labels. The time of a core depends on what else runs there, the number of
@@ -9,8 +10,13 @@ operations does not.
 
 attention: what class tokens attend to in drawn shapes beside the masks, and Jaccard similarities. The networks have
 seen no shapes; untrained ones of the same size, of three seeds, are measured too.
+
+matrix: one image as the networks of a grid see it, a name being network and way of training. Above, the outputs of the
+last block as colors: their first three principal components over 64 validation images. Below, the attention of the last
+block, the mean over heads and queries. The untrained network is that of the first run of its row.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -24,9 +30,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.measuring import CPU, parser_of
-from vitlab.analysis.attention import attention_overlap, class_token_masks, jaccard, query_map
+from vitlab.analysis.attention import attention_overlap, class_token_masks, jaccard, num_prefix, query_map
+from vitlab.analysis.canvas import new_grid, show_image, to_pixels
+from vitlab.analysis.image_logging import some_images
+from vitlab.analysis.measures import block_outputs
 from vitlab.data import Shapes
-from vitlab.models import VisionTransformer
+from vitlab.experiment.experiment import Experiment
+from vitlab.models import ImageModel, VisionTransformer
 from vitlab.models.weights import load_weights
 
 SHOWN = 6  # images
@@ -117,19 +127,60 @@ def attention(runs: Mapping[str, Path]) -> Figure:
     return draw_attention((shown - low) / (high - low), inside, maps)
 
 
+@torch.no_grad()
+def seen(model: ImageModel, images: Tensor, shown: int) -> tuple[Tensor, Tensor]:
+    """Return features (H, W, 3) in [0, 1] and attention (H, W) of one of the images, by token of the last block."""
+    last = model.attention_maps(images)[-1]
+    first, (height, width) = num_prefix(last), last.size
+    tokens = block_outputs(model, images)[-1][:, first:].float()  # (B, N, C)
+    centered = tokens - tokens.mean(dim=(0, 1))
+    colors = centered @ torch.linalg.svd(centered.flatten(0, 1), full_matrices=False).Vh[:3].T  # (B, N, 3)
+    low, high = (colors.flatten(0, 1).quantile(q, dim=0) for q in (0.02, 0.98))
+    queries = range(first, first + height * width)
+    attention = torch.stack([query_map(last, query)[shown].float().mean(dim=0) for query in queries]).mean(dim=0)
+    return ((colors[shown] - low) / (high - low)).clamp(0, 1).unflatten(0, (height, width)), attention
+
+
+def matrix(runs: Mapping[str, Path], shown: int) -> Figure:
+    """Draw two rows for each network, its features and its attention, and a column for each way of training."""
+    rows: dict[str, dict[str, Path]] = {}
+    for name, run in runs.items():
+        network, _, way = name.rpartition(" ")
+        rows.setdefault(network, {})[way.replace("_", " ")] = run / "config.yaml"
+    ways = ["untrained", *next(iter(rows.values()))]
+    figure, panels = new_grid(2 * len(rows), 1 + len(ways), 1.15, 1.15)
+    for row, (network, own) in enumerate(rows.items()):
+        first = Experiment(next(iter(own.values())))
+        images, _, _ = some_images(first.data, 64, CPU)
+        models = {"untrained": first.model} | {way: Experiment.load(run).model for way, run in own.items()}
+        for column, way in enumerate(ways, start=1):
+            features, attention = seen(models[way].eval(), images, shown)
+            panels[2 * row, column].imshow(features.numpy())
+            panels[2 * row + 1, column].imshow(attention.numpy(), cmap="viridis")
+            panels[0, column].set_title("\n".join(textwrap.wrap(way, 13)), fontsize=9)
+        show_image(panels[2 * row, 0], to_pixels(images, first.data.mean, first.data.std)[shown])
+        panels[2 * row, 0].set_ylabel(f"{network}\nfeatures")
+        panels[2 * row + 1, 0].set_ylabel("attention")
+    return figure
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("figures", __doc__)
-    parser.add_argument("name", choices=("knn", "attention"))
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="of attention: NAME=RUN")
+    parser.add_argument("name", choices=("knn", "attention", "matrix"))
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="of attention and matrix: NAME=RUN")
     parser.add_argument(
-        "--out", type=Path, default=Path("docs"), help="folder of knn_over_time.png or attention.png [docs]"
+        "--out", type=Path, default=Path("docs"), help="folder of knn_over_time.png, attention.png or matrix_cells.png"
     )
+    parser.add_argument("--image", type=int, default=0, help="of matrix: which of 64 validation images [0]")
     options = parser.parse_args(arguments)
     if options.name == "knn":
         draw_knn([Path(run) for run in options.runs]).savefig(options.out / "knn_over_time.png", dpi=150)
     else:
         runs = {name: Path(run) for name, run in (word.split("=", 1) for word in options.runs)}
-        attention(runs).savefig(options.out / "attention.png", dpi=130)
+        if options.name == "attention":
+            attention(runs).savefig(options.out / "attention.png", dpi=130)
+        else:
+            matrix(runs, options.image).savefig(options.out / "matrix_cells.png", dpi=130)
 
 
 if __name__ == "__main__":

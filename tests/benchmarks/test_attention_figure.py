@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.figures import best_heads, curve, draw_attention, encoder
+from benchmarks.figures import best_heads, curve, draw_attention, encoder, seen
 from vitlab.analysis.attention import class_token_masks, jaccard, query_map
+from vitlab.models import SwinTransformer
 
 
 def test_the_head_that_overlaps_most_is_drawn() -> None:
@@ -20,6 +21,14 @@ def test_the_head_that_overlaps_most_is_drawn() -> None:
         heads = query_map(model.attention_maps(images)[-1], 0)
         torch.testing.assert_close(maps[image, ::4, ::4], heads[image, head], check_dtype=False)
     assert len(draw_attention(images, masks, {"untrained": maps}).axes) == 9
+
+
+def test_a_cell_of_the_matrix_shows_all_attention_of_its_last_block() -> None:
+    swin = SwinTransformer(img_size=32, patch_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4).eval()
+    features, attention = seen(swin, torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 1)
+    assert features.shape == (4, 4, 3)
+    assert 0.0 <= float(features.min()) < float(features.max()) <= 1.0
+    assert float(attention.sum()) == pytest.approx(1.0)
 
 
 def test_a_curve_begins_with_the_untrained_network(tmp_path: Path) -> None:
