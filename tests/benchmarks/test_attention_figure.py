@@ -24,8 +24,8 @@ def test_the_head_that_overlaps_most_is_drawn() -> None:
 
 
 def test_a_cell_of_the_matrix_shows_all_attention_of_its_last_block() -> None:
-    swin = SwinTransformer(img_size=32, patch_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4).eval()
-    features, attention = seen(swin, torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 1)
+    swin = SwinTransformer(img_size=32, patch_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4)
+    features, attention = seen(swin.eval(), torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 1)
     assert features.shape == (4, 4, 3)
     assert 0.0 <= float(features.min()) < float(features.max()) <= 1.0
     assert float(attention.sum()) == pytest.approx(1.0)
