@@ -195,7 +195,7 @@ def test_every_run_of_a_study_is_built(path: Path, tmp_path: Path, monkeypatch: 
     """Of its first seed, as `compare` builds them before it starts any: on the meta device, where weights are free."""
     monkeypatch.chdir(tmp_path)
     make_cifar(tmp_path / "data")
-    for folder in ("photos", "imagenet"):
+    for folder in ("photos", "imagenet", "data/tiny_imagenet_40"):
         make_photos(tmp_path / folder)
     study = read_study(path)
     for point in study.points:
