@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from referee.claim import CONTRADICTED, EQUAL, NOT_TESTED, OPEN, REPEATED
-from referee.formats import NONE, SPACE, counted, joined, listed, p_value
+from referee.formats import NONE, SPACE, counted, joined, listed, shown_p
 from referee.report.document import Document, Heading, Links, Part, Row, Section, Table, Text, write_document
 from referee.statistics.contrast import LEVEL
 from scipy.stats import false_discovery_control
@@ -73,7 +73,7 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
     rows = []
     for study, record in tested:
         p = record.get("p")
-        shown = [NONE, NONE] if p is None else [p_value(p), p_value(adjusted[p])]
+        shown = [NONE, NONE] if p is None else [shown_p(p), shown_p(adjusted[p])]
         short = [word.removesuffix(" within the margin") for word in (record["word"], first_word(study) or NONE)]
         rows.append(Row(study.name, [study.claim.sentence, *short, *shown]))
     for study in studies:
