@@ -280,8 +280,8 @@ MUTANTS = [
     Mutant(
         "rule: one-sided where two-sided is said",
         "referee/src/referee/statistics/contrast.py",
-        "special.stdtrit(freedom, alpha / 2)",
-        "special.stdtrit(freedom, alpha)",
+        "special.stdtrit(seed_df, alpha / 2)",
+        "special.stdtrit(seed_df, alpha)",
         "referee/tests",
     ),
     Mutant(
