@@ -147,7 +147,7 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
 
     alone = write_study(variants=variants, seeds=[1], along={LR: [0.1, 0.2]}, name="alone")
     compare(alone, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "From 0.1 to lr 0.2, nothing is compared (A, B and C finished one run there)." in capsys.readouterr().out
+    assert "From lr 0.1 to lr 0.2, nothing is compared (A, B and C finished one run there)." in capsys.readouterr().out
 
 
 @pytest.mark.slow(edge=True)
@@ -159,7 +159,7 @@ def test_an_axis_may_begin_at_zero(
         along={"model.init_args.label_smoothing": [0.0, 0.1, 0.2, 0.4]},
     )
     text = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_suffix(".md").read_text()
-    assert "From 0 to label_smoothing 0.4, A is better than all others" in text
+    assert "From label_smoothing 0.0 to label_smoothing 0.4, A is better than all others" in text
     assert "do not cross in this range: A is better everywhere" in text
 
 
