@@ -130,14 +130,14 @@ def attention(runs: Mapping[str, Path]) -> Figure:
 @torch.no_grad()
 def seen(model: ImageModel, images: Tensor, shown: int) -> tuple[Tensor, Tensor]:
     """Return features (H, W, 3) in [0, 1] and attention (H, W) of one of the images, by token of the last block."""
-    last = model.attention_maps(images)[-1]
+    last = model.attention_maps(images[shown : shown + 1])[-1]
     first, (height, width) = num_prefix(last), last.size
     tokens = block_outputs(model, images)[-1][:, first:].float()  # (B, N, C)
     centered = tokens - tokens.mean(dim=(0, 1))
     colors = centered @ torch.linalg.svd(centered.flatten(0, 1), full_matrices=False).Vh[:3].T  # (B, N, 3)
     low, high = (colors.flatten(0, 1).quantile(q, dim=0) for q in (0.02, 0.98))
     queries = range(first, first + height * width)
-    attention = torch.stack([query_map(last, query)[shown].float().mean(dim=0) for query in queries]).mean(dim=0)
+    attention = torch.stack([query_map(last, query)[0].float().mean(dim=0) for query in queries]).mean(dim=0)
     return ((colors[shown] - low) / (high - low)).clamp(0, 1).unflatten(0, (height, width)), attention
 
 

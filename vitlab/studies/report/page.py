@@ -218,7 +218,7 @@ def _places_section(study: Study, axis: Axis, grid: Sequence[StudyResults]) -> l
     pages = [(results.study.place, f"{results.study.folder(Path()).name}/report.html") for results in grid]
     return [
         Table("Places", [heading, *study.variants, "k-NN"], rows),
-        Note(f"{metric.column}: mean, with the 95 % interval over seeds{' and test images' * bool(grid[0].by_image)}."),
+        Note(f"{metric.column}: mean, with the 95 % interval over seeds{' and test images' * grid[0].by_image}."),
         Text("Each place has its own report, in the same folder:"),
         Links(pages),
     ]
