@@ -45,6 +45,15 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return _Mean.apply(x) if _several() else x
 
 
+def gather(x: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "WB ..."]:
+    """Return the rows of all processes, in the order of their ranks; gradients flow through it."""
+    if not _several():
+        return x
+    rows = x.new_zeros(num_processes(), *x.shape)
+    rows[dist.get_rank()] = x
+    return num_processes() * mean_over_processes(rows).flatten(0, 1)
+
+
 def from_all_processes(value: Any) -> list[Any]:
     """Return every process's value, in the order of their ranks."""
     if not _several():

@@ -1,6 +1,8 @@
 """Objectives in two processes that share a batch: what they compute together is what one computes alone."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,18 +10,22 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from tests.objectives.small import BACKBONES, OBJECTIVES, crops
+from tests.objectives.small import BACKBONES, OBJECTIVES, RECIPE, crops
 from vitlab.distributed import places
 from vitlab.models.layers import BatchNorm
+from vitlab.objectives import LeJEPA, Objective
 
-TOGETHER = ("dino", "ibot", "esvit", "lejepa", "msn")
+TOGETHER: dict[str, Callable[[Any], Objective]] = {
+    **{name: OBJECTIVES[name] for name in ("dino", "ibot", "esvit", "lejepa", "msn")},
+    "visreg": lambda net: LeJEPA(net, *RECIPE, hidden_dim=24, proj_dim=6, regularizer="visreg"),
+}
 
 
 def two_steps(name: str, rank: int, size: int) -> dict[str, torch.Tensor]:
     """Return two losses, and weights and center after them, of a process's images of a batch."""
     torch.manual_seed(0)
     backbone = BACKBONES["swin" if name == "esvit" else "vit"]()
-    objective, (views, labels) = OBJECTIVES[name](backbone).double(), crops(4)
+    objective, (views, labels) = TOGETHER[name](backbone).double(), crops(4)
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1)
     losses, own = [], places(4 // size, rank, size)
     for _ in range(2):

@@ -13,6 +13,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
+from torch.distributed.fsdp import FSDPModule
 
 from vitlab.analysis.agreement import agreement, divergence, draw_agreement
 from vitlab.analysis.canvas import to_pixels, write_png
@@ -20,7 +21,7 @@ from vitlab.analysis.figures import draw_reconstructions
 from vitlab.models.backbone import in_eval_mode
 from vitlab.objectives import Distillation
 from vitlab.objectives.pretraining import MaskedPretraining
-from vitlab.objectives.sharding import gathered, is_sharded
+from vitlab.objectives.sharding import gathered
 from vitlab.runs.checkpoints import is_last_epoch
 from vitlab.runs.loggers import UnbreakableWandbLogger
 from vitlab.runs.record import RunRecord
@@ -44,7 +45,7 @@ class Pictures(Callback, ABC):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        draws = trainer.is_global_zero or is_sharded(pl_module)  # its networks then take all processes
+        draws = trainer.is_global_zero or isinstance(pl_module, FSDPModule)  # its networks then take all processes
         if not draws or (epoch % self.every_n_epochs and not is_last_epoch(trainer)):
             return
         with in_eval_mode(pl_module), torch.no_grad(), gathered(pl_module):

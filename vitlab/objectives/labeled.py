@@ -7,12 +7,12 @@ from pathlib import Path
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torchmetrics import Metric, MetricCollection
 
 from vitlab.models import ImageModel
 from vitlab.objectives.ema import Ema, WeightAverage
 from vitlab.objectives.objective import Batch, Labels, Objective
-from vitlab.objectives.sharding import is_sharded
 from vitlab.objectives.task import Monitor, Task
 from vitlab.optim import Optimizer, Schedule
 
@@ -102,9 +102,9 @@ class LabeledObjective(Objective, ABC):
 
     def on_validation_start(self) -> None:
         self._kept_biases = ExitStack()
-        kept = set() if is_sharded(self) else {self.backbone, self.encoder}  # one and the same without an average
-        for model in kept:
-            self._kept_biases.enter_context(model.biases_kept())
+        if not isinstance(self, FSDPModule):
+            for model in {self.backbone, self.encoder}:  # one and the same without an average
+                self._kept_biases.enter_context(model.biases_kept())
 
     def on_validation_end(self) -> None:
         self._kept_biases.close()

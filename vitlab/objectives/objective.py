@@ -1,6 +1,5 @@
 """What all objectives share: optimizer, schedule, logging, checkpoints, and weights to start from."""
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -172,12 +171,6 @@ class Objective(LightningModule, ABC):
                     self.backbone.check(size)
             except ValueError as error:
                 raise ValueError(f"{where}{error}") from None
-        for size in data.training_shares if data.batch_size == self.trainer.world_size == 1 else ():
-            try:  # as in training, on a copy, whose statistics are its own
-                with torch.random.fork_rng([]), torch.no_grad():
-                    copy.deepcopy(self.backbone).train()(torch.zeros(1, self.backbone.in_chans, *pair(size)))
-            except ValueError as error:  # of torch's batch norm
-                raise ValueError(f"data.batch_size is 1, and the backbone needs 2 or more ({error}).") from None
         if self.init_from is not None and self.trainer.ckpt_path is None:
             self.load_backbone(weights_path(self.init_from))
 

@@ -60,11 +60,6 @@ def parts(module: nn.Module) -> list[nn.Module]:
     return list(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) else []
 
 
-def is_sharded(module: nn.Module) -> bool:
-    """Return whether each process holds only a shard of a module's parameters."""
-    return isinstance(module, FSDPModule)
-
-
 def local_shards(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return this process's shards of some tensors, without the empty ones."""
     parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]

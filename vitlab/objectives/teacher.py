@@ -131,7 +131,10 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Return the teacher's logits for the student's images, float32, in the order of the data's classes."""
-        logits = self.model(resize(images * self.scale + self.shift, self.model.img_size)).float()
+        images = images * self.scale + self.shift
+        if images.shape[2:] != (size := self.model.img_size):
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True)
+        logits = self.model(images).float()
         return logits if self.order is None else logits[:, self.order]
 
     def examine(self, batches: Iterable[tuple[list[Tensor], Tensor]]) -> None:
@@ -170,10 +173,3 @@ def renormalization(
     """Return a and b such that a · x + b is normalized by `new_mean` and `new_std` if x is by `mean` and `std`."""
     m, s, new_m, new_s = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std, new_mean, new_std))
     return s / new_s, (m - new_m) / new_s
-
-
-def resize(images: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C H2 W2"]:
-    """Return images of this size, resampled where they are of another."""
-    if images.shape[2:] == size:
-        return images
-    return F.interpolate(images, size=size, mode="bicubic", antialias=True)

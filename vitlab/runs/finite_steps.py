@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import get_total_norm
 
 from vitlab import log
@@ -17,7 +18,7 @@ from vitlab.data import ImageDataModule
 from vitlab.distributed import mean_over_processes
 from vitlab.internals import can_skip_its_step, skip_step_if
 from vitlab.objectives.objective import SkippedStep
-from vitlab.objectives.sharding import as_gradients, is_sharded, local_shards
+from vitlab.objectives.sharding import as_gradients, local_shards
 
 MAX_CONSECUTIVE = 50  # more skipped steps in a row are not the fault of a batch: the weights themselves have diverged
 
@@ -78,7 +79,7 @@ class FiniteSteps(Callback):
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             # Each process has its own loss, but the same gradient as all others or its own shard of it.
             finite = all_finite(local_shards(gradients)) & (finite if trainer.world_size == 1 else True)
-            if is_sharded(pl_module):
+            if isinstance(pl_module, FSDPModule):
                 finite = mean_over_processes(finite.float()) == 1
             if skips_itself:
                 skip_step_if(optimizer, as_gradients((~finite).float(), gradients))
