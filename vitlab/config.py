@@ -419,20 +419,15 @@ def weights_of(config: Config) -> dict[str, str]:
     return sources
 
 
-def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
-    """List `(dotted key, value in a, value in b)` wherever two configurations differ, in the order of the keys."""
-    left, right = flatten(a), flatten(b)
-    both = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in left | right]
-    return [(key, old, new) for key, old, new in both if old != new]
-
-
 def changes(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
-    """List the differences, but for settings that did not exist when `stored` was written and have their default."""
-    return [
-        (key, old, new)
-        for key, old, new in differences(stored, wanted)
-        if not (old == ABSENT and _is_default(stored, wanted, key, new))
-    ]
+    """List `(dotted key, stored value, wanted value)` wherever two configurations differ, in the order of the keys.
+
+    Settings that did not exist when `stored` was written and have their default are no changes.
+    """
+    left, right = flatten(stored), flatten(wanted)
+    both = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in left | right]
+    changed = [(key, old, new) for key, old, new in both if old != new]
+    return [each for each in changed if each[1] != ABSENT or not _is_default(stored, wanted, each[0], each[2])]
 
 
 def conflicts(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
@@ -492,7 +487,17 @@ def gather(sources: Sequence[str | Path | Config], rest: Sequence[str], report: 
     for source in sources:
         config = merge(config, modernize(source) if isinstance(source, dict) else load_yaml(source), report)
     for key, value in pairs(rest):
-        config = _choose_class(config, key.removesuffix(".class_path"), value, report)
+        place, node = list[str](), config
+        for part in key.removesuffix(".class_path").split("."):
+            if "init_args" in node and part not in node:
+                place, node = [*place, "init_args"], node["init_args"]
+            place, node = [*place, part], node.get(part) or {}
+            if not isinstance(node, dict):
+                break
+        else:
+            named = modernize(parse_yaml(value, f"--{key}")) if value.startswith("{") else {"class_path": value}
+            if value != "null" and _changes_class(node, named):
+                config = merge(config, nest(".".join(place), named), report)
     return config
 
 
@@ -509,25 +514,6 @@ def pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def short(key: str) -> str:
     """Return a dotted key as on the command line, without the `init_args` in it."""
     return key.replace(".init_args", "")
-
-
-def _choose_class(config: Config, key: str, value: str, report: Report | None, path: str = "") -> Config:
-    """Drop the `init_args` at `key` if `value` names another class there; a recipe changes to that class at once."""
-    here, _, below = key.partition(".")
-    if "init_args" in config and here not in config:
-        return {**config, "init_args": _choose_class(config["init_args"], key, value, report, path)}
-    node = config.get(here)
-    if not isinstance(node, dict):
-        return config
-    if below:
-        return {**config, here: _choose_class(node, below, value, report, f"{path}{here}.")}
-    named = modernize(parse_yaml(value, f"--{path}{key}")) if value.startswith("{") else {"class_path": value}
-    if value == "null" or not _changes_class(node, named):
-        return config
-    if not path and here in RECIPES:
-        return merge(config, {here: named}, report)
-    _report_change(f"{path}{here}", node, named, report)
-    return {**config, here: {"class_path": named["class_path"]}}
 
 
 def plain(name: str) -> str:

@@ -24,7 +24,7 @@ from vitlab.config import ABSENT, IS_INSTALLED, ROOTS, SHIPPED, conflicts
 from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
 from vitlab.studies.file.metric import PREDICTED
-from vitlab.studies.file.runs import Run, without_run
+from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study
 
 RECORD = "record.json"
@@ -156,7 +156,7 @@ def conflicting(runs: Sequence[Run]) -> list[Run]:
 
 def _conflicts(run: Run) -> list[tuple[str, object, object]]:
     there = RunDirectory(run.directory)
-    changed = conflicts(without_run(there.config), without_run(run.config)) if (there.path / CONFIG).is_file() else []
+    changed = conflicts(there.config, run.config) if (there.path / CONFIG).is_file() else []
     if not changed or any(key not in ROOTS for key, _, _ in changed):
         return changed
     from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import

@@ -138,24 +138,19 @@ def over_data_sets(grid: Sequence[StudyResults]) -> Verdict:
     return over_datasets(replace(first, runs=runs), each, grid[0].verdict.design)
 
 
-def answer(axis: Axis, grid: Sequence[StudyResults]) -> str:
-    if not all(results.finished for results in grid):
-        return f"Some places have no finished run, so there is nothing to say about the {axis.name}."
-    return over_data_sets(grid).sentence if axis.of_data_sets else best_where(line_of(axis, grid))
-
-
-def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Path:
-    """Write report.html and report.md about all places of a study; return the path of the first."""
+def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> tuple[Path, str]:
+    """Write report.html and report.md about all places of a study; return the path of the first, and its headline."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     assert study.along is not None
     curves = list[Section]()
+    answer = f"Some places have no finished run, so there is nothing to say about the {study.along.name}."
     if all(results.finished for results in grid) and study.along.of_data_sets:
-        joint = over_data_sets(grid)
+        answer = (joint := over_data_sets(grid)).sentence
         cells = drawing.draw(CELLS._replace(draw=lambda _, layout: draw_cells(joint, layout)), grid, folder / "figures")
         curves.append(Section("Data sets", datasets_section(joint, cells)))
     elif all(results.finished for results in grid):
-        along = line_parts(line_of(study.along, grid), "curves", folder / "figures")
-        curves.append(Section(f"Along {study.along.name}", along))
+        answer = best_where(line := line_of(study.along, grid))
+        curves.append(Section(f"Along {study.along.name}", line_parts(line, "curves", folder / "figures")))
     above = _merged(grid, verdict.objections)
     above += [line for line in _merged(grid, verdict.remarks_above) if line not in above][: verdict.ABOVE]
     below = [line for line in _merged(grid, verdict.remarks) if line not in above]
@@ -184,13 +179,13 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     document = Document(
         title=f"{study.name} – a comparison along {study.along.name}",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
-        heading=answer(study.along, grid),
+        heading=answer,
         lead=[summary],
         remarks=above,
         sections=parts,
         question=study.question,
     )
-    return write_document(document, folder)
+    return write_document(document, folder), answer
 
 
 def _merged(grid: Sequence[StudyResults], listed: Callable[[StudyResults], list[str]]) -> list[str]:
