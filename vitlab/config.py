@@ -309,10 +309,16 @@ def _merge(base: Config, override: Config, path: str, report: Report | None) -> 
     merged = base | override
     for key in (key for key in override if key in base):
         old, value = base[key], override[key]
-        if isinstance(old, dict) and _changes_class(old, value):
-            _report_change(f"{path}{key}", old, value, report)
-        elif isinstance(value, dict) and isinstance(old, dict):
+        if isinstance(old, dict) and isinstance(value, dict) and not _changes_class(old, value):
             merged[key] = _merge(old, value, f"{path}{key}.", report)
+        elif isinstance(old, dict) and isinstance(value, dict) and report is not None:
+            before, after = flatten(old.get("init_args") or {}), flatten(value.get("init_args") or {})
+            lost = [f"{short(name)}={before[name]}" for name in before if name not in after]
+            kept = [name for name in before if not path and key in RECIPES and before[name] == after.get(name, ABSENT)]
+            if lost or kept:
+                names = " replaces ".join(node["class_path"].rpartition(".")[2] for node in (value, old))
+                own = f"; kept {', '.join(dict.fromkeys(name.partition('.')[0] for name in kept))}" if kept else ""
+                report(f"{short(path + key)}: {names}{own}; dropped {', '.join(lost) or 'nothing'}.")
     return merged
 
 
@@ -356,20 +362,6 @@ def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
         return parameters_of(named(class_path if "." in class_path else f"{home}.{class_path}"))
     except (ImportError, AttributeError, NameError, ValueError):  # the parser answers a wrong name
         return {}
-
-
-def _report_change(path: str, old: Config, new: Config, report: Report | None) -> None:
-    if report is None:
-        return
-    before, after = flatten(old.get("init_args") or {}), flatten(new.get("init_args") or {})
-    lost = [key for key in before if key not in after]
-    kept = [key for key in before if path in RECIPES and key in after and before[key] == after[key]]
-    if lost or kept:
-        names = " replaces ".join(node["class_path"].rpartition(".")[2] for node in (new, old))
-        line = f"{short(path)}: {names}"
-        if kept:
-            line += f"; kept {', '.join(dict.fromkeys(key.partition('.')[0] for key in kept))}"
-        report(f"{line}; dropped {', '.join(f'{short(key)}={before[key]}' for key in lost) or 'nothing'}.")
 
 
 def _changes_class(old: Any, new: Any) -> bool:

@@ -291,7 +291,7 @@ class Experiment:
         if self.objective.strict_loading and name is not None:
             raise ValueError(
                 f"{path} does not fit this {type(self.objective).__name__}: {name} is {there.get(name, ABSENT)} there, "
-                f"{here.get(name, ABSENT)} here.\nGive the settings of the run that wrote it, or take its encoder alone: "
+                f"{here.get(name, ABSENT)} here.\nGive the settings of the run that wrote it, or its encoder alone: "
                 f"--model.init_from {path}"
             )
         for key, old, new in changed:
