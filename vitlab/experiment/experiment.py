@@ -28,6 +28,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from vitlab import log, models
@@ -67,12 +68,12 @@ from vitlab.models.weights import load_weights
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
-from vitlab.runs.directory import RunDirectory, config_file, run_of
+from vitlab.runs.directory import METRICS, RunDirectory, config_file, run_of
 from vitlab.runs.exactness import generators, set_generators
 from vitlab.runs.knn_monitor import KnnMonitor
 from vitlab.runs.lock import Busy, refuse_links, run_lock
-from vitlab.runs.loggers import MetricsFile
-from vitlab.runs.trainer import Run, as_list, build_trainer, run_loggers
+from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger
+from vitlab.runs.trainer import Run, as_list, build_trainer
 
 OTHER_IMAGES = "%s was trained on other images than these (%s)."
 SETTING = re.compile(r"[\w.]+\+?=")  # in place of a file
@@ -333,15 +334,12 @@ class Experiment:
         if all(key in ROOTS for key, _, _ in changed) and self._compare_images(finished):
             changed = []
         if changed:
-            remedy, last = "Give this run another --run.name, or replace", RunDirectory(self.directory).last_checkpoint
-            longer = [key for key, old, new in changed if type(old) is type(new) is int and new > old]
-            if len(longer) == len(changed) and longer[0].startswith("trainer.max_") and last.is_file():
-                remedy = f"Train on from its last state: --run.name NEW --ckpt_path {last}; or replace"
             differences = f"{len(changed)} difference{'s' * (len(changed) > 1)}"
             raise ValueError(
                 f"{self.directory} is a run with another configuration ({differences}):\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
-                + f"\n{remedy} that one with --run.overwrite true."
+                + "\nGive this run another --run.name (and --ckpt_path of that one to train it for longer), or replace "
+                "that one with --run.overwrite true."
             )
 
     def _compare_images(self, finished: bool = False) -> bool:
@@ -470,7 +468,11 @@ class Experiment:
         self._take_weights(before)
         self._check_training()
         if not fast and not any(isinstance(each, MetricsFile) for each in trainer.loggers):  # of a try that met a lock
-            trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
+            loggers: list[Logger] = [MetricsFile(self.directory / METRICS)]
+            if (wandb := self.run.wandb).enabled:
+                name = f"{self.directory.parent.name}-{self.directory.name}"
+                loggers.append(UnbreakableWandbLogger(wandb, self.directory, name, self.config))
+            trainer.loggers = [*loggers, *trainer.loggers]
         refuse_links(self.directory, self.root)
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue()
