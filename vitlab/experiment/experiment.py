@@ -28,7 +28,6 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from vitlab import log, models
@@ -68,12 +67,12 @@ from vitlab.models.weights import load_weights
 from vitlab.objectives import Objective
 from vitlab.objectives.objective import weights_path
 from vitlab.objectives.sharding import FSDP
-from vitlab.runs.directory import METRICS, RunDirectory, config_file, run_of
+from vitlab.runs.directory import RunDirectory, config_file, run_of
 from vitlab.runs.exactness import generators, set_generators
 from vitlab.runs.knn_monitor import KnnMonitor
 from vitlab.runs.lock import Busy, refuse_links, run_lock
-from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger
-from vitlab.runs.trainer import Run, as_list, build_trainer
+from vitlab.runs.loggers import MetricsFile
+from vitlab.runs.trainer import Run, as_list, build_trainer, run_loggers
 
 OTHER_IMAGES = "%s was trained on other images than these (%s)."
 SETTING = re.compile(r"[\w.]+\+?=")  # in place of a file
@@ -468,11 +467,7 @@ class Experiment:
         self._take_weights(before)
         self._check_training()
         if not fast and not any(isinstance(each, MetricsFile) for each in trainer.loggers):  # of a try that met a lock
-            loggers: list[Logger] = [MetricsFile(self.directory / METRICS)]
-            if (wandb := self.run.wandb).enabled:
-                name = f"{self.directory.parent.name}-{self.directory.name}"
-                loggers.append(UnbreakableWandbLogger(wandb, self.directory, name, self.config))
-            trainer.loggers = [*loggers, *trainer.loggers]
+            trainer.loggers = [*run_loggers(self.run, self.directory, self.config), *trainer.loggers]
         refuse_links(self.directory, self.root)
         with run_lock(self.directory) if trainer.is_global_zero else nullcontext():
             state = self._state_to_continue()

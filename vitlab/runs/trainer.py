@@ -30,9 +30,10 @@ from vitlab.runs.checkpoints import (
     RunCheckpoints,
     is_last_epoch,
 )
+from vitlab.runs.directory import METRICS
 from vitlab.runs.exactness import EpochMeans, RandomState
 from vitlab.runs.finite_steps import FiniteSteps
-from vitlab.runs.loggers import Wandb
+from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger, Wandb
 from vitlab.runs.record import RunRecord
 
 Probe = Literal["knn", "linear"]
@@ -109,6 +110,15 @@ def build_trainer(
     if trainer.strategy.root_device.type == "cuda":
         choose_tf32(str(trainer.precision))
     return trainer, record
+
+
+def run_loggers(run: Run, directory: Path, config: Config) -> list[Logger]:
+    """Return the loggers of a training: metrics.csv, and Weights & Biases where it is enabled."""
+    loggers: list[Logger] = [MetricsFile(directory / METRICS)]
+    if run.wandb.enabled:
+        name = f"{directory.parent.name}-{directory.name}"
+        loggers.append(UnbreakableWandbLogger(run.wandb, directory, name, config))
+    return loggers
 
 
 def as_list(value: Any) -> list[Any]:
