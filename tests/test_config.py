@@ -231,8 +231,6 @@ def test_the_configuration_of_an_older_run_is_read_as_one_of_today(stored: Any, 
 
 def test_an_image_without_a_group_is_named(tmp_path: Path) -> None:
     names = ["patient1/a.jpg", "patient2/b.jpg", "c.jpg"]
-    with pytest.raises(ValueError, match=r"does not match the image c\.jpg"):
-        groups_by_name(r"(patient\d+)?", names)
     table = tmp_path / "photos.csv"
     table.write_text("image,patient\npatient1/a.jpg,1\npatient2/b.jpg,\nc.jpg,3\n")
     with pytest.raises(ValueError, match=r"no row for the image patient2/b\.jpg, or no patient there"):

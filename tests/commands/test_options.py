@@ -67,15 +67,6 @@ def test_a_path_stays_the_text_that_was_typed(root: str) -> None:
     assert Experiment(config, images=False).config == config
 
 
-@pytest.mark.parametrize("command", ["robustness", "verdict"])
-def test_a_folder_is_no_run_to_commands_that_take_none(
-    command: str, tiny: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("folder").mkdir()
-    main([command, "folder"])
-    assert "run directory" not in capsys.readouterr().err
-
-
 def test_a_name_after_an_option_without_a_value_is_the_study(capsys: pytest.CaptureFixture[str]) -> None:
     parser = study_parser()
     for study in ("quickstart", "my.yaml"):
