@@ -75,10 +75,10 @@ def differences_after_kills(arguments: Sequence[str], kills: Sequence[int], root
     `arguments` are those of `fit`; `--run.checkpoint.every_n_steps 1` lets a kill follow any step.
     """
     command = [sys.executable, "-m", "vitlab", "fit", *arguments, "--run.name", "run", "--run.wandb.mode", "disabled"]
-    folders = [root / "whole", root / "killed"]
-    for folder, steps in zip(folders, ([None], [*kills, None]), strict=True):
+    places: dict[Path, Sequence[int]] = {root / "whole": (), root / "killed": kills}
+    for folder, steps in places.items():
         folder.mkdir(parents=True)
-        for step in steps:
+        for step in (*steps, None):
             with (folder / "log.txt").open("w+", encoding="utf-8") as log:
                 words = [*command, "--run.root", str(folder)]
                 process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
@@ -95,7 +95,7 @@ def differences_after_kills(arguments: Sequence[str], kills: Sequence[int], root
                     log.seek(0)
                     raise RuntimeError("ended before any kill:\n" + "\n".join(log.read().splitlines()[-5:]))
                 process.wait()
-    return disagreements(*(next(folder.glob("run/seed-*")) for folder in folders))
+    return disagreements(*(next(folder.glob("run/seed-*")) for folder in places))
 
 
 # Entries of environment.json on which the last bit of a sum depends.
