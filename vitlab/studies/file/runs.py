@@ -232,8 +232,9 @@ def _seeded(study: Study, run: Run) -> Config:
 
 def comparable(config: Config) -> Config:
     """Return a configuration with that part of its `run` section in which variants may differ."""
-    run = config.get("run", {})
-    return config | {"run": {key: run[key] for key in ("probe", "compile", "not_finite") if run.get(key) is not None}}
+    kept = ("probe", "compile", "not_finite")
+    run = {key: value for key, value in config.get("run", {}).items() if key in kept and value is not None}
+    return {key: value for key, value in config.items() if key != "run"} | ({"run": run} if run else {})
 
 
 def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:
