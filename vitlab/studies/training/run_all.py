@@ -67,7 +67,7 @@ def read_progress(metrics: Path, metric: Metric) -> Progress:
     epochs, score, steps = 0, None, 0.0
     for row in csv.DictReader([header, *(line for line in lines if line.count(",") == width)]):
         epoch = int(float(row.get("epoch") or 0))
-        steps = max(steps, (int(row["step"]) + 1) / (epoch + 1))  # at the end of an epoch
+        steps = max(steps, (int(row["step"] or 0) + 1) / (epoch + 1))  # at the end of an epoch
         if row.get(metric.validation):
             epochs, score = max(epochs, epoch + 1), float(row[metric.validation])
         else:
