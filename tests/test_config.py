@@ -7,7 +7,7 @@ import pytest
 import yaml
 from jsonargparse import get_loader
 
-from vitlab.config import ABSENT, conflicts, differences, dump_yaml, flatten, gather, load_yaml, merge, split
+from vitlab.config import ABSENT, changes, conflicts, dump_yaml, flatten, gather, load_yaml, merge, split
 from vitlab.data.tables import groups_by_name
 from vitlab.optim import AdamW
 
@@ -78,10 +78,10 @@ def test_a_data_set_that_a_file_names_alone_keeps_the_arguments() -> None:
     assert gather([{"data": "Digits"}], ["--data", "CIFAR10"])["data"]["class_path"] == "CIFAR10"
 
 
-def test_differences_name_every_key_that_differs_and_no_other() -> None:
+def test_changes_name_every_key_that_differs_and_no_other() -> None:
     a = {"same": 1, "changed": {"x": 1}, "gone": 2, "empty": {}}
     b = {"same": 1, "changed": {"x": 2}, "new": 3, "empty": {}}
-    assert differences(a, b) == [("changed.x", 1, 2), ("gone", 2, "(absent)"), ("new", "(absent)", 3)]
+    assert changes(a, b) == [("changed.x", 1, 2), ("gone", 2, "(absent)"), ("new", "(absent)", 3)]
 
 
 def test_flatten_keeps_empty_mappings() -> None:
@@ -231,8 +231,6 @@ def test_the_configuration_of_an_older_run_is_read_as_one_of_today(stored: Any, 
 
 def test_an_image_without_a_group_is_named(tmp_path: Path) -> None:
     names = ["patient1/a.jpg", "patient2/b.jpg", "c.jpg"]
-    with pytest.raises(ValueError, match=r"does not match the image c\.jpg"):
-        groups_by_name(r"(patient\d+)?", names)
     table = tmp_path / "photos.csv"
     table.write_text("image,patient\npatient1/a.jpg,1\npatient2/b.jpg,\nc.jpg,3\n")
     with pytest.raises(ValueError, match=r"no row for the image patient2/b\.jpg, or no patient there"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import vitlab
+from vitlab.config import load_yaml, shipped, split
 from vitlab.signals import signals_as_exit
 
 COMMANDS = {
@@ -48,29 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stopped it; the same command continues the run, whose state is written, or begins it where there is none yet.
     76: it paused as told. 130: as 75, by Ctrl-C.
     """
-    try:
-        with signals_as_exit():
-            return _main(arguments)
-    except SystemExit as stop:  # by a signal during the imports
-        return int(stop.code or 0)
-
-
-def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if os.getcwd() not in sys.path and "" not in sys.path:  # as `python -m` does, for classes in the user's folder
         sys.path.insert(0, os.getcwd())
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+    command = arguments[0] if arguments else "help"
+    if command in {"-h", "--help", "help"}:
         texts = dict.fromkeys(COMMANDS.values())  # a line for each, with the commands that it is about
         names = {text: "  ".join(name for name in COMMANDS if COMMANDS[name] == text) for text in texts}
         print(HELP.format(commands="\n".join(f"  {name:<15} {text}" for text, name in names.items())), end="")
         return 0
-    command = arguments[0]
     if command == "--version":
         print(f"vitlab {vitlab.__version__}")
         return 0
     if command == "--print_completion":
-        from vitlab.config import shipped
-
         print(f"complete -o default -W '{' '.join([*COMMANDS, *shipped()])}' vitlab")
         return 0
     if command not in COMMANDS:
@@ -78,22 +69,24 @@ def _main(arguments: Sequence[str] | None) -> int:
         hint = f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(COMMANDS)}."
         print(f"error: no command {command!r}. {hint}", file=sys.stderr)
         return 2
+    try:
+        with signals_as_exit():
+            from vitlab.commands.options import trust_given
 
-    from vitlab.commands.options import trust_given
-    from vitlab.config import load_yaml, split
+            try:  # a wrong path is answered before torch is loaded
+                arguments = trust_given(arguments[1:])
+                for file in split(arguments)[0]:
+                    if not Path(file).is_dir():
+                        load_yaml(file)
+            except (ValueError, OSError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
 
-    try:  # a wrong path is answered before torch is loaded
-        arguments = trust_given(arguments[1:])
-        for file in split(arguments)[0]:
-            if not Path(file).is_dir():
-                load_yaml(file)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            from vitlab.commands.dispatch import run
 
-    from vitlab.commands.dispatch import run
-
-    return run(command, arguments)
+            return run(command, arguments)
+    except SystemExit as stop:  # by a signal during the imports
+        return int(stop.code or 0)
 
 
 if __name__ == "__main__":

@@ -309,10 +309,16 @@ def _merge(base: Config, override: Config, path: str, report: Report | None) -> 
     merged = base | override
     for key in (key for key in override if key in base):
         old, value = base[key], override[key]
-        if isinstance(old, dict) and _changes_class(old, value):
-            _report_change(f"{path}{key}", old, value, report)
-        elif isinstance(value, dict) and isinstance(old, dict):
+        if isinstance(old, dict) and isinstance(value, dict) and not _changes_class(old, value):
             merged[key] = _merge(old, value, f"{path}{key}.", report)
+        elif isinstance(old, dict) and isinstance(value, dict) and report is not None:
+            before, after = flatten(old.get("init_args") or {}), flatten(value.get("init_args") or {})
+            lost = [f"{short(name)}={before[name]}" for name in before if name not in after]
+            kept = [name for name in before if not path and key in RECIPES and before[name] == after.get(name, ABSENT)]
+            if lost or kept:
+                names = " replaces ".join(node["class_path"].rpartition(".")[2] for node in (value, old))
+                own = f"; kept {', '.join(dict.fromkeys(name.partition('.')[0] for name in kept))}" if kept else ""
+                report(f"{short(path + key)}: {names}{own}; dropped {', '.join(lost) or 'nothing'}.")
     return merged
 
 
@@ -356,20 +362,6 @@ def _parameters(class_path: str, home: str) -> Mapping[str, Parameter]:
         return parameters_of(named(class_path if "." in class_path else f"{home}.{class_path}"))
     except (ImportError, AttributeError, NameError, ValueError):  # the parser answers a wrong name
         return {}
-
-
-def _report_change(path: str, old: Config, new: Config, report: Report | None) -> None:
-    if report is None:
-        return
-    before, after = flatten(old.get("init_args") or {}), flatten(new.get("init_args") or {})
-    lost = [key for key in before if key not in after]
-    kept = [key for key in before if path in RECIPES and key in after and before[key] == after[key]]
-    if lost or kept:
-        names = " replaces ".join(node["class_path"].rpartition(".")[2] for node in (new, old))
-        line = f"{short(path)}: {names}"
-        if kept:
-            line += f"; kept {', '.join(dict.fromkeys(key.partition('.')[0] for key in kept))}"
-        report(f"{line}; dropped {', '.join(f'{short(key)}={before[key]}' for key in lost) or 'nothing'}.")
 
 
 def _changes_class(old: Any, new: Any) -> bool:
@@ -419,20 +411,15 @@ def weights_of(config: Config) -> dict[str, str]:
     return sources
 
 
-def differences(a: Config, b: Config) -> list[tuple[str, Any, Any]]:
-    """List `(dotted key, value in a, value in b)` wherever two configurations differ, in the order of the keys."""
-    left, right = flatten(a), flatten(b)
-    both = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in left | right]
-    return [(key, old, new) for key, old, new in both if old != new]
-
-
 def changes(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
-    """List the differences, but for settings that did not exist when `stored` was written and have their default."""
-    return [
-        (key, old, new)
-        for key, old, new in differences(stored, wanted)
-        if not (old == ABSENT and _is_default(stored, wanted, key, new))
-    ]
+    """List `(dotted key, stored value, wanted value)` wherever two configurations differ, in the order of the keys.
+
+    Settings that did not exist when `stored` was written and have their default are no changes.
+    """
+    left, right = flatten(stored), flatten(wanted)
+    both = [(key, left.get(key, ABSENT), right.get(key, ABSENT)) for key in left | right]
+    changed = [(key, old, new) for key, old, new in both if old != new]
+    return [each for each in changed if each[1] != ABSENT or not _is_default(stored, wanted, each[0], each[2])]
 
 
 def conflicts(stored: Config, wanted: Config) -> list[tuple[str, Any, Any]]:
@@ -492,7 +479,17 @@ def gather(sources: Sequence[str | Path | Config], rest: Sequence[str], report: 
     for source in sources:
         config = merge(config, modernize(source) if isinstance(source, dict) else load_yaml(source), report)
     for key, value in pairs(rest):
-        config = _choose_class(config, key.removesuffix(".class_path"), value, report)
+        place, node = list[str](), config
+        for part in key.removesuffix(".class_path").split("."):
+            if "init_args" in node and part not in node:
+                place, node = [*place, "init_args"], node["init_args"]
+            place, node = [*place, part], node.get(part) or {}
+            if not isinstance(node, dict):
+                break
+        else:
+            named = modernize(parse_yaml(value, f"--{key}")) if value.startswith("{") else {"class_path": value}
+            if value != "null" and _changes_class(node, named):
+                config = merge(config, nest(".".join(place), named), report)
     return config
 
 
@@ -509,25 +506,6 @@ def pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def short(key: str) -> str:
     """Return a dotted key as on the command line, without the `init_args` in it."""
     return key.replace(".init_args", "")
-
-
-def _choose_class(config: Config, key: str, value: str, report: Report | None, path: str = "") -> Config:
-    """Drop the `init_args` at `key` if `value` names another class there; a recipe changes to that class at once."""
-    here, _, below = key.partition(".")
-    if "init_args" in config and here not in config:
-        return {**config, "init_args": _choose_class(config["init_args"], key, value, report, path)}
-    node = config.get(here)
-    if not isinstance(node, dict):
-        return config
-    if below:
-        return {**config, here: _choose_class(node, below, value, report, f"{path}{here}.")}
-    named = modernize(parse_yaml(value, f"--{path}{key}")) if value.startswith("{") else {"class_path": value}
-    if value == "null" or not _changes_class(node, named):
-        return config
-    if not path and here in RECIPES:
-        return merge(config, {here: named}, report)
-    _report_change(f"{path}{here}", node, named, report)
-    return {**config, here: {"class_path": named["class_path"]}}
 
 
 def plain(name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from vitlab.__main__ import COMMANDS as ALL
 from vitlab.__main__ import main
 from vitlab.commands.dispatch import run
-from vitlab.commands.options import StudyParser, split_data
+from vitlab.commands.options import StudyParser
 from vitlab.config import named
 from vitlab.experiment.class_paths import KINDS, buildable
 from vitlab.experiment.experiment import Experiment
@@ -43,34 +43,32 @@ def test_the_help_of_what_reads_or_starts_runs_imports_no_torch() -> None:
     assert done.stdout.endswith("False\n")
 
 
+def study_parser() -> StudyParser:
+    parser = StudyParser("python -m vitlab compare STUDY.yaml", "")
+    parser.add_argument("--overwrite", action="store_true")
+    return parser
+
+
 @pytest.mark.parametrize("arguments", [["--data.root"], ["--data.root", "--overwrite"], ["--data.root="]])
 def test_a_setting_of_the_data_needs_a_value(arguments: list[str]) -> None:
     with pytest.raises(ValueError, match=r"^--data.root needs a value"):
-        split_data(arguments)
-    assert split_data(["--data.root", "photos", "--overwrite"]) == (["--overwrite"], {"root": "photos"})
+        study_parser().parse_study(["my.yaml", *arguments])
+    study, options, data = study_parser().parse_study(["--data.root", "photos", "--overwrite", "my.yaml"])
+    assert (study, options.overwrite, data) == (Path("my.yaml"), True, {"root": "photos"})
 
 
 @pytest.mark.parametrize("root", ["0755", "1e3", "off"])
 def test_a_path_stays_the_text_that_was_typed(root: str) -> None:
-    assert split_data(["--data.root", root, "--data.batch_size=1e3"]) == ([], {"root": root, "batch_size": 1000})
+    *_, data = study_parser().parse_study(["my.yaml", "--data.root", root, "--data.batch_size=1e3"])
+    assert data == {"root": root, "batch_size": 1000}
     given = ["--data.root", root, "--model.init_from", root, "--run.name", root]
     config = Experiment.from_arguments(["vit_cifar10", *given], images=False).config
     assert (config["data"]["init_args"]["root"], config["model"]["init_args"]["init_from"]) == (root, root)
     assert Experiment(config, images=False).config == config
 
 
-@pytest.mark.parametrize("command", ["robustness", "verdict"])
-def test_a_folder_is_no_run_to_commands_that_take_none(
-    command: str, tiny: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("folder").mkdir()
-    main([command, "folder"])
-    assert "run directory" not in capsys.readouterr().err
-
-
 def test_a_name_after_an_option_without_a_value_is_the_study(capsys: pytest.CaptureFixture[str]) -> None:
-    parser = StudyParser("python -m vitlab compare STUDY.yaml", "")
-    parser.add_argument("--overwrite", action="store_true")
+    parser = study_parser()
     for study in ("quickstart", "my.yaml"):
         assert parser.parse_study(["--overwrite", study])[0] == Path(study)
     with pytest.raises(ValueError, match=r"no option overwrit\. Did you mean overwrite"):

@@ -66,9 +66,10 @@ def test_as_a_checkpoint(trained: Path, capsys: pytest.CaptureFixture[str], comm
     _the_trap_works()
 
 
-def test_as_the_state_that_a_run_continues_from(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (trained / "summary.json").unlink()
+def test_as_the_state_that_is_compared_or_continued(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (trained / "checkpoints" / "last.ckpt").write_bytes(Path("evil.ckpt").read_bytes())
+    assert "could run as code" in _refused("verify", [str(trained)], capsys)
+    (trained / "summary.json").unlink()
     _refused("fit", ["--config", "tiny.yaml"], capsys)
 
 

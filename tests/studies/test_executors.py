@@ -253,7 +253,7 @@ def test_a_job_that_is_taken_away_stops_its_run_and_comes_back(tmp_path: Path) -
 def test_slurm_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="sbatch not found"):
+    with pytest.raises(ValueError, match=r"--executor slurm: Could not detect .srun., are you indeed on a"):
         new_executor("slurm", [])
     fake_slurm(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"time must be an integer \(minutes\), got 04:00:00"):

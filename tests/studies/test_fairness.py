@@ -182,6 +182,7 @@ def test_the_report_shows_copies_of_training_images_and_prints_them_first(
     write_study: Write, tmp_path: Path, no_figures: None, digits: Digits, caplog: pytest.LogCaptureFixture
 ) -> None:
     splits = dict(digits.splits)
+    caplog.set_level("INFO", "vitlab")
     try:
         digits.splits["test"] = splits["test"].copy()
         digits.splits["test"][:4] = splits["train"][:4]

@@ -10,8 +10,8 @@ from vitlab.studies.training.run_all import Active, Display, Progress, read_prog
 HEADER = "step,epoch,train/loss,val/loss,val/top1\n"
 
 
-def run(variant: str = "ViT", epochs: int = 10, images: int | None = None) -> Run:
-    config = {"trainer": {"max_epochs": epochs}, "data": {"init_args": {"train_images": images}}}
+def run(variant: str = "ViT", epochs: int = 10, images: int | None = None, steps: int = -1) -> Run:
+    config = {"trainer": {"max_epochs": epochs, "max_steps": steps}, "data": {"init_args": {"train_images": images}}}
     return Run(variant, 1, config, Path("runs") / variant.lower())
 
 
@@ -24,14 +24,9 @@ def test_an_epoch_counts_once_it_was_validated(tmp_path: Path) -> None:
     assert read_progress(metrics, TOP1) == Progress(0, None)
     metrics.write_text(HEADER)
     assert read_progress(metrics, TOP1) == Progress(0, None)
-    metrics.write_text(HEADER + "9,0,1.5,,\n9,0,,1.4,0.61\n19,1,1.2,,\n")
-    assert read_progress(metrics, TOP1) == Progress(1, 0.61)
-
-
-def test_a_line_that_is_being_written_is_left_for_later(tmp_path: Path) -> None:
-    metrics = tmp_path / "metrics.csv"
-    metrics.write_text(HEADER + "9,0,,1.4,0.61\n19,1,,1")
-    assert read_progress(metrics, TOP1) == Progress(1, 0.61)
+    for being_written in ("", "19,1,,1"):  # left for later
+        metrics.write_text(HEADER + f"9,0,1.5,,\n9,0,,1.4,0.61\n19,1,1.2,,\n{being_written}")
+        assert read_progress(metrics, TOP1) == Progress(1, 0.61, 10.0)
 
 
 def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
@@ -39,7 +34,7 @@ def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:
     metrics.write_text(
         HEADER + "".join(f"{step},{step // 100},1.5,,\n" for step in range(20_000)) + "20000,199,,1,0.7\n"
     )
-    assert read_progress(metrics, TOP1) == Progress(200, 0.7)
+    assert read_progress(metrics, TOP1) == Progress(200, 0.7, 20_001 / 200)
 
 
 def test_time_left_by_hand() -> None:
@@ -60,6 +55,14 @@ def test_time_left_where_epochs_differ_in_length() -> None:
     assert seconds_left(ended, [], [many], jobs=1) == pytest.approx(20)
     # Where one run does not say how many images it has, all epochs are taken to be as long.
     assert seconds_left(ended, [], [run("all", 2)], jobs=1) == pytest.approx(0.4)
+
+
+def test_steps_may_end_a_run_before_its_epochs() -> None:
+    """45 steps are 4.5 epochs of 10: after 2 of them, in 6 s, 3 are left, and 5 of the run that waits."""
+    first, second = run(steps=45), run(steps=45)
+    item = Active(first, 0, Progress(2, 0.5, 10.0), 6.0)
+    assert seconds_left([], [item], [second], jobs=1) == pytest.approx(3 * 3.0 + 5 * 3.0)
+    assert "epoch 2/5" in Display(io.StringIO(), [first]).line(item)
 
 
 def test_a_terminal_is_rewritten_in_place() -> None:

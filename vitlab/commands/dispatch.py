@@ -42,7 +42,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        if os.environ.get("VITLAB_DEBUG") or (message := message_of(error, arguments)) is None:
+        if os.environ.get("VITLAB_DEBUG") or (message := message_of(error)) is None:
             if call := call_of_user_code(error):
                 print(f"error in {call}:", file=sys.stderr)
             raise
@@ -53,15 +53,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
     return status
 
 
-def message_of(error: Exception, arguments: Sequence[str]) -> str | None:
+def message_of(error: Exception) -> str | None:
     """Return what to tell the user about a mistake; None for a fault of the program, the user's code included."""
-    from pickle import UnpicklingError
-
-    if isinstance(error, UnpicklingError):  # of a checkpoint: other files are read by functions that name them
-        from vitlab.config import pairs
-        from vitlab.models.weights import unsafe
-
-        error = unsafe(dict(pairs(arguments)).get("ckpt_path", "The run's checkpoint"), error)
     if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
         reason, *_ = str(error).splitlines() or [""]  # all in one line: a study shows the last line of a log
         return (

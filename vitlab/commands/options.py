@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vitlab import log
 from vitlab.config import Config, expanded, load_yaml, merge, nest, pairs, parse_yaml, short, split, texts_of, trust
@@ -79,24 +79,6 @@ def refuse_unknown_name(arguments: Sequence[str]) -> None:
         load_yaml(arguments[0])
 
 
-def split_data(arguments: Sequence[str]) -> tuple[list[str], Config]:
-    """Return the arguments without those of the data set, `--data.root photos`, and these as its arguments."""
-    rest: list[str] = []
-    data: Config = {}
-    pending = iter(arguments)
-    for argument in pending:
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--data."):
-            rest.append(argument)
-            continue
-        value = value if equals else next(pending, "")
-        if not value or (value.startswith("--") and not equals):
-            raise ValueError(f"{name} needs a value, like {name}=VALUE.")
-        is_path = name.endswith((".root", ".table")) and value != "null"  # a folder 0755 is not a number
-        data = merge(data, nest(short(name).removeprefix("--data."), value if is_path else parse_yaml(value, name)))
-    return rest, data
-
-
 class StudyParser(argparse.ArgumentParser):
     """argparse, but a wrong option is a ValueError like every other mistake, and prefixes are not options."""
 
@@ -119,23 +101,34 @@ class StudyParser(argparse.ArgumentParser):
             self.error("the following arguments are required: a file, or the directory of a run")
         return list(dict.fromkeys(files)), options, others
 
-    def parse_study(self, arguments: Sequence[str]) -> tuple[Path, argparse.Namespace]:
-        """Return the one study that the arguments name, and the other options."""
+    def parse_study(self, arguments: Sequence[str]) -> tuple[Path, argparse.Namespace, Config]:
+        """Return the one study that the arguments name, the other options, and the settings of its data."""
         from vitlab.studies.file.study import KEYS  # here, because commands import this first
 
         files, options, others = self.parse_runs(arguments, required=False)
-        files += [word for word in others if not word.startswith("-")]  # after a flag, which takes no value
-        if unknown := [word for word in others if word.startswith("-")]:
-            if (key := re.split(r"[.=]", unknown[0].lstrip("-"))[0]) in (*KEYS, *SECTIONS):
+        data, pending = dict[str, Any](), iter(others)
+        for word in pending:
+            name, equals, value = word.partition("=")
+            key = re.split(r"[.=]", word.lstrip("-"))[0]
+            if word.startswith("--data."):
+                value = value if equals else next(pending, "")
+                if not value or (value.startswith("--") and not equals):
+                    raise ValueError(f"{name} needs a value, like {name}=VALUE.")
+                is_path = name.endswith((".root", ".table")) and value != "null"  # a folder 0755 is not a number
+                data = merge(data, nest(short(name[len("--data.") :]), value if is_path else parse_yaml(value, name)))
+            elif not word.startswith("-"):  # after a flag, which takes no value
+                files.append(word)
+            elif key in (*KEYS, *SECTIONS):
                 remedy = "give --data.root FOLDER" if key == "data" else f"edit `{key}` there, or in a copy"
                 where = "base" if key in SECTIONS and key != "data" else "file"
-                raise ValueError(f"{unknown[0]}: the study's {where} says this; {remedy}.")
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+                raise ValueError(f"{word}: the study's {where} says this; {remedy}.")
+            else:
+                self.error(f"unrecognized arguments: {word}")
         if len(files) != 1:
             command = self.prog.split()[-2]
             named = " and ".join(files) or "none"
             raise ValueError(f"{command} takes one study, got {named}. For example: {command} my_study.yaml")
-        return Path(files[0]), options
+        return Path(files[0]), options, data
 
 
 SILENCED = (

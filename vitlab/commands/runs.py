@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vitlab.atomic_files import regular
+from vitlab.atomic_files import flaw, regular
 from vitlab.commands.options import StudyParser, experiment_of
 from vitlab.config import Config, dump_yaml, merge
 from vitlab.runs.directory import CONFIG, ENVIRONMENT, METRICS, SUMMARY, RunDirectory, config_file, run_directories
@@ -137,6 +137,8 @@ def run_verify(arguments: Sequence[str]) -> int:
 
         last = run.last_checkpoint.relative_to(run.path)
         raise ValueError(f"{run.path} has no {last} to compare a repetition with: {NO_CHECKPOINT}")
+    if wrong := flaw(run.last_checkpoint):
+        raise ValueError(f"{run.last_checkpoint} is damaged ({wrong}), so nothing can be compared with it.")
     with TemporaryDirectory(prefix="vitlab-verify-") as root:
         file = Path(root, "repeated.yaml")
         file.write_text(dump_yaml(repetition(run.path, root)), encoding="utf-8")

@@ -14,7 +14,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from vitlab import log
 from vitlab.atomic_files import read_json
-from vitlab.commands.options import StudyParser, quiet, split_data
+from vitlab.commands.options import StudyParser, quiet
 from vitlab.experiment.errors import need
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def run_compare(arguments: Sequence[str]) -> int:
     parser.add_argument("--executor", nargs="+", action="append", default=[], metavar=names, help=elsewhere)
     anew = "register a claim whose settings changed after an outcome; new seeds"
     parser.add_argument("--register-anew", action="store_true", help=anew)
-    arguments, data = split_data(arguments)
-    study, options = parser.parse_study(arguments)
+    study, options, data = parser.parse_study(arguments)
     from vitlab.studies.file.study import read_study
 
     print(f"{read_study(study).size}. Reading the images and building each variant once …", flush=True)
@@ -85,8 +84,7 @@ def run_plan(arguments: Sequence[str]) -> int:
     what = "to be found: points of accuracy, else the metric's unit [the study's margin]"
     parser.add_argument("--difference", type=PositiveFloat, help=what)
     parser.add_argument("--root", type=Path, default=Path("runs"), help="folder of all runs [runs]")
-    arguments, data = split_data(arguments)
-    study, options = parser.parse_study(arguments)
+    study, options, data = parser.parse_study(arguments)
 
     from vitlab.studies.planning import describe, plan_study
 

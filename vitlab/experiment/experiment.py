@@ -33,11 +33,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from vitlab import log, models
 from vitlab.atomic_files import flaw
 from vitlab.config import (
+    ABSENT,
     ROOTS,
     Config,
     changes,
     conflicts,
-    differences,
     dump_yaml,
     expanded,
     flatten,
@@ -255,19 +255,19 @@ class Experiment:
         `last`, the default, and `best` are files of the run; `none` means the initial weights. A checkpoint of another
         model is refused, and other differences are logged: the experiment's values are used.
         """
-        name, run = self._values.ckpt_path, RunDirectory(self.directory)
+        chosen, run = self._values.ckpt_path, RunDirectory(self.directory)
         finished = run.is_finished
-        if name == "none":
+        if chosen == "none":
             return None
-        path = run.checkpoints / f"{name or 'last'}.ckpt" if name in (None, "last", "best") else Path(name)
+        path = run.checkpoints / f"{chosen or 'last'}.ckpt" if chosen in (None, "last", "best") else Path(chosen)
         again = "again with --run.overwrite true" if finished else "first"
         remedy = f"train {again}, or give --ckpt_path FILE (`none` evaluates the initial weights)."
         if self.frozen:
             remedy = "of the probes of a frozen encoder, `run.probe: linear` alone gives a network."
-        if name == "best":
+        if chosen == "best":
             remedy = "a run keeps it with --run.checkpoint.best true."
         # The results of a finished run are of these weights, not of previous.ckpt.
-        intact = run.newest_checkpoint() if name in (None, "last") and not finished else None
+        intact = run.newest_checkpoint() if chosen in (None, "last") and not finished else None
         path = intact or path
         if not path.is_file():
             raise FileNotFoundError(f"No checkpoint {path}; {remedy}")
@@ -287,11 +287,13 @@ class Experiment:
             {key: tuple(getattr(value, "shape", ())) for key, value in weights.items()}
             for weights in (stored["state_dict"], self.objective.state_dict())
         )
-        if self.objective.strict_loading and (others := differences(there, here)):
-            wrong = "{} is {} there, {} here".format(*others[0])
-            remedy = "Give the model's settings of the run that wrote it, or start from its encoder alone:"
-            kind = type(self.objective).__name__
-            raise ValueError(f"{path} does not fit this {kind}: {wrong}.\n{remedy} --model.init_from {path}")
+        name = next((key for key in there | here if there.get(key) != here.get(key)), None)
+        if self.objective.strict_loading and name is not None:
+            raise ValueError(
+                f"{path} does not fit this {type(self.objective).__name__}: {name} is {there.get(name, ABSENT)} there, "
+                f"{here.get(name, ABSENT)} here.\nGive the settings of the run that wrote it, or its encoder alone: "
+                f"--model.init_from {path}"
+            )
         for key, old, new in changed:
             log.info("model.%s: the checkpoint was trained with %s; this command uses %s.", key, old, new)
         log.info("Weights: %s", path)
@@ -331,15 +333,12 @@ class Experiment:
         if all(key in ROOTS for key, _, _ in changed) and self._compare_images(finished):
             changed = []
         if changed:
-            remedy, last = "Give this run another --run.name, or replace", RunDirectory(self.directory).last_checkpoint
-            longer = [key for key, old, new in changed if type(old) is type(new) is int and new > old]
-            if len(longer) == len(changed) and longer[0].startswith("trainer.max_") and last.is_file():
-                remedy = f"Train on from its last state: --run.name NEW --ckpt_path {last}; or replace"
             differences = f"{len(changed)} difference{'s' * (len(changed) > 1)}"
             raise ValueError(
                 f"{self.directory} is a run with another configuration ({differences}):\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
-                + f"\n{remedy} that one with --run.overwrite true."
+                + "\nGive this run another --run.name (and --ckpt_path of that one to train it for longer), or replace "
+                "that one with --run.overwrite true."
             )
 
     def _compare_images(self, finished: bool = False) -> bool:

@@ -24,11 +24,6 @@ from vitlab.internals import wandb_arguments
 from vitlab.runs.lock import check_held
 
 
-def as_written(value: Any) -> float:
-    """Return a metric as it reads in the file."""
-    return float(f"{value:.8g}")
-
-
 class MetricsFile(Logger):
     """A CSV file with a row for each logged event: `step`, `epoch`, then a column for each metric.
 

@@ -38,7 +38,7 @@ from vitlab.objectives.sharding import FSDP
 from vitlab.runs.directory import CONFIG, DATA, ENVIRONMENT, METRICS, PREDICTIONS, SUMMARY, VALUES, RunDirectory
 from vitlab.runs.exactness import inexact
 from vitlab.runs.lock import check_held
-from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger, as_written
+from vitlab.runs.loggers import MetricsFile, UnbreakableWandbLogger
 
 OWN_FILES = (  # patterns
     *(CONFIG, ENVIRONMENT, DATA, METRICS, PREDICTIONS, VALUES, SUMMARY),
@@ -122,7 +122,8 @@ class RunRecord(Callback):
         monitor = pl_module.monitor
         if trainer.state.fn != TrainerFn.FITTING or monitor is None or monitor.metric not in trainer.callback_metrics:
             return
-        value, sign = as_written(trainer.callback_metrics[monitor.metric]), 1 if monitor.mode == "max" else -1
+        value = float(f"{trainer.callback_metrics[monitor.metric]:.8g}")  # as metrics.csv has it
+        sign = 1 if monitor.mode == "max" else -1
         if not math.isnan(value) and (self.best is None or sign * value > sign * self.best[monitor.metric]):
             self.best = {"epoch": trainer.current_epoch + 1, monitor.metric: value}
 
@@ -243,7 +244,7 @@ class RunRecord(Callback):
             "best_epoch": self.best,
         }
         write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
-        RunDirectory(self.directory).previous_checkpoint.unlink(missing_ok=True)  # nothing continues from it now
+        (self.directory / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # nothing continues from it now
 
 
 def _cost(trainer: Trainer, pl_module: Any) -> dict[str, float | None]:

@@ -27,7 +27,7 @@ from vitlab.studies.file.registration import UNFINISHED, Outcome, is_finished, r
 from vitlab.studies.file.runs import Run, images_of
 from vitlab.studies.file.study import Choice, Study, read_study
 from vitlab.studies.report.cost import as_tuned, winner_costs
-from vitlab.studies.report.page import answer, write_curves, write_report
+from vitlab.studies.report.page import write_curves, write_report
 from vitlab.studies.report.verdict import append_look, judged, look_of, outlooks, read_looks, verdict
 from vitlab.studies.results import Baselines, Pool, StudyResults, baselines, context_of, duplicates, read_results
 from vitlab.studies.training.executors import Fleet, ForkServer, Local, allot
@@ -270,8 +270,8 @@ def compare(
         report, *_ = [planned.write(results) for planned, results in zip(plans, found, strict=True)]
         results, said = found[0], [study.question] if study.question else []
         if study.along:
-            report = write_curves(study, found, study.folder(root))
-            said.append(answer(study.along, found))
+            report, answer = write_curves(study, found, study.folder(root))
+            said.append(answer)
         else:
             shown = judged(results)
             if study.claim:

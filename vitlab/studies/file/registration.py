@@ -13,7 +13,7 @@ With other settings a claim is another one, and needs seeds whose results nobody
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,7 @@ from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, IS_INSTALLED, ROOTS, SHIPPED, conflicts
 from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
-from vitlab.studies.file.metric import PREDICTED
-from vitlab.studies.file.runs import Run, without_run
+from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study
 
 RECORD = "record.json"
@@ -137,18 +136,6 @@ def cut_short(run: Run) -> str | None:
     return f"incomplete run: {', '.join(short)} (--overwrite retrains it)" if short else None
 
 
-def refuse_without_metric(runs: Iterable[Run]) -> None:
-    """Raise ValueError for a complete run that did not log the metric by which the study ranks."""
-    for run in runs:
-        directory = RunDirectory(run.directory)
-        if directory.shortfalls or not run.config.get("run", {}).get("test"):
-            continue
-        known = directory.metrics
-        if run.metric.name not in PREDICTED and run.metric.test not in known:
-            names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
-            raise ValueError(f"metric: {run.directory / SUMMARY} has no {run.metric.test}; rank by one of {names}.")
-
-
 def conflicting(runs: Sequence[Run]) -> list[Run]:
     """Return the runs whose directory contains a run with another configuration, started or finished."""
     return [run for run in runs if _conflicts(run)]
@@ -156,7 +143,7 @@ def conflicting(runs: Sequence[Run]) -> list[Run]:
 
 def _conflicts(run: Run) -> list[tuple[str, object, object]]:
     there = RunDirectory(run.directory)
-    changed = conflicts(without_run(there.config), without_run(run.config)) if (there.path / CONFIG).is_file() else []
+    changed = conflicts(there.config, run.config) if (there.path / CONFIG).is_file() else []
     if not changed or any(key not in ROOTS for key, _, _ in changed):
         return changed
     from vitlab.experiment.experiment import Experiment  # here, because it takes seconds to import

@@ -230,16 +230,11 @@ def _seeded(study: Study, run: Run) -> Config:
     return override
 
 
-def without_run(config: Config) -> Config:
-    """Return a configuration without its `run` section, of which only a probe affects the results."""
-    probe = config.get("run", {}).get("probe")
-    return {key: value for key, value in config.items() if key != "run"} | ({"run": {"probe": probe}} if probe else {})
-
-
 def comparable(config: Config) -> Config:
     """Return a configuration with that part of its `run` section in which variants may differ."""
-    run = {key: value for key, value in config.get("run", {}).items() if key in ("compile", "not_finite")}
-    return merge(without_run(config), {"run": run} if run else {})
+    kept = ("probe", "compile", "not_finite")
+    run = {key: value for key, value in config.get("run", {}).items() if key in kept and value is not None}
+    return {key: value for key, value in config.items() if key != "run"} | ({"run": run} if run else {})
 
 
 def differing_keys(study: Study, runs: list[Run]) -> list[Difference]:

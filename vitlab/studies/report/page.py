@@ -20,7 +20,7 @@ from referee.report.claim import about, headline, in_words
 from referee.report.claim import chart as chart_of
 from referee.report.document import Code, Document, Links, Note, Part, Row, Section, Table, Text, write_document
 from referee.report.effects import CELLS, datasets_section, draw_cells
-from referee.verdict import Verdict, conclusion
+from referee.verdict import conclusion
 
 from vitlab.atomic_files import write_text
 from vitlab.studies.file.fairness import Images
@@ -131,31 +131,22 @@ def line_of(axis: Axis, grid: Sequence[StudyResults]) -> Line:
     return Line(axis.name, x, labels, [verdict.judged(results) for results in grid], level, reference=reference)
 
 
-def over_data_sets(grid: Sequence[StudyResults]) -> Verdict:
-    """Return the verdict on the mean over the data sets, which are the places of a study."""
-    first, each = grid[0].outcomes, {results.study.place: results.verdict for results in grid}
-    runs = [replace(run, dataset=name) for name, verdict in each.items() for run in verdict.outcomes.runs]
-    return over_datasets(replace(first, runs=runs), each, grid[0].verdict.design)
-
-
-def answer(axis: Axis, grid: Sequence[StudyResults]) -> str:
-    if not all(results.finished for results in grid):
-        return f"Some places have no finished run, so there is nothing to say about the {axis.name}."
-    return over_data_sets(grid).sentence if axis.of_data_sets else best_where(line_of(axis, grid))
-
-
-def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Path:
-    """Write report.html and report.md about all places of a study; return the path of the first."""
+def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> tuple[Path, str]:
+    """Write report.html and report.md about all places of a study; return the path of the first, and its headline."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     assert study.along is not None
     curves = list[Section]()
+    answer = f"Some places have no finished run, so there is nothing to say about the {study.along.name}."
     if all(results.finished for results in grid) and study.along.of_data_sets:
-        joint = over_data_sets(grid)
+        each = {results.study.place: results.verdict for results in grid}  # data sets are the places of a study
+        runs = [replace(run, dataset=name) for name, own in each.items() for run in own.outcomes.runs]
+        joint = over_datasets(replace(grid[0].outcomes, runs=runs), each, grid[0].verdict.design)
+        answer = joint.sentence
         cells = drawing.draw(CELLS._replace(draw=lambda _, layout: draw_cells(joint, layout)), grid, folder / "figures")
         curves.append(Section("Data sets", datasets_section(joint, cells)))
     elif all(results.finished for results in grid):
-        along = line_parts(line_of(study.along, grid), "curves", folder / "figures")
-        curves.append(Section(f"Along {study.along.name}", along))
+        answer = best_where(line := line_of(study.along, grid))
+        curves.append(Section(f"Along {study.along.name}", line_parts(line, "curves", folder / "figures")))
     above = _merged(grid, verdict.objections)
     above += [line for line in _merged(grid, verdict.remarks_above) if line not in above][: verdict.ABOVE]
     below = [line for line in _merged(grid, verdict.remarks) if line not in above]
@@ -165,7 +156,7 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
         *([Section("Remarks", [*map(Text, below)])] if below else []),
         Section("Reproduce", [Code(sections.command_of(study, folder.parent)), sections.study_file(study)]),
     ]
-    runs = sum(len(results.finished) for results in grid)
+    finished = sum(len(results.finished) for results in grid)
     minutes = sum(own_share(study, each.run) * each.seconds for results in grid for each in results.finished) / 60
     length = "The same number of epochs" if study.budget and study.budget.kind == "epochs" else "The same budget"
     spent = f" {length} ({study.budget}) everywhere." if study.budget else ""
@@ -179,18 +170,18 @@ def write_curves(study: Study, grid: Sequence[StudyResults], folder: Path) -> Pa
     where = f"on {len(grid)} data sets" if study.along.of_data_sets else f"at {len(grid)} places"
     summary = (
         f"{counted(len(study.variants), 'variant')}, {counted(len(study.seeds), 'seed')} each, {where}: "
-        f"{counted(runs, 'run')}, {minutes:,.0f} minutes of training.{spent} {valid}"
+        f"{counted(finished, 'run')}, {minutes:,.0f} minutes of training.{spent} {valid}"
     )
     document = Document(
         title=f"{study.name} – a comparison along {study.along.name}",
         kicker=f"Study “{study.name}” · {time.strftime('%Y-%m-%d')}",
-        heading=answer(study.along, grid),
+        heading=answer,
         lead=[summary],
         remarks=above,
         sections=parts,
         question=study.question,
     )
-    return write_document(document, folder)
+    return write_document(document, folder), answer
 
 
 def _merged(grid: Sequence[StudyResults], listed: Callable[[StudyResults], list[str]]) -> list[str]:

@@ -9,7 +9,6 @@ import linecache
 import math
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -229,9 +228,6 @@ def slurm(folder: str = "runs/slurm", **settings: Any) -> "Submitit":
     need("slurm", "submitit", what="--executor slurm")
     from submitit import SlurmExecutor
 
-    for tool in ("sbatch", "srun", "squeue"):
-        if shutil.which(tool) is None:
-            raise ValueError(f"{tool} not found. Start the study on a machine that submits SLURM jobs.")
     executor = SlurmExecutor(folder, max_num_timeout=UNLIMITED)
     executor.update_parameters(**{"job_name": "vitlab", "stderr_to_stdout": True} | settings)
     return Submitit(executor)
@@ -386,7 +382,7 @@ def new_executor(name: str, settings: Sequence[str]) -> Executor:
             values[key] = json.loads(text)
     try:
         return build(**values)
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError, RuntimeError) as error:
         raise ValueError(f"--executor {' '.join([name, *settings])}: {error}") from error
 
 

@@ -1,6 +1,7 @@
 """Train the runs of a study through an executor, and show their progress from their metrics.csv."""
 
 import csv
+import math
 import shutil
 import signal
 import time
@@ -20,7 +21,7 @@ from vitlab.runs.directory import METRICS, SUMMARY, RunDirectory
 from vitlab.signals import UNWRITTEN, signals_as_exit
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.registration import Outcome, conflicting, cut_short, is_finished, refuse_without_metric
+from vitlab.studies.file.registration import Outcome, conflicting, cut_short, is_finished
 from vitlab.studies.file.runs import Run
 from vitlab.studies.training.executors import Fleet, RunTask
 
@@ -36,6 +37,7 @@ PLAIN_INTERVAL = 60.0  # seconds between progress lines in a log file
 class Progress(NamedTuple):
     epochs: int  # completed
     score: float | None  # the last on the validation images
+    steps: float = 0.0  # of an epoch; 0: not known yet
 
 
 @dataclass
@@ -44,6 +46,12 @@ class Active:
     epochs_before: int  # completed before this start
     progress: Progress
     seconds: float = 0.0
+
+
+def length(run: Run, steps: float) -> int:
+    """Return how many epochs a run has, which `trainer.max_steps` may end early, if an epoch has so many steps."""
+    most = run.config["trainer"].get("max_steps") or -1
+    return min(run.epochs, math.ceil(most / steps)) if most > 0 and steps else run.epochs
 
 
 def read_progress(metrics: Path, metric: Metric) -> Progress:
@@ -56,14 +64,15 @@ def read_progress(metrics: Path, metric: Metric) -> Progress:
     except FileNotFoundError:
         return Progress(0, None)
     width = header.count(",")
-    epochs, score = 0, None
+    epochs, score, steps = 0, None, 0.0
     for row in csv.DictReader([header, *(line for line in lines if line.count(",") == width)]):
         epoch = int(float(row.get("epoch") or 0))
+        steps = max(steps, (int(row["step"] or 0) + 1) / (epoch + 1))  # at the end of an epoch
         if row.get(metric.validation):
             epochs, score = max(epochs, epoch + 1), float(row[metric.validation])
         else:
             epochs = max(epochs, epoch)
-    return Progress(epochs, score)
+    return Progress(epochs, score, steps)
 
 
 def seconds_left(ended: Sequence[Active], active: Sequence[Active], waiting: Sequence[Run], jobs: int) -> float | None:
@@ -88,11 +97,14 @@ def seconds_left(ended: Sequence[Active], active: Sequence[Active], waiting: Seq
     speed = {folder: fmean(values) for folder, values in speeds.items()}
     typical = fmean(speed[folder] / images[run] for folder, run in {run.folder: run for run, _ in timed}.items())
 
-    def epoch(run: Run) -> float:
-        return speed.get(run.folder, typical * images[run])
+    steps = {item.run.folder: item.progress.steps for item in (*ended, *active) if item.progress.epochs}
 
-    remaining = [(item.run.epochs - item.progress.epochs) * epoch(item.run) for item in active]
-    queued = sum(run.epochs * epoch(run) for run in waiting)
+    def left(run: Run, done: int = 0) -> float:
+        epochs = length(run, steps.get(run.folder, fmean(steps.values())))
+        return (epochs - done) * speed.get(run.folder, typical * images[run])
+
+    remaining = [left(item.run, item.progress.epochs) for item in active]
+    queued = sum(map(left, waiting))
     return max(max(remaining, default=0.0), (sum(remaining) + queued) / jobs)
 
 
@@ -124,7 +136,8 @@ class Display:
         self._shown = len(lines)
 
     def line(self, item: Active) -> str:
-        score, metric, planned = item.progress.score, item.run.metric, item.run.epochs
+        score, metric = item.progress.score, item.run.metric
+        planned = length(item.run, item.progress.steps if item.progress.epochs else 0.0)
         shown = "" if score is None else f"val {100 * score:5.1f} %" if metric.is_fraction else f"val {score:.4g}"
         epochs = f"epoch {item.progress.epochs:>{len(str(planned))}}/{planned}" if planned else "frozen"
         return f"{item.run!s:<{self.width}}  {epochs}  {shown:<11}  {clock(item.seconds)}"
@@ -152,7 +165,6 @@ def run_all(
     cut = {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
     replaced = {*conflicting(runs)} | cut  # none of the former unless `overwrite`
     outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
-    refuse_without_metric(outcomes)
     if outcomes:
         display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
     waiting = in_order([run for run in runs if run not in outcomes])
@@ -195,7 +207,6 @@ def run_all(
                         continue
                     outcomes[run] = outcome
                     if outcome.failure is None:
-                        refuse_without_metric([run])  # after the first run, not after all
                         ended.append(each.active)
                     ending = f"  {display.line(each.active)}  done"
                     if outcome.failure is not None:
