@@ -3,10 +3,9 @@
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -23,8 +22,7 @@ class Cell(NamedTuple):
     title: str = ""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A table row. `index` is the variant's, whose marker precedes the head; `marks` are warnings behind it."""
 
     head: str
@@ -34,11 +32,10 @@ class Row:
     reference: bool = False  # a baseline among variants
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table with row heads; `columns` includes theirs. Columns not in `left` are right-aligned."""
 
-    kind: ClassVar[str] = "table"
+    kind = "table"
     label: str
     columns: Sequence[str]
     rows: Sequence[Row]
@@ -48,8 +45,7 @@ class Table:
     monospaced: bool = False
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph, literally; as a `note`, *…* is emphasized."""
 
     text: str
@@ -61,43 +57,36 @@ Code = partial(Text, kind="code")
 Heading = partial(Text, kind="heading")
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A drawing and its caption."""
 
-    kind: ClassVar[str] = "figure"
+    kind = "figure"
     drawing: Drawing
     caption: str
 
 
-@dataclass(frozen=True)
-class Details:
+class Details(NamedTuple):
     """Parts that are folded up in HTML."""
 
-    kind: ClassVar[str] = "details"
+    kind = "details"
     summary: str
     parts: "Sequence[Part]"
 
 
-@dataclass(frozen=True)
-class Links:
+class Links(NamedTuple):
     """Other pages, by their path from this one's folder, each below a picture if it has one."""
 
-    kind: ClassVar[str] = "links"
+    kind = "links"
     pages: Sequence[tuple[str, str]]  # a name and a path
     pictures: Sequence[str] = ()  # paths, of all pages
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """Test images with predictions; in Markdown a link to the page's.
+class Gallery(NamedTuple):
+    """Test images with predictions, `named` below; in Markdown a link to the page's."""
 
-    One of a page can be filtered by class; others show the images' names.
-    """
-
-    kind: ClassVar[str] = "gallery"
-    cards: Sequence[Any]  # with name, label, data_uri, pixelated, disputed and answers
-    filtered: bool = True
+    kind = "gallery"
+    cards: Sequence[Any]  # with name, label, data_uri, pixelated and answers
+    named: bool = False
 
 
 Part = Table | Text | Figure | Details | Links | Gallery

@@ -126,11 +126,25 @@ class Contrast(NamedTuple):
         return Interval(self.mean, self.mean - half, self.mean + half)
 
     def p_of(self, value: float) -> float:
-        """Return the two-sided p-value of a true contrast of this value."""
+        """Return the two-sided p-value of a true contrast of this value: the α at which the interval ends there."""
         if self.scores is not None:
             a, b = self.scores
             return exact.p_value(a - value, b, self.images)
-        return p_value(self.mean - value, self.seeds, self.images, self.freedom, self.of_images)
+        gap, sources = abs(self.mean - value), (self.seeds, self.images, self.freedom, self.of_images)
+        if not math.isfinite(self.seeds) or not gap:  # blocks leave nothing to compare
+            return 1.0
+        if not self.images:
+            p = 2 * special.stdtr(self.freedom, -gap / math.sqrt(self.seeds)) if self.seeds else LEAST_P
+            return max(LEAST_P, float(p))
+
+        from scipy import optimize  # which takes as long to import as all the rest
+
+        def excess(log_alpha: float) -> float:
+            return half_width(math.exp(log_alpha), *sources) - gap
+
+        if excess(math.log(LEAST_P)) <= 0:
+            return LEAST_P
+        return math.exp(optimize.brentq(excess, math.log(LEAST_P), 0.0))
 
     @property
     def interval(self) -> Interval:
@@ -151,24 +165,6 @@ def half_width(alpha: float, seed_var: float, image_var: float, seed_df: float, 
     """Return half(α) for variances of seeds and images: the squares of the two sources' half-widths added."""
     squares = special.stdtrit(seed_df, alpha / 2) ** 2 * seed_var
     return float(math.sqrt(squares + (special.stdtrit(image_df, alpha / 2) ** 2 * image_var if image_var else 0.0)))
-
-
-def p_value(mean: float, seed_var: float, image_var: float, seed_df: float, image_df: float = math.inf) -> float:
-    """Return the p-value: the α at which the interval ends at zero."""
-    if not math.isfinite(seed_var) or not mean:  # blocks leave nothing to compare
-        return 1.0
-    if not image_var:
-        p = 2 * special.stdtr(seed_df, -abs(mean) / math.sqrt(seed_var)) if seed_var else LEAST_P
-        return max(LEAST_P, float(p))
-
-    from scipy import optimize  # which takes as long to import as all the rest
-
-    def excess(log_alpha: float) -> float:
-        return half_width(math.exp(log_alpha), seed_var, image_var, seed_df, image_df) - abs(mean)
-
-    if excess(math.log(LEAST_P)) <= 0:
-        return LEAST_P
-    return math.exp(optimize.brentq(excess, math.log(LEAST_P), 0.0))
 
 
 def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Interval:
