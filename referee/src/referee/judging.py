@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from referee.answer import answered
 from referee.checks import Check, checks
 from referee.claim import Race
 from referee.effects import effects_of, over_datasets, ranked
@@ -110,7 +109,7 @@ def assert_better(new: Any, baseline: Any, margin: float | None = None, **settin
     Both are scores by seed or outcomes (seeds, items), as in a dictionary that `judge` takes, like other `settings`.
     """
     verdict = judge({"new": new, "baseline": baseline}, margin, **settings)
-    if answered(verdict.record(), "new", "baseline")[1] != "better":
+    if verdict.between("new", "baseline") != "better":
         raise AssertionError(verdict.sentence)
 
 
@@ -170,9 +169,8 @@ def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
     runs = {name: each for name in outcomes.variants if (each := outcomes.of(name))}
     shared = set.intersection(*({run.seed for run in each} for each in runs.values())) if paired and runs else set()
     if shared:
-        order = {run.seed: place for place, run in enumerate(next(iter(runs.values())))}
-        runs = {name: [run for run in each if run.seed in shared] for name, each in runs.items()}
-        runs = {name: sorted(each, key=lambda run: order[run.seed]) for name, each in runs.items()}
+        order = [run.seed for run in next(iter(runs.values())) if run.seed in shared]
+        runs = {name: [run for seed in order for run in each if run.seed == seed] for name, each in runs.items()}
     return [Variant(name, i, runs[name], outcomes.metric) for i, name in enumerate(outcomes.variants) if name in runs]
 
 

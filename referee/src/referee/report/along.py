@@ -169,6 +169,7 @@ def _crossing(line: Line, a: str, b: str, pairs: int) -> tuple[tuple[float, floa
         better += [(a if low > 0 else b, x)] * (low > 0 or high < 0)
     turns = [(low, high) for (before, low), (after, high) in pairwise(better) if before != after]
     where = {name: joined([number(x) for who, x in better if who == name]) for name, _ in better}
-    words = [f"{name} is better at {at}" for name, at in where.items()] or ["nowhere distinguished"]
+    words = [f"{name} is better at {at}" for name, at in where.items()]
+    words = words or ["nowhere distinguished"] * (len(missing) < len(line.x))
     words += [f"not tested at {joined(missing)}, where they are not comparable or one has a single run"] * bool(missing)
     return turns[0] if len(turns) == 1 and not missing else None, "; ".join(words)

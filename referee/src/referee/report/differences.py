@@ -1,4 +1,4 @@
-"""The section on the differences between variants: every pair, where its uncertainty comes from, and the charts."""
+"""The section on the differences between variants: every pair, how to read it, and the charts."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure as Drawn
 
 from referee.formats import NONE, SPACE, counted, listed, percent, shown_p
-from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
+from referee.report.document import Cell, Figure, Note, Part, Row, Table
 from referee.report.drawing import DASHED, MUTED, RULE, Chart, Drawing, Layout, bar, brief, point, rows_of
-from referee.statistics.contrast import LEVEL, half_width
+from referee.statistics.contrast import LEVEL
 from referee.verdict import Pair, Verdict
 
 INTERVAL = "95 % interval"
@@ -21,7 +21,7 @@ RULES = {
 
 
 def differences_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
-    """Return every pair of variants, with the sources of its uncertainty folded up; too many have no `drawing`."""
+    """Return every pair of variants, how to read it, and what no test sees; too many have no `drawing`."""
     if not verdict.pairs:
         return []
     metric, digits, margin, rows = verdict.metric, verdict.digits, "", []
@@ -62,8 +62,6 @@ def differences_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]
     parts: list[Part] = [*([Figure(drawing, caption)] if drawing else []), table, Note(" ".join(notes))]
     if tested and not verdict.of_models:
         parts.append(Note(" ".join(limits(verdict))))
-        if verdict.design.test != "exact":
-            parts.append(Details("Where the uncertainty comes from", _sources(verdict)))
     return parts
 
 
@@ -109,28 +107,6 @@ def limits(verdict: Verdict) -> list[str]:
     if len(several) > 2 and min(len(variant.runs) for variant in several) == 3:
         lines.append(f"With three seeds each it is up to 6.5{SPACE}%.")
     return lines
-
-
-def _sources(verdict: Verdict) -> list[Part]:
-    unit, rows = verdict.outcomes.unit, []
-    names, of_items = (["Seeds", f"{unit.capitalize()}s", "Both"] if verdict.items > 1 else ["Seeds"]), ""
-    for pair in verdict.pairs:
-        if (known := pair.difference) is not None:
-            sources = ((known.seeds, 0.0), (0.0, known.images), (known.seeds, known.images))[: len(names)]
-            halves = [half_width(LEVEL, *source, known.freedom, known.of_images) for source in sources]
-            shown = [f"±{SPACE}{verdict.metric.text(half, verdict.digits)}" for half in halves]
-            rows.append(Row(pair.name, (*shown, f"{known.freedom:.1f}", shown_p(known.p))))
-    if verdict.items > 1:
-        of_items = f" *{names[1]}*: the variance over test {unit}s, less what seeds flip. The squares add up."
-    seeds = "the pair's own variances over seeds and Welch's degrees of freedom"
-    if verdict.design.test == "paired":
-        seeds = "the variance of the differences by seed"
-    elif len(verdict.ranking) > 2:
-        seeds = "the variance over seeds, moderated by all variants' and never less than the pair's own"
-    return [
-        Table("Sources of uncertainty", ["Pair", *names, "Degrees of freedom", "p of the pair"], rows),
-        Note(f"Half-widths of the 95 % interval of each pair alone. *Seeds*: Student's t with {seeds}.{of_items}"),
-    ]
 
 
 # ---- charts

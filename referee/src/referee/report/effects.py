@@ -9,7 +9,7 @@ from referee.effects import depends
 from referee.formats import NONE, joined, shown_p
 from referee.report.differences import INTERVAL
 from referee.report.document import Cell, Details, Figure, Heading, Note, Part, Row, Table, Text
-from referee.report.drawing import PX, Chart, Drawing, Layout, bar, brief, point, put_legend, style_of
+from referee.report.drawing import Chart, Drawing, Layout, bar, brief, panels_of, point, put_legend, style_of
 from referee.verdict import DEPENDS, OPEN, Pair, Variant, Verdict, conclusion
 
 SHOWN = 6  # interactions, beyond which they are folded up
@@ -138,8 +138,7 @@ def draw_cells(verdict: Verdict, layout: Layout) -> Drawn:
     """Draw the mean and interval of each cell, a line for each level of the first factor, or for each variant."""
     _, at, lines, places = lines_of(verdict)
     upright = len(places) > (ACROSS if layout.columns > 1 else 3)
-    figure = Drawn(figsize=(layout.width * PX, (330 + 90 * upright) * PX), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels_of(layout, 1, 300 + 90 * upright)
     for index, (name, line) in enumerate(lines.items()):
         aside = (index - (len(lines) - 1) / 2) * min(0.12, 0.5 / len(lines))
         style, x = style_of(index), [places.index(place) + aside for place in line]
