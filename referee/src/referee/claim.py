@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from referee.formats import nearest
-from referee.statistics.contrast import INDEPENDENT, LEVEL, Contrast, Dependence, in_steps, t_interval
+from referee.statistics.contrast import LEVEL, POOLED, Contrast, Rule, in_steps, t_interval
 from referee.statistics.sequential import Rows, cells_of
 
 KEYS = ("sentence", "source", "published", "order", "needs", "differs", "doubt", "minutes", "along")
@@ -181,9 +181,7 @@ class Race:
 
     relations: Sequence[Relation]
     margin: float
-    test: str = "pooled"
-    dependence: Dependence = INDEPENDENT  # of the items
-    blocks: Mapping[str, Mapping[Any, Any]] | None = None  # of each variant, by seed
+    rule: Rule = POOLED
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -194,13 +192,12 @@ class Race:
         tested, evidence, shared = [], [], None
         for relation, known in zip(self.relations, self.findings, strict=True):
             a, _, b = relation
-            if shared is None or self.test == "paired":  # which is by the seeds that these two share
-                known_rows = {name: rows.get(name, {}) for name in (a, b)} if self.test == "paired" else rows
-                shared = cells_of(known_rows, self.test, self.dependence, self.blocks)
-            _, places, cells = shared
-            difference = None if known.word == OPEN else known.difference
-            if known.word == OPEN and cells and a in places and b in places:
-                difference = cells.pair(places[a], places[b])._replace(level=level, alpha=level)
+            if shared is None or self.rule.test == "paired":  # which is by the seeds that these two share
+                both = {name: rows.get(name, {}) for name in (a, b)}
+                shared = cells_of(both if self.rule.test == "paired" else rows, self.rule)
+            cells, difference = shared[1], None if known.word == OPEN else known.difference
+            if known.word == OPEN and cells and {a, b} <= cells.places.keys():
+                difference = cells.pair(a, b)._replace(level=level, alpha=level)
             tested.append(difference)
             evidence.append(_evidence(relation.sign, difference, self.margin))
         holm = range(len(evidence), 0, -1)

@@ -42,21 +42,20 @@ def ranked(
 
 
 def effects_of(
-    outcomes: Outcomes, cells: Cells, number: Mapping[Any, int], variants: Sequence[Variant], design: Design,
-    level: float,
-) -> Effects | None:  # fmt: skip
-    """Return the effects of a table's factors at a level, from variants and the number of each in cells; or None."""
+    outcomes: Outcomes, cells: Cells | None, variants: Sequence[Variant], design: Design, level: float
+) -> Effects | None:
+    """Return the effects of a table's factors at a level, from variants and their cells by name; or None."""
     factors = outcomes.factors or {}
     cell = {
         tuple(levels[v.name] for levels in factors.values()): v
         for v in variants
-        if v.name in number and all(v.name in levels for levels in factors.values())
+        if cells is not None and v.name in cells.places and all(v.name in levels for levels in factors.values())
     }
-    if len(cell) < 2:
+    if cells is None or len(cell) < 2:
         return None
 
     def contrast(weights: Mapping[Place, float]) -> Contrast:
-        return cells.contrast({number[cell[place].name]: c for place, c in weights.items()})
+        return cells.contrast({cell[place].name: c for place, c in weights.items()})
 
     of = {factor: _on_levels(outcomes, f, cell, contrast, design, level) for f, factor in enumerate(factors)}
     main, simple = list[Effect](), list[Effect]()
@@ -178,9 +177,8 @@ def over_datasets(outcomes: Outcomes, each: Mapping[str, Verdict], design: Desig
     ranking, pairs = ranked(variants, on_these, design, LEVEL, mean)
     general: list[Contrast] = []
     if len(each) >= LEAST_DATASETS:
-        by_dataset = Cells([sign * np.array(variant.scores)[:, None] for variant in variants], "paired")
-        known = {(a, b): by_dataset.pair(i, j) for (i, a), (j, b) in combinations(enumerate(mean), 2)}
-        family = both_ways(in_family(known, mean))
+        by_dataset = Cells([sign * np.array(v.scores)[:, None] for v in variants], "paired", names=mean)
+        family = both_ways(in_family({pair: by_dataset.pair(*pair) for pair in combinations(mean, 2)}, mean))
         general = [family[pair.better.name, pair.worse.name] for pair in pairs]
     verdict = Verdict(
         outcomes,

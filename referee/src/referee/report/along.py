@@ -171,5 +171,6 @@ def _crossing(line: Line, a: str, b: str, pairs: int) -> tuple[tuple[float, floa
     where = {name: joined([number(x) for who, x in better if who == name]) for name, _ in better}
     words = [f"{name} is better at {at}" for name, at in where.items()]
     words = words or ["nowhere distinguished"] * (len(missing) < len(line.x))
-    words += [f"not tested at {joined(missing)}, where they are not comparable or one has a single run"] * bool(missing)
+    if missing:
+        words.append(f"not tested at {joined(missing)}, where they are not comparable or one has a single run")
     return turns[0] if len(turns) == 1 and not missing else None, "; ".join(words)

@@ -26,7 +26,7 @@ variance of the contrast by seed, ν = S − 1, and a flip counts where the vari
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -95,6 +95,17 @@ class Dependence(NamedTuple):
 
 
 INDEPENDENT = Dependence()
+
+
+class Rule(NamedTuple):
+    """How runs are compared: by one of TESTS, with what items and blocks have to do with each other."""
+
+    test: str = "pooled"
+    dependence: Dependence = INDEPENDENT
+    blocks: Mapping[Any, Mapping[Any, str]] | None = None  # of each variant, by seed; None: all runs are of one
+
+
+POOLED = Rule()
 
 
 class Contrast(NamedTuple):
@@ -201,6 +212,7 @@ class Cells:
         dependence: Of the images.
         blocks: Of each variant: the block of each run, (S,); None: all runs are of one. Only the pooled test takes
             their effects off; the others need equal blocks in both variants of a pair.
+        names: By which contrasts name the variants; None: their numbers.
     """
 
     def __init__(
@@ -209,8 +221,10 @@ class Cells:
         test: str = "pooled",
         dependence: Dependence = INDEPENDENT,
         blocks: Sequence[np.ndarray] | None = None,
+        names: Iterable[Any] | None = None,
     ) -> None:
         self.test, self.dependence = test, dependence
+        self.places = {name: v for v, name in enumerate(range(len(outcomes)) if names is None else names)}
         self.counts, self.images = np.array([len(y) for y in outcomes]), outcomes[0].shape[1]
         self.is_bool = outcomes[0].dtype == bool
         step = 1 / self.images if self.is_bool else 0.0
@@ -229,9 +243,9 @@ class Cells:
         self.spread = over_seeds(by_seed, self.step) / left  # s²
         self.shared, self.shared_freedom = moderated(self.spread, self.freedom)  # s̃², f̃
 
-    def contrast(self, weights: Mapping[int, float]) -> Contrast:
-        """Return Σ_v c_v m_v, from c_v by the number of the variant."""
-        v, c = [*weights], np.array([*weights.values()], dtype=float)
+    def contrast(self, weights: Mapping[Any, float]) -> Contrast:
+        """Return Σ_v c_v m_v, from c_v by variant."""
+        v, c = [self.places[name] for name in weights], np.array([*weights.values()], dtype=float)
         apart = np.einsum("v,vi->i", c, np.stack([self.means[each] for each in v]))
         mean = float(c @ [self.by_seed[each].mean() for each in v])
         if self.test == "paired" and self.counts[v].min() > 1:
@@ -262,7 +276,7 @@ class Cells:
         found = Contrast(mean, seeds, over_images, freedom, of_images, scores)
         return found._replace(p=found.p_of(0.0))
 
-    def pair(self, a: int, b: int) -> Contrast:
+    def pair(self, a: Any, b: Any) -> Contrast:
         """Return variant a minus variant b."""
         return self.contrast({a: 1.0, b: -1.0})
 
