@@ -58,7 +58,7 @@ def differences_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]
         "By how much the first variant of each pair leads. Filled marker: better; open marker: not. Bar: 95 % "
         f"interval; all of them hold at once.{margin}"
     )
-    table = Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"], labeled=True)
+    table = Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"])
     parts: list[Part] = [*([Figure(drawing, caption)] if drawing else []), table, Note(" ".join(notes))]
     if tested and not verdict.of_models:
         parts.append(Note(" ".join(limits(verdict))))

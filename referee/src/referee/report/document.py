@@ -33,15 +33,13 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table with row heads; `columns` includes theirs. Columns not in `left` are right-aligned."""
+    """A table with row heads; `columns` includes theirs. Those not in `left` are right-aligned; a last one of it wraps."""
 
     kind = "table"
     label: str
     columns: Sequence[str]
     rows: Sequence[Row]
     left: Sequence[str] = ()
-    wrapped: Sequence[str] = ()  # columns of sentences
-    labeled: bool = False  # on a phone a row is a block, with the head of its column before each cell
     monospaced: bool = False
 
 

@@ -38,7 +38,7 @@ def write_report(verdict: Verdict, path: Path) -> Path:
             mean = Cell(metric.text(variant.score.mean, digits), bold=True)
             interval = metric.bracket(variant.score, digits) or NONE
             rows.append(Row(variant.name, [mean, interval, str(len(variant.runs))], variant.index))
-        table = Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL], labeled=True)
+        table = Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL])
         sections += [Section("Ranking", [Figure(draw(RANKING, verdict, figures), RANKING.description), table])]
         if verdict.pairs:
             drawing = draw(DIFFERENCES, verdict, figures) if len(verdict.pairs) <= MOST_ROWS else None
