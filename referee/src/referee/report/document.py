@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table with row heads; `columns` includes theirs. Those not in `left` are right-aligned; a last one of it wraps."""
+    """A table with row heads; `columns` includes theirs. Those not in `left` are right-aligned; its last one wraps."""
 
     kind = "table"
     label: str
