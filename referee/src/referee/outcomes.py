@@ -486,10 +486,11 @@ def _outcomes(
         return _numbers(table["score"], known["score"]), known["score"]
     others = [name for name in frame if name not in known.values()]
     numbers = [name for name in others if pd.to_numeric(frame[name].astype(str), errors="coerce").notna().all()]
-    sets = f"If {listed([*map(str, numbers)])} are data sets: --dataset columns, with --lower or --higher."
+    sets = f" If {listed([*map(str, numbers)])} are data sets: --dataset columns, with --lower or --higher."
     raise ValueError(
-        f"No column has outcomes in {counted(len(table), 'row')} of {_listed(frame)}. Give --score COLUMN of runs, and "
-        f"--lower or --higher; or of items --correct, or --prediction and --label. {sets * (len(numbers) > 1)}".rstrip()
+        f"No column has outcomes in {counted(len(table), 'row')} of {_listed(frame)}. For runs give --score "
+        f"{numbers[0] if numbers else 'COLUMN'}, with --lower or --higher; for items --correct COLUMN (1 or 0), or "
+        "--prediction COLUMN with --label COLUMN." + sets * (len(numbers) > 1)
     )
 
 

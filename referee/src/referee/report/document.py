@@ -3,9 +3,10 @@
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -22,7 +23,8 @@ class Cell(NamedTuple):
     title: str = ""
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A table row. `index` is the variant's, whose marker precedes the head; `marks` are warnings behind it."""
 
     head: str
@@ -32,10 +34,11 @@ class Row(NamedTuple):
     reference: bool = False  # a baseline among variants
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True)
+class Table:
     """A table with row heads; `columns` includes theirs. Those not in `left` are right-aligned; its last one wraps."""
 
-    kind = "table"
+    kind: ClassVar[str] = "table"
     label: str
     columns: Sequence[str]
     rows: Sequence[Row]
@@ -55,34 +58,38 @@ Code = partial(Text, kind="code")
 Heading = partial(Text, kind="heading")
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True)
+class Figure:
     """A drawing and its caption."""
 
-    kind = "figure"
+    kind: ClassVar[str] = "figure"
     drawing: Drawing
     caption: str
 
 
-class Details(NamedTuple):
+@dataclass(frozen=True)
+class Details:
     """Parts that are folded up in HTML."""
 
-    kind = "details"
+    kind: ClassVar[str] = "details"
     summary: str
     parts: "Sequence[Part]"
 
 
-class Links(NamedTuple):
+@dataclass(frozen=True)
+class Links:
     """Other pages, by their path from this one's folder, each below a picture if it has one."""
 
-    kind = "links"
+    kind: ClassVar[str] = "links"
     pages: Sequence[tuple[str, str]]  # a name and a path
     pictures: Sequence[str] = ()  # paths, of all pages
 
 
-class Gallery(NamedTuple):
+@dataclass(frozen=True)
+class Gallery:
     """Test images with predictions, `named` below; in Markdown a link to the page's."""
 
-    kind = "gallery"
+    kind: ClassVar[str] = "gallery"
     cards: Sequence[Any]  # with name, label, data_uri, pixelated and answers
     named: bool = False
 
