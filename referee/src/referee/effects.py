@@ -73,8 +73,8 @@ def effects_of(
             all_four = [{_with(_with(rest, f, a), g, b): c for (a, b), c in signs.items()} for rest in rests]
             if there := [weights for weights in all_four if weights.keys() <= cell.keys()]:
                 known = contrast({place: c / len(there) for weights in there for place, c in weights.items()})
-                at, known = ((k, n), known) if known.mean >= 0 else ((n, k), known.reversed())
-                found.append((f"{first} and {second}", (i, j), at, known))
+                places, known = ((k, n), known) if known.mean >= 0 else ((n, k), known.reversed())
+                found.append((f"{first} and {second}", (i, j), places, known))
     interactions = []
     for both, levels, (more, less), known in found:
         p, interval = min(1.0, len(found) * known.p), known.interval_at(level / len(found))

@@ -472,13 +472,13 @@ def _outcomes(
         guesses = []  # nan where a number is nan, or none is there
         for row, value in table["probabilities"].items():
             try:
-                numbers = np.asarray(json.loads(value or "NaN") if isinstance(value, str) else value, dtype=float)
+                logits = np.asarray(json.loads(value or "NaN") if isinstance(value, str) else value, dtype=float)
             except (ValueError, TypeError):
-                numbers = np.zeros(0)
-            if not np.isnan(numbers).any() and (numbers.ndim != 1 or len(numbers) < 2):
+                logits = np.zeros(0)
+            if not np.isnan(logits).any() and (logits.ndim != 1 or len(logits) < 2):
                 what = f"{_row(row)}, column {known['probabilities']}: {value} is no list of a number for each class"
                 raise ValueError(f"{what}. Give --prediction or --score COLUMN.")
-            guesses.append(math.nan if np.isnan(numbers).any() else float(numbers.argmax()))
+            guesses.append(math.nan if np.isnan(logits).any() else float(logits.argmax()))
         known_guesses = pd.Series(guesses, table.index, dtype=float)
         is_right = known_guesses == _numbers(table["label"], known["label"], {})
         return is_right.astype(float).where(known_guesses.notna()), "accuracy"

@@ -206,9 +206,9 @@ def outlooks(
     found = [detectable(pilot_of(pair, verdict, pilot), seeds) for pair in unsettled]
     low, high = (metric.text(end, verdict.digits) for end in (min(found), max(found)))
     most = metric.difference(max(found), verdict.digits)
-    size = most if low == high else f"{low} to {most}, by pair,"
+    amount = most if low == high else f"{low} to {most}, by pair,"
     missed = "in 4 of 5 repetitions; smaller ones may have been missed."
-    return [*lines, f"This study would have found a true difference of {size} {missed}"]
+    return [*lines, f"This study would have found a true difference of {amount} {missed}"]
 
 
 def pilot_of(pair: Pair, verdict: Verdict, pilot: Pilot) -> Pilot:

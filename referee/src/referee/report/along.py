@@ -155,7 +155,8 @@ def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
     caption += f" Dashed: {line.reference.note}." if line.reference else ""
     columns = ["Variants", f"Cross between, {line.axis}", "In words"]
     table = Table("Crossings", columns, rows, left=["In words"])
-    return [Figure(drawing.draw(chart, None, folder), caption), *([Heading("Crossings"), table] if rows else [])]
+    figure = Figure(drawing.draw(chart, None, folder), caption)
+    return [figure, Heading("Crossings"), table] if rows else [figure]
 
 
 def _crossing(line: Line, a: str, b: str, pairs: int) -> tuple[tuple[float, float] | None, str]:

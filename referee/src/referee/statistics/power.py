@@ -168,7 +168,8 @@ def need(pilot: Pilot, difference: float) -> Need:
     if needed.low is not None and needed.low > pilot.test_images:  # then with twice as many
         images, size = needed, 2 * (needed.point or needed.low)
         share = pilot.test_images / size
-        pilot = Pilot(pilot.variants, size, *(v._replace(images=share * v.images) for v in known), pilot.level)
+        point, low, high = (v._replace(images=share * v.images) for v in known)
+        pilot = pilot._replace(test_images=size, point=point, low=low, high=high)
     return Need(Range(*(seeds_needed(pilot, difference, end) for end in ENDS)), images)
 
 
