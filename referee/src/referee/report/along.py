@@ -154,7 +154,7 @@ def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
     caption += " Shaded: between these places two curves cross." if brackets else ""
     caption += f" Dashed: {line.reference.note}." if line.reference else ""
     columns = ["Variants", f"Cross between, {line.axis}", "In words"]
-    table = Table("Crossings", columns, rows, left=["In words"])
+    table = Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])
     figure = Figure(drawing.draw(chart, None, folder), caption)
     return [figure, Heading("Crossings"), table] if rows else [figure]
 

@@ -36,13 +36,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with row heads; `columns` includes theirs. Those not in `left` are right-aligned; its last one wraps."""
+    """A table with row heads; `columns` includes theirs. Columns not in `left` are right-aligned."""
 
     kind: ClassVar[str] = "table"
     label: str
     columns: Sequence[str]
     rows: Sequence[Row]
     left: Sequence[str] = ()
+    wrapped: Sequence[str] = ()  # columns of sentences
     monospaced: bool = False
 
 
