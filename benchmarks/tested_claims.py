@@ -81,7 +81,7 @@ def write_page(studies: Sequence[Study], root: Path) -> Path:
             state = "not finished" if record_of_runs(study, root) else "not tested yet"
             rows.append(Row(study.name, [study.claim.sentence, state, first_word(study) or NONE]))
     columns = ["Claim", "Sentence", "Word", "First word", "p", "p of all"]
-    table = Table("Claims", columns, rows, ["Sentence", "Word", "First word"], ["Sentence"], labeled=True)
+    table = Table("Claims", columns, rows, ["Sentence", "Word", "First word"], ["Sentence"])
     words = [record["word"] for _, record in tested]
     counts = [f"{words.count(word)} {word}" for word in WORDS if word in words]
     document = Document(

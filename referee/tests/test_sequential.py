@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from referee.statistics.contrast import Rule
 from referee.statistics.sequential import Watch, _simulated_p, level_after, levels, watch
 from scipy import stats
 
@@ -119,8 +120,8 @@ def test_paired_variants_are_compared_by_seed() -> None:
     shared = rng.normal(0, 10, 4)
     a, b = (shared + lead + rng.normal(0, 0.1, 4) for lead in (1.0, 0.0))
     outcomes = {v: {seed: row[seed : seed + 1] for seed in range(4)} for v, row in enumerate((a, b))}
-    assert watch(outcomes, range(4), (4,), test="paired").stop == "decided"
+    assert watch(outcomes, range(4), (4,), rule=Rule("paired")).stop == "decided"
     assert watch(outcomes, range(4), (4,)).stop == "out of budget"
     outcomes[0][1] = None  # then its partner is not used either
-    (look,) = watch(outcomes, range(4), (4,), test="paired").looks
+    (look,) = watch(outcomes, range(4), (4,), rule=Rule("paired")).looks
     assert look.seeds == {0: 3, 1: 3}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_study import FAKE_PROGRAM, plain, results, right, variant
-from referee.report.along import curves_chart, number
+from referee.report.along import line_parts, number
+from referee.report.document import Figure
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
 from referee import judge
@@ -82,7 +83,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     )
     assert "at 500 and 1,000 training images, ViT is better than all others, ahead of the next by" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| Swin and ViT |")]
-    assert row.endswith("| 120 and 500 | Swin is better before, ViT after |")
+    assert row.endswith("| 120 and 500 | Swin is better at 60 and 120; ViT is better at 500 and 1,000 |")
     assert "| Swin and twin | – | nowhere distinguished |" in text
     assert (tmp_path / "runs/small-study/500-training-images/report.html").is_file()
     assert "At 60 and 120 training images" in capsys.readouterr().out
@@ -91,7 +92,9 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
     plans = [ResolvedStudy.of(point, tmp_path / "runs") for point in study.points]
     assert study.along is not None
     line = line_of(study.along, [planned.results([Outcome(run, None) for run in planned.runs]) for planned in plans])
-    drawing = draw(curves_chart(line, [], "curves"), None, tmp_path)
+    (figure, *_) = line_parts(line, "curves", tmp_path)
+    assert isinstance(figure, Figure)
+    drawing = draw(figure.drawing.chart, None, tmp_path)
     assert "k-NN on pixels" in drawing.wide
 
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/seed-*/summary.json")}
@@ -113,7 +116,7 @@ def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
     assert "From 100 to 200 training images, the variants are not comparable." in capsys.readouterr().out
     text = report.with_suffix(".md").read_text()
     assert "batch size differs too, and the study does not declare it" in plain(text)
-    assert "better before" not in text
+    assert "is better at" not in text
 
 
 @pytest.mark.slow
@@ -143,7 +146,7 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
     text = failed.value.report.with_suffix(".md").read_text()
     assert "(C finished one run there)" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| A and C |")]
-    assert "not tested: at lr 0.1 and lr 0.2 the two are not comparable, or one has a single run" in row
+    assert "not tested at lr 0.1 and lr 0.2, where they are not comparable or one has a single run" in row
 
     alone = write_study(variants=variants, seeds=[1], along={LR: [0.1, 0.2]}, name="alone")
     compare(alone, tmp_path / "runs", program=FAKE_PROGRAM)
@@ -160,7 +163,7 @@ def test_an_axis_may_begin_at_zero(
     )
     text = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_suffix(".md").read_text()
     assert "From label_smoothing 0.0 to label_smoothing 0.4, A is better than all others" in text
-    assert "do not cross in this range: A is better everywhere" in text
+    assert "| – | A is better at 0, 0.1, 0.2 and 0.4 |" in text
 
 
 def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) -> None:

@@ -346,21 +346,3 @@ def test_nothing_sticks_out_on_a_phone(study: str, tmp_path: Path, request: pyte
         "document.title = 'width ' + frames[0].document.documentElement.scrollWidth</script>"
     )
     assert "<title>width 390</title>" in dump(tmp_path / "phone.html")
-
-
-@needs_browser
-def test_the_gallery_can_be_filtered(clean: Path, tmp_path: Path) -> None:
-    script = """<script>
-        const seen = () => document.querySelectorAll(".card:not([hidden])").length;
-        const steps = [seen()];
-        only.checked = true; only.oninput(); steps.push(seen());
-        pick.selectedIndex = 1; pick.oninput(); steps.push(seen());
-        document.title = "seen " + steps.join(" ");
-    </script></body>"""
-    html = _html(clean)
-    (tmp_path / "page.html").write_text(html.replace("</body>", script))
-    title = re.search(r"<title>seen (\d+) (\d+) (\d+)</title>", dump(tmp_path / "page.html"))
-    assert title is not None
-    disputed = re.findall(r'data-class="(\w)" data-disputed="1"', html)
-    first = min(re.findall(r'data-class="(\w)"', html))
-    assert [int(count) for count in title.groups()] == [60, len(disputed), disputed.count(first)]

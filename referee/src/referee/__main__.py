@@ -30,13 +30,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0 where the best (or `--better`) variant is better, else another status of STATUS."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if command := {"plan": _plan, "watch": _watch}.get(next(iter(arguments), "")):
-            return command(arguments[1:])
+        if arguments[:1] == ["watch"]:
+            return _watch(arguments[1:])
+        statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
+        parser = _parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
+        if plans := arguments[:1] == ["plan"]:
+            about = "How many seeds or items settle a true difference, by the spread of these runs."
+            parser, lead = _parser("referee plan", about, judges=False), "the true lead to find, as scores are shown"
+            parser.add_argument("--difference", type=float, required=True, help=lead)
+        options = parser.parse_args(arguments[plans:])
+
+        from referee.judging import judge
+        from referee.plan import plan
         from referee.registration import another_look
 
-        statuses = ", ".join(f"{status}: {verdict}" for verdict, status in STATUS.items())
-        parser = _judging_parser("referee", f"Which variant is better, from result files. Exit status: {statuses}.")
-        verdict = _verdict_of(options := parser.parse_args(arguments))
+        margin, asked = None if plans else options.margin, {"items": options.items, "scale": options.scale}
+        verdict = judge(_outcomes_of(options), margin, options.looks, options.test, **asked)
+        if plans:
+            print(plan(verdict, options.difference))
+            return 0
         verdict.checks.extend(another_look(options.files))
         return _show(verdict, options)
     except BrokenPipeError:  # `referee … | head` has read enough
@@ -51,7 +63,7 @@ def _watch(arguments: Sequence[str]) -> int:
     from referee.registration import from_to, load_or_register, look
 
     about = "Register looks before any result; then judge at each. A score of nan is a failed run."
-    parser = _judging_parser("referee watch", about)
+    parser = _parser("referee watch", about)
     parser.add_argument("--seeds", dest="looks", type=from_to, metavar="FROM..TO", help="--looks FROM … TO")
     plan = ("looks", "margin", "metric", "lower", "read", "pick", "test", *KINDS)
     defaults = {key: value for key in plan if (value := parser.get_default(key)) is not None}
@@ -100,30 +112,7 @@ def _show(verdict: "Verdict", options: argparse.Namespace) -> int:
     return STATUS[word]
 
 
-def _plan(arguments: Sequence[str]) -> int:
-    from referee.plan import plan
-
-    parser = _parser("referee plan", "How many seeds or items settle a true difference, by the spread of these runs.")
-    parser.add_argument("--difference", type=float, required=True, help="the true lead to find, as scores are shown")
-    options = parser.parse_args(arguments)
-    options.margin = None
-    print(plan(_verdict_of(options), options.difference))
-    return 0
-
-
-def _judging_parser(program: str, description: str) -> Parser:
-    parser = _parser(program, description)
-    parser.add_argument("--margin", type=float, help="the smallest difference that matters, as scores are shown")
-    parser.add_argument("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
-    parser.add_argument("--than", metavar="VARIANT", help="… than this one? [than all others]")
-    general = "is it better on other data sets of the kind, not on these?"
-    parser.add_argument("--in-general", action="store_true", help=general)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json")
-    parser.add_argument("--latex", action="store_true", help="print the table for a paper")
-    return parser
-
-
-def _parser(program: str, description: str) -> Parser:
+def _parser(program: str, description: str, judges: bool = True) -> Parser:
     parser = Parser(prog=program, description=description, allow_abbrev=False)
     add = parser.add_argument
     add("files", nargs="+", metavar="FILES", help="files, folders, or paths like logs/{variant}/{seed}.txt")
@@ -146,6 +135,14 @@ def _parser(program: str, description: str) -> Parser:
     add("--test", default="pooled", help="pooled, exact or paired [pooled]")
     looks = "numbers of seeds after which results are looked at"
     add("--looks", type=int, nargs="+", default=[], metavar="N", help=looks)
+    if judges:
+        add("--margin", type=float, help="the smallest difference that matters, as scores are shown")
+        add("--better", metavar="VARIANT", help="is it better … [the one with the best mean]")
+        add("--than", metavar="VARIANT", help="… than this one? [than all others]")
+        general = "is it better on other data sets of the kind, not on these?"
+        add("--in-general", action="store_true", help=general)
+        add("--out", type=Path, metavar="FOLDER", help="write report.html, report.md and verdict.json")
+        add("--latex", action="store_true", help="print the table for a paper")
     for kind in KINDS:
         add(f"--{kind}", metavar="COLUMN", help=argparse.SUPPRESS)
     names = ", ".join(f"--{kind} COLUMN" for kind in KINDS)
@@ -160,14 +157,6 @@ def _outcomes_of(options: argparse.Namespace) -> "Outcomes":
     columns = {kind: name for kind in KINDS if (name := getattr(options, kind)) is not None}
     of_runs = (options.folds, options.runs, options.spread)
     return read(options.files, Reading(options.metric, options.lower, columns, options.read, options.pick, *of_runs))
-
-
-def _verdict_of(options: argparse.Namespace) -> "Verdict":
-    from referee.judging import judge
-
-    return judge(
-        _outcomes_of(options), options.margin, options.looks, options.test, items=options.items, scale=options.scale
-    )
 
 
 if __name__ == "__main__":

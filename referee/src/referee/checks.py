@@ -55,8 +55,8 @@ def other_items(outcomes: Outcomes) -> Iterator[Check]:
 def other_labels(outcomes: Outcomes) -> Iterator[Check]:
     """R002: the same item has different labels, or groups."""
     for kind in ("labels", "groups"):
-        told = [(run, values) for run in outcomes.runs if (values := getattr(run, kind)) is not None]
-        known = [(run, dict(zip(run.items, values, strict=True))) for run, values in told]
+        told = [run for run in outcomes.runs if getattr(run, kind) is not None]
+        known = [(run, dict(zip(run.items, getattr(run, kind), strict=True))) for run in told]
         for run, by_item in known[1:]:
             differing = [item for item, value in by_item.items() if str(known[0][1].get(item, value)) != str(value)]
             if differing:

@@ -18,15 +18,15 @@ while a relation with it is open.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from referee.formats import nearest
-from referee.statistics.contrast import INDEPENDENT, LEVEL, Contrast, Dependence, in_steps, t_interval
+from referee.statistics.contrast import LEVEL, POOLED, Contrast, Rule, in_steps, t_interval
 from referee.statistics.sequential import Rows, cells_of
 
 KEYS = ("sentence", "source", "published", "order", "needs", "differs", "doubt", "minutes", "along")
@@ -61,22 +61,6 @@ class Need(NamedTuple):
         """What it is about: a quantity, and another one where the line is no number."""
         return [self.quantity] if isinstance(_number(self.line, {}), float) else [self.quantity, self.line]
 
-    def unmet(
-        self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, Line], variants: Iterable[str]
-    ) -> str:
-        """Return in words why it is not met, see `Claim.unmet`; empty if it is, by each variant's 95 % interval."""
-        line = _number(self.line, lines.get(self.line, {}))
-        for variant in variants:
-            if not (values := scores.get(self.quantity, {}).get(variant, [])):
-                return f"{variant} has no {self.quantity}"
-            own = line.get(variant, []) if isinstance(line, Mapping) else [line] * len(values)
-            if len(own) != len(values):
-                return f"{self.line} is not known"
-            if not t_interval(np.subtract(values, own)).low > 0:
-                mean, below = np.mean(values), np.mean(own)
-                return f"the {self.quantity} of {variant}, {mean:.3g}, is not above {below:.3g} beyond chance"
-        return ""
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -99,8 +83,22 @@ class Claim:
         return list(dict.fromkeys(name for each in self.relations for name in (each.first, each.second)))
 
     def unmet(self, scores: Mapping[str, Mapping[str, Sequence[float]]], lines: Mapping[str, Line]) -> tuple[str, ...]:
-        """Return why preconditions are not met, by the scores of runs by quantity and variant, and lines by name."""
-        return tuple(filter(None, (need.unmet(scores, lines, self.variants) for need in self.needs)))
+        """Return why preconditions are not met, by the scores of runs by quantity and variant, and lines by name.
+
+        One is met where the 95 % interval of every variant is above its line. Of each, the first reason is given.
+        """
+        reasons = dict[Need, str]()
+        for need, variant in product(self.needs, self.variants):
+            values, line = scores.get(need.quantity, {}).get(variant, []), _number(need.line, lines.get(need.line, {}))
+            own = line.get(variant, []) if isinstance(line, Mapping) else [line] * len(values)
+            if not values:
+                reasons.setdefault(need, f"{variant} has no {need.quantity}")
+            elif len(own) != len(values):
+                reasons.setdefault(need, f"{need.line} is not known")
+            elif not t_interval(np.subtract(values, own)).low > 0:
+                means = f"{np.mean(values):.3g}, is not above {np.mean(own):.3g} beyond chance"
+                reasons.setdefault(need, f"the {need.quantity} of {variant}, {means}")
+        return tuple(reasons.values())
 
 
 def parse_claim(value: Any, variants: Collection[str], margin: float | None) -> Claim | None:
@@ -183,9 +181,7 @@ class Race:
 
     relations: Sequence[Relation]
     margin: float
-    test: str = "pooled"
-    dependence: Dependence = INDEPENDENT  # of the items
-    blocks: Mapping[str, Mapping[Any, Any]] | None = None  # of each variant, by seed
+    rule: Rule = POOLED
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -196,13 +192,12 @@ class Race:
         tested, evidence, shared = [], [], None
         for relation, known in zip(self.relations, self.findings, strict=True):
             a, _, b = relation
-            if shared is None or self.test == "paired":  # which is by the seeds that these two share
-                known_rows = {name: rows.get(name, {}) for name in (a, b)} if self.test == "paired" else rows
-                shared = cells_of(known_rows, self.test, self.dependence, self.blocks)
-            _, places, cells = shared
-            difference = None if known.word == OPEN else known.difference
-            if known.word == OPEN and cells and a in places and b in places:
-                difference = cells.pair(places[a], places[b])._replace(level=level, alpha=level)
+            if shared is None or self.rule.test == "paired":  # which is by the seeds that these two share
+                both = {name: rows.get(name, {}) for name in (a, b)}
+                shared = cells_of(both if self.rule.test == "paired" else rows, self.rule)
+            cells, difference = shared[1], None if known.word == OPEN else known.difference
+            if known.word == OPEN and cells and {a, b} <= cells.places.keys():
+                difference = cells.pair(a, b)._replace(level=level, alpha=level)
             tested.append(difference)
             evidence.append(_evidence(relation.sign, difference, self.margin))
         holm = range(len(evidence), 0, -1)

@@ -42,31 +42,46 @@ def ranked(
 
 
 def effects_of(
-    outcomes: Outcomes, cells: Cells, number: Mapping[Any, int], variants: Sequence[Variant], design: Design,
-    level: float,
-) -> Effects | None:  # fmt: skip
-    """Return the effects of a table's factors at a level, from variants and the number of each in cells; or None."""
+    outcomes: Outcomes, cells: Cells | None, variants: Sequence[Variant], design: Design, level: float
+) -> Effects | None:
+    """Return the effects of a table's factors at a level, from variants and their cells by name; or None."""
     factors = outcomes.factors or {}
     cell = {
         tuple(levels[v.name] for levels in factors.values()): v
         for v in variants
-        if v.name in number and all(v.name in levels for levels in factors.values())
+        if cells is not None and v.name in cells.places and all(v.name in levels for levels in factors.values())
     }
-    if len(cell) < 2:
+    if cells is None or len(cell) < 2:
         return None
 
     def contrast(weights: Mapping[Place, float]) -> Contrast:
-        return cells.contrast({number[cell[place].name]: c for place, c in weights.items()})
+        return cells.contrast({cell[place].name: c for place, c in weights.items()})
 
     of = {factor: _on_levels(outcomes, f, cell, contrast, design, level) for f, factor in enumerate(factors)}
-    main = [_effect(factor, "", pair) for factor, verdict in of.items() for pair in verdict.pairs]
-    places = [(factor, *each) for factor, verdict in of.items() for each in verdict.places.items() if each[0]]
-    simple = [_effect(factor, place, pair) for factor, place, pairs in places for pair in pairs]
-    return Effects(main, simple, _interactions(of, [*cell], contrast, level), of)
-
-
-def _effect(factor: str, at: str, pair: Pair) -> Effect:
-    return Effect(factor, (pair.better.name, pair.worse.name), at, pair.lead, pair.interval, pair.p, pair.verdict)
+    main, simple = list[Effect](), list[Effect]()
+    for factor, verdict in of.items():
+        for at, pairs in {"": verdict.pairs, **{at: pairs for at, pairs in verdict.places.items() if at}}.items():
+            for pair in pairs:
+                shown = (pair.better.name, pair.worse.name), at, pair.lead, pair.interval, pair.p, pair.verdict
+                (simple if at else main).append(Effect(factor, *shown))
+    found = []  # interactions of two factors
+    for (f, first), (g, second) in combinations(enumerate(of), 2):
+        rests = list(dict.fromkeys(_without(_without(place, g), f) for place in cell))
+        ranking = [[each.name for each in of[factor].ranking] for factor in (first, second)]
+        for (i, j), (k, n) in product(*(combinations(names, 2) for names in ranking)):
+            signs = {(i, k): 1.0, (j, k): -1.0, (i, n): -1.0, (j, n): 1.0}
+            all_four = [{_with(_with(rest, f, a), g, b): c for (a, b), c in signs.items()} for rest in rests]
+            if there := [weights for weights in all_four if weights.keys() <= cell.keys()]:
+                known = contrast({place: c / len(there) for weights in there for place, c in weights.items()})
+                places, known = ((k, n), known) if known.mean >= 0 else ((n, k), known.reversed())
+                found.append((f"{first} and {second}", (i, j), places, known))
+    interactions = []
+    for both, levels, (more, less), known in found:
+        p, interval = min(1.0, len(found) * known.p), known.interval_at(level / len(found))
+        word = DEPENDS if p <= level else OPEN
+        interactions.append(Effect(both, levels, more, known.mean, interval, p, word, less))
+    interactions.sort(key=lambda each: (each.word != DEPENDS, -each.estimate))
+    return Effects(main, simple, interactions, of)
 
 
 def _on_levels(
@@ -102,31 +117,6 @@ def _on_levels(
     design = design._replace(seeds=(), looks=(), claim=None)
     cells = [*cell.values()]
     return Verdict(outcomes, ranking, pairs, design, cells=cells, over=words, places=places)
-
-
-def _interactions(
-    of: Mapping[str, Verdict], places: Sequence[Place], contrast: Callable[[Mapping[Place, float]], Contrast],
-    level: float,
-) -> list[Effect]:  # fmt: skip
-    """Return all interactions of two factors, those beyond chance first, then the largest."""
-    found = []
-    for (f, first), (g, second) in combinations(enumerate(of), 2):
-        rests = list(dict.fromkeys(_without(_without(place, g), f) for place in places))
-        ranking = [[level.name for level in of[factor].ranking] for factor in (first, second)]
-        for (i, j), (k, n) in product(*(combinations(names, 2) for names in ranking)):
-            signs = {(i, k): 1.0, (j, k): -1.0, (i, n): -1.0, (j, n): 1.0}
-            all_four = [{_with(_with(rest, f, a), g, b): c for (a, b), c in signs.items()} for rest in rests]
-            there = [weights for weights in all_four if weights.keys() <= {*places}]
-            if there:
-                known = contrast({place: c / len(there) for weights in there for place, c in weights.items()})
-                at, known = ((k, n), known) if known.mean >= 0 else ((n, k), known.reversed())
-                found.append((f"{first} and {second}", (i, j), at, known))
-    m, effects = len(found), []
-    for factors, levels, (more, less), known in found:
-        p, interval = min(1.0, m * known.p), known.interval_at(level / m)
-        word = DEPENDS if p <= level else OPEN
-        effects.append(Effect(factors, levels, more, known.mean, interval, p, word, less))
-    return sorted(effects, key=lambda each: (each.word != DEPENDS, -each.estimate))
 
 
 def _without(place: Sequence[str], f: int) -> Place:
@@ -187,9 +177,8 @@ def over_datasets(outcomes: Outcomes, each: Mapping[str, Verdict], design: Desig
     ranking, pairs = ranked(variants, on_these, design, LEVEL, mean)
     general: list[Contrast] = []
     if len(each) >= LEAST_DATASETS:
-        by_dataset = Cells([sign * np.array(variant.scores)[:, None] for variant in variants], "paired")
-        known = {(a, b): by_dataset.pair(i, j) for (i, a), (j, b) in combinations(enumerate(mean), 2)}
-        family = both_ways(in_family(known, mean))
+        by_dataset = Cells([sign * np.array(v.scores)[:, None] for v in variants], "paired", names=mean)
+        family = both_ways(in_family({pair: by_dataset.pair(*pair) for pair in combinations(mean, 2)}, mean))
         general = [family[pair.better.name, pair.worse.name] for pair in pairs]
     verdict = Verdict(
         outcomes,

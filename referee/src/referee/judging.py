@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from referee.answer import answered
 from referee.checks import Check, checks
 from referee.claim import Race
 from referee.effects import effects_of, over_datasets, ranked
@@ -19,7 +18,7 @@ from referee.outcomes import NAMES, Outcomes, Reading, from_frame
 from referee.shapes import in_rows, table_of
 from referee.sources import read
 from referee.statistics.blocks import estimated, first_confounded, interaction
-from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, both_ways, enough
+from referee.statistics.contrast import LEVEL, TESTS, Cells, Contrast, Rule, both_ways, enough
 from referee.statistics.exact import mcnemar
 from referee.statistics.power import growing, measured
 from referee.statistics.sequential import Rows, Watch, cells_of, compare, is_hopeless, watch
@@ -110,7 +109,7 @@ def assert_better(new: Any, baseline: Any, margin: float | None = None, **settin
     Both are scores by seed or outcomes (seeds, items), as in a dictionary that `judge` takes, like other `settings`.
     """
     verdict = judge({"new": new, "baseline": baseline}, margin, **settings)
-    if answered(verdict.record(), "new", "baseline")[1] != "better":
+    if verdict.between("new", "baseline") != "better":
         raise AssertionError(verdict.sentence)
 
 
@@ -170,30 +169,29 @@ def _variants(outcomes: Outcomes, paired: bool = False) -> list[Variant]:
     runs = {name: each for name in outcomes.variants if (each := outcomes.of(name))}
     shared = set.intersection(*({run.seed for run in each} for each in runs.values())) if paired and runs else set()
     if shared:
-        order = {run.seed: place for place, run in enumerate(next(iter(runs.values())))}
-        runs = {name: [run for run in each if run.seed in shared] for name, each in runs.items()}
-        runs = {name: sorted(each, key=lambda run: order[run.seed]) for name, each in runs.items()}
+        order = [run.seed for run in next(iter(runs.values())) if run.seed in shared]
+        runs = {name: [run for seed in order for run in each if run.seed == seed] for name, each in runs.items()}
     return [Variant(name, i, runs[name], outcomes.metric) for i, name in enumerate(outcomes.variants) if name in runs]
 
 
 def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] = ()) -> Verdict:
     """Judge what training gives: seeds and items are the two sources of chance."""
-    claim, margin, blocks = design.claim, design.margin, outcomes.blocks
+    claim, margin, rule = design.claim, design.margin, Rule(design.test, outcomes.dependence, outcomes.blocks)
     race, rows = None, dict[str, dict[str, np.ndarray | None]]()  # by seed, None where a run has no result
     for name in outcomes.variants:
         rows[name] = {run.seed: None for run in outcomes.runs if run.variant == name}
     for variant in _variants(outcomes):
         rows[variant.name] |= zip((run.seed for run in variant.runs), variant.outcomes, strict=True)
     if claim is not None and margin is not None:
-        race = Race(claim.relations, margin, design.test, outcomes.dependence, blocks)
-    watched = _watched(outcomes, rows, design, race) if design.looks else None
+        race = Race(claim.relations, margin, rule)
+    watched = _watched(outcomes, rows, design, rule, race) if design.looks else None
     if race and not watched:
         race.look(rows, design.level)
     settled = watched.settled if watched else {}
     beaten = {worse for _, worse in settled}
     variants = _variants(outcomes, design.test == "paired")
     by_seed = {variant.name: variant.outcomes for variant in variants}
-    if blocks is not None and design.test == "pooled":
+    if rule.blocks is not None and rule.test == "pooled":
         by_seed = _without_blocks(variants)
     is_enough = dict(zip(by_seed, enough([len(variant.runs) for variant in variants]), strict=True))
 
@@ -205,23 +203,22 @@ def of_trainings(outcomes: Outcomes, design: Design, findings: Sequence[Check] =
     if watched and watched.looks:
         tested = watched.looks[-1].differences
     else:
-        tested = compare(rows, design.level, design.test, outcomes.dependence, blocks).differences
+        tested = compare(rows, design.level, rule).differences
     pairs = pairs_of(ranking, both_ways(tested) | both_ways(settled), margin)  # what a look settled stands
     pilot = measured([by_seed[variant.name] for variant in ranking], len(ranking), dependence=outcomes.dependence)
     if pilot is not None and (design.looks or design.seeds):
         pilot = pilot._replace(level=growing(design.sizes, bool(design.looks), design.test, design.margin is not None))
     effects = None
     if outcomes.factors is not None and design.test != "exact":  # whose regroupings are those of a pair
-        _, number, cells = cells_of(rows, design.test, outcomes.dependence, blocks)
         level = watched.level if watched else design.level
-        effects = None if cells is None else effects_of(outcomes, cells, number, variants, design, level)
+        effects = effects_of(outcomes, cells_of(rows, rule)[1], variants, design, level)
     return Verdict(
         outcomes, ranking, pairs, design, watch=watched, pilot=pilot, relations=race.findings if race else (),
         checks=list(findings), effects=effects,
     )  # fmt: skip
 
 
-def _watched(outcomes: Outcomes, rows: Mapping[str, Rows], design: Design, race: Race | None) -> Watch:
+def _watched(outcomes: Outcomes, rows: Mapping[str, Rows], design: Design, rule: Rule, race: Race | None) -> Watch:
     seeds: Sequence[str | None] = design.seeds or tuple(dict.fromkeys(run.seed for run in outcomes.runs))
     if len(seeds) > design.looks[-1]:
         raise ValueError(f"There are {len(seeds)} seeds, and the last look is after {design.looks[-1]}. Add a look.")
@@ -232,8 +229,7 @@ def _watched(outcomes: Outcomes, rows: Mapping[str, Rows], design: Design, race:
         if race is not None:
             race.look(at, state.level)
             return race.racing
-        _, number, cells = cells_of(at, design.test, outcomes.dependence, outcomes.blocks)
-        effects = None if cells is None else effects_of(outcomes, cells, number, variants, design, state.level)
+        effects = effects_of(outcomes, cells_of(at, rule)[1], variants, design, state.level)
         ends.clear()
         for levels in effects.of.values() if effects else ():
             leads = [pair for pair in levels.pairs if pair.better is levels.ranking[0]]
@@ -245,8 +241,7 @@ def _watched(outcomes: Outcomes, rows: Mapping[str, Rows], design: Design, race:
 
     ends, variants = list[str](), _variants(outcomes)  # how each factor's best level stands to the others
     by_factors = outcomes.factors is not None and design.test != "exact" and not design.until_cells
-    each, blocks = look if race or by_factors else None, outcomes.blocks
-    state = watch(rows, seeds, design.looks, design.margin, design.test, outcomes.dependence, each, blocks)
+    state = watch(rows, seeds, design.looks, design.margin, rule, look if race or by_factors else None)
     if state.stop == "decided" and race and race.is_level:
         state.stop = "equal"
     elif state.stop == "decided" and ends:
@@ -280,15 +275,15 @@ def _of_models(
     metric = outcomes.metric
     ranking = sorted(variants, key=lambda variant: -metric.sign * variant.score.mean)
     tested: dict[tuple[str, str], Contrast] = {}
-    names, effects = [variant.name for variant in ranking], None
+    effects = None
     if outcomes.by_item:
-        rows = [variant.by_item(variant.runs[0]) for variant in ranking]
-        cells = Cells([row[None] for row in rows], dependence=outcomes.dependence)
-        for a, b in combinations(range(len(ranking)), 2):
-            known = cells.pair(a, b)
-            exactly = cells.is_bool and outcomes.groups is None
-            tested[names[a], names[b]] = known._replace(p=mcnemar(rows[a], rows[b])) if exactly else known
-        effects = effects_of(outcomes, cells, {name: i for i, name in enumerate(names)}, ranking, design, LEVEL)
+        rows = {variant.name: variant.by_item(variant.runs[0]) for variant in ranking}
+        cells = Cells([row[None] for row in rows.values()], dependence=outcomes.dependence, names=rows)
+        for a, b in combinations(rows, 2):
+            tested[a, b] = cells.pair(a, b)
+            if cells.is_bool and outcomes.groups is None:
+                tested[a, b] = tested[a, b]._replace(p=mcnemar(rows[a], rows[b]))
+        effects = effects_of(outcomes, cells, ranking, design, LEVEL)
     elif items is not None:
         # Models that fail on the same items stay below this variance, that of independent ones.
         variance = {variant.name: variant.score.mean * (1 - variant.score.mean) / items for variant in ranking}

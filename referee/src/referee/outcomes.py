@@ -155,9 +155,7 @@ class Reading:
 
     metric: str | None = None  # the column of the score, or its name
     lower: bool | None = None  # whether a lower score is better; None: as its name says
-    columns: Mapping[str, str] = field(
-        default_factory=dict
-    )  # by kind (`NAMES`); of items or seeds also `row`, its number
+    columns: Mapping[str, str] = field(default_factory=dict)  # by kind (`NAMES`); of items or seeds also `row`
     pattern: str | None = None  # whose first group is the score in a log
     pick: str | None = None  # last or best: which match or row of a log is taken; None: the last
     folds: int | None = None  # the parts into which the images are split; None: as many as the table has
@@ -471,23 +469,28 @@ def _outcomes(
     if kinds >= {"prediction", "label"}:
         return _is_right(table), "accuracy"
     if kinds >= {"probabilities", "label"}:
-        guesses = pd.Series([_guess(row) for row in table["probabilities"]], table.index, dtype=float)
-        if (wrong := guesses < 0).any():
-            row, column = table.index[wrong][0], known["probabilities"]
-            what = f"{_row(row)}, column {column}: {table['probabilities'][row]}"
-            raise ValueError(f"{what} is no list of a number for each class. Give --prediction or --score COLUMN.")
-        labels = _numbers(table["label"], known["label"], {})
-        return (guesses == labels).astype(float).where(guesses.notna()), "accuracy"
+        guesses = []  # nan where a number is nan, or none is there
+        for row, value in table["probabilities"].items():
+            try:
+                logits = np.asarray(json.loads(value or "NaN") if isinstance(value, str) else value, dtype=float)
+            except (ValueError, TypeError):
+                logits = np.zeros(0)
+            if not np.isnan(logits).any() and (logits.ndim != 1 or len(logits) < 2):
+                what = f"{_row(row)}, column {known['probabilities']}: {value} is no list of a number for each class"
+                raise ValueError(f"{what}. Give --prediction or --score COLUMN.")
+            guesses.append(math.nan if np.isnan(logits).any() else float(logits.argmax()))
+        known_guesses = pd.Series(guesses, table.index, dtype=float)
+        is_right = known_guesses == _numbers(table["label"], known["label"], {})
+        return is_right.astype(float).where(known_guesses.notna()), "accuracy"
     if "score" in kinds:
         return _numbers(table["score"], known["score"]), known["score"]
     others = [name for name in frame if name not in known.values()]
     numbers = [name for name in others if pd.to_numeric(frame[name].astype(str), errors="coerce").notna().all()]
+    sets = f" If {listed([*map(str, numbers)])} are data sets: --dataset columns, with --lower or --higher."
     raise ValueError(
-        f"No column has outcomes in {counted(len(table), 'row')} of {_listed(frame)}. The nearest layout is a row for "
-        f"each run: give --score {numbers[0] if numbers else 'COLUMN'}, with --lower or --higher; or a row for each "
-        "item: --correct COLUMN (1 or 0), or --prediction COLUMN with --label COLUMN."
-        + f" If {listed([*map(str, numbers)])} are data sets: --dataset columns, with --lower or --higher."
-        * (len(numbers) > 1)
+        f"No column has outcomes in {counted(len(table), 'row')} of {_listed(frame)}. For runs give --score "
+        f"{numbers[0] if numbers else 'COLUMN'}, with --lower or --higher; for items --correct COLUMN (1 or 0), or "
+        "--prediction COLUMN with --label COLUMN." + sets * (len(numbers) > 1)
     )
 
 
@@ -513,17 +516,6 @@ def _is_right(table: pd.DataFrame) -> pd.Series:
             what = f"{', seed '.join(map(str, run))} predicts {listed(sorted(found))}"
             raise ValueError(f"{what}, and labels are {listed(sorted(labels))}. Give both one kind of names.")
     return (table["prediction"] == table["label"]).astype(float)
-
-
-def _guess(row: Any) -> float:
-    """Return the class with the largest logit or probability; nan where one is nan or none is there, -1 of no list."""
-    try:
-        numbers = np.asarray(json.loads(row or "NaN") if isinstance(row, str) else row, dtype=float)
-    except (ValueError, TypeError):
-        return -1.0
-    if np.isnan(numbers).any():
-        return math.nan
-    return float(numbers.argmax()) if numbers.ndim == 1 and len(numbers) > 1 else -1.0
 
 
 def _row(name: Any) -> str:

@@ -5,7 +5,7 @@ also the run times'.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -184,20 +184,31 @@ def outlooks(
     closest = min(unsettled, key=lambda pair: abs(pair.lead))
     small = verdict.margin or round_size(max(abs(closest.lead), detected / 20))
     large = max(round_size(detectable(pilot, 2 * seeds)), round_size(1.5 * small))
-    ahead, behind = closest.better.name, closest.worse.name
-    if closest.lead < 0:  # the one behind lost at an earlier look
-        ahead, behind = behind, ahead
+    both = closest.better.name, closest.worse.name  # the one behind may have lost at an earlier look
+    ahead, behind = both if closest.lead >= 0 else both[::-1]
     where = f"of {ahead} over {behind}" if len(unsettled) > 1 else "here"
+    own, unit, plans = pilot_of(closest, verdict, pilot), verdict.outcomes.unit, []
+    items = counted(own.test_images, f"test {unit}")
+    for size in (small, large):
+        if (needed := need(own, size)).images is None:
+            plans.append((size, needed))
+            continue
+        moved = metric.text(moved_by_items(own.point.images), verdict.digits)
+        lines.append(
+            f"More seeds alone will not settle a lead of {metric.size(size)} {where}: the choice of {items} moves it "
+            f"by ±{SPACE}{moved}. It takes {required(needed, unit)}."
+        )
+    if plans:
+        (size, needed), *more = plans
+        time = "" if time_of is None else f" ({time_of(needed)})"
+        plan = f"To settle a true lead of {metric.size(size)} {where}, plan {required(needed, unit)}{time}"
+        lines.append("; ".join([plan, *(f"of {metric.size(size)}, {needed.seeds}" for size, needed in more)]) + ".")
     found = [detectable(pilot_of(pair, verdict, pilot), seeds) for pair in unsettled]
     low, high = (metric.text(end, verdict.digits) for end in (min(found), max(found)))
     most = metric.difference(max(found), verdict.digits)
-    size = most if low == high else f"{low} to {most}, by pair,"
-    return [
-        *lines,
-        *_what_settles(pilot_of(closest, verdict, pilot), where, (small, large), verdict, time_of),
-        f"This study would have found a true difference of {size} in 4 of 5 repetitions; smaller ones may have been "
-        "missed.",
-    ]
+    amount = most if low == high else f"{low} to {most}, by pair,"
+    missed = "in 4 of 5 repetitions; smaller ones may have been missed."
+    return [*lines, f"This study would have found a true difference of {amount} {missed}"]
 
 
 def pilot_of(pair: Pair, verdict: Verdict, pilot: Pilot) -> Pilot:
@@ -205,30 +216,6 @@ def pilot_of(pair: Pair, verdict: Verdict, pilot: Pilot) -> Pilot:
     both = [pair.better.outcomes, pair.worse.outcomes]
     own = measured(both, pilot.variants, dependence=verdict.outcomes.dependence)
     return pilot if own is None else own._replace(level=pilot.level)
-
-
-def _what_settles(
-    pilot: Pilot, where: str, sizes: Sequence[float], verdict: Verdict, time_of: Callable[[Need], str] | None
-) -> list[str]:
-    """Return the seeds and the time, or the test items, that leads of some sizes take; `where` names the pair."""
-    metric, unit, plans, lines = verdict.metric, verdict.outcomes.unit, [], []
-    for size in sizes:
-        needed = need(pilot, size)
-        if needed.images is None:
-            plans.append((size, needed))
-            continue
-        moved = metric.text(moved_by_items(pilot.point.images), verdict.digits)
-        lines.append(
-            f"More seeds alone will not settle a lead of {metric.size(size)} {where}: the choice of "
-            f"{counted(pilot.test_images, f'test {unit}')} moves it by ±{SPACE}{moved}. It takes "
-            f"{required(needed, unit)}."
-        )
-    if plans:
-        (size, needed), *more = plans
-        time = "" if time_of is None else f" ({time_of(needed)})"
-        plan = f"To settle a true lead of {metric.size(size)} {where}, plan {required(needed, unit)}{time}"
-        lines.append("; ".join([plan, *(f"of {metric.size(size)}, {needed.seeds}" for size, needed in more)]) + ".")
-    return lines
 
 
 def required(needed: Need, unit: str = "item") -> str:

@@ -49,8 +49,12 @@ MOST_ONES = 10  # right answers, up to which they may be the scores of seeds
 
 def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
     """Return data as a table, see `judge`; `what` says whether a single dimension is scores or items."""
-    if isinstance(data, pd.DataFrame):
-        return _of_frame(data)
+    if isinstance(data, pd.DataFrame):  # with its index as columns, where that has names
+        index = data.index
+        if index.nlevels == 1 and index.name is None and not pd.api.types.is_numeric_dtype(index.dtype):
+            data = data.rename_axis("item" if len(data) > MOST_SCORES else "variant")
+            return data.reset_index(drop=data.index.name in data)
+        return data.reset_index([n for n in index.names if n is not None and n not in data]).reset_index(drop=True)
     if hasattr(data, "__arrow_c_stream__") or hasattr(data, "__dataframe__"):  # polars, pyarrow, duckdb; modin
         import pyarrow.interchange
 
@@ -63,16 +67,6 @@ def table_of(data: Any, what: str | None = None) -> pd.DataFrame:
         return pd.DataFrame(data)
     what = f"{type(data).__name__} of the shape {np.shape(_plain(data))}"
     raise ValueError(f"{what}: whose scores are these? Give a dictionary by variant.")
-
-
-def _of_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with its index as columns, where that has names."""
-    index = frame.index
-    if index.nlevels == 1 and index.name is None and not pd.api.types.is_numeric_dtype(index.dtype):
-        frame = frame.rename_axis("item" if len(frame) > MOST_SCORES else "variant")
-        return frame.reset_index(drop=frame.index.name in frame)
-    named = [name for name in index.names if name is not None and name not in frame]
-    return frame.reset_index(named).reset_index(drop=True) if named else frame.reset_index(drop=True)
 
 
 def _has_columns(data: Mapping[Any, Any]) -> bool:

@@ -207,9 +207,7 @@ class Verdict:
     over: str = ""  # over what means are, in words that begin a sentence
     places: Mapping[str, Sequence[Pair]] = field(default_factory=dict)  # of means: the pairs at each, by themselves
     datasets: "Mapping[str, Verdict]" = field(default_factory=dict)  # of means over them: the verdict on each by itself
-    general: Sequence[
-        Contrast
-    ] = ()  # of five data sets or more: leads on others of the kind, in the order of the pairs
+    general: Sequence[Contrast] = ()  # of five data sets or more: leads on others of the kind, by pair
 
     def __repr__(self) -> str:
         return self.sentence

@@ -316,7 +316,7 @@ def _labels(results: StudyResults, images: Images) -> list[Part]:
             f"margin of confident learning, Northcutt et al. 2021), below 0 for {doubted} of {len(margins):,}; "
             f"{LABELS} lists all. A hard image may have the right label: look before you change one."
         ),
-        Gallery(cards, filtered=False),
+        Gallery(cards, named=True),
     ]
 
 
@@ -369,11 +369,6 @@ class Card(NamedTuple):
     data_uri: str
     pixelated: bool
     answers: list[Prediction]  # in the order of the ranking
-
-    @property
-    def disputed(self) -> bool:
-        """Whether the variants' predictions differ."""
-        return len({answer.predicted for answer in self.answers}) > 1
 
 
 def interesting(results: StudyResults) -> np.ndarray:

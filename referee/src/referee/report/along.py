@@ -5,7 +5,6 @@ together. How far between them is not known.
 """
 
 import math
-from collections.abc import Sequence
 from itertools import combinations, groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -63,25 +62,34 @@ def best_where(line: Line) -> str:
         worse = {p.worse.name for p in point.pairs if p.difference is not None and p.difference.adjusted < line.level}
         top = tuple(name for name, count in runs.items() if count > 1 and name not in worse)
         kinds.append((none, one, () if point.verdict == VOID else top))
-    parts = []
+    parts, labels, end = [], line.labels, len(line.labels) - 1
     for (none, one, top), group in groupby(range(len(kinds)), key=lambda k: kinds[k]):
         places = list(group)
-        where = _range(line, places[0], places[-1])
+        i, j = places[0], places[-1]
+        start = number(line.x[i]) if labels[i][:1].isdigit() else labels[i]  # depth 6 to depth 12
+        where = f"from {start} to {labels[j]},"
+        if i == j:
+            where = f"at {labels[i]},"
+        elif j - i == 1 < end:
+            where = f"at {start} and {labels[j]},"
+        elif i == 0 and j < end:
+            where = f"up to {labels[j]},"
+        elif j == end and i > 0:
+            where = f"from {labels[i]} on,"
         few = [f"{joined(names)} finished {word} run there" for names, word in ((none, "no"), (one, "one")) if names]
         but = f" ({joined(few)})" if few else ""
-        compared = len(line.points[places[0]].outcomes.variants) - len(none) - len(one)
+        compared = len(line.points[i].outcomes.variants) - len(none) - len(one)
         if compared < 2:
             parts.append(f"{where} nothing is compared{but}")
         elif not top:
             parts.append(f"{where} the variants are not comparable{but}")
         elif len(top) == 1:
-            (best,) = top
-            pairs = [[pair for pair in line.points[k].pairs if pair.better.name == best] for k in places]
+            pairs = [[pair for pair in line.points[k].pairs if pair.better.name == top[0]] for k in places]
             leads = [min(pair.lead for pair in each if pair.difference is not None) for each in pairs]
             metric, digits = line.points[0].metric, max(point.digits for point in line.points)
             by = " to ".join(dict.fromkeys(metric.text(end, digits) for end in (min(leads), max(leads))))
             unit = " points" if metric.is_fraction else ""
-            parts.append(f"{where} {best} is better than all others, ahead of the next by {by}{unit}{but}")
+            parts.append(f"{where} {top[0]} is better than all others, ahead of the next by {by}{unit}{but}")
         elif len(top) == compared == 2:
             parts.append(f"{where} it is undecided whether {joined(top, 'or')} is better{but}")
         else:
@@ -89,21 +97,6 @@ def best_where(line: Line) -> str:
             parts.append(f"{where} no variant is better than {others}{but}")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
-
-
-def _range(line: Line, first: int, last: int) -> str:
-    """Return a part of the axis in words, from one place to another."""
-    labels, end = line.labels, len(line.labels) - 1
-    start = number(line.x[first]) if labels[first][:1].isdigit() else labels[first]  # depth 6 to depth 12
-    if first == last:
-        return f"at {labels[first]},"
-    if last - first == 1 and end > 1:
-        return f"at {start} and {labels[last]},"
-    if first == 0 and last < end:
-        return f"up to {labels[last]},"
-    if last == end and first > 0:
-        return f"from {labels[first]} on,"
-    return f"from {start} to {labels[last]},"
 
 
 def number(value: float) -> str:
@@ -124,75 +117,61 @@ def interval_of(variant: Variant, dependence: Dependence = INDEPENDENT) -> Inter
     return interval.within(0, 1) if variant.metric.is_fraction else interval
 
 
-def curves_chart(line: Line, brackets: Sequence[tuple[float, float]], name: str) -> Chart:
-    """Return the chart of a line: scores with bands, shaded where two variants cross."""
-    metric = line.points[0].metric
-
-    def draw(_: object, layout: Layout) -> Drawn:
-        figure, (axes,) = drawing.panels_of(layout, 1, 300)
-        for low, high in brackets:
-            axes.axvspan(low, high, color=drawing.RULE, zorder=0)
-        for variant in line.variants:
-            index = line.points[0].outcomes.variants.index(variant)
-            pairs = zip(line.at(variant), line.points, strict=True)
-            intervals = np.array([interval_of(each, point.outcomes.dependence) for each, point in pairs])
-            mean, low, high = metric.scale * intervals.T
-            drawing.draw_curve(axes, np.array(line.x), mean, low, high, variant, index)
-        if line.reference is not None:
-            beside = metric.scale * np.array(line.reference.scores)
-            axes.plot(line.x, beside, label=line.reference.name, linewidth=1.2, color=MUTED, linestyle=DASHED)
-        axes.set_title(metric.axis())
-        axes.set_xlabel(line.axis)
-        axes.set_xscale("log" if min(line.x) > 0 else "linear")
-        ticks = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
-        axes.set_xticks(ticks, [number(x) for x in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        put_legend(figure, axes, layout)
-        return figure
-
-    return Chart(name, f"Test {metric.label} of each variant against {line.axis}.", draw)
-
-
 def line_parts(line: Line, name: str, folder: Path) -> list[Part]:
     """Return the figure of a line, drawn into a folder, and between which places its variants cross."""
     if not line.variants:
         return [Text("No variant finished runs at every place, so there is no curve.")]
+    first, metric = line.points[0], line.points[0].metric
     pairs = list(combinations(line.variants, 2))
     rows, brackets = [], []
     for a, b in pairs:
         bracket, words = _crossing(line, a, b, len(pairs))
         rows.append(Row(f"{a} and {b}", [" and ".join(map(number, bracket)) if bracket else NONE, words]))
         brackets += [bracket] if bracket else []
-    drawn = drawing.draw(curves_chart(line, brackets, name), None, folder)
-    caption = f"Mean over seeds; band: 95 % interval over seeds and test {line.points[0].outcomes.unit}s."
+
+    def draw(_: object, layout: Layout) -> Drawn:
+        figure, (axes,) = drawing.panels_of(layout, 1, 300)
+        for low, high in brackets:
+            axes.axvspan(low, high, color=drawing.RULE, zorder=0)
+        for variant in line.variants:
+            by_place = zip(line.at(variant), line.points, strict=True)
+            intervals = np.array([interval_of(each, point.outcomes.dependence) for each, point in by_place])
+            mean, low, high = metric.scale * intervals.T
+            index = first.outcomes.variants.index(variant)
+            drawing.draw_curve(axes, np.array(line.x), mean, low, high, variant, index)
+        if line.reference is not None:
+            beside = metric.scale * np.array(line.reference.scores)
+            axes.plot(line.x, beside, label=line.reference.name, linewidth=1.2, color=MUTED, linestyle=DASHED)
+        axes.set(title=metric.axis(), xlabel=line.axis, xscale="log" if min(line.x) > 0 else "linear")
+        ticks = line.x if layout.columns > 1 or len(line.x) < 6 else line.x[::2]
+        axes.set_xticks(ticks, [number(x) for x in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        put_legend(figure, axes, layout)
+        return figure
+
+    chart = Chart(name, f"Test {metric.label} of each variant against {line.axis}.", draw)
+    caption = f"Mean over seeds; band: 95 % interval over seeds and test {first.outcomes.unit}s."
     caption += " Shaded: between these places two curves cross." if brackets else ""
     caption += f" Dashed: {line.reference.note}." if line.reference else ""
     columns = ["Variants", f"Cross between, {line.axis}", "In words"]
     table = Table("Crossings", columns, rows, left=["In words"], wrapped=["In words"])
-    return [Figure(drawn, caption), Heading("Crossings"), table] if rows else [Figure(drawn, caption)]
+    figure = Figure(drawing.draw(chart, None, folder), caption)
+    return [figure, Heading("Crossings"), table] if rows else [figure]
 
 
 def _crossing(line: Line, a: str, b: str, pairs: int) -> tuple[tuple[float, float] | None, str]:
     """Return the places between which two of so many pairs of variants cross, and in words how they compare."""
-    settled, missing = [], []
+    better, missing = list[tuple[str, float]](), []
     for x, label, point in zip(line.x, line.labels, line.points, strict=True):
         if point.verdict == VOID or (lead := point.lead_of(a, b)) is None:
             missing.append(label)
             continue
         _, low, high = lead.interval_at(line.level / pairs)
-        settled += [(x, a if low > 0 else b)] * (low > 0 or high < 0)
+        better += [(a if low > 0 else b, x)] * (low > 0 or high < 0)
+    turns = [(low, high) for (before, low), (after, high) in pairwise(better) if before != after]
+    where = {name: joined([number(x) for who, x in better if who == name]) for name, _ in better}
+    words = [f"{name} is better at {at}" for name, at in where.items()]
+    words = words or ["nowhere distinguished"] * (len(missing) < len(line.x))
     if missing:
-        return None, f"not tested: at {joined(missing)} the two are not comparable, or one has a single run"
-    turns = [(first, second) for first, second in pairwise(settled) if first[1] != second[1]]
-    if len(turns) == 1:
-        ((low, before), (high, after)) = turns[0]
-        return (low, high), f"{before} is better before, {after} after"
-    if turns:
-        return None, "they cross more than once"
-    if not settled:
-        return None, "nowhere distinguished"
-    who = settled[0][1]
-    if len(settled) == len(line.x):
-        return None, f"do not cross in this range: {who} is better everywhere"
-    where = joined([number(x) for x, _ in settled])
-    return None, f"no crossing settled: {who} is better at {where}, elsewhere they are not distinguished"
+        words.append(f"not tested at {joined(missing)}, where they are not comparable or one has a single run")
+    return turns[0] if len(turns) == 1 and not missing else None, "; ".join(words)

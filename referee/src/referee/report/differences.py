@@ -1,4 +1,4 @@
-"""The section on the differences between variants: every pair, where its uncertainty comes from, and the charts."""
+"""The section on the differences between variants: every pair, how to read it, and the charts."""
 
 from collections.abc import Mapping
 
@@ -6,16 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure as Drawn
 
 from referee.formats import NONE, SPACE, counted, listed, percent, shown_p
-from referee.plan import pilot_of
-from referee.report.document import Cell, Details, Figure, Note, Part, Row, Table
+from referee.report.document import Cell, Figure, Note, Part, Row, Table
 from referee.report.drawing import DASHED, MUTED, RULE, Chart, Drawing, Layout, bar, brief, point, rows_of
-from referee.statistics.contrast import LEVEL, half_width
-from referee.statistics.power import detectable, need
+from referee.statistics.contrast import LEVEL
 from referee.verdict import Pair, Verdict
 
 INTERVAL = "95 % interval"
 OF_FAILURES = 17  # false claims in % where one variant fails in 1 of 10, with 10,000 images
-POINT = 0.01  # the true lead to plan for, of a fraction without a margin
 RULES = {
     "pooled": "Student's t on seeds",
     "exact": "all regroupings of the runs",
@@ -24,27 +21,47 @@ RULES = {
 
 
 def differences_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
-    """Return every pair of variants, with the sources of its uncertainty folded up; too many have no `drawing`."""
+    """Return every pair of variants, how to read it, and what no test sees; too many have no `drawing`."""
     if not verdict.pairs:
         return []
+    metric, digits, margin, rows = verdict.metric, verdict.digits, "", []
+    for pair in verdict.pairs:
+        lead, conclusion = Cell(metric.text(pair.lead, digits), bold=True), conclusion_on(pair, verdict)
+        rows.append(Row(pair.name, [lead, pair.bracket(digits) or NONE, conclusion, shown_p(pair.p)]))
     tested = sum(pair.difference is not None for pair in verdict.pairs)
-    adjusted = "p" if tested < 2 else f"p, adjusted\nfor {counted(tested, 'pair')}"
-    more = [] if (size := _planned(verdict)) is None else [f"Needed\nfor {verdict.metric.size(size)}"]
-    rows = [Row(pair.name, _pair(pair, verdict)) for pair in verdict.pairs]
-    columns = ["Pair", "Lead", INTERVAL, "Conclusion", adjusted, "Detectable\n(80 %)", *more]
+    pairs = counted(tested, "pair")
+    columns = ["Pair", "Lead", INTERVAL, "Conclusion", "p" if tested < 2 else f"p, adjusted\nfor {pairs}"]
+    notes = [] if metric.mode == "max" else ["A lead is by how much the first variant is lower."]
+    if tested:
+        held = "all intervals of the table hold at once" + (", at every look" if verdict.design.looks else "")
+        adjusted = ""
+        if tested > 1:
+            held += "; beside *better* an interval begins at 0 or above, beside *undecided* it holds 0"
+            adjusted = f", adjusted for {pairs} by a closed test from the top"
+        better = "p is below 0.05"
+        if verdict.level < LEVEL:
+            better = f"p is at most {shown_p(verdict.level)}, at which all looks together call equal variants "
+            better += f"different in 5{SPACE}% of studies; the p of the look that settled it is given"
+        notes += [
+            f"*95 % interval*: of the true lead; {held}.",
+            f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {chance(verdict)}.",
+            f"*Better*: {better}.",
+            "*Undecided* does not mean equal: the interval shows which differences remain possible.",
+        ]
+    else:
+        notes.append("A single seed cannot show what is chance.")
+    if verdict.margin is not None:
+        size, margin = metric.size(verdict.margin), " Shaded: the margin."
+        if tested:
+            notes.append(f"*Equal to within {size}*: two one-sided tests exclude a difference of {size} or more.")
     caption = (
         "By how much the first variant of each pair leads. Filled marker: better; open marker: not. Bar: 95 % "
-        f"interval; all of them hold at once.{'' if verdict.margin is None else ' Shaded: the margin.'}"
+        f"interval; all of them hold at once.{margin}"
     )
-    parts: list[Part] = [Figure(drawing, caption)] if drawing else []
-    table = Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"], labeled=True)
-    parts += [table, Note(_how_to_read(verdict, tested))]
-    if verdict.of_models:
-        return parts
-    if tested:
-        parts += [Note(" ".join(limits(verdict)))]
-    if tested and verdict.design.test != "exact":
-        parts += [Details("Where the uncertainty comes from", _sources(verdict))]
+    table = Table("Differences between variants", columns, rows, left=[INTERVAL, "Conclusion"])
+    parts: list[Part] = [*([Figure(drawing, caption)] if drawing else []), table, Note(" ".join(notes))]
+    if tested and not verdict.of_models:
+        parts.append(Note(" ".join(limits(verdict))))
     return parts
 
 
@@ -57,64 +74,6 @@ def conclusion_on(pair: Pair, verdict: Verdict) -> str:
     if pair.equal and verdict.margin is not None:
         return f"equal to within {verdict.metric.size(verdict.margin)} ({seeds})"
     return f"{'better' if pair.settled else 'undecided'} ({seeds})"
-
-
-def _pair(pair: Pair, verdict: Verdict) -> list[str | Cell]:
-    metric, digits, size = verdict.metric, verdict.digits, _planned(verdict)
-    pilot = pilot_of(pair, verdict, verdict.pilot) if pair.difference and verdict.pilot else None
-    seeds = min(len(pair.better.runs), len(pair.worse.runs))
-    cells: list[str | Cell] = [
-        Cell(metric.text(pair.lead, digits), bold=True),
-        pair.bracket(digits) or NONE,
-        conclusion_on(pair, verdict),
-        shown_p(pair.p),
-        NONE if pilot is None else metric.text(detectable(pilot, seeds), digits),
-    ]
-    if size is not None:
-        takes = None if pilot is None else need(pilot, size)
-        unit = f"test {verdict.outcomes.unit}s" if takes and takes.images else "seeds"
-        cells.append(NONE if takes is None else f"{takes.images or takes.seeds} {unit}")
-    return cells
-
-
-def _planned(verdict: Verdict) -> float | None:
-    """Return the true lead to plan for; None where no size is natural, or nothing is known about other seeds."""
-    if verdict.of_models:
-        return None
-    return verdict.margin or (POINT if verdict.metric.is_fraction else None)
-
-
-def _how_to_read(verdict: Verdict, tested: int) -> str:
-    metric, unit = verdict.metric, verdict.outcomes.unit
-    lines = [] if metric.mode == "max" else ["A lead is by how much the first variant is lower."]
-    if not tested:
-        return " ".join([*lines, "A single seed cannot show what is chance."])
-    held = "all intervals of the table hold at once" + (", at every look" if verdict.design.looks else "")
-    held += "" if tested < 2 else "; beside *better* an interval begins at 0 or above, beside *undecided* it holds 0"
-    lines.append(f"*95 % interval*: of the true lead; {held}.")
-    adjusted = f", adjusted for {counted(tested, 'pair')} by a closed test from the top" if tested > 1 else ""
-    better = "p is below 0.05"
-    if verdict.level < LEVEL:
-        better = f"p is at most {shown_p(verdict.level)}, at which all looks together call equal variants different in "
-        better += f"5{SPACE}% of studies; the p of the look that settled it is given"
-    lines += [
-        f"*p*: the smallest level at which the pair is called better{adjusted}; chance is {chance(verdict)}.",
-        f"*Better*: {better}.",
-        "*Undecided* does not mean equal: the interval shows which differences remain possible.",
-    ]
-    if verdict.margin is not None:
-        size = metric.size(verdict.margin)
-        lines.append(f"*Equal to within {size}*: two one-sided tests exclude a difference of {size} or more.")
-    if verdict.of_models:
-        return " ".join(lines)
-    lines.append("*Detectable (80 %)*: the true lead that 4 of 5 such studies would call better.")
-    if (planned := _planned(verdict)) is not None:
-        lines.append(
-            f"*Needed for {metric.size(planned)}*: seeds of each variant, to settle a true lead of that size, with "
-            f"the 80{SPACE}% range that these runs leave"
-            + (f"; test {unit}s where more seeds alone will not settle it." if verdict.items > 1 else ".")
-        )
-    return " ".join(lines)
 
 
 def chance(verdict: Verdict) -> str:
@@ -148,33 +107,6 @@ def limits(verdict: Verdict) -> list[str]:
     if len(several) > 2 and min(len(variant.runs) for variant in several) == 3:
         lines.append(f"With three seeds each it is up to 6.5{SPACE}%.")
     return lines
-
-
-def _sources(verdict: Verdict) -> list[Part]:
-    metric, digits, by_item, rows = verdict.metric, verdict.digits, verdict.items > 1, []
-    for pair in verdict.pairs:
-        if (difference := pair.difference) is None:
-            continue
-        sources = (difference.seeds, 0.0), (0.0, difference.images), (difference.seeds, difference.images)
-        halves = [half_width(LEVEL, *source, difference.freedom, difference.of_images) for source in sources]
-        shown = [f"±{SPACE}{metric.text(half, digits)}" for half in (halves if by_item else halves[:1])]
-        rows.append(Row(pair.name, (*shown, f"{difference.freedom:.1f}", shown_p(difference.p))))
-    unit = verdict.outcomes.unit
-    columns, of_items = ["Seeds"], ""
-    if by_item:
-        columns = ["Seeds", f"{unit.capitalize()}s", "Both"]
-        of_items = f" *{columns[1]}*: the variance over test {unit}s, less what seeds flip. The squares add up."
-    seeds = "Student's t with the pair's own variances over seeds and Welch's degrees of freedom"
-    if len(verdict.ranking) > 2:
-        seeds = (
-            "Student's t with the variance over seeds, moderated by all variants' and never less than the pair's own"
-        )
-    if verdict.design.test == "paired":
-        seeds = "Student's t with the variance of the differences by seed"
-    return [
-        Table("Sources of uncertainty", ["Pair", *columns, "Degrees of freedom", "p of the pair"], rows),
-        Note(f"Half-widths of the 95 % interval of each pair alone. *Seeds*: {seeds}.{of_items}"),
-    ]
 
 
 # ---- charts

@@ -44,12 +44,10 @@ class Table:
     rows: Sequence[Row]
     left: Sequence[str] = ()
     wrapped: Sequence[str] = ()  # columns of sentences
-    labeled: bool = False  # on a phone a row is a block, with the head of its column before each cell
     monospaced: bool = False
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph, literally; as a `note`, *…* is emphasized."""
 
     text: str
@@ -90,14 +88,11 @@ class Links:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Test images with predictions; in Markdown a link to the page's.
-
-    One of a page can be filtered by class; others show the images' names.
-    """
+    """Test images with predictions, `named` below; in Markdown a link to the page's."""
 
     kind: ClassVar[str] = "gallery"
-    cards: Sequence[Any]  # with name, label, data_uri, pixelated, disputed and answers
-    filtered: bool = True
+    cards: Sequence[Any]  # with name, label, data_uri, pixelated and answers
+    named: bool = False
 
 
 Part = Table | Text | Figure | Details | Links | Gallery

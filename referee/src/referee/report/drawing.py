@@ -126,8 +126,7 @@ def panels_of(layout: Layout, count: int, height: float, share_y: bool = False) 
 
 def rows_of(layout: Layout, names: Sequence[str], label: str) -> tuple[Figure, Axes]:
     """Return a figure with a row for each name, the first on top, and a label below its axis."""
-    figure = Figure(figsize=(layout.width * PX, (84 + 34 * len(names)) * PX), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels_of(layout, 1, 54 + 34 * len(names))
     axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlabel=label)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)

@@ -9,7 +9,7 @@ from referee.effects import depends
 from referee.formats import NONE, joined, shown_p
 from referee.report.differences import INTERVAL
 from referee.report.document import Cell, Details, Figure, Heading, Note, Part, Row, Table, Text
-from referee.report.drawing import PX, Chart, Drawing, Layout, bar, brief, point, put_legend, style_of
+from referee.report.drawing import Chart, Drawing, Layout, bar, brief, panels_of, point, put_legend, style_of
 from referee.verdict import DEPENDS, OPEN, Pair, Variant, Verdict, conclusion
 
 SHOWN = 6  # interactions, beyond which they are folded up
@@ -34,7 +34,7 @@ def effects_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
             cells += ["yes" if each.word == DEPENDS else "undecided", shown_p(each.p)]
             rows.append(Row(" – ".join(each.levels), cells))
         columns = ["Lead of", "Larger at", "Than at", "By", INTERVAL, "Beyond chance", "p, adjusted"]
-        table = Table("Interactions", columns, rows, left=columns[1:3] + columns[4:6], labeled=True)
+        table = Table("Interactions", columns, rows, left=columns[1:3] + columns[4:6])
         note = Note(
             "A lead that is larger at one level than at another is an *interaction*. Intervals hold at once, and p is "
             f"adjusted for all {len(rows)} (Bonferroni)."
@@ -58,11 +58,11 @@ def datasets_section(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
             "*Lead on another*: where 95 % of such data sets have their lead, if these were drawn from them. "
             "*In general*: whether the mean lead over all such data sets is above 0, by a t-test of the leads."
         )
-        table = Table("Others", columns, rows, left=columns[1:3], labeled=True)
+        table = Table("Others", columns, rows, left=columns[1:3])
         parts += [Heading("Other data sets of the kind"), table, Note(how)]
     each = [Row(d, [of.sentence]) for d, of in verdict.datasets.items()]
     columns = ["Data set", "Verdict"]
-    table = Table("Each data set", columns, each, left=columns[1:], wrapped=columns[1:], labeled=True)
+    table = Table("Each data set", columns, each, left=columns[1:])
     note = Note("Each by itself, not corrected over data sets.")
     return [*parts, Heading("Each data set"), table, note, Heading("Scores"), *cells_parts(verdict, drawing)]
 
@@ -83,7 +83,7 @@ def leads_table(verdict: Verdict, at: str) -> list[Part]:
     )
 
     def table(name: str, rows: list[Row]) -> Table:
-        return Table(name, columns, rows, left=[at, INTERVAL, "Conclusion"], labeled=True)
+        return Table(name, columns, rows, left=[at, INTERVAL, "Conclusion"])
 
     if not any(by_place):
         return [table("Leads", means), note]
@@ -128,7 +128,7 @@ def cells_parts(verdict: Verdict, drawing: Drawing | None) -> list[Part]:
         return Cell(f"{mean} {interval}".rstrip(), bold=variant is best and not verdict.datasets)
 
     rows = [Row(place or what, [cell(line.get(place)) for line in lines.values()]) for place in places]
-    table = Table("Cells", [at or what, *lines], rows, labeled=True)
+    table = Table("Cells", [at or what, *lines], rows)
     each = "" if not at else " of each cell" if verdict.datasets else f" of each cell; a line is a {what}"
     caption = f"Mean and 95 % interval over seeds{each}."
     return [*([Figure(drawing, caption)] if drawing else []), table]
@@ -138,8 +138,7 @@ def draw_cells(verdict: Verdict, layout: Layout) -> Drawn:
     """Draw the mean and interval of each cell, a line for each level of the first factor, or for each variant."""
     _, at, lines, places = lines_of(verdict)
     upright = len(places) > (ACROSS if layout.columns > 1 else 3)
-    figure = Drawn(figsize=(layout.width * PX, (330 + 90 * upright) * PX), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = panels_of(layout, 1, 300 + 90 * upright)
     for index, (name, line) in enumerate(lines.items()):
         aside = (index - (len(lines) - 1) / 2) * min(0.12, 0.5 / len(lines))
         style, x = style_of(index), [places.index(place) + aside for place in line]

@@ -19,52 +19,48 @@ MOST_ROWS = 60  # of pairs in a figure
 
 def write_report(verdict: Verdict, path: Path) -> Path:
     """Write the page, and beside it report.md, verdict.json and figures/."""
-    folder = path.parent
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    folder, figures, unit = path.parent, path.parent / "figures", verdict.outcomes.unit
+    figures.mkdir(parents=True, exist_ok=True)
+    metric, digits = verdict.metric, verdict.digits
     runs = sum(len(variant.runs) for variant in verdict.cells or verdict.ranking)
     parts = [counted(len(verdict.ranking), "variant"), counted(runs, "run")]
-    parts += [counted(verdict.items, f"test {verdict.outcomes.unit}")] if verdict.items > 1 else []
-    better = "higher" if verdict.metric.mode == "max" else "lower"
-    summary = f"{', '.join(parts)}. Scores are {verdict.metric.axis()}; {better} is better."
+    parts += [counted(verdict.items, f"test {unit}")] if verdict.items > 1 else []
+    better = "higher" if metric.mode == "max" else "lower"
+    sections = []
+    if verdict.ranking and verdict.datasets:
+        drawing = draw(CELLS, verdict, figures) if verdict.pairs else None
+        sections = [Section("Data sets", datasets_section(verdict, drawing))]
+    elif verdict.ranking:
+        if verdict.effects is not None:
+            sections = [Section("Factors", effects_section(verdict, draw(CELLS, verdict, figures)))]
+        rows = []
+        for variant in verdict.ranking:
+            mean = Cell(metric.text(variant.score.mean, digits), bold=True)
+            interval = metric.bracket(variant.score, digits) or NONE
+            rows.append(Row(variant.name, [mean, interval, str(len(variant.runs))], variant.index))
+        table = Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL])
+        sections += [Section("Ranking", [Figure(draw(RANKING, verdict, figures), RANKING.description), table])]
+        if verdict.pairs:
+            drawing = draw(DIFFERENCES, verdict, figures) if len(verdict.pairs) <= MOST_ROWS else None
+            sections.append(Section("Differences", differences_section(verdict, drawing)))
+    if verdict.ranking:
+        sections.append(Section("For a paper", [Code(verdict.latex())]))
+        read = [Note(note) for note in verdict.outcomes.notes]
+        sections += [Section("How the files were read", read)] if read else []
+    summary = f"{', '.join(parts)}. Scores are {metric.axis()}; {better} is better."
     document = Document(
-        title=f"Verdict: {path.parent.resolve().name}",
+        title=f"Verdict: {folder.resolve().name}",
         kicker="The verdict of referee",
         heading=verdict.sentence,
         lead=[*beside(verdict), summary, scope(verdict), *outlooks(verdict)],
         remarks=[str(check) for check in verdict.checks],
-        sections=_sections(verdict, folder / "figures"),
+        sections=sections,
     )
     path.write_text(render(document, "report.html"), encoding="utf-8")
     path.with_suffix(".md").write_text(render(document, "report.md"), encoding="utf-8")
     record = json.dumps(verdict.record(), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "verdict.json").write_text(record + "\n", encoding="utf-8")
     return path
-
-
-def _sections(verdict: Verdict, folder: Path) -> list[Section]:
-    if not verdict.ranking:
-        return []
-    last = [Section("For a paper", [Code(verdict.latex())])]
-    if verdict.outcomes.notes:
-        last.append(Section("How the files were read", [Note(note) for note in verdict.outcomes.notes]))
-    if verdict.datasets:
-        drawing = draw(CELLS, verdict, folder) if verdict.pairs else None
-        return [Section("Data sets", datasets_section(verdict, drawing)), *last]
-    sections = []
-    if verdict.effects is not None:
-        sections.append(Section("Factors", effects_section(verdict, draw(CELLS, verdict, folder))))
-    metric, digits, rows = verdict.metric, verdict.digits, []
-    for variant in verdict.ranking:
-        mean = Cell(metric.text(variant.score.mean, digits), bold=True)
-        interval = metric.bracket(variant.score, digits) or NONE
-        rows.append(Row(variant.name, [mean, interval, str(len(variant.runs))], variant.index))
-    table = Table("Ranking", ["Variant", metric.axis(), INTERVAL, "Seeds"], rows, left=[INTERVAL], labeled=True)
-    sections += [Section("Ranking", [Figure(draw(RANKING, verdict, folder), RANKING.description), table])]
-    if verdict.pairs:
-        few = len(verdict.pairs) <= MOST_ROWS
-        drawing = draw(DIFFERENCES, verdict, folder) if few else None
-        sections.append(Section("Differences", differences_section(verdict, drawing)))
-    return [*sections, *last]
 
 
 def as_latex(verdict: Verdict) -> str:

@@ -26,7 +26,7 @@ variance of the contrast by seed, ν = S − 1, and a flip counts where the vari
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -97,6 +97,17 @@ class Dependence(NamedTuple):
 INDEPENDENT = Dependence()
 
 
+class Rule(NamedTuple):
+    """How runs are compared: by one of TESTS, with what items and blocks have to do with each other."""
+
+    test: str = "pooled"
+    dependence: Dependence = INDEPENDENT
+    blocks: Mapping[Any, Mapping[Any, str]] | None = None  # of each variant, by seed; None: all runs are of one
+
+
+POOLED = Rule()
+
+
 class Contrast(NamedTuple):
     """What runs say about Σ_v c_v m_v."""
 
@@ -126,11 +137,25 @@ class Contrast(NamedTuple):
         return Interval(self.mean, self.mean - half, self.mean + half)
 
     def p_of(self, value: float) -> float:
-        """Return the two-sided p-value of a true contrast of this value."""
+        """Return the two-sided p-value of a true contrast of this value: the α at which the interval ends there."""
         if self.scores is not None:
             a, b = self.scores
             return exact.p_value(a - value, b, self.images)
-        return p_value(self.mean - value, self.seeds, self.images, self.freedom, self.of_images)
+        gap, sources = abs(self.mean - value), (self.seeds, self.images, self.freedom, self.of_images)
+        if not math.isfinite(self.seeds) or not gap:  # blocks leave nothing to compare
+            return 1.0
+        if not self.images:
+            p = 2 * special.stdtr(self.freedom, -gap / math.sqrt(self.seeds)) if self.seeds else LEAST_P
+            return max(LEAST_P, float(p))
+
+        from scipy import optimize  # which takes as long to import as all the rest
+
+        def excess(log_alpha: float) -> float:
+            return half_width(math.exp(log_alpha), *sources) - gap
+
+        if excess(math.log(LEAST_P)) <= 0:
+            return LEAST_P
+        return math.exp(optimize.brentq(excess, math.log(LEAST_P), 0.0))
 
     @property
     def interval(self) -> Interval:
@@ -151,24 +176,6 @@ def half_width(alpha: float, seed_var: float, image_var: float, seed_df: float, 
     """Return half(α) for variances of seeds and images: the squares of the two sources' half-widths added."""
     squares = special.stdtrit(seed_df, alpha / 2) ** 2 * seed_var
     return float(math.sqrt(squares + (special.stdtrit(image_df, alpha / 2) ** 2 * image_var if image_var else 0.0)))
-
-
-def p_value(mean: float, seed_var: float, image_var: float, seed_df: float, image_df: float = math.inf) -> float:
-    """Return the p-value: the α at which the interval ends at zero."""
-    if not math.isfinite(seed_var) or not mean:  # blocks leave nothing to compare
-        return 1.0
-    if not image_var:
-        p = 2 * special.stdtr(seed_df, -abs(mean) / math.sqrt(seed_var)) if seed_var else LEAST_P
-        return max(LEAST_P, float(p))
-
-    from scipy import optimize  # which takes as long to import as all the rest
-
-    def excess(log_alpha: float) -> float:
-        return half_width(math.exp(log_alpha), seed_var, image_var, seed_df, image_df) - abs(mean)
-
-    if excess(math.log(LEAST_P)) <= 0:
-        return LEAST_P
-    return math.exp(optimize.brentq(excess, math.log(LEAST_P), 0.0))
 
 
 def t_interval(values: Sequence[float] | np.ndarray, step: float = 0.0) -> Interval:
@@ -205,6 +212,7 @@ class Cells:
         dependence: Of the images.
         blocks: Of each variant: the block of each run, (S,); None: all runs are of one. Only the pooled test takes
             their effects off; the others need equal blocks in both variants of a pair.
+        names: By which contrasts name the variants; None: their numbers.
     """
 
     def __init__(
@@ -213,8 +221,10 @@ class Cells:
         test: str = "pooled",
         dependence: Dependence = INDEPENDENT,
         blocks: Sequence[np.ndarray] | None = None,
+        names: Iterable[Any] | None = None,
     ) -> None:
         self.test, self.dependence = test, dependence
+        self.places = {name: v for v, name in enumerate(range(len(outcomes)) if names is None else names)}
         self.counts, self.images = np.array([len(y) for y in outcomes]), outcomes[0].shape[1]
         self.is_bool = outcomes[0].dtype == bool
         step = 1 / self.images if self.is_bool else 0.0
@@ -233,9 +243,9 @@ class Cells:
         self.spread = over_seeds(by_seed, self.step) / left  # s²
         self.shared, self.shared_freedom = moderated(self.spread, self.freedom)  # s̃², f̃
 
-    def contrast(self, weights: Mapping[int, float]) -> Contrast:
-        """Return Σ_v c_v m_v, from c_v by the number of the variant."""
-        v, c = [*weights], np.array([*weights.values()], dtype=float)
+    def contrast(self, weights: Mapping[Any, float]) -> Contrast:
+        """Return Σ_v c_v m_v, from c_v by variant."""
+        v, c = [self.places[name] for name in weights], np.array([*weights.values()], dtype=float)
         apart = np.einsum("v,vi->i", c, np.stack([self.means[each] for each in v]))
         mean = float(c @ [self.by_seed[each].mean() for each in v])
         if self.test == "paired" and self.counts[v].min() > 1:
@@ -266,7 +276,7 @@ class Cells:
         found = Contrast(mean, seeds, over_images, freedom, of_images, scores)
         return found._replace(p=found.p_of(0.0))
 
-    def pair(self, a: int, b: int) -> Contrast:
+    def pair(self, a: Any, b: Any) -> Contrast:
         """Return variant a minus variant b."""
         return self.contrast({a: 1.0, b: -1.0})
 

@@ -48,12 +48,6 @@ class Variances(NamedTuple):
     images: float  # I, of a pair's difference
 
 
-def _rounded(number: int) -> int:
-    """Round up to two digits from a thousand on."""
-    unit = 10 ** max(len(str(number)) - 2, 0) if number > MOST_SEEDS else 1
-    return -(-number // unit) * unit
-
-
 def growing(
     looks: tuple[int, ...], watched: bool, test: str = "pooled", rising: bool = False
 ) -> Callable[[int], float]:
@@ -87,12 +81,6 @@ class Pilot(NamedTuple):
         """Return the level of each lead of the best variant."""
         return self.level(n) * (TOP if self.variants > 3 else 1)
 
-    def resized(self, test_images: int) -> "Pilot":
-        """Return the pilot of as large a test set."""
-        share = self.test_images / test_images
-        point, low, high = (each._replace(images=share * each.images) for each in (self.point, self.low, self.high))
-        return Pilot(self.variants, test_images, point, low, high, self.level)
-
 
 class Range(NamedTuple):
     """An answer, and the range from the low to the high variances; None: more than MOST_SEEDS."""
@@ -102,9 +90,12 @@ class Range(NamedTuple):
     high: int | None
 
     def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"over {MOST_SEEDS:,}" if self.low is None else f"{_rounded(self.low):,} or more"
-        return " to ".join(dict.fromkeys(f"{_rounded(end):,}" for end in (self.low, self.high)))
+        if self.low is None:
+            return f"over {MOST_SEEDS:,}"
+        ends = [end for end in (self.low, self.high) if end is not None]
+        units = [10 ** max(len(str(end)) - 2, 0) if end > MOST_SEEDS else 1 for end in ends]
+        shown = [f"{-(-end // unit) * unit:,}" for end, unit in zip(ends, units, strict=True)]  # two digits, rounded up
+        return " to ".join(dict.fromkeys(shown)) if len(ends) > 1 else f"{shown[0]} or more"
 
 
 class Need(NamedTuple):
@@ -172,11 +163,14 @@ def guessed(variants: int, test_images: int, accuracy: float) -> Pilot:
 
 def need(pilot: Pilot, difference: float) -> Need:
     """Return what settles a true difference in four of five studies."""
-    images = Range(*(images_needed(pilot, each, difference) for each in (pilot.point, pilot.low, pilot.high)))
-    if images.low is not None and images.low > pilot.test_images:
-        larger = pilot.resized(2 * (images.point or images.low))
-        return Need(Range(*(seeds_needed(larger, difference, end) for end in ENDS)), images)
-    return Need(Range(*(seeds_needed(pilot, difference, end) for end in ENDS)))
+    known, images = (pilot.point, pilot.low, pilot.high), None
+    needed = Range(*(images_needed(pilot, each, difference) for each in known))
+    if needed.low is not None and needed.low > pilot.test_images:  # then with twice as many
+        images, size = needed, 2 * (needed.point or needed.low)
+        share = pilot.test_images / size
+        point, low, high = (v._replace(images=share * v.images) for v in known)
+        pilot = pilot._replace(test_images=size, point=point, low=low, high=high)
+    return Need(Range(*(seeds_needed(pilot, difference, end) for end in ENDS)), images)
 
 
 def seeds_needed(pilot: Pilot, difference: float, end: int = 0) -> int | None:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from referee.statistics.contrast import INDEPENDENT, LEVEL, Cells, Contrast, Dependence, both_ways, enough, in_family
+from referee.statistics.contrast import LEVEL, POOLED, Cells, Contrast, Rule, both_ways, enough, in_family
 
 STUDIES = 40_000  # simulated for a level
 SPREADS = (1.0, 4.0)  # of the first variant, in those of the second; between them the level is too
@@ -125,17 +125,15 @@ def watch(
     seeds: Sequence[Any],
     looks: Sequence[int],
     margin: float | None = None,
-    test: str = "pooled",
-    dependence: Dependence = INDEPENDENT,
+    rule: Rule = POOLED,
     race: Callable[[Watch], Collection[Any]] | None = None,
-    blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
 ) -> Watch:
     """Replay the looks of a study on its runs so far. Equal runs give equal decisions, so that no state is stored.
 
     `seeds` are in the order of their training, and `race` returns the variants that train on after a look; without it
-    these are those that have not lost. `blocks` are of each variant, by seed.
+    these are those that have not lost.
     """
-    by_look = levels(tuple(looks), test, margin is not None)
+    by_look = levels(tuple(looks), rule.test, margin is not None)
     state = Watch(by_look[0], active=[*outcomes])
     for number, size in enumerate(looks, start=1):
         state.missing = [(v, seed) for seed in seeds[:size] for v in state.active if seed not in outcomes[v]]
@@ -144,7 +142,7 @@ def watch(
         state.level = by_look[number - 1]
         state.trained |= dict.fromkeys(state.active, size)
         rows = {v: {seed: each[seed] for seed in seeds[: state.trained[v]]} for v, each in outcomes.items()}
-        look = compare(rows, state.level, test, dependence, blocks, state.settled)
+        look = compare(rows, state.level, rule, state.settled)
         state.looks.append(look)
         racing = race(state) if race else set(state.active) - {worse for _, worse in state.settled}
         state.active = [v for v in state.active if v in racing]
@@ -164,43 +162,35 @@ def watch(
     return state
 
 
-def cells_of(
-    rows: Mapping[Any, Rows],
-    test: str = "pooled",
-    dependence: Dependence = INDEPENDENT,
-    blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
-) -> tuple[dict[Any, int], dict[Any, int], Cells | None]:
-    """Return three things: by variant the number of its seeds that count, the places in `Cells`, and these cells.
-
-    Only variants with enough seeds have a place; the cells are None where fewer than two have.
-    """
+def cells_of(rows: Mapping[Any, Rows], rule: Rule = POOLED) -> tuple[dict[Any, int], Cells | None]:
+    """Return the numbers of seeds that count, and the cells of those with enough; None of fewer than two."""
     finished = {name: [seed for seed, row in each.items() if row is not None] for name, each in rows.items()}
-    if test == "paired":  # a seed that failed in one variant has no partner in the others
+    if rule.test == "paired":  # a seed that failed in one variant has no partner in the others
         known = [each for each in finished.values() if each] or [[]]
         shared = [seed for seed in known[0] if all(seed in each for each in known)]
         finished = {name: shared if each else [] for name, each in finished.items()}
     counts = {name: len(each) for name, each in finished.items()}
     several = [name for name, is_enough in zip(counts, enough([*counts.values()]), strict=True) if is_enough]
     outcomes = [np.array([rows[name][seed] for seed in finished[name]]) for name in several]
-    of_blocks = [np.array([blocks[name][seed] for seed in finished[name]]) for name in several] if blocks else None
-    cells = Cells(outcomes, test, dependence, of_blocks) if len(several) > 1 else None
-    return counts, {name: place for place, name in enumerate(several)}, cells
+    of, blocks = rule.blocks, None
+    if of is not None:
+        blocks = [np.array([of[name][seed] for seed in finished[name]]) for name in several]
+    cells = Cells(outcomes, rule.test, rule.dependence, blocks, several) if len(several) > 1 else None
+    return counts, cells
 
 
 def compare(
     rows: Mapping[Any, Rows],
     level: float = LEVEL,
-    test: str = "pooled",
-    dependence: Dependence = INDEPENDENT,
-    blocks: Mapping[Any, Mapping[Any, Any]] | None = None,
+    rule: Rule = POOLED,
     settled: Collection[tuple[Any, Any]] | None = None,
 ) -> Look:
     """Compare the variants that have enough seeds; `settled` are pairs of earlier looks, None: this one is the only."""
-    counts, places, cells = cells_of(rows, test, dependence, blocks)
+    counts, cells = cells_of(rows, rule)
     if cells is None:
         return Look(counts, {}, {}, [])
-    means = {name: float(cells.by_seed[place].mean()) for name, place in places.items()}
-    tests = {(a, b): cells.pair(places[a], places[b]) for a, b in combinations(places, 2)}
+    means = {name: float(cells.by_seed[place].mean()) for name, place in cells.places.items()}
+    tests = {pair: cells.pair(*pair) for pair in combinations(cells.places, 2)}
     over = {pair for pair in tests if settled and (pair in settled or pair[::-1] in settled)}
     family = in_family({p: each._replace(p=0.0) if p in over else each for p, each in tests.items()}, means, level)
     for pair, each in tests.items():
