@@ -1,8 +1,31 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vitlab.evaluation.cost import count_flops, count_flops_in_training, device_for
+from tests.conftest import EXPERIMENTS
+from tests.objectives.small import SMALL, STAGES
+from vitlab.commands.dispatch import run
+from vitlab.config import Config
+from vitlab.evaluation.cost import (
+    Rapl,
+    choose_tf32,
+    count_flops,
+    count_flops_in_training,
+    device_for,
+    dtype_of,
+    flops_of,
+    gemm_peak,
+    meter_for,
+)
+from vitlab.experiment.experiment import Experiment
+from vitlab.experiment.noise import Noise, flops_per_image, on_noise
+from vitlab.internals import flop_counter
+from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.objectives import Distillation
 
 
 def test_fused_attention_is_counted_like_its_products() -> None:
@@ -29,3 +52,165 @@ def test_a_model_that_averages_views_at_test_time_takes_more_flops_than_in_train
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
 def test_without_a_gpu_everything_is_measured_on_the_cpu() -> None:
     assert device_for("auto") == device_for("gpu") == device_for("cpu") == torch.device("cpu")
+
+
+# FLOPs of a step, and the peak of a device
+
+
+FAMILIES = {
+    "vit": lambda **changes: VisionTransformer(patch_size=2, embed_dim=32, depth=2, num_heads=2, **SMALL, **changes),
+    "swin": lambda **changes: SwinTransformer(**STAGES, **SMALL, **changes),
+    "swin_v2": lambda **changes: SwinTransformerV2(**STAGES, **SMALL, **changes),
+}
+
+
+def flops(model: torch.nn.Module) -> int:
+    with flop_counter() as counter:
+        model(torch.randn(2, 1, 8, 8)).sum().backward()
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_checkpoint_recomputes_is_counted_once(family: str) -> None:
+    """The oracle is the same model that holds its activations."""
+    assert flops(FAMILIES[family](grad_checkpointing=True)) == flops(FAMILIES[family]())
+
+
+def test_the_peak_is_a_rate_and_draws_no_number() -> None:
+    before = torch.get_rng_state()
+    assert 1e6 < gemm_peak(torch.float32, torch.device("cpu"), side=128, repetitions=1) < 1e15
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "64-true": torch.float64}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_the_peak_is_of_the_type_that_is_multiplied(precision: str) -> None:
+    assert dtype_of(precision) == DTYPES[precision]
+
+
+@pytest.mark.parametrize(("precision", "rounds"), [("bf16-mixed", True), ("16-mixed", True), ("32-true", False)])
+def test_a_gpu_rounds_float32_products_in_mixed_precision_alone(precision: str, rounds: bool) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        choose_tf32(precision)
+        assert torch.backends.cuda.matmul.allow_tf32 is rounds
+        assert torch.backends.cudnn.allow_tf32 is rounds
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_a_run_on_a_cpu_leaves_its_products_alone(tiny: Callable[..., Path]) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    short = {"trainer": {"precision": "bf16-mixed", "limit_train_batches": 1}, "run": {"test": False}}
+    assert run("fit", ["--config", str(tiny(short))]) == 0
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+
+
+# Energy
+
+
+def package(root: Path, index: int, microjoules: int, kind: str = "package") -> Path:
+    """Write what Linux shows of a processor package's counter, and of a part of it that must not count twice."""
+    for name in (f"intel-rapl:{index}", f"intel-rapl:{index}:0"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        (root / name / "max_energy_range_uj").write_text("1000000\n")
+        (root / name / "energy_uj").write_text(f"{microjoules}\n")
+        (root / name / "name").write_text(f"{kind}-{index}\n")
+    return root / f"intel-rapl:{index}" / "energy_uj"
+
+
+def test_packages_add_up_and_an_overflow_is_no_step_back(tmp_path: Path) -> None:
+    first, second = package(tmp_path, 0, 100_000), package(tmp_path, 1, 900_000)
+    package(tmp_path, 2, 0, "psys")  # the platform, whose energy includes the packages'
+    meter = Rapl(tmp_path)
+    assert meter.joules() == 0
+    first.write_text("300000\n")
+    second.write_text("200000\n")  # past its range of 1 J
+    assert meter.joules() == pytest.approx(0.2 + 0.3)
+
+
+def test_a_machine_without_counters_has_no_meter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="no energy counter"):
+        Rapl(tmp_path)
+    monkeypatch.setattr("vitlab.evaluation.cost.Rapl.__init__.__defaults__", (tmp_path,))
+    assert meter_for(torch.device("cpu")) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_uses_energy() -> None:
+    meter = meter_for(torch.device("cuda"))
+    if meter is None:
+        pytest.skip("this GPU has no energy counter")
+    before = meter.joules()
+    x = torch.randn(8192, 8192, device="cuda")
+    for _ in range(50):
+        x @ x
+    torch.cuda.synchronize()
+    assert meter.joules() > before
+
+
+# Of an experiment's own training step
+
+
+Tiny = Callable[..., Path]
+
+
+def test_a_run_logs_peak_memory_and_inference_images_per_second(finished: Path) -> None:
+    cost = json.loads((finished / "summary.json").read_text())["cost"]
+    backbone = Experiment("tiny.yaml").objective.backbone
+    assert cost["parameters"] == sum(parameter.numel() for parameter in backbone.parameters())
+    assert cost["train_peak_bytes"] > 4 * 4 * cost["parameters"]  # weights, gradients and two moments
+    assert cost["inference_peak_bytes"] >= 4 * cost["parameters"]
+    assert cost["inference_images_per_second"] > 0
+    assert cost["flops"] == cost["train_forward_flops"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of training on noise
+@pytest.mark.parametrize("files", ["mae_digits", "distillation_digits/base distillation_digits/hard", "dino_digits"])
+def test_flops_are_those_of_the_objective_with_its_decoder_and_teacher(files: str) -> None:
+    sources = [EXPERIMENTS / f"{name}.yaml" for name in files.split()]
+    small = Experiment(*sources, "data.batch_size=4").config
+    experiment = on_noise(small)
+    objective, data = experiment.objective, experiment.data
+    found = flops_per_image(small)
+    if isinstance(objective, Distillation):
+        objective.teacher.prepare(torch.device("cpu"), data.mean, data.std)
+    views, labels = data.on_after_batch_transfer(Noise(data, [1]).batch(), 0)
+    own = flops_of(lambda: objective.loss(views, labels).backward())
+    assert found == pytest.approx(own / 4, rel=0.01)
+    alone = flops_of(lambda: objective.backbone(views[0]).sum().backward())
+    assert own != pytest.approx(alone, rel=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_teacher_that_is_a_run_costs_as_one_that_is_named(tiny: Tiny) -> None:
+    taught_by = tiny({"trainer": {"limit_train_batches": 1}}, "taught_by")
+    model = Experiment(taught_by).config["model"]["init_args"]["backbone"]
+
+    def flops(teacher: Config) -> float:
+        distillation = {
+            "class_path": "vitlab.objectives.Distillation",
+            "init_args": {"target": {"class_path": "vitlab.objectives.HardTarget"}, "teacher": teacher},
+        }
+        return flops_per_image(Experiment(tiny({"model": distillation}, "student")).config)
+
+    named = flops({"model": model})
+    assert flops({"weights": str(taught_by)}) == named  # before it is trained
+    Experiment(taught_by).fit()
+    assert flops({"weights": "runs/taught_by/seed-0"}) == named
+
+
+def test_what_starts_from_the_training_images_is_counted_without_them(tiny: Tiny) -> None:
+    assert flops_per_image(Experiment(tiny({"model": {"init_args": {"whiten": True}}})).config) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["msn_digits", "simmim_digits"])
+def test_other_objectives_too_are_counted_without_data_or_weights(name: str) -> None:
+    assert flops_per_image(Experiment(EXPERIMENTS / f"{name}.yaml", "data.batch_size=4").config) > 0
