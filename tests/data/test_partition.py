@@ -170,16 +170,6 @@ def test_a_class_of_one_group_is_never_held_out() -> None:
         assert not {*groups[kept]} & {*groups[held_out]}
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.int32])
-@pytest.mark.parametrize("groups", [None, r"^(\d+)/"])
-def test_classes_are_balanced_whatever_their_type(kind: type, groups: str | None) -> None:
-    labels, names = np.arange(60) // 6 % 2, [f"{i // 3}/{i}" for i in range(60)]
-    data, images = Digits(folds=Folds(count=5, groups=groups), split_seed=1), torch.zeros(60, 1, 8, 8).byte()
-    ours, expected = (data.parted(TensorImages(images, own, names)) for own in (labels.astype(kind), labels))
-    assert all(ours[split].names == expected[split].names for split in ("train", "val", "test"))
-    assert np.bincount(expected["test"].labels).tolist() == [6, 6]
-
-
 def test_another_split_seed_gives_other_parts_and_the_same_one_the_same() -> None:
     parts = [Digits(folds=Folds(count=5), split_seed=seed).image_names("test") for seed in (1, 1, 2)]
     assert parts[0] == parts[1] != parts[2]

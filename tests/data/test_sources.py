@@ -1,7 +1,6 @@
 """Data sets of other libraries, compared with the same pictures in a folder."""
 
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -152,16 +151,6 @@ def test_chunks_of_an_address_are_fetched_by_workers(folder: Path, tmp_path: Pat
     assert source.blocks(["train/0", "train/4", "train/5", "train/23"]).tolist() == [0, 0, 1, 4]  # type: ignore[union-attr]
     blocks = source.blocks(["val/0", "train/23", "val/4", "val/11", "train/0"])  # of folds, which part both
     assert len(set(blocks.tolist())) == 4  # type: ignore[union-attr]
-
-
-def test_shards_of_an_older_litdata_do_not_say_how_they_are_read(folder: Path, tmp_path: Path) -> None:
-    _lit_data(folder, tmp_path)
-    for file in tmp_path.glob("*/index.json"):
-        index = json.loads(file.read_text())
-        index["config"].pop("item_loader")
-        file.write_text(json.dumps(index))
-    source = LitData(str(tmp_path / "train"), str(tmp_path / "val"), class_names=NAMES)
-    assert source.read("train/0").shape == (20, 24, 3)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open

@@ -244,17 +244,6 @@ def test_a_teacher_of_no_model_and_no_run_is_refused() -> None:
             Teacher(weights=weights)
 
 
-def test_timms_distilled_student_is_refused() -> None:
-    student = TimmModel("deit_tiny_distilled_patch16_224", num_classes=10)
-    with pytest.raises(ValueError, match="vitlab's model of the same name"):
-        Distillation(student, Teacher(small_teacher()), HardTarget(), AdamW(1e-3), WarmupCosine())
-
-
-def test_half_a_normalization_is_refused() -> None:
-    with pytest.raises(ValueError, match="give both"):
-        Teacher(small_teacher(), mean=(0.5,))
-
-
 @pytest.mark.parametrize("names", [["c", "a", "b"], ["a", "b", "c"], ["a", "b", "d"]])
 def test_logits_of_a_teacher_follow_the_names_of_the_classes(names: list[str], tmp_path: Path) -> None:
     arguments = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 3}

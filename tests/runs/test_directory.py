@@ -1,6 +1,5 @@
 """RunDirectory reads what `fit` writes; a damaged file is named when it is asked for, and no sooner."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,12 +48,6 @@ def test_a_damaged_file_is_named_when_it_is_asked_for(finished: Path, file: str,
     assert read.config
     with pytest.raises(ValueError, match=rf"{file} is damaged \((.|\n)+\)\. "):
         getattr(read, content)
-
-
-def test_a_file_that_goes_while_they_are_counted_has_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.yaml").write_text("seed")
-    monkeypatch.setattr("os.walk", lambda path: [(path, [], ["config.yaml", "last.ckpt.7.new"])])
-    assert RunDirectory(tmp_path).size == 4
 
 
 def test_a_run_that_is_being_written_names_its_writer(tmp_path: Path) -> None:
@@ -122,22 +115,3 @@ def test_damaged_predictions_are_named_and_written_again_by_test(
     assert f"error: {predictions} is damaged" in capsys.readouterr().err
     assert run("test", [str(finished)]) == 0
     assert predictions.read_bytes() == before
-
-
-@pytest.mark.parametrize("name", ["summary.json", "metrics.csv", "predictions.parquet", "environment.json", ".lock"])
-@pytest.mark.parametrize("endless", ["device", "pipe"])
-def test_what_has_no_end_is_not_read(finished: Path, name: str, endless: str) -> None:
-    file = finished / name
-    file.unlink(missing_ok=True)
-    if endless == "pipe":
-        os.mkfifo(file)
-    else:
-        file.symlink_to("/dev/zero")
-    run_directory = RunDirectory(finished)
-    readers = {"metrics.csv": "history", "predictions.parquet": "predictions", "summary.json": "summary"}
-    if name in readers:
-        with pytest.raises(ValueError, match=f"{name} is not a regular file"):
-            getattr(run_directory, readers[name])
-    else:
-        assert not run_directory.environment or run_directory.writer is None
-    assert run("list", []) == 0

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -130,12 +129,3 @@ def test_a_folder_that_is_removed_ends_the_run(
     assert [file.name for file in RUN.rglob("*")] == ([".lock"] if again else [])
     assert run("fit", ["--config", path]) == 0
     assert (RUN / "summary.json").is_file()
-
-
-@pytest.mark.slow
-def test_a_killed_loader_process_is_a_failure_that_torch_names(tiny: Callable[..., Path]) -> None:
-    process = begun(tiny(), *WORKERS, "--trainer.max_epochs", "500")
-    wait_for_checkpoint(process)
-    psutil.Process(process.pid).children()[0].kill()
-    assert ended(process) == 1
-    assert "is killed by signal: Killed" in Path("log.txt").read_text()

@@ -57,17 +57,6 @@ def test_the_run_stops_before_the_step_and_names_its_images(
     assert not (RUN / "summary.json").exists()
 
 
-@pytest.mark.slow(edge=True)
-def test_lightning_names_the_operation_when_the_same_command_is_given_with_it(
-    tiny: Callable[..., Path], poisoned: Callable[[int], None]
-) -> None:
-    poisoned(3)
-    command = ["--config", str(tiny()), "--run.checkpoint.every_n_steps", "1"]
-    assert run("fit", command) == 1
-    with pytest.raises(RuntimeError, match="MulBackward0"), pytest.warns(UserWarning, match="Error detected in Mul"):
-        run("fit", [*command, "--trainer.detect_anomaly", "true"])
-
-
 def test_where_asked_the_run_goes_on_and_counts(
     tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlab.atomic_files import created, write_text
+from vitlab.atomic_files import write_text
 from vitlab.commands.dispatch import run
 from vitlab.runs.directory import RunDirectory
 from vitlab.runs.lock import run_lock
@@ -145,23 +145,3 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monke
     with pytest.raises(OSError, match=r"No space left on device: .*report\.html"):
         write_text(path, "new")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("report.html", "old")]
-
-
-def test_a_folder_that_an_ending_start_removes_is_created_again(tmp_path: Path) -> None:
-    path, failures = tmp_path / "study" / "run" / "config.yaml", iter([True, False])
-
-    def opened() -> str:
-        if next(failures):
-            path.parent.rmdir()
-            path.parent.parent.rmdir()
-        path.write_text("a: 1")
-        return "opened"
-
-    assert created(path, opened) == "opened"
-    assert path.read_text() == "a: 1"
-
-
-def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "run").touch()
-    with pytest.raises(FileExistsError), run_lock(tmp_path / "run"):
-        pass

@@ -1,6 +1,5 @@
 """Studies along an axis: what is trained, and what the report says of curves that were planted."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -150,33 +149,6 @@ def test_a_variant_with_one_run_is_neither_beaten_nor_best(
     assert "From lr 0.1 to lr 0.2, nothing is compared (A, B and C finished one run there)." in capsys.readouterr().out
 
 
-@pytest.mark.slow(edge=True)
-def test_an_axis_may_begin_at_zero(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_study(
-        variants={"A": variant(0.95), "B": variant(0.8)},
-        along={"model.init_args.label_smoothing": [0.0, 0.1, 0.2, 0.4]},
-    )
-    text = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_suffix(".md").read_text()
-    assert "From label_smoothing 0.0 to label_smoothing 0.4, A is better than all others" in text
-    assert "do not cross in this range: A is better everywhere" in text
-
-
-def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) -> None:
-    shown = results({"ViT": {1: right(0.9, 30)}})
-    study = dataclasses.replace(shown.study, place="7e+11 training FLOPs")
-    other = dataclasses.replace(study, place="2.7e+11 training FLOPs")
-    for each in (study, other):
-        each.folder(tmp_path).mkdir(parents=True)
-        run = each.folder(tmp_path, "ViT") / "seed-1"
-        run.mkdir(parents=True)
-        (run / "summary.json").write_text('{"metrics": {"test/top1": 0.9}}')
-    assert other.folder(tmp_path).name.endswith(study.folder(tmp_path).name)
-    left_out = context_of(study, [], [], study.folder(tmp_path), shown.metric, []).left_out
-    assert [name for name, _ in left_out] == ["ViT, seed 1"]  # its own, which is in no result here
-
-
 @pytest.mark.parametrize(("value", "score"), [(5.0, math.log(5.0)), (0.0, None)])
 def test_a_run_left_out_is_on_the_scale_of_the_study(value: float, score: float | None, tmp_path: Path) -> None:
     shown = results({"ViT": {1: right(0.9, 30)}})
@@ -186,17 +158,6 @@ def test_a_run_left_out_is_on_the_scale_of_the_study(value: float, score: float 
     metric = Metric("growth", "min", is_log=True)
     ((_, shown_score),) = context_of(shown.study, [], [], shown.study.folder(tmp_path), metric, []).left_out
     assert shown_score == score
-
-
-def test_a_damaged_record_of_images_stops_no_report(tmp_path: Path) -> None:
-    """Its run is among the failures; here it only names no other study on the same images."""
-    shown = results({"ViT": {1: right(0.9, 30)}})
-    run = shown.study.folder(tmp_path, "ViT") / "seed-1"
-    run.mkdir(parents=True)
-    (run / "summary.json").write_text('{"metrics": {"test/top1": 0.9}}')
-    (run / "data.json").write_text('{"splits": {')
-    context = context_of(shown.study, [], [], shown.study.folder(tmp_path), shown.metric, [])
-    assert (len(context.left_out), context.studies) == (1, [])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,26 +108,6 @@ def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
     again, _ = results_of(write_study(**GROWING), root)
     assert again.verdict.watch.stop == log[-1]["stop"]
     assert verdict(again).startswith(log[-1]["headline"])  # which leaves out that pixels are ahead
-
-
-@pytest.mark.slow
-def test_a_study_that_ended_is_extended_in_words_only_if_it_trained_further(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    variants = {"A": variant(0.95), "B": variant(0.8)}  # settled at the first look
-    for last in (5, 7):
-        study = write_study(variants=variants, seeds={"from": 3, "to": last})
-        compare(study, tmp_path, program=FAKE_PROGRAM)
-    results, _ = results_of(study, tmp_path)
-    assert results.earlier_plans == (5,)
-    assert not [line for line in remarks(results) if "extended" in line]
-
-    longer = [
-        look | {"variants": [{"variant": name, "seeds": 2} for name in "AB"]} for look in results.log
-    ]  # as if it had ended before
-    (remark,) = [line for line in remarks(replace(results, log=longer)) if "extended" in line]
-    assert "from 5 to 7 seeds after it had ended" in remark.replace("\u00a0", " ")
-    assert "may be false" in remark
 
 
 @pytest.mark.slow

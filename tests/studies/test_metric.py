@@ -105,21 +105,6 @@ def test_balanced_accuracy_is_known_by_image_and_counts_classes_equally() -> Non
     assert not [line for line in remarks(study) if "uneven" in line]
 
 
-def test_charts_name_the_metric() -> None:
-    study = scored(RMSE, A=A, B=B)
-    assert figures.ranking(study, drawing.WIDE).axes[0].get_xlabel() == "test rmse"
-    assert figures.learning_curves(study, drawing.WIDE).axes[0].get_title() == "validation rmse"
-    assert figures.charts_for(RMSE)[-1].name == "rmse_against_cost"
-    assert figures.ranking(results({"A": {1: right(0.9)}}), drawing.WIDE).axes[0].get_xlabel() == "test accuracy, %"
-
-
-def test_a_metric_of_the_test_images_alone_has_no_empty_panel() -> None:
-    study = scored(RMSE, A=A, B=B)
-    finished = [dataclasses.replace(run, history=run.history.drop(columns=RMSE.validation)) for run in study.finished]
-    drawn = figures.learning_curves(dataclasses.replace(study, finished=finished), drawing.WIDE).axes
-    assert [axes.get_title() for axes in drawn if axes.axison] == ["training loss"]
-
-
 def test_the_lowest_error_is_tuned() -> None:
     choice = Choice("A", [Trial({"lr": lr}, score) for lr, score in enumerate((None, 0.9, 0.7, 0.8))], RMSE)
     assert choice.best.settings == {"lr": 2}

@@ -61,13 +61,6 @@ class Constant(VisionTransformer):
         return torch.arange(10.0).expand(len(images), 10)
 
 
-def test_who_does_not_look_is_not_affected() -> None:
-    model: nn.Module = Constant(8, 4, 1, 10, embed_dim=8, depth=1, num_heads=1)
-    data = Digits(batch_size=300)
-    measured = accuracies(model, data.batches("test", "cpu"), CORRUPTIONS, data.mean, data.std)
-    assert len(set(measured.values())) == 1
-
-
 class ByColumn(VisionTransformer):
     """Says of an image in which column it is brightest: not of its label, but of what was done to it."""
 
@@ -150,14 +143,6 @@ def bench(study: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     bench = Bench(study, tmp_path)
     monkeypatch.setattr(robustness, "measure", bench.rows)
     return bench
-
-
-def test_progress_is_shown(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    bench.measure(50)
-    shown = capsys.readouterr().err
-    assert "b, seed 2 (model 4 of 4)" in shown
-    bench.measure(50)
-    assert "(model" not in capsys.readouterr().err  # nothing is left to measure
 
 
 def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench) -> None:
@@ -244,15 +229,6 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("variant,seed,status\nViT,1,killed\n")
     with pytest.raises(ValueError, match="none of its runs finished"):
         robustness.finished_runs(tmp_path)
-
-
-def test_runs_of_a_place_lie_beside_it_and_a_variant_may_be_called_none(tmp_path: Path) -> None:
-    place = tmp_path / "50-training-images"
-    place.mkdir()
-    (place / "results.csv").write_text("variant,seed,status\nNone,1,finished\n")
-    assert robustness.finished_runs(place) == {"None, seed 1": tmp_path / "none-50-training-images/seed-1"}
-    (place / "none").mkdir()
-    assert robustness.finished_runs(place) == {"None, seed 1": place / "none/seed-1"}
 
 
 def test_a_sample_of_the_test_images_keeps_the_proportions() -> None:
