@@ -32,7 +32,7 @@ def test_the_plain_loop_reaches_the_runs_weights(
         self.file.write_text(json.dumps(self.seconds))
 
     monkeypatch.setattr(framework.InterleavePlainLoop, "on_train_end", compare)
-    framework.main(["--config", str(tiny(RECIPE)), "--steps", "40", "--starts", "0"])
+    framework.main(["--config", str(tiny(RECIPE)), "--steps", "40"])
     assert equal
     assert all(equal)
     assert "times as long within the framework" in capsys.readouterr().out

@@ -38,6 +38,20 @@ def test_fused_attention_is_counted_like_its_products() -> None:
     assert count_flops(Attention(), torch.randn(1, heads, tokens, width)) == 2 * 2 * heads * tokens * tokens * width
 
 
+@pytest.mark.parametrize("shape", [(8, 4, 32, 2, 2), (16, 4, 32, 2, 2), (8, 8, 32, 2, 2), (8, 4, 64, 3, 5)], ids=str)
+def test_blocks_take_the_flops_of_swins_formulas(shape: tuple[int, ...]) -> None:
+    """Liu et al. 2021, equations 1 and 2, and 8hwC² of the MLP; torch counts two FLOPs for each multiply-add."""
+    side, window, width, depth, batch = shape
+    heads, tokens = width // 32, side**2
+    vit = VisionTransformer(side, 1, 1, 1, embed_dim=width, depth=depth, num_heads=heads)
+    sizes = {"embed_dim": width, "depths": (depth,), "num_heads": (heads,), "window_size": window}
+    swin = SwinTransformer(side, 1, in_chans=1, num_classes=1, **sizes)  # type: ignore[arg-type]
+    for model, attended, grid in ((vit, tokens, (tokens,)), (swin, window**2, (side, side))):
+        layer = 4 * tokens * width**2 + 2 * attended * tokens * width + 8 * tokens * width**2
+        blocks = nn.Sequential(*model.blocks).eval()
+        assert count_flops(blocks, torch.randn(batch, *grid, width)) == 2 * batch * depth * layer
+
+
 def test_a_model_that_averages_views_at_test_time_takes_more_flops_than_in_training() -> None:
     class Averaging(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
