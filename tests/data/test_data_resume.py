@@ -173,6 +173,14 @@ def test_every_test_image_is_predicted_once() -> None:
     assert labels.tolist() == data.labels("test").tolist()
 
 
+def test_overfitting_sees_the_same_batches_again() -> None:
+    # Lightning would replace the sampler by one without keys, and the data set would not know what to read.
+    model = _fit(_digits(), epochs=2, overfit_batches=2)
+    assert len(model.seen) == 4
+    assert torch.equal(model.seen[0], model.seen[2])
+    assert torch.equal(model.seen[1], model.seen[3])
+
+
 # Two processes share the images
 
 

@@ -1,17 +1,22 @@
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from tests.conftest import EXPERIMENTS
 from tests.objectives.small import SMALL, STAGES
+from vitlab import models
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.evaluation.cost import (
     Rapl,
+    bytes_of_tensors,
     choose_tf32,
     count_flops,
     count_flops_in_training,
@@ -24,7 +29,7 @@ from vitlab.evaluation.cost import (
 from vitlab.experiment.experiment import Experiment
 from vitlab.experiment.noise import Noise, flops_per_image, on_noise
 from vitlab.internals import flop_counter
-from vitlab.models import SwinTransformer, SwinTransformerV2, VisionTransformer
+from vitlab.models import Backbone, SwinTransformer, SwinTransformerV2, VisionTransformer
 from vitlab.objectives import Distillation
 
 
@@ -228,3 +233,52 @@ def test_what_starts_from_the_training_images_is_counted_without_them(tiny: Tiny
 @pytest.mark.parametrize("name", ["msn_digits", "simmim_digits"])
 def test_other_objectives_too_are_counted_without_data_or_weights(name: str) -> None:
     assert flops_per_image(Experiment(EXPERIMENTS / f"{name}.yaml", "data.batch_size=4").config) > 0
+
+
+# Peak memory
+
+
+MIB = 2**20
+
+
+def held_for_backward(model: nn.Module, images: torch.Tensor) -> int:
+    """Return the bytes that a forward pass keeps, weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    held: dict[int, int] = {}
+
+    def hold(x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda x: x):
+        model(images).sum().backward()
+    return sum(held.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch4_32", "swin_mini_patch2_window4_32", "swinv2_mini_patch2_window4_32", "SwinTransformer"]
+)
+def test_checkpointed_models_hold_far_less_for_the_backward_pass(name: str) -> None:
+    sizes: dict[str, Any] = {"img_size": 32} | (
+        {"patch_size": 2, "window_size": 4} if name == "SwinTransformer" else {}
+    )
+    make: Callable[..., Backbone] = vars(models)[name]
+    images = torch.randn(1, 3, 32, 32)
+    plain, checkpointed = (held_for_backward(make(**sizes, grad_checkpointing=on), images) for on in (False, True))
+    assert checkpointed < plain / 3
+
+
+def test_tensors_are_counted_once_for_each_memory_and_those_without_memory_not_at_all() -> None:
+    gc.collect()  # or tensors of an earlier test die in between
+    before = bytes_of_tensors()
+    with FakeTensorMode():
+        fake = torch.empty(MIB)  # torch.export leaves such tensors behind, which say that they are on the CPU
+    none = [fake, torch.empty(MIB, device="meta"), torch.empty(MIB).to_sparse()]
+    held = torch.ones(256, requires_grad=True)
+    held.sum().backward()  # its gradient is a second memory; a view is none
+    views = [held.detach(), held[:4]]
+    grown = bytes_of_tensors() - before
+    assert len(none) + len(views) == 5
+    assert grown == 2 * 256 * 4
