@@ -128,7 +128,7 @@ def test_parts_of_a_bar_add_up_to_the_step() -> None:
     assert watched_slowly == {"norms": 3000.0, OTHER: 1000.0, PYTHON: 0.0}
 
 
-# Photographs and small images
+# Photographs
 
 
 @pytest.fixture(scope="module")
@@ -155,22 +155,9 @@ def test_without_a_folder_photographs_are_made(
 ) -> None:
     monkeypatch.setattr(loaders, "PHOTOS", 2)
     threads = torch.get_num_threads()
-    loaders.main(["photographs", "--seconds", "0", "--out", str(tmp_path)])
+    loaders.main(["--seconds", "0", "--out", str(tmp_path)])
     assert torch.get_num_threads() == threads
     assert (tmp_path / "photographs.md").read_text() == capsys.readouterr().out
-
-
-def test_both_ways_to_augment_small_images_are_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(loaders, "BATCH", 4)
-    monkeypatch.setattr(loaders, "TURN", 2)
-    loaders.main(["small", "--seconds", "0", "--out", str(tmp_path)])
-    table = (tmp_path / "small.md").read_text()
-    assert table == capsys.readouterr().out
-    methods = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:]
-    assert methods == ["vitlab", "torchvision"]
-    assert "| **1.00** [1.00, 1.00] |" in table.splitlines()[-1]
 
 
 # Against timm's models

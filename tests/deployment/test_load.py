@@ -87,6 +87,13 @@ def test_a_model_is_on_the_gpu_if_there_is_one(trained: Path, monkeypatch: pytes
     assert asked == ["cuda", "cuda"]
 
 
+def test_a_finished_run_without_checkpoint_is_not_sent_to_training(tiny: Write) -> None:
+    """`fit` answers such a run that it is finished."""
+    assert run("fit", ["--config", str(tiny({"trainer": {"max_epochs": 0}}))]) == 0
+    with pytest.raises(FileNotFoundError, match="no whole checkpoint; it was removed, or never written: by 0 epochs"):
+        load("runs/tiny/seed-0")
+
+
 def test_embeddings_are_the_encoders(trained: Path, pictures: Path) -> None:
     table = load(trained).embed(pictures)
     experiment = Experiment.load(trained)

@@ -155,6 +155,13 @@ def test_a_custom_architecture_reports_both_of_its_stages(img_size: int) -> None
         assert found.shape[1:] == (info["num_chs"], *(-(-side // info["reduction"]) for side in model.img_size))
 
 
+def test_blocks_that_give_no_maps_are_named_with_what_they_give() -> None:
+    model = TwoStages()
+    model.blocks[1] = nn.Sequential(Merging(), nn.Flatten(1, 2))  # 16 tokens, and the grid has 64
+    with pytest.raises(ValueError, match=r"TwoStages: blocks.1 gives \(1, 16, 32\) .* all 64 patches"):
+        model.features_only()
+
+
 @pytest.mark.parametrize("indices", [0, 4, [3], [0, -4], []], ids=str)
 def test_stages_that_do_not_exist_are_refused(indices: int | list[int]) -> None:
     model = SMALL["vit"]()
@@ -162,3 +169,14 @@ def test_stages_that_do_not_exist_are_refused(indices: int | list[int]) -> None:
         model.features_only(indices)
     with pytest.raises(ValueError, match="there are 0 to"):
         model.forward_intermediates(images(model), indices)
+
+
+def test_a_model_without_maps_says_so() -> None:
+    class Pooled(ImageModel):
+        def embed(self, images: Tensor) -> Tensor:
+            return images.mean(dim=(2, 3))
+
+    with pytest.raises(ValueError, match="Pooled gives no maps"):
+        Pooled().features_only()
+    with pytest.raises(ValueError, match="Pooled gives no maps"):
+        Pooled().forward_intermediates(torch.zeros(1, 3, 4, 4))

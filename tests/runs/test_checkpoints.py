@@ -1,5 +1,6 @@
 """When states are written, that they are whole, and what a full disk, a damaged file or a signal does."""
 
+import errno
 import random
 import resource
 import signal
@@ -158,6 +159,22 @@ def test_states_that_others_branch_off_are_kept(tmp_path: Path, monkeypatch: pyt
     assert simulate(monkeypatch, tmp_path, Checkpointing(keep=(6, 12)), seconds=1) == [4, 6, 12, 40]  # 12 ends an epoch
     for step in (6, 12):
         assert (tmp_path / f"checkpoints/step-{step}.ckpt").read_text() == str(step)
+
+
+def test_a_state_that_cannot_be_kept_is_reported_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vitlab.runs.checkpoints.shutil.copyfileobj", full)
+    with caplog.at_level("WARNING", "vitlab"):
+        simulate(monkeypatch, tmp_path, Checkpointing(keep=(6,)), seconds=1)
+        with pytest.raises(SystemExit) as stopped:
+            simulate(monkeypatch, tmp_path / "stop", Checkpointing(keep=(6,), on_failure="stop"), seconds=1)
+    assert stopped.value.code == UNWRITTEN
+    assert "step-6.ckpt could not be kept ([Errno 28] No space left on device" in caplog.messages[0]
+    assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
 
 
 def test_no_state_is_written_after_a_step_that_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
