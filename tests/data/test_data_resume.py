@@ -13,11 +13,6 @@ from tests.data.conftest import PhotoFolder
 from tests.objectives.small import quick_trainer
 from vitlab.data import BatchAugment, Digits, ImageDataModule, ImageFolder, Mixup, PlacedDigits
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec"),  # Lightning calls what torch has deprecated
-]
-
 
 class _Model(LightningModule):
     """A model with dropout: it draws from the global generator, as ViT's drop path does."""

@@ -207,7 +207,6 @@ def test_a_teacher_from_a_run_is_the_average_that_the_run_kept(
     assert not torch.equal(teacher(x), run.backbone.eval()(x))
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
 def test_an_untrained_teacher_is_refused_before_training() -> None:
     objective = distillation()
     before = {name: value.clone() for name, value in objective.state_dict().items()}
@@ -228,7 +227,6 @@ def test_a_share_that_leaves_the_class_head_untrained_is_refused() -> None:
     distillation("vit", alpha=0.0)  # a control
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
 def test_a_teacher_of_other_classes_is_refused() -> None:
     teacher = Teacher(
         VisionTransformer(patch_size=4, embed_dim=16, depth=1, num_heads=2, **(SMALL | {"num_classes": 7}))

@@ -202,7 +202,6 @@ def test_a_teachers_folder_is_its_own() -> None:
 # ---- a student
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers", "ignore:.*smaller than")
 @pytest.mark.parametrize(("image_size", "precision"), [(8, "32-true"), (16, "bf16-mixed")])
 def test_a_students_weights_are_the_same_to_the_bit_with_the_cache(
     image_size: int,

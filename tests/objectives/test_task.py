@@ -47,7 +47,6 @@ SHORT: Config = {"max_epochs": 1, "limit_train_batches": 4, "limit_val_batches":
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 @pytest.mark.parametrize(("name", "metric"), [("MultiLabel", "map"), ("Regression", "rmse")])
 def test_other_labels_are_tested_predicted_exported_and_not_probed(
     name: str, metric: str, tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]

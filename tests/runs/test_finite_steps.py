@@ -117,16 +117,6 @@ def test_a_swin_in_mixed_float16_is_warned_of(caplog: pytest.LogCaptureFixture) 
         assert bool(caplog.records) == name.startswith("swin"), name
 
 
-def test_of_several_batches_of_a_step_the_first_is_named(
-    tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tiny({"trainer": {"accumulate_grad_batches": 4}})
-    poisoned(2)
-    assert run("fit", ["--config", str(path)]) == 1
-    names = Digits(batch_size=64).training_batch(0, 8, torch.device("cpu"))[1]
-    assert f", with {names[0]}, " in capsys.readouterr().err
-
-
 @dataclass
 class OfAnyKind(Optimizer):
     """A user's settings of an optimizer that is not vitlab's.
@@ -176,7 +166,6 @@ def trained(optimizer: Optimizer, draws: list[int | None]) -> tuple[list[Tensor]
     return list(objective.parameters()), built.state_dict()
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 @pytest.mark.parametrize("name", ["fused AdamW", "fused SGD", *edges(*[*OPTIMIZERS][2:])])
 def test_a_step_left_out_leaves_no_trace_in_any_optimizer(name: str) -> None:
     """The run without such steps is the expectation: the same weights, moments and counters of steps.

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -83,13 +82,6 @@ def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) 
             assert (tmp_path / "run/.lock").is_file()
     finally:
         os.kill(orphan, signal.SIGKILL)
-
-
-def test_a_copy_of_a_run_is_not_locked(start: Start, tmp_path: Path) -> None:
-    assert _said(start())
-    shutil.copytree(tmp_path / "run", tmp_path / "copy")
-    with run_lock(tmp_path / "copy"):
-        pass
 
 
 def test_asking_who_writes_does_not_end_the_own_lock(start: Start, tmp_path: Path) -> None:

@@ -187,30 +187,6 @@ def test_the_best_epoch_stands_beside_the_result_of_the_last(
     assert f"best of 4 epochs: val/top1 {max(values):.4f} in epoch {epoch}\n" in capsys.readouterr().err
 
 
-@pytest.mark.slow(edge=True)
-def test_a_cut_metrics_file_does_not_change_the_best_epoch(
-    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, directory = str(tiny({"trainer": {"max_epochs": 4, "limit_train_batches": 3}})), Path("runs/tiny/seed-0")
-    arguments = ["--config", path, "--run.checkpoint.max_time_share", "1"]
-
-    def stop(self: RunRecord, trainer: Trainer, *_: object) -> None:
-        if trainer.current_epoch == 3:
-            raise KeyError("stop")
-
-    falling = iter([0.4, 0.3, 0.2, 0.1])
-    monkeypatch.setattr(Supervised, "on_validation_epoch_end", lambda self: self.log("val/top1", next(falling)))
-    with monkeypatch.context() as patch:
-        patch.setattr(RunRecord, "on_train_epoch_start", stop)
-        with pytest.raises(KeyError):
-            run("fit", arguments)
-    table = pd.read_csv(directory / "metrics.csv")
-    table[table.epoch > 0].to_csv(directory / "metrics.csv", index=False)
-    assert run("fit", arguments) == 0
-    summary = json.loads((directory / "summary.json").read_text())
-    assert summary["best_epoch"] == {"epoch": 1, "val/top1": pytest.approx(0.4)}
-
-
 def test_a_continued_run_has_taken_the_time_of_all_of_its_starts(tmp_path: Path) -> None:
     first, second = RunRecord(tmp_path, {}), RunRecord(tmp_path, {})
     first.began -= 70

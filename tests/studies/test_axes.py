@@ -1,13 +1,11 @@
 """Studies along an axis: what is trained, and what the report says of curves that were planted."""
 
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_study import FAKE_PROGRAM, plain, results, right, variant
+from fake_study import FAKE_PROGRAM, plain, variant
 from referee.report.along import curves_chart, number
 from referee.report.drawing import draw  # before a test leaves the charts empty
 
@@ -15,11 +13,9 @@ from referee import judge
 from vitlab.config import merge, nest
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.studies.compare import ResolvedStudy, RunsFailed, compare, in_turn
-from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.page import line_of
-from vitlab.studies.results import context_of
 
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
@@ -126,38 +122,6 @@ def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
     said = plain(capsys.readouterr().out)
     assert "At lr 0.1, A is better than all others, ahead of the next by" in said
     assert "points (C finished no run there); at lr 0.2, A is better than all others" in said
-
-
-@pytest.mark.slow(edge=True)
-def test_a_variant_with_one_run_is_neither_beaten_nor_best(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    variants = {"A": variant(0.95), "B": variant(0.9), "C": variant(0.3, fail=[2, 3])}
-    path = write_study(variants=variants, seeds=[1, 2, 3], along={LR: [0.1, 0.2]})
-    with pytest.raises(RunsFailed, match=r"C, lr 0\.1, seed 2") as failed:
-        compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "A is better than all others, ahead of the next by 4.7 points (C finished one run there)" in plain(
-        capsys.readouterr().out
-    )
-    text = failed.value.report.with_suffix(".md").read_text()
-    assert "(C finished one run there)" in text
-    (row,) = [line for line in text.splitlines() if line.startswith("| A and C |")]
-    assert "not tested: at lr 0.1 and lr 0.2 the two are not comparable, or one has a single run" in row
-
-    alone = write_study(variants=variants, seeds=[1], along={LR: [0.1, 0.2]}, name="alone")
-    compare(alone, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "From lr 0.1 to lr 0.2, nothing is compared (A, B and C finished one run there)." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("value", "score"), [(5.0, math.log(5.0)), (0.0, None)])
-def test_a_run_left_out_is_on_the_scale_of_the_study(value: float, score: float | None, tmp_path: Path) -> None:
-    shown = results({"ViT": {1: right(0.9, 30)}})
-    run = shown.study.folder(tmp_path, "ViT") / "seed-1"
-    run.mkdir(parents=True)
-    (run / "summary.json").write_text(json.dumps({"metrics": {"test/growth": value}}))
-    metric = Metric("growth", "min", is_log=True)
-    ((_, shown_score),) = context_of(shown.study, [], [], shown.study.folder(tmp_path), metric, []).left_out
-    assert shown_score == score
 
 
 @pytest.mark.parametrize(

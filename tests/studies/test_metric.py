@@ -144,7 +144,6 @@ def test_accuracy_is_called_after_the_probe_if_all_variants_are_tested_by_it() -
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers", "ignore:.*logging interval")
 def test_a_study_of_another_task_than_classes(
     tiny: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,17 +265,6 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
     with pytest.raises(ValueError, match=r"(?s)tune: DINO logs no k-NN accuracy of .*KnnMonitor"):
         plan(tuned, tmp_path)
     assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
-
-
-@pytest.mark.slow(edge=True)
-def test_tuning_by_a_metric_of_test_images_alone_is_refused_before_the_first_run(tmp_path: Path) -> None:
-    study = read_study(QUICKSTART)
-    lr = "model.init_args.optimizer.init_args.lr"
-    tuning = Tuning.model_validate({"space": {lr: [5.0e-4, 1.0e-3]}, "within": "study"}).beside(study.seeds)
-    metric = {"name": "top1_size_8", "mode": "max"}
-    with pytest.raises(ValueError, match=r"logs no val/top1_size_8 to choose by\.\nRank by one of val/"):
-        plan(dataclasses.replace(study, tuning=tuning, metric=metric), tmp_path)
-    assert plan(dataclasses.replace(study, tuning=tuning), tmp_path)
 
 
 @pytest.mark.slow

@@ -195,13 +195,6 @@ def test_what_the_seeds_vary_and_what_is_held_fixed_is_told(
         assert seeds in text
 
 
-def test_a_point_names_itself_under_the_pointer(clean: Path) -> None:
-    titles = re.findall(r"<title>(.*?)</title>", _html(clean))[1:]  # the first is the page's
-    assert any(re.fullmatch(r"Swin v2, seed 2: 9\d\.\d\d %", title) for title in titles)
-    assert any(re.fullmatch(r"Swin: 9\d\.\d\d % at 154\sk parameters", title) for title in titles)
-    assert any(re.match(r"ViT: \d+ % of \d+ predictions with about \d+ % confidence", title) for title in titles)
-
-
 @pytest.mark.parametrize(
     ("costs", "more", "front"),
     [
@@ -500,17 +493,6 @@ def test_it_tells_data_seeds_test_and_versions() -> None:
     assert "“A” and “B”: trained for 2 epochs by Supervised and AdamW at a rate of 0.001. " in told
     assert "frozen" not in told
     assert "tested after each" not in told
-
-
-def test_it_tells_no_rate_of_seeds_that_tuned_their_own() -> None:
-    study = two()
-    for run in study.finished:
-        lr = 0.001 * (run.run.seed if run.run.variant == "B" else 1)
-        optimizer = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": lr}}
-        run.run.config["model"] = {"class_path": "vitlab.objectives.Supervised", "init_args": {"optimizer": optimizer}}
-    told = text(study)
-    assert "“A”: trained for 2 epochs by Supervised and AdamW at a rate of 0.001. " in told
-    assert "“B”: trained for 2 epochs by Supervised and AdamW. " in told
 
 
 @pytest.mark.parametrize(

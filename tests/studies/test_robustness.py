@@ -54,13 +54,6 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     assert "invalid PositiveInt value: '0'" in capsys.readouterr().err
 
 
-class Constant(VisionTransformer):
-    """Says the same of every image."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.arange(10.0).expand(len(images), 10)
-
-
 class ByColumn(VisionTransformer):
     """Says of an image in which column it is brightest: not of its label, but of what was done to it."""
 
@@ -186,15 +179,6 @@ def test_a_study_that_ranks_features_is_refused_before_anything_is_measured(benc
     assert not bench.measured
     (bench.study[-1].directory / "config.yaml").write_text("{run: {probe: linear}, trainer: {max_epochs: 0}}")
     assert len(bench.measure(50)) == 4 * 31  # a linear probe of a frozen network is its own head
-
-
-def test_a_report_shows_the_number_of_images_that_most_runs_were_tested_on(bench: Bench) -> None:
-    bench.measure(50)
-    bench.rows(bench.study[0].directory, np.arange(599)).to_csv(bench.study[0].directory / "robustness.csv")
-    report = read_robustness(bench.study)
-    assert report is not None
-    assert set(report.table["images"]) == {50}
-    assert report.missing == ["a, seed 1"]
 
 
 def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_over_seeds() -> None:

@@ -13,7 +13,6 @@ from referee.statistics.power import detectable, need
 
 from vitlab.__main__ import main
 from vitlab.studies.file.format import duration
-from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.runs import Difference
 from vitlab.studies.report.verdict import outlooks, verdict, write_verdict
 from vitlab.studies.results import StudyResults
@@ -68,14 +67,6 @@ def test_many_leads_that_are_not_settled_are_told_by_their_range() -> None:
     told = plain(verdict(study))
     assert "no winner yet against B, C, D and E, which it leads by 1.0 to 4.0 points (3 seeds each)." in told
     assert told.startswith("A is better than F by 60.0 points (")
-
-
-def test_many_settled_leads_are_told_by_their_range() -> None:
-    """With seven others, two settled ones have no interval each; all are in the table."""
-    shares = {"A": 0.9, "B": 0.89, "C": 0.88, "D": 0.87, "E": 0.86, "F": 0.85, "G": 0.3, "H": 0.2}
-    study = results({name: {seed: right(share, 100) for seed in range(3)} for name, share in shares.items()})
-    told = plain(verdict(study))
-    assert told.startswith("A is better than G and H by 60.0 to 70.0 points; no winner yet against B, C, D, E and F,")
 
 
 # verdict.json and the command that asks it
@@ -290,12 +281,3 @@ def test_the_pilot_averages_the_images_over_pairs() -> None:
     three = results({**CLOSE, "C": seeds([0.94, 0.942, 0.944], 80)}).verdict
     pairs = [pair.difference.images for pair in three.pairs]
     assert min(pairs) < three.pilot.point.images < max(pairs)
-
-
-def test_numbers_read_well() -> None:
-    assert duration(600, 2100).replace(SPACE, " ") == "10 to 35 minutes"
-    assert duration(1200, 18_000).replace(SPACE, " ") == "20 minutes to 5 hours"
-    assert duration(180, 180).replace(SPACE, " ") == "3 minutes"
-    assert duration(86_400 * 3, None).replace(SPACE, " ") == "3 days or more"
-    assert Metric().size(0.01).replace(SPACE, " ") == "1 point"
-    assert Metric("rmse", "min").size(0.25) == "0.25"
