@@ -17,6 +17,7 @@ from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.page import line_of
 
+pytestmark = pytest.mark.usefixtures("in_process", "no_figures")
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
 # 0.05 + 2 n^−0.45 and 7.85 n^−0.65 cross at 250 images.
@@ -53,9 +54,7 @@ def test_places_are_named_by_round_numbers() -> None:
     assert [number(x).replace("\u00a0", " ") for x in (1078, 5e6, 4e12, 1e15)] == ["1,078", "5 M", "4 T", "1 P"]
 
 
-def test_a_place_of_which_nothing_is_left_has_its_row(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_a_place_of_which_nothing_is_left_has_its_row(write_study: Write, tmp_path: Path) -> None:
     failing = {"A": variant(0.9, fail_beyond=100), "B": variant(0.8, fail_beyond=100)}
     study = write_study(variants=failing, seeds=[1, 2], along={"train_images": [60, 120]})
     with pytest.raises(RunsFailed) as failed:
@@ -66,7 +65,7 @@ def test_a_place_of_which_nothing_is_left_has_its_row(
 
 @pytest.mark.slow
 def test_the_report_names_the_crossing_and_which_variant_is_best_where(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = compare(write_study(**CROSSING), tmp_path / "runs", program=FAKE_PROGRAM)
     assert report == tmp_path / "runs/small-study/report.html"
@@ -97,7 +96,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
 
 @pytest.mark.slow(edge=True)
 def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = {"data": {"init_args": {"batch_size": 16}}}
     better = merge(variant(0.9, law=[0.0, 2.0, 0.6]), other)  # not declared by `may_differ`
@@ -113,7 +112,7 @@ def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
 
 @pytest.mark.slow
 def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variants = {"A": variant(0.95), "B": variant(0.9), "C": variant(0.8, fail_lr=0.1)}
     path = write_study(variants=variants, along={"model.init_args.lr": [0.1, 0.2]})
@@ -151,7 +150,7 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
     ],
 )
 def test_a_place_whose_setting_something_else_sets_is_refused(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, changes: dict
+    write_study: Write, tmp_path: Path, changes: dict
 ) -> None:
     """Its report would name a setting that the runs do not have."""
     ((key, _),) = changes["along"].items()
@@ -163,9 +162,7 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
 DATA_SETS = {"easy": {}, "hard": nest("data.init_args.harder", 0.2), "harder": nest("data.init_args.harder", 0.3)}
 
 
-def test_data_sets_have_one_verdict_as_referee_gives_it_for_their_table(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_data_sets_have_one_verdict_as_referee_gives_it_for_their_table(write_study: Write, tmp_path: Path) -> None:
     variants = {"A": variant(0.93), "B": variant(0.90), "C": variant(0.89)}
     path = write_study(variants=variants, seeds=[1, 2, 3, 4], data_sets=DATA_SETS)
     report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)

@@ -18,6 +18,7 @@ from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.runs import Run
 from vitlab.studies.report.verdict import remarks, verdict
 
+pytestmark = pytest.mark.usefixtures("in_process", "no_figures")
 Write = Callable[..., Path]
 
 
@@ -34,9 +35,7 @@ def test_broken_data_stop_a_study_before_its_first_run(
 
 
 @pytest.mark.slow
-def test_results_are_read_without_starting_a_run(
-    write_study: Write, digits: Digits, tmp_path: Path, no_figures: None
-) -> None:
+def test_results_are_read_without_starting_a_run(write_study: Write, digits: Digits, tmp_path: Path) -> None:
     study, root = write_study(), tmp_path / "runs"
     nothing, _ = results_of(study, root)
     assert nothing.finished == []
@@ -87,7 +86,7 @@ def looks(root: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "runs"
     report = compare(write_study(**GROWING), root, program=FAKE_PROGRAM)
@@ -111,9 +110,7 @@ def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
 
 
 @pytest.mark.slow
-def test_two_files_of_one_name_do_not_share_a_folder(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_two_files_of_one_name_do_not_share_a_folder(write_study: Write, tmp_path: Path) -> None:
     first = write_study(seeds=[1, 2])
     compare(first, tmp_path, program=FAKE_PROGRAM)
     copy = Path(shutil.copy(first, tmp_path / "copy.yaml"))
@@ -159,9 +156,7 @@ def locked_by_another_process(folder: Path) -> Iterator["subprocess.Popen[str]"]
 
 
 @pytest.mark.slow(edge=True)
-def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_a_look_that_was_interrupted_counts_its_finished_runs_once(write_study: Write, tmp_path: Path) -> None:
     study = {"variants": {"A": variant(0.95), "B": variant(0.945)}, "seeds": {"from": 3, "to": 4}}
     compare(write_study(**study), tmp_path, program=FAKE_PROGRAM)
     whole = (tmp_path / "small-study/results.csv").read_text()
@@ -172,7 +167,7 @@ def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
     assert [each["seeds"] for each in looks(tmp_path)[-1]["variants"]] == [4, 4]
 
 
-def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_process: None, no_figures: None) -> None:
+def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path) -> None:
     variants = {"A": variant(0.95, fail=[2]), "B": variant(0.9)}
     with pytest.raises(RunsFailed):
         compare(write_study(variants=variants, seeds={"from": 3, "to": 8}), tmp_path, program=FAKE_PROGRAM)
@@ -185,9 +180,7 @@ def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_proc
 
 
 @pytest.mark.slow(edge=True)
-def test_equal_variants_end_within_the_margin(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_equal_variants_end_within_the_margin(write_study: Write, tmp_path: Path) -> None:
     variants = {"A": variant(0.95), "B": variant(0.951)}
     report = compare(
         write_study(variants=variants, seeds={"from": 4, "to": 12}, margin=2.5), tmp_path, program=FAKE_PROGRAM
@@ -198,7 +191,7 @@ def test_equal_variants_end_within_the_margin(
 
 @pytest.mark.slow(edge=True)
 def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+    write_study: Write, tmp_path: Path
 ) -> None:
     variants = {"A": variant(0.95), "B": variant(0.94)}
     compare(write_study(variants=variants, seeds=[1, 2, 3]), tmp_path, program=FAKE_PROGRAM)
@@ -213,9 +206,7 @@ def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
     assert "3 to 5 seeds" in remark.replace("\u00a0", " ")
 
 
-def test_finished_runs_of_what_a_growing_study_was_are_refused(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_finished_runs_of_what_a_growing_study_was_are_refused(write_study: Write, tmp_path: Path) -> None:
     """A budget in images decides the runs later than the file; the study has ended, so that nothing is trained."""
     keys: dict[str, Any] = {"seeds": {"from": 3, "to": 4}, "budget": {"images": 3600}}
     compare(write_study(variants={"A": variant(0.95), "B": variant(0.8)}, **keys), tmp_path, program=FAKE_PROGRAM)
@@ -227,9 +218,7 @@ def test_finished_runs_of_what_a_growing_study_was_are_refused(
 # From Python
 
 
-def test_a_study_in_python_trains_what_is_missing_and_reads_what_is_there(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_a_study_in_python_trains_what_is_missing_and_reads_what_is_there(write_study: Write, tmp_path: Path) -> None:
     study = vitlab.Study(write_study(seeds=[1, 2]), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"There is no /.*small-study\. Call run\(\), or give `root`"):
         study.results()
@@ -254,9 +243,7 @@ def test_a_study_along_an_axis_is_refused_before_it_trains(write_study: Write, t
         vitlab.Study(along, tmp_path)
 
 
-def test_a_study_may_be_a_mapping_of_the_keys_of_its_file(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_a_study_may_be_a_mapping_of_the_keys_of_its_file(write_study: Write, tmp_path: Path) -> None:
     file = write_study(seeds=[1, 2], question="Is <b> best?")
     content = load_yaml(file) | {"base": file.parent / "base.yaml"}
     study = vitlab.Study(content, tmp_path / "runs")
