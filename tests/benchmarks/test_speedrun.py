@@ -1,4 +1,4 @@
-"""Tables and figures of runs: the speedrun from its records, ranks without labels, attention of the best heads."""
+"""Tables and figures of runs: the speedrun, ranks without labels, and attention of the best heads."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The embedded data set: its splits and what a batch looks like."""
+"""The embedded data sets: its splits and what a batch looks like."""
 
 from dataclasses import replace
 

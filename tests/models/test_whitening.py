@@ -1,4 +1,4 @@
-"""The whitened patch embedding."""
+"""How weights start: the whitened patch embedding, and attention at one neighbor."""
 
 from collections.abc import Iterator
 from itertools import product
