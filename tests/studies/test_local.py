@@ -4,13 +4,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from fake_study import FAKE_PROGRAM, variant
+from fake_study import FAKE_PROGRAM, variant, wait_for
 
 from vitlab.signals import SIGNALS
 from vitlab.studies.file.metric import TOP1
@@ -189,13 +188,6 @@ def test_an_interrupted_study_ends_its_processes(number: signal.Signals, start: 
     for folder in folders:
         assert not alive(int((folder / "pid").read_text()))
         assert not (folder / "summary.json").exists()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
