@@ -1,4 +1,4 @@
-"""What Lightning's loop costs against a plain PyTorch loop, and how long commands take to start.
+"""What Lightning's loop costs against a plain PyTorch loop.
 
     python -m benchmarks.framework --config experiments/vit_cifar10.yaml --model.ema null
 
@@ -11,31 +11,25 @@ to the bit.
 import copy
 import json
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import yaml
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from benchmarks.end_to_end import Training, spend
 from benchmarks.measuring import CPU, WARM_UP, Quartiles, clock_for, machine, parser_of, ratios, train_steps
 from vitlab.data.sampler import TrainSampler
 from vitlab.objectives import Supervised
-
-IMPORTS = "import torch, lightning, timm"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("framework", __doc__)
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each [40]")
-    parser.add_argument("--starts", type=int, default=5, help="timed starts of each command [5]")
     parser.epilog = "Other options as in `vitlab fit`, for a Supervised experiment without an average (ema: null)."
     options, rest = parser.parse_known_args(arguments)
     with TemporaryDirectory() as folder:
@@ -48,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(machine(CPU, "lightning"))
     step = 1000 * statistics.median(seconds["plain"])
     print(f"A step of {step:.1f} ms takes {middle:.3f} [{q1:.3f}, {q3:.3f}] times as long within the framework.")
-    if options.starts:
-        print_start_up(options.starts)
 
 
 class PlainLoop:
@@ -116,28 +108,6 @@ class InterleavePlainLoop(Callback):
 def overhead(seconds: dict[str, list[float]]) -> Quartiles:
     """Return a step's time within the framework over that of the plain loop, after the warm-up."""
     return ratios(seconds["run"][WARM_UP:], seconds["plain"][WARM_UP:])
-
-
-def print_start_up(repetitions: int) -> None:
-    fit = [sys.executable, "-m", "vitlab", "fit"]
-    commands = {
-        "imports": [sys.executable, "-c", IMPORTS],
-        "one step": [*fit, "--config", "one_step.yaml", "--run.overwrite", "true"],
-        "fit --help": [*fit, "--help"],
-        "--help": [sys.executable, "-m", "vitlab", "--help"],
-    }
-    experiment = Training("vit_tiny_patch4_32", "float32", Path(), 32, 1, 0, False).experiment() | {
-        "data": {"class_path": "vitlab.data.Digits", "init_args": {"batch_size": 2}},
-        "trainer": {"accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0},
-    }
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "one_step.yaml").write_text(yaml.safe_dump(experiment), encoding="utf-8")
-        spent = {
-            name: statistics.median(spend(command, Path(folder)).processor_seconds for _ in range(repetitions))
-            for name, command in commands.items()
-        }
-    for name, seconds in spent.items():
-        print(f"{name:<12} {seconds:6.2f} s of processor time, {seconds / spent['imports']:.2f} times `{IMPORTS}`")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
-"""Images to batches on one core, against what recipes usually take; the methods take turns on the same images.
+"""Photographs to batches on one core, against timm's training transform on Pillow, both on the same images in turn.
 
-    python -m benchmarks.loaders photographs --root photos
-    python -m benchmarks.loaders small
+    python -m benchmarks.loaders --root photos
 
-photographs: decode, random resized crop, mirror, to 224 px, against timm's training transform on Pillow without
-RandAugment. It normalizes; vitlab returns uint8, which the device normalizes, as it does with timm's prefetcher.
-Both are measured both ways. The PSNR is against Pillow's bicubic resize of the same part of the whole decoded file.
-
-small: CIFAR's crop, mirror, erase and normalize, from uint8 arrays to the batch: by a data module, and by torchvision's
-transforms of Pillow's pictures with timm's erasing.
+Decode, random resized crop, mirror, to 224 px, without RandAugment. timm's way normalizes; vitlab returns uint8, which
+the device normalizes, as it does with timm's prefetcher. Both are measured both ways. The PSNR is against Pillow's
+bicubic resize of the same part of the whole decoded file.
 """
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil, floor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
-from torchvision import transforms as T
 
-from benchmarks.against_timm import make_step
 from benchmarks.measuring import (
     CPU,
     Step,
@@ -35,11 +28,9 @@ from benchmarks.measuring import (
     markdown,
     one_thread,
     parser_of,
-    quartiles,
     ratios,
     save,
 )
-from vitlab.data import CIFAR10, BatchAugment
 from vitlab.data.augment import BOX_DRAWS, crop_box, normalize
 from vitlab.data.counter_rng import Draws, Stream
 from vitlab.data.dataset import PhotoSource, Subset
@@ -47,7 +38,6 @@ from vitlab.data.decoding import decode, read_regular
 from vitlab.data.folder import Folder
 from vitlab.data.photos import PhotoAugment, Photos, half_will_do
 from vitlab.data.sampler import Key
-from vitlab.models import VisionTransformer
 
 SIZE = 224  # pixels of a crop
 PHOTOS = 32  # per turn
@@ -56,32 +46,18 @@ MEAN, STD = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.2
 PLAIN = PhotoAugment(rand_augment=None, erase_prob=0.0)
 NOT_MIRRORED = PhotoAugment(rand_augment=None, erase_prob=0.0, flip_prob=0.0)
 
-BATCH, TURN = 128, 16  # small images per batch, and batches in a row: a loader's rate is a sustained one
-SHIFT, FLIP_PROB, ERASE_PROB = 4, 0.5, 0.25
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = parser_of("loaders", __doc__, "photographs.md or small.md")
-    parser.add_argument("images", choices=("photographs", "small"))
+    parser = parser_of("loaders", __doc__, "photographs.md")
     parser.add_argument("--root", type=Path, help="photographs, one folder per class [synthetic ones of 500 × 375 px]")
     parser.add_argument("--seconds", type=float, default=60.0, help="of all methods together [60]")
     options = parser.parse_args(arguments)
     with TemporaryDirectory() as folder, one_thread():
-        if options.images == "photographs":
-            rows = photographs(options.root or make_photos(Path(folder) / "made"), options.seconds)
-            header = f"{PHOTOS} photographs a turn. Ratios above 1 are faster than timm."
-        else:
-            rows = small_images(Path(folder), options.seconds)
-            header = (
-                f"{TURN} batches of {BATCH} images of 32 px a turn. Ratios above 1 are faster than single pictures; "
-                "shares are of a ViT-Ti/4's forward and backward pass."
-            )
+        rows = photographs(options.root or make_photos(Path(folder) / "made"), options.seconds)
+        header = f"{PHOTOS} photographs a turn. Ratios above 1 are faster than timm."
         table = markdown(f"{machine(CPU, 'torchvision', 'timm', 'pillow')} {header}", rows)
-    save(options.out / f"{options.images}.md", table)
+    save(options.out / "photographs.md", table)
     print(table, end="")
-
-
-# ---- photographs
 
 
 def photographs(root: Path, seconds: float) -> list[dict[str, str]]:
@@ -191,68 +167,10 @@ def bicubic(picture: Image.Image, box: Sequence[int], height: int, width: int) -
     return np.asarray(part.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=inner))
 
 
-# ---- small images
-
-
-def small_images(folder: Path, seconds: float) -> list[dict[str, str]]:
-    """Return a row for each method; `folder` takes a data set of noise."""
-    rng = np.random.default_rng(0)
-    train, test = (rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8) for count in (10 * BATCH, 10))
-    labels = np.arange(len(train)) % 10
-    np.savez(folder / "cifar10.npz", x_train=train, y_train=labels, x_test=test, y_test=labels[:10])
-    augment = BatchAugment(shift=SHIFT, flip_prob=FLIP_PROB, erase_prob=ERASE_PROB)
-    data = CIFAR10(root=str(folder), batch_size=BATCH, augment=augment)
-    batches = {"vitlab": in_batches(data), "torchvision": one_by_one(train, data)}
-
-    model = VisionTransformer(img_size=32, patch_size=4, embed_dim=192, depth=12, num_heads=3, num_classes=10)
-    step = make_step(model, torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,)), "training", "float32")
-    once: dict[str, Step] = {method: each.__next__ for method, each in batches.items()} | {"model": step}
-    turns: dict[str, Step] = {
-        method: lambda each=each: [next(each) for _ in range(TURN)]  # type: ignore[misc]
-        for method, each in batches.items()
-    }
-    single, times = timed(once, seconds / 2), timed(turns, seconds / 2)
-    rows = []
-    for method in batches:
-        q1, middle, q3 = ratios(times["torchvision"], times[method])
-        r1, rate, r3 = quartiles(TURN * BATCH / took for took in times[method])
-        rows.append(
-            {
-                "method": method,
-                "images/s [quartiles]": f"{rate:,.0f} [{r1:,.0f}, {r3:,.0f}]",
-                "ratio [quartiles]": f"**{middle:.2f}** [{q1:.2f}, {q3:.2f}]",
-                "of a step": f"{ratios(single[method], single['model']).middle:.2%}",
-                "turns": str(len(times[method])),
-            }
-        )
-    return rows
-
-
 def timed(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
     """Alternate steps for about the given time, twice at least."""
     once = sum(itertools.chain(*alternate(steps, 1, CPU).values()))
     return alternate(steps, max(2, int(seconds / once) - 5), CPU)  # less those that warm up, twice
-
-
-def in_batches(data: CIFAR10) -> Iterator[Tensor]:
-    dataset = data.dataset("train")
-    rng = np.random.default_rng(0)
-    for epoch in itertools.count():
-        keys = map(Key, itertools.repeat(epoch), rng.permutation(len(dataset))[:BATCH].tolist())
-        (images,), _ = data.on_after_batch_transfer(dataset.__getitems__(list(keys)), 0)
-        yield images
-
-
-def one_by_one(arrays: np.ndarray, data: CIFAR10) -> Iterator[Tensor]:
-    erasing = RandomErasing(ERASE_PROB, mode="pixel", device="cpu")
-    crop, flip = T.RandomCrop(32, padding=SHIFT), T.RandomHorizontalFlip(FLIP_PROB)
-    transform: Callable[[Image.Image], Tensor] = T.Compose(
-        [crop, flip, T.ToTensor(), T.Normalize(data.mean, data.std), erasing]
-    )
-    rng = np.random.default_rng(0)
-    while True:
-        some = arrays[rng.permutation(len(arrays))[:BATCH]]
-        yield torch.stack([transform(Image.fromarray(image)) for image in some])
 
 
 if __name__ == "__main__":

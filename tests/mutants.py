@@ -274,7 +274,7 @@ MUTANTS = [
         "vitlab/evaluation/classifiers.py",
         "for each in bank]",
         "for each in bank[:1]]",
-        "tests/evaluation/test_knn.py",
+        "tests/evaluation/test_features.py",
     ),
     # Statistics
     Mutant(

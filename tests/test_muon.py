@@ -182,7 +182,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork of this process is killed")
-@pytest.mark.filterwarnings("ignore:.*will create 4 worker processes")
 def test_a_killed_run_continues_to_the_bit(tiny: Callable[..., Path]) -> None:
     """With clipped gradients and patches left out; killed after a step that no checkpoint holds."""
     muon = {"class_path": "vitlab.optim.Muon", "init_args": {"lr": 3e-3, "weight_decay": 0.1, "weight_decay_end": 0.2}}

@@ -182,11 +182,6 @@ def test_rand_augment_sees_a_window_in_256_levels(tmp_path: Path) -> None:
     torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
 
 
-def test_a_window_is_refused_where_a_source_gives_pixels(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.window: Bands gives pixels, not files"):
-        _view(ImageFolder(source=Bands(), mean=(0.5,) * 5, std=(0.25,) * 5, augment=_PLAIN, window=(0, 9)))
-
-
 def test_the_example_reads_dicom_in_hounsfield_units(tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom")
     from pydicom.dataset import FileDataset, FileMetaDataset

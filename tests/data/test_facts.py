@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.data.conftest import PhotoFolder, photo, photos
-from vitlab.data import CIFAR10, Digits, ImageFolder, PhotoSource
+from vitlab.data import CIFAR10, Digits, ImageFolder
 
 _COUNTS = {"train/cat": 4, "train/dog": 4, "val/cat": 2, "val/dog": 2}
 
@@ -65,20 +65,6 @@ def test_held_out_images_are_told_apart(photo_folder: PhotoFolder) -> None:
     assert _digests(photos(root)) == _digests(photos(root, seed=1)) != _digests(photos(root, split_seed=1))
 
 
-def test_a_source_that_gives_no_contents_does_not_test_on_its_validation_images() -> None:
-    # Names below the folder of the split, labels and unknown contents are equal, and so were the digests.
-    class Numbers(PhotoSource):
-        class_names = ["even", "odd"]  # noqa: RUF012
-        splits = {s: ([f"{s}/{i}" for i in range(4)], np.arange(4) % 2) for s in ("train", "val", "test")}  # noqa: RUF012
-
-        def read(self, name: str, half: object = None) -> np.ndarray:
-            return np.full((8, 8, 3), len(name), np.uint8)
-
-    facts = ImageFolder(source=Numbers(), image_size=8, batch_size=2, num_workers=0).facts()
-    assert facts["splits"]["test"]["digest"] == facts["splits"]["val"]["digest"]
-    assert facts["test_is_validation"] is False
-
-
 def test_data_in_memory_have_facts_too(cifar_root: Path) -> None:
     data = CIFAR10(root=str(cifar_root))
     facts = data.facts()
@@ -121,24 +107,3 @@ def test_another_folders_images_are_not_tested_under_the_runs_classes(photo_fold
     data.recall(facts)
     with pytest.raises(ValueError, match="has classes dog, zebra; the run's are cat, dog"):
         data.setup("test")
-
-
-def test_a_folder_that_lists_the_runs_classes_otherwise_is_tested_by_their_names(photo_folder: PhotoFolder) -> None:
-    # Decomposed, the class with the accent comes before the other one.
-    root = photo_folder(
-        {f"{split}/{name}": count for split, count in (("train", 6), ("val", 4)) for name in ("caf\u00e9", "cafz")}
-    )
-    whole = photos(root)
-    facts = whole.facts()
-    assert facts["classes"] == ["cafz", "caf\u00e9"]
-    for split in ("train", "val"):
-        os.rename(root / split / "caf\u00e9", root / split / "cafe\u0301")
-    data = photos(root)
-    data.recall(facts)
-    assert data.photos.class_names == ["cafe\u0301", "cafz"]
-    assert data.class_names == facts["classes"]
-    named = {
-        name.replace("e\u0301", "\u00e9"): int(k)
-        for name, k in zip(data.image_names("val"), data.labels("val"), strict=True)
-    }
-    assert named == dict(zip(whole.image_names("val"), whole.labels("val").tolist(), strict=True))

@@ -83,11 +83,6 @@ def test_a_folder_that_is_itself_a_split_is_refused(
     assert len(Folder(root / "alone").splits["train"][0]) > 0
 
 
-def test_a_folder_called_like_a_split_among_others_projects_is_no_split(photo_folder: PhotoFolder) -> None:
-    root = photo_folder({"test/cat": 3, "test/dog": 3, "dev/src": 0})
-    assert _lengths(Folder(root / "test")) == {"train": 6}
-
-
 def test_classes_may_be_called_like_splits_inside_of_train(photo_folder: PhotoFolder) -> None:
     assert Folder(photo_folder({"train/valid": 2, "train/invalid": 2})).class_names == ["invalid", "valid"]
 
@@ -98,16 +93,6 @@ def test_images_outside_of_class_folders_are_counted(photo_folder: PhotoFolder) 
     (root / "train" / "labels.csv").touch()
     (note,) = Folder(root).notes
     assert note == f"Images in {root} outside of class folders, left out: 1 ({root}/train/loose.JPG)."
-
-
-def test_files_left_out_are_counted_over_the_whole_folder(photo_folder: PhotoFolder) -> None:
-    root = photo_folder(_both(train=2, val=1))
-    for i, suffix in enumerate(("heic", "psd", "dng", "svg", "txt", "json", "xml", "md", "csv")):
-        for split in ("train", "val"):
-            (root / split / "cat" / f"{i}.{suffix}").touch()
-    (note,) = Folder(root).notes
-    assert note.startswith(f"Files in {root} without the name of an image, which are left out: 18 (2 .heic, 2 .psd, ")
-    assert note.endswith(" and 1 more).")
 
 
 def test_masks_beside_the_images_are_named_and_left_out_by_a_regular_expression(photo_folder: PhotoFolder) -> None:
@@ -164,14 +149,6 @@ def test_a_class_is_the_same_in_either_unicode_form(photo_folder: PhotoFolder) -
     assert found.class_names == ["cafz", _COMPOSED]
     assert found.splits["val"][1].tolist() == [0, 0, 0, 1]
     assert found.splits["test"][1].tolist() == [1]
-
-
-def test_two_folders_of_one_class_in_two_unicode_forms_are_refused(photo_folder: PhotoFolder) -> None:
-    root = photo_folder({_COMPOSED: 2, _APART: 2, "tea": 2})
-    with pytest.raises(
-        ValueError, match=r"one class twice, 'cafe\\u0301' and 'caf\\xe9': they differ in Unicode's form"
-    ):
-        _ = ImageFolder(root=str(root)).num_classes
 
 
 def test_hidden_and_system_folders_are_left_out_and_counted(photo_folder: PhotoFolder) -> None:

@@ -190,8 +190,6 @@ class _Watcher(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")  # Lightning calls what torch has deprecated
 def test_workers_of_the_validation_are_made_before_the_training(photo_folder: PhotoFolder) -> None:
     # A process that has trained holds gigabytes, which a worker made then would share and make it copy. Those that are
     # made early must find nothing to do until the validation, and then give what a loader without workers gives.

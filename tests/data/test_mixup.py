@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import timm.data.mixup as timm_mixup
 import torch
-import torch.nn.functional as F
 
 from vitlab.data import Digits
 from vitlab.data.mixup import Box, Mixup, draw_groups, draw_mixup, mix_groups, mix_images, mix_labels
@@ -40,14 +39,6 @@ def test_mixing_leaves_the_batch_it_was_given() -> None:
     images = _images()
     mix_images(images, 0.5, Box(0, 8, 0, 8))
     assert torch.equal(images, _images())
-
-
-def test_label_smoothing_of_the_loss_equals_timms_smoothed_targets() -> None:
-    # timm smooths, then mixes; cross_entropy mixes, then smooths: both are linear.
-    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
-    timm_target = timm_mixup.mixup_target(_LABELS, 5, lam=0.3, smoothing=0.1)
-    expected = F.cross_entropy(logits, timm_target)
-    torch.testing.assert_close(F.cross_entropy(logits, mix_labels(_LABELS, 5, 0.3), label_smoothing=0.1), expected)
 
 
 def test_choices_and_weights_are_distributed_as_timms() -> None:

@@ -357,12 +357,6 @@ def test_views_are_normalized(cifar_root: Path) -> None:
     torch.testing.assert_close(view, expected)
 
 
-def test_images_without_colors_are_cropped_and_blended() -> None:
-    data = Digits(batch_size=50, image_size=32, multi_crop=replace(_SMALL, jitter_prob=1.0, gray_prob=1.0))
-    views, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
-    assert [tuple(view.shape) for view in views] == [(50, 1, 32, 32)] * 2 + [(50, 1, 16, 16)] * 3
-
-
 def test_photographs_do_not_depend_on_the_number_of_workers(photo_folder: PhotoFolder) -> None:
     root = photo_folder({"train/a": 6, "train/b": 6, "val/a": 2, "val/b": 2})
     batches = []

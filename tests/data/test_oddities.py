@@ -1,17 +1,15 @@
 """What is said of odd data, once, before training: nothing of it is left out."""
 
-import os
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.conftest import PhotoFolder, check_images, photo, photos, png
-from vitlab.data import Folds, ImageFolder, LabelTable
-from vitlab.data.checking import Check, oddities
+from tests.data.conftest import PhotoFolder, photo, photos
+from vitlab.data import ImageFolder, LabelTable
+from vitlab.data.checking import oddities
 from vitlab.data.decoding import IMAGE_SUFFIXES, decode, read_regular
 
 
@@ -34,25 +32,6 @@ def test_classes_of_a_single_image_are_named(photo_folder: PhotoFolder, said: li
         "The test split has no image of 3 of 4 classes (a, b, c).",
         "The test split has fewer than 10 images of 1 of 4 classes (d).",
         "The val split has no image of 3 of 4 classes (a, b, c).",
-    ]
-
-
-def test_a_remark_on_a_fold_names_it_and_the_class(photo_folder: PhotoFolder, said: list[str]) -> None:
-    root = photo_folder({"a": 2, "b": 20})
-    for test in (1, 2):
-        _read(root, folds=Folds(count=2, test=test), split_seed=3)
-    named = [line for line in said if "images" not in line]
-    assert named == [
-        f"The {split} split of fold {test} of 2 (split_seed 3) has {what} of 1 of 2 classes (a)."
-        for test in (1, 2)
-        for split, what in (("train", "a single image"), ("val", "no image"))
-    ]
-
-
-def test_classes_that_differ_in_letter_case_are_named() -> None:
-    known = Check({}, None, np.zeros(0, np.uint64), [], np.zeros((0, 32), np.uint8))
-    assert oddities(["Sad", "glad", "sad"], {}, known) == [
-        "Classes whose names differ in letter case alone: 2 (Sad, sad)."
     ]
 
 
@@ -140,14 +119,6 @@ def test_sixteen_bit_pictures_that_become_blank_are_named(photo_folder: PhotoFol
         ]
 
 
-def test_sixteen_bit_colors_are_looked_at_too(tmp_path: Path) -> None:
-    values = np.full((8, 8, 3), 30_000, ">u2") + np.arange(8, dtype=">u2")[:, None, None]
-    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
-    (tmp_path / "a.png").write_bytes(png(8, 8, 16, rows))
-    Image.new("RGB", (8, 8), (117, 117, 117)).save(tmp_path / "b.png")
-    assert check_images(tmp_path, ["a.png", "b.png"]).faint == ["a.png"]
-
-
 # Suffixes.
 
 _WRITABLE = [
@@ -163,23 +134,3 @@ def test_what_pillow_decodes_alone_is_an_image(tmp_path: Path, suffix: str) -> N
     picture.save(tmp_path / f"a{suffix}", **({"sizes": [(32, 32)]} if suffix == ".ico" else {}))
     error = np.abs(decode(read_regular(tmp_path / f"a{suffix}")).astype(int) - np.asarray(picture))
     assert error.mean() < 8
-
-
-def test_odd_tiffs_are_not_talked_about(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # libtiff writes to the terminal itself, dozens of lines for each odd file, over those that matter.
-    rng = np.random.default_rng(0)
-    for i in range(60):
-        file = tmp_path / f"{i}.tif"
-        photo(seed=i).save(file, compression=("tiff_lzw", "tiff_adobe_deflate", "jpeg")[i % 3])
-        content = bytearray(file.read_bytes())
-        directory = int.from_bytes(content[4:8], "little")
-        for place in rng.integers(directory, len(content), size=4):
-            content[place] = rng.integers(256)
-        file.write_bytes(content)
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        warnings.filterwarnings("ignore", "", UserWarning, "PIL")  # as the module does; pytest forgets its filters
-        broken = check_images(tmp_path, [f"{i}.tif" for i in range(60)]).broken
-    assert broken
-    os.write(2, b"ours\n")
-    assert capfd.readouterr().err == "ours\n"

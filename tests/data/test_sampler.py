@@ -82,14 +82,6 @@ def test_repeats_are_those_of_deits_sampler(size: int, world_size: int) -> None:
         assert sorted(ours) == sorted(image for share in theirs for image in share[first : first + 16])
 
 
-def test_no_repeat_is_drawn_for_twice_and_few_images_suffice() -> None:
-    # DeiT's gives each process 0 images when there are fewer than 256.
-    shares = [_keys(TrainSampler(12, 0, rank, 2, repeats=3)) for rank in range(2)]
-    keys = [key for share in shares for key in share]
-    assert len(set(keys)) == 12
-    assert sorted({key % 12 for key in keys}) == sorted(permutation(12, 0, 0)[:4])
-
-
 def test_images_that_do_not_fill_a_step_are_refused() -> None:
     check_batches(range(16), batch_size=4, world_size=2, accumulate=2)
     with pytest.raises(

@@ -1,7 +1,6 @@
 """Data sets of other libraries, compared with the same pictures in a folder."""
 
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -154,16 +153,6 @@ def test_chunks_of_an_address_are_fetched_by_workers(folder: Path, tmp_path: Pat
     assert len(set(blocks.tolist())) == 4  # type: ignore[union-attr]
 
 
-def test_shards_of_an_older_litdata_do_not_say_how_they_are_read(folder: Path, tmp_path: Path) -> None:
-    _lit_data(folder, tmp_path)
-    for file in tmp_path.glob("*/index.json"):
-        index = json.loads(file.read_text())
-        index["config"].pop("item_loader")
-        file.write_text(json.dumps(index))
-    source = LitData(str(tmp_path / "train"), str(tmp_path / "val"), class_names=NAMES)
-    assert source.read("train/0").shape == (20, 24, 3)
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open
 @pytest.mark.parametrize("scheme", ["", "local:"], ids=["folder", "address"])
 def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(tmp_path: Path, scheme: str) -> None:
@@ -179,18 +168,6 @@ def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(tmp_
     assert labels(["dog", "dog", "cat", "cat"]) == ["dog", "dog", "cat", "cat"]
     with pytest.raises(ValueError, match=r"class_names is \['dog', 'cat'\], but .* has the classes \['cat', 'owl'\]"):
         labels(["cat", "owl"])
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open
-@pytest.mark.parametrize("label", [1.5, float("nan")], ids=str)
-def test_a_class_that_is_no_whole_number_is_refused(tmp_path: Path, label: float) -> None:
-    # Quantities were cut down to the whole numbers below them, which are classes.
-    def write(place: Path, labels: list[float]) -> str:
-        return write_shards(place, ({"image": BLACK, "kind": each} for each in labels))
-
-    assert LitData(write(tmp_path / "whole", [1.0, 3.0]), label="kind").splits["train"][1].tolist() == [0, 1]
-    with pytest.raises(ValueError, match=rf"Record 1 of .*/wrong: kind is {label}; classes are whole numbers"):
-        LitData(write(tmp_path / "wrong", [1.0, label]), label="kind")
 
 
 def test_examples_without_an_image_are_left_out_if_asked(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -222,16 +221,6 @@ def test_the_card_of_another_objective_takes_no_softmax(trained: Path, picture: 
     assert "makes probabilities" not in card
     assert "Test accuracy" not in card
     assert re.search(r"^# \w+ on \w+$", card, re.MULTILINE)
-
-
-@pytest.mark.slow(edge=True)
-def test_others_may_read_the_files_as_the_umask_says(trained: Path, picture: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        export(trained, "--format", "safetensors")
-    finally:
-        os.umask(before)
-    assert Path("files/model.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.slow(edge=True)

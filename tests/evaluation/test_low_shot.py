@@ -50,17 +50,6 @@ def test_each_draw_labels_as_many_images_of_each_class() -> None:
     assert not torch.equal(chosen, draw_images(labels, 5, draw=1))
 
 
-def test_draws_that_are_equal_are_one() -> None:
-    """All images of each class, five times."""
-    (result,) = measure_low_shot(clusters(8, 1.5, 1), clusters(40, 1.5, 2), shots=(2,))
-    assert (len(result.draws), result.low, result.high) == (1, 0.0, 1.0)
-
-
-def test_labels_of_one_class_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^The 3 labeled images are all of one class; a classifier needs two\.$"):
-        fit_logistic(torch.randn(3, 2), torch.zeros(3, dtype=torch.long), 1.0, intercept=True)
-
-
 def test_more_images_than_a_class_has_are_not_asked_for() -> None:
     features, labels = clusters(12, 1.0, 1)  # three of each class
     found = [result.name for result in measure_low_shot((features, labels), clusters(40, 1.0, 2))]

@@ -31,7 +31,6 @@ def write_table(path: Path, splits: list[str] | None = None) -> None:
 
 
 @pytest.mark.slow(edge=True)
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 def test_the_data_set_is_a_complete_file(toy: str, tiny: Callable[..., Path]) -> None:
     assert len(toy.splitlines()) <= 40
     write_table(Path("photos.parquet"))

@@ -113,7 +113,6 @@ SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2}
 BATCH = r"views=\[\(64, 1, 8, 8\)\], labels=\(64,\)"
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 @pytest.mark.parametrize(
     ("changes", "error", "call"),
     [

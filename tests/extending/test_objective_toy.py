@@ -21,7 +21,6 @@ def toy(write_toy: Callable[[str], str]) -> str:
 
 
 @pytest.mark.slow(edge=True)
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 def test_the_objective_is_a_complete_file(
     toy: str, tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

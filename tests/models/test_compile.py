@@ -42,17 +42,6 @@ def test_there_is_no_graph_break_while_biases_are_kept(family: str) -> None:
         torch.testing.assert_close(compiled(x), model(x))
 
 
-@pytest.mark.slow
-def test_compiling_in_place_keeps_names_and_values(family: str) -> None:
-    torch.compiler.reset()
-    model = shake(SMALL[family]()).eval()
-    x = images(model)
-    names, expected = list(model.state_dict()), model(x)
-    model.compile(backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(model(x), expected)
-    assert list(model.state_dict()) == names
-
-
 # torch looks whether each input of a part has a gradient, and hides what it is then told, but not from us.
 quietly = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 

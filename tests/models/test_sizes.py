@@ -14,8 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vitlab.models
-from vitlab.models import Backbone, ImageModel, SwinTransformer, VisionTransformer
-from vitlab.models.sizes import named_size
+from vitlab.models import Backbone, ImageModel, SwinTransformer
 from vitlab.models.swin import PreNormBlock
 from vitlab.models.swin_v2 import ResPostNormBlock
 
@@ -115,17 +114,6 @@ def test_a_named_size_has_the_signature_of_its_class_with_its_own_defaults() -> 
         "num_heads": (4, 8, 16, 32),
     }
     assert all(p.annotation is cls.parameters[name].annotation for name, p in ours.parameters.items())
-
-
-def test_a_named_size_takes_what_its_class_takes_and_nothing_else() -> None:
-    with torch.device("meta"):
-        model = vitlab.models.vit_tiny_patch16_224(64, num_classes=3)
-    assert isinstance(model, VisionTransformer)
-    assert (model.img_size, model.num_classes, model.num_features) == ((64, 64), 3, 192)
-    with pytest.raises(TypeError, match="num_clases"):
-        vitlab.models.vit_tiny_patch16_224(num_clases=3)
-    with pytest.raises(AssertionError, match="embed_dims"):
-        named_size(VisionTransformer, embed_dims=3)
 
 
 @pytest.fixture(params=[Backbone, ImageModel], ids=lambda base: base.__name__)

@@ -179,13 +179,6 @@ def test_an_absolute_embedding_is_added_after_the_patch_embedding_and_resized(bu
     torch.testing.assert_close(model.pos_embed, larger.pos_embed)
 
 
-def test_refused_windows_leave_a_model_as_it_is() -> None:
-    model = SwinTransformer(**SWIN)
-    with pytest.raises(ValueError, match="or 3 sides"):
-        model.set_input_size(64, window_size=[1, 2, 3, 4])
-    assert (model.img_size, model.patch_embed.img_size) == ((32, 32), (32, 32))
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning")  # inside timm's interpolation
 @pytest.mark.parametrize("family", ["swin", "swinv2"])
 def test_a_model_rebuilt_for_another_size_is_timms_rebuilt(family: str) -> None:
@@ -266,13 +259,3 @@ def test_temperatures_are_not_decayed_whichever_swin_has_them() -> None:
         temperatures = {name for name, _ in model.named_parameters() if name.endswith("logit_scale")}
         assert len(temperatures) == 6
         assert temperatures <= model.no_weight_decay()
-
-
-def test_windows_that_do_not_fit_their_maps_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(2):
-        SwinTransformer(**SWIN | {"window_size": 11, "img_size": 40})
-    assert [record.message for record in caplog.records] == [
-        "Windows larger than their maps are clamped to them and not shifted: 11×11 on a map of 10×10, "
-        "11×11 on a map of 5×5.",
-        "Windows that do not divide their maps have these padded with zeros: 11×11 on a map of 20×20.",
-    ]

@@ -164,14 +164,6 @@ def test_own_names_and_other_classes_of_any_family_are_understood(name: str, old
     assert all(key.startswith("head") for key in report.missing)
 
 
-def test_a_file_of_before_batch_norms_counted_is_read(tmp_path: Path) -> None:
-    """PyTorch reads such files, too; the counters change nothing."""
-    source = TimmModel("resnet18", num_classes=4)
-    state = {name: tensor for name, tensor in source.net.state_dict().items() if "num_batches" not in name}
-    torch.save(state, tmp_path / "old.pth")
-    assert not load_weights(TimmModel("resnet18", num_classes=4), tmp_path / "old.pth").missing
-
-
 def test_a_size_that_timm_does_not_take_is_refused_with_the_argument_that_lets_it() -> None:
     sizes: dict[str, Any] = {"num_classes": 2, "img_size": 64}
     depth = {"depth": 1}

@@ -94,18 +94,6 @@ def test_gradient_of_the_scaled_unit_vector_is_the_derivative() -> None:
     assert torch.autograd.gradcheck(ScaledUnit.apply, (x, scale))
 
 
-@pytest.mark.parametrize("trained", [True, False], ids=["bias trained", "bias fixed"])
-@pytest.mark.parametrize("masked", [True, False])
-def test_attention_is_its_equation_whatever_kernel_runs(trained: bool, masked: bool) -> None:
-    q, k, v = torch.randn(3, 2 * 4, 3, 6, 5, dtype=torch.float64)  # two images of four windows
-    bias = torch.randn(3, 6, 6, dtype=torch.float64, requires_grad=trained)
-    mask = torch.randn(4, 6, 6, dtype=torch.float64) if masked else None
-    logits = 0.3 * q @ k.transpose(-2, -1) + bias
-    if mask is not None:
-        logits = (logits.view(2, 4, 3, 6, 6) + mask.view(4, 1, 6, 6)).flatten(0, 1)
-    torch.testing.assert_close(attend(q, k, v, bias, mask, scale=0.3, dropout=0.0), logits.softmax(-1) @ v)
-
-
 @pytest.mark.parametrize(
     ("size", "window", "clamped", "shift"),
     [

@@ -17,7 +17,6 @@ from vitlab.models import VisionTransformer
 from vitlab.models.layers import sincos_table
 from vitlab.models.weights import save_weights
 from vitlab.objectives import Teacher
-from vitlab.runs.record import RunRecord
 
 Write = Callable[..., Path]
 
@@ -262,41 +261,6 @@ def test_a_teachers_normalization_is_read_from_its_run(finished: Path) -> None:
     pixels = torch.rand(2, 1, 8, 8)
     seen = (pixels - 0.5) / 0.25 * of_run.scale + of_run.shift
     torch.testing.assert_close(seen, (pixels - 0.305) / 0.376)  # that of the digits
-
-
-@pytest.mark.slow
-def test_a_student_is_fine_tuned_at_a_higher_resolution_than_its_teachers(
-    teacher: Path, tiny: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert fit("--config", tiny({"model": student(teacher), **TWO_STEPS}, "student")) == 0
-    capsys.readouterr()
-    larger = ["--data.image_size", "16", "--model.init_from", "runs/student/seed-0", "--run.name", "larger"]
-    assert fit("--config", "student.yaml", *larger) == 0
-    report = capsys.readouterr().err
-    assert "resized: pos_embed from (1, 18, 16) to (1, 66, 16)" in report
-    assert "The teacher classifies " in report
-
-
-@pytest.mark.slow
-def test_an_interrupted_distillation_continues_to_the_same_weights(
-    teacher: Path, tiny: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Examining the teacher again draws nothing that training would have drawn."""
-    model = student(teacher, {**DEIT, "init_args": DEIT["init_args"] | {"drop_path_rate": 0.5}})
-    path = tiny({"model": model, "trainer": {"max_epochs": 2, "limit_train_batches": 3}}, "student")
-    fit("--config", path, "--run.root", "whole", "--run.test", "false")
-
-    def killed(self: RunRecord, trainer: object, module: object, *args: object) -> None:
-        if module.global_step == 4:  # type: ignore[attr-defined]
-            raise KeyError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunRecord, "on_train_batch_start", killed)
-        with pytest.raises(KeyError, match="killed"):
-            fit("--config", path, "--run.test", "false")
-    assert fit("--config", path, "--run.test", "false") == 0
-    whole, continued = weights("student", "whole"), weights("student")
-    assert all(torch.equal(whole[key], continued[key]) for key in whole)
 
 
 def test_a_teacher_that_is_not_there_is_refused(tiny: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.kills import OBJECTIVES, SWIN, VIT
-from tests.objectives.small import BACKBONES, overfit_one_batch, views_for, wake, without_gradient
+from tests.objectives.small import BACKBONES, encode_hiding, overfit_one_batch, views_for, wake, without_gradient
 from tests.objectives.small import OBJECTIVES as BUILDERS
 from vitlab.commands.dispatch import run
 from vitlab.config import Config, merge
@@ -49,6 +49,20 @@ def test_a_backbone_that_is_given_keeps_its_weights(name: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["ibot", "data2vec"])
+@pytest.mark.parametrize("family", BACKBONES)
+def test_the_student_does_not_see_hidden_patches(name: str, family: str) -> None:
+    """Of a Swin, patches are the tokens it ends with, 2 × 2 of its own."""
+    objective = built(name, family)
+    wake(objective)
+    images, side = torch.randn(3, 1, 8, 8), BACKBONES[family]().stride
+    mask = torch.rand(3, 8 // side, 8 // side) < 0.5
+    pixels = mask.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None]
+    before = encode_hiding(objective, images, mask).patches
+    torch.testing.assert_close(encode_hiding(objective, images + pixels, mask).patches, before)
+    assert not torch.allclose(encode_hiding(objective, images + ~pixels, mask).patches, before, atol=1e-4)
+
+
 # At chance a label costs ln 10 = 2.3; label and teacher, which may differ, cost ln 2 at the least. A constant leaves
 # 0.8 of normal noise, the mean of |x|, and 3/4 of a patch whose variance is the unbiased one of 4 values.
 LEFT = {"supervised": 0.1, "distillation": 0.9, "simmim": 0.15, "mae": 0.2}
@@ -82,7 +96,6 @@ SHORT: Config = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 @pytest.mark.parametrize(("name", "family"), TRAINED.items())
 def test_two_steps_change_every_weight_that_has_a_gradient(
     name: str, family: str, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

@@ -110,15 +110,6 @@ def test_the_loss_is_the_mean_over_the_chosen_patches() -> None:
     assert values["masked"] != values["all"]
 
 
-@pytest.mark.parametrize("settings", [{"loss_on": "all"}, {"mask_tokens": "encoder"}])
-def test_a_variant_fills_in_pictures_of_the_images_size(settings: dict[str, str]) -> None:
-    (images,), _ = batch()
-    pred, mask = mae(**settings).eval().fill_in(images, torch.Generator().manual_seed(0))
-    assert pred.shape == images.shape
-    assert mask.float().mean() == 0.75
-    assert not torch.equal(pred, images)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "decoder", "most"),
@@ -181,15 +172,3 @@ def test_a_share_of_patches_that_another_method_hides_is_not_taken_over(
     model = yaml.safe_load(printed.out)["model"]["init_args"]
     assert (model["mask_ratio"], model["loss_on"], model["optimizer"]["init_args"]["lr"]) == (0.75, "all", 1e-3)
     assert "kept backbone, loss_on, optimizer, schedule; dropped mask_patch_size=4, mask_ratio=0.5." in printed.err
-
-
-@pytest.mark.slow
-def test_a_decoder_much_larger_than_its_encoder_is_a_warning(
-    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer = {"limit_train_batches": 1, "limit_val_batches": 0}
-    path = tiny({"model": {"class_path": "vitlab.objectives.MAE"}, "trainer": trainer})
-    small = ["--model.decoder_embed_dim=16", "--model.decoder_depth=1", "--model.decoder_num_heads=2"]
-    for size, warned in (([], True), (small, False)):
-        assert run("fit", ["--config", str(path), *size, f"--run.name={warned}"]) == 0
-        assert ("times the encoder's" in capsys.readouterr().err) == warned

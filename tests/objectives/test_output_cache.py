@@ -3,10 +3,8 @@
 import errno
 import logging
 import os
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -58,16 +56,6 @@ def test_two_images_that_differ_in_one_bit_have_two_keys() -> None:
     assert all(len(half.unique()) == len(variants) for half in keys.T)  # by either half alone
 
 
-def test_a_key_is_of_the_image_alone() -> None:
-    """Not of its place in the batch, its neighbors, its layout in memory, or what was drawn before."""
-    x = images()
-    keys = image_keys(x)
-    torch.randn(5)
-    assert torch.equal(image_keys(x[2:5]), keys[2:5])
-    assert torch.equal(image_keys(x.flip(0)), keys.flip(0))
-    assert torch.equal(image_keys(x.contiguous(memory_format=torch.channels_last)), keys)
-
-
 def test_a_key_is_the_sum_that_its_formula_says() -> None:
     """Σ w x mod 2⁶⁴ in Python's integers, which do not overflow."""
     x = images(2)
@@ -111,24 +99,6 @@ def test_a_batch_with_an_unknown_image_is_given_to_the_teacher_whole(tmp_path: P
 
     assert torch.equal(cache.outputs(mixed, teacher), mixed[:, 0, 0, :2])
     assert (seen, cache.answered) == ([9], 0)
-
-
-def test_half_a_key_is_not_enough(tmp_path: Path) -> None:
-    """Where two images share it, the one that is not found is asked for again, and neither gets the other's logits."""
-    stored = np.array([[5, 5, 7], [1, 2, 3]])
-    for key, row in (([5, 1], [0]), ([5, 2], None), ([5, 9], None), ([7, 3], [2]), ([8, 3], None), ([0, 1], None)):
-        found = output_cache._rows(stored, np.array([key]))
-        assert (found if found is None else found.tolist()) == row
-
-
-def test_a_folder_may_be_deleted_while_it_is_used(tmp_path: Path) -> None:
-    cache, teacher = filled(tmp_path / "logits", 0), Counting()
-    shutil.rmtree(tmp_path / "logits")
-    assert torch.equal(cache.outputs(images(seed=0), teacher), Counting()(images(seed=0)))
-    assert teacher.asked == 0
-    cache.outputs(images(seed=1), teacher)
-    cache.flush()
-    assert len(list((tmp_path / "logits").iterdir())) == 1
 
 
 def test_only_what_was_not_written_is_lost_when_a_run_is_killed(
@@ -232,7 +202,6 @@ def test_a_teachers_folder_is_its_own() -> None:
 # ---- a student
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers", "ignore:.*smaller than")
 @pytest.mark.parametrize(("image_size", "precision"), [(8, "32-true"), (16, "bf16-mixed")])
 def test_a_students_weights_are_the_same_to_the_bit_with_the_cache(
     image_size: int,

@@ -47,10 +47,6 @@ def started(objective: Supervised, **data: object) -> tuple[Tensor, Tensor]:
     return torch.randn(len(labels), 10, generator=torch.Generator().manual_seed(0)), labels
 
 
-QUIET = ("ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*smaller than the logging interval")
-
-
-@pytest.mark.filterwarnings(*QUIET)
 @pytest.mark.parametrize("given", ["balanced", [3.0, *range(1, 10)]])
 def test_class_weights_are_scikit_learns_and_the_loss_is_torchs_over_all_images(given: str | list[float]) -> None:
     objective = supervised(label_smoothing=0.1, class_weights=given)
@@ -69,7 +65,6 @@ def test_class_weights_are_scikit_learns_and_the_loss_is_torchs_over_all_images(
     assert not any("loss_weight" in key for key in objective.state_dict())
 
 
-@pytest.mark.filterwarnings(*QUIET)
 def test_logits_are_adjusted_in_training_alone_by_the_papers_equation_10() -> None:
     objective = supervised(logit_adjustment=0.7)
     logits, labels = started(objective)
@@ -80,7 +75,6 @@ def test_logits_are_adjusted_in_training_alone_by_the_papers_equation_10() -> No
     torch.testing.assert_close(objective.eval().outputs(images)[""], objective.backbone(images))
 
 
-@pytest.mark.filterwarnings(*QUIET)
 def test_two_corrections_of_uneven_classes_contradict() -> None:
     with pytest.raises(ValueError, match=r"class_weights and logit_adjustment both .*; set one of them"):
         supervised(class_weights="balanced", logit_adjustment=1.0)
@@ -111,7 +105,6 @@ def test_metrics_are_exact_whatever_the_batches() -> None:
             torch.testing.assert_close(value, expected[name])
 
 
-@pytest.mark.filterwarnings(*QUIET)
 def test_raw_and_averaged_weights_are_both_evaluated_and_kept() -> None:
     objective = supervised(ema=Ema(0.9))
     trainer = quick_trainer()
@@ -124,7 +117,6 @@ def test_raw_and_averaged_weights_are_both_evaluated_and_kept() -> None:
     assert not any(id(p) in in_optimizer for p in objective.average.parameters())  # type: ignore[union-attr]
 
 
-@pytest.mark.filterwarnings(*QUIET)
 def test_an_evaluation_computes_a_position_bias_once_and_training_at_each_step() -> None:
     objective = supervised("swin_v2")
     calls = []
@@ -135,7 +127,6 @@ def test_an_evaluation_computes_a_position_bias_once_and_training_at_each_step()
     assert len(calls) == 2 * (3 + 1)  # two blocks; three steps, and one validation of four batches
 
 
-@pytest.mark.filterwarnings(*QUIET)
 def test_the_average_moves_once_an_optimizer_step_not_once_a_batch() -> None:
     calls = []
     objective = supervised(ema=Ema(0.9))
@@ -146,7 +137,6 @@ def test_the_average_moves_once_an_optimizer_step_not_once_a_batch() -> None:
     assert len(calls) == trainer.global_step == 2
 
 
-@pytest.mark.filterwarnings(*QUIET)
 @pytest.mark.parametrize(("reference_batch", "scale"), [(None, 1), (32, 2)])
 def test_the_learning_rate_follows_the_schedule_at_every_step(reference_batch: int | None, scale: int) -> None:
     objective = supervised()

@@ -275,6 +275,7 @@ def test_a_full_disk_leaves_the_earlier_state_and_is_reported(experiment: Callab
     [
         (signal.SIGTERM, "on_train_batch_end", 75),
         (signal.SIGUSR1, "on_validation_batch_start", 75),
+        (signal.SIGHUP, "on_train_batch_end", 75),
         (signal.SIGINT, "on_train_batch_start", 130),
         (signal.SIGTERM, "on_test_batch_start", 75),
     ],

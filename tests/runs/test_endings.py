@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -36,28 +35,11 @@ def ended(process: "subprocess.Popen[str]") -> int:
         process.kill()
 
 
-def wait_for_checkpoint(process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not (RUN / "checkpoints/last.ckpt").is_file():
-        assert process.poll() is None, Path("log.txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 def test_a_run_that_stops_before_its_first_validation_ends_with_its_workers(tiny: Callable[..., Path]) -> None:
     process = begun(tiny(), *WORKERS, "--model.optimizer.lr", "1e25", "--model.schedule.warmup_epochs", "0")
     assert ended(process) == 1
     assert "the run stops" in Path("log.txt").read_text()
-    assert not (RUN / ".lock").exists()
-
-
-@pytest.mark.slow
-def test_a_hangup_in_training_writes_a_checkpoint(tiny: Callable[..., Path]) -> None:
-    process = begun(tiny(), *WORKERS, "--trainer.max_epochs", "500")
-    wait_for_checkpoint(process)
-    process.send_signal(signal.SIGHUP)
-    assert ended(process) == 75
     assert not (RUN / ".lock").exists()
 
 
@@ -130,12 +112,3 @@ def test_a_folder_that_is_removed_ends_the_run(
     assert [file.name for file in RUN.rglob("*")] == ([".lock"] if again else [])
     assert run("fit", ["--config", path]) == 0
     assert (RUN / "summary.json").is_file()
-
-
-@pytest.mark.slow
-def test_a_killed_loader_process_is_a_failure_that_torch_names(tiny: Callable[..., Path]) -> None:
-    process = begun(tiny(), *WORKERS, "--trainer.max_epochs", "500")
-    wait_for_checkpoint(process)
-    psutil.Process(process.pid).children()[0].kill()
-    assert ended(process) == 1
-    assert "is killed by signal: Killed" in Path("log.txt").read_text()

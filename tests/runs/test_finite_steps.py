@@ -57,17 +57,6 @@ def test_the_run_stops_before_the_step_and_names_its_images(
     assert not (RUN / "summary.json").exists()
 
 
-@pytest.mark.slow(edge=True)
-def test_lightning_names_the_operation_when_the_same_command_is_given_with_it(
-    tiny: Callable[..., Path], poisoned: Callable[[int], None]
-) -> None:
-    poisoned(3)
-    command = ["--config", str(tiny()), "--run.checkpoint.every_n_steps", "1"]
-    assert run("fit", command) == 1
-    with pytest.raises(RuntimeError, match="MulBackward0"), pytest.warns(UserWarning, match="Error detected in Mul"):
-        run("fit", [*command, "--trainer.detect_anomaly", "true"])
-
-
 def test_where_asked_the_run_goes_on_and_counts(
     tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,16 +117,6 @@ def test_a_swin_in_mixed_float16_is_warned_of(caplog: pytest.LogCaptureFixture) 
         assert bool(caplog.records) == name.startswith("swin"), name
 
 
-def test_of_several_batches_of_a_step_the_first_is_named(
-    tiny: Callable[..., Path], poisoned: Callable[[int], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tiny({"trainer": {"accumulate_grad_batches": 4}})
-    poisoned(2)
-    assert run("fit", ["--config", str(path)]) == 1
-    names = Digits(batch_size=64).training_batch(0, 8, torch.device("cpu"))[1]
-    assert f", with {names[0]}, " in capsys.readouterr().err
-
-
 @dataclass
 class OfAnyKind(Optimizer):
     """A user's settings of an optimizer that is not vitlab's.
@@ -187,7 +166,6 @@ def trained(optimizer: Optimizer, draws: list[int | None]) -> tuple[list[Tensor]
     return list(objective.parameters()), built.state_dict()
 
 
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 @pytest.mark.parametrize("name", ["fused AdamW", "fused SGD", *edges(*[*OPTIMIZERS][2:])])
 def test_a_step_left_out_leaves_no_trace_in_any_optimizer(name: str) -> None:
     """The run without such steps is the expectation: the same weights, moments and counters of steps.

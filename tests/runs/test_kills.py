@@ -16,10 +16,7 @@ from tests.kills import MOMENTS, OBJECTIVES, continued_after_a_kill, experiments
 from vitlab import objectives
 from vitlab.runs.exactness import disagreements
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are tried on forks of this process"),
-    pytest.mark.filterwarnings("ignore:.*will create 4 worker processes"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are tried on forks of this process")
 
 experiment = experiments  # the fixture
 

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vitlab.atomic_files import created, write_text
+from vitlab.atomic_files import write_text
 from vitlab.commands.dispatch import run
 from vitlab.runs.directory import RunDirectory
 from vitlab.runs.lock import run_lock
@@ -85,13 +84,6 @@ def test_an_orphaned_child_does_not_keep_the_lock(start: Start, tmp_path: Path) 
         os.kill(orphan, signal.SIGKILL)
 
 
-def test_a_copy_of_a_run_is_not_locked(start: Start, tmp_path: Path) -> None:
-    assert _said(start())
-    shutil.copytree(tmp_path / "run", tmp_path / "copy")
-    with run_lock(tmp_path / "copy"):
-        pass
-
-
 def test_asking_who_writes_does_not_end_the_own_lock(start: Start, tmp_path: Path) -> None:
     with run_lock(tmp_path / "run"):
         assert RunDirectory(tmp_path / "run").writer == f"{tmp_path / 'run'} is being written by this process"
@@ -145,23 +137,3 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, monke
     with pytest.raises(OSError, match=r"No space left on device: .*report\.html"):
         write_text(path, "new")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("report.html", "old")]
-
-
-def test_a_folder_that_an_ending_start_removes_is_created_again(tmp_path: Path) -> None:
-    path, failures = tmp_path / "study" / "run" / "config.yaml", iter([True, False])
-
-    def opened() -> str:
-        if next(failures):
-            path.parent.rmdir()
-            path.parent.parent.rmdir()
-        path.write_text("a: 1")
-        return "opened"
-
-    assert created(path, opened) == "opened"
-    assert path.read_text() == "a: 1"
-
-
-def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "run").touch()
-    with pytest.raises(FileExistsError), run_lock(tmp_path / "run"):
-        pass

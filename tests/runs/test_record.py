@@ -15,14 +15,17 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from scipy.optimize import minimize
+from torch.nn.functional import cross_entropy
 
 import vitlab
 from vitlab.commands.dispatch import run
 from vitlab.config import Config
 from vitlab.data import Digits, PlacedDigits
 from vitlab.evaluation.classifiers import predict_weighted
+from vitlab.evaluation.cost import flops_of
 from vitlab.evaluation.features import extract
 from vitlab.evaluation.predictions import calibration_error, read_predictions
+from vitlab.evaluation.utilization import Utilization
 from vitlab.experiment.experiment import Experiment
 from vitlab.models import VisionTransformer
 from vitlab.objectives import Objective, Supervised
@@ -184,30 +187,6 @@ def test_the_best_epoch_stands_beside_the_result_of_the_last(
     assert f"best of 4 epochs: val/top1 {max(values):.4f} in epoch {epoch}\n" in capsys.readouterr().err
 
 
-@pytest.mark.slow(edge=True)
-def test_a_cut_metrics_file_does_not_change_the_best_epoch(
-    tiny: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, directory = str(tiny({"trainer": {"max_epochs": 4, "limit_train_batches": 3}})), Path("runs/tiny/seed-0")
-    arguments = ["--config", path, "--run.checkpoint.max_time_share", "1"]
-
-    def stop(self: RunRecord, trainer: Trainer, *_: object) -> None:
-        if trainer.current_epoch == 3:
-            raise KeyError("stop")
-
-    falling = iter([0.4, 0.3, 0.2, 0.1])
-    monkeypatch.setattr(Supervised, "on_validation_epoch_end", lambda self: self.log("val/top1", next(falling)))
-    with monkeypatch.context() as patch:
-        patch.setattr(RunRecord, "on_train_epoch_start", stop)
-        with pytest.raises(KeyError):
-            run("fit", arguments)
-    table = pd.read_csv(directory / "metrics.csv")
-    table[table.epoch > 0].to_csv(directory / "metrics.csv", index=False)
-    assert run("fit", arguments) == 0
-    summary = json.loads((directory / "summary.json").read_text())
-    assert summary["best_epoch"] == {"epoch": 1, "val/top1": pytest.approx(0.4)}
-
-
 def test_a_continued_run_has_taken_the_time_of_all_of_its_starts(tmp_path: Path) -> None:
     first, second = RunRecord(tmp_path, {}), RunRecord(tmp_path, {})
     first.began -= 70
@@ -274,3 +253,26 @@ def test_rows_that_a_full_disk_refused_are_written_later(tmp_path: Path, monkeyp
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert table["a"].tolist() == [1.0, 2.0, 3.0, 4.0]
     assert table["b"].tolist()[2] == 1.0
+
+
+# The FLOPs of a run's first step, and the rates that follow from them
+
+
+def test_a_run_counts_its_first_step_and_logs_the_rate(finished: Path) -> None:
+    state = torch.load(finished / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["Utilisation"]
+    model = VisionTransformer(img_size=8, in_chans=1, num_classes=10, patch_size=4, embed_dim=16, depth=2, num_heads=2)
+    images, labels = torch.randn(64, 1, 8, 8), torch.arange(64) % 10
+    assert state["flops"] == flops_of(lambda: cross_entropy(model(images), labels).backward())
+    table = pd.read_csv(finished / "metrics.csv").dropna(subset="tflops")
+    expected = table.images_per_second / 64 * state["flops"] / 1e12
+    assert table.tflops.tolist() == pytest.approx(expected.tolist(), rel=0.05)  # the last batch is as full
+    assert "mfu" not in table  # no GPU
+
+
+def test_utilization_is_a_share_of_the_peak() -> None:
+    utilization = Utilization()
+    assert utilization.rates(3.0) == {}
+    utilization.flops = int(2e12)
+    assert utilization.rates(3.0) == {"tflops": 6.0}
+    utilization.peak = 24e12
+    assert utilization.rates(3.0) == {"tflops": 6.0, "mfu": 0.25}

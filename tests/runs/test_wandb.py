@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -122,63 +121,6 @@ def _at_row(number: int, do: Callable[[UnbreakableWandbLogger], None], monkeypat
         log_metrics(self, metrics, step)
 
     monkeypatch.setattr(UnbreakableWandbLogger, "log_metrics", logged)
-
-
-def _services() -> list[int]:
-    """Return W&B's own processes below this one."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = stat.read_text().rpartition(")")
-        except OSError:
-            continue
-        if name.endswith("wandb-core") and int(rest.split()[1]) == os.getpid():
-            found.append(int(stat.parent.name))
-    return found
-
-
-@pytest.mark.slow
-def test_its_process_is_killed(tiny: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tiny({"trainer": {"max_epochs": 2}})
-
-    def kill(logger: UnbreakableWandbLogger) -> None:
-        (service,) = _services()
-        os.kill(service, signal.SIGKILL)
-
-    _at_row(3, kill, monkeypatch)
-    (said,) = fit(path, "--run.wandb.mode", "offline")
-    assert "W&B stopped working" in said
-    pd.testing.assert_frame_equal(rows(), whole(path))
-
-
-# Runs the experiment with W&B's directory on a disk of its own, which something else fills before the third row.
-FILL = """
-import subprocess, sys
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", "runs/tiny/seed-0/wandb"], check=True)
-from vitlab.commands.dispatch import run
-from vitlab.runs.loggers import UnbreakableWandbLogger
-log_metrics, seen = UnbreakableWandbLogger.log_metrics, []
-def logged(self, metrics, step=None):
-    seen.append(step)
-    if len(seen) == 3:
-        subprocess.run("cat /dev/zero > runs/tiny/seed-0/wandb/other 2> /dev/null", shell=True)
-    log_metrics(self, metrics, step)
-UnbreakableWandbLogger.log_metrics = logged
-sys.exit(run("fit", ["--config", "tiny.yaml", "--run.wandb.mode", "offline"]))
-"""
-
-
-@pytest.mark.slow
-def test_the_disk_of_its_directory_is_full(tiny: Write) -> None:
-    path = tiny({"trainer": {"max_epochs": 2}})
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
-        pytest.skip("needs to mount a small disk of its own")
-    (RUN / "wandb").mkdir(parents=True)
-    Path("fill.py").write_text(FILL)
-    done = subprocess.run(["unshare", "-rm", sys.executable, "fill.py"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    pd.testing.assert_frame_equal(rows(), whole(path))
 
 
 WATCH = """

@@ -3,7 +3,8 @@
 import dataclasses
 import io
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,6 +254,14 @@ def right(accuracy: float, images: int = 1000, seed: int = 0) -> np.ndarray:
     chosen = np.zeros(images, dtype=bool)
     chosen[np.argsort(score)[: round(accuracy * images)]] = True
     return chosen
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until this is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
 
 
 def plain(text: str) -> str:

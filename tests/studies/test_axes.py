@@ -1,14 +1,11 @@
 """Studies along an axis: what is trained, and what the report says of curves that were planted."""
 
-import dataclasses
-import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_study import FAKE_PROGRAM, plain, results, right, variant
+from fake_study import FAKE_PROGRAM, plain, variant
 from referee.report.along import line_parts, number
 from referee.report.document import Figure
 from referee.report.drawing import draw  # before a test leaves the charts empty
@@ -17,12 +14,11 @@ from referee import judge
 from vitlab.config import merge, nest
 from vitlab.evaluation.predictions import read_predictions
 from vitlab.studies.compare import ResolvedStudy, RunsFailed, compare, in_turn
-from vitlab.studies.file.metric import Metric
 from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.study import read_study
 from vitlab.studies.report.page import line_of
-from vitlab.studies.results import context_of
 
+pytestmark = pytest.mark.usefixtures("in_process", "no_figures")
 Write = Callable[..., Path]
 LR = "model.init_args.lr"
 # 0.05 + 2 n^−0.45 and 7.85 n^−0.65 cross at 250 images.
@@ -59,9 +55,7 @@ def test_places_are_named_by_round_numbers() -> None:
     assert [number(x).replace("\u00a0", " ") for x in (1078, 5e6, 4e12, 1e15)] == ["1,078", "5 M", "4 T", "1 P"]
 
 
-def test_a_place_of_which_nothing_is_left_has_its_row(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_a_place_of_which_nothing_is_left_has_its_row(write_study: Write, tmp_path: Path) -> None:
     failing = {"A": variant(0.9, fail_beyond=100), "B": variant(0.8, fail_beyond=100)}
     study = write_study(variants=failing, seeds=[1, 2], along={"train_images": [60, 120]})
     with pytest.raises(RunsFailed) as failed:
@@ -72,7 +66,7 @@ def test_a_place_of_which_nothing_is_left_has_its_row(
 
 @pytest.mark.slow
 def test_the_report_names_the_crossing_and_which_variant_is_best_where(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = compare(write_study(**CROSSING), tmp_path / "runs", program=FAKE_PROGRAM)
     assert report == tmp_path / "runs/small-study/report.html"
@@ -105,7 +99,7 @@ def test_the_report_names_the_crossing_and_which_variant_is_best_where(
 
 @pytest.mark.slow(edge=True)
 def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = {"data": {"init_args": {"batch_size": 16}}}
     better = merge(variant(0.9, law=[0.0, 2.0, 0.6]), other)  # not declared by `may_differ`
@@ -121,7 +115,7 @@ def test_a_place_where_variants_differ_otherwise_too_is_not_comparable(
 
 @pytest.mark.slow
 def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     variants = {"A": variant(0.95), "B": variant(0.9), "C": variant(0.8, fail_lr=0.1)}
     path = write_study(variants=variants, along={"model.init_args.lr": [0.1, 0.2]})
@@ -130,76 +124,6 @@ def test_a_variant_without_a_finished_run_at_a_place_is_named_there(
     said = plain(capsys.readouterr().out)
     assert "At lr 0.1, A is better than all others, ahead of the next by" in said
     assert "points (C finished no run there); at lr 0.2, A is better than all others" in said
-
-
-@pytest.mark.slow(edge=True)
-def test_a_variant_with_one_run_is_neither_beaten_nor_best(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    variants = {"A": variant(0.95), "B": variant(0.9), "C": variant(0.3, fail=[2, 3])}
-    path = write_study(variants=variants, seeds=[1, 2, 3], along={LR: [0.1, 0.2]})
-    with pytest.raises(RunsFailed, match=r"C, lr 0\.1, seed 2") as failed:
-        compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "A is better than all others, ahead of the next by 4.7 points (C finished one run there)" in plain(
-        capsys.readouterr().out
-    )
-    text = failed.value.report.with_suffix(".md").read_text()
-    assert "(C finished one run there)" in text
-    (row,) = [line for line in text.splitlines() if line.startswith("| A and C |")]
-    assert "not tested at lr 0.1 and lr 0.2, where they are not comparable or one has a single run" in row
-
-    alone = write_study(variants=variants, seeds=[1], along={LR: [0.1, 0.2]}, name="alone")
-    compare(alone, tmp_path / "runs", program=FAKE_PROGRAM)
-    assert "From lr 0.1 to lr 0.2, nothing is compared (A, B and C finished one run there)." in capsys.readouterr().out
-
-
-@pytest.mark.slow(edge=True)
-def test_an_axis_may_begin_at_zero(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_study(
-        variants={"A": variant(0.95), "B": variant(0.8)},
-        along={"model.init_args.label_smoothing": [0.0, 0.1, 0.2, 0.4]},
-    )
-    text = compare(path, tmp_path / "runs", program=FAKE_PROGRAM).with_suffix(".md").read_text()
-    assert "From label_smoothing 0.0 to label_smoothing 0.4, A is better than all others" in text
-    assert "| – | A is better at 0, 0.1, 0.2 and 0.4 |" in text
-
-
-def test_runs_of_a_place_whose_name_ends_alike_are_not_left_out(tmp_path: Path) -> None:
-    shown = results({"ViT": {1: right(0.9, 30)}})
-    study = dataclasses.replace(shown.study, place="7e+11 training FLOPs")
-    other = dataclasses.replace(study, place="2.7e+11 training FLOPs")
-    for each in (study, other):
-        each.folder(tmp_path).mkdir(parents=True)
-        run = each.folder(tmp_path, "ViT") / "seed-1"
-        run.mkdir(parents=True)
-        (run / "summary.json").write_text('{"metrics": {"test/top1": 0.9}}')
-    assert other.folder(tmp_path).name.endswith(study.folder(tmp_path).name)
-    left_out = context_of(study, [], [], study.folder(tmp_path), shown.metric, []).left_out
-    assert [name for name, _ in left_out] == ["ViT, seed 1"]  # its own, which is in no result here
-
-
-@pytest.mark.parametrize(("value", "score"), [(5.0, math.log(5.0)), (0.0, None)])
-def test_a_run_left_out_is_on_the_scale_of_the_study(value: float, score: float | None, tmp_path: Path) -> None:
-    shown = results({"ViT": {1: right(0.9, 30)}})
-    run = shown.study.folder(tmp_path, "ViT") / "seed-1"
-    run.mkdir(parents=True)
-    (run / "summary.json").write_text(json.dumps({"metrics": {"test/growth": value}}))
-    metric = Metric("growth", "min", is_log=True)
-    ((_, shown_score),) = context_of(shown.study, [], [], shown.study.folder(tmp_path), metric, []).left_out
-    assert shown_score == score
-
-
-def test_a_damaged_record_of_images_stops_no_report(tmp_path: Path) -> None:
-    """Its run is among the failures; here it only names no other study on the same images."""
-    shown = results({"ViT": {1: right(0.9, 30)}})
-    run = shown.study.folder(tmp_path, "ViT") / "seed-1"
-    run.mkdir(parents=True)
-    (run / "summary.json").write_text('{"metrics": {"test/top1": 0.9}}')
-    (run / "data.json").write_text('{"splits": {')
-    context = context_of(shown.study, [], [], shown.study.folder(tmp_path), shown.metric, [])
-    assert (len(context.left_out), context.studies) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +153,7 @@ def test_an_axis_that_cannot_be_is_refused(write_study: Write, tmp_path: Path, c
     ],
 )
 def test_a_place_whose_setting_something_else_sets_is_refused(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, changes: dict
+    write_study: Write, tmp_path: Path, changes: dict
 ) -> None:
     """Its report would name a setting that the runs do not have."""
     ((key, _),) = changes["along"].items()
@@ -241,9 +165,7 @@ def test_a_place_whose_setting_something_else_sets_is_refused(
 DATA_SETS = {"easy": {}, "hard": nest("data.init_args.harder", 0.2), "harder": nest("data.init_args.harder", 0.3)}
 
 
-def test_data_sets_have_one_verdict_as_referee_gives_it_for_their_table(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_data_sets_have_one_verdict_as_referee_gives_it_for_their_table(write_study: Write, tmp_path: Path) -> None:
     variants = {"A": variant(0.93), "B": variant(0.90), "C": variant(0.89)}
     path = write_study(variants=variants, seeds=[1, 2, 3, 4], data_sets=DATA_SETS)
     report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)

@@ -51,14 +51,6 @@ def test_a_single_seed_shows_no_lead() -> None:
     assert sentences(claiming("A > B", {"A": 0.9, "B": 0.88}, 1, 1.0)) == ["A > B: not settled."]
 
 
-def test_of_many_relations_the_words_are_counted() -> None:
-    scores = {"A": 0.95, "B": 0.85, "C": 0.75, "D": 0.65, "E": 0.55, "F": 0.75}
-    (told,) = sentences(claiming("A > B > C > D > E > F", scores, 4, 1.0))
-    assert told == (
-        "Of 5 relations 4 are repeated and 1 is contradicted. The table “What decides the word” has their leads."
-    )
-
-
 @pytest.mark.parametrize(
     ("order", "shown"),
     [

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,13 @@ import pytest
 import yaml
 from fake_study import FAKE_PROGRAM, Digits, variant
 
+import vitlab
+from vitlab.config import load_yaml
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.runs import Run
 from vitlab.studies.report.verdict import remarks, verdict
 
+pytestmark = pytest.mark.usefixtures("in_process", "no_figures")
 Write = Callable[..., Path]
 
 
@@ -33,9 +35,7 @@ def test_broken_data_stop_a_study_before_its_first_run(
 
 
 @pytest.mark.slow
-def test_results_are_read_without_starting_a_run(
-    write_study: Write, digits: Digits, tmp_path: Path, no_figures: None
-) -> None:
+def test_results_are_read_without_starting_a_run(write_study: Write, digits: Digits, tmp_path: Path) -> None:
     study, root = write_study(), tmp_path / "runs"
     nothing, _ = results_of(study, root)
     assert nothing.finished == []
@@ -86,7 +86,7 @@ def looks(root: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None, capsys: pytest.CaptureFixture[str]
+    write_study: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "runs"
     report = compare(write_study(**GROWING), root, program=FAKE_PROGRAM)
@@ -110,29 +110,7 @@ def test_a_study_trains_losers_no_more_and_ends_when_it_is_settled(
 
 
 @pytest.mark.slow
-def test_a_study_that_ended_is_extended_in_words_only_if_it_trained_further(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
-    variants = {"A": variant(0.95), "B": variant(0.8)}  # settled at the first look
-    for last in (5, 7):
-        study = write_study(variants=variants, seeds={"from": 3, "to": last})
-        compare(study, tmp_path, program=FAKE_PROGRAM)
-    results, _ = results_of(study, tmp_path)
-    assert results.earlier_plans == (5,)
-    assert not [line for line in remarks(results) if "extended" in line]
-
-    longer = [
-        look | {"variants": [{"variant": name, "seeds": 2} for name in "AB"]} for look in results.log
-    ]  # as if it had ended before
-    (remark,) = [line for line in remarks(replace(results, log=longer)) if "extended" in line]
-    assert "from 5 to 7 seeds after it had ended" in remark.replace("\u00a0", " ")
-    assert "may be false" in remark
-
-
-@pytest.mark.slow
-def test_two_files_of_one_name_do_not_share_a_folder(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_two_files_of_one_name_do_not_share_a_folder(write_study: Write, tmp_path: Path) -> None:
     first = write_study(seeds=[1, 2])
     compare(first, tmp_path, program=FAKE_PROGRAM)
     copy = Path(shutil.copy(first, tmp_path / "copy.yaml"))
@@ -178,9 +156,7 @@ def locked_by_another_process(folder: Path) -> Iterator["subprocess.Popen[str]"]
 
 
 @pytest.mark.slow(edge=True)
-def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_a_look_that_was_interrupted_counts_its_finished_runs_once(write_study: Write, tmp_path: Path) -> None:
     study = {"variants": {"A": variant(0.95), "B": variant(0.945)}, "seeds": {"from": 3, "to": 4}}
     compare(write_study(**study), tmp_path, program=FAKE_PROGRAM)
     whole = (tmp_path / "small-study/results.csv").read_text()
@@ -191,7 +167,7 @@ def test_a_look_that_was_interrupted_counts_its_finished_runs_once(
     assert [each["seeds"] for each in looks(tmp_path)[-1]["variants"]] == [4, 4]
 
 
-def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_process: None, no_figures: None) -> None:
+def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path) -> None:
     variants = {"A": variant(0.95, fail=[2]), "B": variant(0.9)}
     with pytest.raises(RunsFailed):
         compare(write_study(variants=variants, seeds={"from": 3, "to": 8}), tmp_path, program=FAKE_PROGRAM)
@@ -204,9 +180,7 @@ def test_a_failed_run_delays_no_look(write_study: Write, tmp_path: Path, in_proc
 
 
 @pytest.mark.slow(edge=True)
-def test_equal_variants_end_within_the_margin(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_equal_variants_end_within_the_margin(write_study: Write, tmp_path: Path) -> None:
     variants = {"A": variant(0.95), "B": variant(0.951)}
     report = compare(
         write_study(variants=variants, seeds={"from": 4, "to": 12}, margin=2.5), tmp_path, program=FAKE_PROGRAM
@@ -217,7 +191,7 @@ def test_equal_variants_end_within_the_margin(
 
 @pytest.mark.slow(edge=True)
 def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+    write_study: Write, tmp_path: Path
 ) -> None:
     variants = {"A": variant(0.95), "B": variant(0.94)}
     compare(write_study(variants=variants, seeds=[1, 2, 3]), tmp_path, program=FAKE_PROGRAM)
@@ -232,12 +206,54 @@ def test_a_list_that_is_extended_after_a_report_is_tested_at_a_stricter_level(
     assert "3 to 5 seeds" in remark.replace("\u00a0", " ")
 
 
-def test_finished_runs_of_what_a_growing_study_was_are_refused(
-    write_study: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_finished_runs_of_what_a_growing_study_was_are_refused(write_study: Write, tmp_path: Path) -> None:
     """A budget in images decides the runs later than the file; the study has ended, so that nothing is trained."""
     keys: dict[str, Any] = {"seeds": {"from": 3, "to": 4}, "budget": {"images": 3600}}
     compare(write_study(variants={"A": variant(0.95), "B": variant(0.8)}, **keys), tmp_path, program=FAKE_PROGRAM)
     changed = write_study(variants={"A": variant(0.95), "B": variant(0.81)}, **keys)
     with pytest.raises(ValueError, match="a run of 'B' with another configuration"):
         compare(changed, tmp_path, program=FAKE_PROGRAM)
+
+
+# From Python
+
+
+def test_a_study_in_python_trains_what_is_missing_and_reads_what_is_there(write_study: Write, tmp_path: Path) -> None:
+    study = vitlab.Study(write_study(seeds=[1, 2]), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"There is no /.*small-study\. Call run\(\), or give `root`"):
+        study.results()
+    assert not list(study.folder.glob("*/seed-*"))
+
+    results = study.run()
+    assert results.sentence in (study.folder / "report.html").read_text()
+    assert results.sentence == verdict(results.details)
+    assert results._repr_html_().count("<tr") == 1 + len(results.ranking)
+    scores = [result.score.mean for result in results.ranking]
+    assert scores == sorted(scores, reverse=True)
+    assert len(results.pairs) == len(scores) * (len(scores) - 1) // 2
+
+    trained = {path: path.stat().st_mtime_ns for path in study.folder.glob("*/seed-*/summary.json")}
+    assert study.results().sentence == study.run().sentence == results.sentence
+    assert trained == {path: path.stat().st_mtime_ns for path in study.folder.glob("*/seed-*/summary.json")}
+
+
+def test_a_study_along_an_axis_is_refused_before_it_trains(write_study: Write, tmp_path: Path) -> None:
+    along = write_study(along={"epochs": [1, 2]}, budget=None)
+    with pytest.raises(ValueError, match="verdict at each place; use `python -m vitlab compare`"):
+        vitlab.Study(along, tmp_path)
+
+
+def test_a_study_may_be_a_mapping_of_the_keys_of_its_file(write_study: Write, tmp_path: Path) -> None:
+    file = write_study(seeds=[1, 2], question="Is <b> best?")
+    content = load_yaml(file) | {"base": file.parent / "base.yaml"}
+    study = vitlab.Study(content, tmp_path / "runs")
+    assert study.folder == tmp_path / "runs/small-study"
+    shown = study._repr_html_()
+    assert "Is &lt;b&gt; best?" in shown
+    assert [shown.count(f"<td>{name}</td>") for name in content["variants"]] == [3, 3, 3]
+    sentence = study.run().sentence
+    assert vitlab.Study(content, tmp_path / "runs").results().sentence == sentence
+    assert vitlab.Study(study.path, tmp_path / "runs").results().sentence == sentence
+    assert vitlab.Study(file, tmp_path / "other").run().sentence == sentence
+    with pytest.raises(ValueError, match="needs a `name`"):
+        vitlab.Study({key: value for key, value in content.items() if key != "name"}, tmp_path)

@@ -69,14 +69,6 @@ def test_a_margin_shows_in_conclusions_and_chart() -> None:
     assert conclusion_on(pair, made(Swin=FIVE, ViT=FIVE[::-1]).verdict).startswith("equal") is False
 
 
-@pytest.mark.slow(edge=True)
-def test_a_watched_study_names_the_level_of_its_looks() -> None:
-    watched = made({"seeds": list(range(1, 11)), "looks": tuple(range(4, 11))}, Swin=FIVE, ViT=minus(FIVE, 5))
-    assert f"p is at most {watched.verdict.level:.3f}, at which all looks together" in notes(watched)
-    assert "hold at once, at every look" in notes(watched)
-    assert "*Better*: p is below 0.05." in notes(made(Swin=FIVE, ViT=FIVE))
-
-
 @pytest.mark.parametrize(
     ("test", "words"),
     [("pooled", "Student's t on seeds"), ("exact", "all regroupings"), ("paired", "Student's t on the differences")],

@@ -162,16 +162,6 @@ def test_a_run_whose_machine_has_no_room_is_submitted_again(
         assert failure.startswith(f"exit status {UNWRITTEN}")
 
 
-@pytest.mark.slow(edge=True)
-def test_a_run_that_another_process_ended_meanwhile_has_not_failed(write_study: Write, tmp_path: Path) -> None:
-    """As where a worker dies and its run does not: it is submitted again, refused by the lock, and then there."""
-    run, *_ = plan(read_study(write_study(variants=PAIR, seeds=[1])), tmp_path)
-    refused = ("sh", "-c", f"{' '.join(FAKE_PROGRAM)} $0 $@; exit 2")
-    with ThreadPoolExecutor(1) as threads:
-        ((_, failure),), _ = train([run], threads, refused)
-    assert failure is None
-
-
 def test_a_run_that_its_executor_loses_is_shown_by_the_reason(write_study: Write, tmp_path: Path) -> None:
     class Losing(ThreadPoolExecutor):
         def submit(self, task: RunTask) -> object:  # type: ignore[override]

@@ -26,6 +26,7 @@ from vitlab.studies.planning import plan_study
 from vitlab.studies.report.page import write_report
 from vitlab.studies.results import context_of, of_folds
 
+pytestmark = pytest.mark.usefixtures("in_process", "no_figures")
 Write = Callable[..., Path]
 FROM = {"model": {"init_args": {"init_from": "before.yaml"}}}
 TWO = {"A": variant(0.9), "B": variant(0.96)}
@@ -65,9 +66,7 @@ def test_folds_may_be_for_data_without_test_images(
             read_study(folded(folds=wrong))
 
 
-def test_every_image_has_one_outcome_a_seed(
-    folded: Write, digits: Digits, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_every_image_has_one_outcome_a_seed(folded: Write, digits: Digits, tmp_path: Path) -> None:
     path = folded(seeds=[1, 2])
     report = compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
     results, images = results_of(path, tmp_path / "runs")
@@ -108,9 +107,7 @@ def test_every_image_has_one_outcome_a_seed(
     assert (read.lead, read.p, *read.interval) == (own.lead, own.p, *own.interval)  # to the digit
 
 
-def test_a_seed_without_one_of_its_folds_is_no_result(
-    folded: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_a_seed_without_one_of_its_folds_is_no_result(folded: Write, tmp_path: Path) -> None:
     path = folded(variants={"A": variant(0.9, fail_fold=[2, 3]), "B": variant(0.96)})
     with pytest.raises(RunsFailed, match="A, seed 2, fold 3"):
         compare(path, tmp_path / "runs", program=FAKE_PROGRAM)
@@ -123,9 +120,7 @@ def test_a_seed_without_one_of_its_folds_is_no_result(
 
 
 @pytest.mark.slow(edge=True)
-def test_a_watched_study_looks_at_whole_seeds(
-    folded: Write, tmp_path: Path, in_process: None, no_figures: None
-) -> None:
+def test_a_watched_study_looks_at_whole_seeds(folded: Write, tmp_path: Path) -> None:
     path, root = folded(seeds={"from": 3, "to": 6}), tmp_path / "runs"
     runs = plan(read_study(path), root)
     for run in [run for run in runs if run.seed <= 3][:-1]:  # all of a look but one fold
@@ -141,7 +136,7 @@ def test_a_watched_study_looks_at_whole_seeds(
 
 
 def test_the_planner_counts_all_images_and_the_runs_of_all_folds(
-    folded: Write, write_study: Write, tmp_path: Path, in_process: None, no_figures: None
+    folded: Write, write_study: Write, tmp_path: Path
 ) -> None:
     guess = plan_study(folded(), tmp_path / "runs")
     assert guess.pilot == plan_study(write_study(variants=TWO), tmp_path / "other").pilot  # 597 images too
@@ -199,9 +194,7 @@ def test_an_experiment_on_the_same_images_follows_the_folds(folded: Write, tmp_p
     assert (compute.source, compute.variants) == (asked[1, 1].split()[0], ["B"])  # once, for all parts and seeds
 
 
-def test_planted_wrong_labels_lead_the_list_of_suspicious_ones(
-    digits: Digits, tmp_path: Path, no_figures: None
-) -> None:
+def test_planted_wrong_labels_lead_the_list_of_suspicious_ones(digits: Digits, tmp_path: Path) -> None:
     """A linear model's out-of-fold probabilities of 1,797 digits, of which every twentieth has another label."""
     rng, images = np.random.default_rng(0), copy(digits)
     wrong = np.sort(rng.choice(len(digits.target), 90, replace=False))

@@ -3,13 +3,12 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from fake_study import wait_for
 
 from tests.conftest import TINY
 from vitlab.config import merge
@@ -128,10 +127,3 @@ def is_busy(directory: Path) -> bool:
     except Busy:
         return True
     return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)

@@ -105,21 +105,6 @@ def test_balanced_accuracy_is_known_by_image_and_counts_classes_equally() -> Non
     assert not [line for line in remarks(study) if "uneven" in line]
 
 
-def test_charts_name_the_metric() -> None:
-    study = scored(RMSE, A=A, B=B)
-    assert figures.ranking(study, drawing.WIDE).axes[0].get_xlabel() == "test rmse"
-    assert figures.learning_curves(study, drawing.WIDE).axes[0].get_title() == "validation rmse"
-    assert figures.charts_for(RMSE)[-1].name == "rmse_against_cost"
-    assert figures.ranking(results({"A": {1: right(0.9)}}), drawing.WIDE).axes[0].get_xlabel() == "test accuracy, %"
-
-
-def test_a_metric_of_the_test_images_alone_has_no_empty_panel() -> None:
-    study = scored(RMSE, A=A, B=B)
-    finished = [dataclasses.replace(run, history=run.history.drop(columns=RMSE.validation)) for run in study.finished]
-    drawn = figures.learning_curves(dataclasses.replace(study, finished=finished), drawing.WIDE).axes
-    assert [axes.get_title() for axes in drawn if axes.axison] == ["training loss"]
-
-
 def test_the_lowest_error_is_tuned() -> None:
     choice = Choice("A", [Trial({"lr": lr}, score) for lr, score in enumerate((None, 0.9, 0.7, 0.8))], RMSE)
     assert choice.best.settings == {"lr": 2}
@@ -159,7 +144,6 @@ def test_accuracy_is_called_after_the_probe_if_all_variants_are_tested_by_it() -
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers", "ignore:.*logging interval")
 def test_a_study_of_another_task_than_classes(
     tiny: Callable[..., Path], tmp_path: Path, no_figures: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,17 +265,6 @@ def test_tuning_by_a_probe_s_accuracy_is_refused_before_the_first_run(tmp_path: 
     with pytest.raises(ValueError, match=r"(?s)tune: DINO logs no k-NN accuracy of .*KnnMonitor"):
         plan(tuned, tmp_path)
     assert plan(dataclasses.replace(tuned, metric={"name": "val/knn", "mode": "max"}), tmp_path)
-
-
-@pytest.mark.slow(edge=True)
-def test_tuning_by_a_metric_of_test_images_alone_is_refused_before_the_first_run(tmp_path: Path) -> None:
-    study = read_study(QUICKSTART)
-    lr = "model.init_args.optimizer.init_args.lr"
-    tuning = Tuning.model_validate({"space": {lr: [5.0e-4, 1.0e-3]}, "within": "study"}).beside(study.seeds)
-    metric = {"name": "top1_size_8", "mode": "max"}
-    with pytest.raises(ValueError, match=r"logs no val/top1_size_8 to choose by\.\nRank by one of val/"):
-        plan(dataclasses.replace(study, tuning=tuning, metric=metric), tmp_path)
-    assert plan(dataclasses.replace(study, tuning=tuning), tmp_path)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from fake_study import FAKE_PROGRAM, plain, variant
 from test_claim import CLAIM
 
-from benchmarks.tested_claims import read_claims, write_page
+from benchmarks.tested_claims import checks, main, read_claims, write_page
 from vitlab.commands.dispatch import run
 from vitlab.config import load_yaml
 from vitlab.studies.compare import compare
@@ -162,3 +162,73 @@ def test_the_first_words_are_those_of_the_documentation() -> None:
     assert {word: words.count(word) for word in set(words)} == expected
     for path in Path("experiments/claims").glob("**/record.json"):
         assert all(each["words"] for claim in json.loads(path.read_text()).values() for each in claim)
+
+
+# What a new claim lacks is named before anybody runs it
+
+
+NEW = {
+    "sentence": "A is better than B.",
+    "source": "Author 2020, table 1, page 3 (arXiv 2001.00000)",
+    "published": {"A": 81.0, "B": 79.5},
+    "order": "A > B",
+    "differs": "Digits instead of photographs.",
+    "doubt": "More seeds.",
+}
+
+
+@pytest.fixture
+def new_claim(write_study: Write) -> Write:
+    def write(margin: float = 10.0, **changes: Any) -> Path:
+        variants = {"A": variant(0.96), "B": variant(0.9)}
+        return write_study(variants=variants, margin=margin, claim=NEW | changes)
+
+    return write
+
+
+def failures(path: Path, root: Path) -> list[str]:
+    return [plain(check.text) for check in checks(path, root) if not check.passed]
+
+
+def test_a_claim_that_has_all_passes(new_claim: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = new_claim()
+    assert failures(path, tmp_path) == ["register it: `compare` does, first"]
+    register(read_study(path), tmp_path)
+    assert failures(path, tmp_path) == []
+    assert main(["--check", str(path), "--root", str(tmp_path)]) == 0
+    assert "ok  published: A 81, B 79.5" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"source": "Author 2020, page 3, arXiv 2001.00000"}, "source: add the table, figure or section"),
+        ({"source": "Author 2020, Table 1, https://example.org"}, "source: add the page"),
+        ({"source": "Author 2020, fig. 2, p. 4"}, "source: add the arXiv number, DOI or address"),
+        ({"published": {"A": 81.0}}, "published: add the figure of B, as printed"),
+        ({"published": {"A": 79.0, "B": 79.5}}, "published: A 79, B 79.5 are not A > B"),
+        ({"margin": 0.01}, "margin 0.01: too small for the test images; take more, or another"),
+    ],
+)
+def test_what_is_missing_is_named(
+    changes: dict, expected: str, new_claim: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = new_claim(**changes)
+    register(read_study(path), tmp_path)
+    assert failures(path, tmp_path) == [expected]
+    assert main(["--check", str(path), "--root", str(tmp_path)]) == 1
+    assert f"NO  {expected}" in plain(capsys.readouterr().out)
+
+
+def test_seeds_of_an_earlier_word_are_used(new_claim: Write, tmp_path: Path) -> None:
+    study = read_study(new_claim())
+    register(study, tmp_path)
+    keep_word(study, "not settled", [3])
+    assert failures(new_claim(margin=11.0), tmp_path)[0] == "register it: `compare` does, first"
+    assert failures(new_claim(margin=11.0), tmp_path)[1] == "seeds 1, 2, 3 have results that were seen; give new ones"
+
+
+def test_a_study_without_a_claim_is_refused(write_study: Write, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no `claim`"):
+        checks(write_study(), tmp_path)

@@ -1,5 +1,10 @@
 """A small study from its YAML to the page, with planted accuracies, and the page in a browser."""
 
+import base64
+import csv
+import dataclasses
+import io
+import json
 import re
 import shutil
 import subprocess
@@ -9,23 +14,27 @@ from html import escape
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_study import Digits, results, right, train_here, variant, write_study
 from matplotlib import figure as drawn
 from matplotlib.text import Text as Text2D
+from PIL import Image
 from referee.formats import SPACE
 from referee.report import drawing
 from referee.report.document import Cell, Details, Figure, Gallery, Part, Table, Text, write_document
 
 from tests.conftest import EDGE, edges
+from vitlab.evaluation.predictions import data_uri
 from vitlab.studies.compare import RunsFailed, compare, results_of
 from vitlab.studies.file.metric import TOP1
 from vitlab.studies.report import figures, page, sections
-from vitlab.studies.report.page import write_report
-from vitlab.studies.report.sections import CLEAN
-from vitlab.studies.results import StudyResults
+from vitlab.studies.report.page import workspace, write_dashboard, write_report
+from vitlab.studies.report.sections import CLEAN, gallery, interesting, methods, models_shown
+from vitlab.studies.results import Compute, Context, StudyResults
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium to look at the page")
@@ -186,13 +195,6 @@ def test_what_the_seeds_vary_and_what_is_held_fixed_is_told(
         assert seeds in text
 
 
-def test_a_point_names_itself_under_the_pointer(clean: Path) -> None:
-    titles = re.findall(r"<title>(.*?)</title>", _html(clean))[1:]  # the first is the page's
-    assert any(re.fullmatch(r"Swin v2, seed 2: 9\d\.\d\d %", title) for title in titles)
-    assert any(re.fullmatch(r"Swin: 9\d\.\d\d % at 154\sk parameters", title) for title in titles)
-    assert any(re.match(r"ViT: \d+ % of \d+ predictions with about \d+ % confidence", title) for title in titles)
-
-
 @pytest.mark.parametrize(
     ("costs", "more", "front"),
     [
@@ -346,3 +348,176 @@ def test_nothing_sticks_out_on_a_phone(study: str, tmp_path: Path, request: pyte
         "document.title = 'width ' + frames[0].document.documentElement.scrollWidth</script>"
     )
     assert "<title>width 390</title>" in dump(tmp_path / "phone.html")
+
+
+# The gallery of test images
+
+
+ALL = np.ones(6, dtype=bool)
+
+
+def but(*wrong: int) -> np.ndarray:
+    return ~np.isin(np.arange(6), wrong)
+
+
+def test_disagreements_come_first_then_what_all_get_wrong() -> None:
+    # Image 4 divides the models shown (seed 1) in both seeds, image 2 in one of two; 5 is wrong for all, 0 once.
+    study = results({"A": {1: but(5), 2: but(5)}, "B": {1: but(5, 4, 2), 2: but(5, 4, 0)}})
+    assert {run.run.seed for run in models_shown(study).values()} == {1}
+    assert interesting(study)[:4].tolist() == [4, 2, 5, 0]
+
+
+def test_the_seed_that_most_variants_finished_is_shown() -> None:
+    shown = models_shown(results({"A": {1: ALL, 2: ALL}, "B": {2: ALL}}))
+    assert [run.run.seed for run in shown.values()] == [2, 2]
+
+
+class Tiny:
+    """Six images of one pixel pattern each."""
+
+    num_classes, class_names = 3, ("cat", "dog", "eel")
+
+    def raw_images(self, split: str, indices: list[int]) -> list[np.ndarray]:
+        assert split == "test"
+        return [np.full((8, 8, 1), 40 * index, dtype=np.uint8) for index in indices]
+
+
+def test_a_card_tells_each_models_answer_beside_the_others() -> None:
+    study = results({"A": {1: but(5), 2: ALL}, "B": {1: but(5, 4), 2: ALL}})
+    first, *_, last = gallery(study, Tiny())
+    assert first.label == "dog"  # image 4, the labels being 0 1 2 0 1 2
+    assert [(a.variant, a.predicted, a.right, a.seeds_right, a.seeds) for a in first.answers] == [
+        ("A", "dog", True, 2, 2),
+        ("B", "eel", False, 1, 2),
+    ]
+    assert abs(first.answers[1].confidence - 0.9) < 1e-6
+    assert len({answer.predicted for answer in last.answers}) == 1
+
+
+def decode(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+def test_small_images_keep_every_pixel_and_photos_are_shrunk() -> None:
+    rng = np.random.default_rng(0)
+    for channels in (1, 3):
+        small = rng.integers(0, 256, (28, 20, channels), dtype=np.uint8)
+        np.testing.assert_array_equal(decode(data_uri(small)).reshape(small.shape), small)
+    photo = data_uri(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    assert photo.startswith("data:image/jpeg")
+    assert decode(photo).shape == (120, 160, 3)
+
+
+# The report in W&B
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyResults:
+    study = results({name: {seed: right(a, 300, seed) for seed in (1, 2)} for name, a in {"A": 0.9, "B": 0.7}.items()})
+    object.__setattr__(study.study, "path", tmp_path / "study.yaml")
+    study.study.path.write_text("name: Study")
+    return study
+
+
+@pytest.mark.slow
+def test_without_a_key_the_report_is_logged_offline(study: StudyResults, digits: Digits, tmp_path: Path) -> None:
+    write_report(study, digits, tmp_path)
+    place = write_dashboard(study, tmp_path, online=False)
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert place == f"offline; to upload it: wandb sync {run}"
+    media = run / "files" / "media"
+    (pairs,) = (media / "table").glob("pairs_*.json")
+    table = json.loads(pairs.read_text())
+    row = dict(zip(table["columns"], table["data"][0], strict=True))
+    assert (row["better"], row["worse"], row["verdict"]) == ("A", "B", "better")
+    assert row["lead"] == pytest.approx(20)
+    assert {path.stem.split("_")[0] for path in (media / "images" / "figures").iterdir()} >= {"ranking", "calibration"}
+    assert list((media / "html").glob("report_*.html"))
+
+
+@pytest.mark.slow(edge=True)
+def test_the_workspace_shows_the_tables_and_the_studys_runs_alone(study: StudyResults) -> None:
+    view = workspace(study, "vitlab", "team")
+    assert (view.entity, view.project, view.name) == ("team", "vitlab", "Study")
+    definition = view._to_model().model_dump_json()  # what `save` would send
+    for name in ("pairs", "runs", "classes", "val/top1", "figures/ranking", "Study"):
+        assert name in definition
+
+
+# The paragraph on methods: each of its statements, with its opposite
+
+
+def text(study: StudyResults) -> str:
+    return " ".join(methods(study)).replace(SPACE, " ")
+
+
+def two(**changes: Any) -> StudyResults:
+    found = results({name: {s: right(0.9 - 0.1 * i, 90) for s in (1, 2, 3)} for i, name in enumerate("AB")})
+    return dataclasses.replace(found, study=dataclasses.replace(found.study, **changes))
+
+
+def test_it_tells_data_seeds_test_and_versions() -> None:
+    study = two()
+    for run in study.finished:
+        run.environment.update(torch="2.15.0", device="a CPU", precision="32-true")
+        optimizer = {"class_path": "vitlab.optim.AdamW", "init_args": {"lr": 0.001}}
+        run.run.config["model"] = {"class_path": "vitlab.objectives.Supervised", "init_args": {"optimizer": optimizer}}
+        run.data.update(splits={"train": {"images": 1200}, "val": {"images": 120}, "test": {"images": 90}})
+    told = text(study)
+    assert told.startswith("Digits: 1,200 training, 120 validation and 90 test images of 3 classes. ")
+    assert (
+        "We compared “A” and “B” with 3 seeds each, which change the initialization, the data order and the augm"
+        in told
+    )
+    assert "Pairs were compared at a level of 5 %; chance is other seeds and other test images, by Student's t" in told
+    assert told.endswith("torch 2.15.0 on a CPU in 32-true.")
+    assert "“A” and “B”: trained for 2 epochs by Supervised and AdamW at a rate of 0.001. " in told
+    assert "frozen" not in told
+    assert "tested after each" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"margin": 1.0}, "Differences below 1 point were taken not to matter."),
+        ({"vary": ("order",)}, "which change the data order."),
+        ({"test": "paired"}, "chance is other seeds and other test images, by Student's t on the differences by seed"),
+        (
+            {"looks": (3, 4, 5), "seeds": [1, 2, 3, 4, 5]},
+            "planned for 3 to 5 seeds and tested after each from seed 3 on",
+        ),
+    ],
+)
+def test_it_tells_what_a_study_does_otherwise(changes: dict[str, Any], said: str) -> None:
+    assert said not in text(two())
+    assert said in text(two(**changes))
+
+
+def test_it_tells_frozen_variants_and_where_weights_are_from() -> None:
+    study = two()
+    for run in study.finished:
+        if run.run.variant == "B":
+            run.run.config.update(trainer={"max_epochs": 0}, run={"probe": "knn"})
+    compute = [Compute("experiments/dino.yaml", ["B"], taught=False, in_each_run=True)]
+    told = text(dataclasses.replace(study, context=Context(compute=compute)))
+    assert "“B”: k-NN read the features of the frozen network, without augmentation." in told
+    assert "“B” started from experiments/dino.yaml, a run of its own for each seed." in told
+
+
+def test_the_files_for_a_paper_hold_what_the_page_says(tmp_path: Path, no_figures: None) -> None:
+    (tmp_path / "study.yaml").write_text("name: x")
+    from test_report import Awkward
+
+    study, images = two(), Awkward()
+    object.__setattr__(study, "class_names", images.class_names)
+    object.__setattr__(study.study, "path", tmp_path / "study.yaml")
+    page = write_report(study, images, tmp_path).read_text()
+    assert "For a paper" in page
+    table = (tmp_path / "table.tex").read_text()
+    assert table.startswith(r"\begin{tabular}")
+    with (tmp_path / "report.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {"section": "Ranking", "table": "Ranking", "row": "A", "column": "Accuracy, %", "value": "90.0"} in rows
+    assert all(
+        row["value"] in page.replace("&#39;", "'").replace("&amp;", "&") for row in rows if "<" not in row["value"]
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from fake_study import Digits, measured, plain, result, results, right, seeds
+from fake_study import measured, plain, result, results, right, seeds
 from referee.formats import SPACE
 from referee.report.document import Table
 from referee.statistics.contrast import t_interval
@@ -18,7 +18,7 @@ from vitlab.studies.file.registration import Outcome
 from vitlab.studies.file.runs import Run
 from vitlab.studies.report import page, sections
 from vitlab.studies.report.verdict import not_beyond_baselines, remarks_above, verdict
-from vitlab.studies.results import StudyResults, baselines, duplicates, read_results
+from vitlab.studies.results import StudyResults, read_results
 
 LABELS = np.arange(30) % 3
 
@@ -64,16 +64,6 @@ def test_a_summary_that_is_none_is_a_failure_that_names_it(summary: str, tmp_pat
     finished, ((run, why),) = read_results([good, bad])
     assert ([result.run.seed for result in finished], run.seed) == ([1], 2)
     assert str(bad.run.directory / "summary.json") in str(why) or "are not finite numbers" in str(why)
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", "[1]", "[" * 100_000, '{"baselines": []}'])
-def test_what_is_no_cache_is_made_again(content: str, digits: Digits, tmp_path: Path) -> None:
-    right, found = baselines(digits, {}, tmp_path / "a.json"), duplicates(digits, {}, tmp_path / "b.json")
-    for name in ("a.json", "b.json"):
-        keyed = (tmp_path / name).read_text().replace('"baselines": {', '"baselines": {"x": 1, ')
-        (tmp_path / name).write_text(keyed if content == "{}" and name == "a.json" else content)
-    assert baselines(digits, {}, tmp_path / "a.json") == right
-    assert duplicates(digits, {}, tmp_path / "b.json") == found
 
 
 def test_a_ranking_by_validation_images_says_so_everywhere() -> None:
@@ -277,13 +267,6 @@ def test_reliability_is_by_bins_of_confidence() -> None:
     assert np.flatnonzero(bins.images).tolist() == [13]
     assert (bins.images[13], bins.confidence[13], bins.accuracy[13]) == pytest.approx((60, 0.9, 51 / 60), abs=1e-6)
     assert np.isnan(bins.accuracy[0])
-
-
-def test_facts_are_written_as_in_a_file() -> None:
-    run = result("A", 1, right(0.9, 30), np.arange(30) % 3, torch="2.15")
-    run.environment.update(git=None, deterministic=True)
-    environment = results({"A": {1: right(0.9, 30)}}, finished=[run]).environment
-    assert environment == {"torch": ["2.15"], "git": ["null"], "deterministic": ["true"]}
 
 
 def test_features_stand_beside_those_of_the_untrained_network() -> None:

@@ -54,20 +54,6 @@ def test_a_study_is_tested_and_what_failed_is_named(tiny: Write, capsys: pytest.
     assert "invalid PositiveInt value: '0'" in capsys.readouterr().err
 
 
-class Constant(VisionTransformer):
-    """Says the same of every image."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.arange(10.0).expand(len(images), 10)
-
-
-def test_who_does_not_look_is_not_affected() -> None:
-    model: nn.Module = Constant(8, 4, 1, 10, embed_dim=8, depth=1, num_heads=1)
-    data = Digits(batch_size=300)
-    measured = accuracies(model, data.batches("test", "cpu"), CORRUPTIONS, data.mean, data.std)
-    assert len(set(measured.values())) == 1
-
-
 class ByColumn(VisionTransformer):
     """Says of an image in which column it is brightest: not of its label, but of what was done to it."""
 
@@ -152,14 +138,6 @@ def bench(study: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return bench
 
 
-def test_progress_is_shown(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    bench.measure(50)
-    shown = capsys.readouterr().err
-    assert "b, seed 2 (model 4 of 4)" in shown
-    bench.measure(50)
-    assert "(model" not in capsys.readouterr().err  # nothing is left to measure
-
-
 def test_a_stopped_measurement_goes_on_where_it_stopped(bench: Bench) -> None:
     bench.stop_at = "a2"
     with pytest.raises(RuntimeError):
@@ -203,15 +181,6 @@ def test_a_study_that_ranks_features_is_refused_before_anything_is_measured(benc
     assert len(bench.measure(50)) == 4 * 31  # a linear probe of a frozen network is its own head
 
 
-def test_a_report_shows_the_number_of_images_that_most_runs_were_tested_on(bench: Bench) -> None:
-    bench.measure(50)
-    bench.rows(bench.study[0].directory, np.arange(599)).to_csv(bench.study[0].directory / "robustness.csv")
-    report = read_robustness(bench.study)
-    assert report is not None
-    assert set(report.table["images"]) == {50}
-    assert report.missing == ["a, seed 1"]
-
-
 def test_the_summary_averages_strengths_within_a_seed_and_takes_its_interval_over_seeds() -> None:
     accuracies = {1: (0.9, 0.5), 2: (0.8, 0.4), 3: (0.7, 0.6)}
     rows = [
@@ -244,15 +213,6 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("variant,seed,status\nViT,1,killed\n")
     with pytest.raises(ValueError, match="none of its runs finished"):
         robustness.finished_runs(tmp_path)
-
-
-def test_runs_of_a_place_lie_beside_it_and_a_variant_may_be_called_none(tmp_path: Path) -> None:
-    place = tmp_path / "50-training-images"
-    place.mkdir()
-    (place / "results.csv").write_text("variant,seed,status\nNone,1,finished\n")
-    assert robustness.finished_runs(place) == {"None, seed 1": tmp_path / "none-50-training-images/seed-1"}
-    (place / "none").mkdir()
-    assert robustness.finished_runs(place) == {"None, seed 1": place / "none/seed-1"}
 
 
 def test_a_sample_of_the_test_images_keeps_the_proportions() -> None:
