@@ -65,8 +65,7 @@ class Pictures(Callback, ABC):
 class Reconstructions(Pictures):
     """Draws the visible patches of images and the prediction of SimMIM or MAE.
 
-    Where normalized pixels are predicted, each patch (MAE) or neighborhood (SimMIM) is shown with its true mean and
-    deviation.
+    Where normalized pixels are predicted, each patch (MAE) or neighborhood (SimMIM) has its true mean and deviation.
 
     Args:
         every_n_epochs: how often, and after the last epoch.
