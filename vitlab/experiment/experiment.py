@@ -84,8 +84,7 @@ SETTINGS_FOR: dict[type[Callback], str] = {  # in place of callbacks that averag
     WeightAveraging: "model.init_args.ema, which is tested too",
 }
 
-# What models take from the data: argument of the model -> property of the data module. A teacher may see the images at
-# another size.
+# What models take from the data: argument of the model -> property of the data module. A teacher has a size of its own.
 FROM_DATA = {
     "backbone": {"num_classes": "num_classes", "in_chans": "in_chans", "img_size": "image_size"},
     "teacher.model": {"num_classes": "num_classes", "in_chans": "in_chans"},
@@ -333,12 +332,14 @@ class Experiment:
         if all(key in ROOTS for key, _, _ in changed) and self._compare_images(finished):
             changed = []
         if changed:
-            differences = f"{len(changed)} difference{'s' * (len(changed) > 1)}"
+            remedy, last = "Give this run another --run.name", RunDirectory(self.directory).last_checkpoint
+            longer = [key for key, old, new in changed if type(old) is type(new) is int and new > old]
+            if len(longer) == len(changed) and longer[0].startswith("trainer.max_") and last.is_file():
+                remedy = f"Train on from its last state: --run.name NEW --ckpt_path {last}"
             raise ValueError(
-                f"{self.directory} is a run with another configuration ({differences}):\n"
+                f"{self.directory} is a run with another configuration:\n"
                 + _listed([f"{key}: {old} there, {new} now" for key, old, new in changed])
-                + "\nGive this run another --run.name (and --ckpt_path of that one to train it for longer), or replace "
-                "that one with --run.overwrite true."
+                + f"\n{remedy}; or replace that one with --run.overwrite true."
             )
 
     def _compare_images(self, finished: bool = False) -> bool:
