@@ -259,9 +259,7 @@ def test_the_command_reads_a_variant_of_two_columns(tmp_path: Path, capsys: pyte
     table.to_csv(file, index=False)
     assert main([str(file), "--variant", "network,objective", "--higher", "--out", str(out)]) == 0
     shown = capsys.readouterr().out.replace("\u00a0", " ")
-    assert shown.partition("\n")[2].startswith(
-        "Averaged over labels, SimMIM and MSN, Swin leads ViT by 10.3 on average ("
-    )
+    assert shown.partition("\n")[2].startswith("Network, on average: Swin is better than ViT by 10.3 (")
     assert "A lead depends on another factor: with SimMIM Swin leads ViT by 9.0 more (" in shown
     assert "Of the cells, Swin, SimMIM is better than " in shown
     record = json.loads((out / "verdict.json").read_text(encoding="utf-8"))

@@ -259,11 +259,13 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The conclusion in one sentence."""
+        """The conclusion in one sentence; in one for each factor."""
         void = [check for check in self.checks if check.is_void]
         if void or self.effects is None:
             return f"Not comparable: {void[0].text}" if void else conclusion(self)
-        return " ".join(conclusion(verdict) for verdict in self.effects.of.values() if len(verdict.ranking) > 1)
+        of = {factor: each for factor, each in self.effects.of.items() if len(each.ranking) > 1}
+        first = {factor: f"{factor[:1].upper()}{factor[1:]}, on average: " for factor in of}
+        return " ".join(first[factor] + _conclusion(v) if v.over else conclusion(v) for factor, v in of.items())
 
     @property
     def word(self) -> str:
