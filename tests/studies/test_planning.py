@@ -10,6 +10,7 @@ from pathlib import Path
 import fake_vitlab
 import numpy as np
 import pytest
+import torch
 from fake_study import variant
 from referee.statistics.power import growing
 from referee.statistics.sequential import level_after, levels
@@ -108,13 +109,18 @@ def test_a_schedule_as_long_as_the_budget_is_named_before_the_first_run_and_in_t
         assert "B: The run" not in text
 
 
-def test_measured_joules_become_kilowatt_hours(finished: Path, tmp_path: Path) -> None:
+def test_what_runs_measured_says_the_energy_and_how_many_fit_on_a_gpu(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for file in (tmp_path / "runs").rglob("seed-*/summary.json"):
         summary = json.loads(file.read_text())
-        file.write_text(json.dumps(summary | {"cost": {"train_joules": 7200.0}}))
+        file.write_text(json.dumps(summary | {"cost": {"train_joules": 7200.0, "train_peak_bytes": 9.4e9}}))
     planned = plan_study(finished, tmp_path / "runs")
     assert planned.kwh(5) == pytest.approx(5 * 2 * 7200 / 2 / 3.6e6)  # two runs share the device
     assert "kWh" in describe(planned, 0.01)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, int(139e9)))
+    assert "2 runs at a time; 13 of 9.40 GB fit on a GPU (`jobs`)" in describe(planned, 0.01)
 
 
 def test_the_plan_says_which_seeds_to_write(finished: Path, tmp_path: Path) -> None:

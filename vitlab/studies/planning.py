@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import torch
 from referee.formats import SPACE, counted, two_digits
 from referee.plan import Plan, describe_need, in_range, sizes_table, variances
 from referee.statistics.power import Range, growing, guessed, measured
@@ -29,6 +30,7 @@ from vitlab.studies.results import StudyResults, read_results
 from vitlab.studies.training.executors import allot
 
 ACCURACY = 0.9  # assumed where no run has measured it
+CONTEXT = 6e8  # bytes that each process of a GPU takes besides its tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Planned(Plan):
     seen: int  # seeds of the variant that has fewest
     bytes: list[float]  # of a run directory, by variant; empty unless each has a finished run
     joules: list[float]  # of a run's training, by variant; nan where it was not measured
+    memory: float  # bytes, of the largest training
     schedules: list[str]  # what runs are too short for
 
     def kwh(self, seeds: int) -> float:
@@ -92,6 +95,7 @@ def plan_study(path: Path, root: Path = Path("runs"), data: Config | None = None
         seen=seen,
         bytes=[fmean(RunDirectory(each).size for run in own for each in run.directories) for own in costs],
         joules=[fmean(run.cost("train_joules") for run in own) / sharing / folds for own in costs],
+        memory=max((run.cost("train_peak_bytes") for own in costs for run in own), default=math.nan),
         schedules=[] if study.converts_budget else never_reached(runs),
     )
 
@@ -141,6 +145,10 @@ def _rows(planned: Planned) -> dict[str, Callable[[Range], str]]:
     if planned.seconds is None:
         return rows | {"hours, disk, energy": lambda seeds: "known once a run has finished"}
     at_a_time = f", {counted(planned.jobs, 'run')} at a time"
+    if torch.cuda.is_available() and planned.memory > 0:
+        _, whole = torch.cuda.mem_get_info()
+        fit = int(whole / (planned.memory + CONTEXT))
+        at_a_time += f"; {fit} of {engineering(planned.memory, 'B')} fit on a GPU (`jobs`)"
     rows["hours"] = lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.hours(n)[end])) + at_a_time
     rows["disk"] = lambda seeds: in_range(seeds, lambda n, end: engineering(planned.runs(n) * sum(planned.bytes), "B"))
     rows["kWh of trainings"] = lambda seeds: in_range(seeds, lambda n, end: two_digits(planned.kwh(n)))
