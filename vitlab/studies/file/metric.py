@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vitlab.experiment.experiment import Experiment
 
 TITLES = {"top1": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}  # fractions
+PREDICTED = ("top1", "balanced_accuracy")  # those that predictions give, of runs that did not log them too
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ With other settings a claim is another one, and needs seeds whose results nobody
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from vitlab.atomic_files import read_json, write_text
 from vitlab.config import ABSENT, IS_INSTALLED, ROOTS, SHIPPED, conflicts
 from vitlab.runs.directory import CONFIG, SUMMARY, RunDirectory
 from vitlab.studies.file.format import as_yaml
+from vitlab.studies.file.metric import PREDICTED
 from vitlab.studies.file.runs import Run
 from vitlab.studies.file.study import Study
 
@@ -134,6 +135,18 @@ def cut_short(run: Run) -> str | None:
     """Return why a finished run has no valid result; None for a complete run."""
     short = RunDirectory(run.directory).shortfalls
     return f"incomplete run: {', '.join(short)} (--overwrite retrains it)" if short else None
+
+
+def refuse_without_metric(runs: Iterable[Run]) -> None:
+    """Raise ValueError for a complete run that did not log the metric by which the study ranks."""
+    for run in runs:
+        directory = RunDirectory(run.directory)
+        if directory.shortfalls or not run.config.get("run", {}).get("test"):
+            continue
+        known = directory.metrics
+        if run.metric.name not in PREDICTED and run.metric.test not in known:
+            names = ", ".join(sorted(name.removeprefix("test/") for name in known)) or "none"
+            raise ValueError(f"metric: {run.directory / SUMMARY} has no {run.metric.test}; rank by one of {names}.")
 
 
 def conflicting(runs: Sequence[Run]) -> list[Run]:

@@ -21,7 +21,7 @@ from vitlab.runs.directory import METRICS, SUMMARY, RunDirectory
 from vitlab.signals import UNWRITTEN, signals_as_exit
 from vitlab.studies.file.format import clock
 from vitlab.studies.file.metric import Metric
-from vitlab.studies.file.registration import Outcome, conflicting, cut_short, is_finished
+from vitlab.studies.file.registration import Outcome, conflicting, cut_short, is_finished, refuse_without_metric
 from vitlab.studies.file.runs import Run
 from vitlab.studies.training.executors import Fleet, RunTask
 
@@ -165,6 +165,7 @@ def run_all(
     cut = {run for run in runs if overwrite and is_finished(run) and cut_short(run)}
     replaced = {*conflicting(runs)} | cut  # none of the former unless `overwrite`
     outcomes = {run: Outcome(run, None) for run in runs if is_finished(run) and run not in replaced}
+    refuse_without_metric(outcomes)
     if outcomes:
         display.note(f"  {len(outcomes)} of {len(runs)} runs are already finished.")
     waiting = in_order([run for run in runs if run not in outcomes])
@@ -207,6 +208,7 @@ def run_all(
                         continue
                     outcomes[run] = outcome
                     if outcome.failure is None:
+                        refuse_without_metric([run])  # after the first run, not after all
                         ended.append(each.active)
                     ending = f"  {display.line(each.active)}  done"
                     if outcome.failure is not None:
