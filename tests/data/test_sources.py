@@ -170,6 +170,18 @@ def test_text_labels_keep_their_names_and_shards_written_anew_are_read_anew(tmp_
         labels(["cat", "owl"])
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LitData leaves its chunks open
+@pytest.mark.parametrize("label", [1.5, float("nan")], ids=str)
+def test_a_class_that_is_no_whole_number_is_refused(tmp_path: Path, label: float) -> None:
+    # Quantities were cut down to the whole numbers below them, which are classes.
+    def write(place: Path, labels: list[float]) -> str:
+        return write_shards(place, ({"image": BLACK, "kind": each} for each in labels))
+
+    assert LitData(write(tmp_path / "whole", [1.0, 3.0]), label="kind").splits["train"][1].tolist() == [0, 1]
+    with pytest.raises(ValueError, match=rf"Record 1 of .*/wrong: kind is {label}; classes are whole numbers"):
+        LitData(write(tmp_path / "wrong", [1.0, label]), label="kind")
+
+
 def test_examples_without_an_image_are_left_out_if_asked(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as parquet
