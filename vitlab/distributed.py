@@ -45,7 +45,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return _Mean.apply(x) if _several() else x
 
 
-def gather(x: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "WB ..."]:
+def all_rows(x: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "WB ..."]:
     """Return the rows of all processes, in the order of their ranks; gradients flow through it."""
     if not _several():
         return x

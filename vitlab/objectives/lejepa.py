@@ -32,7 +32,7 @@ from jsonargparse.typing import ClosedUnitInterval
 from torch import Tensor
 from torchvision.ops import MLP  # type: ignore[import-untyped]
 
-from vitlab.distributed import gather, mean_over_processes, num_processes
+from vitlab.distributed import all_rows, mean_over_processes, num_processes
 from vitlab.models import ImageModel
 from vitlab.models.layers import BatchNorm
 from vitlab.objectives.objective import Labels, Objective, Scalar, Views
@@ -119,7 +119,7 @@ def sigreg(z: Float[Tensor, "V B K"], directions: Float[Tensor, "K S"]) -> Scala
 
 def visreg(z: Float[Tensor, "V B K"], directions: Float[Tensor, "K S"]) -> Scalar:
     """Return how far each view's embeddings are from a standard normal distribution: in mean, scale and shape."""
-    z = gather(z.transpose(0, 1)).transpose(0, 1)  # of all processes: (V, B, K)
+    z = all_rows(z.transpose(0, 1)).transpose(0, 1)  # of all processes: (V, B, K)
     center, images = z.mean(dim=1, keepdim=True), z.shape[1]
     z = z - center
     scale = z.norm(dim=1, keepdim=True) / images**0.5 + 1e-6

@@ -53,6 +53,10 @@ class RunDirectory:
         """The newest state; of a finished run, the one that its results are of."""
         return self.checkpoints / "last.ckpt"
 
+    @property
+    def previous_checkpoint(self) -> Path:
+        return self.checkpoints / "previous.ckpt"
+
     @cached_property
     def config(self) -> Config:
         return load_yaml(self.path / CONFIG)
@@ -141,7 +145,7 @@ class RunDirectory:
     def whole_checkpoint(self) -> tuple[Path | None, dict[Path, str]]:
         """Return the newest state that is not damaged, and what is wrong with those passed over."""
         flaws: dict[Path, str] = {}
-        for path in filter(Path.is_file, (self.last_checkpoint, self.checkpoints / "previous.ckpt")):
+        for path in filter(Path.is_file, (self.last_checkpoint, self.previous_checkpoint)):
             if (wrong := flaw(path)) is None:
                 return path, flaws
             flaws[path] = wrong

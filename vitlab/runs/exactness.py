@@ -74,28 +74,31 @@ def differences_after_kills(arguments: Sequence[str], kills: Sequence[int], root
 
     `arguments` are those of `fit`; `--run.checkpoint.every_n_steps 1` lets a kill follow any step.
     """
-    command = [sys.executable, "-m", "vitlab", "fit", *arguments, "--run.name", "run", "--run.wandb.mode", "disabled"]
-    places: dict[Path, Sequence[int]] = {root / "whole": (), root / "killed": kills}
-    for folder, steps in places.items():
-        folder.mkdir(parents=True)
-        for step in (*steps, None):
-            with (folder / "log.txt").open("w+", encoding="utf-8") as log:
-                words = [*command, "--run.root", str(folder)]
-                process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
-                written = 0
-                while process.poll() is None and (step is None or written < step):
-                    time.sleep(0.002)
-                    with suppress(OSError, RuntimeError):  # while it is renamed
-                        for checkpoint in folder.glob("run/seed-*/checkpoints/last.ckpt") if step is not None else ():
-                            stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-                            written = int(stored["global_step"])
-                if process.poll() is None:
-                    os.killpg(process.pid, 9)
-                elif process.returncode or step is not None:
-                    log.seek(0)
-                    raise RuntimeError("ended before any kill:\n" + "\n".join(log.read().splitlines()[-5:]))
-                process.wait()
-    return disagreements(*(next(folder.glob("run/seed-*")) for folder in places))
+    whole, killed = (_trained(arguments, at, root / name) for name, at in (("whole", ()), ("killed", kills)))
+    return disagreements(whole, killed)
+
+
+def _trained(arguments: Sequence[str], kills: Sequence[int], root: Path) -> Path:
+    root.mkdir(parents=True)
+    command = [sys.executable, "-m", "vitlab", "fit", *arguments]
+    command += ["--run.root", str(root), "--run.name", "run", "--run.wandb.mode", "disabled"]
+    for step in (*kills, None):
+        with (root / "log.txt").open("w+", encoding="utf-8") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            written = 0
+            while process.poll() is None and (step is None or written < step):
+                time.sleep(0.002)
+                with suppress(OSError, RuntimeError):  # while it is renamed
+                    for checkpoint in root.glob("run/seed-*/checkpoints/last.ckpt") if step is not None else ():
+                        stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+                        written = int(stored["global_step"])
+            if process.poll() is None:
+                os.killpg(process.pid, 9)
+            elif process.returncode or step is not None:
+                log.seek(0)
+                raise RuntimeError("ended before any kill:\n" + "\n".join(log.read().splitlines()[-5:]))
+            process.wait()
+    return next(root.glob("run/seed-*"))
 
 
 # Entries of environment.json on which the last bit of a sum depends.

@@ -244,7 +244,7 @@ class RunRecord(Callback):
             "best_epoch": self.best,
         }
         write_text(self.directory / SUMMARY, json.dumps(summary, indent=2))
-        (self.directory / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)  # nothing continues from it now
+        RunDirectory(self.directory).previous_checkpoint.unlink(missing_ok=True)  # nothing continues from it now
 
 
 def _cost(trainer: Trainer, pl_module: Any) -> dict[str, float | None]:

@@ -263,9 +263,11 @@ class Verdict:
         void = [check for check in self.checks if check.is_void]
         if void or self.effects is None:
             return f"Not comparable: {void[0].text}" if void else conclusion(self)
-        of = {factor: each for factor, each in self.effects.of.items() if len(each.ranking) > 1}
-        first = {factor: f"{factor[:1].upper()}{factor[1:]}, on average: " for factor in of}
-        return " ".join(first[factor] + _conclusion(v) if v.over else conclusion(v) for factor, v in of.items())
+        return " ".join(
+            f"{factor[:1].upper()}{factor[1:]}, on average: {_conclusion(of)}" if of.over else conclusion(of)
+            for factor, of in self.effects.of.items()
+            if len(of.ranking) > 1
+        )
 
     @property
     def word(self) -> str:

@@ -109,9 +109,9 @@ def _summary(results: StudyResults) -> list[str]:
     ]
     if groups is not None and "also trained or validated on" not in " ".join(results.context.leaks):
         lines.append(f"All images of a group (by {study.groups}) are on one side of every split.")
-    if results.verdict.watch is not None and (level := f"{results.verdict.level:.3f}") != "0.050":  # more than a look
-        end = ENDS.get(results.verdict.watch.stop or "", "")
-        which = "each look" if study.margin is None else "this look"
+    if (watch := results.verdict.watch) is not None and len(results.verdict.design.looks) > 1:
+        which, level = "each look" if study.margin is None else "this look", f"{results.verdict.level:.3f}"
+        end = ENDS.get(watch.stop or "", "")
         lines.append(
             f"{verdict.look_of(results)} (a look is a test of the seeds finished so far){end}. So that all looks "
             f"together make at most 5{SPACE}% false claims, {which} asks for p < {level} instead of 0.05."
