@@ -22,7 +22,7 @@ from vitlab.models.vit import Attention, Heads
 from vitlab.objectives import Supervised
 from vitlab.objectives.objective import Batch, Labels, Scalar, Views
 from vitlab.optim import Muon, Optimizer, Schedule
-from vitlab.optim.muon import MuonWithAdamW, lr_ratio, orthogonalize
+from vitlab.optim.muon import MuonWithAdamW, lr_ratio
 
 
 class ReluSquared(nn.Module):
@@ -157,10 +157,8 @@ class MuonWithParts(Muon):
 class StepsWithParts(MuonWithAdamW):
     """The optimizer that `MuonWithParts` sets, for one process and float32."""
 
-    def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any], parts: int) -> None:
-        updates = self._momenta(parameters, group, None).unflatten(1, (parts, -1))
-        matrices = orthogonalize(updates, group["ns_steps"], group["ns_dtype"])
-        for weight, update in zip(parameters, matrices, strict=True):
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        for weight, update in self._updates(group).items():
             if group["equal_rows"]:
                 update = self._equal_rows(weight, update)
             step = lr_ratio(group["adjust_lr_fn"], *update.shape[-2:]) * update.flatten(0, 1)

@@ -199,8 +199,8 @@ MUTANTS = [
     Mutant(
         "Muon: qkv is one matrix",
         "vitlab/optim/muon.py",
-        "parts=3 if is_qkv else 1",
-        "parts=1",
+        "3 if name.endswith(\"qkv.weight\") else 1",
+        "1",
         "tests/test_muon.py",
     ),
     # Data

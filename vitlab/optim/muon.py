@@ -12,8 +12,8 @@ Momentum, orthogonalization and step are those of `torch.optim.Muon`, against wh
 - On a CPU the products are in float32 unless `ns_dtype` says bfloat16. PyTorch's are in bfloat16, with which a step of
   Muon takes longer than the rest of training a small network where the CPU has no instructions for it, and a fourth of
   float32's time where it has (AMX).
-- Matrices of one shape and one rate are updated together: on a GPU their number costs more than their size. A matrix
-  that FSDP shares out is gathered for it.
+- Matrices of one shape are orthogonalized together: a small network's number of them costs more than their size. A
+  matrix that FSDP shares out is gathered for it.
 """
 
 from collections import defaultdict
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
@@ -93,12 +94,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         groups = self.param_groups
         for group in groups:
             if group["hidden_matrices"]:
-                alike: dict[tuple[torch.Size, bool], list[Tensor]] = defaultdict(list)
-                for parameter, name in zip(group["params"], group["names"], strict=True):
-                    if parameter.grad is not None:
-                        alike[parameter.shape, name.endswith("qkv.weight")].append(parameter)
-                for (_, is_qkv), matrices in alike.items():
-                    self._step_matrices(matrices, group, parts=3 if is_qkv else 1)
+                self._step_matrices(group)
         self.param_groups = [group for group in groups if not group["hidden_matrices"]]
         try:
             super().step()
@@ -106,32 +102,46 @@ class MuonWithAdamW(torch.optim.AdamW):
             self.param_groups = groups
         return loss
 
-    def _step_matrices(self, parameters: list[Tensor], group: dict[str, Any], parts: int) -> None:
-        """Update matrices of one shape. Each is `parts` matrices, stacked (of qkv three), orthogonalized one by one."""
-        found_inf = None if self.found_inf is None else local(self.found_inf)
-        momenta = self._momenta(parameters, group, found_inf)
-        updates = torch.stack([whole(*pair) for pair in zip(momenta, parameters, strict=True)])  # (K, m, n)
-        dtype = group.get("ns_dtype")  # older checkpoints have none
-        matrices = orthogonalize(updates.unflatten(1, (parts, -1)), group["ns_steps"], dtype)
-        lr = group["lr"] * (1.0 if found_inf is None else 1.0 - found_inf)
-        steps = lr * lr_ratio(group["adjust_lr_fn"], *matrices.shape[-2:]) * matrices.flatten(1, 2)
-        weights = [local(parameter) for parameter in parameters]
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        updates = self._updates(group)
+        lr = group["lr"] * (1.0 if self.found_inf is None else 1.0 - local(self.found_inf))
+        rates = [lr * lr_ratio(group["adjust_lr_fn"], *update.shape[-2:]) for update in updates.values()]
+        steps = [rate * update.flatten(0, 1) for rate, update in zip(rates, updates.values(), strict=True)]
+        weights = [local(parameter) for parameter in updates]
         foreach("mul_", weights, 1.0 - lr * group["weight_decay"])
-        foreach("sub_", weights, [shard(*pair) for pair in zip(steps, parameters, strict=True)])
+        foreach("sub_", weights, [shard(*pair) for pair in zip(steps, updates, strict=True)])
 
-    def _momenta(self, parameters: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> Tensor:
-        """Update the momenta, and return the process' own part of what is to be orthogonalized, (K, …)."""
+    def _updates(self, group: dict[str, Any]) -> dict[Tensor, Float[Tensor, "parts m n"]]:
+        """Update the momenta, and return the orthogonal update of each weight, which for qkv is three matrices.
+
+        Lying or standing, matrices of the same two sides are orthogonalized together.
+        """
+        named = {parameter: name for parameter, name in zip(group["params"], group["names"], strict=True)}
+        named = {parameter: name for parameter, name in named.items() if parameter.grad is not None}
+        alike: dict[tuple[int, ...], dict[Tensor, Tensor]] = defaultdict(dict)
+        for (parameter, name), momentum in zip(named.items(), self._momenta([*named], group), strict=True):
+            parts = whole(momentum, parameter).unflatten(0, (3 if name.endswith("qkv.weight") else 1, -1))
+            lying = parts.mT if parts.shape[1] > parts.shape[2] else parts
+            alike[lying.shape[1:]][parameter] = lying
+        updates = {}
+        for matrices in alike.values():
+            found = orthogonalize(torch.cat([*matrices.values()]), group["ns_steps"], group.get("ns_dtype"))
+            for parameter, lying in zip(matrices, found.split([*map(len, matrices.values())]), strict=True):
+                updates[parameter] = lying.mT if parameter.shape[1] == lying.shape[1] < lying.shape[2] else lying
+        return updates
+
+    def _momenta(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Update the momenta, and return the process' own part of what is to be orthogonalized."""
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        buffers = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
-        momenta = torch.stack(buffers)
-        gradients = torch.stack([local(parameter.grad) for parameter in parameters if parameter.grad is not None])
-        if found_inf is not None:
-            gradients = torch.where(found_inf.bool(), momenta, gradients)  # leaves the momenta as they are
-        momenta.lerp_(gradients, 1 - group["momentum"])
-        foreach("copy_", buffers, list(momenta))
-        return gradients.lerp(momenta, group["momentum"]) if group["nesterov"] else momenta
+        momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
+        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        if self.found_inf is not None:  # leaves the momenta as they are
+            skip = local(self.found_inf).bool()
+            gradients = [torch.where(skip, *pair) for pair in zip(momenta, gradients, strict=True)]
+        foreach("lerp_", momenta, gradients, 1 - group["momentum"])
+        return foreach("lerp", gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
 
 
 def orthogonalize(matrices: Tensor, steps: int, dtype: str | None = None) -> Tensor:
