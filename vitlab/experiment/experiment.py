@@ -206,7 +206,7 @@ class Experiment:
             if isinstance(each, EarlyStopping) and known and each.monitor not in known:
                 raise ValueError(f"trainer.callbacks: {name}: there is no {each.monitor}, but {', '.join(known)}.")
         if self.run.compile:
-            objective.compile_parts()
+            objective.compile_parts(whole=self.run.compile == "whole")
         set_generators(self._random_state)
         trainer, self.record = build_trainer(settings, self.run, self.directory, self.config, objective)
         return trainer

@@ -179,13 +179,18 @@ class Objective(LightningModule, ABC):
         if trainer is not None and isinstance(trainer.strategy, FSDP):
             apply_fsdp(self, trainer.strategy.device_mesh["data_parallel"])
 
-    def compile_parts(self, backend: str = "inductor") -> None:
+    def compile_parts(self, backend: str = "inductor", whole: bool = False) -> None:
         """Let `torch.compile` take every backbone in here, averages and teachers included, in place: no key changes.
 
-        A block is recompiled for each drop-path rate, shape and mode; by default torch stops after eight.
+        A block is recompiled for each drop-path rate, shape and mode; by default torch stops after eight. `whole`
+        compiles the loss instead, with all networks that it goes through, and replays it as CUDA graphs on a GPU.
         """
         torch.compiler.config.recompile_limit = _COMPILATIONS
         torch.compiler.config.accumulated_recompile_limit = 4 * _COMPILATIONS
+        if whole:
+            modes = {"mode": "reduce-overhead"} if backend == "inductor" else {}
+            self.loss = torch.compile(self.loss, backend=backend, dynamic=False, **modes)  # type: ignore[method-assign]
+            return
         for model in self.modules():
             if isinstance(model, ImageModel):
                 for part in model.blocks:

@@ -51,8 +51,9 @@ class Run:
         probe: Test features, of an objective without labels too: by k-NN among them, or by a linear classifier of
             them. With `trainer.max_epochs: 0`, weights as they are given. Null: test a classifier's answers.
         checkpoint: When the state is written from which the same command continues.
-        compile: Compile the blocks of backbones with torch.compile. The first step takes a minute or more, later ones
-            less than without. Bit-for-bit equal only to runs that are compiled too.
+        compile: Compile the blocks of backbones with torch.compile, or `whole`: the training loss in one piece, which
+            is faster for small networks. The first step takes a minute or more, later ones less than without.
+            Bit-for-bit equal only to runs that are compiled in the same way.
         not_finite: What to do when a loss or gradient is not finite, after skipping its step.
         wandb: Weights & Biases.
     """
@@ -63,7 +64,7 @@ class Run:
     test: bool = True
     probe: Probe | None = None
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
-    compile: bool = False
+    compile: bool | Literal["whole"] = False
     not_finite: Literal["stop", "skip"] = "stop"
     wandb: Wandb = field(default_factory=Wandb)
 
