@@ -70,10 +70,7 @@ def xavier_apart(linear: nn.Linear) -> None:
 
 
 class PatchEmbed(nn.Module):
-    """Project patches: (B, in_chans, H·patch, W·patch) -> (B, H, W, D).
-
-    Published ones do not overlap. With `overlap` each also sees that many pixels of its neighbors, 0 past the border.
-    """
+    """Project non-overlapping patches: (B, in_chans, H·patch, W·patch) -> (B, H, W, D)."""
 
     def __init__(
         self,
@@ -84,12 +81,11 @@ class PatchEmbed(nn.Module):
         norm: nn.Module | None = None,
         dynamic_img_size: bool = True,
         dynamic_img_pad: bool = False,
-        overlap: int = 0,
     ) -> None:
         super().__init__()
         self.patch_size, self.dynamic_img_size, self.dynamic_img_pad = patch_size, dynamic_img_size, dynamic_img_pad
         self.set_input_size(img_size)
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size + 2 * overlap, patch_size, overlap)
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
         self.norm = norm or nn.Identity()
 
     def forward(self, images: Float[Tensor, "B Cin Hpx Wpx"]) -> Float[Tensor, "B H W D"]:

@@ -119,7 +119,6 @@ class VisionTransformer(Backbone):
         fixed_pos_embed: MAE's sin-cos table, not trained, in place of learned positions.
         dynamic_img_size: accept images of other sizes and resize positions. On by default, unlike timm, for multi-crop.
         dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
-        patch_overlap: pixels of its neighbors that each patch also sees on every side; 0 as published.
         patch_drop_rate: fraction of the patches dropped while training, drawn for each image (Liu et al. 2022,
             https://arxiv.org/abs/2208.07220); prefix tokens stay. Where the objective hides patches itself (MAE,
             SimMIM, MSN), no others are left out.
@@ -152,7 +151,6 @@ class VisionTransformer(Backbone):
         fixed_pos_embed: bool = False,
         dynamic_img_size: bool = True,
         dynamic_img_pad: bool = False,
-        patch_overlap: int = 0,
         drop_rate: float = 0.0,
         pos_drop_rate: float = 0.0,
         patch_drop_rate: float = 0.0,
@@ -175,8 +173,7 @@ class VisionTransformer(Backbone):
         self.num_class_tokens, self.num_prefix_tokens = class_token + distilled, class_token + distilled + reg_tokens
         self.global_pool = self._check_pool(global_pool)
 
-        dynamic = dynamic_img_size, dynamic_img_pad
-        embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, None, *dynamic, patch_overlap)
+        embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim, None, dynamic_img_size, dynamic_img_pad)
         self.patch_embed, self.img_size, (H, W) = embed, embed.img_size, embed.grid_size
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
         self.dist_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if distilled else None
@@ -201,7 +198,7 @@ class VisionTransformer(Backbone):
 
         init_linears(self, self.init)
         if patch_init is not None:
-            linear = nn.Linear(embed.proj.weight[0].numel(), embed_dim)
+            linear = nn.Linear(in_chans * patch_size**2, embed_dim)
             patch_init(linear)
             embed.proj.weight = nn.Parameter(linear.weight.detach().view_as(embed.proj.weight))
             embed.proj.bias = nn.Parameter(linear.bias.detach())

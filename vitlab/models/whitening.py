@@ -27,13 +27,12 @@ def whiten_patches(embed: PatchEmbed, batches: Iterable[Tensor]) -> None:
     channels subtracts the mean patch. Other channels keep their weights. `batches` are images (B, C, H, W) as the model
     sees them.
     """
-    weight, bias, conv = embed.proj.weight, embed.proj.bias, embed.proj
+    weight, bias, k = embed.proj.weight, embed.proj.bias, embed.patch_size
     assert bias is not None
     features = weight[0].numel()
     count, total, products = 0, torch.zeros(features).double(), torch.zeros(features, features).double()
     for images in batches:
-        patches = F.unfold(images.float(), conv.kernel_size, padding=conv.padding, stride=conv.stride)  # (B, C·k·k, N)
-        patches = patches.transpose(1, 2).flatten(0, 1).double().cpu()
+        patches = F.unfold(images.float(), k, stride=k).transpose(1, 2).flatten(0, 1).double().cpu()  # (B·N, C·k·k)
         count, total, products = count + len(patches), total + patches.sum(dim=0), products + patches.T @ patches
     if count < 2:
         raise ValueError("whiten: there are no training images to compute the patches' statistics from.")

@@ -457,7 +457,6 @@ class StagedTransformer(Backbone):
         dynamic_img_size: accept images of other sizes with the windows chosen for `img_size`. On by default, unlike
             timm, because multi-crop objectives call one model on two sizes.
         dynamic_img_pad: zero-pad images whose sides are not multiples of the patch at the bottom and right.
-        patch_overlap: pixels of its neighbors that each patch also sees on every side; 0 as published.
         init: initializes linear layers; by default timm's `trunc_normal`, and `fan_in` below Swin-T's width of 96.
         impulses: distance in tokens, like 1, of the neighbor that each head attends to at the start, see
             `vitlab.models.impulses`; 0, as published: none.
@@ -485,7 +484,6 @@ class StagedTransformer(Backbone):
         position_bias: PositionBias = "table",
         dynamic_img_size: bool = True,
         dynamic_img_pad: bool = False,
-        patch_overlap: int = 0,
         drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -503,7 +501,7 @@ class StagedTransformer(Backbone):
         self.windows, self.init = stage_windows(window_size, len(depths)), init or default_init(embed_dim, published=96)
         norm = nn.LayerNorm(embed_dim)
         self.patch_embed = PatchEmbed(
-            img_size, patch_size, in_chans, embed_dim, norm, dynamic_img_size, dynamic_img_pad, patch_overlap
+            img_size, patch_size, in_chans, embed_dim, norm, dynamic_img_size, dynamic_img_pad
         )
         self.img_size, maps = self.patch_embed.img_size, stage_maps(self.patch_embed.grid_size, len(depths))
         warn_of_misfits(tuple(maps), tuple(self.windows))
