@@ -1,6 +1,8 @@
 """torch.compile takes every model whole, and of every objective the blocks that its loss goes through."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +13,9 @@ from tests.models.small_models import SMALL, images, shake
 from tests.objectives.small import BACKBONES, OBJECTIVES, RECIPE, views_for
 from vitlab.evaluation.utilization import Utilization
 from vitlab.models import TimmModel, VisionTransformer
-from vitlab.objectives import (
-    Supervised,
-)
+from vitlab.objectives import Supervised
+from vitlab.runs.directory import RunDirectory
+from vitlab.runs.exactness import differences_after_kills
 
 
 @pytest.mark.slow
@@ -48,8 +50,9 @@ quietly = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor tha
 
 @quietly
 @pytest.mark.slow
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_goes_through_compiled_blocks(name: str) -> None:
+def test_every_objective_can_be_compiled(name: str, whole: bool) -> None:
     """The oracle is the same objective before it was compiled; without a graph of the blocks, nothing was compiled."""
     views, labels = views_for(name)
     losses, names = [], []
@@ -60,13 +63,13 @@ def test_every_objective_goes_through_compiled_blocks(name: str) -> None:
         family = "swin_v2" if name in ("supervised", "simmim", "um_mae", "esvit", "lejepa") else "vit"
         objective = OBJECTIVES[name](BACKBONES[family]())
         if compiled:
-            objective.compile_parts(backend="eager")
+            objective.compile_parts(backend="eager", whole=whole)
         losses.append(objective.loss(views, labels))
         names.append(list(objective.state_dict()))
     losses[1].backward()
     torch.testing.assert_close(losses[1], losses[0])
     assert counters["stats"]["unique_graphs"] > 0
-    assert not counters["graph_break"]
+    assert whole or not counters["graph_break"]
     assert names[0] == names[1]
 
 
@@ -99,6 +102,13 @@ def test_a_compiled_vit_with_batch_norms_has_the_same_gradients_and_statistics()
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
     for name, statistic in model.named_buffers():
         torch.testing.assert_close(compiled.get_buffer(name), statistic)
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_a_compiled_loss_continues_to_the_bit(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    arguments = [str(tiny({"run": {"compile": "whole"}})), "--run.checkpoint.every_n_steps", "1"]
+    assert differences_after_kills(arguments, [3], tmp_path / "runs") == []
+    assert RunDirectory(next((tmp_path / "runs/killed").glob("run/seed-*"))).environment["compiled"] == "whole"
 
 
 def test_what_a_count_met_uncompiled_is_compiled_afterwards() -> None:
