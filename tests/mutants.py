@@ -199,7 +199,7 @@ MUTANTS = [
     Mutant(
         "Muon: qkv is one matrix",
         "vitlab/optim/muon.py",
-        "3 if name.endswith(\"qkv.weight\") else 1",
+        '3 if name.endswith("qkv.weight") else 1',
         "1",
         "tests/test_muon.py",
     ),

@@ -173,7 +173,7 @@ def skip_step_if(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
 
 
 def foreach(operation: str, *arguments: Any) -> Any:
-    """Return what torch's `norm`, `mul_`, `sub_`, `lerp` or `lerp_` makes of lists of tensors, in one kernel on a GPU."""
+    """Return what torch's `norm`, `mul_`, `sub_`, `lerp`, `lerp_` makes of lists of tensors, in one kernel on a GPU."""
     import torch
 
     return getattr(torch, f"_foreach_{operation}")(*arguments)

@@ -61,9 +61,7 @@ class Objective(LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.init_from = init_from
+        self.optimizer, self.schedule, self.init_from = optimizer, schedule, init_from
         self.watched: dict[str, Tensor] = {}  # what `loss` notes of a batch, logged beside it
 
     @abstractmethod
@@ -180,21 +178,19 @@ class Objective(LightningModule, ABC):
             apply_fsdp(self, trainer.strategy.device_mesh["data_parallel"])
 
     def compile_parts(self, backend: str = "inductor", whole: bool = False) -> None:
-        """Let `torch.compile` take every backbone in here, averages and teachers included, in place: no key changes.
+        """Let `torch.compile` take the blocks of all networks, averages and teachers too, in place: no key changes.
 
         A block is recompiled for each drop-path rate, shape and mode; by default torch stops after eight. `whole`
-        compiles the loss instead, with all networks that it goes through, and replays it as CUDA graphs on a GPU.
+        compiles the loss instead, with all networks in it, and on a GPU replays it as CUDA graphs.
         """
         torch.compiler.config.recompile_limit = _COMPILATIONS
         torch.compiler.config.accumulated_recompile_limit = 4 * _COMPILATIONS
         if whole:
-            modes = {"mode": "reduce-overhead"} if backend == "inductor" else {}
-            self.loss = torch.compile(self.loss, backend=backend, dynamic=False, **modes)  # type: ignore[method-assign]
+            compiled = torch.compile(self.loss, backend=backend, dynamic=False, mode="reduce-overhead")
+            self.loss = compiled  # type: ignore[method-assign]
             return
-        for model in self.modules():
-            if isinstance(model, ImageModel):
-                for part in model.blocks:
-                    part.compile(backend=backend, dynamic=False)
+        for part in (part for model in self.modules() if isinstance(model, ImageModel) for part in model.blocks):
+            part.compile(backend=backend, dynamic=False)
 
     def load_backbone(self, path: Path) -> None:
         """Start from the weights of a file, and log what was loaded."""
@@ -213,8 +209,7 @@ class Objective(LightningModule, ABC):
         loss = self.loss(views, labels)
         if not (isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad):
             got = f"{[*loss.shape]}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else loss
-            what = f"{type(self).__name__}.loss returned {got}"
-            raise ValueError(f"{what}; return one number with a gradient, the batch's mean.")
+            raise ValueError(f"{type(self).__name__}.loss returned {got}; return one number with a gradient.")
         noted = {"train/loss": loss.detach()} | self.watched
         self.log_dict(noted, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         return loss

@@ -93,7 +93,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         loss = None if closure is None else torch.enable_grad()(closure)()
         groups = self.param_groups
         for group in groups:
-            if group["hidden_matrices"]:
+            if group["hidden_matrices"] and any(p.grad is not None for p in group["params"]):
                 self._step_matrices(group)
         self.param_groups = [group for group in groups if not group["hidden_matrices"]]
         try:
@@ -105,8 +105,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     def _step_matrices(self, group: dict[str, Any]) -> None:
         updates = self._updates(group)
         lr = group["lr"] * (1.0 if self.found_inf is None else 1.0 - local(self.found_inf))
-        rates = [lr * lr_ratio(group["adjust_lr_fn"], *update.shape[-2:]) for update in updates.values()]
-        steps = [rate * update.flatten(0, 1) for rate, update in zip(rates, updates.values(), strict=True)]
+        steps = [lr * lr_ratio(group["adjust_lr_fn"], *x.shape[-2:]) * x.flatten(0, 1) for x in updates.values()]
         weights = [local(parameter) for parameter in updates]
         foreach("mul_", weights, 1.0 - lr * group["weight_decay"])
         foreach("sub_", weights, [shard(*pair) for pair in zip(steps, updates, strict=True)])
@@ -116,8 +115,7 @@ class MuonWithAdamW(torch.optim.AdamW):
 
         Lying or standing, matrices of the same two sides are orthogonalized together.
         """
-        named = {parameter: name for parameter, name in zip(group["params"], group["names"], strict=True)}
-        named = {parameter: name for parameter, name in named.items() if parameter.grad is not None}
+        named = {p: name for p, name in zip(group["params"], group["names"], strict=True) if p.grad is not None}
         alike: dict[tuple[int, ...], dict[Tensor, Tensor]] = defaultdict(dict)
         for (parameter, name), momentum in zip(named.items(), self._momenta([*named], group), strict=True):
             parts = whole(momentum, parameter).unflatten(0, (3 if name.endswith("qkv.weight") else 1, -1))

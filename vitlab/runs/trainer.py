@@ -51,9 +51,8 @@ class Run:
         probe: Test features, of an objective without labels too: by k-NN among them, or by a linear classifier of
             them. With `trainer.max_epochs: 0`, weights as they are given. Null: test a classifier's answers.
         checkpoint: When the state is written from which the same command continues.
-        compile: Compile the blocks of backbones with torch.compile, or `whole`: the training loss in one piece, which
-            is faster for small networks. The first step takes a minute or more, later ones less than without.
-            Bit-for-bit equal only to runs that are compiled in the same way.
+        compile: Compile the blocks of backbones with torch.compile, or, for small networks, the `whole` loss. The first
+            step takes a minute or more. Bit-for-bit equal only to runs that are compiled in the same way.
         not_finite: What to do when a loss or gradient is not finite, after skipping its step.
         wandb: Weights & Biases.
     """
