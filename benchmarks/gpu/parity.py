@@ -34,8 +34,8 @@ from vitlab.runs.exactness import differences_after_kills
 TOLERANCE = 1e-3  # relative, of sums of thousands of rounded numbers in another order
 EXPERIMENTS = ROOT / "experiments"
 
-# Of the speedrun: Muon, whitening and images that grow, for which positions are resized.
-RESTARTS = ("vit_cifar10", "swin_cifar10", "swinv2_cifar10", "speedrun/vit")
+# Of the speedrun: Muon, whitening and images that grow, for which positions are resized; and a loss in CUDA graphs.
+RESTARTS = ("vit_cifar10", "swin_cifar10", "swinv2_cifar10", "speedrun/vit", "speedrun/gpu_vit")
 RESTARTS += tuple(f"{name}_digits" for name in ("simmim", "mae", "dino", "msn"))
 DRY_RESTARTS, DRY_EXPERIMENTS = ("mae_digits",), ("dino_digits", "vit_cifar10")
 
