@@ -1,13 +1,16 @@
 """`python -m vitlab COMMAND …`: answers help and mistakes at once, and imports torch only where a command needs it."""
 
 import difflib
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import vitlab
 from vitlab.config import load_yaml, shipped, split
+from vitlab.internals import end_with
 from vitlab.signals import signals_as_exit
 
 COMMANDS = {
@@ -58,11 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = {text: "  ".join(name for name in COMMANDS if COMMANDS[name] == text) for text in texts}
         print(HELP.format(commands="\n".join(f"  {name:<15} {text}" for text, name in names.items())), end="")
         return 0
-    if command == "--version":
-        print(f"vitlab {vitlab.__version__}")
-        return 0
-    if command == "--print_completion":
-        print(f"complete -o default -W '{' '.join([*COMMANDS, *shipped()])}' vitlab")
+    if command in {"--version", "--print_completion"}:
+        completion = f"complete -o default -W '{' '.join([*COMMANDS, *shipped()])}' vitlab"
+        print(f"vitlab {vitlab.__version__}" if command == "--version" else completion)
         return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -89,5 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
 
 
+def start() -> NoReturn:
+    """Run one command as this process, without looking for garbage in what it imports, or freeing all at its end."""
+    gc.disable()  # until `quiet`
+    end_with(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

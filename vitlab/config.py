@@ -56,8 +56,7 @@ HARMLESS = (
 TRAINER_DEFAULTS = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
 
 ABSENT = "(absent)"
-# Where the images lie; whether they are the same, their digests tell.
-ROOTS = ("data.init_args.root", "data.init_args.table")
+ROOTS = ("data.init_args.root", "data.init_args.table")  # where the images lie; digests tell if they are the same
 
 TEXTS = ("name", "root", "table", "question")  # keys whose value is a text, 001 or 2024_01 too
 WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
@@ -66,8 +65,7 @@ FLAGS = {"--print_config"}  # options of every command that take no value
 REMOVED_FROM_DATA = {"sampling": None, "mask_folder": None, "bits": 8}  # settings of older runs, as they had no effect
 
 IS_INSTALLED = (Path(__file__).parent / "experiments").is_dir()
-SHIPPED = Path(__file__).resolve().parents[not IS_INSTALLED] / "experiments"
-"""The experiments that come with vitlab: a folder of the installed package, of a clone elsewhere."""
+SHIPPED = Path(__file__).resolve().parents[not IS_INSTALLED] / "experiments"  # of the package, else of the clone
 
 
 def expanded(path: str | Path) -> str:

@@ -11,6 +11,7 @@ import argparse
 import atexit
 import os
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -21,8 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    import signal
-
     import torch
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import EarlyStopping
@@ -144,14 +143,6 @@ def clip_unscaled_gradients(optimizer: torch.optim.Optimizer) -> None:
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
-# ---- argparse and jsonargparse
-
-
-def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Return all options of a parser, with their dashes, and what it does for each."""
-    return parser._option_string_actions
-
-
 # ---- torch
 
 
@@ -218,7 +209,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(texts, str(error)) is not None
 
 
-# ---- timm, Pillow, submitit, LitData
+# ---- argparse, timm, Pillow, submitit, LitData
+
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Return all options of a parser, with their dashes, and what it does for each."""
+    return parser._option_string_actions
 
 
 def rand_augment(description: str, parameters: dict[str, Any]) -> tuple[Any, int | None]:
@@ -265,12 +261,11 @@ def preemption_signal() -> signal.Signals:
     """Return the signal by which SLURM announces to submitit's tasks that they are about to be preempted."""
     from submitit.core.job_environment import JobEnvironment
 
-    usr_sig: signal.Signals = JobEnvironment._usr_sig()
-    return usr_sig
+    return signal.Signals(JobEnvironment._usr_sig())
 
 
-def end_fork(call: Callable[[], int]) -> NoReturn:
-    """End this process, a fork, with what a call returns as the exit status, after what Python does at its end."""
+def end_with(call: Callable[[], int]) -> NoReturn:
+    """End this process with what a call returns as the exit status, after what Python does at its end but free all."""
     status = 1
     try:
         status = call()

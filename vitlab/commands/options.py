@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import re
 import sys
@@ -162,3 +163,6 @@ def quiet() -> None:
         logger.setLevel(log.level)
     for message in SILENCED:
         warnings.filterwarnings("ignore", message=message)
+    if not gc.isenabled():  # as `vitlab.__main__` starts; what is imported by now is no garbage
+        gc.freeze()
+        gc.enable()

@@ -48,11 +48,11 @@ def run_compare(arguments: Sequence[str]) -> int:
     from vitlab.commands.dispatch import run
     from vitlab.experiment.parser import configuration_parser
     from vitlab.studies.compare import RunsFailed, compare
-    from vitlab.studies.training.executors import ForkServer
+    from vitlab.studies.training.executors import ForkServer, new_executor
 
     quiet()
     configuration_parser()  # for all runs
-    dashboard, executors = None, []
+    dashboard = None
     if options.dashboard:
         need("dashboard", "wandb_workspaces", what="--dashboard")
         from vitlab.runs.loggers import Wandb
@@ -60,11 +60,8 @@ def run_compare(arguments: Sequence[str]) -> int:
 
         settings = Wandb()
         dashboard = partial(write_dashboard, online=settings.enabled and not settings.offline)
-    if options.executor:
-        from vitlab.studies.training.executors import new_executor
-
-        by_words = {tuple(words): partial(new_executor, words[0], words[1:]) for words in options.executor}
-        executors = [by_words[tuple(words)] for words in options.executor]
+    by_words = {tuple(words): partial(new_executor, words[0], words[1:]) for words in options.executor}
+    executors = [by_words[tuple(words)] for words in options.executor]
     given: dict[str, Any] = {"dashboard": dashboard, "executors": executors, "register_anew": options.register_anew}
     try:  # the server is begun before anything is computed
         with closing(ForkServer(run)) if sys.platform == "linux" else nullcontext() as server:
@@ -91,12 +88,9 @@ def run_plan(arguments: Sequence[str]) -> int:
     quiet()
     planned = plan_study(study, options.root, data)
     difference = options.difference or planned.study.margin
-    if difference is None:
-        print(describe(planned, None))
-        return 0
-    if planned.metric.is_log and difference <= 1:
+    if difference is not None and planned.metric.is_log and difference <= 1:
         raise ValueError(f"--difference {difference:g}: a factor on a logarithmic scale; give one above 1, like 1.5.")
-    print(describe(planned, planned.metric.own(difference)))
+    print(describe(planned, None if difference is None else planned.metric.own(difference)))
     return 0
 
 

@@ -30,7 +30,7 @@ from referee.formats import counted
 from vitlab.atomic_files import read_json
 from vitlab.config import IMPORT
 from vitlab.experiment.errors import need
-from vitlab.internals import end_fork, preemption_signal
+from vitlab.internals import end_with, preemption_signal
 from vitlab.signals import STOPPED, UNWRITTEN
 
 if TYPE_CHECKING:
@@ -412,7 +412,7 @@ class ForkServer:
         if self._process == 0:
             self._requests.close()
             os.setsid()  # Ctrl-C reaches the study's process alone
-            end_fork(partial(_run, run, *_serve(theirs)))
+            end_with(partial(_run, run, *_serve(theirs)))
         theirs.close()
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], log: int) -> "ForkedRun":

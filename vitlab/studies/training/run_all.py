@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,6 @@ from vitlab.studies.file.runs import Run
 from vitlab.studies.training.executors import Fleet, RunTask
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from vitlab.studies.training.executors import Job
 
 TAIL_BYTES = 65_536  # contains the last epoch of any run, and is read quickly
@@ -222,7 +220,9 @@ def run_all(
                 jobs = max(jobs, len(active))
                 queued = [*(run for run, each in submitted.items() if each.began is None), *waiting]
                 display.update(active, len(outcomes), seconds_left(ended, active, queued, jobs))
-                if submitted or waiting:
+                if here := [each.future for each in submitted.values() if isinstance(each.future, Future)]:
+                    wait(here, POLL_SECONDS, FIRST_COMPLETED)
+                elif submitted or waiting:
                     time.sleep(POLL_SECONDS)
     except SystemExit:
         display.note("  Interrupted. The same command continues the runs.")
