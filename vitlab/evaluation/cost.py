@@ -176,7 +176,8 @@ class PeakMemory:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if sys.platform == "linux":
-            return process_status("VmHWM")
+            status = Path("/proc/self/status").read_text()
+            return int(status.partition("VmHWM:")[2].split()[0]) * 1024
         import resource  # here: Windows has none, and every command imports this file
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -185,12 +186,6 @@ class PeakMemory:
     def growth(self) -> int:
         """Return the bytes at the peak, beyond what was in use at construction."""
         return self.peak() - self.base
-
-
-def process_status(field: str) -> int:
-    """Return a size from /proc/self/status (Linux) in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition(f"{field}:")[2].split()[0]) * 1024
 
 
 def bytes_of_tensors() -> int:

@@ -136,8 +136,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
         gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
         if self.found_inf is not None:  # leaves the momenta as they are
-            skip = local(self.found_inf).bool()
-            gradients = [torch.where(skip, *pair) for pair in zip(momenta, gradients, strict=True)]
+            gradients = [torch.where(local(self.found_inf) > 0, *x) for x in zip(momenta, gradients, strict=True)]
         foreach("lerp_", momenta, gradients, 1 - group["momentum"])
         return foreach("lerp", gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
 
