@@ -102,6 +102,7 @@ def compact(tokens: Float[Tensor, "B H W D"], keep: Int[Tensor, "B K"], side: in
     return kept.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
+@torch.compiler.disable  # draws with Python's generator, which torch.compile cannot trace
 def rectangles(
     height: int, width: int, count: float, least: int, rng: random.Random
 ) -> Bool[np.ndarray, "height width"]:
@@ -130,8 +131,7 @@ def rectangles(
 def _hide(
     batch: int, num_tokens: int, hidden: int, device: torch.device | str | None, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    noise = torch.rand(batch, num_tokens, device=device, generator=generator)
-    order = noise.argsort(dim=1)
+    order = torch.rand(batch, num_tokens, device=device, generator=generator).argsort(dim=1)
     keep = order[:, hidden:].sort(dim=1).values  # (B, K)
     mask = torch.ones(batch, num_tokens, dtype=torch.bool, device=device).scatter(1, keep, False)
     return keep, mask
