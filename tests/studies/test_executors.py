@@ -81,7 +81,7 @@ def test_a_study_trains_on_any_executor(name: str, write_study: Write, tmp_path:
     with cluster(name) as executor:
         outcomes, printed = train(runs, executor)
         assert [outcome.failure for outcome in outcomes] == [None] * 4
-        assert printed.count("done") == 4
+        assert printed.count("  done\n") == 4
         assert "A, seed 2  epoch 4/4" in printed
         assert "4 of 4 runs are already finished" in train(runs, executor)[1]
         failing = plan(read_study(write_study(name="failing", variants=PAIR, seeds=[1])), tmp_path)
