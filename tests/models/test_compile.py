@@ -1,4 +1,4 @@
-"""torch.compile takes every model whole, and of every objective the blocks that its loss goes through."""
+"""torch.compile takes every model whole, and of every objective its loss, or the blocks that this goes through."""
 
 import copy
 from collections.abc import Callable
