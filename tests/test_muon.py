@@ -42,11 +42,11 @@ def gradients(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("dtype", "rtol", "atol"), [("float32", 1e-4, 1e-5), ("bfloat16", 0.05, 0.02)])
-@pytest.mark.parametrize("shape", [(24, 24), (3, 8, 32), (32, 8)])
+@pytest.mark.parametrize("shape", [(1, 24, 24), (3, 8, 32), (1, 32, 8)])
 def test_a_matrix_is_orthogonalized_as_by_timm(shape: tuple[int, ...], dtype: Any, rtol: float, atol: float) -> None:
     """A unit in the last place of bfloat16 is 2⁻⁸ of a number; five steps of three products differ by a few."""
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonalize(matrices, 5, dtype)
+    [found] = orthogonalize([matrices], 5, dtype)
     theirs = zeropower_via_newtonschulz(matrices, 5, [(A, B, C)], dtype=getattr(torch, dtype))
     torch.testing.assert_close(found, theirs.float(), rtol=rtol, atol=atol)
     assert torch.equal(found, found.to(getattr(torch, dtype)).float())
@@ -93,7 +93,7 @@ def test_steps_are_those_of_pytorchs_muon_and_adamw(
 ) -> None:
     """PyTorch's Muon with our orthogonalization, which runs in float32; q, k and v are three parameters for it."""
     name = "torch.optim._muon._zeropower_via_newtonschulz"
-    monkeypatch.setattr(name, lambda grad, coefficients, steps, eps: orthogonalize(grad, steps))
+    monkeypatch.setattr(name, lambda grad, coefficients, steps, eps: orthogonalize([grad[None]], steps)[0][0])
     model, started = vit(), {name: p.detach().clone() for name, p in vit().named_parameters()}
     hidden = matrices_of(model)
     copies = {

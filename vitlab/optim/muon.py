@@ -17,7 +17,7 @@ Momentum, orthogonalization and step are those of `torch.optim.Muon`, against wh
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -111,22 +111,13 @@ class MuonWithAdamW(torch.optim.AdamW):
         foreach("sub_", weights, [shard(*pair) for pair in zip(steps, updates, strict=True)])
 
     def _updates(self, group: dict[str, Any]) -> dict[Tensor, Float[Tensor, "parts m n"]]:
-        """Update the momenta, and return the orthogonal update of each weight, which for qkv is three matrices.
-
-        Lying or standing, matrices of the same two sides are orthogonalized together.
-        """
+        """Update the momenta, and return the orthogonal update of each weight, which for qkv is three matrices."""
         named = {p: name for p, name in zip(group["params"], group["names"], strict=True) if p.grad is not None}
-        alike: dict[tuple[int, ...], dict[Tensor, Tensor]] = defaultdict(dict)
-        for (parameter, name), momentum in zip(named.items(), self._momenta([*named], group), strict=True):
-            parts = whole(momentum, parameter).unflatten(0, (3 if name.endswith("qkv.weight") else 1, -1))
-            lying = parts.mT if parts.shape[1] > parts.shape[2] else parts
-            alike[lying.shape[1:]][parameter] = lying
-        updates = {}
-        for matrices in alike.values():
-            found = orthogonalize(torch.cat([*matrices.values()]), group["ns_steps"], group.get("ns_dtype"))
-            for parameter, lying in zip(matrices, found.split([*map(len, matrices.values())]), strict=True):
-                updates[parameter] = lying.mT if parameter.shape[1] == lying.shape[1] < lying.shape[2] else lying
-        return updates
+        matrices = [
+            whole(momentum, parameter).unflatten(0, (3 if name.endswith("qkv.weight") else 1, -1))
+            for (parameter, name), momentum in zip(named.items(), self._momenta([*named], group), strict=True)
+        ]
+        return dict(zip(named, orthogonalize(matrices, group["ns_steps"], group.get("ns_dtype")), strict=True))
 
     def _momenta(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
         """Update the momenta, and return the process' own part of what is to be orthogonalized."""
@@ -141,19 +132,27 @@ class MuonWithAdamW(torch.optim.AdamW):
         return foreach("lerp", gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
 
 
-def orthogonalize(matrices: Tensor, steps: int, dtype: str | None = None) -> Tensor:
-    """Return U Vᵀ of each matrix U Σ Vᵀ (…, m, n), with singular values near 1 (0.7 to 1.2), by Newton-Schulz steps.
+def orthogonalize(matrices: Sequence[Tensor], steps: int, dtype: str | None = None) -> list[Tensor]:
+    """Return U Vᵀ of each matrix U Σ Vᵀ of (parts, m, n), with singular values near 1 (0.7 to 1.2), by Newton-Schulz.
 
     X ← a X + (b X Xᵀ + c (X Xᵀ)²) X takes each singular value σ to a σ + b σ³ + c σ⁵. By default in bfloat16 on a GPU.
+    Lying or standing, matrices of the same two sides are multiplied together.
     """
-    x = matrices.to(getattr(torch, dtype or ("bfloat16" if matrices.is_cuda else "float32")))
-    x, tall = x.reshape(-1, *x.shape[-2:]), x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
-    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
+    lying = [each if each.shape[1] <= each.shape[2] else each.mT for each in matrices]
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, each in enumerate(lying):
+        alike[each.shape[1:]].append(index)
+    found: dict[int, Tensor] = {}
+    for indices in alike.values():
+        x = torch.cat([lying[index] for index in indices])
+        x = x.to(getattr(torch, dtype or ("bfloat16" if x.is_cuda else "float32")))
+        x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+        for index, part in zip(indices, x.split([len(matrices[index]) for index in indices]), strict=True):
+            found[index] = (part if lying[index] is matrices[index] else part.mT).to(matrices[index].dtype)
+    return [found[index] for index in range(len(matrices))]
 
 
 def lr_ratio(adjust_lr_fn: str, rows: int, columns: int) -> float:
