@@ -22,7 +22,7 @@ from vitlab.models.vit import Attention, Heads
 from vitlab.objectives import Supervised
 from vitlab.objectives.objective import Batch, Labels, Scalar, Views
 from vitlab.optim import Muon, Optimizer, Schedule
-from vitlab.optim.muon import MuonWithAdamW, lr_ratio
+from vitlab.optim.muon import MuonWithAdamW
 
 
 class ReluSquared(nn.Module):
@@ -161,7 +161,7 @@ class StepsWithParts(MuonWithAdamW):
         for weight, update in self._updates(group).items():
             if group["equal_rows"]:
                 update = self._equal_rows(weight, update)
-            step = lr_ratio(group["adjust_lr_fn"], *update.shape[-2:]) * update.flatten(0, 1)
+            step = 0.2 * max(update.shape[1:]) ** 0.5 * update.flatten(0, 1)
             decayed = weight * (step * weight > 0) if group["cautious"] else weight
             weight.sub_(group["lr"] * (step + group["weight_decay"] * decayed))
 

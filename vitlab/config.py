@@ -62,7 +62,7 @@ TEXTS = ("name", "root", "table", "question")  # keys whose value is a text, 001
 WEIGHTS = ("init_from", "checkpoint_path", "weights")  # the last component of a key that names weights
 FLAGS = {"--print_config"}  # options of every command that take no value
 
-REMOVED_FROM_DATA = {"sampling": None, "mask_folder": None, "bits": 8}  # settings of older runs, as they had no effect
+REMOVED = {"sampling": None, "mask_folder": None, "bits": 8, "adjust_lr_fn": "match_rms_adamw"}  # had no effect
 
 IS_INSTALLED = (Path(__file__).parent / "experiments").is_dir()
 SHIPPED = Path(__file__).resolve().parents[not IS_INSTALLED] / "experiments"  # of the package, else of the clone
@@ -269,7 +269,7 @@ def parse_yaml(text: str, source: str, loader: Any = Loader) -> Any:
 
 
 def modernize(config: Any) -> Any:
-    """Return a configuration of today: without `REMOVED_FROM_DATA`, `labels` of a table and arguments left empty."""
+    """Return a configuration of today: without `REMOVED`, `labels` of a table and arguments left empty."""
     if isinstance(config, list):
         return [modernize(each) for each in config]
     if not isinstance(config, dict):
@@ -277,7 +277,7 @@ def modernize(config: Any) -> Any:
     if {"table", "labels"} <= config.keys():  # of a LabelTable before 0.3.0
         columns = {"label": config["labels"]} if config["labels"] else None
         config = {key: x for key, x in config.items() if key != "labels"} | {"columns": columns}
-    removed = REMOVED_FROM_DATA if "split_seed" in config else {}  # every complete configuration of data has it
+    removed = REMOVED if config.keys() & {"split_seed", "ns_steps"} else {}  # of a complete data module, or Muon
     empty = {"init_args": None, **removed}
     return {key: modernize(x) for key, x in config.items() if key not in empty or x != empty[key]}
 

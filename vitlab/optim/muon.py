@@ -2,16 +2,15 @@
 
     M ← μ M + (1 - μ) G                        momentum of the gradient G of a matrix W (m, n)
     O = orthogonalize((1 - μ) G + μ M)         U Vᵀ of U Σ Vᵀ, nearly
-    W ← (1 - η λ) W - η r O                    r: 0.2 √max(m, n), or √max(1, m / n)
+    W ← (1 - η λ) W - 0.2 √max(m, n) η O
 
-Momentum, orthogonalization and step are those of `torch.optim.Muon`, against which they are tested. Different here:
+By this factor one rate and one weight decay suit both Muon and AdamW (Moonlight, https://arxiv.org/abs/2502.16982). The
+step is that of `torch.optim.Muon` with `match_rms_adamw`, against which it is tested. Different here:
 
 - q, k and v in one weight (`qkv.weight`) are three matrices. Orthogonalized as one, the largest would set the scale of
   all; to split them trains better (https://x.com/kellerjordan0/status/1844391659112644903, Moonlight in Megatron-LM).
-  Their shapes are square, so `original` multiplies each by 1, where torch has √3 for the three as one.
-- On a CPU the products are in float32 unless `ns_dtype` says bfloat16. PyTorch's are in bfloat16, with which a step of
-  Muon takes longer than the rest of training a small network where the CPU has no instructions for it, and a fourth of
-  float32's time where it has (AMX).
+- On a CPU the products are in float32. In bfloat16, as PyTorch's are (`ns_dtype`), they take a fourth of the time where
+  the CPU multiplies it (AMX, AVX-512), and many times as long elsewhere.
 - Matrices of one shape are orthogonalized together: a small network's number of them costs more than their size. A
   matrix that FSDP shares out is gathered for it.
 """
@@ -25,7 +24,7 @@ import torch
 from jaxtyping import Float
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vitlab.internals import foreach
 from vitlab.optim.settings import Optimizer
@@ -43,9 +42,6 @@ class Muon(Optimizer):
         nesterov: Look ahead along the momentum.
         ns_steps: Newton-Schulz steps of an orthogonalization.
         ns_dtype: Of their products; None for bfloat16 on a GPU and float32 on a CPU.
-        adjust_lr_fn: How the rate follows the shape (m, n) of a matrix. match_rms_adamw: × 0.2 √max(m, n), with which
-            one `lr` and one weight decay suit both parts (Moonlight, https://arxiv.org/abs/2502.16982). original:
-            × √max(1, m / n); rates are then near 0.02, so give `muon_lr`.
         betas: AdamW's decay of the first and second moment.
         eps: AdamW's, added to the root of the second moment.
     """
@@ -58,7 +54,6 @@ class Muon(Optimizer):
     nesterov: bool = field(default=True, kw_only=True)
     ns_steps: PositiveInt = field(default=5, kw_only=True)
     ns_dtype: Literal["float32", "bfloat16"] | None = field(default=None, kw_only=True)
-    adjust_lr_fn: Literal["match_rms_adamw", "original"] = field(default="match_rms_adamw", kw_only=True)
     betas: tuple[float, float] = field(default=(0.9, 0.999), kw_only=True)
     eps: float = field(default=1e-8, kw_only=True)
 
@@ -66,14 +61,9 @@ class Muon(Optimizer):
         return self.muon_lr if hidden_matrix and self.muon_lr is not None else self.lr
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        # Stored in checkpoints, so plain numbers.
-        muon: dict[str, Any] = {
-            "momentum": float(self.momentum),
-            "nesterov": self.nesterov,
-            "ns_steps": int(self.ns_steps),
-        }
-        muon |= {"ns_dtype": self.ns_dtype, "adjust_lr_fn": self.adjust_lr_fn}
-        groups = [group | muon if group["hidden_matrices"] else group for group in groups]
+        own: dict[str, Any] = {"momentum": float(self.momentum), "ns_steps": int(self.ns_steps)}
+        own |= {"nesterov": self.nesterov, "ns_dtype": self.ns_dtype}  # plain values, which checkpoints have
+        groups = [group | own if group["hidden_matrices"] else group for group in groups]
         return MuonWithAdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
 
@@ -105,7 +95,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     def _step_matrices(self, group: dict[str, Any]) -> None:
         updates = self._updates(group)
         lr = group["lr"] * (1.0 if self.found_inf is None else 1.0 - local(self.found_inf))
-        steps = [lr * lr_ratio(group["adjust_lr_fn"], *x.shape[-2:]) * x.flatten(0, 1) for x in updates.values()]
+        steps = [lr * 0.2 * max(x.shape[1:]) ** 0.5 * x.flatten(0, 1) for x in updates.values()]
         weights = [local(parameter) for parameter in updates]
         foreach("mul_", weights, 1.0 - lr * group["weight_decay"])
         foreach("sub_", weights, [shard(*pair) for pair in zip(steps, updates, strict=True)])
@@ -122,7 +112,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     def _momenta(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
         """Update the momenta, and return the process' own part of what is to be orthogonalized."""
         for parameter in parameters:
-            if "momentum_buffer" not in self.state[parameter]:
+            if not self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
         gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
@@ -155,13 +145,6 @@ def orthogonalize(matrices: Sequence[Tensor], steps: int, dtype: str | None = No
     return [found[index] for index in range(len(matrices))]
 
 
-def lr_ratio(adjust_lr_fn: str, rows: int, columns: int) -> float:
-    """Return the factor on the learning rate of a matrix of this shape."""
-    if adjust_lr_fn == "match_rms_adamw":
-        return 0.2 * float(max(rows, columns)) ** 0.5
-    return max(1.0, rows / columns) ** 0.5
-
-
 def local(tensor: Tensor) -> Tensor:
     """Return this process's shard of a tensor that may be sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -180,6 +163,4 @@ def shard(tensor: Tensor, parameter: Tensor) -> Tensor:
     """Return this process's shard of a tensor that all hold whole."""
     if not isinstance(parameter, DTensor):
         return tensor
-    mesh = parameter.device_mesh
-    replicated = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return replicated.redistribute(placements=parameter.placements).to_local()
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
