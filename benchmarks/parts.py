@@ -22,7 +22,7 @@ from vitlab.models.vit import Attention, Heads
 from vitlab.objectives import Supervised
 from vitlab.objectives.objective import Batch, Labels, Scalar, Views
 from vitlab.optim import Muon, Optimizer, Schedule
-from vitlab.optim.muon import MuonWithAdamW
+from vitlab.optim.muon import MuonWithAdamW, lr_ratio
 
 
 class ReluSquared(nn.Module):
@@ -161,7 +161,7 @@ class StepsWithParts(MuonWithAdamW):
         for weight, update in self._updates(group).items():
             if group["equal_rows"]:
                 update = self._equal_rows(weight, update)
-            step = 0.2 * max(update.shape[1:]) ** 0.5 * update.flatten(0, 1)
+            step = lr_ratio(*update.shape[1:]) * update.flatten(0, 1)
             decayed = weight * (step * weight > 0) if group["cautious"] else weight
             weight.sub_(group["lr"] * (step + group["weight_decay"] * decayed))
 

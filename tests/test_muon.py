@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.optim.muon import zeropower_via_newtonschulz
+from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz
 from torch import Tensor, nn
 
 from tests.kills import continued_after_a_kill
@@ -16,7 +16,7 @@ from tests.models.small_models import SMALL
 from vitlab.models import VisionTransformer
 from vitlab.models.layers import fan_in
 from vitlab.optim import AdamW, Muon, describe_groups, parameter_groups
-from vitlab.optim.muon import A, B, C, orthogonalize
+from vitlab.optim.muon import A, B, C, lr_ratio, orthogonalize
 
 
 def groups_of(model: Any, settings: AdamW | Muon, decays_positions: bool = False) -> list[dict[str, Any]]:
@@ -68,7 +68,12 @@ def test_the_products_of_a_step_have_the_type_that_is_asked_for() -> None:
         optimizer.step()
         weights[dtype] = model.blocks[0].mlp.fc1.weight.detach()  # type: ignore[union-attr]
     assert torch.equal(weights[None], weights["float32"])
-    assert 0 < (weights["bfloat16"] - weights["float32"]).abs().max() < 0.02 * 0.01 * 0.2 * 96**0.5
+    assert 0 < (weights["bfloat16"] - weights["float32"]).abs().max() < 0.02 * 0.01 * lr_ratio(96, 24)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (96, 24), (24, 96)])
+def test_rates_follow_shapes_as_timms(shape: tuple[int, int]) -> None:
+    assert lr_ratio(*shape) == get_lr_scale(torch.Size(shape), "match_rms_adamw")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     def _step_matrices(self, group: dict[str, Any]) -> None:
         updates = self._updates(group)
         lr = group["lr"] * (1.0 if self.found_inf is None else 1.0 - local(self.found_inf))
-        steps = [lr * 0.2 * max(x.shape[1:]) ** 0.5 * x.flatten(0, 1) for x in updates.values()]
+        steps = [lr * lr_ratio(*x.shape[1:]) * x.flatten(0, 1) for x in updates.values()]
         weights = [local(parameter) for parameter in updates]
         foreach("mul_", weights, 1.0 - lr * group["weight_decay"])
         foreach("sub_", weights, [shard(*pair) for pair in zip(steps, updates, strict=True)])
@@ -112,7 +112,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     def _momenta(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
         """Update the momenta, and return the process' own part of what is to be orthogonalized."""
         for parameter in parameters:
-            if not self.state[parameter]:
+            if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [local(self.state[parameter]["momentum_buffer"]) for parameter in parameters]
         gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
@@ -143,6 +143,11 @@ def orthogonalize(matrices: Sequence[Tensor], steps: int, dtype: str | None = No
         for index, part in zip(indices, x.split([len(matrices[index]) for index in indices]), strict=True):
             found[index] = (part if lying[index] is matrices[index] else part.mT).to(matrices[index].dtype)
     return [found[index] for index in range(len(matrices))]
+
+
+def lr_ratio(rows: int, columns: int) -> float:
+    """Return the factor on the learning rate of a matrix of this shape."""
+    return 0.2 * float(max(rows, columns)) ** 0.5
 
 
 def local(tensor: Tensor) -> Tensor:
