@@ -90,8 +90,8 @@ def test_a_window_that_covers_a_smaller_map_is_clamped_and_not_shifted(size: tup
 def test_gradient_of_the_scaled_unit_vector_is_the_derivative() -> None:
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     scale = torch.rand(3, 1, 1, dtype=torch.float64, requires_grad=True)
-    assert torch.allclose(ScaledUnit.apply(x, scale), scale * torch.nn.functional.normalize(x, dim=-1))
-    assert torch.autograd.gradcheck(ScaledUnit.apply, (x, scale))
+    assert torch.allclose(ScaledUnit.apply(x, scale)[0], scale * torch.nn.functional.normalize(x, dim=-1))
+    assert torch.autograd.gradcheck(lambda *inputs: ScaledUnit.apply(*inputs)[0], (x, scale))
 
 
 @pytest.mark.parametrize(

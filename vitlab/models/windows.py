@@ -306,7 +306,8 @@ class WindowBlock(nn.Module, ABC):
         self.norm1 = nn.LayerNorm(dim)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp, self.drop_path = Mlp(dim, int(dim * mlp_ratio), proj_drop), DropPath(drop_path)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
+        self.drop_path = DropPath(drop_path)
         self.set_input_size(size, attn.window)
 
     @abstractmethod
@@ -356,24 +357,22 @@ def windows_on_map(
     return on_map.unflatten(2, (weights.shape[1], -1)).transpose(1, 2), keys[0].long() - 1
 
 
-def scaled_unit(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return s · x / |x| and 1 / |x|."""
-    precision = torch.promote_types(x.dtype, torch.float32)
-    inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision).clamp(min=1e-12).reciprocal()
-    return x * (scale * inverse).to(x.dtype), inverse
-
-
 class ScaledUnit(torch.autograd.Function):
-    """y = s · x / |x|, which stores y, 1/|x| and s for the backward pass."""
+    """y = s · x / |x| and 1 / |x|, of which y has a gradient; they and s are stored for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        y, inverse = scaled_unit(x, scale)
-        ctx.save_for_backward(y, inverse, scale)
-        return y
+    def forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        precision = torch.promote_types(x.dtype, torch.float32)
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision).clamp(min=1e-12).reciprocal()
+        return x * (scale * inverse).to(x.dtype), inverse
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output, inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         """dx = s/|x| · (g - u (u·g)) and ds = u·g, with u = x / |x| = y / s."""
         y, inverse, scale = ctx.saved_tensors
         along = (grad * y).sum(dim=-1, keepdim=True, dtype=inverse.dtype) / scale  # u·g
@@ -389,9 +388,9 @@ def cosine(
     The clamp is on the logarithm and has no lower bound (official swin_transformer_v2.py:156).
     """
     scale = logit_scale.clamp(max=math.log(100)).exp()
-    if torch.compiler.is_compiling():  # the compiler fuses plain operations with what is around them, and stores less
-        return scaled_unit(q, scale)[0], scaled_unit(k, torch.ones_like(scale))[0]
-    return ScaledUnit.apply(q, scale), ScaledUnit.apply(k, torch.ones_like(scale))
+    # The compiler fuses plain operations with what is around them, and stores less.
+    unit = ScaledUnit.forward if torch.compiler.is_compiling() else ScaledUnit.apply
+    return unit(q, scale)[0], unit(k, torch.ones_like(scale))[0]
 
 
 def stage_windows(window_size: int | Sequence[int], num_stages: int) -> list[Size]:
@@ -442,7 +441,8 @@ class Stage(nn.Module):
 
     def __init__(self, downsample: nn.Module, blocks: list[WindowBlock], grad_checkpointing: bool) -> None:
         super().__init__()
-        self.downsample, self.blocks, self.grad_checkpointing = downsample, nn.ModuleList(blocks), grad_checkpointing
+        self.downsample, self.blocks = downsample, nn.ModuleList(blocks)
+        self.grad_checkpointing = grad_checkpointing
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 C2"]:
         x = self.downsample(x)
