@@ -111,7 +111,7 @@ def draw(entries: dict[tuple[str, str], Entry], path: Path) -> None:
         axis.set(title=name, xlabel="minutes of two cores since the start of the command")
         axis.set_xlim(left=0)
     axes[0].set_ylabel("validation top-1, %")
-    axes[-1].legend(lines.values(), lines.keys(), frameon=False, loc="lower right")
+    figure.legend(lines.values(), lines.keys(), frameon=False, loc="outside lower center", ncols=len(lines))
     figure.savefig(path, dpi=110)
 
 
