@@ -1,5 +1,4 @@
-"""Runs through executors: a pool, Dask, Ray, and SLURM on submitit's executor for this machine; tests/slurm tries a
-real SLURM."""
+"""Runs through executors: a pool, Dask, Ray, and submitit on this machine; tests/slurm tries a real SLURM."""
 
 import io
 import json

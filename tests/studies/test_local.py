@@ -114,7 +114,8 @@ def test_a_run_that_was_cut_short_is_shown_and_begun_again_if_asked(start: Start
 
 
 @pytest.mark.slow
-def test_a_failing_run_is_shown_and_the_others_go_on(start: Start) -> None:
+def test_a_failing_run_is_shown_and_the_others_go_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitlab.studies.training.run_all.POLL_SECONDS", None)  # the end of a run wakes the study
     outcomes, printed = start(variants={"A": variant(0.9, fail=[1]), "B": variant(0.8)}, seeds=[1, 2])
     assert [failure for _, failure in outcomes] == [
         "exit status 1: ValueError: the loss is not finite at epoch 3", None, None, None,
