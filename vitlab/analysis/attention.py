@@ -39,8 +39,7 @@ def attention_distance(attention: AttentionMap) -> Float[Tensor, "B h"]:
     out, and the rest is normalized.
     """
     (H, W), P = attention.size, num_prefix(attention)
-    rows, columns = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
-    places = attention.stride * torch.stack([rows, columns], dim=-1).flatten(0, 1).to(attention.weights)  # (N, 2)
+    places = attention.stride * torch.cartesian_prod(torch.arange(H), torch.arange(W)).to(attention.weights)  # (N, 2)
     keys = attention.keys[P:] - P  # (N, K), below 0 without a place
     apart = (places[:, None] - places[keys.clamp(min=0)]).norm(dim=-1)  # (N, K)
     weights = attention.weights[:, :, P:] * (keys >= 0)

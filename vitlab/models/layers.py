@@ -260,10 +260,8 @@ def sincos_table(dim: int, height: int, width: int) -> Float[Tensor, "N dim"]:
 
 def sincos_waves(omega: Float[Tensor, "F"], height: int, width: int) -> Float[Tensor, "N 4*F"]:
     """Return sin(ωx), cos(ωx), sin(ωy) and cos(ωy) of each patch, row by row, with x its column and y its row."""
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
-    )
-    angles = [position.reshape(-1, 1) * omega for position in (columns, rows)]  # (N, F) each
+    rows, columns = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double().unbind(dim=1)
+    angles = [position[:, None] * omega for position in (columns, rows)]  # (N, F) each
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
 
 

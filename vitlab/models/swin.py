@@ -42,8 +42,7 @@ class DotProductAttention(WindowAttention):
         self, dim: int, num_heads: int, window: Size, table: bool, qkv_bias: bool, attn_drop: float, proj_drop: float
     ) -> None:
         super().__init__(dim, num_heads, window, attn_drop, proj_drop)
-        parameter = nn.Parameter(new_bias_table(window, num_heads)) if table else None
-        self.relative_position_bias_table = parameter
+        self.relative_position_bias_table = nn.Parameter(new_bias_table(window, num_heads)) if table else None
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
 
@@ -95,7 +94,8 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm, self.reduction = nn.LayerNorm(4 * dim), nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 2*C"]:
         return self.reduction(self.norm(merge_2x2(x)))

@@ -152,7 +152,6 @@ class ScaledCosineAttention(WindowAttention):
         self.cpb_mlp.set_bias(table)
 
     def set_window(self, window: Size) -> None:
-        """Change the window."""
         self.window = window
         if self.cpb_mlp is not None:
             self.cpb_mlp.set_window(window)
@@ -180,7 +179,8 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.reduction, self.norm = nn.Linear(4 * dim, 2 * dim, bias=False), nn.LayerNorm(2 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(2 * dim)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 2*C"]:
         return self.norm(self.reduction(merge_2x2(x)))

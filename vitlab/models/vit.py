@@ -54,7 +54,8 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.attn_drop = num_heads, attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj, self.proj_drop = nn.Linear(dim, dim), nn.Dropout(proj_drop)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
 
     def project_qkv(self, x: Float[Tensor, "B N D"]) -> tuple[Heads, Heads, Heads]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

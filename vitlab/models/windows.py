@@ -53,13 +53,12 @@ def relative_coords(window: Size) -> Float[Tensor, "offsets 2"]:
     """Return all offsets (rows, columns) between two tokens of a window, (2wh-1)·(2ww-1) of them, rows first."""
     rows = torch.arange(1 - window[0], window[0], dtype=torch.float32)
     columns = torch.arange(1 - window[1], window[1], dtype=torch.float32)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+    return torch.cartesian_prod(rows, columns)
 
 
 def relative_position_index(window: Size) -> Int[Tensor, "N N"]:
     """Return which row of `relative_coords` is the offset of query i from key j."""
-    rows, columns = torch.meshgrid(torch.arange(window[0]), torch.arange(window[1]), indexing="ij")
-    rows, columns = rows.flatten(), columns.flatten()
+    rows, columns = torch.cartesian_prod(torch.arange(window[0]), torch.arange(window[1])).unbind(dim=1)
     row_offset = rows[:, None] - rows[None, :] + window[0] - 1
     column_offset = columns[:, None] - columns[None, :] + window[1] - 1
     return row_offset * (2 * window[1] - 1) + column_offset
@@ -223,7 +222,8 @@ class WindowAttention(nn.Module, ABC):
         super().__init__()
         self.num_heads, self.window, self.attn_drop = num_heads, window, attn_drop
         self.kept_bias: Tensor | None = None
-        self.proj, self.proj_drop = nn.Linear(dim, dim), nn.Dropout(proj_drop)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
 
     @abstractmethod
     def project_qkv(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W 3*C"]:
