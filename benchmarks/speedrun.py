@@ -1,6 +1,6 @@
 r"""The table and the curves of docs/results.md, from the run directories of `make speedrun` and `make speedrun-times`.
 
-    python -m benchmarks.speedrun docs/records/speedrun{-first,-second,,-bf16,-fourth,-fifth} \
+    python -m benchmarks.speedrun docs/records/speedrun{-first,-second,,-bf16,-fourth,-fifth,-sixth} \
         --times docs/records/speedrun-times
 
 It reads run directories of any of these names; docs/records has those of the published runs.
