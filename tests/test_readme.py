@@ -189,9 +189,8 @@ def test_commands_and_files_of_the_documentation_exist(name: str) -> None:
         f"benchmarks/{script}" + ("/__main__.py" if (ROOT / "benchmarks" / script).is_dir() else ".py")
         for script in re.findall(r"python -m benchmarks\.(\w+)", DOCS[name])
     ]
-    known = [
-        place for place in [*places, *links, *scripts] if Path(place).stem != "mine"
-    ]  # the reader writes mine.yaml
+    # The reader writes mine.yaml.
+    known = [place for place in [*places, *links, *scripts] if Path(place).stem != "mine"]
     assert [place for place in known if not (ROOT / place).exists()] == []
 
 

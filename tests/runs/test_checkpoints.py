@@ -237,13 +237,12 @@ def test_the_best_state_is_known_where_the_run_was_moved(tmp_path: Path) -> None
     old.best_model_score = torch.tensor(0.3)
     assert old.state_key == new.state_key
     new.load_state_dict(old.state_dict())
-    assert new.check_monitor_top_k(
-        Trainer(logger=False, accelerator="cpu"), torch.tensor(0.1)
-    )  # no file: the next is best
+    trainer, worse = Trainer(logger=False, accelerator="cpu"), torch.tensor(0.1)
+    assert new.check_monitor_top_k(trainer, worse)  # no file: the next is best
     (folders[1] / "best.ckpt").touch()
     new.load_state_dict(old.state_dict())
     assert new.best_model_path == str(folders[1] / "best.ckpt")
-    assert not new.check_monitor_top_k(Trainer(logger=False, accelerator="cpu"), torch.tensor(0.1))
+    assert not new.check_monitor_top_k(trainer, worse)
     assert new.check_monitor_top_k(Trainer(logger=False, accelerator="cpu"), torch.tensor(0.4))
 
 
