@@ -15,6 +15,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from referee.report.drawing import COLORS
 from referee.statistics.contrast import t_interval
 
@@ -36,7 +37,7 @@ class Finished(NamedTuple):
     images: int
     teraflops: float  # of the training steps, forward and backward, as PyTorch counts them
     rate: float  # of them a second, while it trains
-    machine: str
+    machine: str  # as in `this_machine`
     precision: str  # Lightning's name
 
 
@@ -67,9 +68,14 @@ def read(directory: Path) -> Finished:
         images=summary["images_seen"],
         teraflops=teraflops,
         rate=teraflops / steps.sum(),
-        machine=environment["device"],
+        machine=f"{environment['device']} {environment['cpu_capability']}",
         precision=environment["precision"],
     )
+
+
+def this_machine() -> str:
+    """Return the processor and the vector units that PyTorch uses: clouds name several processors alike."""
+    return f"{processor_name()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def row(study: str, name: str, entry: Entry, rates: Mapping[str, float]) -> dict[str, str]:
@@ -79,7 +85,7 @@ def row(study: str, name: str, entry: Entry, rates: Mapping[str, float]) -> dict
         rates: This machine's matrix rate in each precision; runs of other machines are not related to it.
     """
     timed = entry.timed
-    here = timed is not None and timed.machine == processor_name()
+    here = timed is not None and timed.machine == this_machine()
     test = t_interval([run.test for run in entry.seeds])
     return {
         "entry": study,
@@ -128,11 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if seeds:
             entries[study.name, key] = Entry(seeds, timed[0] if timed else None)
-    precisions = {entry.timed.precision for entry in entries.values() if entry.timed}
+    here = this_machine()
+    precisions = {timed.precision for _, timed in entries.values() if timed and timed.machine == here}
     rates = {precision: gemm_peak(dtype_of(precision), CPU, MATRIX) / 1e12 for precision in sorted(precisions)}
     rows = [row(study, NAMES[key], entry, rates) for (study, key), entry in entries.items()]
     measured = ", ".join(f"{1000 * rate:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
-    table = markdown(f"{machine(CPU, 'lightning')} Matrix rate: {measured}.", rows)
+    table = markdown(f"{machine(CPU, 'lightning')} Matrix rate: {measured or 'not measured'}.", rows)
     save(options.out / "speedrun.md", table)
     draw(entries, options.out / "speedrun.png")
     print(table)

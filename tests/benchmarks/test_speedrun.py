@@ -9,9 +9,8 @@ import torch
 
 from benchmarks.figures import best_heads, curve, draw_attention, encoder, seen
 from benchmarks.label_free import correlation, encoders, report
-from benchmarks.speedrun import Entry, read, row
+from benchmarks.speedrun import Entry, read, row, this_machine
 from vitlab.analysis.attention import class_token_masks, jaccard, query_map
-from vitlab.evaluation.cost import processor_name
 from vitlab.models import SwinTransformer
 
 RECORDS = Path(__file__).parents[2] / "docs/records"
@@ -26,7 +25,7 @@ def test_the_operations_of_a_run_are_those_of_its_images() -> None:
 
 def test_a_row_relates_the_rate_to_the_machines() -> None:
     runs = [read(folder) for folder in sorted((RECORDS / "speedrun-second/vit").glob("seed-*"))]
-    here = runs[0]._replace(rate=0.03, machine=processor_name())
+    here = runs[0]._replace(rate=0.03, machine=this_machine())
     found = row("speedrun-second", "ViT", Entry(runs, here), {"32-true": 0.12})
     assert (found["of the matrix rate"], found["GFLOP/s"], found["TFLOP"], found["seeds"]) == (
         "25 %",
