@@ -78,14 +78,14 @@ def this_machine() -> str:
     return f"{processor_name()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def row(study: str, name: str, entry: Entry, rates: Mapping[str, float]) -> dict[str, str]:
+def row(study: str, name: str, entry: Entry, rates: Mapping[tuple[str, str], float]) -> dict[str, str]:
     """Return the row of one entry; the interval is Student's over seeds.
 
     Args:
-        rates: This machine's matrix rate in each precision; runs of other machines are not related to it.
+        rates: Matrix rates by machine and precision; a run without one is not related to any.
     """
     timed = entry.timed
-    here = timed is not None and timed.machine == this_machine()
+    matrix_rate = rates.get((timed.machine, timed.precision)) if timed else None
     test = t_interval([run.test for run in entry.seeds])
     return {
         "entry": study,
@@ -97,7 +97,7 @@ def row(study: str, name: str, entry: Entry, rates: Mapping[str, float]) -> dict
         "overhead": f"{100 * timed.overhead:.1f} %" if timed else "",
         "TFLOP": f"{entry.seeds[0].teraflops:.1f}",
         "GFLOP/s": f"{1000 * timed.rate:.0f}" if timed else "",
-        "of the matrix rate": f"{100 * timed.rate / rates[timed.precision]:.0f} %" if timed and here else "",
+        "of the matrix rate": f"{100 * timed.rate / matrix_rate:.0f} %" if timed and matrix_rate else "",
     }
 
 
@@ -136,9 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             entries[study.name, key] = Entry(seeds, timed[0] if timed else None)
     here = this_machine()
     precisions = {timed.precision for _, timed in entries.values() if timed and timed.machine == here}
-    rates = {precision: gemm_peak(dtype_of(precision), CPU, MATRIX) / 1e12 for precision in sorted(precisions)}
+    rates = {(here, each): gemm_peak(dtype_of(each), CPU, MATRIX) / 1e12 for each in sorted(precisions)}
     rows = [row(study, NAMES[key], entry, rates) for (study, key), entry in entries.items()]
-    measured = ", ".join(f"{1000 * rate:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
+    measured = ", ".join(f"{1000 * rate:.0f} GFLOP/s in {precision}" for (_, precision), rate in rates.items())
     table = markdown(f"{machine(CPU, 'lightning')} Matrix rate: {measured or 'not measured'}.", rows)
     save(options.out / "speedrun.md", table)
     draw(entries, options.out / "speedrun.png")
